@@ -4,6 +4,8 @@
 //! modules are the flow, in order: `source` → `compile` → `activate` → `datapath` and `proxy`.
 
 pub mod compile;
+pub mod config;
 pub mod datapath;
 pub mod proxy;
 pub mod route;
+pub mod source;

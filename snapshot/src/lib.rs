@@ -11,3 +11,12 @@ pub mod report;
 
 pub use model::Snapshot;
 pub use report::{Mistake, Rejections, Source, Warning};
+
+/// One file of documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Path relative to the configuration folder; it is what mistakes name.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
