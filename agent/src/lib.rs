@@ -4,9 +4,11 @@
 //! modules are the flow, in order: `source` → `compile` → `activate` → `datapath` and `proxy`.
 
 pub mod admin;
+pub mod clock;
 pub mod compile;
 pub mod config;
 pub mod datapath;
+pub mod logs;
 pub mod proxy;
 pub mod recent;
 pub mod route;
