@@ -2,9 +2,6 @@
 
 use core::net::{IpAddr, Ipv6Addr};
 
-/// The first twelve bytes of every v4-mapped address (RFC 4291 section 2.5.5.2).
-pub const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-
 /// The bytes of an address as a map holds them.
 #[must_use]
 pub const fn address_bytes(address: IpAddr) -> [u8; 16] {
@@ -28,4 +25,11 @@ pub const fn is_v4(bytes: &[u8; 16]) -> bool {
         bytes,
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, _, _, _, _]
     )
+}
+
+/// The IPv4 address `a.b.c.d` in map form.
+#[must_use]
+#[inline(always)]
+pub const fn mapped(a: u8, b: u8, c: u8, d: u8) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }

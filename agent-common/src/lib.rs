@@ -29,7 +29,7 @@ pub use endpoint::{Endpoint, EndpointKey};
 pub use event::{Event, Hook};
 pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
 pub use identity::{Identity, IdentityValue};
-pub use listener::{Listener, ListenerKey};
+pub use listener::{Listener, ListenerKey, SocketKey};
 pub use mark::Mark;
 pub use policy::{Action, PolicyKey, Rule, RuleKey};
 pub use reason::{Direction, Reason, Verdict};

@@ -3,7 +3,7 @@
 //! A socket's own view stays the service address: `getpeername` and the source of received datagrams are turned back.
 
 use agent_common::{
-    BackendKey, Lost, ServiceKey, TranslationKey, TranslationValue, address::V4_PREFIX, is_v4,
+    BackendKey, Lost, ServiceKey, TranslationKey, TranslationValue, address::mapped, is_v4,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -53,9 +53,9 @@ impl Family for V4 {
     #[inline(always)]
     fn address(addr: *mut bpf_sock_addr) -> [u8; 16] {
         // SAFETY: the context is valid for the program's run, and this field is readable by the v4 hooks.
-        let [a, b, c, d] = unsafe { core::ptr::read_volatile(&raw const (*addr).user_ip4) }.to_ne_bytes();
-        let p = V4_PREFIX;
-        [p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], a, b, c, d]
+        let [a, b, c, d] =
+            unsafe { core::ptr::read_volatile(&raw const (*addr).user_ip4) }.to_ne_bytes();
+        mapped(a, b, c, d)
     }
 
     #[inline(always)]
@@ -87,7 +87,12 @@ impl Family for V6 {
     fn set_address(addr: *mut bpf_sock_addr, address: &[u8; 16]) -> bool {
         for word in 0..4 {
             let at = word * 4;
-            let value = u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
+            let value = u32::from_ne_bytes([
+                address[at],
+                address[at + 1],
+                address[at + 2],
+                address[at + 3],
+            ]);
             // SAFETY: the context is valid for the program's run, and these fields are writable by the v6 hooks, four
             // bytes at a time.
             unsafe { core::ptr::write_volatile(&raw mut (*addr).user_ip6[word], value) };
@@ -107,7 +112,12 @@ fn port(addr: *mut bpf_sock_addr) -> [u8; 2] {
 #[inline(always)]
 fn set_port(addr: *mut bpf_sock_addr, port: [u8; 2]) {
     // SAFETY: the context is valid for the program's run; all hooks may write the field, four bytes at a time.
-    unsafe { core::ptr::write_volatile(&raw mut (*addr).user_port, u32::from(u16::from_ne_bytes(port))) };
+    unsafe {
+        core::ptr::write_volatile(
+            &raw mut (*addr).user_port,
+            u32::from(u16::from_ne_bytes(port)),
+        )
+    };
 }
 
 #[inline(always)]
@@ -126,7 +136,8 @@ pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
     // SAFETY: the context is valid for the program's run; all hooks may read the field.
     let protocol = unsafe { core::ptr::read_volatile(&raw const (*addr).protocol) } as u8;
     // SAFETY: entries of an active generation are neither changed nor removed by the agent.
-    let service = unsafe { SERVICES.get(ServiceKey::new(generation, asked, asked_port, protocol)) }.copied();
+    let service =
+        unsafe { SERVICES.get(ServiceKey::new(generation, asked, asked_port, protocol)) }.copied();
     let Some(service) = service else {
         return Answer::Allow;
     };
@@ -136,7 +147,13 @@ pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
     // SAFETY: the helper takes no argument and cannot fail.
     let pick = unsafe { bpf_get_prandom_u32() } % service.count();
     // SAFETY: as for the service.
-    let backend = unsafe { BACKENDS.get(BackendKey::new(generation, service.first().wrapping_add(pick))) }.copied();
+    let backend = unsafe {
+        BACKENDS.get(BackendKey::new(
+            generation,
+            service.first().wrapping_add(pick),
+        ))
+    }
+    .copied();
     let Some(backend) = backend else {
         return Answer::Refuse;
     };
@@ -145,7 +162,10 @@ pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
     }
     set_port(addr, backend.port());
     let key = TranslationKey::new(cookie(ctx), backend.address(), backend.port());
-    if TRANSLATIONS.insert(&key, &TranslationValue::new(asked, asked_port), 0).is_err() {
+    if TRANSLATIONS
+        .insert(&key, &TranslationValue::new(asked, asked_port), 0)
+        .is_err()
+    {
         count_lost(Lost::Translation);
     }
     Answer::Allow

@@ -1,12 +1,9 @@
 //! Any gateway address and port to the router's socket for it.
 
-use agent_common::ListenerKey;
+use agent_common::{ListenerKey, SocketKey, address::mapped};
 use aya_ebpf::programs::SkLookupContext;
 
-use crate::{
-    maps::{LISTENERS, SOCKETS, active_generation},
-    packet::mapped,
-};
+use crate::maps::{LISTENERS, SOCKETS, active_generation};
 
 /// `SK_DROP` and `SK_PASS` of the kernel's `enum sk_action`.
 const DROP: u32 = 0;
@@ -34,12 +31,12 @@ pub fn choose(ctx: &SkLookupContext) -> u32 {
         }
         bytes
     };
-    let key = ListenerKey::new(active_generation(), address, (port as u16).to_be_bytes(), protocol as u8);
-    // SAFETY: entries of an active generation are neither changed nor removed by the agent.
-    let Some(listener) = (unsafe { LISTENERS.get(&key) }).copied() else {
+    let socket = SocketKey::new(address, (port as u16).to_be_bytes(), protocol as u8);
+    // SAFETY: entries of an active generation are neither changed nor removed by the agent; only presence is read.
+    if unsafe { LISTENERS.get(ListenerKey::new(active_generation(), socket)) }.is_none() {
         return PASS;
-    };
-    match SOCKETS.redirect_sk_lookup(ctx, listener.socket(), 0) {
+    }
+    match SOCKETS.redirect_sk_lookup(ctx, socket, 0) {
         Ok(()) => PASS,
         Err(_) => DROP,
     }

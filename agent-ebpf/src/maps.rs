@@ -18,13 +18,14 @@
 //! | `events` | tc | agent | the event is counted in `lost` instead; the verdict stands |
 
 use agent_common::{
-    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, Event, FlowKey, FlowValue, FragmentKey,
-    FragmentValue, IdentityValue, Listener, ListenerKey, Lost, PolicyKey, Rule, RuleKey, Service, ServiceKey,
-    TranslationKey, TranslationValue,
+    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, Event, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, IdentityValue, Listener, ListenerKey, Lost, PolicyKey,
+    Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey, TranslationValue,
 };
 use aya_ebpf::{
     btf_maps::{
-        Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap, lpm_trie::Key,
+        Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
+        SockHash, lpm_trie::Key,
     },
     macros::btf_map,
 };
@@ -76,7 +77,7 @@ pub static LISTENERS: HashMap<ListenerKey, Listener, 4096> = HashMap::new();
 
 /// The router's sockets. A socket that closes leaves by itself.
 #[btf_map(name = "sockets")]
-pub static SOCKETS: SockMap<4096> = SockMap::new();
+pub static SOCKETS: SockHash<SocketKey, 4096> = SockHash::new();
 
 /// Packets and bytes by cell, direction, verdict and reason.
 #[btf_map(name = "counters")]

@@ -1,6 +1,6 @@
 //! ARP and IPv6 neighbour discovery: a pod may claim its own addresses and ask for others; it never routes.
 
-use agent_common::{Direction, Reason};
+use agent_common::{Direction, Reason, address::mapped};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
@@ -10,20 +10,29 @@ use crate::{
 
 /// Judges an ARP packet (RFC 826).
 #[inline(always)]
-pub fn arp(ctx: &TcContext, identities: &Identities, ifindex: u32, way: Direction) -> Result<Reason, Reason> {
+pub fn arp(
+    ctx: &TcContext,
+    identities: &Identities,
+    ifindex: u32,
+    way: Direction,
+) -> Result<Reason, Reason> {
     let h: [u8; 28] = packet::load(ctx, packet::NETWORK)?;
     // Ethernet, IPv4, six and four bytes.
     if [h[0], h[1], h[2], h[3], h[4], h[5]] != [0, 1, 8, 0, 6, 4] {
         return Err(Reason::Malformed);
     }
-    let target = packet::mapped(h[24], h[25], h[26], h[27]);
+    let target = mapped(h[24], h[25], h[26], h[27]);
     let claimed = match way {
         // The sender's address is what the receiver learns. A probe (RFC 5227) claims none yet and asks for its own.
         Direction::Egress if [h[14], h[15], h[16], h[17]] == [0; 4] => target,
-        Direction::Egress => packet::mapped(h[14], h[15], h[16], h[17]),
+        Direction::Egress => mapped(h[14], h[15], h[16], h[17]),
         Direction::Ingress => target,
     };
-    if owns(identities, &claimed, ifindex) { Ok(Reason::Neighbour) } else { Err(Reason::ArpSpoofed) }
+    if owns(identities, &claimed, ifindex) {
+        Ok(Reason::Neighbour)
+    } else {
+        Err(Reason::ArpSpoofed)
+    }
 }
 
 /// Judges a neighbour solicitation or advertisement (RFC 4861 sections 4.3, 4.4 and 7.1).
@@ -55,7 +64,11 @@ pub fn discovery(
         }
         Direction::Ingress => mine(identities, &target, ifindex),
     };
-    if fine { Ok(Reason::Neighbour) } else { Err(Reason::NeighbourSpoofed) }
+    if fine {
+        Ok(Reason::Neighbour)
+    } else {
+        Err(Reason::NeighbourSpoofed)
+    }
 }
 
 /// Whether the pod may use an address on its link: its own, or any link-local one, since the link has two ends only.

@@ -3,7 +3,7 @@
 //! Everything goes through `bpf_skb_load_bytes`, which copies and checks bounds, also for packets whose bytes are not
 //! linear. What is parsed is what the rest of the stack would parse: no header is skipped that a receiver would read.
 
-use agent_common::{Reason, address::V4_PREFIX};
+use agent_common::{Reason, address::mapped};
 use aya_ebpf::programs::TcContext;
 
 /// IP protocol numbers (IANA).
@@ -134,7 +134,8 @@ impl Packet {
 /// Bytes of the packet, or `Truncated`.
 #[inline(always)]
 pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Reason> {
-    ctx.load::<[u8; N]>(offset as usize).map_err(|_| Reason::Truncated)
+    ctx.load::<[u8; N]>(offset as usize)
+        .map_err(|_| Reason::Truncated)
 }
 
 /// The offset right behind the Ethernet header.
@@ -159,13 +160,6 @@ pub fn parse(ctx: &TcContext, packet: &mut Packet) -> Result<Layer, Reason> {
         transport(ctx, packet)?;
     }
     Ok(Layer::Ip)
-}
-
-/// A v4 address in map form.
-#[inline(always)]
-pub fn mapped(a: u8, b: u8, c: u8, d: u8) -> [u8; 16] {
-    let p = V4_PREFIX;
-    [p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], a, b, c, d]
 }
 
 #[inline(always)]
@@ -240,7 +234,11 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
 /// Records the place among fragments; `offset` in units of eight bytes.
 #[inline(always)]
 fn placed(packet: &mut Packet, offset: u16) -> Result<(), Reason> {
-    packet.fragmented = if offset == 0 { Fragmented::First } else { Fragmented::Later };
+    packet.fragmented = if offset == 0 {
+        Fragmented::First
+    } else {
+        Fragmented::Later
+    };
     // A second fragment that starts inside the TCP header rewrites flags that were judged (RFC 3128).
     if packet.protocol == protocol::TCP && offset == 1 {
         return Err(Reason::Malformed);
@@ -356,7 +354,11 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
 /// 224.0.0.0/4, 255.255.255.255, ff00::/8.
 #[inline(always)]
 pub fn is_group(address: &[u8; 16], v4: bool) -> bool {
-    if v4 { address[12] >= 224 && (address[12] < 240 || address[12] == 255) } else { address[0] == 0xff }
+    if v4 {
+        address[12] >= 224 && (address[12] < 240 || address[12] == 255)
+    } else {
+        address[0] == 0xff
+    }
 }
 
 /// fe80::/10.

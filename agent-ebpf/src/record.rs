@@ -19,7 +19,10 @@ pub fn count(ctx: &TcContext, cell: u32, way: Direction, verdict: Verdict, reaso
     if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the pointer is this CPU's slot of a per-CPU map; entries are never removed while programs run.
         unsafe { (*counter).add(bytes) };
-    } else if COUNTERS.insert(&key, &Counter::new(1, bytes), NO_EXIST).is_err() {
+    } else if COUNTERS
+        .insert(&key, &Counter::new(1, bytes), NO_EXIST)
+        .is_err()
+    {
         count_lost(Lost::Counter);
     }
 }

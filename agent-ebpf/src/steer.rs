@@ -4,7 +4,7 @@
 //! destination stays the socket's local address. A packet that already has a socket (established, or a request that is
 //! being opened) finds it by its addresses; one that has none is assigned the listener here.
 
-use agent_common::{Listener, Mark, Reason};
+use agent_common::{Mark, Reason, SocketKey};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
@@ -34,10 +34,17 @@ pub fn assign(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
     if has_socket(ctx, packet) {
         return Ok(());
     }
-    let index = if packet.v4 { Listener::TRANSPARENT_V4 } else { Listener::TRANSPARENT_V6 };
+    let key = if packet.v4 {
+        SocketKey::TRANSPARENT_V4
+    } else {
+        SocketKey::TRANSPARENT_V6
+    };
     // SAFETY: `SOCKETS` is the map that the loader put in place of the static; the key outlives the call.
     let socket = unsafe {
-        bpf_map_lookup_elem(core::ptr::from_ref(&SOCKETS).cast_mut().cast(), core::ptr::from_ref(&index).cast())
+        bpf_map_lookup_elem(
+            core::ptr::from_ref(&SOCKETS).cast_mut().cast(),
+            core::ptr::from_ref(&key).cast(),
+        )
     };
     if socket.is_null() {
         return Err(Reason::ListenerMissing);
@@ -48,7 +55,11 @@ pub fn assign(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
         bpf_sk_release(socket);
         refused
     };
-    if refused == 0 { Ok(()) } else { Err(Reason::SteerFailed) }
+    if refused == 0 {
+        Ok(())
+    } else {
+        Err(Reason::SteerFailed)
+    }
 }
 
 /// Whether the stack will find a socket of this very connection.

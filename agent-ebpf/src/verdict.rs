@@ -16,8 +16,8 @@
 //! | steer | `steer_protocol`, `listener_missing`, `steer_failed` |
 
 use agent_common::{
-    Action, Direction, EndpointKey, FlowKey, FlowValue, FragmentKey, FragmentValue, Identity, Mark, PolicyKey, Reason,
-    Rule, RuleKey, Verdict,
+    Action, Direction, EndpointKey, FlowKey, FlowValue, FragmentKey, FragmentValue, Identity, Mark,
+    PolicyKey, Reason, Rule, RuleKey, Verdict,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 
@@ -71,7 +71,9 @@ pub fn judge(ctx: &TcContext, way: Direction) -> Verdict {
     let outcome = examine(ctx, way, &mut case).and_then(|(action, reason)| match (action, way) {
         (Action::Deny, _) => Err(Reason::Denied),
         (Action::Pass, _) | (Action::Steer, Direction::Ingress) => Ok((Verdict::Pass, reason)),
-        (Action::Steer, Direction::Egress) => steer::assign(ctx, &case.packet).map(|()| (Verdict::Steer, reason)),
+        (Action::Steer, Direction::Egress) => {
+            steer::assign(ctx, &case.packet).map(|()| (Verdict::Steer, reason))
+        }
     });
     let (verdict, reason) = match outcome {
         Ok(passed) => passed,
@@ -99,7 +101,8 @@ fn examine(ctx: &TcContext, way: Direction, case: &mut Case) -> Result<(Action, 
     let identities = unsafe { IDENTITIES.get(&case.generation) }.ok_or(Reason::NoIdentities)?;
 
     if packet::parse(ctx, &mut case.packet)? == Layer::Arp {
-        return neighbour::arp(ctx, identities, case.ifindex, way).map(|reason| (Action::Pass, reason));
+        return neighbour::arp(ctx, identities, case.ifindex, way)
+            .map(|reason| (Action::Pass, reason));
     }
     match case.packet.icmp {
         Icmp::Neighbour => {
@@ -141,15 +144,25 @@ fn fragments(case: &mut Case, way: Direction) -> Result<(), Reason> {
     if packet.protocol != protocol::TCP && packet.protocol != protocol::UDP {
         return echo_fragments(case, way);
     }
-    let key =
-        FragmentKey::new(case.ifindex, packet.source, packet.destination, packet.fragment_id, packet.protocol, way);
+    let key = FragmentKey::new(
+        case.ifindex,
+        packet.source,
+        packet.destination,
+        packet.fragment_id,
+        packet.protocol,
+        way,
+    );
     if packet.fragmented == Fragmented::First {
         let ports = FragmentValue::new(packet.source_port, packet.destination_port);
-        return FRAGMENTS.insert(&key, &ports, 0).map_err(|_| Reason::FragmentTable);
+        return FRAGMENTS
+            .insert(&key, &ports, 0)
+            .map_err(|_| Reason::FragmentTable);
     }
     // SAFETY: the value is copied at once; a slot that is reused meanwhile gives the ports of another packet that was
     // judged too, and the flow lookup that follows decides with them.
-    let ports = unsafe { FRAGMENTS.get(&key) }.copied().ok_or(Reason::Fragment)?;
+    let ports = unsafe { FRAGMENTS.get(&key) }
+        .copied()
+        .ok_or(Reason::Fragment)?;
     packet.source_port = ports.source_port();
     packet.destination_port = ports.destination_port();
     Ok(())
@@ -159,17 +172,27 @@ fn fragments(case: &mut Case, way: Direction) -> Result<(), Reason> {
 #[inline(always)]
 fn echo_fragments(case: &mut Case, way: Direction) -> Result<(), Reason> {
     let packet = &mut case.packet;
-    let key =
-        FragmentKey::new(case.ifindex, packet.source, packet.destination, packet.fragment_id, packet.protocol, way);
+    let key = FragmentKey::new(
+        case.ifindex,
+        packet.source,
+        packet.destination,
+        packet.fragment_id,
+        packet.protocol,
+        way,
+    );
     if packet.fragmented == Fragmented::First {
         if packet.icmp == Icmp::Error {
             return Err(Reason::Fragment);
         }
         let note = FragmentValue::new(packet.source_port, [packet.icmp_type, 0]);
-        return FRAGMENTS.insert(&key, &note, 0).map_err(|_| Reason::FragmentTable);
+        return FRAGMENTS
+            .insert(&key, &note, 0)
+            .map_err(|_| Reason::FragmentTable);
     }
     // SAFETY: as in `fragments`.
-    let note = unsafe { FRAGMENTS.get(&key) }.copied().ok_or(Reason::Fragment)?;
+    let note = unsafe { FRAGMENTS.get(&key) }
+        .copied()
+        .ok_or(Reason::Fragment)?;
     packet.source_port = note.source_port();
     packet.icmp_type = note.destination_port()[0];
     packet.icmp = match packet.v4 {
@@ -194,15 +217,27 @@ fn flow_key(packet: &Packet, ifindex: u32, way: Direction) -> FlowKey {
             packet.source,
             packet.destination,
             packet.source_port,
-            if echo { [0, 1 + opener] } else { packet.destination_port },
+            if echo {
+                [0, 1 + opener]
+            } else {
+                packet.destination_port
+            },
             packet.protocol,
         ),
         Direction::Ingress => FlowKey::new(
             ifindex,
             packet.destination,
             packet.source,
-            if echo { packet.source_port } else { packet.destination_port },
-            if echo { [0, 1 + opener] } else { packet.source_port },
+            if echo {
+                packet.source_port
+            } else {
+                packet.destination_port
+            },
+            if echo {
+                [0, 1 + opener]
+            } else {
+                packet.source_port
+            },
             packet.protocol,
         ),
     }
@@ -254,7 +289,8 @@ fn connection(
     let known = known.filter(|flow| {
         // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
         !case.packet.opens_tcp()
-            && (case.packet.protocol == protocol::TCP || now.wrapping_sub(flow.seen()) < DATAGRAM_IDLE)
+            && (case.packet.protocol == protocol::TCP
+                || now.wrapping_sub(flow.seen()) < DATAGRAM_IDLE)
     });
     let (direction, peer, marked) = match known {
         Some(flow) => {
@@ -299,8 +335,14 @@ fn connection(
         (true, _) => case.packet.destination_port,
         (false, _) => case.packet.source_port,
     };
-    let rule = match declared(case.generation, case.local, peer, u16::from_be_bytes(port), case.packet.protocol, direction)
-    {
+    let rule = match declared(
+        case.generation,
+        case.local,
+        peer,
+        u16::from_be_bytes(port),
+        case.packet.protocol,
+        direction,
+    ) {
         Ok(rule) => rule,
         Err(reason) => {
             if known.is_some() {
@@ -311,9 +353,26 @@ fn connection(
         }
     };
     case.rule = rule.id();
-    let flow = FlowValue::new(case.generation, direction, rule.action(), rule.id(), peer, marked, now);
-    FLOWS.insert(&key, &flow, 0).map_err(|_| Reason::FlowTable)?;
-    Ok((rule.action(), if known.is_some() { Reason::Established } else { Reason::Policy }))
+    let flow = FlowValue::new(
+        case.generation,
+        direction,
+        rule.action(),
+        rule.id(),
+        peer,
+        marked,
+        now,
+    );
+    FLOWS
+        .insert(&key, &flow, 0)
+        .map_err(|_| Reason::FlowTable)?;
+    Ok((
+        rule.action(),
+        if known.is_some() {
+            Reason::Established
+        } else {
+            Reason::Policy
+        },
+    ))
 }
 
 /// Bytes that the router sends to a pod carry the gate that it is in the mark; a pod cannot set one, because a mark
@@ -352,7 +411,9 @@ fn declared(
     // SAFETY: maps of an active generation are neither changed nor emptied by the agent; an inner map lives at least
     // as long as the program runs (RCU).
     let rule = unsafe {
-        let rules = POLICIES.get(&PolicyKey::new(generation, local)).ok_or(Reason::NoPolicy)?;
+        let rules = POLICIES
+            .get(&PolicyKey::new(generation, local))
+            .ok_or(Reason::NoPolicy)?;
         match rules.get(RuleKey::new(peer, port, protocol, direction)) {
             Some(rule) => Some(*rule),
             None => match rules.get(RuleKey::new(peer, 0, protocol, direction)) {
