@@ -28,9 +28,13 @@ pub fn assign(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
     if packet.protocol != protocol::TCP {
         return Err(Reason::SteerProtocol);
     }
-    // SAFETY: the context's `skb` pointer is the program's argument; `mark` is readable by every tc program.
-    let others = unsafe { (*ctx.skb.skb).mark } & !Mark::MASK;
-    ctx.set_mark(others | Mark::Steer.raw());
+    let skb = ctx.skb.skb;
+    // SAFETY: the context's `skb` pointer is the program's argument; tc programs may read and write `mark`, four bytes
+    // at a time, which volatile keeps whole.
+    unsafe {
+        let others = core::ptr::read_volatile(&raw const (*skb).mark) & !Mark::MASK;
+        core::ptr::write_volatile(&raw mut (*skb).mark, others | Mark::Steer.raw());
+    }
     if has_socket(ctx, packet) {
         return Ok(());
     }

@@ -128,14 +128,19 @@ struct Inner {
 
 impl std::fmt::Debug for Datapath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Datapath").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("Datapath")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
     }
 }
 
 /// The programs that were built into this agent.
 #[cfg(ebpf_object)]
 fn object() -> Result<&'static [u8], Error> {
-    Ok(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cardinal.bpf.o")))
+    Ok(aya::include_bytes_aligned!(concat!(
+        env!("OUT_DIR"),
+        "/cardinal.bpf.o"
+    )))
 }
 
 /// This agent was built without programs.
@@ -172,10 +177,21 @@ impl Datapath {
         let programs = program_facts(&ebpf)?;
         let inner_maps = InnerMaker::new(object, object_btf(&ebpf)?)?;
         let mut maps = Maps::take(&mut ebpf, &config.bpffs)?;
-        let active = maps.control.get(&0, 0).map_err(Error::map("read", "control"))?.0.generation();
-        maps.control.set(0, wire::Raw(Control::new(active)), 0).map_err(Error::map("write", "control"))?;
+        let active = maps
+            .control
+            .get(&0, 0)
+            .map_err(Error::map("read", "control"))?
+            .0
+            .generation();
+        maps.control
+            .set(0, wire::Raw(Control::new(active)), 0)
+            .map_err(Error::map("write", "control"))?;
         // What an interrupted agent prepared or had not yet retired.
-        for generation in maps.generations()?.into_iter().filter(|generation| *generation != active) {
+        for generation in maps
+            .generations()?
+            .into_iter()
+            .filter(|generation| *generation != active)
+        {
             maps.remove_generation(generation)?;
         }
         routes::ensure()?;
@@ -199,7 +215,10 @@ impl Datapath {
             _instance: instance,
         };
         inner.take_over()?;
-        Ok(Self { inner: Arc::new(Mutex::new(inner)), facts: Arc::new(facts) })
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+            facts: Arc::new(facts),
+        })
     }
 
     fn lock(&self) -> write::Guard<'_> {
@@ -250,7 +269,8 @@ impl Datapath {
         let mut rows = Vec::new();
         for entry in inner.maps.counters.iter() {
             let (key, values) = entry.map_err(Error::map("read", "counters"))?;
-            let (Some(direction), Some(verdict), Some(reason)) = (key.0.direction(), key.0.verdict(), key.0.reason())
+            let (Some(direction), Some(verdict), Some(reason)) =
+                (key.0.direction(), key.0.verdict(), key.0.reason())
             else {
                 continue;
             };
@@ -273,7 +293,12 @@ impl Datapath {
     ///
     /// When the kernel refuses.
     pub fn lost(&self, kind: Lost) -> Result<u64, Error> {
-        let values = self.lock().maps.lost.get(&(kind as u32), 0).map_err(Error::map("read", "lost"))?;
+        let values = self
+            .lock()
+            .maps
+            .lost
+            .get(&(kind as u32), 0)
+            .map_err(Error::map("read", "lost"))?;
         Ok(values.iter().sum())
     }
 
@@ -296,7 +321,11 @@ impl Datapath {
         ];
         Ok(used
             .into_iter()
-            .map(|(name, used)| MapFacts { name, used, size: maps.sizes.get(name).copied().unwrap_or(0) })
+            .map(|(name, used)| MapFacts {
+                name,
+                used,
+                size: maps.sizes.get(name).copied().unwrap_or(0),
+            })
             .collect())
     }
 
@@ -335,7 +364,11 @@ impl Inner {
                 self.links.detach(ifindex)?;
                 continue;
             };
-            if self.links.attach(&mut self.ebpf, ifindex, &name.to_string_lossy())? == Attached::Yes {
+            if self
+                .links
+                .attach(&mut self.ebpf, ifindex, &name.to_string_lossy())?
+                == Attached::Yes
+            {
                 self.guarded.insert(ifindex);
             }
         }
@@ -356,11 +389,20 @@ fn check_schema(root: &Path) -> Result<(), Error> {
     }
     let map = aya::maps::MapData::from_pin(&path).map_err(Error::map("open pinned", "control"))?;
     let control: aya::maps::Array<_, wire::Raw<Control>> =
-        aya::maps::Array::try_from(aya::maps::Map::Array(map)).map_err(Error::map("use", "control"))?;
-    let found = control.get(&0, 0).map_err(Error::map("read", "control"))?.0.schema();
+        aya::maps::Array::try_from(aya::maps::Map::Array(map))
+            .map_err(Error::map("use", "control"))?;
+    let found = control
+        .get(&0, 0)
+        .map_err(Error::map("read", "control"))?
+        .0
+        .schema();
     // Zero: made by an agent that was interrupted before it wrote anything.
     if found != 0 && found != Control::SCHEMA {
-        return Err(Error::Schema { path: root.to_owned(), found, expected: Control::SCHEMA });
+        return Err(Error::Schema {
+            path: root.to_owned(),
+            found,
+            expected: Control::SCHEMA,
+        });
     }
     Ok(())
 }
@@ -381,7 +423,10 @@ fn program_facts(ebpf: &Ebpf) -> Result<Vec<ProgramFacts>, Error> {
 
 /// The type information that came into the kernel with the programs.
 fn object_btf(ebpf: &Ebpf) -> Result<std::os::fd::OwnedFd, Error> {
-    let missing = || Error::Missing { kind: "type information of", name: "its programs".to_owned() };
+    let missing = || Error::Missing {
+        kind: "type information of",
+        name: "its programs".to_owned(),
+    };
     let (name, program) = ebpf.programs().next().ok_or_else(missing)?;
     let info = program.info().map_err(Error::program(name))?;
     let id = info.btf_id().ok_or_else(missing)?;

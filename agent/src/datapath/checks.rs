@@ -34,7 +34,10 @@ pub(super) fn kernel() -> Result<String, Error> {
     }
     let release = read("/proc/sys/kernel/osrelease")?.trim().to_owned();
     if version(&release).is_some_and(|version| version < (5, 10)) {
-        return Err(Error::KernelTooOld { found: release, lacks: "lookups of sockets in maps from tc" });
+        return Err(Error::KernelTooOld {
+            found: release,
+            lacks: "lookups of sockets in maps from tc",
+        });
     }
     if !Path::new(BTF).exists() {
         return Err(Error::NoBtf { path: BTF.into() });
@@ -54,12 +57,25 @@ pub(super) fn version(release: &str) -> Option<(u32, u32)> {
 
 /// Makes sure that `root` is a folder of a bpffs, mounting one if there is none.
 pub(super) fn bpffs(root: &Path) -> Result<(), Error> {
-    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = root
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
     if file_system(existing)? != BPFFS {
-        let place = if root.starts_with(DEFAULT_BPFFS) { Path::new(DEFAULT_BPFFS) } else { root };
+        let place = if root.starts_with(DEFAULT_BPFFS) {
+            Path::new(DEFAULT_BPFFS)
+        } else {
+            root
+        };
         fs::create_dir_all(place).map_err(Error::file("create", place))?;
-        mount(Some("bpf"), place, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-            .map_err(|errno| Error::file("mount a bpffs on", place)(errno.into()))?;
+        mount(
+            Some("bpf"),
+            place,
+            Some("bpf"),
+            MsFlags::empty(),
+            Some("mode=0700"),
+        )
+        .map_err(|errno| Error::file("mount a bpffs on", place)(errno.into()))?;
     }
     let links = root.join("links");
     fs::create_dir_all(&links).map_err(Error::file("create", links))
@@ -70,7 +86,9 @@ pub(super) fn cgroup(given: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(path) = given {
         return match file_system(path)? {
             CGROUP2 => Ok(path.to_owned()),
-            _ => Err(Error::NotCgroup { path: path.to_owned() }),
+            _ => Err(Error::NotCgroup {
+                path: path.to_owned(),
+            }),
         };
     }
     let mounts = read("/proc/self/mounts")?;
@@ -109,6 +127,9 @@ mod tests {
     fn a_folder_that_is_no_cgroup_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let error = cgroup(Some(folder.path())).expect_err("a temporary folder is no cgroup");
-        assert!(error.to_string().contains("not a folder of a cgroup2"), "{error}");
+        assert!(
+            error.to_string().contains("not a folder of a cgroup2"),
+            "{error}"
+        );
     }
 }

@@ -99,7 +99,9 @@ pub fn scan() -> Result<Discovery, Error> {
 fn veths(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, Veth>> {
     let mut veths = BTreeMap::new();
     for message in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
-        let RouteNetlinkMessage::NewLink(link) = message else { continue };
+        let RouteNetlinkMessage::NewLink(link) = message else {
+            continue;
+        };
         let (mut name, mut peer, mut namespace) = (None, None, None);
         for attribute in link.attributes {
             match attribute {
@@ -111,7 +113,14 @@ fn veths(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, Veth>> {
         }
         // Only an interface whose other end is elsewhere has all three.
         if let (Some(name), Some(peer), Some(namespace)) = (name, peer, namespace) {
-            veths.insert(link.header.index, Veth { name, peer, namespace });
+            veths.insert(
+                link.header.index,
+                Veth {
+                    name,
+                    peer,
+                    namespace,
+                },
+            );
         }
     }
     Ok(veths)
@@ -128,7 +137,13 @@ fn namespaces() -> Result<Vec<(u64, File)>, Error> {
     let named = fs::read_dir("/run/netns").into_iter().flatten();
     let paths = processes
         .flatten()
-        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        .filter(|entry| {
+            entry
+                .file_name()
+                .as_encoded_bytes()
+                .iter()
+                .all(u8::is_ascii_digit)
+        })
         .map(|entry| entry.path().join("ns/net"))
         .chain(named.flatten().map(|entry| entry.path()));
     for path in paths {
@@ -136,7 +151,11 @@ fn namespaces() -> Result<Vec<(u64, File)>, Error> {
             Ok(Some(found)) => files.push(found),
             Ok(None) => {}
             // The process ended, or is a kernel thread's remainder; a broken name under /run/netns is no namespace.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)) => {}
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
+                ) => {}
             Err(error) => return Err(Error::file("open", path)(error)),
         }
     }
@@ -160,10 +179,15 @@ fn number_of(netlink: &mut Netlink, namespace: &File) -> io::Result<i32> {
         answers => answers?,
     };
     let number = answers.into_iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewNsId(message) => message.attributes.into_iter().find_map(|attribute| match attribute {
-            NsidAttribute::Id(number) => Some(number),
-            _ => None,
-        }),
+        RouteNetlinkMessage::NewNsId(message) => {
+            message
+                .attributes
+                .into_iter()
+                .find_map(|attribute| match attribute {
+                    NsidAttribute::Id(number) => Some(number),
+                    _ => None,
+                })
+        }
         _ => None,
     });
     Ok(number.unwrap_or(-1))
@@ -194,7 +218,9 @@ fn ends(namespace: File) -> Result<BTreeMap<u32, End>, Error> {
 fn read_ends(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, End>> {
     let mut ends: BTreeMap<u32, End> = BTreeMap::new();
     for message in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
-        let RouteNetlinkMessage::NewLink(link) = message else { continue };
+        let RouteNetlinkMessage::NewLink(link) = message else {
+            continue;
+        };
         let end = ends.entry(link.header.index).or_default();
         for attribute in link.attributes {
             if let LinkAttribute::Address(bytes) = attribute
@@ -205,8 +231,12 @@ fn read_ends(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, End>> {
         }
     }
     for message in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-        let RouteNetlinkMessage::NewAddress(address) = message else { continue };
-        let Some(end) = ends.get_mut(&address.header.index) else { continue };
+        let RouteNetlinkMessage::NewAddress(address) = message else {
+            continue;
+        };
+        let Some(end) = ends.get_mut(&address.header.index) else {
+            continue;
+        };
         let (mut own, mut peer) = (None, None);
         for attribute in address.attributes {
             match attribute {
@@ -220,7 +250,8 @@ fn read_ends(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, End>> {
             IpAddr::V4(v4) => v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
-        end.addresses.extend(own.or(peer).filter(|ip| !link_local(ip)));
+        end.addresses
+            .extend(own.or(peer).filter(|ip| !link_local(ip)));
     }
     Ok(ends)
 }
@@ -252,7 +283,9 @@ impl Changes {
             // SAFETY: the socket is opened here, never replaced, and closed only when the `AsyncFd` is dropped.
             unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
         };
-        open().map(|socket| Self { socket }).map_err(Error::kernel("listen for changes of interfaces"))
+        open()
+            .map(|socket| Self { socket })
+            .map_err(Error::kernel("listen for changes of interfaces"))
     }
 
     /// Returns when something changed; bursts come as one. Safe to cancel.

@@ -13,7 +13,9 @@ pub enum Error {
     )]
     NoObject,
     /// A capability is missing.
-    #[error("missing {capability}: run as root, or give the agent CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    #[error(
+        "missing {capability}: run as root, or give the agent CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
     Privilege {
         /// Name of the capability.
         capability: &'static str,
@@ -60,7 +62,9 @@ pub enum Error {
         expected: u32,
     },
     /// Pins of another network namespace.
-    #[error("the pins in {path} belong to another network namespace: give each node its own --bpffs")]
+    #[error(
+        "the pins in {path} belong to another network namespace: give each node its own --bpffs"
+    )]
     ForeignPins {
         /// The folder of pins.
         path: PathBuf,
@@ -142,9 +146,16 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File { action, path, source }
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
     }
 
     pub(super) fn kernel(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
@@ -157,13 +168,20 @@ impl Error {
         map: impl Into<String>,
     ) -> impl FnOnce(E) -> Self {
         let map = map.into();
-        move |source| Self::Map { action, map, source: Box::new(source.into()) }
+        move |source| Self::Map {
+            action,
+            map,
+            source: Box::new(source.into()),
+        }
     }
 
     pub(super) fn program<E: Into<aya::programs::ProgramError>>(
         program: impl Into<String>,
     ) -> impl FnOnce(E) -> Self {
         let program = program.into();
-        move |source| Self::Program { program, source: Box::new(source.into()) }
+        move |source| Self::Program {
+            program,
+            source: Box::new(source.into()),
+        }
     }
 }

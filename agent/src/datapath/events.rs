@@ -41,7 +41,9 @@ impl EventReader {
     /// When the runtime cannot watch the ring buffer.
     pub fn into_stream(self) -> io::Result<EventStream> {
         // SAFETY: the descriptor is the ring buffer's, which the reader owns and never replaces.
-        unsafe { AsyncFd::register(self) }.map(|reader| EventStream { reader }).map_err(io::Error::from)
+        unsafe { AsyncFd::register(self) }
+            .map(|reader| EventStream { reader })
+            .map_err(io::Error::from)
     }
 }
 

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use agent_common::Direction;
 use aya::Ebpf;
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle};
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
+};
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup};
 use aya_obj::generated::bpf_attach_type as At;
 
@@ -30,7 +32,10 @@ const CGROUP: [(&str, At); 8] = [
     ("steer_getpeer6", At::BPF_CGROUP_INET6_GETPEERNAME),
 ];
 const LOOKUP: &str = "listen";
-const GATES: [(&str, Direction); 2] = [("cell_egress", Direction::Egress), ("cell_ingress", Direction::Ingress)];
+const GATES: [(&str, Direction); 2] = [
+    ("cell_egress", Direction::Egress),
+    ("cell_ingress", Direction::Ingress),
+];
 
 /// Priority and handle of our clsact filters; others keep theirs.
 const CLSACT_PRIORITY: u16 = 0xca5;
@@ -69,7 +74,12 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::SkLookup(program) => program.load(),
-            _ => return Err(Error::Missing { kind: "use for program", name: name.to_owned() }),
+            _ => {
+                return Err(Error::Missing {
+                    kind: "use for program",
+                    name: name.to_owned(),
+                });
+            }
         };
         loaded.map_err(Error::program(name))?;
     }
@@ -80,15 +90,20 @@ fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Error>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    let program =
-        ebpf.program_mut(name).ok_or_else(|| Error::Missing { kind: "program", name: name.to_owned() })?;
+    let program = ebpf.program_mut(name).ok_or_else(|| Error::Missing {
+        kind: "program",
+        name: name.to_owned(),
+    })?;
     program.try_into().map_err(Error::program(name))
 }
 
 impl Links {
     /// `root` is the folder of this node's pins.
     pub(super) fn new(root: &Path, hook: GateHook, tcx_exists: bool) -> Self {
-        Self { folder: root.join("links"), tcx: hook == GateHook::Auto && tcx_exists }
+        Self {
+            folder: root.join("links"),
+            tcx: hook == GateHook::Auto && tcx_exists,
+        }
     }
 
     /// `tcx` or `clsact`.
@@ -99,7 +114,10 @@ impl Links {
     /// Attaches the programs of processes and of listening sockets, or replaces them.
     pub(super) fn node(&self, ebpf: &mut Ebpf, cgroup: &Path) -> Result<(), Error> {
         let folder = File::open(cgroup).map_err(Error::file("open", cgroup))?;
-        let inode = folder.metadata().map_err(Error::file("read", cgroup))?.ino();
+        let inode = folder
+            .metadata()
+            .map_err(Error::file("read", cgroup))?
+            .ino();
         for (name, hook) in CGROUP {
             let program: &mut CgroupSockAddr = program(ebpf, name)?;
             let fd = program.fd().map_err(Error::program(name))?;
@@ -111,22 +129,40 @@ impl Links {
         let program: &mut SkLookup = program(ebpf, LOOKUP)?;
         let fd = program.fd().map_err(Error::program(LOOKUP))?;
         let target = sys::Target::File(netns.as_fd());
-        self.place(fd.as_fd(), &target, At::BPF_SK_LOOKUP, &format!("{LOOKUP}_{inode}"))
+        self.place(
+            fd.as_fd(),
+            &target,
+            At::BPF_SK_LOOKUP,
+            &format!("{LOOKUP}_{inode}"),
+        )
     }
 
     /// Refuses pins that a node of another network namespace left or uses.
     pub(super) fn check_owner(&self, root: &Path) -> Result<(), Error> {
         let (_, inode) = own_netns()?;
         let own = format!("{LOOKUP}_{inode}");
-        let foreign = self.names()?.into_iter().any(|name| name.starts_with("listen_") && name != own);
-        if foreign { Err(Error::ForeignPins { path: root.to_owned() }) } else { Ok(()) }
+        let foreign = self
+            .names()?
+            .into_iter()
+            .any(|name| name.starts_with("listen_") && name != own);
+        if foreign {
+            Err(Error::ForeignPins {
+                path: root.to_owned(),
+            })
+        } else {
+            Ok(())
+        }
     }
 
     /// The steering of a cgroup that is no longer asked for ends.
     fn drop_others(&self, program: &str, inode: u64) -> Result<(), Error> {
         let keep = format!("{program}_{inode}");
         for name in self.names()? {
-            if name.strip_prefix(program).is_some_and(|rest| rest.starts_with('_')) && name != keep {
+            if name
+                .strip_prefix(program)
+                .is_some_and(|rest| rest.starts_with('_'))
+                && name != keep
+            {
                 self.unpin(&name)?;
             }
         }
@@ -135,33 +171,52 @@ impl Links {
 
     fn names(&self) -> Result<Vec<String>, Error> {
         let entries = fs::read_dir(&self.folder).map_err(Error::file("list", &self.folder))?;
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect())
     }
 
     fn unpin(&self, name: &str) -> Result<(), Error> {
         let path = self.folder.join(name);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("unpin", path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::file("unpin", path)(error))
+            }
             _ => Ok(()),
         }
     }
 
     /// Puts a program into the pinned link of this name, or makes the link.
-    fn place(&self, program: BorrowedFd<'_>, target: &sys::Target<'_>, hook: At, name: &str) -> Result<(), Error> {
+    fn place(
+        &self,
+        program: BorrowedFd<'_>,
+        target: &sys::Target<'_>,
+        hook: At,
+        name: &str,
+    ) -> Result<(), Error> {
         let path = self.folder.join(name);
         match sys::pinned(&path).and_then(|link| sys::link_update(link.as_fd(), program)) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // The link lost its interface, and the number went to another one.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => self.unpin(name)?,
-            Err(error) => return Err(Error::kernel(format!("replace the program of link {name}"))(error)),
+            Err(error) => {
+                return Err(Error::kernel(format!("replace the program of link {name}"))(error));
+            }
         }
-        let link = sys::link_create(program, target, hook).map_err(Error::kernel(format!("attach {name}")))?;
+        let link = sys::link_create(program, target, hook)
+            .map_err(Error::kernel(format!("attach {name}")))?;
         sys::pin(link.as_fd(), &path).map_err(Error::file("pin", path))
     }
 
     /// Attaches both gates of a pod's interface, or replaces their programs.
-    pub(super) fn attach(&self, ebpf: &mut Ebpf, ifindex: u32, ifname: &str) -> Result<Attached, Error> {
+    pub(super) fn attach(
+        &self,
+        ebpf: &mut Ebpf,
+        ifindex: u32,
+        ifname: &str,
+    ) -> Result<Attached, Error> {
         for (name, direction) in GATES {
             let placed = if self.tcx {
                 let program: &mut SchedClassifier = program(ebpf, name)?;
@@ -170,9 +225,15 @@ impl Links {
                     Direction::Egress => At::BPF_TCX_INGRESS,
                     Direction::Ingress => At::BPF_TCX_EGRESS,
                 };
-                self.place(fd.as_fd(), &sys::Target::Interface(ifindex), hook, &format!("{name}_{ifindex}"))
+                self.place(
+                    fd.as_fd(),
+                    &sys::Target::Interface(ifindex),
+                    hook,
+                    &format!("{name}_{ifindex}"),
+                )
             } else {
-                clsact(program(ebpf, name)?, name, ifname, direction).and_then(|()| self.note_clsact(ifindex, ifname))
+                clsact(program(ebpf, name)?, name, ifname, direction)
+                    .and_then(|()| self.note_clsact(ifindex, ifname))
             };
             match placed {
                 Ok(()) => {}
@@ -207,7 +268,9 @@ impl Links {
     /// The interfaces that have gates.
     pub(super) fn attached(&self) -> Result<std::collections::BTreeSet<u32>, Error> {
         let number = |name: String| {
-            let rest = name.strip_prefix("cell_ingress_").or_else(|| name.strip_prefix("clsact_"))?;
+            let rest = name
+                .strip_prefix("cell_ingress_")
+                .or_else(|| name.strip_prefix("clsact_"))?;
             rest.split('_').next()?.parse().ok()
         };
         Ok(self.names()?.into_iter().filter_map(number).collect())
@@ -217,7 +280,9 @@ impl Links {
     fn note_clsact(&self, ifindex: u32, _ifname: &str) -> Result<(), Error> {
         let path = self.folder.join(format!("clsact_{ifindex}"));
         match fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::file("create", path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::file("create", path)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -225,7 +290,9 @@ impl Links {
     fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
         let path = self.folder.join(format!("clsact_{ifindex}"));
         match fs::remove_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::file("remove", path)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -251,7 +318,12 @@ fn tc_type(direction: Direction) -> TcAttachType {
 }
 
 /// Replaces our filter of an interface, or adds it.
-fn clsact(program: &mut SchedClassifier, name: &str, ifname: &str, direction: Direction) -> Result<(), Error> {
+fn clsact(
+    program: &mut SchedClassifier,
+    name: &str,
+    ifname: &str,
+    direction: Direction,
+) -> Result<(), Error> {
     match tc::qdisc_add_clsact(ifname) {
         Ok(()) => {}
         // The qdisc is there already: ours or another's. If it is not, the filter below says so.
@@ -264,7 +336,11 @@ fn clsact(program: &mut SchedClassifier, name: &str, ifname: &str, direction: Di
     let id = match program.attach_to_link(known) {
         Ok(id) => id,
         Err(_) => {
-            let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
+            let options = NlOptions {
+                priority: CLSACT_PRIORITY,
+                handle: CLSACT_HANDLE,
+                classid: None,
+            };
             program
                 .attach_with_options(ifname, hook, TcAttachOptions::Netlink(options))
                 .map_err(Error::program(name))?
@@ -276,7 +352,10 @@ fn clsact(program: &mut SchedClassifier, name: &str, ifname: &str, direction: Di
 }
 
 fn interface_name(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
+    nix::net::if_::if_indextoname(ifindex)
+        .ok()?
+        .into_string()
+        .ok()
 }
 
 /// Whether the interface disappeared between discovery and attachment.

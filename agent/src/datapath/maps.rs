@@ -5,13 +5,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use agent_common::{
-    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue, IdentityValue,
-    Listener, ListenerKey, PolicyKey, Rule, RuleKey, Service, ServiceKey, SocketKey, Wire,
+    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue,
+    IdentityValue, Listener, ListenerKey, PolicyKey, Rule, RuleKey, Service, ServiceKey, SocketKey,
+    Wire,
 };
 use aya::Ebpf;
 use aya::maps::{
-    Array, HashMap, HashOfMaps, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash,
-    lpm_trie::Key as Prefix,
+    Array, HashMap, HashOfMaps, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf,
+    SockHash, lpm_trie::Key as Prefix,
 };
 
 use super::{
@@ -65,7 +66,10 @@ where
     T: TryFrom<Map>,
     T::Error: Into<aya::maps::MapError>,
 {
-    let map = ebpf.take_map(name).ok_or_else(|| Error::Missing { kind: "map", name: name.to_owned() })?;
+    let map = ebpf.take_map(name).ok_or_else(|| Error::Missing {
+        kind: "map",
+        name: name.to_owned(),
+    })?;
     T::try_from(map).map_err(Error::map("use", name))
 }
 
@@ -114,7 +118,9 @@ impl Maps {
 
     /// All generations that any map still holds.
     pub(super) fn generations(&self) -> Result<std::collections::BTreeSet<u32>, Error> {
-        let mut all: std::collections::BTreeSet<u32> = keys(self.identities.keys(), "identities")?.into_iter().collect();
+        let mut all: std::collections::BTreeSet<u32> = keys(self.identities.keys(), "identities")?
+            .into_iter()
+            .collect();
         all.extend(numbers(self.policies.keys(), "policies")?);
         all.extend(numbers(self.endpoints.keys(), "endpoints")?);
         all.extend(numbers(self.services.keys(), "services")?);
@@ -127,27 +133,46 @@ impl Maps {
 type Keys<'a, K> = aya::maps::MapKeys<'a, K>;
 
 fn keys<K: aya::Pod>(keys: Keys<'_, K>, map: &'static str) -> Result<Vec<K>, Error> {
-    keys.collect::<Result<_, _>>().map_err(Error::map("list", map))
+    keys.collect::<Result<_, _>>()
+        .map_err(Error::map("list", map))
 }
 
 fn numbers<K: OfGeneration>(all: Keys<'_, Raw<K>>, map: &'static str) -> Result<Vec<u32>, Error> {
-    Ok(keys(all, map)?.into_iter().map(|key| key.0.generation()).collect())
+    Ok(keys(all, map)?
+        .into_iter()
+        .map(|key| key.0.generation())
+        .collect())
 }
 
-fn stale<K: OfGeneration>(all: Keys<'_, Raw<K>>, generation: u32, map: &'static str) -> Result<Vec<Raw<K>>, Error> {
-    Ok(keys(all, map)?.into_iter().filter(|key| key.0.generation() == generation).collect())
+fn stale<K: OfGeneration>(
+    all: Keys<'_, Raw<K>>,
+    generation: u32,
+    map: &'static str,
+) -> Result<Vec<Raw<K>>, Error> {
+    Ok(keys(all, map)?
+        .into_iter()
+        .filter(|key| key.0.generation() == generation)
+        .collect())
 }
 
 /// A key that is gone already was removed by an earlier, interrupted attempt.
 fn gone(result: Result<(), aya::maps::MapError>, map: &'static str) -> Result<(), Error> {
     match result {
         Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
         result => result.map_err(Error::map("remove an entry of", map)),
     }
 }
 
-fn clear<K: OfGeneration, V: Wire>(map: &mut Hash<K, V>, generation: u32, name: &'static str) -> Result<(), Error> {
+fn clear<K: OfGeneration, V: Wire>(
+    map: &mut Hash<K, V>,
+    generation: u32,
+    name: &'static str,
+) -> Result<(), Error> {
     for key in stale(map.keys(), generation, name)? {
         gone(map.remove(&key), name)?;
     }
@@ -170,20 +195,34 @@ impl InnerMaker {
                 .maps
                 .get(name)
                 .and_then(aya_obj::Map::inner)
-                .ok_or_else(|| Error::Missing { kind: "inner map of", name: name.to_owned() })
+                .ok_or_else(|| Error::Missing {
+                    kind: "inner map of",
+                    name: name.to_owned(),
+                })
         };
-        Ok(Self { identities: inner("identities")?, policies: inner("policies")?, btf })
+        Ok(Self {
+            identities: inner("identities")?,
+            policies: inner("policies")?,
+            btf,
+        })
     }
 
-    fn create(&self, template: &aya_obj::Map, name: &str, entries: usize) -> Result<MapData, Error> {
+    fn create(
+        &self,
+        template: &aya_obj::Map,
+        name: &str,
+        entries: usize,
+    ) -> Result<MapData, Error> {
         let mut template = template.clone();
         template.set_max_entries(u32::try_from(entries.max(1)).unwrap_or(u32::MAX));
-        MapData::create(template, name, Some(self.btf.as_fd())).map_err(Error::map("create inner", name))
+        MapData::create(template, name, Some(self.btf.as_fd()))
+            .map_err(Error::map("create inner", name))
     }
 
     /// A trie that holds exactly these identities.
     pub(super) fn identities(&self, content: &BTreeMap<Network, Owner>) -> Result<MapData, Error> {
-        let mut map = Map::LpmTrie(self.create(&self.identities, "identities_of", content.len())?);
+        let mut map =
+            Map::LpmTrie(self.create(&self.identities, "identities_of", content.len())?);
         let mut trie: LpmTrie<&mut MapData, [u8; 16], Raw<IdentityValue>> =
             LpmTrie::try_from(&mut map).map_err(Error::map("use inner", "identities"))?;
         for (network, owner) in content {
@@ -200,7 +239,8 @@ impl InnerMaker {
         let mut hash: HashMap<&mut MapData, Raw<RuleKey>, Raw<Rule>> =
             HashMap::try_from(&mut map).map_err(Error::map("use inner", "policies"))?;
         for (key, rule) in content {
-            hash.insert(Raw(*key), Raw(*rule), 0).map_err(Error::map("write inner", "policies"))?;
+            hash.insert(Raw(*key), Raw(*rule), 0)
+                .map_err(Error::map("write inner", "policies"))?;
         }
         into_data(map)
     }
@@ -209,6 +249,9 @@ impl InnerMaker {
 fn into_data(map: Map) -> Result<MapData, Error> {
     match map {
         Map::LpmTrie(data) | Map::HashMap(data) => Ok(data),
-        _ => Err(Error::Missing { kind: "inner map of", name: "identities or policies".to_owned() }),
+        _ => Err(Error::Missing {
+            kind: "inner map of",
+            name: "identities or policies".to_owned(),
+        }),
     }
 }

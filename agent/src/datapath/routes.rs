@@ -27,12 +27,16 @@ pub(super) fn ensure() -> Result<(), Error> {
         let rule = RouteNetlinkMessage::NewRule(rule(family));
         match netlink.request(rule, NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            result => drop(result.map_err(Error::kernel("install the policy rule of steered packets"))?),
+            result => {
+                drop(result.map_err(Error::kernel("install the policy rule of steered packets"))?)
+            }
         }
         let route = RouteNetlinkMessage::NewRoute(route(family));
         netlink
             .request(route, NLM_F_CREATE | NLM_F_REPLACE)
-            .map_err(Error::kernel("install the local route of steered packets (is the loopback interface up?)"))?;
+            .map_err(Error::kernel(
+                "install the local route of steered packets (is the loopback interface up?)",
+            ))?;
     }
     Ok(())
 }
@@ -41,12 +45,15 @@ pub(super) fn ensure() -> Result<(), Error> {
 pub(super) fn remove() -> Result<(), Error> {
     let mut netlink = open()?;
     for family in families() {
-        for message in
-            [RouteNetlinkMessage::DelRule(rule(family)), RouteNetlinkMessage::DelRoute(route(family))]
-        {
+        for message in [
+            RouteNetlinkMessage::DelRule(rule(family)),
+            RouteNetlinkMessage::DelRoute(route(family)),
+        ] {
             match netlink.request(message, 0) {
                 Err(error) if is_gone(&error) => {}
-                result => drop(result.map_err(Error::kernel("remove the policy route of steered packets"))?),
+                result => drop(
+                    result.map_err(Error::kernel("remove the policy route of steered packets"))?,
+                ),
             }
         }
     }
@@ -64,7 +71,9 @@ fn is_gone(error: &io::Error) -> bool {
 fn families() -> impl Iterator<Item = AddressFamily> {
     // Absent when IPv6 is compiled out or disabled at boot.
     let ipv6 = Path::new("/proc/thread-self/net/if_inet6").exists();
-    [AddressFamily::Inet].into_iter().chain(ipv6.then_some(AddressFamily::Inet6))
+    [AddressFamily::Inet]
+        .into_iter()
+        .chain(ipv6.then_some(AddressFamily::Inet6))
 }
 
 fn rule(family: AddressFamily) -> RuleMessage {
@@ -89,7 +98,14 @@ fn route(family: AddressFamily) -> RouteMessage {
     route.header.address_family = family;
     route.header.protocol = RouteProtocol::Static;
     route.header.kind = RouteType::Local;
-    route.header.scope = if any.is_ipv4() { RouteScope::Host } else { RouteScope::Universe };
-    route.attributes = vec![RouteAttribute::Table(Mark::STEER_TABLE), RouteAttribute::Oif(LOOPBACK)];
+    route.header.scope = if any.is_ipv4() {
+        RouteScope::Host
+    } else {
+        RouteScope::Universe
+    };
+    route.attributes = vec![
+        RouteAttribute::Table(Mark::STEER_TABLE),
+        RouteAttribute::Oif(LOOPBACK),
+    ];
     route
 }

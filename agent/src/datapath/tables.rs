@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes};
 use agent_common::{Backend as WireBackend, Endpoint, IdentityValue};
+use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes};
 
 /// Everything that one generation writes into the kernel's maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,13 +47,19 @@ impl Network {
             IpAddr::V4(_) => 96 + u32::from(length.min(32)),
             IpAddr::V6(_) => u32::from(length.min(128)),
         };
-        Self { address: address_bytes(address), bits }
+        Self {
+            address: address_bytes(address),
+            bits,
+        }
     }
 
     /// The network of one address.
     #[must_use]
     pub fn host(address: IpAddr) -> Self {
-        Self { address: address_bytes(address), bits: 128 }
+        Self {
+            address: address_bytes(address),
+            bits: 128,
+        }
     }
 
     /// Address in map form.
@@ -118,7 +124,11 @@ impl ServiceAddress {
     /// The key of the router's socket for the address.
     #[must_use]
     pub fn socket_key(&self) -> SocketKey {
-        SocketKey::new(address_bytes(self.address), self.port.to_be_bytes(), self.protocol)
+        SocketKey::new(
+            address_bytes(self.address),
+            self.port.to_be_bytes(),
+            self.protocol,
+        )
     }
 }
 

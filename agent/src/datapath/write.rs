@@ -5,18 +5,12 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, MutexGuard};
 
 use agent_common::{
-    Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, PolicyKey, Service, ServiceKey,
-    SocketKey, address_bytes,
+    Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, PolicyKey, Service,
+    ServiceKey, SocketKey, address_bytes,
 };
 use aya::maps::MapData;
 
-use super::{
-    Attached, Datapath, Inner,
-    error::Error,
-    maps::Maps,
-    tables::KernelTables,
-    wire::Raw,
-};
+use super::{Attached, Datapath, Inner, error::Error, maps::Maps, tables::KernelTables, wire::Raw};
 
 /// A generation whose maps exist: its tables, and the inner maps that later ones may share.
 pub(super) struct Live {
@@ -104,11 +98,19 @@ impl Datapath {
         let mut inner = self.lock();
         inner.check(tables)?;
         match inner.write(tables) {
-            Ok(cost) => Ok(Prepared { datapath: self.clone(), generation: tables.generation, cost, armed: true }),
+            Ok(cost) => Ok(Prepared {
+                datapath: self.clone(),
+                generation: tables.generation,
+                cost,
+                armed: true,
+            }),
             Err(error) => {
                 // The first error tells more than a second one about the same kernel would.
                 if let Err(undo) = inner.retire(tables.generation) {
-                    tracing::warn!(error = &undo as &dyn std::error::Error, "a refused generation could not be undone");
+                    tracing::warn!(
+                        error = &undo as &dyn std::error::Error,
+                        "a refused generation could not be undone"
+                    );
                 }
                 Err(error)
             }
@@ -131,7 +133,11 @@ impl Datapath {
     ///
     /// When the kernel takes no such socket (only bound TCP listeners and UDP sockets) or the map is full.
     pub fn set_socket(&self, key: SocketKey, socket: &impl AsRawFd) -> Result<(), Error> {
-        self.lock().maps.sockets.insert(Raw(key), socket.as_raw_fd(), 0).map_err(Error::map("write", "sockets"))
+        self.lock()
+            .maps
+            .sockets
+            .insert(Raw(key), socket.as_raw_fd(), 0)
+            .map_err(Error::map("write", "sockets"))
     }
 
     /// Takes a socket out of the kernel's hands; its listener then refuses.
@@ -141,7 +147,9 @@ impl Datapath {
     /// When the kernel refuses. A socket that is gone already is no error.
     pub fn clear_socket(&self, key: SocketKey) -> Result<(), Error> {
         match self.lock().maps.sockets.remove(&Raw(key)) {
-            Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Err(aya::maps::MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
                 Ok(())
             }
             result => result.map_err(Error::map("remove an entry of", "sockets")),
@@ -152,25 +160,46 @@ impl Datapath {
 impl Inner {
     /// Whether the generation fits beside those that live. Nothing is written before.
     fn check(&self, tables: &KernelTables) -> Result<(), Error> {
-        let newest = self.live.keys().next_back().copied().unwrap_or(0).max(self.active);
+        let newest = self
+            .live
+            .keys()
+            .next_back()
+            .copied()
+            .unwrap_or(0)
+            .max(self.active);
         if tables.generation <= newest {
-            return Err(Error::Generation { given: tables.generation, newest });
+            return Err(Error::Generation {
+                given: tables.generation,
+                newest,
+            });
         }
         let live = |count: fn(&KernelTables) -> usize| {
-            self.live.values().map(|live| count(&live.tables)).sum::<usize>() + count(tables)
+            self.live
+                .values()
+                .map(|live| count(&live.tables))
+                .sum::<usize>()
+                + count(tables)
         };
         let needs: [(&'static str, usize); 6] = [
             ("identities", live(|_| 1)),
             ("policies", live(|tables| tables.policies.len())),
             ("endpoints", live(|tables| tables.endpoints.len())),
             ("services", live(|tables| tables.services.len())),
-            ("backends", live(|tables| tables.services.values().map(Vec::len).sum())),
+            (
+                "backends",
+                live(|tables| tables.services.values().map(Vec::len).sum()),
+            ),
             ("listeners", live(|tables| tables.listeners.len())),
         ];
         for (map, needed) in needs {
             let limit = self.maps.sizes.get(map).copied().unwrap_or(0);
             if needed > limit {
-                return Err(Error::Capacity { map, generation: tables.generation, needed, limit });
+                return Err(Error::Capacity {
+                    map,
+                    generation: tables.generation,
+                    needed,
+                    limit,
+                });
             }
         }
         Ok(())
@@ -179,33 +208,57 @@ impl Inner {
     fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
         let generation = tables.generation;
         let mut cost = Cost::default();
-        let identities = match self.live.values().find(|live| live.tables.identities == tables.identities) {
+        let identities = match self
+            .live
+            .values()
+            .find(|live| live.tables.identities == tables.identities)
+        {
             Some(live) => shared(&mut cost, &live.identities),
             None => made(&mut cost, self.inner_maps.identities(&tables.identities)?),
         };
-        self.maps.identities.insert(generation, &*identities, 0).map_err(Error::map("write", "identities"))?;
+        self.maps
+            .identities
+            .insert(generation, &*identities, 0)
+            .map_err(Error::map("write", "identities"))?;
 
         let mut policies = BTreeMap::new();
         for (identity, rules) in &tables.policies {
             let same = self.live.values().find_map(|live| {
-                (live.tables.policies.get(identity) == Some(rules)).then(|| live.policies.get(identity)).flatten()
+                (live.tables.policies.get(identity) == Some(rules))
+                    .then(|| live.policies.get(identity))
+                    .flatten()
             });
             let map = match same {
                 Some(map) => shared(&mut cost, map),
                 None => made(&mut cost, self.inner_maps.rules(rules)?),
             };
             let key = Raw(PolicyKey::new(generation, *identity));
-            self.maps.policies.insert(key, &*map, 0).map_err(Error::map("write", "policies"))?;
+            self.maps
+                .policies
+                .insert(key, &*map, 0)
+                .map_err(Error::map("write", "policies"))?;
             policies.insert(*identity, map);
         }
         write_flat(&mut self.maps, tables)?;
-        self.live.insert(generation, Live { tables: tables.clone(), identities, policies });
+        self.live.insert(
+            generation,
+            Live {
+                tables: tables.clone(),
+                identities,
+                policies,
+            },
+        );
         Ok(cost)
     }
 
     fn flip(&mut self, generation: u32) -> Result<Flipped, Error> {
         let pods: Vec<(u32, String)> = match self.live.get(&generation) {
-            Some(live) => live.tables.endpoints.iter().map(|(ifindex, pod)| (*ifindex, pod.ifname.clone())).collect(),
+            Some(live) => live
+                .tables
+                .endpoints
+                .iter()
+                .map(|(ifindex, pod)| (*ifindex, pod.ifname.clone()))
+                .collect(),
             None => Vec::new(),
         };
         let mut flipped = Flipped::default();
@@ -218,10 +271,17 @@ impl Inner {
                 Attached::InterfaceGone => flipped.interfaces_gone.push(*ifindex),
             }
         }
-        self.maps.control.set(0, Raw(Control::new(generation)), 0).map_err(Error::map("write", "control"))?;
+        self.maps
+            .control
+            .set(0, Raw(Control::new(generation)), 0)
+            .map_err(Error::map("write", "control"))?;
         self.active = generation;
-        let gone: Vec<u32> =
-            self.guarded.iter().copied().filter(|ifindex| !pods.iter().any(|(known, _)| known == ifindex)).collect();
+        let gone: Vec<u32> = self
+            .guarded
+            .iter()
+            .copied()
+            .filter(|ifindex| !pods.iter().any(|(known, _)| known == ifindex))
+            .collect();
         for ifindex in gone {
             self.links.detach(ifindex)?;
             self.guarded.remove(&ifindex);
@@ -231,7 +291,10 @@ impl Inner {
 
     fn retire(&mut self, generation: u32) -> Result<(), Error> {
         if generation == self.active {
-            return Err(Error::Generation { given: generation, newest: self.active });
+            return Err(Error::Generation {
+                given: generation,
+                newest: self.active,
+            });
         }
         self.maps.remove_generation(generation)?;
         self.live.remove(&generation);
@@ -253,20 +316,32 @@ fn write_flat(maps: &mut Maps, tables: &KernelTables) -> Result<(), Error> {
     let generation = tables.generation;
     for (ifindex, pod) in &tables.endpoints {
         maps.endpoints
-            .insert(Raw(EndpointKey::new(generation, *ifindex)), Raw(Endpoint::from(pod)), 0)
+            .insert(
+                Raw(EndpointKey::new(generation, *ifindex)),
+                Raw(Endpoint::from(pod)),
+                0,
+            )
             .map_err(Error::map("write", "endpoints"))?;
     }
     let mut first = 0;
     for (service, backends) in &tables.services {
         for (index, backend) in (first..).zip(backends) {
             maps.backends
-                .insert(Raw(BackendKey::new(generation, index)), Raw(Backend::from(*backend)), 0)
+                .insert(
+                    Raw(BackendKey::new(generation, index)),
+                    Raw(Backend::from(*backend)),
+                    0,
+                )
                 .map_err(Error::map("write", "backends"))?;
         }
         // The map of backends holds fewer than 2^32 (see `check`).
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let key =
-            ServiceKey::new(generation, address_bytes(service.address), service.port.to_be_bytes(), service.protocol);
+        let key = ServiceKey::new(
+            generation,
+            address_bytes(service.address),
+            service.port.to_be_bytes(),
+            service.protocol,
+        );
         maps.services
             .insert(Raw(key), Raw(Service::new(first, count)), 0)
             .map_err(Error::map("write", "services"))?;

@@ -8,36 +8,37 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_common::{Event, Identity};
-use cardinal_agent::datapath::{Datapath, DatapathConfig, EventReader, GateHook, KernelTables, Network, Owner, Pod};
+use cardinal_agent::datapath::{
+    Datapath, DatapathConfig, EventReader, GateHook, KernelTables, Network, Owner, Pod,
+};
 use nix::sched::{CloneFlags, setns};
 
 /// Longer than any answer takes on this path, shorter than a retransmitted SYN.
-pub const SOON: Duration = Duration::from_millis(700);
+pub(crate) const SOON: Duration = Duration::from_millis(700);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A pod of the world.
 #[derive(Clone, Debug)]
-pub struct TestPod {
-    pub netns: String,
-    pub ifname: String,
-    pub ifindex: u32,
-    pub v4: IpAddr,
-    pub v6: IpAddr,
+pub(crate) struct TestPod {
+    pub(crate) netns: String,
+    pub(crate) ifname: String,
+    pub(crate) ifindex: u32,
+    pub(crate) v4: IpAddr,
+    pub(crate) v6: IpAddr,
 }
 
 /// A node with pods.
-pub struct World {
+pub(crate) struct World {
     id: String,
-    pub node: String,
-    pub pods: Vec<TestPod>,
-    pub folder: PathBuf,
-    pub cgroup: PathBuf,
+    pub(crate) node: String,
+    pub(crate) pods: Vec<TestPod>,
+    pub(crate) folder: PathBuf,
+    pub(crate) cgroup: PathBuf,
 }
 
 fn run(line: &str) {
@@ -55,7 +56,7 @@ fn run(line: &str) {
 }
 
 /// Runs something on a thread inside a network namespace.
-pub fn inside<T: Send + 'static>(netns: &str, what: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn inside<T: Send + 'static>(netns: &str, what: impl FnOnce() -> T + Send + 'static) -> T {
     let file = File::open(format!("/run/netns/{netns}")).expect("the namespace exists");
     thread::spawn(move || {
         setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("root may enter its own namespaces");
@@ -67,8 +68,12 @@ pub fn inside<T: Send + 'static>(netns: &str, what: impl FnOnce() -> T + Send + 
 
 impl World {
     /// A node with `count` pods: pod n has 10.77.0.n and fd77::n.
-    pub fn new(count: u8) -> Self {
-        let id = format!("{:x}{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    pub(crate) fn new(count: u8) -> Self {
+        let id = format!(
+            "{:x}{:x}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let mut world = Self {
             node: format!("cdt-{id}-node"),
             pods: Vec::new(),
@@ -86,7 +91,8 @@ impl World {
             ("net/ipv6/conf/all/forwarding", "1"),
             ("net/ipv6/conf/default/accept_dad", "0"),
         ] {
-            inside(&node, move || fs::write(format!("/proc/sys/{key}"), value)).expect("a namespace's own settings");
+            inside(&node, move || fs::write(format!("/proc/sys/{key}"), value))
+                .expect("a namespace's own settings");
         }
         for n in 1..=count {
             world.add_pod(n);
@@ -95,26 +101,40 @@ impl World {
     }
 
     /// Adds pod `n`.
-    pub fn add_pod(&mut self, n: u8) -> TestPod {
-        let (node, netns, ifname) =
-            (self.node.clone(), format!("cdt-{}-p{n}", self.id), format!("p{n}-{}", &self.id[self.id.len().min(2)..]));
+    pub(crate) fn add_pod(&mut self, n: u8) -> TestPod {
+        let (node, netns, ifname) = (
+            self.node.clone(),
+            format!("cdt-{}-p{n}", self.id),
+            format!("p{n}-{}", &self.id[self.id.len().min(2)..]),
+        );
         let (v4, v6) = (format!("10.77.0.{n}"), format!("fd77::{n}"));
         run(&format!("ip netns add {netns}"));
-        run(&format!("ip link add {ifname} netns {node} type veth peer name eth0 netns {netns}"));
-        run(&format!("ip -n {node} addr add 169.254.1.1/32 dev {ifname}"));
-        run(&format!("ip -n {node} addr add fe80::1/64 dev {ifname} nodad"));
+        run(&format!(
+            "ip link add {ifname} netns {node} type veth peer name eth0 netns {netns}"
+        ));
+        run(&format!(
+            "ip -n {node} addr add 169.254.1.1/32 dev {ifname}"
+        ));
+        run(&format!(
+            "ip -n {node} addr add fe80::1/64 dev {ifname} nodad"
+        ));
         run(&format!("ip -n {node} link set {ifname} up"));
         run(&format!("ip -n {netns} link set lo up"));
         run(&format!("ip -n {netns} addr add {v4}/32 dev eth0"));
         run(&format!("ip -n {netns} addr add {v6}/128 dev eth0 nodad"));
         run(&format!("ip -n {netns} link set eth0 up"));
         run(&format!("ip -n {netns} route add 169.254.1.1 dev eth0"));
-        run(&format!("ip -n {netns} route add default via 169.254.1.1 dev eth0"));
-        run(&format!("ip -n {netns} -6 route add default via fe80::1 dev eth0"));
+        run(&format!(
+            "ip -n {netns} route add default via 169.254.1.1 dev eth0"
+        ));
+        run(&format!(
+            "ip -n {netns} -6 route add default via fe80::1 dev eth0"
+        ));
         run(&format!("ip -n {node} route add {v4}/32 dev {ifname}"));
         run(&format!("ip -n {node} -6 route add {v6}/128 dev {ifname}"));
         let name = ifname.clone();
-        let ifindex = inside(&node, move || nix::net::if_::if_nametoindex(name.as_str())).expect("the veth exists");
+        let ifindex = inside(&node, move || nix::net::if_::if_nametoindex(name.as_str()))
+            .expect("the veth exists");
         let pod = TestPod {
             netns,
             ifname,
@@ -127,55 +147,93 @@ impl World {
     }
 
     /// Adds an address to a pod's interface without telling anybody.
-    pub fn claim(&self, pod: usize, address: &str) {
+    pub(crate) fn claim(&self, pod: usize, address: &str) {
         let family = if address.contains(':') { "nodad" } else { "" };
-        run(&format!("ip -n {} addr add {address} dev eth0 {family}", self.pods[pod].netns));
+        run(&format!(
+            "ip -n {} addr add {address} dev eth0 {family}",
+            self.pods[pod].netns
+        ));
     }
 
     /// Gives the node an address.
-    pub fn node_address(&self, address: &str) {
+    pub(crate) fn node_address(&self, address: &str) {
         let family = if address.contains(':') { "nodad" } else { "" };
-        run(&format!("ip -n {} addr add {address} dev lo {family}", self.node));
+        run(&format!(
+            "ip -n {} addr add {address} dev lo {family}",
+            self.node
+        ));
     }
 
-    pub fn config(&self, gate_hook: GateHook) -> DatapathConfig {
-        DatapathConfig { bpffs: self.folder.join("bpf"), cgroup: Some(self.cgroup.clone()), gate_hook }
+    pub(crate) fn config(&self, gate_hook: GateHook) -> DatapathConfig {
+        DatapathConfig {
+            bpffs: self.folder.join("bpf"),
+            cgroup: Some(self.cgroup.clone()),
+            gate_hook,
+        }
     }
 
     /// Opens the datapath on the node.
-    pub fn open(&self) -> Datapath {
-        self.try_open(GateHook::Auto).unwrap_or_else(|error| panic!("{}", chain(&error)))
+    pub(crate) fn open(&self) -> Datapath {
+        self.try_open(GateHook::Auto)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
-    pub fn try_open(&self, hook: GateHook) -> Result<Datapath, cardinal_agent::datapath::Error> {
+    pub(crate) fn try_open(&self, hook: GateHook) -> Result<Datapath, cardinal_agent::datapath::Error> {
         let config = self.config(hook);
         inside(&self.node, move || Datapath::open(&config))
     }
 
     /// Prepares and flips a generation on the node.
-    pub fn activate(&self, datapath: &Datapath, tables: KernelTables) {
+    pub(crate) fn activate(&self, datapath: &Datapath, tables: KernelTables) {
         let datapath = datapath.clone();
         inside(&self.node, move || {
-            let prepared = datapath.prepare(&tables).unwrap_or_else(|error| panic!("{}", chain(&error)));
-            prepared.flip().unwrap_or_else(|error| panic!("{}", chain(&error)))
+            let prepared = datapath
+                .prepare(&tables)
+                .unwrap_or_else(|error| panic!("{}", chain(&error)));
+            prepared
+                .flip()
+                .unwrap_or_else(|error| panic!("{}", chain(&error)))
         });
     }
 
     /// Tables in which pod n runs component n of cell `cells[n]`, and nothing is allowed yet.
-    pub fn tables(&self, generation: u32, cells: &[u32]) -> KernelTables {
-        let mut tables = KernelTables { generation, ..KernelTables::default() };
-        for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
-            tables.identities.insert(Network::new(any, 0), Owner { identity: Identity::WORLD, ifindex: 0 });
+    pub(crate) fn tables(&self, generation: u32, cells: &[u32]) -> KernelTables {
+        let mut tables = KernelTables {
+            generation,
+            ..KernelTables::default()
+        };
+        for any in [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ] {
+            tables.identities.insert(
+                Network::new(any, 0),
+                Owner {
+                    identity: Identity::WORLD,
+                    ifindex: 0,
+                },
+            );
         }
         for (number, (pod, cell)) in (1..).zip(self.pods.iter().zip(cells)) {
             let identity = Identity::component(number);
             for address in [pod.v4, pod.v6] {
-                tables.identities.insert(Network::host(address), Owner { identity, ifindex: pod.ifindex });
+                tables.identities.insert(
+                    Network::host(address),
+                    Owner {
+                        identity,
+                        ifindex: pod.ifindex,
+                    },
+                );
             }
             tables.policies.insert(identity, Default::default());
             tables.endpoints.insert(
                 pod.ifindex,
-                Pod { ifname: pod.ifname.clone(), identity, cell: *cell, mac: [0; 6] },
+                Pod {
+                    ifname: pod.ifname.clone(),
+                    identity,
+                    cell: *cell,
+                    mac: [0; 6],
+                },
             );
             tables.cells.insert(*cell, format!("cell-{cell}"));
         }
@@ -205,7 +263,7 @@ fn cgroup2() -> PathBuf {
         .expect("this test needs a cgroup2 mount")
 }
 
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -216,8 +274,9 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// A TCP server that answers each connection with the client's address, until dropped with the process' thread.
-pub fn echo_tcp(netns: &str, address: SocketAddr) {
-    let listener = inside(netns, move || TcpListener::bind(address)).expect("the address is the pod's own");
+pub(crate) fn echo_tcp(netns: &str, address: SocketAddr) {
+    let listener =
+        inside(netns, move || TcpListener::bind(address)).expect("the address is the pod's own");
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -234,8 +293,9 @@ pub fn echo_tcp(netns: &str, address: SocketAddr) {
 }
 
 /// A UDP server that sends each datagram back.
-pub fn echo_udp(netns: &str, address: SocketAddr) {
-    let socket = inside(netns, move || UdpSocket::bind(address)).expect("the address is the pod's own");
+pub(crate) fn echo_udp(netns: &str, address: SocketAddr) {
+    let socket =
+        inside(netns, move || UdpSocket::bind(address)).expect("the address is the pod's own");
     thread::spawn(move || {
         let mut buffer = [0; 65536];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -247,36 +307,45 @@ pub fn echo_udp(netns: &str, address: SocketAddr) {
 }
 
 /// Connects from a namespace.
-pub fn connect(netns: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn connect(netns: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
     inside(netns, move || TcpStream::connect_timeout(&to, SOON))
 }
 
 /// Whether a message comes back through an open connection.
-pub fn talks(stream: &mut TcpStream) -> bool {
+pub(crate) fn talks(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 5];
-    stream.set_read_timeout(Some(SOON)).expect("a time above zero");
-    stream.write_all(b"hello").is_ok() && stream.read_exact(&mut buffer).is_ok() && &buffer == b"hello"
+    stream
+        .set_read_timeout(Some(SOON))
+        .expect("a time above zero");
+    stream.write_all(b"hello").is_ok()
+        && stream.read_exact(&mut buffer).is_ok()
+        && &buffer == b"hello"
 }
 
 /// Whether a TCP connection from a namespace carries bytes both ways.
-pub fn tcp(netns: &str, to: SocketAddr) -> bool {
+pub(crate) fn tcp(netns: &str, to: SocketAddr) -> bool {
     connect(netns, to).is_ok_and(|mut stream| talks(&mut stream))
 }
 
 /// Whether a datagram of `size` bytes from a namespace comes back.
-pub fn udp(netns: &str, to: SocketAddr, size: usize) -> bool {
+pub(crate) fn udp(netns: &str, to: SocketAddr, size: usize) -> bool {
     inside(netns, move || {
-        let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
+        let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+            .parse()
+            .expect("an address");
         let socket = UdpSocket::bind(any).expect("any address is free");
-        socket.set_read_timeout(Some(SOON)).expect("a time above zero");
+        socket
+            .set_read_timeout(Some(SOON))
+            .expect("a time above zero");
         let message = vec![7; size];
         let mut buffer = vec![0; size + 1];
-        socket.send_to(&message, to).is_ok() && socket.recv(&mut buffer).is_ok_and(|length| length == size)
+        socket.send_to(&message, to).is_ok()
+            && socket.recv(&mut buffer).is_ok_and(|length| length == size)
     })
 }
 
 /// Waits for an event that fits, and fails with all others if none comes.
-pub fn wait_event(reader: &mut EventReader, what: &str, fits: impl Fn(&Event) -> bool) -> Event {
+pub(crate) fn wait_event(reader: &mut EventReader, what: &str, fits: impl Fn(&Event) -> bool) -> Event {
     let end = Instant::now() + Duration::from_secs(3);
     let mut others = Vec::new();
     while Instant::now() < end {
@@ -291,7 +360,7 @@ pub fn wait_event(reader: &mut EventReader, what: &str, fits: impl Fn(&Event) ->
 
 /// Runs something in a child process that is a member of the world's cgroup and inside a namespace; its answer is text.
 /// Hooks of processes go by the cgroup in which a socket was made, which a thread shares with its process.
-pub fn in_cgroup(world: &World, netns: &str, what: impl FnOnce() -> String) -> String {
+pub(crate) fn in_cgroup(world: &World, netns: &str, what: impl FnOnce() -> String) -> String {
     let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
     let netns = File::open(format!("/run/netns/{netns}")).expect("the namespace exists");
     // SAFETY: the child only makes system calls and allocates (glibc keeps its allocator usable after fork), and ends
@@ -299,9 +368,13 @@ pub fn in_cgroup(world: &World, netns: &str, what: impl FnOnce() -> String) -> S
     match unsafe { libc::fork() } {
         0 => {
             let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                fs::write(world.cgroup.join("cgroup.procs"), std::process::id().to_string())
-                    .expect("the cgroup is ours");
-                setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("root may enter its own namespaces");
+                fs::write(
+                    world.cgroup.join("cgroup.procs"),
+                    std::process::id().to_string(),
+                )
+                .expect("the cgroup is ours");
+                setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)
+                    .expect("root may enter its own namespaces");
                 what()
             }))
             .unwrap_or_else(|_| "the child panicked".into());
@@ -312,7 +385,9 @@ pub fn in_cgroup(world: &World, netns: &str, what: impl FnOnce() -> String) -> S
         child if child > 0 => {
             drop(writer);
             let mut answer = String::new();
-            reader.read_to_string(&mut answer).expect("the child writes text");
+            reader
+                .read_to_string(&mut answer)
+                .expect("the child writes text");
             let mut status = 0;
             // SAFETY: waits for the child made above.
             unsafe { libc::waitpid(child, &raw mut status, 0) };
@@ -323,9 +398,6 @@ pub fn in_cgroup(world: &World, netns: &str, what: impl FnOnce() -> String) -> S
 }
 
 /// Where a child of `in_cgroup` reports to.
-pub fn report(result: std::io::Result<String>) -> String {
+pub(crate) fn report(result: std::io::Result<String>) -> String {
     result.unwrap_or_else(|error| format!("{:?}", error.kind()))
 }
-
-/// Silences the unused half of the helpers in test binaries that need only some.
-pub type Answer = mpsc::Receiver<String>;
