@@ -7,3 +7,4 @@ pub mod compile;
 pub mod datapath;
 pub mod proxy;
 pub mod route;
+pub mod upstream;
