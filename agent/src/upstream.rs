@@ -15,6 +15,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use snapshot::model::Hostname;
 
+use crate::route::RouteTable;
+
 pub mod body;
 mod connect;
 mod pool;
@@ -35,6 +37,9 @@ pub struct Destination {
     pub http2: bool,
     /// `SO_MARK` of the connection.
     pub mark: Option<u32>,
+    /// Whether a name may only lead outside: not to this node, its links, or a component. Whoever
+    /// answers for a declared name must not be able to point the router at the inside.
+    pub outside: bool,
 }
 
 /// Name of a server in TLS.
@@ -114,7 +119,9 @@ pub enum UpstreamError {
         source: std::io::Error,
     },
     /// No connection in time.
-    #[error("{place} did not accept a connection within {limit:?}; a dropped packet looks like this")]
+    #[error(
+        "{place} did not accept a connection within {limit:?}; a dropped packet looks like this"
+    )]
     ConnectTimeout {
         /// Where to.
         place: String,
@@ -189,11 +196,15 @@ impl Client {
         destinations: &[Destination],
         request: Request<RequestBody>,
         progress: &Rc<Progress>,
-        dns: &[std::net::IpAddr],
+        table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
-        let place = destinations.first().ok_or(UpstreamError::Nowhere)?.place.to_string();
+        let place = destinations
+            .first()
+            .ok_or(UpstreamError::Nowhere)?
+            .place
+            .to_string();
         let limit = self.settings().timeouts.head;
-        let exchange = self.exchange(destinations, request, dns);
+        let exchange = self.exchange(destinations, request, table);
         tokio::pin!(exchange);
         progress.touch();
         loop {

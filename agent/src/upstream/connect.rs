@@ -1,7 +1,7 @@
 //! One connection to one destination.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::resolve::Resolver;
 use super::{Destination, Place, Settings, UpstreamError};
+use crate::route::RouteTable;
 
 /// Bundles of root certificates as distributions install them.
 const BUNDLES: [&str; 4] = [
@@ -66,7 +67,7 @@ pub(super) async fn open(
     destination: &Destination,
     settings: &Settings,
     resolver: &Resolver,
-    dns: &[IpAddr],
+    table: &RouteTable,
 ) -> Result<Connected, UpstreamError> {
     let limit = settings.timeouts.connect;
     let timed_out = || UpstreamError::ConnectTimeout {
@@ -80,7 +81,17 @@ pub(super) async fn open(
     let addresses = match &destination.place {
         Place::Address(address) => vec![*address],
         Place::Name(name, port) => {
-            let mut addresses = resolver.resolve(name, *port, dns).await?;
+            let mut addresses = resolver.resolve(name, *port, table.dns()).await?;
+            if destination.outside {
+                addresses.retain(|one| outside(one.ip()) && table.caller(one.ip()).is_none());
+            }
+            if addresses.is_empty() {
+                return Err(UpstreamError::Resolve {
+                    name: name.to_string(),
+                    source: "all its addresses are inside: of this node, a link or a component"
+                        .into(),
+                });
+            }
             addresses.truncate(TRIES);
             addresses
         }
@@ -111,6 +122,28 @@ pub(super) async fn open(
         }
     }
     Err(last)
+}
+
+/// Whether an address can be somewhere else than on this node or its links.
+fn outside(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            // The metadata service of EC2 over IPv6.
+            let metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+            !(v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_unspecified()
+                || v6.is_multicast()
+                || v6 == metadata)
+        }
+    }
 }
 
 async fn one(
@@ -162,7 +195,9 @@ async fn tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }
-    TcpSocket::from_std_stream(socket.into()).connect(address).await
+    TcpSocket::from_std_stream(socket.into())
+        .connect(address)
+        .await
 }
 
 /// A TCP connection to the first address of a name that takes one.
@@ -170,9 +205,9 @@ pub(crate) async fn tunnel(
     destination: &Destination,
     settings: &Settings,
     resolver: &Resolver,
-    dns: &[IpAddr],
+    table: &RouteTable,
 ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
-    let connected = open(destination, settings, resolver, dns).await?;
+    let connected = open(destination, settings, resolver, table).await?;
     match (connected.stream, connected.peer) {
         (Stream::Tcp(stream), Some(peer)) => Ok((stream, peer)),
         _ => Err(UpstreamError::Nowhere),

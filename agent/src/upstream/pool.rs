@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{Request, Response};
@@ -13,9 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::resolve::Resolver;
-use super::{
-    Answer, Destination, LocalExecutor, RequestBody, Settings, UpstreamError, connect,
-};
+use super::{Answer, Destination, LocalExecutor, RequestBody, Settings, UpstreamError, connect};
+use crate::route::RouteTable;
 
 /// Idle HTTP/1 connections kept per destination and core.
 const IDLE_PER_DESTINATION: usize = 128;
@@ -82,9 +81,9 @@ impl Client {
     pub async fn tunnel(
         &self,
         destination: &Destination,
-        dns: &[IpAddr],
+        table: &RouteTable,
     ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
-        let open = connect::tunnel(destination, &self.settings, &self.resolver, dns);
+        let open = connect::tunnel(destination, &self.settings, &self.resolver, table);
         tokio::time::timeout(connect::TUNNEL_LIMIT, open)
             .await
             .map_err(|_| UpstreamError::ConnectTimeout {
@@ -108,7 +107,7 @@ impl Client {
         &self,
         destinations: &[Destination],
         mut request: Request<RequestBody>,
-        dns: &[IpAddr],
+        table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
         let mut failure = UpstreamError::Nowhere;
         for destination in destinations {
@@ -118,13 +117,22 @@ impl Client {
             while let Some(kept) = self.kept(destination) {
                 match self.over(kept, destination, request).await {
                     Ok(answer) => return Ok(answer),
-                    Err(Failed { request: Some(unsent), .. }) => request = unsent,
-                    Err(Failed { request: None, source }) => {
-                        return Err(UpstreamError::Broken { place: place(), source });
+                    Err(Failed {
+                        request: Some(unsent),
+                        ..
+                    }) => request = unsent,
+                    Err(Failed {
+                        request: None,
+                        source,
+                    }) => {
+                        return Err(UpstreamError::Broken {
+                            place: place(),
+                            source,
+                        });
                     }
                 }
             }
-            let fresh = match self.connect(destination, dns).await {
+            let fresh = match self.connect(destination, table).await {
                 Ok(fresh) => fresh,
                 Err(error) => {
                     failure = error;
@@ -133,8 +141,14 @@ impl Client {
             };
             match self.over(fresh, destination, request).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failed { request: unsent, source }) => {
-                    failure = UpstreamError::Broken { place: place(), source };
+                Err(Failed {
+                    request: unsent,
+                    source,
+                }) => {
+                    failure = UpstreamError::Broken {
+                        place: place(),
+                        source,
+                    };
                     match unsent {
                         Some(unsent) => request = unsent,
                         None => return Err(failure),
@@ -167,9 +181,9 @@ impl Client {
     async fn connect(
         &self,
         destination: &Destination,
-        dns: &[IpAddr],
+        table: &RouteTable,
     ) -> Result<Kept, UpstreamError> {
-        let connected = connect::open(destination, &self.settings, &self.resolver, dns).await?;
+        let connected = connect::open(destination, &self.settings, &self.resolver, table).await?;
         let peer = connected.peer;
         let io = TokioIo::new(connected.stream);
         let broken = |source| UpstreamError::Broken {
