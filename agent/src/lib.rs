@@ -16,3 +16,4 @@ pub mod recent;
 pub mod route;
 pub mod source;
 pub mod status;
+pub mod upstream;
