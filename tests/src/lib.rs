@@ -1,1 +1,6 @@
-//! Placeholder head of the crate.
+//! A world to play in: network namespaces for a node, its pods and everybody else, real servers and clients in them,
+//! and the real agent. Tests and the demo share it, so that what is shown is what is tested.
+
+pub mod peer;
+pub mod programs;
+pub mod world;
