@@ -1,1 +1,22 @@
-//! Placeholder head of the crate.
+//! Cardinal's documents.
+//!
+//! Flows in: files of YAML or JSON documents. Flows out: a [`model::Snapshot`], which is always
+//! valid, or [`report::Rejections`], which name every mistake with file, document and field path.
+//! What it deliberately does not do: no I/O, no clock, no network, no kernel; nothing after this
+//! crate knows which source a document came from.
+
+pub mod model;
+pub mod path;
+pub mod report;
+
+pub use model::Snapshot;
+pub use report::{Mistake, Rejections, Source, Warning};
+
+/// One file of documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Path relative to the configuration folder; it is what mistakes name.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}

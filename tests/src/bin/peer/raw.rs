@@ -5,10 +5,10 @@ use std::{
     time::Instant,
 };
 
+use ::tests::peer::Outcome;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tests::peer::Outcome;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Transport {

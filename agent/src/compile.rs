@@ -1,0 +1,1 @@
+//! From a snapshot to tables: pure, so that the same input gives the same bytes.

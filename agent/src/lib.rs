@@ -1,0 +1,16 @@
+//! Cardinal's node agent.
+//!
+//! Flows in: a folder of documents. Flows out: verdicts in the kernel and routed requests. The
+//! modules are the flow, in order: `source` → `compile` → `activate` → `datapath` and `proxy`.
+
+pub mod admin;
+pub mod clock;
+pub mod compile;
+pub mod config;
+pub mod datapath;
+pub mod logs;
+pub mod proxy;
+pub mod recent;
+pub mod route;
+pub mod source;
+pub mod status;

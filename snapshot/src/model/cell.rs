@@ -1,0 +1,217 @@
+//! A cell: the runtime of one project in one environment.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{
+    CellId, Cidr, ComponentId, Declared, DocumentPath, EndpointId, Hostname, Name, Port, Transport,
+};
+
+/// A cell and everything it declares.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Its identity.
+    pub id: CellId,
+    /// Its document.
+    pub declared: Declared,
+    /// What its components may do among themselves.
+    pub intra: Intra,
+    /// Its components by name.
+    pub components: BTreeMap<Name, Component>,
+    /// Calls to endpoints of other cells.
+    pub east: Vec<East>,
+    /// Calls to services outside the platform.
+    pub south: Vec<South>,
+}
+
+/// What components of one cell may do among themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intra {
+    /// Everything.
+    Open,
+    /// Only declared connections.
+    Declared,
+}
+
+/// One component.
+#[derive(Clone, Debug)]
+pub struct Component {
+    /// Its identity.
+    pub id: ComponentId,
+    /// Its document and field.
+    pub declared: Declared,
+    /// What it is; only web applications differ in their routes.
+    pub kind: ComponentKind,
+    /// Which pods it runs in.
+    pub workloads: Workloads,
+    /// Service addresses: a connection to one of these addresses and an endpoint's port goes to one of
+    /// the component's workloads, at connect time.
+    pub service_addresses: Vec<IpAddr>,
+    /// Its endpoints by name.
+    pub endpoints: BTreeMap<Name, Endpoint>,
+    /// Endpoints of the same cell that it calls; they matter when `intra` is `declared`.
+    pub connections: Vec<EndpointId>,
+}
+
+/// Type of a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComponentKind {
+    /// A service; its routes have the prefix `/{project}/{component}`.
+    Service,
+    /// A web application; it has a host of its own.
+    WebApplication,
+    /// A task; it serves nothing.
+    Task,
+}
+
+/// The pods of a component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workloads {
+    /// By address, for nodes without Kubernetes.
+    Addresses(Vec<IpAddr>),
+    /// By labels of pods in a namespace. Needs a source that knows pods; without one it selects nothing.
+    Selector {
+        /// Namespace of the pods: the document's own.
+        namespace: String,
+        /// All of these labels.
+        match_labels: BTreeMap<String, String>,
+    },
+}
+
+impl Workloads {
+    /// The static addresses; empty for a selector.
+    pub fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Self::Addresses(addresses) => addresses,
+            Self::Selector { .. } => &[],
+        }
+    }
+}
+
+/// A port of a component, and who may reach it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its identity.
+    pub id: EndpointId,
+    /// Its document and field.
+    pub declared: Declared,
+    /// What is spoken on the port.
+    pub kind: EndpointKind,
+    /// The container's port.
+    pub port: Port,
+    /// Where its operations start.
+    pub base_path: DocumentPath,
+    /// Reachable through the north gate.
+    pub public: Option<Exposure>,
+    /// Reachable through the west gate and, for layer 4, by callers that declare `east`.
+    pub organization: Option<Exposure>,
+}
+
+/// What is spoken on an endpoint's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointKind {
+    /// HTTP.
+    Http,
+    /// GraphQL over HTTP.
+    GraphQl,
+    /// WebSocket over HTTP.
+    WebSocket,
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Plain TCP.
+    Tcp,
+    /// Plain UDP.
+    Udp,
+}
+
+impl EndpointKind {
+    /// Whether the router speaks it; the others are layer 4.
+    pub fn is_http(self) -> bool {
+        !matches!(self, Self::Tcp | Self::Udp)
+    }
+
+    /// The transport of the port.
+    pub fn transport(self) -> Transport {
+        if self == Self::Udp {
+            Transport::Udp
+        } else {
+            Transport::Tcp
+        }
+    }
+}
+
+/// One visibility of an endpoint.
+#[derive(Clone, Debug)]
+pub struct Exposure {
+    /// Name of the platform's token provider; every request needs a token of it.
+    pub jwt: Option<Name>,
+    /// Operations; when there are any, everything else under the base path is refused.
+    pub operations: Vec<Operation>,
+}
+
+/// One operation: a method, a path and the scopes it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its document and field.
+    pub declared: Declared,
+    /// Method, upper case.
+    pub method: String,
+    /// Path template under the base path, such as `/books/{id}`.
+    pub path: String,
+    /// All of these are needed; none means any valid token.
+    pub scopes: Vec<String>,
+}
+
+/// A declared call to an endpoint of another cell.
+#[derive(Clone, Debug)]
+pub struct East {
+    /// Its document and field.
+    pub declared: Declared,
+    /// Calling components: all of the cell if the document names none.
+    pub from: Vec<Name>,
+    /// The endpoint called; it exists and has visibility `organization`.
+    pub to: EndpointId,
+}
+
+/// A declared call to a service outside the platform.
+#[derive(Clone, Debug)]
+pub struct South {
+    /// Its document and field.
+    pub declared: Declared,
+    /// Its name, for logs and counters.
+    pub name: Name,
+    /// Calling components: all of the cell if the document names none.
+    pub from: Vec<Name>,
+    /// Where to.
+    pub destination: SouthDestination,
+    /// Port there.
+    pub port: Port,
+}
+
+/// Destination of a south call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SouthDestination {
+    /// By name: steered through the router, which checks the name.
+    Hosts {
+        /// The names, exact.
+        hosts: Vec<Hostname>,
+        /// How the name is read from the bytes.
+        protocol: SouthProtocol,
+    },
+    /// By address: judged in the kernel.
+    Networks {
+        /// The networks.
+        cidrs: Vec<Cidr>,
+        /// Transport.
+        transport: Transport,
+    },
+}
+
+/// How the router reads the name of a governed south connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SouthProtocol {
+    /// From the SNI of the TLS `ClientHello` (RFC 6066, section 3); bytes pass unopened.
+    Tls,
+    /// From the authority of plain HTTP requests.
+    Http,
+}

@@ -1,0 +1,366 @@
+//! Gateways and routes, of Gateway API documents and of cells alike.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{
+    Declared, DocumentPath, EndpointId, Gate, Hostname, JwtProvider, Name, ObjectName, Port,
+};
+
+/// A gateway: addresses and listeners.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its document.
+    pub declared: Declared,
+    /// Addresses it listens on; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// Its listeners in document order; distinct by port, protocol and hostname.
+    pub listeners: Vec<Listener>,
+    /// The gate that `Platform` makes of it.
+    pub gate: Option<Gate>,
+}
+
+/// A listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name, unique in its gateway.
+    pub name: Name,
+    /// Its document and field.
+    pub declared: Declared,
+    /// Its port.
+    pub port: Port,
+    /// What it speaks.
+    pub protocol: ListenerProtocol,
+    /// Hosts it takes; all when absent.
+    pub hostname: Option<HostPattern>,
+}
+
+/// Protocol of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerProtocol {
+    /// Plain HTTP/1.1 and HTTP/2 with prior knowledge.
+    Http,
+    /// TLS terminated here, with certificates of the snapshot; never empty.
+    Https {
+        /// Names in `Snapshot::certificates`.
+        certificates: Vec<ObjectName>,
+    },
+}
+
+/// A certificate chain with its key, checked to be parseable and to belong together.
+pub struct Certificate {
+    /// Name of its `Secret`.
+    pub name: ObjectName,
+    /// Its document.
+    pub declared: Declared,
+    /// End of the leaf's validity, seconds since 1970. A snapshot never expires by age; a listener
+    /// whose certificate has expired refuses handshakes.
+    pub not_after: i64,
+    /// DNS names and addresses of the leaf (RFC 5280, section 4.2.1.6), as text in lower case.
+    pub names: Vec<String>,
+    /// Chain in DER, leaf first.
+    pub chain: Vec<rustls_pki_types::CertificateDer<'static>>,
+    /// Private key.
+    pub key: rustls_pki_types::PrivateKeyDer<'static>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key must never reach a log.
+        f.debug_struct("Certificate")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A host or a wildcard (Gateway API `Hostname`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    /// This host.
+    Exact(Hostname),
+    /// `*.suffix`: one or more labels in front of the suffix, never the suffix itself.
+    Wildcard(Hostname),
+}
+
+impl HostPattern {
+    /// Whether a host, lower case and without port, is covered.
+    pub fn covers(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name.as_str() == host,
+            Self::Wildcard(suffix) => host
+                .strip_suffix(suffix.as_str())
+                .and_then(|front| front.strip_suffix('.'))
+                .is_some_and(|front| !front.is_empty()),
+        }
+    }
+
+    /// The more specific of two patterns that both cover something, or none if they are disjoint.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Exact(name), _) => other.covers(name.as_str()).then(|| self.clone()),
+            (_, Self::Exact(name)) => self.covers(name.as_str()).then(|| other.clone()),
+            (Self::Wildcard(a), Self::Wildcard(b)) if a == b => Some(self.clone()),
+            (Self::Wildcard(a), Self::Wildcard(_)) if other.covers(a.as_str()) => {
+                Some(self.clone())
+            }
+            (Self::Wildcard(_), Self::Wildcard(b)) if self.covers(b.as_str()) => {
+                Some(other.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => write!(f, "{name}"),
+            Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
+        }
+    }
+}
+
+/// A route: hosts and rules on gateways.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Name of the `HTTPRoute`, or a generated one of a cell's endpoint.
+    pub name: ObjectName,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Its document and field.
+    pub declared: Declared,
+    /// Listeners it is attached to; each exists and accepts it.
+    pub parents: Vec<Parent>,
+    /// Hosts; all of the listener when empty.
+    pub hostnames: Vec<HostPattern>,
+    /// Its rules in document order; never empty.
+    pub rules: Vec<Rule>,
+}
+
+/// Where a route comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// An `HTTPRoute` document.
+    Document,
+    /// A cell's endpoint, through one of its gates.
+    Endpoint {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The gate.
+        gate: Gate,
+    },
+}
+
+/// A parent reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// A gateway of the snapshot.
+    pub gateway: ObjectName,
+    /// One listener of it; all when absent.
+    pub listener: Option<Name>,
+    /// Only listeners on this port.
+    pub port: Option<Port>,
+}
+
+/// A rule of a route.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its document and field.
+    pub declared: Declared,
+    /// Alternatives; never empty.
+    pub matches: Vec<RequestMatch>,
+    /// Who may pass; none: everybody.
+    pub auth: Option<Arc<Auth>>,
+    /// What is changed on the way, in this order.
+    pub filters: Vec<Filter>,
+    /// Where to; an empty list, or weights that sum to zero, answer 500 (Gateway API, `backendRefs`).
+    pub targets: Vec<WeightedTarget>,
+}
+
+/// What a request must look like. All parts must match.
+#[derive(Clone, Debug)]
+pub struct RequestMatch {
+    /// Path.
+    pub path: PathMatch,
+    /// Method, upper case.
+    pub method: Option<String>,
+    /// Headers: lower-case name and exact value.
+    pub headers: Vec<(String, String)>,
+}
+
+/// How a path matches.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Byte for byte.
+    Exact(DocumentPath),
+    /// By whole segments; a trailing slash of the prefix says nothing.
+    Prefix(DocumentPath),
+    /// The whole path, in linear time.
+    Regex(Pattern),
+}
+
+/// A pattern that compiles. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pattern(Arc<regex::Regex>);
+
+impl Pattern {
+    /// Compiles a pattern as it stands.
+    pub fn new(pattern: &str) -> Result<Self, regex::Error> {
+        regex::Regex::new(pattern).map(|regex| Self(Arc::new(regex)))
+    }
+
+    /// Compiles a pattern that must match a whole text.
+    pub fn whole(pattern: &str) -> Result<Self, regex::Error> {
+        Self::new(pattern)?;
+        Self::new(&format!("^(?:{pattern})$"))
+    }
+
+    /// The compiled pattern.
+    pub fn regex(&self) -> &regex::Regex {
+        &self.0
+    }
+}
+
+/// What is changed on the way.
+#[derive(Clone, Debug)]
+pub enum Filter {
+    /// Headers of the request.
+    RequestHeaders(HeaderEdits),
+    /// Headers of the response.
+    ResponseHeaders(HeaderEdits),
+    /// The path, the host, or both.
+    Rewrite {
+        /// Path.
+        path: Option<PathRewrite>,
+        /// Host sent upstream.
+        hostname: Option<Hostname>,
+    },
+}
+
+/// Edits of headers; names are lower case and valid (RFC 9110, section 5.1), values are valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Replace.
+    pub set: Vec<(String, String)>,
+    /// Append.
+    pub add: Vec<(String, String)>,
+    /// Delete.
+    pub remove: Vec<String>,
+}
+
+/// How a path is rewritten. The query stays.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// The whole path.
+    Full(String),
+    /// The matched prefix; without one in the match the document is refused.
+    Prefix(String),
+    /// Takes this prefix away; `/` if nothing is left.
+    Strip(DocumentPath),
+    /// Every match of a pattern; the substitution is in the syntax of `regex::Captures::expand`.
+    Regex {
+        /// The pattern.
+        pattern: Pattern,
+        /// The replacement.
+        substitution: String,
+    },
+}
+
+/// A target and its share.
+#[derive(Clone, Debug)]
+pub struct WeightedTarget {
+    /// Share of the requests among the rule's targets; 0 gets none.
+    pub weight: u32,
+    /// Where to.
+    pub target: Target,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Addresses of a `Backend`; each request takes one.
+    Upstreams(Vec<Upstream>),
+    /// The workloads of a component's endpoint.
+    Endpoint(EndpointId),
+    /// By the request's routing key.
+    RoutingTable(ObjectName),
+    /// A reference that leads nowhere: its share answers 500 (Gateway API, `backendRefs`). The text
+    /// says why.
+    Unresolved(String),
+}
+
+/// One upstream.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Upstream {
+    /// TCP.
+    Tcp {
+        /// Host.
+        host: UpstreamHost,
+        /// Port.
+        port: Port,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Host of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UpstreamHost {
+    /// By address.
+    Address(IpAddr),
+    /// By name, resolved by the router.
+    Name(Hostname),
+}
+
+/// Who may pass a rule.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// A token of one of these; never empty.
+    pub providers: Vec<Arc<JwtProvider>>,
+    /// What a valid token may do.
+    pub authorization: Authorization,
+}
+
+/// Rules in order; the first that fits decides.
+#[derive(Clone, Debug)]
+pub struct Authorization {
+    /// The rules.
+    pub rules: Vec<AuthRule>,
+    /// When none fits.
+    pub default: Decision,
+}
+
+/// One rule of authorization.
+#[derive(Clone, Debug)]
+pub struct AuthRule {
+    /// What happens to requests that fit.
+    pub decision: Decision,
+    /// The token must come from this provider.
+    pub provider: Name,
+    /// The token must have all of these, in `scope` or `scp`.
+    pub scopes: Vec<String>,
+    /// The token must have all of these.
+    pub claims: Vec<ClaimRequirement>,
+}
+
+/// A claim and its accepted values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRequirement {
+    /// Dotted path of the claim.
+    pub name: String,
+    /// One of these.
+    pub values: Vec<String>,
+}
+
+/// Allow or deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Let through.
+    Allow,
+    /// Answer 403.
+    Deny,
+}

@@ -1,0 +1,81 @@
+//! What is not a cell.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Cidr, Declared, Hostname, JwtProvider, Name, ObjectName, Port, Transport};
+
+/// The platform around the cells.
+#[derive(Clone, Debug, Default)]
+pub struct Platform {
+    /// First label of gateways' hosts, by environment.
+    pub dns_prefixes: BTreeMap<Name, Name>,
+    /// Host suffixes of generated routes.
+    pub virtual_hosts: VirtualHosts,
+    /// The north gate.
+    pub external: Option<GateRef>,
+    /// The west gate.
+    pub internal: Option<GateRef>,
+    /// Token providers by name.
+    pub jwt_providers: BTreeMap<Name, Arc<JwtProvider>>,
+    /// Addresses of the name servers that every component may ask.
+    pub dns: Vec<IpAddr>,
+    /// Service addresses of the name servers: connections to port 53 there go to one of `dns`.
+    pub dns_service_addresses: Vec<IpAddr>,
+    /// Other nodes.
+    pub nodes: Vec<RemoteNode>,
+    /// Services of the platform that may reach components, such as monitoring.
+    pub services: Vec<PlatformService>,
+}
+
+/// Host suffixes of generated routes; a component that needs one that is missing is a mistake.
+#[derive(Clone, Debug, Default)]
+pub struct VirtualHosts {
+    /// For visibility `public`.
+    pub public: Option<Hostname>,
+    /// For visibility `organization`.
+    pub organization: Option<Hostname>,
+    /// For web applications.
+    pub web_applications: Option<Hostname>,
+}
+
+/// A gate: the gateway that plays it, and the same gate on other nodes.
+#[derive(Clone, Debug)]
+pub struct GateRef {
+    /// A gateway of the snapshot.
+    pub gateway: ObjectName,
+    /// Addresses of this gate on other nodes.
+    pub remote_addresses: Vec<IpAddr>,
+}
+
+/// Another node of the platform.
+#[derive(Clone, Debug)]
+pub struct RemoteNode {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A service of the platform that may reach components.
+#[derive(Clone, Debug)]
+pub struct PlatformService {
+    /// Its document and field.
+    pub declared: Declared,
+    /// Its name.
+    pub name: Name,
+    /// Where it calls from.
+    pub addresses: Vec<Cidr>,
+    /// Ports of every component that it may reach.
+    pub ports: Vec<PlatformPort>,
+}
+
+/// A port that a platform service may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PlatformPort {
+    /// The port.
+    pub port: Port,
+    /// Its transport.
+    pub transport: Transport,
+}

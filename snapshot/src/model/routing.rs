@@ -1,0 +1,83 @@
+//! Routing tables: from a routing key to a placement to an endpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::{Declared, ObjectName, Port, UpstreamHost};
+
+/// A routing table.
+#[derive(Clone, Debug)]
+pub struct RoutingTable {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its document.
+    pub declared: Declared,
+    /// The author's word; opaque, no order.
+    pub version: String,
+    /// Where the key of a request is.
+    pub key: KeySource,
+    /// Key to name of a placement in `placements`.
+    pub keys: BTreeMap<String, String>,
+    /// Placements by name.
+    pub placements: BTreeMap<String, Placement>,
+    /// Placement of unknown keys; in `placements`.
+    pub default: String,
+    /// Placements that are tiers; a key that leads to one has reason `tier`, to another `dedicated`.
+    pub tiers: BTreeSet<String>,
+}
+
+/// Where the routing key of a request is. More sources feed the same lookup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// A request header, lower case; by default `x-routing-key`.
+    Header(String),
+}
+
+/// A cell's worth of endpoints behind one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Base URL.
+    pub url: PlacementUrl,
+    /// Placement that serves when this one cannot; in `placements`, without circles.
+    pub fallback: Option<String>,
+    /// Active health check.
+    pub health_check: Option<HealthCheck>,
+    /// Circuit breaker.
+    pub breaker: Option<BreakerSettings>,
+    /// Requests at a time; none: unlimited.
+    pub concurrency_limit: Option<NonZeroU32>,
+    /// Bytes of a request body; none: unlimited.
+    pub max_request_body_bytes: Option<u64>,
+}
+
+/// `http` or `https`, host and port; no path, query or user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacementUrl {
+    /// Whether the router speaks TLS to it.
+    pub tls: bool,
+    /// Host.
+    pub host: UpstreamHost,
+    /// Port; 80 or 443 when the URL has none.
+    pub port: Port,
+}
+
+/// Active health check of a placement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Path, not empty.
+    pub path: String,
+    /// Time between probes, above zero.
+    pub interval: Duration,
+    /// Time for one probe, above zero.
+    pub timeout: Duration,
+}
+
+/// Circuit breaker of a placement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// Failures in a row until it opens.
+    pub failure_threshold: NonZeroU32,
+    /// Time until it half-opens, above zero.
+    pub timeout: Duration,
+}

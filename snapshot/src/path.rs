@@ -1,0 +1,219 @@
+//! One canonical path per request and per document field.
+//!
+//! Matching, authorisation, rewriting, logs and the upstream all see this form, so that no two of
+//! them can disagree about what a path means.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A path in canonical form: starts with `/`, no dot segments, no doubled slashes, percent-encoding
+/// only where it is needed and in upper case (RFC 3986, section 6.2.2).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CanonicalPath(Arc<str>);
+
+/// Why a path has no canonical form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It does not start with `/`.
+    #[error("path does not start with `/`")]
+    NotAbsolute,
+    /// `%2F` or `%5C`: what is one segment here would be two elsewhere.
+    #[error("path has an encoded slash or backslash")]
+    EncodedSlash,
+    /// NUL, another control character, a backslash, or a byte outside of RFC 3986 that is not encoded.
+    #[error("path has a character that is not allowed")]
+    Forbidden,
+    /// `%` without two hexadecimal digits.
+    #[error("path has a broken percent-encoding")]
+    BrokenEncoding,
+    /// More `..` than segments.
+    #[error("path leaves the root")]
+    AboveRoot,
+}
+
+impl CanonicalPath {
+    /// The root.
+    pub fn root() -> Self {
+        Self("/".into())
+    }
+
+    /// Brings a path (no query) into canonical form, or says why there is none.
+    pub fn new(path: &str) -> Result<Self, PathError> {
+        if !path.starts_with('/') {
+            return Err(PathError::NotAbsolute);
+        }
+        let decoded = unreserved_decoded(path)?;
+        let mut segments: Vec<&str> = Vec::new();
+        let mut open = false;
+        for segment in decoded.split('/').skip(1) {
+            open = false;
+            match segment {
+                "" | "." => open = true,
+                ".." => {
+                    segments.pop().ok_or(PathError::AboveRoot)?;
+                    open = true;
+                }
+                _ => segments.push(segment),
+            }
+        }
+        let mut canonical = String::with_capacity(decoded.len());
+        for segment in &segments {
+            canonical.push('/');
+            canonical.push_str(segment);
+        }
+        if open || segments.is_empty() {
+            canonical.push('/');
+        }
+        Ok(Self(canonical.into()))
+    }
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this path, read as a prefix of whole segments, covers `path`.
+    pub fn covers(&self, path: &Self) -> bool {
+        path.0
+            .strip_prefix(self.without_slash())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The path without a trailing slash; empty for the root.
+    pub fn without_slash(&self) -> &str {
+        self.0.strip_suffix('/').unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for CanonicalPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Decodes what needs no encoding (RFC 3986, section 2.3) and folds the digits of the rest.
+fn unreserved_decoded(path: &str) -> Result<String, PathError> {
+    let bytes = path.as_bytes();
+    let mut decoded = String::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        if byte != b'%' {
+            if !allowed(byte) {
+                return Err(PathError::Forbidden);
+            }
+            decoded.push(char::from(byte));
+            at += 1;
+            continue;
+        }
+        let value = bytes
+            .get(at + 1..at + 3)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            .ok_or(PathError::BrokenEncoding)?;
+        match value {
+            b'/' | b'\\' => return Err(PathError::EncodedSlash),
+            0..=31 | 127 => return Err(PathError::Forbidden),
+            _ if unreserved(value) => decoded.push(char::from(value)),
+            _ => decoded.push_str(&format!("%{value:02X}")),
+        }
+        at += 3;
+    }
+    Ok(decoded)
+}
+
+fn unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// `pchar` and `/` (RFC 3986, section 3.3), and the few bytes more that clients send and Hyper takes.
+fn allowed(byte: u8) -> bool {
+    unreserved(byte)
+        || matches!(
+            byte,
+            b'/' | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b':'
+                | b'@'
+                | b'|'
+                | b'['
+                | b']'
+                | b'{'
+                | b'}'
+                | b'"'
+                | b'^'
+                | b'`'
+                | b'<'
+                | b'>'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CanonicalPath, PathError};
+
+    #[test]
+    fn paths_have_one_form() {
+        let table: &[(&str, Result<&str, PathError>)] = &[
+            ("/", Ok("/")),
+            ("/a/b", Ok("/a/b")),
+            ("/a//b/", Ok("/a/b/")),
+            ("/a/./b/../c", Ok("/a/c")),
+            ("/a/..", Ok("/")),
+            ("/a/b/..", Ok("/a/")),
+            ("/a/.", Ok("/a/")),
+            ("/%61%2e%2E/b", Ok("/a../b")),
+            ("/a/%2e%2e/b", Ok("/b")),
+            ("/a%20b%c3%a4", Ok("/a%20b%C3%A4")),
+            ("/..", Err(PathError::AboveRoot)),
+            ("/%2e%2e/a", Err(PathError::AboveRoot)),
+            ("/a%2fb", Err(PathError::EncodedSlash)),
+            ("/a%5Cb", Err(PathError::EncodedSlash)),
+            ("/a\\b", Err(PathError::Forbidden)),
+            ("/a%00", Err(PathError::Forbidden)),
+            ("/a%0d%0ab", Err(PathError::Forbidden)),
+            ("/a%", Err(PathError::BrokenEncoding)),
+            ("/a%4", Err(PathError::BrokenEncoding)),
+            ("/a%+1", Err(PathError::BrokenEncoding)),
+            ("a", Err(PathError::NotAbsolute)),
+            ("", Err(PathError::NotAbsolute)),
+        ];
+        for (given, expected) in table {
+            let got = CanonicalPath::new(given);
+            assert_eq!(
+                got.as_ref().map(CanonicalPath::as_str).map_err(|e| *e),
+                *expected,
+                "{given}"
+            );
+        }
+    }
+
+    #[test]
+    fn prefixes_cover_whole_segments() {
+        let path = |text: &str| CanonicalPath::new(text).expect("table entry is a path");
+        for (prefix, given, covered) in [
+            ("/a/b", "/a/b", true),
+            ("/a/b", "/a/b/", true),
+            ("/a/b", "/a/b/c", true),
+            ("/a/b", "/a/bc", false),
+            ("/a/b/", "/a/b", true),
+            ("/", "/anything", true),
+        ] {
+            assert_eq!(
+                path(prefix).covers(&path(given)),
+                covered,
+                "{prefix} {given}"
+            );
+        }
+    }
+}
