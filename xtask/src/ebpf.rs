@@ -118,7 +118,7 @@ impl Toolchain {
                 TARGET,
                 "--target-dir",
             ])
-            .arg(shell::target_dir().join("bpf"))
+            .arg(shell::target_dir().join("bpf/build"))
             .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
         match self.kind {
             Kind::Nightly => {
