@@ -14,6 +14,7 @@ mod south;
 use anyhow::Result;
 
 pub use row::{Report, Row};
+pub(crate) use scene::copy_documents;
 pub use scene::{Demo, Spot};
 
 /// Plays every scenario; each row is shown as soon as it is known. Rows whose scenario lacks the text `only` are left out.

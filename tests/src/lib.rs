@@ -7,5 +7,6 @@ pub mod http;
 pub mod interrupt;
 pub mod peer;
 pub mod programs;
+pub mod quickstart;
 pub mod secrets;
 pub mod world;

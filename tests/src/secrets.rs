@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{
@@ -121,6 +121,24 @@ impl Secrets {
             "x": BASE64URL_NOPAD.encode(x), "y": BASE64URL_NOPAD.encode(y),
         }]})
         .to_string()
+    }
+
+    /// Puts the public half of the token key into a document, where it has an empty set.
+    ///
+    /// # Errors
+    /// The document has no empty set, or cannot be written.
+    pub fn publish_key(&self, document: &Path) -> Result<()> {
+        const NO_KEYS: &str = r#"{"keys": []}"#;
+
+        let text = fs::read_to_string(document)
+            .with_context(|| format!("failed to read {}", document.display()))?;
+        ensure!(
+            text.contains(NO_KEYS),
+            "{} has no place for the token key",
+            document.display()
+        );
+        fs::write(document, text.replace(NO_KEYS, &self.jwks()))
+            .with_context(|| format!("failed to write {}", document.display()))
     }
 
     /// A token with these scopes, good for an hour.

@@ -472,19 +472,8 @@ fn at(option: &str, addresses: Addresses, port: u16) -> Vec<String> {
 
 /// Copies the folder of documents, puts the token key into the platform's document, and writes the certificates beside it.
 fn documents(from: &Path, to: &Path, secrets: &Secrets) -> Result<()> {
-    /// What `policies/demo/platform.yaml` has in place of a key.
-    const NO_KEYS: &str = r#"{"keys": []}"#;
-
     copy_documents(from, to)?;
-    let platform = to.join("platform.yaml");
-    let text = fs::read_to_string(&platform)
-        .with_context(|| format!("failed to read {}", platform.display()))?;
-    anyhow::ensure!(
-        text.contains(NO_KEYS),
-        "{} has no place for the token key",
-        platform.display()
-    );
-    fs::write(&platform, text.replace(NO_KEYS, &secrets.jwks()))?;
+    secrets.publish_key(&to.join("platform.yaml"))?;
     for (name, host) in [
         ("apis-tls", "*.apis.example.test"),
         ("apps-tls", "*.apps.example.test"),

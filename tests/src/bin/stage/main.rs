@@ -10,6 +10,7 @@ use tests::{
     demo::{self, Demo, Spot},
     interrupt,
     programs::Programs,
+    quickstart::Quickstart,
 };
 
 #[derive(Parser)]
@@ -33,11 +34,18 @@ enum Play {
         #[arg(long)]
         only: Option<String>,
     },
+    /// The router alone in front of two backends on loopback.
+    Quickstart {
+        /// Run the printed lines, compare, and exit.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let played = interrupt::watch().and_then(|()| match Cli::parse().play {
         Play::Demo { json, keep, only } => play_demo(json, keep, only.as_deref()),
+        Play::Quickstart { check } => play_quickstart(check),
     });
     match played {
         Ok(code) => code,
@@ -75,6 +83,34 @@ fn play_demo(json: bool, keep: bool, only: Option<&str>) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn play_quickstart(check: bool) -> Result<ExitCode> {
+    let quickstart = Quickstart::start(&Programs::locate()?)?;
+    println!(
+        "The router runs in front of two backends. Nothing is enforced: this is the router alone."
+    );
+    println!(
+        "Documents: {}\nLog:       {}\n",
+        quickstart.config().display(),
+        quickstart.log().display()
+    );
+    for step in quickstart.steps() {
+        println!("# {}\n{}", step.title, step.line);
+        if check {
+            let output = Quickstart::check(&step)?;
+            println!("{}", output.trim_end());
+            println!("# ok\n");
+        }
+    }
+    if check {
+        println!("every line answers as it should");
+    } else {
+        println!("\nCtrl-C ends it.");
+        interrupt::wait();
+    }
+    drop(quickstart);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Commands for a person who wants to look around.
