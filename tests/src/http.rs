@@ -16,7 +16,8 @@ pub struct Page {
     pub body: String,
     /// From the start to the end of the exchange.
     pub latency_us: u64,
-    /// Why there is no answer: `timeout`, `refused`, `tls-refused`, `reset`, `no-such-name` or curl's own words.
+    /// Why there is no answer: `timeout`, `refused`, `tls-refused`, `certificate-refused`, `reset`, `no-such-name` or
+    /// curl's own words.
     pub failure: Option<String>,
 }
 
@@ -94,8 +95,15 @@ pub fn curl(mut command: Command, timeout: Duration, arguments: &[&str]) -> Resu
         Some(7) => Some("refused".to_owned()),
         Some(28) => Some("timeout".to_owned()),
         Some(35) => Some("tls-refused".to_owned()),
+        Some(60) => Some("certificate-refused".to_owned()),
         Some(52 | 56) => Some("reset".to_owned()),
-        _ => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        _ => Some(
+            String::from_utf8_lossy(&output.stderr)
+                .lines()
+                .next()
+                .unwrap_or("no answer")
+                .to_owned(),
+        ),
     };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let headers = head

@@ -216,7 +216,7 @@ impl Demo {
             &[
                 at("--tcp", PARTNER, 5432),
                 at("--tcp", PARTNER, 5433),
-                at("--http", METADATA, 80),
+                at("--tcp", METADATA, 80),
             ]
             .concat(),
         )?;
