@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use agent_common::Wire;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
 
 /// What a link attaches to.
@@ -102,4 +103,60 @@ pub(super) fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.btf_id = id;
     bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut attr)
+}
+
+/// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry.
+/// `None` if the kernel has no such call for this map (before 5.15); then nothing was written.
+pub(super) fn map_update_batch<K: Wire, V: Wire>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<Option<()>> {
+    let count = keys.len().min(values.len());
+    map_batch(
+        bpf_cmd::BPF_MAP_UPDATE_BATCH,
+        map,
+        keys.as_ptr() as u64,
+        values.as_ptr() as u64,
+        count,
+    )
+}
+
+/// Removes many entries with one call; `None` as for [`map_update_batch`].
+pub(super) fn map_delete_batch<K: Wire>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<Option<()>> {
+    map_batch(
+        bpf_cmd::BPF_MAP_DELETE_BATCH,
+        map,
+        keys.as_ptr() as u64,
+        0,
+        keys.len(),
+    )
+}
+
+fn map_batch(
+    command: bpf_cmd,
+    map: BorrowedFd<'_>,
+    keys: u64,
+    values: u64,
+    count: usize,
+) -> io::Result<Option<()>> {
+    /// `ENOTSUPP` of the kernel's `linux/errno.h`, which it returns although it is not for user space.
+    const ENOTSUPP: i32 = 524;
+    let mut attr = zeroed();
+    attr.batch.keys = keys;
+    attr.batch.values = values;
+    attr.batch.count = u32::try_from(count).map_err(io::Error::other)?;
+    attr.batch.map_fd = map.as_raw_fd() as u32;
+    match bpf(command, &mut attr) {
+        Ok(_) => Ok(Some(())),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
