@@ -534,6 +534,55 @@ fn netns_every_branch_drops_with_its_own_reason() {
 }
 
 #[test]
+fn netns_an_allowed_connection_opens_no_way_back() {
+    let Stage {
+        world,
+        datapath,
+        a,
+        b,
+    } = stage();
+    let tables = {
+        let mut tables = world.tables(2, &[CELL, CELL]);
+        let rules = [
+            (
+                1,
+                RuleKey::new(Identity::component(2), 8080, TCP, Direction::Egress),
+            ),
+            (
+                2,
+                RuleKey::new(Identity::component(1), 8080, TCP, Direction::Ingress),
+            ),
+        ];
+        for (of, key) in rules {
+            let of = tables
+                .policies
+                .get_mut(&Identity::component(of))
+                .expect("it has a pod");
+            of.insert(key, Rule::new(Action::Pass, 1));
+        }
+        tables
+    };
+    world.activate(&datapath, tables);
+    world::echo_tcp(&b.netns, SocketAddr::new(b.v4, 8080));
+    let mut stream = world::connect(&a.netns, SocketAddr::new(b.v4, 8080)).expect("declared");
+    assert!(world::talks(&mut stream));
+    let port = stream.local_addr().expect("a connected socket").port();
+    let mut back = syn(port);
+    back[..2].copy_from_slice(&8080u16.to_be_bytes());
+    let frame = ipv4(b.v4, a.v4, TCP, 0, &back);
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::NotDeclared,
+        "a new connection back",
+        || {
+            send(&b.netns, "eth0", frame);
+        },
+    );
+    assert!(world::talks(&mut stream), "the connection itself lives on");
+}
+
+#[test]
 fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
     let Stage {
         world,

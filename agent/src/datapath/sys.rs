@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use agent_common::Wire;
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
 
 /// What a link attaches to.
 pub(super) enum Target<'a> {
@@ -79,6 +79,19 @@ pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Inode of the network namespace that a link of sk_lookup is attached in; 0 when that namespace is gone.
+pub(super) fn link_netns(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: all zero is a valid `bpf_link_info`, which the kernel fills.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the kernel fills this member for links of this type; all members are integers in any case.
+    Ok(unsafe { info.__bindgen_anon_1.netns.netns_ino })
 }
 
 /// Pins an object into a bpffs.
