@@ -1,1 +1,59 @@
-fn main(){}
+//! Cardinal's own build program: `cargo xtask <command>`.
+//!
+//! It flows from nothing to a running world: `setup` installs what a machine lacks, `build-ebpf` makes the
+//! kernel object, `demo` and `quickstart` show the product, `test` and `tidy` judge it. Nothing in here knows
+//! how a cell works; the scenarios are the `tests` crate's.
+
+mod ebpf;
+mod setup;
+mod shell;
+mod stage;
+mod suite;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, shows and tests Cardinal",
+    version
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what this machine lacks, after saying what and why.
+    Setup(setup::Options),
+    /// Build the eBPF programs into target/bpf/cardinal.bpf.o.
+    BuildEbpf(ebpf::Options),
+    /// Play every scenario against the real agent in a world of network namespaces (root).
+    Demo(stage::DemoOptions),
+    /// Run the router alone in front of two small backends on loopback (no root).
+    Quickstart(stage::QuickstartOptions),
+    /// Build and run all tests: unit, property, proxy and namespace (root).
+    Test(suite::Options),
+    /// Run what CI runs: formatting, lints, docs, dependencies, tests.
+    Tidy(tidy::Options),
+}
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Setup(options) => setup::run(&options),
+        Command::BuildEbpf(options) => ebpf::run(&options),
+        Command::Demo(options) => stage::demo(&options),
+        Command::Quickstart(options) => stage::quickstart(&options),
+        Command::Test(options) => suite::run(&options),
+        Command::Tidy(options) => tidy::run(&options),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

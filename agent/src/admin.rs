@@ -1,0 +1,269 @@
+//! The admin interface: a Unix socket for everybody who may open it, and optionally loopback.
+//!
+//! It only reads. There is no authentication, so the socket's mode is the owner's alone and an address is
+//! a loopback one.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+
+mod client;
+
+pub use client::{ClientError, get};
+
+/// What the interface shows. Implemented once by the app; tests implement it small.
+pub trait View: Send + Sync + 'static {
+    /// Whether the first generation is active and the agent is not draining.
+    fn ready(&self) -> bool;
+    /// Everything, for `status`.
+    fn status(&self) -> crate::status::Status;
+    /// Metrics in the OpenMetrics text format.
+    fn metrics(&self) -> String;
+    /// Kernel events from a number on: `{"next", "events"}`.
+    fn events(&self, since: u64) -> serde_json::Value;
+    /// Requests from a number on: `{"next", "requests"}`.
+    fn requests(&self, since: u64) -> serde_json::Value;
+}
+
+/// Why the interface cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Somebody answers on the socket.
+    #[error("another agent answers on admin socket `{}`; give this one a socket of its own with --admin", .0.display())]
+    InUse(PathBuf),
+    /// The socket cannot be made.
+    #[error("failed to open admin socket `{}`", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be opened.
+    #[error("failed to listen on admin address {address}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An open admin interface. Dropping it removes the socket.
+pub struct Admin {
+    path: PathBuf,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Opens the socket and, if wanted, the address, and serves until dropped.
+    pub async fn open(
+        path: &Path,
+        address: Option<SocketAddr>,
+        view: Arc<dyn View>,
+    ) -> Result<Self, AdminError> {
+        let unix = bind(path).await?;
+        let mut admin = Self {
+            path: path.to_owned(),
+            tasks: Vec::new(),
+        };
+        let served = Arc::clone(&view);
+        admin.tasks.push(tokio::spawn(async move {
+            loop {
+                match unix.accept().await {
+                    Ok((stream, _)) => serve(stream, Arc::clone(&served)),
+                    Err(error) => accept_failed(&error).await,
+                }
+            }
+        }));
+        if let Some(address) = address {
+            let tcp = TcpListener::bind(address)
+                .await
+                .map_err(|source| AdminError::Address { address, source })?;
+            admin.tasks.push(tokio::spawn(async move {
+                loop {
+                    match tcp.accept().await {
+                        Ok((stream, _)) => serve(stream, Arc::clone(&view)),
+                        Err(error) => accept_failed(&error).await,
+                    }
+                }
+            }));
+        }
+        Ok(admin)
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "admin socket was already gone");
+        }
+    }
+}
+
+/// Binds the socket; a dead one of an agent that was killed is replaced.
+async fn bind(path: &Path) -> Result<UnixListener, AdminError> {
+    let failed = |source| AdminError::Socket {
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match tokio::net::UnixStream::connect(path).await {
+        Ok(_) => return Err(AdminError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+async fn accept_failed(error: &io::Error) {
+    tracing::warn!(%error, "admin interface failed to accept a connection");
+    // Out of file descriptors, most likely; a pause keeps the loop from spinning.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, view: Arc<dyn View>) {
+    tokio::spawn(async move {
+        let service = service_fn(move |request| {
+            let response = answer(&request, view.as_ref());
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(10))
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "admin connection ended early");
+        }
+    });
+}
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn answer(request: &Request<Incoming>, view: &dyn View) -> Response<Full<Bytes>> {
+    route(
+        request.method(),
+        request.uri().path(),
+        request.uri().query(),
+        view,
+    )
+}
+
+fn route(
+    method: &Method,
+    path: &str,
+    query: Option<&str>,
+    view: &dyn View,
+) -> Response<Full<Bytes>> {
+    let known = [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/debug/config",
+        "/debug/status",
+        "/debug/events",
+        "/debug/requests",
+    ];
+    if !known.contains(&path) {
+        return respond(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            format!("not found; there are {}\n", known.join(", ")),
+        );
+    }
+    if method != Method::GET && method != Method::HEAD {
+        let mut response = respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET and HEAD\n".to_owned(),
+        );
+        response
+            .headers_mut()
+            .insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/livez" => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" if view.ready() => respond(StatusCode::OK, TEXT, "ready\n".to_owned()),
+        "/readyz" => respond(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "not ready: no active generation, or draining\n".to_owned(),
+        ),
+        "/metrics" => respond(
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            view.metrics(),
+        ),
+        "/debug/config" => json(&view.status().config),
+        "/debug/status" => json(&view.status()),
+        numbered => match since(query) {
+            Ok(since) if numbered == "/debug/events" => json(&view.events(since)),
+            Ok(since) => json(&view.requests(since)),
+            Err(message) => respond(StatusCode::BAD_REQUEST, TEXT, message),
+        },
+    }
+}
+
+fn since(query: Option<&str>) -> Result<u64, String> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else {
+        return Ok(0);
+    };
+    query
+        .strip_prefix("since=")
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(|| format!("expected `since=<number>`, got `{query}`\n"))
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(value) {
+        Ok(text) => respond(StatusCode::OK, JSON, text),
+        Err(error) => respond(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            TEXT,
+            format!("{error}\n"),
+        ),
+    }
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,416 @@
+//! What a running agent says of itself, for machines as JSON and for people as text.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that `status` shows.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Status {
+    /// The process.
+    pub agent: AgentStatus,
+    /// What is active, where it came from and what was last refused.
+    pub config: ConfigStatus,
+    /// The kernel side.
+    pub datapath: DatapathStatus,
+    /// Cells with their components.
+    pub cells: Vec<CellStatus>,
+    /// Pods of this node.
+    pub pods: Vec<PodStatus>,
+    /// Listeners of the router.
+    pub listeners: Vec<ListenerStatus>,
+    /// Dropped packets since the tables were made, most first.
+    pub drops: Vec<DropStatus>,
+    /// What is declared and not enforced, or without effect. Empty is good.
+    pub not_enforced: Vec<String>,
+}
+
+/// The process.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// Version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// RFC 3339.
+    pub started_at: String,
+    /// Whether the first generation is active.
+    pub ready: bool,
+}
+
+/// What is active, where it came from and what was last refused.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ConfigStatus {
+    /// Active generation; 0 before the first.
+    pub generation: u64,
+    /// `file`.
+    pub source: String,
+    /// The folder.
+    pub path: String,
+    /// First 12 digits of the digest: the author gave no version.
+    pub version: String,
+    /// SHA-256 over the documents.
+    pub digest: String,
+    /// When the active documents were taken over, RFC 3339.
+    pub last_reload_at: String,
+    /// When documents were last looked at because they changed, RFC 3339.
+    pub last_attempt_at: String,
+    /// `accepted` or `refused`.
+    pub last_attempt: String,
+    /// Why the last attempt was refused; the generation above goes on serving.
+    pub mistakes: Vec<String>,
+}
+
+/// The kernel side.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DatapathStatus {
+    /// Whether cells are enforced in the kernel.
+    pub enforcing: bool,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// How programs are attached to interfaces: `tcx`, `clsact` or empty.
+    pub hook: String,
+    /// Where maps, programs and links are pinned; empty when nothing is.
+    pub bpffs: String,
+    /// The generation that the kernel itself names as active.
+    pub generation: u64,
+    /// Events that were lost because nobody read them fast enough.
+    pub events_lost: u64,
+}
+
+/// A cell.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct CellStatus {
+    /// organization/project/environment.
+    pub cell: String,
+    /// Its components.
+    pub components: Vec<ComponentStatus>,
+}
+
+/// A component.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ComponentStatus {
+    /// Its name.
+    pub name: String,
+    /// Workloads by address or selector, wherever they run.
+    pub workloads: usize,
+    /// Workloads found on this node.
+    pub local_pods: usize,
+    /// `name port/protocol visibility…`.
+    pub endpoints: Vec<String>,
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PodStatus {
+    /// Host-side interface.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Addresses found in the pod.
+    pub addresses: Vec<String>,
+    /// organization/project/environment/component, or empty when the pod is no cell's.
+    pub component: String,
+    /// Whether verdict programs are attached.
+    pub enforced: bool,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// namespace/name of the gateway.
+    pub gateway: String,
+    /// The listener's name.
+    pub listener: String,
+    /// `north`, `west` or empty.
+    pub gate: String,
+    /// Addresses with port.
+    pub addresses: Vec<String>,
+    /// `HTTP` or `HTTPS`.
+    pub protocol: String,
+    /// Host pattern, or `*`.
+    pub hostname: String,
+}
+
+/// Dropped packets of one kind.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DropStatus {
+    /// The cell, or empty where no cell is known.
+    pub cell: String,
+    /// Direction.
+    pub direction: String,
+    /// Reason.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            agent,
+            config,
+            datapath,
+            ..
+        } = self;
+        let ready = if agent.ready { "ready" } else { "NOT READY" };
+        writeln!(
+            f,
+            "cardinal-agent {} · pid {} · since {} · {ready}",
+            agent.version, agent.pid, agent.started_at
+        )?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "generation  {} from {} {} (version {}, since {})",
+            config.generation, config.source, config.path, config.version, config.last_reload_at
+        )?;
+        if !config.mistakes.is_empty() {
+            writeln!(
+                f,
+                "            REFUSED at {}; the generation above goes on serving:",
+                config.last_attempt_at
+            )?;
+            for mistake in &config.mistakes {
+                for line in mistake.lines() {
+                    writeln!(f, "              {line}")?;
+                }
+            }
+        }
+        if datapath.enforcing {
+            writeln!(
+                f,
+                "datapath    enforcing generation {} through {} on kernel {}, pinned in {}",
+                datapath.generation, datapath.hook, datapath.kernel, datapath.bpffs
+            )?;
+        } else {
+            writeln!(f, "datapath    NONE: nothing is enforced in the kernel")?;
+        }
+        self.write_cells(f)?;
+        self.write_pods(f)?;
+        self.write_listeners(f)?;
+        self.write_drops(f)?;
+        section(f, "not enforced", self.not_enforced.len())?;
+        for line in &self.not_enforced {
+            writeln!(f, "  {line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Status {
+    fn write_cells(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        section(f, "cells", self.cells.len())?;
+        for cell in &self.cells {
+            writeln!(f, "  {}", cell.cell)?;
+            for component in &cell.components {
+                let pods = format!("{} of {} here", component.local_pods, component.workloads);
+                let endpoints = if component.endpoints.is_empty() {
+                    "-".to_owned()
+                } else {
+                    component.endpoints.join(", ")
+                };
+                writeln!(f, "    {:<20} {pods:<12} {endpoints}", component.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_pods(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        section(f, "pods", self.pods.len())?;
+        let rows = self.pods.iter().map(|pod| {
+            let component = if pod.component.is_empty() {
+                "not a cell's: never touched"
+            } else {
+                &pod.component
+            };
+            let enforced = if pod.enforced { "enforced" } else { "-" };
+            vec![
+                pod.interface.clone(),
+                component.to_owned(),
+                enforced.to_owned(),
+                pod.addresses.join(" "),
+            ]
+        });
+        table(f, rows.collect())
+    }
+
+    fn write_listeners(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        section(f, "listeners", self.listeners.len())?;
+        let rows = self.listeners.iter().map(|listener| {
+            vec![
+                format!("{} {}", listener.gateway, listener.listener),
+                listener.gate.clone(),
+                listener.protocol.clone(),
+                listener.hostname.clone(),
+                listener.addresses.join(" "),
+            ]
+        });
+        table(f, rows.collect())
+    }
+
+    fn write_drops(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        section(f, "drops", self.drops.len())?;
+        let rows = self.drops.iter().map(|drop| {
+            let cell = if drop.cell.is_empty() {
+                "-"
+            } else {
+                &drop.cell
+            };
+            vec![
+                cell.to_owned(),
+                drop.direction.clone(),
+                drop.reason.clone(),
+                format!("{} packets", drop.packets),
+                format!("{} bytes", drop.bytes),
+            ]
+        });
+        table(f, rows.collect())
+    }
+}
+
+fn section(f: &mut fmt::Formatter<'_>, name: &str, count: usize) -> fmt::Result {
+    writeln!(f)?;
+    if count == 0 {
+        writeln!(f, "{name}: none")
+    } else {
+        writeln!(f, "{name} ({count})")
+    }
+}
+
+/// Columns as wide as their widest cell; the last one is not padded.
+fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in &rows {
+        write!(f, " ")?;
+        for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            if index + 1 == columns {
+                write!(f, " {cell}")?;
+            } else {
+                write!(f, " {cell:<width$} ")?;
+            }
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
+        ListenerStatus, PodStatus, Status,
+    };
+
+    fn status() -> Status {
+        Status {
+            agent: AgentStatus {
+                version: "0.1.0".into(),
+                pid: 7,
+                started_at: "2026-01-01T00:00:00Z".into(),
+                ready: true,
+            },
+            config: ConfigStatus {
+                generation: 3,
+                source: "file".into(),
+                path: "policies/demo".into(),
+                version: "0123456789ab".into(),
+                digest: "0123456789abcdef".into(),
+                last_reload_at: "2026-01-01T00:00:01Z".into(),
+                last_attempt_at: "2026-01-01T00:00:02Z".into(),
+                last_attempt: "refused".into(),
+                mistakes: vec![
+                    "shop.yaml:4 (Cell default/shop) spec.intra: expected `open` or `declared`"
+                        .into(),
+                ],
+            },
+            datapath: DatapathStatus {
+                enforcing: true,
+                kernel: "6.18".into(),
+                hook: "tcx".into(),
+                bpffs: "/sys/fs/bpf/cardinal".into(),
+                generation: 3,
+                events_lost: 0,
+            },
+            cells: vec![CellStatus {
+                cell: "acme/shop/prod".into(),
+                components: vec![ComponentStatus {
+                    name: "web".into(),
+                    workloads: 2,
+                    local_pods: 1,
+                    endpoints: vec!["http 8080/HTTP public".into()],
+                }],
+            }],
+            pods: vec![PodStatus {
+                interface: "veth1".into(),
+                ifindex: 4,
+                addresses: vec!["10.0.0.1".into()],
+                component: String::new(),
+                enforced: false,
+            }],
+            listeners: vec![ListenerStatus {
+                gateway: "platform/external".into(),
+                listener: "https".into(),
+                gate: "north".into(),
+                addresses: vec!["192.0.2.1:443".into()],
+                protocol: "HTTPS".into(),
+                hostname: "*".into(),
+            }],
+            drops: vec![DropStatus {
+                cell: "acme/shop/prod".into(),
+                direction: "east".into(),
+                reason: "not_declared".into(),
+                packets: 2,
+                bytes: 120,
+            }],
+            not_enforced: vec![],
+        }
+    }
+
+    #[test]
+    fn people_see_what_matters() {
+        let text = status().to_string();
+        for part in [
+            "generation  3 from file policies/demo",
+            "REFUSED at 2026-01-01T00:00:02Z; the generation above goes on serving:",
+            "spec.intra: expected `open` or `declared`",
+            "enforcing generation 3 through tcx",
+            "1 of 2 here",
+            "not a cell's: never touched",
+            "192.0.2.1:443",
+            "not_declared",
+            "not enforced: none",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_router_alone_says_so_loudly() {
+        let mut status = status();
+        status.datapath.enforcing = false;
+        assert!(
+            status.to_string().contains("NONE: nothing is enforced"),
+            "{status}"
+        );
+    }
+
+    #[test]
+    fn json_round_trips() {
+        let status = status();
+        let text = serde_json::to_string(&status).expect("serializes");
+        assert_eq!(
+            serde_json::from_str::<Status>(&text).expect("parses"),
+            status
+        );
+    }
+}

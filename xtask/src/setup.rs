@@ -1,0 +1,298 @@
+//! What the machine lacks: Debian packages, a compiler for eBPF, cargo's own tools. Nothing is installed
+//! before it was named together with its reason.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    ebpf::{Kind, Toolchain},
+    shell,
+};
+
+/// The version of bpf-linker that the programs are built and tested with.
+pub(crate) const BPF_LINKER: &str = "0.13.0";
+const CARGO_DENY: &str = "0.20.2";
+const CARGO_MACHETE: &str = "0.9.2";
+/// LLVM of Debian's rustc-web, and of the linker that goes with it.
+const DISTRIBUTION_LLVM: u32 = 22;
+
+/// What `cargo xtask setup` can be told.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Options {
+    /// Also install what `cargo xtask tidy` runs.
+    #[arg(long)]
+    tidy: bool,
+}
+
+/// Something that may be missing.
+#[derive(Debug)]
+struct Package {
+    name: String,
+    why: &'static str,
+    /// Missing from the distribution is no error.
+    optional: bool,
+}
+
+impl Package {
+    fn new(name: impl Into<String>, why: &'static str) -> Self {
+        Self {
+            name: name.into(),
+            why,
+            optional: false,
+        }
+    }
+}
+
+/// Everything that any command needs.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    host_build()?;
+    ebpf()?;
+    world()?;
+    if options.tidy {
+        tidy()?;
+    }
+    eprintln!("setup: everything is there");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the agent's own build needs beyond a Rust toolchain.
+pub(crate) fn host_build() -> Result<()> {
+    apt(vec![
+        Package::new(
+            "gcc",
+            "links Rust programs and compiles the cryptography library",
+        ),
+        Package::new("libc6-dev", "the C library's headers, for the same"),
+    ])
+}
+
+/// What a world of network namespaces needs.
+pub(crate) fn world() -> Result<()> {
+    apt(vec![
+        Package::new(
+            "iproute2",
+            "makes network namespaces, veth pairs and routes",
+        ),
+        Package::new(
+            "util-linux",
+            "nsenter and unshare start programs inside them",
+        ),
+        Package::new("curl", "is the client of the HTTP rows"),
+        Package::new("ca-certificates", "roots for crates.io"),
+        Package {
+            optional: true,
+            ..Package::new(
+                "bpftool",
+                "shows the kernel's tables to you; nothing depends on it",
+            )
+        },
+    ])
+}
+
+/// A compiler and a linker for the eBPF programs, if either is missing.
+pub(crate) fn ebpf() -> Result<()> {
+    let toolchain = Toolchain::find(None);
+    let linker = shell::find("bpf-linker").is_some();
+    if let (Some(toolchain), true) = (&toolchain, linker) {
+        eprintln!("setup: eBPF toolchain is there: {toolchain}");
+        return Ok(());
+    }
+
+    let debian = Toolchain::find(Some(Kind::Distribution)).is_some()
+        || candidate("libstd-rust-web-dev-bpf")?;
+    let kind = if toolchain.is_none() && debian {
+        Kind::Distribution
+    } else {
+        Kind::Nightly
+    };
+    if toolchain.is_none() {
+        match kind {
+            Kind::Distribution => apt(vec![
+                Package::new(
+                    "rustc-web",
+                    "a compiler whose core library also exists for eBPF",
+                ),
+                Package::new("libstd-rust-web-dev-bpf", "that core library"),
+            ])?,
+            Kind::Nightly => {
+                eprintln!(
+                    "setup: this distribution has no compiler for eBPF, so rustup's nightly builds the core library from source"
+                );
+                shell::run(shell::command("rustup").args([
+                    "toolchain",
+                    "install",
+                    "nightly",
+                    "--profile",
+                    "minimal",
+                    "--component",
+                    "rust-src",
+                ]))?;
+            }
+        }
+    }
+    let toolchain =
+        Toolchain::find(None).context("a compiler for eBPF was installed, but cannot be found")?;
+    eprintln!("setup: eBPF toolchain: {toolchain}");
+    if !linker {
+        bpf_linker(toolchain.kind())?;
+    }
+    Ok(())
+}
+
+/// Builds the linker with the LLVM that the compiler has: bitcode of a newer LLVM cannot be read by an older one.
+fn bpf_linker(kind: Kind) -> Result<()> {
+    let llvm = kind.llvm_major().unwrap_or(DISTRIBUTION_LLVM);
+    let dev = format!("llvm-{llvm}-dev");
+    if !installed(&dev) && !candidate(&dev)? {
+        bail!(
+            "bpf-linker must be built with LLVM {llvm}, which this distribution does not package; add apt.llvm.org's repository for LLVM {llvm} and run this again"
+        );
+    }
+    apt(vec![
+        Package::new(
+            &dev,
+            "bpf-linker is built with the LLVM that the compiler has",
+        ),
+        Package::new(
+            format!("libpolly-{llvm}-dev"),
+            "a library that LLVM's own build description names",
+        ),
+        Package::new("g++", "LLVM is C++"),
+        Package::new("zlib1g-dev", "LLVM links with it"),
+        Package::new("libzstd-dev", "LLVM links with it"),
+    ])?;
+    let prefix_variable = format!("LLVM_SYS_{llvm}1_PREFIX");
+    let prefix = format!("/usr/lib/llvm-{llvm}");
+    eprintln!(
+        "setup: building bpf-linker {BPF_LINKER}, which links the programs into one object (some minutes)"
+    );
+    shell::run(
+        shell::cargo()
+            // Its own lock file was made for a current compiler; the workspace's pinned one is as good.
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--locked",
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{llvm}"),
+            ])
+            .env("LLVM_PREFIX", &prefix)
+            .env(prefix_variable, &prefix),
+    )?;
+    Ok(())
+}
+
+/// What `cargo xtask tidy` runs that cargo does not bring.
+pub(crate) fn tidy() -> Result<()> {
+    match Toolchain::find(None).map(|toolchain| toolchain.kind()) {
+        Some(Kind::Distribution) => apt(vec![Package::new(
+            "rust-web-clippy",
+            "lints the eBPF programs with their own compiler",
+        )])?,
+        _ => {
+            shell::run(shell::command("rustup").args([
+                "component",
+                "add",
+                "clippy",
+                "--toolchain",
+                "nightly",
+            ]))?;
+        }
+    }
+    for (name, version, why) in [
+        (
+            "cargo-deny",
+            CARGO_DENY,
+            "checks licences, advisories and sources of dependencies",
+        ),
+        (
+            "cargo-machete",
+            CARGO_MACHETE,
+            "finds dependencies that nothing uses",
+        ),
+    ] {
+        if shell::find(name).is_none() {
+            eprintln!("setup: {name} {version} {why}; building it (some minutes)");
+            shell::run(shell::cargo().args(["install", name, "--version", version, "--locked"]))?;
+        }
+    }
+    Ok(())
+}
+
+/// Installs those of the packages that are missing.
+fn apt(packages: Vec<Package>) -> Result<()> {
+    let missing: Vec<Package> = packages
+        .into_iter()
+        .filter(|package| !installed(&package.name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if shell::find("apt-get").is_none() {
+        let names: Vec<_> = missing
+            .iter()
+            .map(|package| package.name.as_str())
+            .collect();
+        bail!(
+            "this machine has no apt-get: install what Debian calls {} with its own package manager",
+            names.join(", ")
+        );
+    }
+    eprintln!("setup: these Debian packages are missing:");
+    for package in &missing {
+        eprintln!("  {:<26} {}", package.name, package.why);
+    }
+    shell::run(shell::as_root("apt-get")?.args(["update", "-qq"]))?;
+    let mut names = Vec::new();
+    for package in &missing {
+        if package.optional && !candidate(&package.name)? {
+            eprintln!(
+                "setup: this distribution has no package {}; going on without it",
+                package.name
+            );
+            continue;
+        }
+        names.push(package.name.as_str());
+    }
+    if !names.is_empty() {
+        shell::run(
+            shell::as_root("apt-get")?
+                .args(["install", "-y", "--no-install-recommends"])
+                .args(&names)
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )?;
+    }
+    Ok(())
+}
+
+fn installed(package: &str) -> bool {
+    shell::output(shell::command("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
+}
+
+/// Whether the distribution's archive has the package; a fresh machine has no list of it before the first update.
+fn candidate(package: &str) -> Result<bool> {
+    let known = || {
+        shell::output(shell::command("apt-cache").args(["show", "--no-all-versions", package]))
+            .is_ok()
+    };
+    if shell::find("apt-cache").is_none() {
+        return Ok(false);
+    }
+    if known() {
+        return Ok(true);
+    }
+    static UPDATE: std::sync::Once = std::sync::Once::new();
+    let mut outcome = Ok(());
+    UPDATE.call_once(|| {
+        outcome = shell::as_root("apt-get")
+            .and_then(|mut apt| shell::run(apt.args(["update", "-qq"])).map(|_| ()));
+    });
+    outcome?;
+    Ok(known())
+}

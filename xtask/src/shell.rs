@@ -1,0 +1,141 @@
+//! Commands that this program runs for its user: each is shown before it runs and timed after.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The workspace's folder.
+pub(crate) fn root() -> PathBuf {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest
+        .parent()
+        .map_or_else(|| manifest.clone(), Path::to_path_buf)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// A command that starts in the workspace's folder.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+/// The command that cargo itself was started with; rustup's proxy where rustup is.
+pub(crate) fn cargo() -> Command {
+    command("cargo")
+}
+
+/// As [`command`], through sudo unless this is root already.
+pub(crate) fn as_root(program: &str) -> Result<Command> {
+    if is_root() {
+        return Ok(command(program));
+    }
+    if find("sudo").is_none() {
+        bail!("`{program}` needs root, and there is no sudo on this machine: run this as root");
+    }
+    let mut sudo = command("sudo");
+    sudo.arg(program);
+    Ok(sudo)
+}
+
+/// Whether the effective user is root, as the kernel says.
+pub(crate) fn is_root() -> bool {
+    // The fourth number of the line is the file system's user; the second is the effective one.
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:"))
+            .and_then(|uids| uids.split_whitespace().nth(1))
+            .is_some_and(|uid| uid == "0")
+    })
+}
+
+/// Shows a command, runs it with this terminal, and fails if it fails. Gives the time that it took.
+pub(crate) fn run(command: &mut Command) -> Result<Duration> {
+    let line = line(command);
+    eprintln!("$ {line}");
+    let start = Instant::now();
+    let status = command
+        .status()
+        .with_context(|| format!("failed to start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed: {status}");
+    }
+    Ok(start.elapsed())
+}
+
+/// What a command prints, trimmed; fails if it fails.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let line = line(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to start `{line}`"))?;
+    if !output.status.success() {
+        bail!(
+            "`{line}` failed: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Where a program is on `PATH`, or in the folders of the superuser that `PATH` may lack.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// The command as somebody would type it.
+pub(crate) fn line(command: &Command) -> String {
+    let envs = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quoted(value?))));
+    let words = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(quoted);
+    envs.chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy().replace('\u{1f}', " ");
+    if word.is_empty() || word.contains([' ', '"', '\'', '*', '$', '(', ';', '&', '|']) {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    } else {
+        word
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_typed() {
+        let mut shown = command("cargo");
+        shown
+            .args(["build", "a b"])
+            .env("RUSTFLAGS", "-C\u{1f}x")
+            .env_remove("CARGO");
+        assert_eq!(line(&shown), "RUSTFLAGS='-C x' cargo build 'a b'");
+    }
+}

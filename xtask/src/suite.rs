@@ -1,0 +1,315 @@
+//! `cargo xtask test`: builds and runs every test, and counts them by kind.
+//!
+//! Kinds are names: a binary `netns_*` needs a kernel and root, `proxy_*` needs sockets only, a test whose
+//! own name starts with `property_` draws its input, doc tests are doc tests, and everything else is a unit test.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{ebpf, setup, shell, stage};
+
+/// What `cargo xtask test` can be told.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Options {
+    /// Run only tests whose path contains this text.
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Unit,
+    Property,
+    Proxy,
+    Namespace,
+    Doc,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unit => "unit",
+            Self::Property => "property",
+            Self::Proxy => "proxy",
+            Self::Namespace => "namespace",
+            Self::Doc => "doc",
+        })
+    }
+}
+
+impl Kind {
+    fn of(binary: &str, test: &str) -> Self {
+        let name = test.rsplit("::").next().unwrap_or(test);
+        match () {
+            () if binary.starts_with("netns_") => Self::Namespace,
+            () if binary.starts_with("proxy_") => Self::Proxy,
+            () if name.starts_with("property_") => Self::Property,
+            () => Self::Unit,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Ignored,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+/// What ran, and how it ended.
+#[derive(Debug, Default)]
+struct Tally {
+    counts: BTreeMap<Kind, Count>,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, kind: Kind, binary: &str, test: &str, outcome: Outcome) {
+        let count = self.counts.entry(kind).or_default();
+        match outcome {
+            Outcome::Passed => count.passed += 1,
+            Outcome::Ignored => count.ignored += 1,
+            Outcome::Failed => {
+                count.failed += 1;
+                self.failures.push(format!("{binary} {test}"));
+            }
+        }
+    }
+
+    fn total(&self) -> Count {
+        self.counts
+            .values()
+            .fold(Count::default(), |sum, count| Count {
+                passed: sum.passed + count.passed,
+                failed: sum.failed + count.failed,
+                ignored: sum.ignored + count.ignored,
+            })
+    }
+}
+
+/// A program of tests that cargo built.
+#[derive(Debug)]
+struct Binary {
+    name: String,
+    executable: PathBuf,
+    package: PathBuf,
+}
+
+/// Builds everything, runs everything, prints the counts. Succeeds only if nothing failed and nothing was left out.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let start = Instant::now();
+    setup::host_build()?;
+    setup::world()?;
+    setup::ebpf()?;
+    let object = ebpf::build(&ebpf::Options::default())?;
+    let programs = stage::build(Some(&object), false)?;
+    let binaries = binaries(&object)?;
+    eprintln!("built in {} s", start.elapsed().as_secs());
+
+    let mut tally = Tally::default();
+    for binary in &binaries {
+        let mut command = Command::new(&binary.executable);
+        command
+            .current_dir(&binary.package)
+            .env("CARGO_MANIFEST_DIR", &binary.package)
+            .env("CARDINAL_AGENT", programs.agent())
+            .env("CARDINAL_PEER", programs.peer())
+            .env("CARDINAL_POLICIES", shell::root().join("policies"))
+            .args(&options.filter);
+        play(&mut command, &mut tally, |test| {
+            (binary.name.clone(), Kind::of(&binary.name, test))
+        })?;
+    }
+    let mut docs = shell::cargo();
+    docs.args(["test", "--locked", "--workspace", "--doc"])
+        .args(&options.filter);
+    stage::embed(&mut docs, Some(&object));
+    play(&mut docs, &mut tally, |_| ("doc".to_owned(), Kind::Doc))?;
+
+    println!(
+        "\n{:<12}{:>8}{:>8}{:>9}",
+        "kind", "passed", "failed", "ignored"
+    );
+    for (kind, count) in &tally.counts {
+        println!(
+            "{kind:<12}{:>8}{:>8}{:>9}",
+            count.passed, count.failed, count.ignored
+        );
+    }
+    for failure in &tally.failures {
+        println!("failed: {failure}");
+    }
+    let total = tally.total();
+    if total.ignored > 0 {
+        println!(
+            "{} ignored: a test that does not run says nothing, so this run does not pass",
+            total.ignored
+        );
+    }
+    println!("took {} s", start.elapsed().as_secs());
+    println!("{} passed, {} failed", total.passed, total.failed);
+    let good =
+        total.failed == 0 && total.ignored == 0 && (total.passed > 0 || options.filter.is_some());
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Builds the test programs of the workspace.
+fn binaries(object: &Path) -> Result<Vec<Binary>> {
+    let mut cargo = shell::cargo();
+    cargo
+        .args([
+            "test",
+            "--locked",
+            "--workspace",
+            "--no-run",
+            "--message-format=json-render-diagnostics",
+        ])
+        .stdout(Stdio::piped());
+    stage::embed(&mut cargo, Some(object));
+    let line = shell::line(&cargo);
+    eprintln!("$ {line}");
+    let mut child = cargo
+        .spawn()
+        .with_context(|| format!("failed to start `{line}`"))?;
+    let stdout = child
+        .stdout
+        .take()
+        .context("cargo's standard output is not piped")?;
+    let mut binaries = Vec::new();
+    for message in BufReader::new(stdout).lines() {
+        let message: serde_json::Value =
+            serde_json::from_str(&message?).context("cargo printed a line that is not JSON")?;
+        if message["profile"]["test"] == true
+            && let Some(executable) = message["executable"].as_str()
+        {
+            let manifest = message["manifest_path"]
+                .as_str()
+                .context("cargo names no manifest for a test program")?;
+            let package = Path::new(manifest)
+                .parent()
+                .context("a manifest has no folder")?;
+            binaries.push(Binary {
+                name: message["target"]["name"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+                executable: executable.into(),
+                package: package.to_owned(),
+            });
+        }
+    }
+    if !child.wait()?.success() {
+        bail!("`{line}` failed");
+    }
+    // What is quick to fail comes first; the kernel's turn is last.
+    binaries.sort_by_key(|binary| (Kind::of(&binary.name, ""), binary.executable.clone()));
+    Ok(binaries)
+}
+
+/// Runs one program of tests, shows what it prints, and counts its tests.
+fn play(
+    command: &mut Command,
+    tally: &mut Tally,
+    kind: impl Fn(&str) -> (String, Kind),
+) -> Result<()> {
+    let line = shell::line(command);
+    eprintln!("$ {line}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("failed to start `{line}`"))?;
+    let stdout = child
+        .stdout
+        .take()
+        .context("the standard output is not piped")?;
+    let failed_before = tally.failures.len();
+    for text in BufReader::new(stdout).split(b'\n') {
+        let text = text?;
+        let text = String::from_utf8_lossy(&text);
+        println!("{text}");
+        if let Some((test, outcome)) = result(&text) {
+            let (binary, kind) = kind(test);
+            tally.add(kind, &binary, test, outcome);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failures.len() == failed_before {
+        // A crash ends the program before it could say which test it was.
+        let (binary, kind) = kind("");
+        tally.add(
+            kind,
+            &binary,
+            &format!("(the program ended with {status})"),
+            Outcome::Failed,
+        );
+    }
+    Ok(())
+}
+
+/// Reads a line of the test harness: `test path::name ... ok`.
+fn result(line: &str) -> Option<(&str, Outcome)> {
+    let (name, outcome) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+    let outcome = match outcome {
+        "ok" => Outcome::Passed,
+        "FAILED" => Outcome::Failed,
+        _ if outcome.starts_with("ignored") => Outcome::Ignored,
+        _ => return None,
+    };
+    Some((name.trim_end_matches(" - should panic"), outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_harness_are_read() {
+        assert_eq!(result("test a::b ... ok"), Some(("a::b", Outcome::Passed)));
+        assert_eq!(
+            result("test a::b - should panic ... ok"),
+            Some(("a::b", Outcome::Passed))
+        );
+        assert_eq!(result("test a ... FAILED"), Some(("a", Outcome::Failed)));
+        assert_eq!(
+            result("test a ... ignored, needs root"),
+            Some(("a", Outcome::Ignored))
+        );
+        assert_eq!(
+            result("test src/lib.rs - x (line 3) ... ok"),
+            Some(("src/lib.rs - x (line 3)", Outcome::Passed))
+        );
+        assert_eq!(result("test result: ok. 3 passed"), None);
+        assert_eq!(result("running 3 tests"), None);
+    }
+
+    #[test]
+    fn kinds_are_names() {
+        assert_eq!(Kind::of("netns_demo", "property_x"), Kind::Namespace);
+        assert_eq!(Kind::of("proxy_routes", "x"), Kind::Proxy);
+        assert_eq!(
+            Kind::of("snapshot", "parse::tests::property_round_trip"),
+            Kind::Property
+        );
+        assert_eq!(Kind::of("snapshot", "parse::tests::x"), Kind::Unit);
+    }
+}

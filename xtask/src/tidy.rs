@@ -1,0 +1,52 @@
+//! `cargo xtask tidy`: what CI runs, in the order of what fails fastest.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{ebpf, setup, shell, suite};
+
+/// What `cargo xtask tidy` can be told.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Options {
+    /// Leave out the tests.
+    #[arg(long)]
+    no_test: bool,
+}
+
+/// Stops at the first thing that is not as it should be.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    setup::host_build()?;
+    setup::ebpf()?;
+    setup::tidy()?;
+    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+    shell::run(shell::cargo().args([
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    ebpf::tidy()?;
+    shell::run(
+        shell::cargo()
+            .args([
+                "doc",
+                "--locked",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+            ])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    shell::run(shell::cargo().args(["deny", "--locked", "check"]))?;
+    shell::run(shell::cargo().args(["machete"]))?;
+    if options.no_test {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        suite::run(&suite::Options::default())
+    }
+}
