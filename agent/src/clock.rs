@@ -27,6 +27,9 @@ mod tests {
     #[test]
     fn time_is_written_as_rfc_3339() {
         assert_eq!(super::rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(super::rfc3339(i64::MAX), format!("{} s since 1970", i64::MAX));
+        assert_eq!(
+            super::rfc3339(i64::MAX),
+            format!("{} s since 1970", i64::MAX)
+        );
     }
 }

@@ -1,1 +1,3 @@
 //! From a snapshot to tables: pure, so that the same input gives the same bytes.
+
+pub mod route;

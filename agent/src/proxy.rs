@@ -1,1 +1,388 @@
-//! Filled by the next commits.
+//! The router: from sockets to upstreams, one thread per core.
+//!
+//! Flows in: connections, by ordinary sockets on gateways' addresses ([`Ingress::Bind`]) or by fixed
+//! sockets that the kernel's programs steer to ([`Ingress::Lookup`]), and a [`RouteTable`] per
+//! generation. Flows out: requests to upstreams, records in the [`RequestLog`], counters.
+//! The stages of a request are `request.rs`; those of a connection are `connection.rs`.
+//! What it deliberately does not do: it decides nothing that the table does not say, and it shares
+//! nothing between cores that a request would have to lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::route::RouteTable;
+use crate::upstream::{Settings, Timeouts};
+
+mod body;
+mod connection;
+mod exchange;
+mod listen;
+mod log;
+pub mod mark;
+mod metrics;
+mod normalise;
+mod prefixed;
+mod request;
+mod respond;
+mod steered;
+mod tls;
+mod tunnel;
+mod worker;
+
+pub use listen::ListenError;
+pub use log::{AccessRecord, KEPT, Reason, RequestLog};
+pub use metrics::Metrics;
+
+use connection::Entry;
+use worker::{Command, Shared};
+
+/// How connections reach the router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// By sockets on the gateways' own addresses; see [`Proxy::open`].
+    Bind,
+    /// By fixed sockets that programs in the kernel choose; see [`Proxy::sockets`].
+    Lookup,
+}
+
+/// What a router is started with.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// Threads; each has a core of its own as long as there are enough.
+    pub cores: usize,
+    /// How connections come.
+    pub ingress: Ingress,
+    /// Whether upstream connections carry [`mark`]s; needs `CAP_NET_ADMIN`.
+    pub node_mark: bool,
+    /// Treat loopback as a network like others: sources there may be components, and declared names may
+    /// lead there. For tests; on a node every process has these addresses.
+    pub loopback: bool,
+    /// Addresses whose connections are served as if the kernel had steered them here. For tests
+    /// without a kernel that steers.
+    pub steered: Vec<SocketAddr>,
+    /// Certificates that TLS upstreams are checked with; none: those of the node.
+    pub roots: Option<Arc<rustls::RootCertStore>>,
+    /// Time limits towards upstreams.
+    pub timeouts: Timeouts,
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            ingress: Ingress::Bind,
+            node_mark: false,
+            loopback: false,
+            steered: Vec::new(),
+            roots: None,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Why the router does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket of [`Ingress::Lookup`] or of a test.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// TLS could not be set up.
+    #[error("failed to set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// The node's certificates could not be read.
+    #[error("failed to read the node's root certificates")]
+    Roots(#[source] std::io::Error),
+    /// A thread, its runtime or its sockets.
+    #[error("failed to start a worker")]
+    Worker(#[source] std::io::Error),
+}
+
+/// A running router. Dropping it stops it at once; [`Proxy::shutdown`] lets requests finish.
+#[derive(Debug)]
+pub struct Proxy {
+    cores: usize,
+    workers: Vec<WorkerHandle>,
+    log: Arc<RequestLog>,
+    metrics: Metrics,
+    /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
+    open: Mutex<BTreeSet<SocketAddr>>,
+    fixed: Vec<(SocketKind, OwnedFd)>,
+}
+
+#[derive(Debug)]
+struct WorkerHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a fixed socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketKind {
+    /// Connections to gateways over IPv4.
+    GatewayV4,
+    /// Connections to gateways over IPv6.
+    GatewayV6,
+    /// Steered connections over IPv4; transparent.
+    SteeredV4,
+    /// Steered connections over IPv6; transparent.
+    SteeredV6,
+}
+
+impl Proxy {
+    /// Starts the threads, and in [`Ingress::Lookup`] opens the fixed sockets.
+    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<RouteTable>>) -> Result<Self, StartError> {
+        let cores = config.cores.max(1);
+        let log = Arc::new(RequestLog::default());
+        let metrics = Metrics::default();
+        let shared = Shared {
+            table,
+            tls: Arc::new(tls::settings()?),
+            upstream: Settings {
+                timeouts: config.timeouts,
+                tls: upstream_tls(&config)?,
+            },
+            log: Arc::clone(&log),
+            metrics: metrics.clone(),
+            node_mark: config.node_mark,
+            loopback: config.loopback,
+        };
+        let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
+        opening.resize_with(cores, Vec::new);
+        let mut spread = |(address, listeners): (SocketAddr, Vec<TcpListener>), entry| {
+            for (core, listener) in opening.iter_mut().zip(listeners) {
+                core.push((address, listener, entry));
+            }
+        };
+        let mut fixed = Vec::new();
+        if config.ingress == Ingress::Lookup {
+            let (v4, v6) = listen::loopback();
+            for (kind, address, entry) in [
+                (SocketKind::GatewayV4, v4, Entry::Gateway),
+                (SocketKind::GatewayV6, v6, Entry::Gateway),
+                (SocketKind::SteeredV4, v4, Entry::Steered),
+                (SocketKind::SteeredV6, v6, Entry::Steered),
+            ] {
+                let group = match listen::group(address, cores, entry == Entry::Steered) {
+                    Ok(group) => group,
+                    Err(error) if address.is_ipv6() && listen::no_ipv6(&error) => {
+                        tracing::warn!(%error, "node has no IPv6; its gateways are IPv4 only");
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                for listener in &group.1 {
+                    let copy = listener.try_clone().map_err(StartError::Worker)?;
+                    fixed.push((kind, OwnedFd::from(copy)));
+                }
+                spread(group, entry);
+            }
+        }
+        for address in &config.steered {
+            spread(listen::group(*address, cores, false)?, Entry::Steered);
+        }
+        let mut proxy = Self {
+            cores,
+            workers: Vec::with_capacity(cores),
+            log,
+            metrics,
+            open: Mutex::default(),
+            fixed,
+        };
+        for (core, listeners) in opening.into_iter().enumerate() {
+            let worker = spawn(core, shared.clone()).map_err(StartError::Worker)?;
+            worker.tell(Command::Open(listeners));
+            proxy.workers.push(worker);
+        }
+        Ok(proxy)
+    }
+
+    /// Opens what is new of `wanted`, on all cores, so that connections already wait there. Nothing is
+    /// accepted and nothing is closed before [`Opened::commit`]; dropping the result closes it again.
+    pub fn open(&self, wanted: &BTreeSet<SocketAddr>) -> Result<Opened<'_>, ListenError> {
+        let current = self.lock().clone();
+        let mut new = BTreeMap::new();
+        for address in wanted.difference(&current) {
+            new.insert(*address, listen::group(*address, self.cores, false)?.1);
+        }
+        Ok(Opened {
+            proxy: self,
+            new,
+            unwanted: current.difference(wanted).copied().collect(),
+        })
+    }
+
+    /// The fixed sockets of [`Ingress::Lookup`], one per kind and core, in the order of cores. The
+    /// descriptors live as long as the proxy.
+    pub fn sockets(&self) -> Vec<(SocketKind, RawFd)> {
+        self.fixed
+            .iter()
+            .map(|(kind, socket)| (*kind, socket.as_raw_fd()))
+            .collect()
+    }
+
+    /// The last requests.
+    pub fn log(&self) -> &Arc<RequestLog> {
+        &self.log
+    }
+
+    /// The router's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Accepts no more, lets requests finish until the deadline, and stops. Returns how many connections
+    /// were cut off.
+    pub async fn shutdown(mut self, deadline: Duration) -> usize {
+        let mut draining = Vec::new();
+        for worker in &self.workers {
+            let (done, drained) = oneshot::channel();
+            worker.tell(Command::Drain(deadline, done));
+            draining.push(drained);
+        }
+        let mut left = 0;
+        for drained in draining {
+            // A worker that is gone has nothing left.
+            left += drained.await.unwrap_or(0);
+        }
+        self.stop();
+        left
+    }
+
+    fn stop(&mut self) {
+        for worker in &mut self.workers {
+            // Without a sender the worker's loop ends.
+            let (closed, _) = mpsc::unbounded_channel();
+            worker.commands = closed;
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a worker of the router panicked");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<SocketAddr>> {
+        // The set is replaced whole, so a panic elsewhere leaves it valid.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl WorkerHandle {
+    fn tell(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            tracing::error!("a worker of the router is gone");
+        }
+    }
+}
+
+/// Sockets that are open and not yet served.
+#[derive(Debug)]
+#[must_use = "dropping it closes the new sockets again"]
+pub struct Opened<'a> {
+    proxy: &'a Proxy,
+    new: BTreeMap<SocketAddr, Vec<TcpListener>>,
+    unwanted: Vec<SocketAddr>,
+}
+
+impl Opened<'_> {
+    /// Serves the new sockets and stops accepting on those that are no longer wanted; their
+    /// connections finish.
+    pub fn commit(self) {
+        let mut open = self.proxy.lock();
+        let mut per_core: Vec<Vec<_>> = Vec::new();
+        per_core.resize_with(self.proxy.cores, Vec::new);
+        for (address, listeners) in self.new {
+            open.insert(address);
+            for (core, listener) in per_core.iter_mut().zip(listeners) {
+                core.push((address, listener, Entry::Gateway));
+            }
+        }
+        for address in &self.unwanted {
+            open.remove(address);
+        }
+        for (worker, listeners) in self.proxy.workers.iter().zip(per_core) {
+            worker.tell(Command::Open(listeners));
+            worker.tell(Command::Close(self.unwanted.clone()));
+        }
+    }
+}
+
+fn upstream_tls(config: &ProxyConfig) -> Result<Option<Arc<rustls::ClientConfig>>, StartError> {
+    let roots = match &config.roots {
+        Some(roots) => Some(Arc::clone(roots)),
+        None => crate::upstream::system_roots()
+            .map_err(StartError::Roots)?
+            .map(Arc::new),
+    };
+    let Some(roots) = roots else {
+        return Ok(None);
+    };
+    let config = rustls::ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Some(Arc::new(config)))
+}
+
+fn spawn(core: usize, shared: Shared) -> std::io::Result<WorkerHandle> {
+    let (commands, received) = mpsc::unbounded_channel();
+    let (started, start) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new()
+        .name(format!("router-{core}"))
+        .spawn(move || {
+            let mut builder = Builder::new_current_thread();
+            let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    // The other side waits for exactly one word.
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            pin(core);
+            let _ = started.send(Ok(()));
+            runtime.block_on(worker::run(shared, received));
+        })?;
+    start
+        .recv()
+        .unwrap_or_else(|_| Err(std::io::Error::other("worker ended before it started")))?;
+    Ok(WorkerHandle {
+        commands,
+        thread: Some(thread),
+    })
+}
+
+/// Keeps this thread on one of the cores that the process may use.
+fn pin(core: usize) {
+    let this = Pid::from_raw(0);
+    let pinned = sched_getaffinity(this).and_then(|allowed| {
+        let cores: Vec<_> = (0..CpuSet::count())
+            .filter(|at| allowed.is_set(*at).unwrap_or(false))
+            .collect();
+        let Some(at) = cores.get(core % cores.len().max(1)) else {
+            return Ok(());
+        };
+        let mut set = CpuSet::new();
+        set.set(*at)?;
+        sched_setaffinity(this, &set)
+    });
+    if let Err(error) = pinned {
+        tracing::warn!(%error, core, "failed to pin a worker to its core; it runs on any");
+    }
+}

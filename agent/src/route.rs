@@ -1,1 +1,325 @@
-//! Filled by the next commits.
+//! What the router knows, compiled: one immutable [`RouteTable`] per generation.
+//!
+//! Flows in: what `compile::route` derives from a snapshot. Flows out: answers to "which listener,
+//! which rule, who may, where to". A request loads the table once and asks nothing else.
+//! What it deliberately does not do: no sockets, no clock of its own, no state that changes.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use rustls::sign::CertifiedKey;
+use snapshot::model::{
+    ComponentId, EndpointId, Gate, HostPattern, Hostname, Origin, PathRewrite, Upstream,
+};
+
+pub mod matching;
+pub mod placement;
+pub mod rewrite;
+pub mod token;
+
+pub use matching::{HostRules, Matched};
+pub use placement::{Placements, RouteReason};
+pub use token::Gatekeeper;
+
+/// Everything the router needs for one generation.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// Counter of the configuration that this table was compiled from.
+    pub generation: u64,
+    pub(crate) binds: HashMap<SocketAddr, Bind>,
+    pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
+    pub(crate) endpoints: HashMap<SocketAddr, SteeredEndpoint>,
+    pub(crate) west: HashMap<EndpointId, HostRules>,
+    pub(crate) dns: Vec<IpAddr>,
+}
+
+impl RouteTable {
+    /// The listeners of a local address and port; a gateway on the unspecified address takes all
+    /// addresses of its family.
+    pub fn bind(&self, local: SocketAddr) -> Option<&Bind> {
+        let any: IpAddr = match local.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        self.binds
+            .get(&local)
+            .or_else(|| self.binds.get(&SocketAddr::new(any, local.port())))
+    }
+
+    /// Addresses and ports of all listeners: what has to be open before this table is published.
+    pub fn addresses(&self) -> std::collections::BTreeSet<SocketAddr> {
+        self.binds.keys().copied().collect()
+    }
+
+    /// The component of a cell that owns a source address.
+    pub fn caller(&self, source: IpAddr) -> Option<&Arc<Caller>> {
+        self.callers.get(&source)
+    }
+
+    /// The HTTP endpoint behind an address and port of a component.
+    pub fn endpoint(&self, address: SocketAddr) -> Option<&SteeredEndpoint> {
+        self.endpoints.get(&address)
+    }
+
+    /// The west gate's rules of one endpoint, whatever host they are published under.
+    pub fn west(&self, endpoint: &EndpointId) -> Option<&HostRules> {
+        self.west.get(endpoint)
+    }
+
+    /// Name servers of the platform; empty: those of the node.
+    pub fn dns(&self) -> &[IpAddr] {
+        &self.dns
+    }
+}
+
+/// Listeners that share an address and port.
+#[derive(Debug, Default)]
+pub struct Bind {
+    /// Whether TLS is terminated here; all listeners of a port agree.
+    pub tls: bool,
+    pub(crate) listeners: HostIndex<Arc<Listener>>,
+}
+
+impl Bind {
+    /// The listener with the most specific host that covers `host` (Gateway API, listener
+    /// isolation): what it claims never falls back to a broader one.
+    pub fn listener(&self, host: &str) -> Option<&Arc<Listener>> {
+        self.listeners.find(host)
+    }
+
+    /// The listener for a `ClientHello` without SNI: the one without a host, if any.
+    pub fn default_listener(&self) -> Option<&Arc<Listener>> {
+        self.listeners.any.as_ref()
+    }
+}
+
+/// One listener of a gateway, with its routes by host.
+#[derive(Debug)]
+pub struct Listener {
+    /// `namespace/gateway/listener`, for logs, metrics and comparison.
+    pub name: Arc<str>,
+    /// The gate that its gateway plays.
+    pub gate: Option<Gate>,
+    pub(crate) hosts: HostIndex<HostRules>,
+    pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
+    pub(crate) default_certificate: Option<Arc<ServerCertificate>>,
+}
+
+impl Listener {
+    /// The rules of the most specific host that covers `host`. As in Envoy's virtual hosts, rules of
+    /// a broader host are not asked when none of these match.
+    pub fn rules(&self, host: &str) -> Option<&HostRules> {
+        self.hosts.find(host)
+    }
+
+    /// The certificate for a server name: exact before wildcard; without either, or without a
+    /// name, the listener's first.
+    pub fn certificate(&self, sni: Option<&str>) -> Option<&Arc<ServerCertificate>> {
+        sni.and_then(|name| self.certificates.find(name))
+            .or(self.default_certificate.as_ref())
+    }
+}
+
+/// A certificate ready for handshakes.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    /// `namespace/name` of its `Secret`.
+    pub name: Arc<str>,
+    /// End of validity in seconds since 1970; later handshakes are refused.
+    pub not_after: i64,
+    /// Chain and signing key.
+    pub key: Arc<CertifiedKey>,
+}
+
+/// Values by host: exact names, wildcards by suffix, and one for all other hosts.
+#[derive(Debug)]
+pub struct HostIndex<T> {
+    pub(crate) exact: HashMap<Box<str>, T>,
+    pub(crate) wildcard: HashMap<Box<str>, T>,
+    pub(crate) any: Option<T>,
+}
+
+impl<T> Default for HostIndex<T> {
+    fn default() -> Self {
+        Self {
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            any: None,
+        }
+    }
+}
+
+impl<T> HostIndex<T> {
+    /// The value of the most specific pattern that covers a host in lower case without port.
+    pub fn find(&self, host: &str) -> Option<&T> {
+        if let Some(value) = self.exact.get(host) {
+            return Some(value);
+        }
+        let mut rest = host;
+        while let Some((_, suffix)) = rest.split_once('.') {
+            if let Some(value) = self.wildcard.get(suffix) {
+                return Some(value);
+            }
+            rest = suffix;
+        }
+        self.any.as_ref()
+    }
+
+    /// The value of exactly this pattern.
+    pub fn exact_or_wildcard(&self, pattern: &HostPattern) -> Option<&T> {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.get(name.as_str()),
+            HostPattern::Wildcard(name) => self.wildcard.get(name.as_str()),
+        }
+    }
+
+    /// Sets the value of a pattern, none meaning every host; gives back the one it replaces.
+    pub fn insert(&mut self, pattern: Option<&HostPattern>, value: T) -> Option<T> {
+        match pattern {
+            Some(HostPattern::Exact(name)) => self.exact.insert(name.as_str().into(), value),
+            Some(HostPattern::Wildcard(name)) => self.wildcard.insert(name.as_str().into(), value),
+            None => self.any.replace(value),
+        }
+    }
+}
+
+impl<T: Default> HostIndex<T> {
+    /// The value of a pattern, made if there is none yet.
+    pub fn entry(&mut self, pattern: Option<&HostPattern>) -> &mut T {
+        match pattern {
+            Some(HostPattern::Exact(name)) => self.exact.entry(name.as_str().into()).or_default(),
+            Some(HostPattern::Wildcard(name)) => {
+                self.wildcard.entry(name.as_str().into()).or_default()
+            }
+            None => self.any.get_or_insert_default(),
+        }
+    }
+}
+
+/// A component as the source of requests.
+#[derive(Debug)]
+pub struct Caller {
+    /// Who it is.
+    pub id: ComponentId,
+    /// The same for logs.
+    pub name: Arc<str>,
+    pub(crate) east: HashSet<EndpointId>,
+    pub(crate) south: HashMap<u16, SouthHosts>,
+}
+
+impl Caller {
+    /// Whether it declared a call to an endpoint of another cell.
+    pub fn declared_east(&self, endpoint: &EndpointId) -> bool {
+        self.east.contains(endpoint)
+    }
+
+    /// The host names that it declared for a port.
+    pub fn south(&self, port: u16) -> Option<&SouthHosts> {
+        self.south.get(&port)
+    }
+}
+
+/// Declared host names of one caller and port.
+#[derive(Debug, Default)]
+pub struct SouthHosts {
+    /// Reached over TLS, which passes unopened.
+    pub tls: HashMap<Box<str>, Hostname>,
+    /// Reached over plain HTTP.
+    pub http: HashMap<Box<str>, Hostname>,
+}
+
+/// What is behind an address that a component may call directly.
+#[derive(Debug)]
+pub struct SteeredEndpoint {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// `/{project}/{component}`, under which the west gate publishes it.
+    pub prefix: Arc<str>,
+    /// Whether the address is a service address: requests then go to one of the workloads, else
+    /// to the very address.
+    pub service: bool,
+}
+
+/// A rule of a route, compiled.
+#[derive(Debug)]
+pub struct RouteRule {
+    /// Name of the route, for logs.
+    pub route: Arc<str>,
+    /// Position of the rule in its route.
+    pub index: usize,
+    /// Where the route comes from.
+    pub origin: Origin,
+    /// Who may pass; none: everybody.
+    pub auth: Option<Arc<Gatekeeper>>,
+    /// What is changed on the way, in order.
+    pub filters: Vec<RouteFilter>,
+    /// Where to.
+    pub targets: Vec<RouteTarget>,
+    /// Sum of the targets' weights.
+    pub weight: u64,
+}
+
+impl RouteRule {
+    /// The target for a number below [`RouteRule::weight`].
+    pub fn target(&self, mut at: u64) -> Option<&RouteTarget> {
+        self.targets.iter().find(|target| {
+            let inside = at < u64::from(target.weight);
+            at = at.saturating_sub(u64::from(target.weight));
+            inside
+        })
+    }
+}
+
+/// What a rule changes.
+#[derive(Debug)]
+pub enum RouteFilter {
+    /// Headers of the request.
+    RequestHeaders(Edits),
+    /// Headers of the response.
+    ResponseHeaders(Edits),
+    /// The path.
+    Path(PathRewrite),
+    /// The host sent upstream.
+    Host(HeaderValue),
+}
+
+/// Edits of headers: replace, append, delete.
+#[derive(Debug, Default)]
+pub struct Edits {
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) add: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) remove: Vec<HeaderName>,
+}
+
+/// A target and its share.
+#[derive(Debug)]
+pub struct RouteTarget {
+    /// Number of the target, unique in its table; round robin is counted under it.
+    pub id: u32,
+    /// Share among the rule's targets.
+    pub weight: u32,
+    /// Where to.
+    pub kind: TargetKind,
+}
+
+/// Where requests go.
+#[derive(Debug)]
+pub enum TargetKind {
+    /// Listed upstreams, in turn.
+    Upstreams(Vec<Upstream>),
+    /// Workloads of a component, in turn.
+    Endpoint {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Addresses of its workloads.
+        addresses: Vec<SocketAddr>,
+        /// Whether the endpoint speaks HTTP/2 without TLS: gRPC does.
+        http2: bool,
+    },
+    /// By routing key.
+    Placements(Arc<Placements>),
+    /// A reference that leads nowhere: answers 500 with this in the log.
+    Unresolved(Arc<str>),
+}

@@ -1,0 +1,80 @@
+//! Local pods: which interface is whose.
+
+use crate::Identity;
+
+/// The key of the map `endpoints`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointKey {
+    generation: u32,
+    ifindex: u32,
+}
+crate::wire!(EndpointKey = 8);
+
+impl EndpointKey {
+    /// The pod behind host-side interface `ifindex` in `generation`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(generation: u32, ifindex: u32) -> Self {
+        Self {
+            generation,
+            ifindex,
+        }
+    }
+
+    /// The generation that the entry belongs to.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The host-side interface.
+    #[must_use]
+    pub const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+}
+
+/// A local pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    identity: u32,
+    cell: u32,
+    mac: [u8; 6],
+    pad: [u8; 2],
+}
+crate::wire!(Endpoint = 16);
+
+impl Endpoint {
+    /// `cell` is the number under which packets are counted; `mac` is the pod's own hardware address.
+    #[must_use]
+    pub const fn new(identity: Identity, cell: u32, mac: [u8; 6]) -> Self {
+        Self {
+            identity: identity.raw(),
+            cell,
+            mac,
+            pad: [0; 2],
+        }
+    }
+
+    /// The component that runs in the pod.
+    #[must_use]
+    #[inline(always)]
+    pub const fn identity(&self) -> Identity {
+        Identity::from_raw(self.identity)
+    }
+
+    /// The number of the pod's cell, as counters and events carry it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn cell(&self) -> u32 {
+        self.cell
+    }
+
+    /// The pod's hardware address.
+    #[must_use]
+    pub const fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+}

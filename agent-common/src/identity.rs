@@ -1,0 +1,122 @@
+//! Who an address is.
+
+/// A numeric identity: what policy is written in terms of.
+///
+/// The top byte is the kind, the rest the number within the kind, so that a new cell never renumbers another.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity(u32);
+
+impl Identity {
+    /// Nobody: an address that no table knows. Never allowed anything.
+    pub const NONE: Self = Self(0);
+    /// Any address outside the platform that no narrower identity claims.
+    pub const WORLD: Self = Self(1);
+    /// This node itself (health probes come from it).
+    pub const NODE: Self = Self(2);
+    /// Another node of the platform.
+    pub const OTHER_NODE: Self = Self(3);
+    /// A resolver of the platform.
+    pub const DNS: Self = Self(4);
+    /// The external gateway.
+    pub const NORTH_GATE: Self = Self(5);
+    /// The internal gateway.
+    pub const WEST_GATE: Self = Self(6);
+    /// The cloud's metadata service (169.254.169.254, fd00:ec2::254).
+    pub const METADATA: Self = Self(7);
+
+    /// Highest number within a kind.
+    pub const MAX_NUMBER: u32 = 0x00ff_ffff;
+
+    /// The component of a cell with number `number` (at most [`Self::MAX_NUMBER`]; higher bits are cut).
+    #[must_use]
+    pub const fn component(number: u32) -> Self {
+        Self(1 << 24 | (number & Self::MAX_NUMBER))
+    }
+
+    /// The declared external CIDR with number `number`.
+    #[must_use]
+    pub const fn external(number: u32) -> Self {
+        Self(2 << 24 | (number & Self::MAX_NUMBER))
+    }
+
+    /// The platform service (monitoring and the like) with number `number`.
+    #[must_use]
+    pub const fn platform(number: u32) -> Self {
+        Self(3 << 24 | (number & Self::MAX_NUMBER))
+    }
+
+    /// The identity with this raw value.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    /// The raw value, as maps and events hold it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
+    /// Whether this is a component of a cell.
+    #[must_use]
+    pub const fn is_component(self) -> bool {
+        self.0 >> 24 == 1
+    }
+}
+
+impl core::fmt::Display for Identity {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let number = self.0 & Self::MAX_NUMBER;
+        match (self.0 >> 24, *self) {
+            (_, Self::NONE) => f.write_str("none"),
+            (_, Self::WORLD) => f.write_str("world"),
+            (_, Self::NODE) => f.write_str("node"),
+            (_, Self::OTHER_NODE) => f.write_str("other-node"),
+            (_, Self::DNS) => f.write_str("dns"),
+            (_, Self::NORTH_GATE) => f.write_str("north-gate"),
+            (_, Self::WEST_GATE) => f.write_str("west-gate"),
+            (_, Self::METADATA) => f.write_str("metadata"),
+            (1, _) => write!(f, "component:{number}"),
+            (2, _) => write!(f, "external:{number}"),
+            (3, _) => write!(f, "platform:{number}"),
+            _ => write!(f, "reserved:{}", self.0),
+        }
+    }
+}
+
+/// What the longest matching prefix of an address says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityValue {
+    identity: u32,
+    ifindex: u32,
+}
+crate::wire!(IdentityValue = 8);
+
+impl IdentityValue {
+    /// `ifindex` is the host-side interface of a local pod that owns the address, 0 for every other address.
+    #[must_use]
+    pub const fn new(identity: Identity, ifindex: u32) -> Self {
+        Self {
+            identity: identity.0,
+            ifindex,
+        }
+    }
+
+    /// The identity of the address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn identity(&self) -> Identity {
+        Identity(self.identity)
+    }
+
+    /// The host-side interface from which alone the address may be a source; 0 if it belongs to no local pod.
+    #[must_use]
+    #[inline(always)]
+    pub const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+}

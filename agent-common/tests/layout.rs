@@ -1,0 +1,118 @@
+//! The layouts that the kernel side reads, and the names that people read.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use agent_common::*;
+
+fn bytes<T: Wire>(value: &T) -> Vec<u8> {
+    let start = std::ptr::from_ref(value).cast::<u8>();
+    // SAFETY: `Wire` types have no padding, so all their bytes are initialised.
+    unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+}
+
+#[test]
+fn addresses_survive_the_way_there_and_back() {
+    for text in [
+        "10.1.0.5",
+        "0.0.0.0",
+        "255.255.255.255",
+        "fd00::5",
+        "::",
+        "fe80::1",
+    ] {
+        let address: IpAddr = text.parse().expect("an address of the table");
+        assert_eq!(address_ip(address_bytes(address)), address, "{text}");
+        assert_eq!(is_v4(&address_bytes(address)), address.is_ipv4(), "{text}");
+    }
+    assert_eq!(
+        address_bytes(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 5))),
+        Ipv4Addr::new(10, 1, 0, 5).to_ipv6_mapped().octets()
+    );
+    assert_eq!(address_bytes(IpAddr::V6(Ipv6Addr::LOCALHOST))[15], 1);
+}
+
+#[test]
+fn keys_have_the_bytes_that_the_programs_compare() {
+    let key = RuleKey::new(Identity::component(3), 8080, 6, Direction::Ingress);
+    assert_eq!(bytes(&key), [3, 0, 0, 1, 0x1f, 0x90, 6, 1]);
+    let key = PolicyKey::new(7, Identity::WEST_GATE);
+    assert_eq!(bytes(&key), [7, 0, 0, 0, 6, 0, 0, 0]);
+    let local = address_bytes(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
+    let remote = address_bytes(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+    let key = FlowKey::new(9, local, remote, [0x1f, 0x90], [0xc0, 0x00], 17);
+    let mut expected = vec![9, 0, 0, 0];
+    expected.extend(local);
+    expected.extend(remote);
+    expected.extend([0x1f, 0x90, 0xc0, 0x00, 17, 0, 0, 0]);
+    assert_eq!(bytes(&key), expected);
+    assert_eq!((key.local_port(), key.remote_port()), (8080, 0xc000));
+}
+
+#[test]
+fn an_event_is_read_back_from_its_bytes_and_from_no_others() {
+    let event = Event {
+        time: 1,
+        source: [1; 16],
+        destination: [2; 16],
+        ifindex: 3,
+        cell: 4,
+        local: Identity::component(5).raw(),
+        peer: Identity::WORLD.raw(),
+        rule: 6,
+        generation: 7,
+        source_port: [0, 80],
+        destination_port: [1, 0],
+        protocol: 6,
+        direction: Direction::Ingress as u8,
+        verdict: Verdict::Drop as u8,
+        reason: Reason::NotDeclared as u8,
+        hook: Hook::CellIngress as u8,
+        pad: [0; 7],
+    };
+    assert_eq!(Event::from_bytes(&bytes(&event)), Some(event));
+    assert_eq!(Event::from_bytes(&bytes(&event)[1..]), None);
+    assert_eq!(event.reason(), Some(Reason::NotDeclared));
+}
+
+#[test]
+fn reasons_have_one_name_each_and_come_back_from_their_byte() {
+    let mut names = BTreeSet::new();
+    for reason in Reason::ALL {
+        assert!(names.insert(reason.name()), "{} twice", reason.name());
+        assert_eq!(Reason::from_raw(*reason as u8), Some(*reason));
+    }
+    assert!(
+        Reason::ALL
+            .iter()
+            .filter(|reason| !reason.is_drop())
+            .count()
+            == 4
+    );
+    assert_eq!(Reason::from_raw(0), None);
+}
+
+#[test]
+fn marks_leave_the_low_half_to_others() {
+    for mark in [Mark::Steer, Mark::NorthGate, Mark::WestGate, Mark::Upstream] {
+        assert_eq!(Mark::from_raw(mark.raw() | 0x1234), Some(mark));
+        assert_eq!(mark.raw() & 0xfff0_0000, 0xca50_0000);
+    }
+    assert_eq!(Mark::from_raw(0), None);
+    assert_eq!(Mark::from_raw(0xca5f_0000), None);
+}
+
+#[test]
+fn identities_of_two_kinds_never_meet() {
+    let all = [
+        Identity::WORLD,
+        Identity::METADATA,
+        Identity::component(1),
+        Identity::external(1),
+        Identity::platform(1),
+        Identity::component(Identity::MAX_NUMBER),
+    ];
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+    assert_eq!(Identity::component(7).to_string(), "component:7");
+    assert_eq!(Identity::WEST_GATE.to_string(), "west-gate");
+}

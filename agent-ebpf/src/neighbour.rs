@@ -1,0 +1,87 @@
+//! ARP and IPv6 neighbour discovery: a pod may claim its own addresses and ask for others; it never routes.
+
+use agent_common::{Direction, Reason, address::mapped};
+use aya_ebpf::programs::TcContext;
+
+use crate::{
+    maps::{self, Identities},
+    packet::{self, Packet, is_group, is_link_local},
+};
+
+/// Judges an ARP packet (RFC 826).
+#[inline(always)]
+pub fn arp(
+    ctx: &TcContext,
+    identities: &Identities,
+    ifindex: u32,
+    way: Direction,
+) -> Result<Reason, Reason> {
+    let h: [u8; 28] = packet::load(ctx, packet::NETWORK)?;
+    // Ethernet, IPv4, six and four bytes.
+    if [h[0], h[1], h[2], h[3], h[4], h[5]] != [0, 1, 8, 0, 6, 4] {
+        return Err(Reason::Malformed);
+    }
+    let target = mapped(h[24], h[25], h[26], h[27]);
+    let claimed = match way {
+        // The sender's address is what the receiver learns. A probe (RFC 5227) claims none yet and asks for its own.
+        Direction::Egress if [h[14], h[15], h[16], h[17]] == [0; 4] => target,
+        Direction::Egress => mapped(h[14], h[15], h[16], h[17]),
+        Direction::Ingress => target,
+    };
+    if owns(identities, &claimed, ifindex) {
+        Ok(Reason::Neighbour)
+    } else {
+        Err(Reason::ArpSpoofed)
+    }
+}
+
+/// Judges a neighbour solicitation or advertisement (RFC 4861 sections 4.3, 4.4 and 7.1).
+#[inline(always)]
+pub fn discovery(
+    ctx: &TcContext,
+    packet: &Packet,
+    identities: &Identities,
+    ifindex: u32,
+    way: Direction,
+) -> Result<Reason, Reason> {
+    const ADVERTISEMENT: u8 = 136;
+    let target: [u8; 16] = packet::load(ctx, packet.transport + 8)?;
+    if packet.hops != 255 {
+        return Err(Reason::Malformed);
+    }
+    let advertises = packet.icmp_type == ADVERTISEMENT;
+    let fine = match way {
+        Direction::Egress => {
+            // Duplicate address detection asks from the unspecified address for the pod's own.
+            let nobody = packet.source == [0; 16];
+            let claims_target = advertises || nobody;
+            (nobody || mine(identities, &packet.source, ifindex))
+                && (!claims_target || mine(identities, &target, ifindex))
+        }
+        // The node may ask for the pod's addresses, and answer what the pod asked.
+        Direction::Ingress if advertises => {
+            is_group(&packet.destination, false) || mine(identities, &packet.destination, ifindex)
+        }
+        Direction::Ingress => mine(identities, &target, ifindex),
+    };
+    if fine {
+        Ok(Reason::Neighbour)
+    } else {
+        Err(Reason::NeighbourSpoofed)
+    }
+}
+
+/// Whether the pod may use an address on its link: its own, or any link-local one, since the link has two ends only.
+#[inline(always)]
+fn mine(identities: &Identities, address: &[u8; 16], ifindex: u32) -> bool {
+    is_link_local(address) || owns(identities, address, ifindex)
+}
+
+/// Whether the address belongs to the pod behind the interface.
+#[inline(always)]
+pub fn owns(identities: &Identities, address: &[u8; 16], ifindex: u32) -> bool {
+    match maps::identity(identities, address) {
+        Some(value) => value.ifindex() == ifindex,
+        None => false,
+    }
+}

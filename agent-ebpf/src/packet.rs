@@ -1,0 +1,368 @@
+//! The only reader of packet bytes.
+//!
+//! Everything goes through `bpf_skb_load_bytes`, which copies and checks bounds, also for packets whose bytes are not
+//! linear. What is parsed is what the rest of the stack would parse: no header is skipped that a receiver would read.
+
+use agent_common::{Reason, address::mapped};
+use aya_ebpf::programs::TcContext;
+
+/// IP protocol numbers (IANA).
+pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+}
+
+const ETHERNET: u32 = 14;
+const ETHER_IPV4: u16 = 0x0800;
+const ETHER_ARP: u16 = 0x0806;
+const ETHER_IPV6: u16 = 0x86dd;
+const ETHER_VLAN: u16 = 0x8100;
+const ETHER_QINQ: u16 = 0x88a8;
+
+/// Extension headers that are read before a packet is given up (RFC 8200 section 4.1 recommends at most seven).
+const MAX_EXTENSION_HEADERS: u32 = 6;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// What came after the Ethernet header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// An ARP packet, not parsed further here.
+    Arp,
+    /// An IP packet; [`Packet`] is filled.
+    Ip,
+}
+
+/// Where a packet stands among its fragments.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fragmented {
+    /// It is whole.
+    No,
+    /// It is the first fragment and has the ports.
+    First,
+    /// It is a later one and has none.
+    Later,
+}
+
+/// What ICMP message it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Icmp {
+    /// Not ICMP.
+    None,
+    /// Echo request.
+    Request,
+    /// Echo reply.
+    Reply,
+    /// An error about another packet, whose header it quotes.
+    Error,
+    /// Neighbour solicitation or advertisement.
+    Neighbour,
+    /// Router advertisement, redirect: a claim to route.
+    RouterClaim,
+    /// Any other.
+    Other,
+}
+
+/// The headers of an IP packet.
+pub struct Packet {
+    /// Map form.
+    pub source: [u8; 16],
+    /// Map form.
+    pub destination: [u8; 16],
+    /// Network order; an echo's identifier.
+    pub source_port: [u8; 2],
+    /// Network order; zero for an echo.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TCP flags, 0 otherwise.
+    pub tcp_flags: u8,
+    /// Kind of ICMP message.
+    pub icmp: Icmp,
+    /// Raw ICMP type.
+    pub icmp_type: u8,
+    /// Whether the IP version is 4.
+    pub v4: bool,
+    /// Hop limit or time to live.
+    pub hops: u8,
+    /// Place among fragments.
+    pub fragmented: Fragmented,
+    /// Offset of the transport header.
+    pub transport: u32,
+    /// Identification of the fragmented packet.
+    pub fragment_id: u32,
+}
+
+impl Packet {
+    /// All zero: what an event shows of a packet that could not be parsed.
+    #[inline(always)]
+    pub const fn empty() -> Self {
+        Self {
+            source: [0; 16],
+            destination: [0; 16],
+            source_port: [0; 2],
+            destination_port: [0; 2],
+            protocol: 0,
+            tcp_flags: 0,
+            icmp: Icmp::None,
+            icmp_type: 0,
+            v4: false,
+            hops: 0,
+            fragmented: Fragmented::No,
+            transport: 0,
+            fragment_id: 0,
+        }
+    }
+
+    /// Whether the packet asks for a new TCP connection.
+    #[inline(always)]
+    pub const fn opens_tcp(&self) -> bool {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        self.protocol == protocol::TCP && self.tcp_flags & (SYN | ACK) == SYN
+    }
+}
+
+/// Bytes of the packet, or `Truncated`.
+#[inline(always)]
+pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Reason> {
+    ctx.load::<[u8; N]>(offset as usize)
+        .map_err(|_| Reason::Truncated)
+}
+
+/// The offset right behind the Ethernet header.
+pub const NETWORK: u32 = ETHERNET;
+
+/// Parses Ethernet and what is in it.
+#[inline(always)]
+pub fn parse(ctx: &TcContext, packet: &mut Packet) -> Result<Layer, Reason> {
+    // A tag may sit in the packet or, taken out by the device, beside it.
+    // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+        return Err(Reason::Vlan);
+    }
+    match u16::from_be_bytes(load(ctx, 12)?) {
+        ETHER_IPV4 => ipv4(ctx, packet)?,
+        ETHER_IPV6 => ipv6(ctx, packet)?,
+        ETHER_ARP => return Ok(Layer::Arp),
+        ETHER_VLAN | ETHER_QINQ => return Err(Reason::Vlan),
+        _ => return Err(Reason::EtherType),
+    }
+    if packet.fragmented != Fragmented::Later {
+        transport(ctx, packet)?;
+    }
+    Ok(Layer::Ip)
+}
+
+#[inline(always)]
+fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+    const MORE_FRAGMENTS: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+    let h: [u8; 20] = load(ctx, ETHERNET)?;
+    let length = u32::from(h[0] & 0x0f) * 4;
+    if h[0] >> 4 != 4 || length < 20 {
+        return Err(Reason::Malformed);
+    }
+    packet.v4 = true;
+    packet.source = mapped(h[12], h[13], h[14], h[15]);
+    packet.destination = mapped(h[16], h[17], h[18], h[19]);
+    packet.protocol = h[9];
+    packet.hops = h[8];
+    packet.transport = ETHERNET + length;
+    let fragment = u16::from_be_bytes([h[6], h[7]]);
+    if fragment & (MORE_FRAGMENTS | OFFSET) != 0 {
+        packet.fragment_id = u32::from(u16::from_be_bytes([h[4], h[5]]));
+        return placed(packet, fragment & OFFSET);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+    let h: [u8; 8] = load(ctx, ETHERNET)?;
+    if h[0] >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    packet.source = load(ctx, ETHERNET + 8)?;
+    packet.destination = load(ctx, ETHERNET + 24)?;
+    packet.hops = h[7];
+    // A v4-mapped address on the wire would be taken for IPv4 by every table (RFC 4942 section 2.2).
+    if agent_common::is_v4(&packet.source) || agent_common::is_v4(&packet.destination) {
+        return Err(Reason::Malformed);
+    }
+    let mut next = h[6];
+    let mut offset = ETHERNET + 40;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        match next {
+            HOP_BY_HOP | DESTINATION_OPTIONS => {
+                let x: [u8; 2] = load(ctx, offset)?;
+                next = x[0];
+                offset += (u32::from(x[1]) + 1) * 8;
+            }
+            ROUTING => return Err(Reason::SourceRoute),
+            FRAGMENT => {
+                let x: [u8; 8] = load(ctx, offset)?;
+                let place = u16::from_be_bytes([x[2], x[3]]);
+                packet.protocol = x[0];
+                packet.transport = offset + 8;
+                packet.fragment_id = u32::from_be_bytes([x[4], x[5], x[6], x[7]]);
+                // The whole chain must be in the first fragment (RFC 7112); one that goes on behind the fragment
+                // header is not followed, so that first and later fragments carry the same protocol number.
+                if place & 0xfff9 == 0 {
+                    return Ok(()); // an atomic fragment (RFC 6946) is whole
+                }
+                return placed(packet, place >> 3);
+            }
+            _ => {
+                packet.protocol = next;
+                packet.transport = offset;
+                return Ok(());
+            }
+        }
+    }
+    Err(Reason::ExtensionHeader)
+}
+
+/// Records the place among fragments; `offset` in units of eight bytes.
+#[inline(always)]
+fn placed(packet: &mut Packet, offset: u16) -> Result<(), Reason> {
+    packet.fragmented = if offset == 0 {
+        Fragmented::First
+    } else {
+        Fragmented::Later
+    };
+    // A second fragment that starts inside the TCP header rewrites flags that were judged (RFC 3128).
+    if packet.protocol == protocol::TCP && offset == 1 {
+        return Err(Reason::Malformed);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
+    match packet.protocol {
+        protocol::TCP => {
+            let h: [u8; 14] = load(ctx, packet.transport)?;
+            packet.source_port = [h[0], h[1]];
+            packet.destination_port = [h[2], h[3]];
+            packet.tcp_flags = h[13];
+            Ok(())
+        }
+        protocol::UDP => {
+            let h: [u8; 8] = load(ctx, packet.transport)?;
+            packet.source_port = [h[0], h[1]];
+            packet.destination_port = [h[2], h[3]];
+            Ok(())
+        }
+        protocol::ICMP if packet.v4 => {
+            let h: [u8; 8] = load(ctx, packet.transport)?;
+            packet.icmp_type = h[0];
+            packet.icmp = icmp_v4(h[0]);
+            packet.source_port = [h[4], h[5]];
+            Ok(())
+        }
+        protocol::ICMPV6 if !packet.v4 => {
+            let h: [u8; 8] = load(ctx, packet.transport)?;
+            packet.icmp_type = h[0];
+            packet.icmp = icmp_v6(h[0]);
+            packet.source_port = [h[4], h[5]];
+            Ok(())
+        }
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS => Err(Reason::ExtensionHeader),
+        _ => Err(Reason::Protocol),
+    }
+}
+
+/// RFC 792, RFC 1256.
+#[inline(always)]
+pub fn icmp_v4(kind: u8) -> Icmp {
+    match kind {
+        8 => Icmp::Request,
+        0 => Icmp::Reply,
+        3 | 11 | 12 => Icmp::Error,
+        5 | 9 => Icmp::RouterClaim,
+        _ => Icmp::Other,
+    }
+}
+
+/// RFC 4443, RFC 4861.
+#[inline(always)]
+pub fn icmp_v6(kind: u8) -> Icmp {
+    match kind {
+        128 => Icmp::Request,
+        129 => Icmp::Reply,
+        1..=4 => Icmp::Error,
+        135 | 136 => Icmp::Neighbour,
+        134 | 137 => Icmp::RouterClaim,
+        _ => Icmp::Other,
+    }
+}
+
+/// The connection that an ICMP error quotes, as it was sent: addresses, protocol, ports.
+#[inline(always)]
+pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(), Reason> {
+    let offset = outer.transport + 8;
+    if outer.v4 {
+        let h: [u8; 20] = load(ctx, offset)?;
+        let length = u32::from(h[0] & 0x0f) * 4;
+        if h[0] >> 4 != 4 || length < 20 {
+            return Err(Reason::Malformed);
+        }
+        inner.v4 = true;
+        inner.source = mapped(h[12], h[13], h[14], h[15]);
+        inner.destination = mapped(h[16], h[17], h[18], h[19]);
+        inner.protocol = h[9];
+        inner.transport = offset + length;
+    } else {
+        let h: [u8; 8] = load(ctx, offset)?;
+        if h[0] >> 4 != 6 {
+            return Err(Reason::Malformed);
+        }
+        inner.source = load(ctx, offset + 8)?;
+        inner.destination = load(ctx, offset + 24)?;
+        inner.protocol = h[6];
+        inner.transport = offset + 40;
+    }
+    // An error quotes at least eight bytes of the transport header (RFC 792; RFC 4443 quotes more).
+    let h: [u8; 8] = load(ctx, inner.transport)?;
+    match inner.protocol {
+        protocol::TCP | protocol::UDP => {
+            inner.source_port = [h[0], h[1]];
+            inner.destination_port = [h[2], h[3]];
+        }
+        protocol::ICMP if inner.v4 => {
+            inner.icmp = icmp_v4(h[0]);
+            inner.source_port = [h[4], h[5]];
+        }
+        protocol::ICMPV6 if !inner.v4 => {
+            inner.icmp = icmp_v6(h[0]);
+            inner.source_port = [h[4], h[5]];
+        }
+        _ => return Err(Reason::IcmpUntracked),
+    }
+    Ok(())
+}
+
+/// 224.0.0.0/4, 255.255.255.255, ff00::/8.
+#[inline(always)]
+pub fn is_group(address: &[u8; 16], v4: bool) -> bool {
+    if v4 {
+        address[12] >= 224 && (address[12] < 240 || address[12] == 255)
+    } else {
+        address[0] == 0xff
+    }
+}
+
+/// fe80::/10.
+#[inline(always)]
+pub fn is_link_local(address: &[u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+}

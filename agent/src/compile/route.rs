@@ -1,0 +1,491 @@
+//! From a snapshot to a [`RouteTable`]. Pure: no clock, no I/O, no randomness.
+//!
+//! What the snapshot cannot know is found here and reported as a mistake with its field: keys that
+//! do not sign, keys that do not verify, gateways that claim one address and port twice.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use snapshot::model::{
+    Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HeaderEdits,
+    HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin,
+    Route, Rule, SouthDestination, SouthProtocol, Target,
+};
+use snapshot::{Mistake, Snapshot};
+
+use crate::route::token::Provider;
+use crate::route::{
+    Bind, Caller, Edits, Gatekeeper, HostIndex, HostRules, Listener, Placements, RouteFilter,
+    RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, SteeredEndpoint, TargetKind,
+};
+
+/// Compiles the router's table of a generation, or lists everything that cannot be compiled.
+pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<Mistake>> {
+    let mut compiler = Compiler::new(snapshot);
+    let rules = compiler.rules();
+    let table = RouteTable {
+        generation,
+        binds: compiler.binds(&rules),
+        callers: callers(snapshot),
+        endpoints: endpoints(snapshot),
+        west: compiler.west(&rules),
+        dns: snapshot.platform.dns.clone(),
+    };
+    if compiler.mistakes.is_empty() {
+        return Ok(table);
+    }
+    compiler.mistakes.sort();
+    compiler.mistakes.dedup();
+    Err(compiler.mistakes)
+}
+
+struct Compiler<'a> {
+    snapshot: &'a Snapshot,
+    mistakes: Vec<Mistake>,
+    providers: HashMap<Name, Arc<Provider>>,
+    placements: BTreeMap<ObjectName, Arc<Placements>>,
+    certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
+    targets: u32,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let mut compiler = Self {
+            snapshot,
+            mistakes: Vec::new(),
+            providers: HashMap::new(),
+            placements: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            targets: 0,
+        };
+        for table in snapshot.routing_tables.values() {
+            match Placements::new(table) {
+                Ok(placements) => {
+                    compiler
+                        .placements
+                        .insert(table.name.clone(), Arc::new(placements));
+                }
+                Err(error) => compiler.mistake(&table.declared, error),
+            }
+        }
+        compiler.certificates();
+        compiler
+    }
+
+    fn mistake(&mut self, source: &Declared, message: impl std::fmt::Display) {
+        self.mistakes.push(Mistake {
+            source: source.clone(),
+            message: message.to_string(),
+        });
+    }
+
+    fn certificates(&mut self) {
+        for certificate in self.snapshot.certificates.values() {
+            let key = match any_supported_type(&certificate.key) {
+                Ok(key) => CertifiedKey::new(certificate.chain.clone(), key),
+                Err(error) => {
+                    self.mistake(
+                        &certificate.declared,
+                        format!("private key cannot sign: {error}"),
+                    );
+                    continue;
+                }
+            };
+            match key.keys_match() {
+                Ok(())
+                | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+                Err(_) => self.mistake(
+                    &certificate.declared,
+                    "private key does not belong to the certificate",
+                ),
+            }
+            self.certificates.insert(
+                certificate.name.clone(),
+                Arc::new(ServerCertificate {
+                    name: certificate.name.to_string().into(),
+                    not_after: certificate.not_after,
+                    key: Arc::new(key),
+                }),
+            );
+        }
+    }
+
+    /// All rules by route, compiled once however many listeners they are attached to.
+    fn rules(&mut self) -> Vec<Vec<Arc<RouteRule>>> {
+        let snapshot = self.snapshot;
+        snapshot
+            .routes
+            .iter()
+            .map(|route| {
+                let name: Arc<str> = route.name.to_string().into();
+                route
+                    .rules
+                    .iter()
+                    .enumerate()
+                    .map(|(index, rule)| Arc::new(self.rule(route, &name, index, rule)))
+                    .collect()
+            })
+            .collect()
+    }
+
+    fn rule(&mut self, route: &Route, name: &Arc<str>, index: usize, rule: &Rule) -> RouteRule {
+        let auth = rule.auth.as_ref().map(|auth| self.gatekeeper(auth));
+        let mut filters = Vec::new();
+        for filter in &rule.filters {
+            match filter {
+                Filter::RequestHeaders(edits) => filters.push(RouteFilter::RequestHeaders(
+                    self.edits(&rule.declared, edits),
+                )),
+                Filter::ResponseHeaders(edits) => filters.push(RouteFilter::ResponseHeaders(
+                    self.edits(&rule.declared, edits),
+                )),
+                Filter::Rewrite { path, hostname } => {
+                    filters.extend(path.clone().map(RouteFilter::Path));
+                    if let Some(host) = hostname {
+                        match HeaderValue::from_str(host.as_str()) {
+                            Ok(value) => filters.push(RouteFilter::Host(value)),
+                            Err(error) => self.mistake(&rule.declared, error),
+                        }
+                    }
+                }
+            }
+        }
+        let targets: Vec<_> = rule
+            .targets
+            .iter()
+            .map(|target| {
+                self.targets += 1;
+                RouteTarget {
+                    id: self.targets,
+                    weight: target.weight,
+                    kind: self.target(&target.target),
+                }
+            })
+            .collect();
+        RouteRule {
+            route: Arc::clone(name),
+            index,
+            origin: route.origin.clone(),
+            auth,
+            filters,
+            weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
+            targets,
+        }
+    }
+
+    fn gatekeeper(&mut self, auth: &Auth) -> Arc<Gatekeeper> {
+        let mut providers = Vec::with_capacity(auth.providers.len());
+        for model in &auth.providers {
+            // Names of providers are unique in a snapshot only for those of the platform.
+            let shared = self.snapshot.platform.jwt_providers.get(&model.name);
+            let cached = shared.is_some_and(|shared| Arc::ptr_eq(shared, model));
+            if cached && let Some(provider) = self.providers.get(&model.name) {
+                providers.push(Arc::clone(provider));
+                continue;
+            }
+            match Provider::new(model) {
+                Ok(provider) => {
+                    let provider = Arc::new(provider);
+                    if cached {
+                        self.providers
+                            .insert(model.name.clone(), Arc::clone(&provider));
+                    }
+                    providers.push(provider);
+                }
+                Err(error) => self.mistake(&model.declared, error),
+            }
+        }
+        Arc::new(Gatekeeper::new(auth, providers))
+    }
+
+    fn edits(&mut self, source: &Declared, edits: &HeaderEdits) -> Edits {
+        let mut pairs = |list: &[(String, String)]| {
+            let mut compiled = Vec::with_capacity(list.len());
+            for (name, value) in list {
+                match (
+                    HeaderName::from_bytes(name.as_bytes()),
+                    HeaderValue::from_str(value),
+                ) {
+                    (Ok(name), Ok(value)) => compiled.push((name, value)),
+                    _ => self.mistake(source, format!("`{name}: {value}` is not a header")),
+                }
+            }
+            compiled
+        };
+        let (set, add) = (pairs(&edits.set), pairs(&edits.add));
+        let mut remove = Vec::with_capacity(edits.remove.len());
+        for name in &edits.remove {
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(name) => remove.push(name),
+                Err(_) => self.mistake(source, format!("`{name}` is not a header name")),
+            }
+        }
+        Edits { set, add, remove }
+    }
+
+    fn target(&mut self, target: &Target) -> TargetKind {
+        match target {
+            Target::Upstreams(list) => TargetKind::Upstreams(list.clone()),
+            Target::RoutingTable(name) => match self.placements.get(name) {
+                Some(placements) => TargetKind::Placements(Arc::clone(placements)),
+                None => TargetKind::Unresolved(format!("no routing table `{name}`").into()),
+            },
+            Target::Unresolved(reason) => TargetKind::Unresolved(reason.as_str().into()),
+            Target::Endpoint(id) => match find_endpoint(self.snapshot, id) {
+                Some((component, port, kind)) => TargetKind::Endpoint {
+                    endpoint: id.clone(),
+                    addresses: component
+                        .workloads
+                        .addresses()
+                        .iter()
+                        .map(|address| SocketAddr::new(*address, port))
+                        .collect(),
+                    http2: kind == EndpointKind::Grpc,
+                },
+                None => TargetKind::Unresolved(format!("no endpoint `{id}`").into()),
+            },
+        }
+    }
+
+    fn binds(&mut self, rules: &[Vec<Arc<RouteRule>>]) -> HashMap<SocketAddr, Bind> {
+        let snapshot = self.snapshot;
+        let mut binds: HashMap<SocketAddr, Bind> = HashMap::new();
+        for gateway in snapshot.gateways.values() {
+            for listener in &gateway.listeners {
+                let compiled = Arc::new(self.listener(gateway, listener, rules));
+                let tls = matches!(listener.protocol, ListenerProtocol::Https { .. });
+                for address in &gateway.addresses {
+                    let address = SocketAddr::new(*address, listener.port.get());
+                    let bind = binds.entry(address).or_insert_with(|| Bind {
+                        tls,
+                        listeners: HostIndex::default(),
+                    });
+                    if bind.tls != tls {
+                        self.mistake(
+                            &listener.declared,
+                            format!("{address} is both HTTP and HTTPS; a port speaks one of them"),
+                        );
+                    }
+                    let other = bind
+                        .listeners
+                        .insert(listener.hostname.as_ref(), Arc::clone(&compiled));
+                    if let Some(other) = other {
+                        self.mistake(
+                            &listener.declared,
+                            format!(
+                                "{address} with this hostname is already listener `{}`",
+                                other.name
+                            ),
+                        );
+                    }
+                }
+            }
+        }
+        binds
+    }
+
+    fn listener(
+        &mut self,
+        gateway: &Gateway,
+        listener: &ListenerModel,
+        rules: &[Vec<Arc<RouteRule>>],
+    ) -> Listener {
+        let mut certificates = HostIndex::default();
+        let mut default_certificate = None;
+        if let ListenerProtocol::Https {
+            certificates: names,
+        } = &listener.protocol
+        {
+            for name in names {
+                let Some(ready) = self.certificates.get(name) else {
+                    continue;
+                };
+                default_certificate.get_or_insert_with(|| Arc::clone(ready));
+                let model = &self.snapshot.certificates[name];
+                for pattern in model.names.iter().filter_map(|name| host_pattern(name)) {
+                    // The first certificate that carries a name serves it.
+                    if certificates.exact_or_wildcard(&pattern).is_none() {
+                        certificates.insert(Some(&pattern), Arc::clone(ready));
+                    }
+                }
+            }
+        }
+        let mut hosts: HostIndex<HostRules> = HostIndex::default();
+        for (at, route) in self.snapshot.routes.iter().enumerate() {
+            let attached = route.parents.iter().any(|parent| {
+                parent.gateway == gateway.name
+                    && parent
+                        .listener
+                        .as_ref()
+                        .is_none_or(|name| *name == listener.name)
+                    && parent.port.is_none_or(|port| port == listener.port)
+            });
+            if attached {
+                for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
+                    let entry = hosts.entry(host.as_ref());
+                    self.add(entry, route, &rules[at], at);
+                }
+            }
+        }
+        Listener {
+            name: format!("{}/{}", gateway.name, listener.name).into(),
+            gate: gateway.gate,
+            hosts,
+            certificates,
+            default_certificate,
+        }
+    }
+
+    /// Adds a route's matches. Order: routes as the snapshot lists them, then rules as written.
+    fn add(&mut self, into: &mut HostRules, route: &Route, rules: &[Arc<RouteRule>], at: usize) {
+        // A cell's operations judge HEAD as GET; an HTTPRoute means the method it names.
+        let head_as_get = matches!(route.origin, Origin::Endpoint { .. });
+        for (rule, compiled) in route.rules.iter().zip(rules) {
+            let order = (at << 16) | compiled.index;
+            for one in &rule.matches {
+                if let Err(error) = into.add(one, compiled, order, head_as_get) {
+                    self.mistake(&rule.declared, error);
+                }
+            }
+        }
+    }
+
+    fn west(&mut self, rules: &[Vec<Arc<RouteRule>>]) -> HashMap<EndpointId, HostRules> {
+        let mut west = HashMap::new();
+        for (at, route) in self.snapshot.routes.iter().enumerate() {
+            if let Origin::Endpoint {
+                endpoint,
+                gate: Gate::Internal,
+            } = &route.origin
+            {
+                let entry = west.entry(endpoint.clone()).or_default();
+                self.add(entry, route, &rules[at], at);
+            }
+        }
+        west
+    }
+}
+
+fn find_endpoint<'a>(
+    snapshot: &'a Snapshot,
+    id: &EndpointId,
+) -> Option<(&'a Component, u16, EndpointKind)> {
+    let cell = snapshot.cells.get(&id.component.cell)?;
+    let component = cell.components.get(&id.component.component)?;
+    let endpoint = component.endpoints.get(&id.endpoint)?;
+    Some((component, endpoint.port.get(), endpoint.kind))
+}
+
+/// A name of a certificate as a pattern; addresses are none, as SNI never names one.
+fn host_pattern(name: &str) -> Option<HostPattern> {
+    match name.strip_prefix("*.") {
+        Some(suffix) => Hostname::new(suffix).ok().map(HostPattern::Wildcard),
+        None => Hostname::new(name).ok().map(HostPattern::Exact),
+    }
+}
+
+/// Hosts under which a route serves on a listener (Gateway API, `HTTPRoute.hostnames`); none in the
+/// list is every host.
+fn effective_hosts(
+    listener: Option<&HostPattern>,
+    route: &[HostPattern],
+) -> Vec<Option<HostPattern>> {
+    if route.is_empty() {
+        return vec![listener.cloned()];
+    }
+    let mut hosts: Vec<_> = route
+        .iter()
+        .filter_map(|own| match listener {
+            Some(listener) => listener.intersect(own),
+            None => Some(own.clone()),
+        })
+        .map(Some)
+        .collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+fn callers(snapshot: &Snapshot) -> HashMap<std::net::IpAddr, Arc<Caller>> {
+    let mut callers = HashMap::new();
+    for cell in snapshot.cells.values() {
+        for component in cell.components.values() {
+            let caller = Arc::new(caller(cell, component));
+            for address in component.workloads.addresses() {
+                callers.insert(*address, Arc::clone(&caller));
+            }
+        }
+    }
+    callers
+}
+
+fn caller(cell: &Cell, component: &Component) -> Caller {
+    let name = &component.id.component;
+    let from = |names: &[Name]| names.is_empty() || names.contains(name);
+    let mut south: HashMap<u16, SouthHosts> = HashMap::new();
+    for declared in cell.south.iter().filter(|south| from(&south.from)) {
+        if let SouthDestination::Hosts { hosts, protocol } = &declared.destination {
+            let entry = south.entry(declared.port.get()).or_default();
+            let names = match protocol {
+                SouthProtocol::Tls => &mut entry.tls,
+                SouthProtocol::Http => &mut entry.http,
+            };
+            names.extend(
+                hosts
+                    .iter()
+                    .map(|host| (host.as_str().into(), host.clone())),
+            );
+        }
+    }
+    let east: HashSet<EndpointId> = cell
+        .east
+        .iter()
+        .filter(|east| from(&east.from))
+        .map(|east| east.to.clone())
+        .collect();
+    Caller {
+        name: component.id.to_string().into(),
+        id: component.id.clone(),
+        east,
+        south,
+    }
+}
+
+fn endpoints(snapshot: &Snapshot) -> HashMap<SocketAddr, SteeredEndpoint> {
+    let mut endpoints = HashMap::new();
+    for component in snapshot
+        .cells
+        .values()
+        .flat_map(|cell| cell.components.values())
+    {
+        let id = &component.id;
+        let prefix: Arc<str> = format!("/{}/{}", id.cell.project, id.component).into();
+        for endpoint in component
+            .endpoints
+            .values()
+            .filter(|one| one.kind.is_http())
+        {
+            let workloads = component
+                .workloads
+                .addresses()
+                .iter()
+                .map(|one| (one, false));
+            let services = component.service_addresses.iter().map(|one| (one, true));
+            for (address, service) in workloads.chain(services) {
+                endpoints.insert(
+                    SocketAddr::new(*address, endpoint.port.get()),
+                    SteeredEndpoint {
+                        endpoint: endpoint.id.clone(),
+                        prefix: Arc::clone(&prefix),
+                        service,
+                    },
+                );
+            }
+        }
+    }
+    endpoints
+}

@@ -1,0 +1,380 @@
+//! Where programs are attached, and how they are replaced without a gap.
+//!
+//! Every attachment is a link pinned under `<bpffs>/links`, so that it outlives the agent. An agent that starts again
+//! finds the pin and puts its own program into the same link: at no moment is the hook without a program. Below kernel
+//! 6.6, which has no tcx, gates are filters of a clsact qdisc; the filter's handle plays the pin's part.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use agent_common::Direction;
+use aya::Ebpf;
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
+};
+use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup};
+use aya_obj::generated::bpf_attach_type as At;
+
+use super::{error::Error, sys};
+
+/// The hooks of processes, by program.
+const CGROUP: [(&str, At); 8] = [
+    ("steer_connect4", At::BPF_CGROUP_INET4_CONNECT),
+    ("steer_connect6", At::BPF_CGROUP_INET6_CONNECT),
+    ("steer_sendmsg4", At::BPF_CGROUP_UDP4_SENDMSG),
+    ("steer_sendmsg6", At::BPF_CGROUP_UDP6_SENDMSG),
+    ("steer_recvmsg4", At::BPF_CGROUP_UDP4_RECVMSG),
+    ("steer_recvmsg6", At::BPF_CGROUP_UDP6_RECVMSG),
+    ("steer_getpeer4", At::BPF_CGROUP_INET4_GETPEERNAME),
+    ("steer_getpeer6", At::BPF_CGROUP_INET6_GETPEERNAME),
+];
+const LOOKUP: &str = "listen";
+const GATES: [(&str, Direction); 2] = [
+    ("cell_egress", Direction::Egress),
+    ("cell_ingress", Direction::Ingress),
+];
+
+/// Priority and handle of our clsact filters; others keep theirs.
+const CLSACT_PRIORITY: u16 = 0xca5;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0xca5);
+
+/// How gates are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GateHook {
+    /// tcx where the kernel has it (6.6), else clsact.
+    #[default]
+    Auto,
+    /// clsact everywhere.
+    Clsact,
+}
+
+/// What became of a gate that was to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// It stands.
+    Yes,
+    /// The interface went away meanwhile.
+    InterfaceGone,
+}
+
+/// The links of one node.
+#[derive(Debug)]
+pub(super) struct Links {
+    folder: PathBuf,
+    tcx: bool,
+}
+
+/// Loads every program of the object into the kernel.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
+    for (name, program) in ebpf.programs_mut() {
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::SkLookup(program) => program.load(),
+            _ => {
+                return Err(Error::Missing {
+                    kind: "use for program",
+                    name: name.to_owned(),
+                });
+            }
+        };
+        loaded.map_err(Error::program(name))?;
+    }
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Error>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| Error::Missing {
+        kind: "program",
+        name: name.to_owned(),
+    })?;
+    program.try_into().map_err(Error::program(name))
+}
+
+impl Links {
+    /// `root` is the folder of this node's pins.
+    pub(super) fn new(root: &Path, hook: GateHook, tcx_exists: bool) -> Self {
+        Self {
+            folder: root.join("links"),
+            tcx: hook == GateHook::Auto && tcx_exists,
+        }
+    }
+
+    /// `tcx` or `clsact`.
+    pub(super) fn hook(&self) -> &'static str {
+        if self.tcx { "tcx" } else { "clsact" }
+    }
+
+    /// Attaches the programs of processes and of listening sockets, or replaces them.
+    pub(super) fn node(&self, ebpf: &mut Ebpf, cgroup: &Path) -> Result<(), Error> {
+        let folder = File::open(cgroup).map_err(Error::file("open", cgroup))?;
+        let inode = folder
+            .metadata()
+            .map_err(Error::file("read", cgroup))?
+            .ino();
+        for (name, hook) in CGROUP {
+            let program: &mut CgroupSockAddr = program(ebpf, name)?;
+            let fd = program.fd().map_err(Error::program(name))?;
+            let target = sys::Target::File(folder.as_fd());
+            self.place(fd.as_fd(), &target, hook, &format!("{name}_{inode}"))?;
+            self.drop_others(name, inode)?;
+        }
+        let (netns, inode) = own_netns()?;
+        let program: &mut SkLookup = program(ebpf, LOOKUP)?;
+        let fd = program.fd().map_err(Error::program(LOOKUP))?;
+        let target = sys::Target::File(netns.as_fd());
+        self.place(
+            fd.as_fd(),
+            &target,
+            At::BPF_SK_LOOKUP,
+            &format!("{LOOKUP}_{inode}"),
+        )
+    }
+
+    /// Refuses pins that a node of another network namespace left or uses.
+    pub(super) fn check_owner(&self, root: &Path) -> Result<(), Error> {
+        let (_, inode) = own_netns()?;
+        let own = format!("{LOOKUP}_{inode}");
+        let foreign = self
+            .names()?
+            .into_iter()
+            .any(|name| name.starts_with("listen_") && name != own);
+        if foreign {
+            Err(Error::ForeignPins {
+                path: root.to_owned(),
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The steering of a cgroup that is no longer asked for ends.
+    fn drop_others(&self, program: &str, inode: u64) -> Result<(), Error> {
+        let keep = format!("{program}_{inode}");
+        for name in self.names()? {
+            if name
+                .strip_prefix(program)
+                .is_some_and(|rest| rest.starts_with('_'))
+                && name != keep
+            {
+                self.unpin(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let entries = fs::read_dir(&self.folder).map_err(Error::file("list", &self.folder))?;
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect())
+    }
+
+    fn unpin(&self, name: &str) -> Result<(), Error> {
+        let path = self.folder.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::file("unpin", path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a program into the pinned link of this name, or makes the link.
+    fn place(
+        &self,
+        program: BorrowedFd<'_>,
+        target: &sys::Target<'_>,
+        hook: At,
+        name: &str,
+    ) -> Result<(), Error> {
+        let path = self.folder.join(name);
+        match sys::pinned(&path).and_then(|link| sys::link_update(link.as_fd(), program)) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // The link lost its interface, and the number went to another one.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => self.unpin(name)?,
+            Err(error) => {
+                return Err(Error::kernel(format!("replace the program of link {name}"))(error));
+            }
+        }
+        let link = sys::link_create(program, target, hook)
+            .map_err(Error::kernel(format!("attach {name}")))?;
+        sys::pin(link.as_fd(), &path).map_err(Error::file("pin", path))
+    }
+
+    /// Attaches both gates of a pod's interface, or replaces their programs.
+    pub(super) fn attach(
+        &self,
+        ebpf: &mut Ebpf,
+        ifindex: u32,
+        ifname: &str,
+    ) -> Result<Attached, Error> {
+        for (name, direction) in GATES {
+            let placed = if self.tcx {
+                let program: &mut SchedClassifier = program(ebpf, name)?;
+                let fd = program.fd().map_err(Error::program(name))?;
+                let hook = match direction {
+                    Direction::Egress => At::BPF_TCX_INGRESS,
+                    Direction::Ingress => At::BPF_TCX_EGRESS,
+                };
+                self.place(
+                    fd.as_fd(),
+                    &sys::Target::Interface(ifindex),
+                    hook,
+                    &format!("{name}_{ifindex}"),
+                )
+            } else {
+                clsact(program(ebpf, name)?, name, ifname, direction)
+                    .and_then(|()| self.note_clsact(ifindex, ifname))
+            };
+            match placed {
+                Ok(()) => {}
+                Err(error) if interface_gone(&error) => {
+                    self.detach(ifindex)?;
+                    return Ok(Attached::InterfaceGone);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Attached::Yes)
+    }
+
+    /// Takes both gates of an interface away.
+    pub(super) fn detach(&self, ifindex: u32) -> Result<(), Error> {
+        for (name, direction) in GATES {
+            self.unpin(&format!("{name}_{ifindex}"))?;
+            if !self.tcx
+                && let Some(ifname) = interface_name(ifindex)
+            {
+                match tc::qdisc_detach_program(&ifname, tc_type(direction), name) {
+                    Ok(()) => {}
+                    Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(TcError::NetlinkError(_)) => {}
+                    Err(error) => return Err(Error::program(name)(error)),
+                }
+            }
+        }
+        self.forget_clsact(ifindex)
+    }
+
+    /// The interfaces that have gates.
+    pub(super) fn attached(&self) -> Result<std::collections::BTreeSet<u32>, Error> {
+        let number = |name: String| {
+            let rest = name
+                .strip_prefix("cell_ingress_")
+                .or_else(|| name.strip_prefix("clsact_"))?;
+            rest.split('_').next()?.parse().ok()
+        };
+        Ok(self.names()?.into_iter().filter_map(number).collect())
+    }
+
+    /// clsact filters have no link to pin; an empty folder of the bpffs remembers the interface.
+    fn note_clsact(&self, ifindex: u32, _ifname: &str) -> Result<(), Error> {
+        let path = self.folder.join(format!("clsact_{ifindex}"));
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::file("create", path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
+        let path = self.folder.join(format!("clsact_{ifindex}"));
+        match fs::remove_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::file("remove", path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes every attachment away.
+    pub(super) fn remove_all(&self) -> Result<(), Error> {
+        for ifindex in self.attached()? {
+            self.detach(ifindex)?;
+        }
+        for name in self.names()? {
+            self.unpin(&name)?;
+        }
+        Ok(())
+    }
+}
+
+fn tc_type(direction: Direction) -> TcAttachType {
+    // What a pod sends comes in at the host side of its pair.
+    match direction {
+        Direction::Egress => TcAttachType::Ingress,
+        Direction::Ingress => TcAttachType::Egress,
+    }
+}
+
+/// Replaces our filter of an interface, or adds it.
+fn clsact(
+    program: &mut SchedClassifier,
+    name: &str,
+    ifname: &str,
+    direction: Direction,
+) -> Result<(), Error> {
+    match tc::qdisc_add_clsact(ifname) {
+        Ok(()) => {}
+        // The qdisc is there already: ours or another's. If it is not, the filter below says so.
+        Err(TcError::NetlinkError(_) | TcError::AlreadyAttached) => {}
+        Err(error) => return Err(Error::program(name)(error)),
+    }
+    let hook = tc_type(direction);
+    let known = SchedClassifierLink::attached(ifname, hook, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+        .map_err(Error::kernel(format!("find interface {ifname}")))?;
+    let id = match program.attach_to_link(known) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions {
+                priority: CLSACT_PRIORITY,
+                handle: CLSACT_HANDLE,
+                classid: None,
+            };
+            program
+                .attach_with_options(ifname, hook, TcAttachOptions::Netlink(options))
+                .map_err(Error::program(name))?
+        }
+    };
+    // The filter belongs to the node, not to this process: a dropped link would detach it.
+    std::mem::forget(program.take_link(id).map_err(Error::program(name))?);
+    Ok(())
+}
+
+fn interface_name(ifindex: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(ifindex)
+        .ok()?
+        .into_string()
+        .ok()
+}
+
+/// Whether the interface disappeared between discovery and attachment.
+fn interface_gone(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(io) = current.downcast_ref::<io::Error>()
+            && matches!(io.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
+        {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
+fn own_netns() -> Result<(File, u64), Error> {
+    const PATH: &str = "/proc/thread-self/ns/net";
+    let file = File::open(PATH).map_err(Error::file("open", PATH))?;
+    let inode = file.metadata().map_err(Error::file("read", PATH))?.ino();
+    Ok((file, inode))
+}

@@ -1,0 +1,161 @@
+//! What a generation means to the kernel, as plain data: made by `compile`, compared by tests, written by `write`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use agent_common::{Backend as WireBackend, Endpoint, IdentityValue};
+use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes};
+
+/// Everything that one generation writes into the kernel's maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelTables {
+    /// The generation's number, above 0.
+    pub generation: u32,
+    /// Identity by network, longest prefix wins. An address without entry is nobody's and denied.
+    pub identities: BTreeMap<Network, Owner>,
+    /// Rules of each component that has a pod on this node.
+    pub policies: BTreeMap<Identity, Rules>,
+    /// Local pods by host-side interface.
+    pub endpoints: BTreeMap<u32, Pod>,
+    /// Backends by service address. Without backends connections are refused.
+    pub services: BTreeMap<ServiceAddress, Vec<Backend>>,
+    /// Gateways' addresses and the gate that each plays ([`Identity::NONE`] for neither).
+    pub listeners: BTreeMap<ServiceAddress, Identity>,
+    /// Cells by the number under which the kernel counts their packets.
+    pub cells: BTreeMap<u32, String>,
+    /// What rule numbers in events mean.
+    pub rules: BTreeMap<u32, String>,
+}
+
+/// Rules of one component.
+pub type Rules = BTreeMap<RuleKey, Rule>;
+
+/// A network, ordered so that tables are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Network {
+    /// Address in map form.
+    address: [u8; 16],
+    /// Bits of the map form: 96 more than an IPv4 prefix has.
+    bits: u32,
+}
+
+impl Network {
+    /// `length` in bits of the address' own family; longer ones are cut to it.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Self {
+        let bits = match address {
+            IpAddr::V4(_) => 96 + u32::from(length.min(32)),
+            IpAddr::V6(_) => u32::from(length.min(128)),
+        };
+        Self {
+            address: address_bytes(address),
+            bits,
+        }
+    }
+
+    /// The network of one address.
+    #[must_use]
+    pub fn host(address: IpAddr) -> Self {
+        Self {
+            address: address_bytes(address),
+            bits: 128,
+        }
+    }
+
+    /// Address in map form.
+    #[must_use]
+    pub fn address(&self) -> [u8; 16] {
+        self.address
+    }
+
+    /// Prefix length in map form.
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        self.bits
+    }
+}
+
+/// Who owns a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its identity.
+    pub identity: Identity,
+    /// Host-side interface of a local pod, 0 otherwise.
+    pub ifindex: u32,
+}
+
+impl From<Owner> for IdentityValue {
+    fn from(owner: Owner) -> Self {
+        Self::new(owner.identity, owner.ifindex)
+    }
+}
+
+/// A local pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Name of its host-side interface.
+    pub ifname: String,
+    /// The component that it runs.
+    pub identity: Identity,
+    /// Number of its cell in [`KernelTables::cells`].
+    pub cell: u32,
+    /// Its own hardware address.
+    pub mac: [u8; 6],
+}
+
+impl From<&Pod> for Endpoint {
+    fn from(pod: &Pod) -> Self {
+        Self::new(pod.identity, pod.cell, pod.mac)
+    }
+}
+
+/// An address, port and protocol that something answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// IP protocol number (6 TCP, 17 UDP).
+    pub protocol: u8,
+}
+
+impl ServiceAddress {
+    /// The key of the router's socket for the address.
+    #[must_use]
+    pub fn socket_key(&self) -> SocketKey {
+        SocketKey::new(
+            address_bytes(self.address),
+            self.port.to_be_bytes(),
+            self.protocol,
+        )
+    }
+}
+
+/// Where a service's connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// The address, of the service's family.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+impl From<Backend> for WireBackend {
+    fn from(backend: Backend) -> Self {
+        Self::new(address_bytes(backend.address), backend.port.to_be_bytes())
+    }
+}
+
+impl KernelTables {
+    /// The interfaces that must be guarded.
+    #[must_use]
+    pub fn interfaces(&self) -> BTreeSet<u32> {
+        self.endpoints.keys().copied().collect()
+    }
+
+    /// The wire form of a listener.
+    pub(super) fn listener(gate: Identity) -> Listener {
+        Listener::new(gate)
+    }
+}

@@ -1,0 +1,109 @@
+//! Metrics of the agent itself; the router's are registered beside them. `docs/metrics.md` lists every series.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Why a generation was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The agent started.
+    Start,
+    /// Documents changed.
+    Documents,
+    /// Pods came or went.
+    Pods,
+}
+
+impl Reload {
+    /// The word in logs and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Documents => "documents",
+            Self::Pods => "pods",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    reason: &'static str,
+    result: &'static str,
+}
+
+/// What the agent counts of its configuration.
+#[derive(Default)]
+pub struct Metrics {
+    generation: Gauge<u64, AtomicU64>,
+    reloads: Family<ReloadLabels, Counter>,
+    last_reload: Gauge,
+    refused: Gauge,
+    enforcing: Gauge,
+}
+
+impl Metrics {
+    /// Registers every series.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "cardinal_config_generation",
+            "Active generation",
+            self.generation.clone(),
+        );
+        registry.register(
+            "cardinal_config_reloads",
+            "Attempts to activate a generation",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "cardinal_config_last_reload_timestamp_seconds",
+            "When the active documents were taken over, seconds since 1970",
+            self.last_reload.clone(),
+        );
+        registry.register(
+            "cardinal_config_refused",
+            "1 while the documents in the folder are refused and older ones serve",
+            self.refused.clone(),
+        );
+        registry.register(
+            "cardinal_datapath_enforcing",
+            "1 while cells are enforced in the kernel",
+            self.enforcing.clone(),
+        );
+    }
+
+    /// A generation is active.
+    pub fn activated(&self, generation: u64, reason: Reload, now: i64) {
+        self.generation.set(generation);
+        self.reloads
+            .get_or_create(&ReloadLabels {
+                reason: reason.as_str(),
+                result: "accepted",
+            })
+            .inc();
+        if reason != Reload::Pods {
+            self.last_reload.set(now);
+            self.refused.set(0);
+        }
+    }
+
+    /// Documents were refused.
+    pub fn refused(&self) {
+        self.reloads
+            .get_or_create(&ReloadLabels {
+                reason: Reload::Documents.as_str(),
+                result: "refused",
+            })
+            .inc();
+        self.refused.set(1);
+    }
+
+    /// Whether cells are enforced.
+    pub fn enforcing(&self, enforcing: bool) {
+        self.enforcing.set(enforcing.into());
+    }
+}

@@ -1,0 +1,197 @@
+//! One client connection: accept → TLS by server name → codec.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::prefixed::Prefixed;
+use super::worker::Worker;
+use super::{request, steered, tls};
+use crate::upstream::LocalExecutor;
+
+/// What a client that knows HTTP/2 sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of a request's head, both codecs; more is answered with 431.
+const MAX_HEAD: usize = 60 * 1024;
+
+/// Header lines of a request; more is answered with 431.
+const MAX_HEADERS: usize = 100;
+
+/// Until the head of the next request is there; so long may a connection idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// First byte of an idle connection, after which keep-alive probes find dead peers.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const MAX_STREAMS: u32 = 256;
+
+/// By which kind of socket a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// To a gateway's listener.
+    Gateway,
+    /// Steered here by the kernel; the local address is where its sender wanted to go.
+    Steered,
+}
+
+/// What requests know of their connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) entry: Entry,
+    pub(super) tls: bool,
+    /// Server name of the `ClientHello`, lower case.
+    pub(super) sni: Option<String>,
+}
+
+/// Which codec a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    Http1,
+    Http2,
+    /// Its first bytes tell.
+    Detect,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry) {
+    let _open = worker.opened();
+    let addresses = stream
+        .peer_addr()
+        .and_then(|peer| Ok((peer, stream.local_addr()?)));
+    let (peer, local) = match addresses {
+        Ok((peer, local)) => (canonical(peer), canonical(local)),
+        Err(error) => {
+            // The peer reset it while it waited to be accepted.
+            tracing::debug!(%error, "connection was gone before it was served");
+            return;
+        }
+    };
+    let socket = SockRef::from(&stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE);
+    if let Err(error) = stream
+        .set_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+    {
+        tracing::debug!(%error, %peer, "failed to set options of a connection");
+    }
+    let conn = Conn {
+        peer,
+        local,
+        entry,
+        tls: false,
+        sni: None,
+    };
+    match entry {
+        Entry::Steered => steered::serve(worker, stream, conn).await,
+        Entry::Gateway => {
+            let table = worker.table.load_full();
+            match table.bind(local) {
+                None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
+                Some(bind) if bind.tls => tls::serve(worker, stream, conn, &table, bind).await,
+                Some(_) => http(worker, Prefixed::new(stream), conn, Codec::Detect).await,
+            }
+        }
+    }
+}
+
+/// IPv4 clients of an IPv6 socket are IPv4 clients.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Serves requests until the client leaves or the worker drains.
+pub(super) async fn http<T>(worker: Rc<Worker>, mut stream: Prefixed<T>, conn: Conn, codec: Codec)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let conn = Rc::new(conn);
+    let codec = match codec {
+        Codec::Detect => {
+            let detected = tokio::time::timeout(HEAD_TIMEOUT, detect(&mut stream));
+            match detected.await {
+                Ok(Ok(codec)) => codec,
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+        known => known,
+    };
+    let mut drain = worker.drain();
+    let service = {
+        let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
+        service_fn(move |request| {
+            let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
+            async move {
+                Ok::<_, std::convert::Infallible>(request::handle(worker, conn, request).await)
+            }
+        })
+    };
+    let io = TokioIo::new(stream);
+    let ended = if codec == Codec::Http2 {
+        let connection = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEAD as u32)
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(KEEPALIVE)
+            .serve_connection(io, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = drain.begun() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(io, service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = drain.begun() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = %conn.peer, %error, "connection ended");
+    }
+}
+
+/// Reads ahead until the bytes are, or are not, HTTP/2's preface.
+async fn detect<T: AsyncRead + Unpin>(stream: &mut Prefixed<T>) -> std::io::Result<Codec> {
+    loop {
+        let ahead = stream.ahead();
+        let common = ahead.len().min(PREFACE.len());
+        if ahead[..common] != PREFACE[..common] {
+            return Ok(Codec::Http1);
+        }
+        if common == PREFACE.len() {
+            return Ok(Codec::Http2);
+        }
+        if stream.read_ahead().await? == 0 {
+            return Ok(Codec::Http1);
+        }
+    }
+}

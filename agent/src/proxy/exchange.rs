@@ -1,0 +1,85 @@
+//! One request from its head to the end of its answer, as the log sees it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::log::{AccessRecord, Reason};
+use super::respond::chain;
+use super::worker::Worker;
+use crate::upstream::Progress;
+
+/// Collects the record of a request, or of a connection, and writes it when dropped.
+pub(super) struct Exchange {
+    pub(super) record: AccessRecord,
+    pub(super) progress: Rc<Progress>,
+    worker: Rc<Worker>,
+    started: Instant,
+    complete: bool,
+    forgotten: bool,
+}
+
+impl Exchange {
+    pub(super) fn begin(worker: &Rc<Worker>, protocol: &'static str, client: String) -> Self {
+        let time_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
+        Self {
+            record: AccessRecord {
+                time_ms,
+                protocol,
+                client,
+                ..AccessRecord::default()
+            },
+            progress: Rc::default(),
+            worker: Rc::clone(worker),
+            started: Instant::now(),
+            complete: false,
+            forgotten: false,
+        }
+    }
+
+    /// The answer reached its end.
+    pub(super) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// It broke on the way.
+    pub(super) fn failed(&mut self, reason: Reason, error: &dyn std::error::Error) {
+        self.complete = true;
+        self.record.reason = reason;
+        self.record.detail = Some(chain(error));
+    }
+
+    /// It was refused, and the answer says so.
+    pub(super) fn refused(&mut self, reason: Reason, detail: impl Into<String>) {
+        self.complete = true;
+        self.record.reason = reason;
+        self.record.detail = Some(detail.into());
+    }
+
+    /// Nothing to record: what follows has records of its own.
+    pub(super) fn forget(&mut self) {
+        self.forgotten = true;
+    }
+
+    pub(super) fn listener(&mut self, name: &Arc<str>) {
+        self.record.listener = Some(Arc::clone(name));
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.forgotten {
+            return;
+        }
+        if !self.complete && self.record.reason == Reason::Ok {
+            self.record.reason = Reason::ClientClosed;
+        }
+        self.record.bytes_in += self.progress.bytes();
+        self.record.duration_us = self.started.elapsed().as_micros() as u64;
+        let record = std::mem::take(&mut self.record);
+        self.worker.metrics.count(&record);
+        self.worker.log.push(record);
+    }
+}

@@ -1,0 +1,294 @@
+//! What happened to each request and each refused or tunnelled connection.
+//!
+//! A record goes to `tracing` under target `access` and into a ring of the last [`KEPT`] records, which
+//! the admin socket serves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use http::StatusCode;
+
+use crate::route::RouteReason;
+
+/// Records kept for [`RequestLog::since`].
+pub const KEPT: u64 = 1024;
+
+/// One request, or one connection that never became requests.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct AccessRecord {
+    /// Position in the log, from 1.
+    pub seq: u64,
+    /// Start, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Id of the request; empty for connections.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
+    /// `http`, `tls` or `tcp`.
+    pub protocol: &'static str,
+    /// Method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Host asked for: the request's authority or the SNI, lower case and without port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Canonical path; as sent when it has no canonical form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Path sent upstream, where it differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_path: Option<String>,
+    /// Listener, `east` or `south`.
+    #[serde(serialize_with = "text")]
+    pub listener: Option<Arc<str>>,
+    /// Route.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub route: Option<Arc<str>>,
+    /// Position of the rule in the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
+    /// Status of the answer; 0 if the connection ended without one.
+    pub status: u16,
+    /// How it went.
+    pub reason: Reason,
+    /// The chain of causes, for refusals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Where the answer came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Placement of the routing key.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub placement: Option<Arc<str>>,
+    /// Why this placement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route_reason: Option<RouteReason>,
+    /// From the head of the request to the end of the answer's body, in microseconds.
+    pub duration_us: u64,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// Address of the client.
+    pub client: String,
+    /// Component of the client.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub caller: Option<Arc<str>>,
+    /// Generation of the table that decided.
+    pub generation: u64,
+}
+
+fn text<S: serde::Serializer>(value: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&value.as_deref(), to)
+}
+
+/// How a request or connection went. The names are what clients, logs and metrics show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Served; the status is the upstream's.
+    #[default]
+    Ok,
+    /// The request is not well-formed, or ambiguous.
+    BadRequest,
+    /// A method that a gateway does not serve.
+    MethodRefused,
+    /// No listener for the host.
+    NoListener,
+    /// No route matches.
+    NoRoute,
+    /// The connection's server name belongs to another listener than the request's host.
+    Misdirected,
+    /// A token is needed.
+    JwtMissing,
+    /// The token is not good.
+    JwtInvalid,
+    /// The token does not allow it.
+    Scope,
+    /// The endpoint declares operations and none of them matches.
+    OperationNotDeclared,
+    /// The routing key is missing.
+    RoutingKeyMissing,
+    /// The routing key is ambiguous or malformed.
+    RoutingKeyInvalid,
+    /// The caller's cell did not declare a call to this endpoint.
+    EastNotDeclared,
+    /// A component of a cell came to the north gate.
+    NorthFromCell,
+    /// A name that the caller did not declare for this port.
+    SniNotDeclared,
+    /// A host that the caller did not declare for this port.
+    HostNotDeclared,
+    /// Nothing is declared for this port.
+    SouthNotDeclared,
+    /// A port declared as TLS carried something else.
+    NotTls,
+    /// The source address belongs to no component.
+    CallerUnknown,
+    /// The rule has no target, or none that it may use.
+    NoTarget,
+    /// The rule's target is a reference that leads nowhere.
+    Unresolved,
+    /// The placement has no endpoint.
+    NoEndpoint,
+    /// No workload is there.
+    NoReadyEndpoint,
+    /// A rewrite made no valid path.
+    Rewrite,
+    /// The upstream's name has no address.
+    UpstreamResolve,
+    /// No connection to the upstream.
+    UpstreamConnect,
+    /// The upstream broke off.
+    UpstreamReset,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// The client stopped sending.
+    RequestTimeout,
+    /// The client left before the end of the answer.
+    ClientClosed,
+    /// No certificate for the server name.
+    NoCertificate,
+    /// The certificate has expired.
+    CertificateExpired,
+    /// The TLS handshake failed.
+    TlsHandshake,
+}
+
+impl Reason {
+    /// The name as in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::BadRequest => "bad_request",
+            Self::MethodRefused => "method_refused",
+            Self::NoListener => "no_listener",
+            Self::NoRoute => "no_route",
+            Self::Misdirected => "misdirected",
+            Self::JwtMissing => "jwt_missing",
+            Self::JwtInvalid => "jwt_invalid",
+            Self::Scope => "scope",
+            Self::OperationNotDeclared => "operation_not_declared",
+            Self::RoutingKeyMissing => "routing_key_missing",
+            Self::RoutingKeyInvalid => "routing_key_invalid",
+            Self::EastNotDeclared => "east_not_declared",
+            Self::NorthFromCell => "north_from_cell",
+            Self::SniNotDeclared => "sni_not_declared",
+            Self::HostNotDeclared => "host_not_declared",
+            Self::SouthNotDeclared => "south_not_declared",
+            Self::NotTls => "not_tls",
+            Self::CallerUnknown => "caller_unknown",
+            Self::NoTarget => "no_target",
+            Self::Unresolved => "unresolved",
+            Self::NoEndpoint => "no_endpoint",
+            Self::NoReadyEndpoint => "no_ready_endpoint",
+            Self::Rewrite => "rewrite",
+            Self::UpstreamResolve => "upstream_resolve",
+            Self::UpstreamConnect => "upstream_connect",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ClientClosed => "client_closed",
+            Self::NoCertificate => "no_certificate",
+            Self::CertificateExpired => "certificate_expired",
+            Self::TlsHandshake => "tls_handshake",
+        }
+    }
+
+    /// The status that tells a client.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Ok => StatusCode::OK,
+            Self::BadRequest | Self::RoutingKeyMissing | Self::RoutingKeyInvalid => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::MethodRefused => StatusCode::NOT_IMPLEMENTED,
+            Self::NoListener | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::JwtMissing | Self::JwtInvalid => StatusCode::UNAUTHORIZED,
+            Self::Scope
+            | Self::OperationNotDeclared
+            | Self::EastNotDeclared
+            | Self::NorthFromCell
+            | Self::SniNotDeclared
+            | Self::HostNotDeclared
+            | Self::SouthNotDeclared
+            | Self::NotTls
+            | Self::CallerUnknown
+            | Self::NoCertificate
+            | Self::CertificateExpired
+            | Self::TlsHandshake => StatusCode::FORBIDDEN,
+            Self::NoTarget | Self::Unresolved | Self::NoEndpoint | Self::Rewrite => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::NoReadyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamResolve | Self::UpstreamConnect | Self::UpstreamReset => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RequestTimeout | Self::ClientClosed => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+}
+
+/// The last [`KEPT`] records. Writers of all cores share it without a lock.
+#[derive(Debug)]
+pub struct RequestLog {
+    next: AtomicU64,
+    slots: Box<[ArcSwapOption<AccessRecord>]>,
+}
+
+impl Default for RequestLog {
+    fn default() -> Self {
+        Self {
+            next: AtomicU64::new(1),
+            slots: (0..KEPT).map(|_| ArcSwapOption::empty()).collect(),
+        }
+    }
+}
+
+impl RequestLog {
+    /// Numbers and keeps a record.
+    pub fn push(&self, mut record: AccessRecord) {
+        record.seq = self.next.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(
+            target: "access",
+            seq = record.seq,
+            request_id = %record.request_id,
+            protocol = record.protocol,
+            method = record.method.as_deref(),
+            host = record.host.as_deref(),
+            path = record.path.as_deref(),
+            upstream_path = record.upstream_path.as_deref(),
+            listener = record.listener.as_deref(),
+            route = record.route.as_deref(),
+            rule = record.rule,
+            status = record.status,
+            reason = record.reason.as_str(),
+            detail = record.detail.as_deref(),
+            upstream = record.upstream.as_deref(),
+            placement = record.placement.as_deref(),
+            route_reason = record.route_reason.map(RouteReason::as_str),
+            duration_us = record.duration_us,
+            bytes_in = record.bytes_in,
+            bytes_out = record.bytes_out,
+            client = %record.client,
+            caller = record.caller.as_deref(),
+            generation = record.generation,
+        );
+        let slot = &self.slots[(record.seq % KEPT) as usize];
+        slot.store(Some(Arc::new(record)));
+    }
+
+    /// Records after a position, oldest first. A gap means that the reader was too slow.
+    pub fn since(&self, seq: u64) -> Vec<Arc<AccessRecord>> {
+        let mut records: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(ArcSwapOption::load_full)
+            .filter(|record| record.seq > seq)
+            .collect();
+        records.sort_by_key(|record| record.seq);
+        records
+    }
+}

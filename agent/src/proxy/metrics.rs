@@ -1,0 +1,157 @@
+//! Counters of the router. Labels are bounded by the snapshot: listeners, and enums of ours.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::log::{AccessRecord, Reason};
+
+/// Upper bounds of the duration histogram in microseconds.
+const BOUNDS: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
+    5_000_000, 30_000_000,
+];
+
+/// All metrics of the router, shared by its cores.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    requests: Family<Labels, Counter>,
+    duration: Durations,
+    connections: Gauge,
+    bytes_in: Counter,
+    bytes_out: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    listener: String,
+    status: String,
+    reason: String,
+}
+
+impl Metrics {
+    /// Adds the router's metrics to a registry, under the registry's own prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "proxy_requests",
+            "Requests, and connections that were refused or tunnelled, by listener, status class and reason",
+            self.requests.clone(),
+        );
+        registry.register(
+            "proxy_request_duration_seconds",
+            "From the head of the request to the end of the answer's body",
+            self.duration.clone(),
+        );
+        registry.register(
+            "proxy_connections",
+            "Client connections open now",
+            self.connections.clone(),
+        );
+        registry.register(
+            "proxy_request_body_bytes",
+            "Bytes of request bodies",
+            self.bytes_in.clone(),
+        );
+        registry.register(
+            "proxy_response_body_bytes",
+            "Bytes of response bodies",
+            self.bytes_out.clone(),
+        );
+    }
+
+    pub(super) fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+}
+
+/// One core's view: it remembers the counters that it used, so that counting takes no lock.
+#[derive(Debug)]
+pub(super) struct CoreMetrics {
+    shared: Metrics,
+    known: RefCell<HashMap<(Option<Arc<str>>, u16, Reason), Counter>>,
+}
+
+impl CoreMetrics {
+    pub(super) fn new(shared: Metrics) -> Self {
+        Self {
+            shared,
+            known: RefCell::default(),
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Metrics {
+        &self.shared
+    }
+
+    pub(super) fn count(&self, record: &AccessRecord) {
+        let class = record.status / 100;
+        let key = (record.listener.clone(), class, record.reason);
+        self.known
+            .borrow_mut()
+            .entry(key)
+            .or_insert_with(|| {
+                let labels = Labels {
+                    listener: record.listener.as_deref().unwrap_or("none").to_owned(),
+                    status: if class == 0 {
+                        "none".into()
+                    } else {
+                        format!("{class}xx")
+                    },
+                    reason: record.reason.as_str().to_owned(),
+                };
+                self.shared.requests.get_or_create(&labels).clone()
+            })
+            .inc();
+        self.shared.duration.observe(record.duration_us);
+        self.shared.bytes_in.inc_by(record.bytes_in);
+        self.shared.bytes_out.inc_by(record.bytes_out);
+    }
+}
+
+/// A histogram of atomics: the crate's own takes a lock for each observation.
+#[derive(Clone, Debug, Default)]
+struct Durations(Arc<DurationCells>);
+
+#[derive(Debug, Default)]
+struct DurationCells {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Durations {
+    fn observe(&self, micros: u64) {
+        let at = BOUNDS.partition_point(|bound| *bound < micros);
+        self.0.buckets[at].fetch_add(1, Ordering::Relaxed);
+        self.0.sum_us.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for Durations {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6);
+        let buckets: Vec<(f64, u64)> = bounds
+            .chain([f64::MAX])
+            .zip(
+                self.0
+                    .buckets
+                    .iter()
+                    .map(|cell| cell.load(Ordering::Relaxed)),
+            )
+            .collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = self.0.sum_us.load(Ordering::Relaxed) as f64 / 1e6;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}

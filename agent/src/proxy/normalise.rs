@@ -1,0 +1,281 @@
+//! One reading of a request, before anything is decided about it.
+//!
+//! Whatever two programs could read in two ways is refused with 400 here: several hosts, several
+//! lengths, a path with an encoded slash, header names with underscores (which CGI-like servers fold
+//! into dashes).
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
+use http::{Method, Request, Version};
+use hyper::body::Incoming;
+use snapshot::path::CanonicalPath;
+
+use super::log::Reason;
+use super::respond::Refusal;
+
+/// Headers that only the router may set.
+const OURS: [&str; 4] = [
+    "x-routed-to",
+    "x-route-reason",
+    "x-failover-reason",
+    "x-circuit-state",
+];
+
+/// Fields of one connection (RFC 9110, section 7.6.1), besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Longest request id that is kept, in bytes.
+const MAX_ID: usize = 128;
+
+/// A request that has one meaning.
+#[derive(Debug)]
+pub(super) struct Normal {
+    /// Host in lower case, without port and trailing dot.
+    pub(super) host: String,
+    /// Port of the authority, if it names one.
+    pub(super) port: Option<u16>,
+    /// Authority as the client sent it.
+    pub(super) authority: HeaderValue,
+    /// The one path.
+    pub(super) path: CanonicalPath,
+    /// Whether the client asks for a WebSocket.
+    pub(super) websocket: bool,
+    /// Whether the client takes trailers, which gRPC servers insist on.
+    pub(super) trailers: bool,
+}
+
+fn bad(detail: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::BadRequest, detail)
+}
+
+/// Reads a request. `record` hears host and path even of refused ones.
+pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
+    if *request.method() == Method::CONNECT {
+        return Err(Refusal::new(
+            Reason::MethodRefused,
+            "CONNECT is not served: this is a gateway, not a forward proxy",
+        ));
+    }
+    let (authority, host, port) = authority(request)?;
+    let path = CanonicalPath::new(request.uri().path()).map_err(|error| bad(error.to_string()))?;
+    let headers = request.headers();
+    framing(headers)?;
+    for name in headers.keys() {
+        if name.as_str().contains('_') {
+            return Err(bad(format!("header name `{name}` has an underscore")));
+        }
+    }
+    Ok(Normal {
+        host,
+        port,
+        authority,
+        path,
+        websocket: request.version() == Version::HTTP_11
+            && lists(headers, &header::CONNECTION, "upgrade")
+            && lists(headers, &header::UPGRADE, "websocket"),
+        trailers: lists(headers, &header::TE, "trailers"),
+    })
+}
+
+/// Exactly one authority: of the target if it has one (RFC 9112, section 3.2.2; RFC 9113, section
+/// 8.3.1), and then `Host` may only repeat it.
+fn authority(request: &Request<Incoming>) -> Result<(HeaderValue, String, Option<u16>), Refusal> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(bad("more than one Host"));
+    }
+    let given = match (request.uri().authority(), host) {
+        (Some(target), Some(host)) => {
+            if !host
+                .as_bytes()
+                .eq_ignore_ascii_case(target.as_str().as_bytes())
+            {
+                return Err(bad("Host and the target's authority differ"));
+            }
+            host.clone()
+        }
+        (Some(target), None) => {
+            HeaderValue::from_str(target.as_str()).map_err(|_| bad("authority is malformed"))?
+        }
+        (None, Some(host)) => host.clone(),
+        (None, None) => return Err(bad("Host is missing")),
+    };
+    let (name, port) = split(given.as_bytes()).ok_or_else(|| bad("authority is malformed"))?;
+    Ok((given, name, port))
+}
+
+/// Host and port of an authority without user information.
+fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
+    if authority.contains(&b'@') {
+        return None;
+    }
+    let authority = Authority::try_from(authority).ok()?;
+    let port = match authority.port() {
+        Some(port) => Some(port.as_u16()),
+        None if authority.as_str().ends_with(':') => return None,
+        None => None,
+    };
+    let host = authority.host().to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    let bytes = host.as_bytes();
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|inside| inside.parse::<std::net::Ipv6Addr>().is_ok());
+    let name = !bytes.is_empty()
+        && !bytes.starts_with(b".")
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    (literal || name).then(|| (host.to_owned(), port))
+}
+
+/// One length, told in one way. Hyper already refuses lengths that differ and codings that do not
+/// end in `chunked`, and ends the connection after a message with both a length and a coding, which
+/// it reads as chunked (RFC 9112, section 6.3); what it lets through besides is refused here.
+fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(bad("expected no transfer coding but `chunked`"));
+        }
+        if headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(bad("both Content-Length and Transfer-Encoding"));
+        }
+    }
+    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return Err(bad("more than one Content-Length"));
+    }
+    Ok(())
+}
+
+/// Whether a list field has a token, whatever its case.
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        value.to_str().is_ok_and(|text| {
+            text.split(',')
+                .any(|one| one.trim().eq_ignore_ascii_case(token))
+        })
+    })
+}
+
+/// Takes away the fields that end at this hop.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+        // What frames and addresses the message is not the client's to take away.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove("proxy-connection");
+}
+
+/// Takes away what a client must not pretend.
+pub(super) fn strip_ours(headers: &mut HeaderMap) {
+    for name in OURS {
+        headers.remove(name);
+    }
+}
+
+/// Says where a request came from: appends to `X-Forwarded-For`, sets the others.
+pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, normal: &Normal) {
+    let name = HeaderName::from_static("x-forwarded-for");
+    let mut line = Vec::new();
+    for value in headers.get_all(&name) {
+        line.extend_from_slice(value.as_bytes());
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(client.to_string().as_bytes());
+    // Parts that were values joined by a comma are a value.
+    if let Ok(value) = HeaderValue::from_bytes(&line) {
+        headers.insert(name, value);
+    }
+    let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
+    headers.insert("x-forwarded-proto", scheme);
+    headers.insert("x-forwarded-host", normal.authority.clone());
+}
+
+/// The client's request id, if it is one that a log can bear.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all("x-request-id").iter();
+    let id = values.next()?.to_str().ok()?;
+    let sane = values.next().is_none()
+        && !id.is_empty()
+        && id.len() <= MAX_ID
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(&byte));
+    sane.then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::{split, strip_hop_by_hop};
+
+    #[test]
+    fn authorities_have_one_reading() {
+        let some = |host: &str, port| Some((host.to_owned(), port));
+        for (given, expected) in [
+            ("example.org", some("example.org", None)),
+            ("Example.ORG:8080", some("example.org", Some(8080))),
+            ("example.org.", some("example.org", None)),
+            ("example.org.:80", some("example.org", Some(80))),
+            ("[::1]:80", some("[::1]", Some(80))),
+            ("127.0.0.1", some("127.0.0.1", None)),
+            ("user@example.org", None),
+            ("example.org:", None),
+            ("example.org:99999", None),
+            ("example.org:80:80", None),
+            ("", None),
+            (".", None),
+            ("a b", None),
+            ("a/b", None),
+            ("a,b", None),
+            ("[::1", None),
+        ] {
+            assert_eq!(split(given.as_bytes()), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn fields_of_one_hop_stop_here() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "X-Hop, close, content-length"),
+            ("x-hop", "1"),
+            ("te", "trailers"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("content-length", "3"),
+            ("x-end", "1"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(header::HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "x-end"]);
+    }
+}

@@ -1,0 +1,87 @@
+//! A stream whose first bytes were read ahead.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// Gives back `ahead` before anything else.
+#[derive(Debug)]
+pub(super) struct Prefixed<T> {
+    ahead: BytesMut,
+    inner: T,
+}
+
+impl<T> Prefixed<T> {
+    pub(super) fn new(inner: T) -> Self {
+        Self {
+            ahead: BytesMut::new(),
+            inner,
+        }
+    }
+
+    /// What was read ahead and not yet given back.
+    pub(super) fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    pub(super) fn into_parts(self) -> (BytesMut, T) {
+        (self.ahead, self.inner)
+    }
+}
+
+impl<T: AsyncRead + Unpin> Prefixed<T> {
+    /// Reads more ahead; 0 is the end of the stream.
+    pub(super) async fn read_ahead(&mut self) -> io::Result<usize> {
+        self.inner.read_buf(&mut self.ahead).await
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            return Pin::new(&mut this.inner).poll_read(context, buffer);
+        }
+        let length = this.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&this.ahead[..length]);
+        this.ahead.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,628 @@
+//! The stages of a request: normalise → match listener, host, route → authenticate → authorise →
+//! routing key → rewrite, headers → upstream → response headers → access log.
+//!
+//! Every stage reads the same [`Normal`] request and the one table that [`handle`] loaded.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use snapshot::model::{EndpointId, Gate, Origin, Upstream, UpstreamHost};
+use snapshot::path::CanonicalPath;
+
+use super::body::ResponseBody;
+use super::connection::{Conn, Entry};
+use super::exchange::Exchange;
+use super::log::Reason;
+use super::mark;
+use super::normalise::{self, Normal};
+use super::respond::{self, Refusal};
+use super::tunnel;
+use super::worker::Worker;
+use crate::route::matching::Subject;
+use crate::route::{
+    Caller, Listener, Matched, RouteFilter, RouteReason, RouteRule, RouteTable, RouteTarget,
+    SteeredEndpoint, TargetKind, rewrite,
+};
+use crate::upstream::{Destination, Place, RequestBody, TlsName};
+
+/// What every stage knows besides the request.
+pub(super) struct Stage<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) conn: &'a Conn,
+    pub(super) table: &'a Arc<RouteTable>,
+}
+
+/// Serves one request: from its head to the head of its answer. The record is written when the
+/// answer's body ends.
+pub(super) async fn handle(
+    worker: Rc<Worker>,
+    conn: Rc<Conn>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let table = worker.table.load_full();
+    let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.peer.to_string()));
+    let id = match normalise::request_id(request.headers()) {
+        Some(id) => id.to_owned(),
+        None => worker.random_id(),
+    };
+    let head = *request.method() == Method::HEAD;
+    let http1 = request.version() < Version::HTTP_2;
+    let grpc = !http1 && is_grpc(request.headers());
+    let record = &mut exchange.record;
+    record.generation = table.generation;
+    record.request_id.clone_from(&id);
+    record.method = Some(request.method().to_string());
+    record.path = Some(request.uri().path().to_owned());
+    let stage = Stage {
+        worker: &worker,
+        conn: &conn,
+        table: &table,
+    };
+    let mut response = match serve(&stage, &mut exchange, request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            let close = http1 && refusal.reason == Reason::BadRequest;
+            let response = respond::refusal(&refusal, &id, grpc, close);
+            exchange.refused(refusal.reason, refusal.detail);
+            if head {
+                response.map(|_| ResponseBody::empty())
+            } else {
+                response
+            }
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    exchange.record.status = response.status().as_u16();
+    response.map(|body| body.ends(exchange))
+}
+
+async fn serve(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let normal = normalise::read(&request)?;
+    exchange.record.host = Some(normal.host.clone());
+    exchange.record.path = Some(normal.path.to_string());
+    let upgrade = normal.websocket.then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let caller = stage.worker.caller(stage.table, stage.conn.peer.ip());
+    exchange.record.caller = caller.map(|caller| Arc::clone(&caller.name));
+    let body = RequestBody::new(body, Rc::clone(&exchange.progress));
+    let mut inbound = Inbound {
+        parts,
+        body,
+        normal,
+        upgrade,
+    };
+    match stage.conn.entry {
+        Entry::Gateway => {
+            let listener = listener(stage, exchange, &inbound)?;
+            let rules = listener.rules(&inbound.normal.host);
+            let matched = rules
+                .and_then(|rules| rules.find(inbound.subject()))
+                .ok_or_else(|| Refusal::new(Reason::NoRoute, "no route matches"))?;
+            note(exchange, &matched);
+            admit(caller, listener, matched.rule)?;
+            let mark = match listener.gate {
+                Some(Gate::External) => mark::NORTH,
+                Some(Gate::Internal) => mark::WEST,
+                None => mark::OTHER,
+            };
+            forward(stage, exchange, inbound, matched, None, mark).await
+        }
+        Entry::Steered => {
+            let caller = caller.ok_or_else(|| {
+                Refusal::new(Reason::CallerUnknown, "source address is no component")
+            })?;
+            let Some(endpoint) = stage.table.endpoint(stage.conn.local) else {
+                return south(stage, exchange, inbound, caller).await;
+            };
+            exchange.record.listener = Some(stage.worker.east_label());
+            declared(caller, &endpoint.endpoint)?;
+            // The west gate publishes the endpoint under its prefix; with it the same rules apply.
+            inbound.normal.path = prefixed(endpoint, &inbound.normal.path)?;
+            exchange.record.path = Some(inbound.normal.path.to_string());
+            let matched = stage
+                .table
+                .west(&endpoint.endpoint)
+                .and_then(|rules| rules.find(inbound.subject()))
+                .ok_or_else(|| {
+                    Refusal::new(Reason::NoRoute, "no route of the west gate matches")
+                })?;
+            note(exchange, &matched);
+            let to = (!endpoint.service).then_some(stage.conn.local);
+            forward(stage, exchange, inbound, matched, to, mark::WEST).await
+        }
+    }
+}
+
+/// A request taken apart.
+struct Inbound {
+    parts: Parts,
+    body: RequestBody,
+    normal: Normal,
+    upgrade: Option<OnUpgrade>,
+}
+
+impl Inbound {
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            path: &self.normal.path,
+            method: &self.parts.method,
+            headers: &self.parts.headers,
+        }
+    }
+}
+
+/// The listener of a request by its host; under TLS the server name must lead to the same one.
+fn listener<'a>(
+    stage: &Stage<'a>,
+    exchange: &mut Exchange,
+    inbound: &Inbound,
+) -> Result<&'a Arc<Listener>, Refusal> {
+    let none = || Refusal::new(Reason::NoListener, "no listener takes this host");
+    let bind = stage.table.bind(stage.conn.local).ok_or_else(none)?;
+    let by_host = bind.listener(&inbound.normal.host);
+    if stage.conn.tls {
+        let by_name = match &stage.conn.sni {
+            Some(name) => bind.listener(name),
+            None => bind.default_listener(),
+        };
+        let same = by_name.map(|one| &one.name) == by_host.map(|one| &one.name);
+        if !same {
+            return Err(Refusal::new(
+                Reason::Misdirected,
+                format!(
+                    "server name {} and host {} belong to two listeners",
+                    stage.conn.sni.as_deref().unwrap_or("none"),
+                    inbound.normal.host
+                ),
+            ));
+        }
+    }
+    let listener = by_host.ok_or_else(none)?;
+    exchange.listener(&listener.name);
+    Ok(listener)
+}
+
+fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
+    exchange.record.route = Some(Arc::clone(&matched.rule.route));
+    exchange.record.rule = Some(matched.rule.index);
+}
+
+/// Whether a component may use a gate: the north one never; the west one for endpoints of its own
+/// cell and those that it declared. Clients that are no component pass by the route's rules.
+fn admit(
+    caller: Option<&Arc<Caller>>,
+    listener: &Listener,
+    rule: &RouteRule,
+) -> Result<(), Refusal> {
+    let Some(caller) = caller else {
+        return Ok(());
+    };
+    if listener.gate == Some(Gate::External) {
+        return Err(Refusal::new(
+            Reason::NorthFromCell,
+            format!("component {} came to the north gate", caller.name),
+        ));
+    }
+    match &rule.origin {
+        Origin::Endpoint { endpoint, .. } => declared(caller, endpoint),
+        Origin::Document if listener.gate.is_none() => Ok(()),
+        // A route of a document on the west gate: what it leads to has to be declared all the same.
+        Origin::Document => rule
+            .targets
+            .iter()
+            .try_for_each(|target| match &target.kind {
+                TargetKind::Endpoint { endpoint, .. } => declared(caller, endpoint),
+                _ => Err(Refusal::new(
+                    Reason::EastNotDeclared,
+                    format!(
+                        "{} leads {} to what no cell declares",
+                        rule.route, caller.name
+                    ),
+                )),
+            }),
+    }
+}
+
+fn declared(caller: &Caller, endpoint: &EndpointId) -> Result<(), Refusal> {
+    if caller.id.cell == endpoint.component.cell || caller.declared_east(endpoint) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::EastNotDeclared,
+        format!("{} did not declare a call to {endpoint}", caller.name),
+    ))
+}
+
+fn prefixed(endpoint: &SteeredEndpoint, path: &CanonicalPath) -> Result<CanonicalPath, Refusal> {
+    CanonicalPath::new(&format!("{}{path}", endpoint.prefix))
+        .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))
+}
+
+/// Where a rule sends a request.
+struct Chosen {
+    destinations: Vec<Destination>,
+    /// Host that the target insists on.
+    host: Option<HeaderValue>,
+    /// `X-Routed-To` and the reason.
+    placement: Option<(HeaderValue, RouteReason)>,
+}
+
+/// From a matched rule to the answer of an upstream. `to` replaces an endpoint's workloads.
+async fn forward(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    inbound: Inbound,
+    matched: Matched<'_>,
+    to: Option<SocketAddr>,
+    mark: u32,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let rule = matched.rule;
+    if let Some(gatekeeper) = &rule.auth {
+        let query = inbound.parts.uri.query();
+        let token = gatekeeper.authenticate(&inbound.parts.headers, query, now())?;
+        gatekeeper.authorise(&token)?;
+    }
+    let target = pick(stage.worker, rule)?;
+    let chosen = choose(stage.worker, exchange, &inbound, target, to, mark)?;
+
+    let Inbound {
+        mut parts,
+        body,
+        normal,
+        upgrade,
+    } = inbound;
+    let mut path = normal.path.clone();
+    let mut host = normal.authority.clone();
+    let headers = &mut parts.headers;
+    normalise::strip_hop_by_hop(headers);
+    normalise::strip_ours(headers);
+    // The wait for `100 Continue` is answered here, when the upstream asks for the body.
+    headers.remove(header::EXPECT);
+    normalise::forwarded(headers, stage.conn.peer.ip(), stage.conn.tls, &normal);
+    if let Ok(id) = HeaderValue::from_str(&exchange.record.request_id) {
+        headers.insert("x-request-id", id);
+    }
+    for filter in &rule.filters {
+        match filter {
+            RouteFilter::RequestHeaders(edits) => edits.apply(headers),
+            RouteFilter::Path(change) => {
+                path = rewrite::path(&path, matched.prefix, change)
+                    .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))?;
+            }
+            RouteFilter::Host(value) => host.clone_from(value),
+            RouteFilter::ResponseHeaders(_) => {}
+        }
+    }
+    if path != normal.path {
+        exchange.record.upstream_path = Some(path.to_string());
+    }
+    if let Some(own) = &chosen.host {
+        host.clone_from(own);
+    }
+    let http2 = chosen.destinations.first().is_some_and(|one| one.http2);
+    let tls = chosen
+        .destinations
+        .first()
+        .is_some_and(|one| one.tls.is_some());
+    let target = match parts.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_string(),
+    };
+    let outbound = Outbound {
+        target: &target,
+        host,
+        tls,
+        http2,
+        trailers: normal.trailers,
+        websocket: upgrade.is_some(),
+    };
+    let request = outbound.request(parts, body)?;
+    let mut response = send(stage, exchange, &chosen.destinations, request, upgrade).await?;
+
+    for filter in &rule.filters {
+        if let RouteFilter::ResponseHeaders(edits) = filter {
+            edits.apply(response.headers_mut());
+        }
+    }
+    if let Some((placement, reason)) = chosen.placement {
+        let headers = response.headers_mut();
+        normalise::strip_ours(headers);
+        headers.insert("x-routed-to", placement);
+        let reason = HeaderValue::from_static(reason.as_str());
+        headers.insert("x-route-reason", reason);
+    }
+    Ok(response)
+}
+
+/// One target of a rule by weight.
+fn pick<'a>(worker: &Worker, rule: &'a RouteRule) -> Result<&'a RouteTarget, Refusal> {
+    let none = || Refusal::new(Reason::NoTarget, "the rule has no target with a weight");
+    if rule.weight == 0 {
+        return Err(none());
+    }
+    rule.target(worker.random() % rule.weight).ok_or_else(none)
+}
+
+fn choose(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    inbound: &Inbound,
+    target: &RouteTarget,
+    to: Option<SocketAddr>,
+    mark: u32,
+) -> Result<Chosen, Refusal> {
+    let websocket = inbound.upgrade.is_some();
+    let grpc = !websocket && is_grpc(&inbound.parts.headers);
+    let destination = |place, tls, http2| Destination {
+        place,
+        tls,
+        http2,
+        mark: worker.mark(mark),
+        outside: false,
+    };
+    let plain = |destinations| Chosen {
+        destinations,
+        host: None,
+        placement: None,
+    };
+    match &target.kind {
+        TargetKind::Upstreams(list) => {
+            if list.is_empty() {
+                return Err(Refusal::new(
+                    Reason::NoReadyEndpoint,
+                    "the backend has no address",
+                ));
+            }
+            let turn = worker.turn(target.id, list.len());
+            let (before, after) = list.split_at(turn);
+            let places = after.iter().chain(before).map(|upstream| match upstream {
+                Upstream::Tcp { host, port } => place(host, port.get()),
+                Upstream::Unix(path) => Place::Unix(path.clone()),
+            });
+            Ok(plain(
+                places.map(|place| destination(place, None, grpc)).collect(),
+            ))
+        }
+        TargetKind::Endpoint {
+            endpoint,
+            addresses,
+            http2,
+        } => {
+            let http2 = !websocket && (*http2 || grpc);
+            if let Some(to) = to {
+                return Ok(plain(vec![destination(Place::Address(to), None, http2)]));
+            }
+            if addresses.is_empty() {
+                let detail = format!("no workload of {endpoint} is known");
+                return Err(Refusal::new(Reason::NoReadyEndpoint, detail));
+            }
+            let turn = worker.turn(target.id, addresses.len());
+            let (before, after) = addresses.split_at(turn);
+            let places = after.iter().chain(before).copied().map(Place::Address);
+            Ok(plain(
+                places
+                    .map(|place| destination(place, None, http2))
+                    .collect(),
+            ))
+        }
+        TargetKind::Placements(table) => {
+            let key = table.key(&inbound.parts.headers)?;
+            let placed = table.decide(key);
+            exchange.record.placement = Some(Arc::clone(placed.placement));
+            exchange.record.route_reason = Some(placed.reason);
+            let endpoint = placed.endpoint.ok_or_else(|| {
+                let detail = format!("placement {} has no endpoint", placed.placement);
+                Refusal::new(Reason::NoEndpoint, detail)
+            })?;
+            let url = &endpoint.url;
+            let tls = match url.tls {
+                true => Some(tls_name(&url.host)?),
+                false => None,
+            };
+            Ok(Chosen {
+                destinations: vec![destination(place(&url.host, url.port.get()), tls, grpc)],
+                host: Some(endpoint.authority.clone()),
+                placement: Some((endpoint.header.clone(), placed.reason)),
+            })
+        }
+        TargetKind::Unresolved(reason) => Err(Refusal::new(Reason::Unresolved, &**reason)),
+    }
+}
+
+fn place(host: &UpstreamHost, port: u16) -> Place {
+    match host {
+        UpstreamHost::Address(address) => Place::Address(SocketAddr::new(*address, port)),
+        UpstreamHost::Name(name) => Place::Name(name.clone(), port),
+    }
+}
+
+fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
+    let name = match host {
+        UpstreamHost::Address(address) => rustls_pki_types::ServerName::from(*address),
+        UpstreamHost::Name(name) => rustls_pki_types::ServerName::try_from(name.to_string())
+            .map_err(|error| Refusal::new(Reason::Unresolved, error.to_string()))?,
+    };
+    Ok(TlsName(name))
+}
+
+/// How a request leaves.
+struct Outbound<'a> {
+    /// Path and query.
+    target: &'a str,
+    host: HeaderValue,
+    tls: bool,
+    http2: bool,
+    trailers: bool,
+    websocket: bool,
+}
+
+impl Outbound<'_> {
+    fn request(self, mut parts: Parts, body: RequestBody) -> Result<Request<RequestBody>, Refusal> {
+        let broken = |error: String| Refusal::new(Reason::Rewrite, error);
+        join_cookies(&mut parts);
+        let headers = &mut parts.headers;
+        if self.http2 {
+            let scheme = if self.tls { "https" } else { "http" };
+            let authority = self
+                .host
+                .to_str()
+                .map_err(|error| broken(error.to_string()))?;
+            parts.uri = Uri::try_from(format!("{scheme}://{authority}{}", self.target))
+                .map_err(|error| broken(error.to_string()))?;
+            parts.version = Version::HTTP_2;
+            headers.remove(header::HOST);
+            if self.trailers {
+                headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+        } else {
+            parts.uri = Uri::try_from(self.target).map_err(|error| broken(error.to_string()))?;
+            parts.version = Version::HTTP_11;
+            headers.insert(header::HOST, self.host);
+            if self.websocket {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            }
+        }
+        parts.extensions.clear();
+        Ok(Request::from_parts(parts, body))
+    }
+}
+
+/// HTTP/2 may split cookies over lines, HTTP/1.1 may not (RFC 9113, section 8.2.3).
+fn join_cookies(parts: &mut Parts) {
+    let mut lines = parts.headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // Parts that were header values, joined by ASCII, are a header value.
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        parts.headers.insert(header::COOKIE, value);
+    }
+}
+
+async fn send(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    destinations: &[Destination],
+    request: Request<RequestBody>,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let progress = Rc::clone(&exchange.progress);
+    let answer = stage
+        .worker
+        .client
+        .send(destinations, request, &progress, stage.table)
+        .await?;
+    exchange.record.upstream = Some(match answer.peer {
+        Some(peer) => peer.to_string(),
+        None => answer.place,
+    });
+    let mut response = answer.response;
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let websocket = switching && upgrade.is_some();
+    if switching && !websocket {
+        return Err(Refusal::new(
+            Reason::UpstreamReset,
+            "upstream switched protocols although nobody asked",
+        ));
+    }
+    if let (true, Some(client)) = (websocket, upgrade) {
+        tunnel::upgraded(stage.worker, client, hyper::upgrade::on(&mut response));
+    }
+    let (mut parts, body) = response.into_parts();
+    normalise::strip_hop_by_hop(&mut parts.headers);
+    if websocket {
+        let headers = &mut parts.headers;
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    Ok(Response::from_parts(parts, ResponseBody::streamed(body)))
+}
+
+/// A request of a component to a service outside, by plain HTTP: the host must be declared for the
+/// port; the connection goes to what the declared name resolves to. Path and headers stay as sent:
+/// nothing here decides by them.
+async fn south(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    inbound: Inbound,
+    caller: &Caller,
+) -> Result<Response<ResponseBody>, Refusal> {
+    exchange.record.listener = Some(stage.worker.south_label());
+    let port = stage.conn.local.port();
+    let normal = &inbound.normal;
+    let name = caller
+        .south(port)
+        .and_then(|hosts| hosts.http.get(normal.host.as_str()))
+        .filter(|_| normal.port.unwrap_or(80) == port)
+        .ok_or_else(|| {
+            let detail = format!(
+                "{} did not declare {}:{port} as HTTP",
+                caller.name, normal.host
+            );
+            Refusal::new(Reason::HostNotDeclared, detail)
+        })?;
+    let http2 = inbound.parts.version == Version::HTTP_2;
+    let destinations = [Destination {
+        place: Place::Name(name.clone(), port),
+        tls: None,
+        http2,
+        mark: stage.worker.mark(mark::OTHER),
+        outside: stage.worker.outside(),
+    }];
+    let Inbound {
+        mut parts,
+        body,
+        normal,
+        upgrade,
+    } = inbound;
+    normalise::strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(header::EXPECT);
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or_else(|| "/".to_owned(), ToString::to_string);
+    let outbound = Outbound {
+        target: &target,
+        host: normal.authority,
+        tls: false,
+        http2,
+        trailers: normal.trailers,
+        websocket: upgrade.is_some(),
+    };
+    let request = outbound.request(parts, body)?;
+    send(stage, exchange, &destinations, request, upgrade).await
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Seconds since 1970; 0 before that, when every token is too new.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,185 @@
+//! Connections that the kernel steered here: east to HTTP endpoints addressed directly, south to
+//! services by name. The local address is the original destination, the peer is the caller.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::connection::{self, Codec, Conn};
+use super::exchange::Exchange;
+use super::log::Reason;
+use super::prefixed::Prefixed;
+use super::worker::Worker;
+use super::{mark, tls, tunnel};
+use crate::route::{Caller, RouteTable};
+use crate::upstream::{Destination, Place};
+
+/// Bytes of a `ClientHello` that are read at most.
+const MAX_HELLO: usize = 16 * 1024;
+
+/// Until the `ClientHello` is complete.
+const HELLO: Duration = Duration::from_secs(5);
+
+/// First byte of a TLS record that carries a handshake (RFC 8446, section 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// Decides by caller and original destination what a connection may be, and serves it.
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
+    let table = worker.table.load_full();
+    let mut exchange = Exchange::begin(&worker, "tcp", conn.peer.to_string());
+    exchange.record.generation = table.generation;
+    let Some(caller) = worker.caller(&table, conn.peer.ip()) else {
+        let detail = format!("source of a connection to {} is no component", conn.local);
+        exchange.refused(Reason::CallerUnknown, detail);
+        return;
+    };
+    exchange.record.caller = Some(Arc::clone(&caller.name));
+    let mut stream = Prefixed::new(stream);
+    if table.endpoint(conn.local).is_some() {
+        exchange.forget();
+        return connection::http(worker, stream, conn, Codec::Detect).await;
+    }
+    exchange.record.listener = Some(worker.south_label());
+    let Some(hosts) = caller.south(conn.local.port()) else {
+        let detail = format!(
+            "{} declared nothing by name for {}",
+            caller.name, conn.local
+        );
+        exchange.refused(Reason::SouthNotDeclared, detail);
+        return;
+    };
+    if hosts.tls.is_empty() {
+        exchange.forget();
+        return connection::http(worker, stream, conn, Codec::Detect).await;
+    }
+    // With plain HTTP declared for the same port the first byte tells which of the two it is.
+    if !hosts.http.is_empty() {
+        match tokio::time::timeout(HELLO, stream.read_ahead()).await {
+            Ok(Ok(read)) if read > 0 => {}
+            _ => return exchange.refused(Reason::NotTls, "no first byte in time"),
+        }
+        if stream.ahead().first() != Some(&HANDSHAKE_RECORD) {
+            exchange.forget();
+            return connection::http(worker, stream, conn, Codec::Detect).await;
+        }
+    }
+    exchange.record.protocol = "tls";
+    passthrough(&worker, stream, &conn, &table, caller, &mut exchange).await;
+}
+
+/// TLS that stays closed: only its server name is read.
+async fn passthrough(
+    worker: &Worker,
+    mut stream: Prefixed<TcpStream>,
+    conn: &Conn,
+    table: &RouteTable,
+    caller: &Caller,
+    exchange: &mut Exchange,
+) {
+    let port = conn.local.port();
+    let hello = match tokio::time::timeout(HELLO, hello(&mut stream)).await {
+        Ok(hello) => hello,
+        Err(_) => Err(Hello::Refused("no ClientHello in time".into(), Vec::new())),
+    };
+    let (ahead, mut client) = stream.into_parts();
+    let name = match hello {
+        Ok(Some(name)) => name,
+        Ok(None) => {
+            exchange.refused(Reason::SniNotDeclared, "ClientHello names no server");
+            return tls::say(&mut client, &tls::UNRECOGNIZED_NAME).await;
+        }
+        Err(Hello::Refused(why, alert)) => {
+            exchange.refused(Reason::NotTls, why);
+            return tls::say(&mut client, &alert).await;
+        }
+        Err(Hello::Gone(error)) => return exchange.failed(Reason::ClientClosed, &error),
+    };
+    exchange.record.host = Some(name.clone());
+    let declared = caller
+        .south(port)
+        .and_then(|hosts| hosts.tls.get(name.as_str()));
+    let Some(declared) = declared else {
+        let detail = format!("{} did not declare {name}:{port}", caller.name);
+        exchange.refused(Reason::SniNotDeclared, detail);
+        return tls::say(&mut client, &tls::UNRECOGNIZED_NAME).await;
+    };
+    let destination = Destination {
+        place: Place::Name(declared.clone(), port),
+        tls: None,
+        http2: false,
+        mark: worker.mark(mark::OTHER),
+        outside: worker.outside(),
+    };
+    let (mut upstream, peer) = match worker.client.tunnel(&destination, table).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            let refusal = super::respond::Refusal::from(error);
+            return exchange.refused(refusal.reason, refusal.detail);
+        }
+    };
+    exchange.record.upstream = Some(peer.to_string());
+    let sent = ahead.len() as u64;
+    if let Err(error) = upstream.write_all(&ahead).await {
+        return exchange.failed(Reason::UpstreamReset, &error);
+    }
+    let copied = tokio::io::copy_bidirectional_with_sizes(
+        &mut client,
+        &mut upstream,
+        tunnel::BUFFER,
+        tunnel::BUFFER,
+    );
+    exchange.record.bytes_in = sent;
+    match copied.await {
+        Ok((up, down)) => {
+            exchange.record.bytes_in += up;
+            exchange.record.bytes_out = down;
+            exchange.complete();
+        }
+        Err(error) => exchange.failed(Reason::ClientClosed, &error),
+    }
+}
+
+/// Why there is no readable `ClientHello`.
+enum Hello {
+    /// Not one, or not acceptable; with the alert to answer.
+    Refused(String, Vec<u8>),
+    /// The client left.
+    Gone(io::Error),
+}
+
+/// Reads ahead to the end of the `ClientHello` and gives its one server name in lower case.
+/// Encrypted `ClientHello`s are opaque: their outer name counts.
+async fn hello(stream: &mut Prefixed<TcpStream>) -> Result<Option<String>, Hello> {
+    let mut acceptor = Acceptor::default();
+    let mut fed = 0;
+    loop {
+        let mut ahead = &stream.ahead()[fed..];
+        while !ahead.is_empty() {
+            fed += acceptor.read_tls(&mut ahead).map_err(Hello::Gone)?;
+            match acceptor.accept() {
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    return Ok(hello.server_name().map(str::to_ascii_lowercase));
+                }
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut bytes = Vec::new();
+                    alert.write_all(&mut bytes).map_err(Hello::Gone)?;
+                    return Err(Hello::Refused(error.to_string(), bytes));
+                }
+            }
+        }
+        if fed >= MAX_HELLO {
+            let why = format!("ClientHello is longer than {MAX_HELLO} bytes");
+            return Err(Hello::Refused(why, Vec::new()));
+        }
+        if stream.read_ahead().await.map_err(Hello::Gone)? == 0 {
+            return Err(Hello::Gone(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}

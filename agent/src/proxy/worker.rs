@@ -1,0 +1,328 @@
+//! One core: a thread with its own runtime, sockets, pools and timers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::connection::{self, Entry};
+use super::log::RequestLog;
+use super::metrics::{CoreMetrics, Metrics};
+use crate::route::{Caller, RouteTable};
+use crate::upstream::{Client, Settings};
+
+/// Time between looks at idle upstream connections.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+/// Wait after an accept that failed for lack of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a worker is told.
+pub(super) enum Command {
+    /// Accept on these.
+    Open(Vec<(SocketAddr, TcpListener, Entry)>),
+    /// Accept no more on these.
+    Close(Vec<SocketAddr>),
+    /// Accept nothing, finish what runs until the deadline, and say how many connections were left.
+    Drain(Duration, oneshot::Sender<usize>),
+}
+
+/// What all workers share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) table: Arc<ArcSwap<RouteTable>>,
+    pub(super) tls: Arc<ServerConfig>,
+    pub(super) upstream: Settings,
+    pub(super) log: Arc<RequestLog>,
+    pub(super) metrics: Metrics,
+    pub(super) node_mark: bool,
+    pub(super) loopback: bool,
+}
+
+/// State of one core.
+pub(super) struct Worker {
+    pub(super) table: Arc<ArcSwap<RouteTable>>,
+    pub(super) client: Client,
+    pub(super) log: Arc<RequestLog>,
+    pub(super) metrics: CoreMetrics,
+    tls: Arc<ServerConfig>,
+    node_mark: bool,
+    loopback: bool,
+    random: Cell<u64>,
+    /// Next turn of each target of the table with this generation.
+    turns: RefCell<(u64, HashMap<u32, usize>)>,
+    drain: watch::Sender<bool>,
+    open: Rc<OpenConnections>,
+    east: Arc<str>,
+    south: Arc<str>,
+}
+
+#[derive(Default)]
+struct OpenConnections {
+    count: Cell<usize>,
+    changed: Notify,
+}
+
+/// A connection that is open as long as this lives.
+pub(super) struct Open {
+    connections: Rc<OpenConnections>,
+    metrics: Metrics,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.connections().dec();
+        let count = &self.connections.count;
+        count.set(count.get() - 1);
+        self.connections.changed.notify_waiters();
+    }
+}
+
+/// Hears of the drain.
+pub(super) struct Drain(watch::Receiver<bool>);
+
+impl Drain {
+    /// Returns once the worker drains.
+    pub(super) async fn begun(&mut self) {
+        if self.0.wait_for(|draining| *draining).await.is_err() {
+            // The worker is gone, and this task with it.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Worker {
+    fn new(shared: Shared) -> Self {
+        Self {
+            table: shared.table,
+            client: Client::new(shared.upstream),
+            log: shared.log,
+            metrics: CoreMetrics::new(shared.metrics),
+            tls: shared.tls,
+            node_mark: shared.node_mark,
+            loopback: shared.loopback,
+            random: Cell::new(seed()),
+            turns: RefCell::default(),
+            drain: watch::Sender::new(false),
+            open: Rc::default(),
+            east: "east".into(),
+            south: "south".into(),
+        }
+    }
+
+    pub(super) fn tls(&self) -> &ServerConfig {
+        &self.tls
+    }
+
+    /// The mark for a connection, where the kernel reads marks.
+    pub(super) fn mark(&self, mark: u32) -> Option<u32> {
+        self.node_mark.then_some(mark)
+    }
+
+    /// Whether declared names must lead outside.
+    pub(super) fn outside(&self) -> bool {
+        !self.loopback
+    }
+
+    /// The component of a source address. Loopback belongs to every process of the node, so it is none.
+    pub(super) fn caller<'a>(
+        &self,
+        table: &'a RouteTable,
+        source: IpAddr,
+    ) -> Option<&'a Arc<Caller>> {
+        if source.is_loopback() && !self.loopback {
+            return None;
+        }
+        table.caller(source)
+    }
+
+    pub(super) fn east_label(&self) -> Arc<str> {
+        Arc::clone(&self.east)
+    }
+
+    pub(super) fn south_label(&self) -> Arc<str> {
+        Arc::clone(&self.south)
+    }
+
+    /// Counts a connection while the result lives.
+    pub(super) fn opened(&self) -> Open {
+        self.open.count.set(self.open.count.get() + 1);
+        let metrics = self.metrics.shared().clone();
+        metrics.connections().inc();
+        Open {
+            connections: Rc::clone(&self.open),
+            metrics,
+        }
+    }
+
+    pub(super) fn drain(&self) -> Drain {
+        Drain(self.drain.subscribe())
+    }
+
+    /// A number for weights: fast, and no secret (xorshift64*).
+    pub(super) fn random(&self) -> u64 {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A request id: 32 hexadecimal digits.
+    pub(super) fn random_id(&self) -> String {
+        format!("{:016x}{:016x}", self.random(), self.random())
+    }
+
+    /// Round robin over `count` places of a target.
+    pub(super) fn turn(&self, target: u32, count: usize) -> usize {
+        let generation = self.table.load().generation;
+        let mut turns = self.turns.borrow_mut();
+        if turns.0 != generation {
+            *turns = (generation, HashMap::new());
+        }
+        let next = turns
+            .1
+            .entry(target)
+            // Cores start at different places.
+            .or_insert_with(|| self.random() as usize);
+        *next = next.wrapping_add(1);
+        *next % count
+    }
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    if provider.secure_random.fill(&mut bytes).is_err() {
+        // Ids and weights only have to differ; the clock and this stack do.
+        let clock = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as u64);
+        bytes = (clock ^ std::ptr::from_ref(&bytes) as u64).to_ne_bytes();
+    }
+    // Zero is the one state that xorshift never leaves.
+    u64::from_ne_bytes(bytes) | 1
+}
+
+/// Serves until drained, or until nobody can tell it to.
+pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let worker = Rc::new(Worker::new(shared));
+    let mut listeners: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            _ = housekeeping.tick() => {
+                worker.client.expire(Instant::now());
+                continue;
+            }
+        };
+        match command {
+            Some(Command::Open(opened)) => {
+                for (address, listener, entry) in opened {
+                    let (close, closed) = oneshot::channel();
+                    listeners.insert(address, close);
+                    spawn_local(listen(Rc::clone(&worker), listener, entry, closed));
+                }
+            }
+            Some(Command::Close(addresses)) => {
+                for address in addresses {
+                    // Dropping the sender tells the listener.
+                    listeners.remove(&address);
+                }
+            }
+            Some(Command::Drain(deadline, done)) => {
+                listeners.clear();
+                let left = drain(&worker, deadline).await;
+                // Whoever asked may have stopped waiting.
+                let _ = done.send(left);
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+async fn drain(worker: &Worker, deadline: Duration) -> usize {
+    worker.drain.send_replace(true);
+    let empty = async {
+        loop {
+            let changed = worker.open.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            // Listeners that were just closed may still hand over what waits in their queues.
+            tokio::task::yield_now().await;
+            if worker.open.count.get() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    };
+    // What is left at the deadline is told by the count.
+    let _ = tokio::time::timeout(deadline, empty).await;
+    worker.open.count.get()
+}
+
+async fn listen(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    entry: Entry,
+    mut closed: oneshot::Receiver<()>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "failed to watch a listening socket");
+            return;
+        }
+    };
+    let serve = |stream| spawn_local(connection::accepted(Rc::clone(&worker), stream, entry));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = &mut closed => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                serve(stream);
+            }
+            Err(error) if transient(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept; out of descriptors?");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Connections that the kernel already took are served: closing the socket would reset them.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            let nonblocking = stream.set_nonblocking(true);
+            match nonblocking.and_then(|()| tokio::net::TcpStream::from_std(stream)) {
+                Ok(stream) => {
+                    serve(stream);
+                }
+                Err(error) => tracing::debug!(%error, "failed to take over a connection"),
+            }
+        }
+    }
+}
+
+/// Errors of the connection that was to be accepted, not of the listener (accept(2)).
+fn transient(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionAborted
+            | std::io::ErrorKind::ConnectionReset
+            | std::io::ErrorKind::Interrupted
+    )
+}

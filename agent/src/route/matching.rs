@@ -1,0 +1,212 @@
+//! From path, method and headers to a rule, in Gateway API precedence.
+//!
+//! Exact paths are found by hash, prefixes by one hash lookup per segment of the request's path,
+//! from the longest; regular expressions are tried in order, longest text first. Between
+//! candidates of one path: those with a method, then those with more headers, then document order.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, Method};
+use snapshot::model::{PathMatch, Pattern, RequestMatch};
+use snapshot::path::CanonicalPath;
+
+use super::RouteRule;
+
+/// The rules of one host.
+#[derive(Debug, Default)]
+pub struct HostRules {
+    exact: HashMap<Box<str>, Vec<Candidate>>,
+    regex: Vec<(Pattern, Candidate)>,
+    /// By prefix without trailing slash; the root is the empty text.
+    prefix: HashMap<Box<str>, Vec<Candidate>>,
+}
+
+/// What a request is matched by.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The one path of the request.
+    pub path: &'a CanonicalPath,
+    /// Its method.
+    pub method: &'a Method,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// The rule of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Matched<'a> {
+    /// The rule.
+    pub rule: &'a Arc<RouteRule>,
+    /// The prefix that matched, without trailing slash; none for other kinds of match.
+    pub prefix: Option<&'a str>,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    method: Option<Method>,
+    headers: Vec<(HeaderName, Box<str>)>,
+    /// Document order; derived candidates come after all that were written.
+    order: (bool, usize),
+    rule: Arc<RouteRule>,
+}
+
+impl Candidate {
+    fn rank(&self) -> impl Ord + use<> {
+        (
+            Reverse(self.method.is_some()),
+            Reverse(self.headers.len()),
+            self.order,
+        )
+    }
+
+    fn fits(&self, subject: &Subject<'_>) -> bool {
+        self.method.as_ref().is_none_or(|m| m == subject.method)
+            && self
+                .headers
+                .iter()
+                .all(|(name, value)| joined_equals(subject.headers, name, value))
+    }
+}
+
+/// Several values of one header are compared joined by a comma (RFC 9110, section 5.3).
+fn joined_equals(headers: &HeaderMap, name: &HeaderName, expected: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    let Some(first) = values.next() else {
+        return false;
+    };
+    let Some(second) = values.next() else {
+        return first.as_bytes() == expected.as_bytes();
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for value in std::iter::once(second).chain(values) {
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+    }
+    joined == expected.as_bytes()
+}
+
+/// What is wrong with a match that the model let through.
+#[derive(Debug, thiserror::Error)]
+pub enum MatchError {
+    /// Not a method of RFC 9110.
+    #[error("expected an HTTP method, got `{0}`")]
+    Method(String),
+    /// Not a header name.
+    #[error("expected a header name, got `{0}`")]
+    Header(String),
+}
+
+impl HostRules {
+    /// Adds one match of a rule. Rules are added in precedence order: what is equal in every other
+    /// way goes to the one that was added first. With `head_as_get` a match of GET takes HEAD too,
+    /// unless another match names HEAD.
+    pub fn add(
+        &mut self,
+        given: &RequestMatch,
+        rule: &Arc<RouteRule>,
+        order: usize,
+        head_as_get: bool,
+    ) -> Result<(), MatchError> {
+        let method = match &given.method {
+            Some(text) => Some(
+                Method::from_bytes(text.as_bytes())
+                    .map_err(|_| MatchError::Method(text.clone()))?,
+            ),
+            None => None,
+        };
+        let mut headers: Vec<(HeaderName, Box<str>)> = Vec::with_capacity(given.headers.len());
+        for (name, value) in &given.headers {
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| MatchError::Header(name.clone()))?;
+            // Gateway API: of equal names the first entry counts.
+            if headers.iter().all(|(known, _)| *known != name) {
+                headers.push((name, value.as_str().into()));
+            }
+        }
+        let candidate = |method: Option<Method>, derived: bool| Candidate {
+            method,
+            headers: headers.clone(),
+            order: (derived, order),
+            rule: Arc::clone(rule),
+        };
+        if head_as_get && method == Some(Method::GET) {
+            self.push(&given.path, candidate(Some(Method::HEAD), true));
+        }
+        self.push(&given.path, candidate(method, false));
+        Ok(())
+    }
+
+    fn push(&mut self, path: &PathMatch, candidate: Candidate) {
+        match path {
+            PathMatch::Exact(path) => {
+                insert(
+                    self.exact.entry(path.as_str().into()).or_default(),
+                    candidate,
+                );
+            }
+            PathMatch::Prefix(path) => insert(
+                self.prefix.entry(path.without_slash().into()).or_default(),
+                candidate,
+            ),
+            PathMatch::Regex(pattern) => {
+                let rank = |pattern: &Pattern, candidate: &Candidate| {
+                    (Reverse(pattern.regex().as_str().len()), candidate.rank())
+                };
+                let key = rank(pattern, &candidate);
+                let at = self
+                    .regex
+                    .partition_point(|(known, other)| rank(known, other) <= key);
+                self.regex.insert(at, (pattern.clone(), candidate));
+            }
+        }
+    }
+
+    /// The rule of a request, or none.
+    pub fn find(&self, subject: Subject<'_>) -> Option<Matched<'_>> {
+        let path = subject.path.as_str();
+        let first = |list: &'_ [Candidate]| list.iter().position(|one| one.fits(&subject));
+        if let Some(list) = self.exact.get(path)
+            && let Some(at) = first(list)
+        {
+            return Some(Matched {
+                rule: &list[at].rule,
+                prefix: None,
+            });
+        }
+        for (pattern, candidate) in &self.regex {
+            if candidate.fits(&subject) && whole_match(pattern, path) {
+                return Some(Matched {
+                    rule: &candidate.rule,
+                    prefix: None,
+                });
+            }
+        }
+        let mut prefix = subject.path.without_slash();
+        loop {
+            if let Some((key, list)) = self.prefix.get_key_value(prefix)
+                && let Some(at) = first(list)
+            {
+                return Some(Matched {
+                    rule: &list[at].rule,
+                    prefix: Some(key),
+                });
+            }
+            prefix = &prefix[..prefix.rfind('/')?];
+        }
+    }
+}
+
+fn insert(list: &mut Vec<Candidate>, candidate: Candidate) {
+    let at = list.partition_point(|other| other.rank() <= candidate.rank());
+    list.insert(at, candidate);
+}
+
+/// Route patterns are compiled for the whole path; this holds even for one that is not anchored.
+fn whole_match(pattern: &Pattern, path: &str) -> bool {
+    pattern
+        .regex()
+        .find(path)
+        .is_some_and(|found| found.start() == 0 && found.end() == path.len())
+}

@@ -1,0 +1,228 @@
+//! Connections to upstreams: names, sockets, TLS, pools.
+//!
+//! Flows in: a request and the destinations that may serve it, in order. Flows out: the head of a
+//! response, or an error that says which destination failed how. Everything here belongs to one
+//! core's runtime; nothing is shared and nothing locks. A request is tried again only while no byte
+//! of it was sent.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use snapshot::model::Hostname;
+
+use crate::route::RouteTable;
+
+pub mod body;
+mod connect;
+mod pool;
+pub mod resolve;
+
+pub use body::{Progress, RequestBody};
+pub use connect::{Stream, system_roots};
+pub use pool::Client;
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// Host and port, or a socket's path.
+    pub place: Place,
+    /// Whether the connection is TLS, and the name that its certificate must carry.
+    pub tls: Option<TlsName>,
+    /// HTTP/1.1 or HTTP/2 with prior knowledge (by ALPN under TLS).
+    pub http2: bool,
+    /// `SO_MARK` of the connection.
+    pub mark: Option<u32>,
+    /// Whether a name may only lead outside: not to this node, its links, or a component. Whoever
+    /// answers for a declared name must not be able to point the router at the inside.
+    pub outside: bool,
+}
+
+/// Name of a server in TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsName(pub rustls_pki_types::ServerName<'static>);
+
+/// Address of a destination.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// By address.
+    Address(SocketAddr),
+    /// By name, resolved when it is connected to.
+    Name(Hostname, u16),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Time limits of upstream connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Until a connection stands, TLS included.
+    pub connect: Duration,
+    /// Without progress of the request's body until the head of the response.
+    pub head: Duration,
+    /// An idle connection is kept this long.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(90),
+        }
+    }
+}
+
+/// What a worker's client is made of.
+#[derive(Clone)]
+pub struct Settings {
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// TLS towards upstreams; none: there are no roots to trust, and TLS upstreams are refused.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// Why no response came.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The name has no address.
+    #[error("failed to resolve `{name}`")]
+    Resolve {
+        /// The name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No connection.
+    #[error("failed to connect to {place}")]
+    Connect {
+        /// Where to.
+        place: String,
+        /// Why; a refused connection usually means that nothing listens there.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No connection in time.
+    #[error(
+        "{place} did not accept a connection within {limit:?}; a dropped packet looks like this"
+    )]
+    ConnectTimeout {
+        /// Where to.
+        place: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// TLS is asked for and nothing is trusted.
+    #[error("no root certificates to check {place} with")]
+    NoRoots {
+        /// Where to.
+        place: String,
+    },
+    /// The connection broke before the head of the response.
+    #[error("{place} broke off before it answered")]
+    Broken {
+        /// Where to.
+        place: String,
+        /// Why.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The head of the response did not come in time.
+    #[error("{place} did not answer within {limit:?}")]
+    HeadTimeout {
+        /// Where to.
+        place: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The client stopped sending its body.
+    #[error("client sent no more of its request body for {limit:?}")]
+    ClientStalled {
+        /// The limit.
+        limit: Duration,
+    },
+    /// There was no destination to try.
+    #[error("no destination")]
+    Nowhere,
+}
+
+/// The head of a response and where it came from.
+#[derive(Debug)]
+pub struct Answer {
+    /// Head and streaming body.
+    pub response: Response<Incoming>,
+    /// Address that answered; none for a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The destination that answered.
+    pub place: String,
+}
+
+/// Runs futures of one core: none of them crosses a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+impl Client {
+    /// Sends a request to the first destination that takes a connection and waits for the head of
+    /// the answer. `progress` is the body's.
+    pub async fn send(
+        &self,
+        destinations: &[Destination],
+        request: Request<RequestBody>,
+        progress: &Rc<Progress>,
+        table: &RouteTable,
+    ) -> Result<Answer, UpstreamError> {
+        let place = destinations
+            .first()
+            .ok_or(UpstreamError::Nowhere)?
+            .place
+            .to_string();
+        let limit = self.settings().timeouts.head;
+        let exchange = self.exchange(destinations, request, table);
+        tokio::pin!(exchange);
+        progress.touch();
+        loop {
+            let deadline = progress.last() + limit;
+            tokio::select! {
+                biased;
+                answer = &mut exchange => return answer,
+                () = tokio::time::sleep_until(deadline) => {
+                    if progress.last() + limit > tokio::time::Instant::now() {
+                        continue;
+                    }
+                    return Err(if progress.waits_for_client() {
+                        UpstreamError::ClientStalled { limit }
+                    } else {
+                        UpstreamError::HeadTimeout { place, limit }
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! One connection to one destination.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+
+use super::resolve::Resolver;
+use super::{Destination, Place, Settings, UpstreamError};
+use crate::route::RouteTable;
+
+/// Bundles of root certificates as distributions install them.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Addresses of one name that are tried.
+const TRIES: usize = 4;
+
+/// Root certificates of the node; none if no bundle is installed.
+pub fn system_roots() -> io::Result<Option<rustls::RootCertStore>> {
+    for bundle in BUNDLES {
+        let bytes = match std::fs::read(bundle) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        let certificates = CertificateDer::pem_slice_iter(&bytes).filter_map(Result::ok);
+        // Bundles hold certificates that no longer conform; one of them must not spoil the others.
+        let (added, _ignored) = roots.add_parsable_certificates(certificates);
+        return Ok((added > 0).then_some(roots));
+    }
+    Ok(None)
+}
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+/// A connection, and where it ended.
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    pub(super) peer: Option<SocketAddr>,
+}
+
+/// Opens a connection; a name's addresses are tried in order.
+pub(super) async fn open(
+    destination: &Destination,
+    settings: &Settings,
+    resolver: &Resolver,
+    table: &RouteTable,
+) -> Result<Connected, UpstreamError> {
+    let limit = settings.timeouts.connect;
+    let timed_out = || UpstreamError::ConnectTimeout {
+        place: destination.place.to_string(),
+        limit,
+    };
+    let failed = |source| UpstreamError::Connect {
+        place: destination.place.to_string(),
+        source,
+    };
+    let addresses = match &destination.place {
+        Place::Address(address) => vec![*address],
+        Place::Name(name, port) => {
+            let mut addresses = resolver.resolve(name, *port, table.dns()).await?;
+            if destination.outside {
+                addresses.retain(|one| outside(one.ip()) && table.caller(one.ip()).is_none());
+            }
+            if addresses.is_empty() {
+                return Err(UpstreamError::Resolve {
+                    name: name.to_string(),
+                    source: "all its addresses are inside: of this node, a link or a component"
+                        .into(),
+                });
+            }
+            addresses.truncate(TRIES);
+            addresses
+        }
+        Place::Unix(path) => {
+            let stream = tokio::time::timeout(limit, UnixStream::connect(path))
+                .await
+                .map_err(|_| timed_out())?
+                .map_err(failed)?;
+            return Ok(Connected {
+                stream: Stream::Unix(stream),
+                peer: None,
+            });
+        }
+    };
+    // All addresses share the limit, so that a name with many dead ones does not wait many times.
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let mut last = timed_out();
+    for address in addresses {
+        match tokio::time::timeout(share, one(address, destination, settings)).await {
+            Ok(Ok(stream)) => {
+                return Ok(Connected {
+                    stream,
+                    peer: Some(address),
+                });
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = timed_out(),
+        }
+    }
+    Err(last)
+}
+
+/// Whether an address can be somewhere else than on this node or its links.
+fn outside(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            // The metadata service of EC2 over IPv6.
+            let metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+            !(v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_unspecified()
+                || v6.is_multicast()
+                || v6 == metadata)
+        }
+    }
+}
+
+async fn one(
+    address: SocketAddr,
+    destination: &Destination,
+    settings: &Settings,
+) -> Result<Stream, UpstreamError> {
+    let failed = |source| UpstreamError::Connect {
+        place: place(&destination.place, address),
+        source,
+    };
+    let stream = tcp(address, destination.mark).await.map_err(failed)?;
+    let Some(name) = &destination.tls else {
+        return Ok(Stream::Tcp(stream));
+    };
+    let Some(config) = &settings.tls else {
+        return Err(UpstreamError::NoRoots {
+            place: destination.place.to_string(),
+        });
+    };
+    let mut config = rustls::ClientConfig::clone(config);
+    config.alpn_protocols = vec![if destination.http2 {
+        b"h2".to_vec()
+    } else {
+        b"http/1.1".to_vec()
+    }];
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name.0.clone(), stream)
+        .await
+        .map_err(failed)?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+fn place(place: &Place, address: SocketAddr) -> String {
+    match place {
+        Place::Name(..) => format!("{place} ({address})"),
+        _ => place.to_string(),
+    }
+}
+
+/// A TCP connection with a mark, which the kernel's programs read as the gate that sends.
+async fn tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    TcpSocket::from_std_stream(socket.into())
+        .connect(address)
+        .await
+}
+
+/// A TCP connection to the first address of a name that takes one.
+pub(crate) async fn tunnel(
+    destination: &Destination,
+    settings: &Settings,
+    resolver: &Resolver,
+    table: &RouteTable,
+) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+    let connected = open(destination, settings, resolver, table).await?;
+    match (connected.stream, connected.peer) {
+        (Stream::Tcp(stream), Some(peer)) => Ok((stream, peer)),
+        _ => Err(UpstreamError::Nowhere),
+    }
+}
+
+/// The wait that a caller of [`tunnel`] grants at most, whatever the settings.
+pub(crate) const TUNNEL_LIMIT: Duration = Duration::from_secs(10);
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

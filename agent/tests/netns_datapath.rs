@@ -1,0 +1,661 @@
+//! The datapath on a real kernel, with real interfaces and real packets. Needs root; fails without it.
+
+#[path = "netns/world.rs"]
+mod world;
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use agent_common::{
+    Action, Direction, Identity, Mark, Reason, Rule, RuleKey, SocketKey, Verdict, address_ip,
+};
+use cardinal_agent::datapath::{
+    Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use world::{
+    SOON, World, chain, connect, echo_tcp, echo_udp, in_cgroup, inside, report, talks, tcp, udp,
+    wait_event,
+};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Lets `from` call `to` on a port: the egress rule of the one and the ingress rule of the other.
+fn allow(tables: &mut KernelTables, from: u32, to: u32, port: u16, protocol: u8) {
+    let (from, to) = (Identity::component(from), Identity::component(to));
+    rule(
+        tables,
+        from,
+        RuleKey::new(to, port, protocol, Direction::Egress),
+        Action::Pass,
+    );
+    rule(
+        tables,
+        to,
+        RuleKey::new(from, port, protocol, Direction::Ingress),
+        Action::Pass,
+    );
+}
+
+fn rule(tables: &mut KernelTables, of: Identity, key: RuleKey, action: Action) {
+    let id = u32::from(key.port()) + 1;
+    tables
+        .policies
+        .get_mut(&of)
+        .expect("the component has a pod")
+        .insert(key, Rule::new(action, id));
+}
+
+fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
+}
+
+/// The sum of packets of one cell, direction and reason.
+fn packets(
+    datapath: &cardinal_agent::datapath::Datapath,
+    cell: u32,
+    direction: Direction,
+    reason: Reason,
+) -> u64 {
+    let rows = datapath.counters().expect("counters can be read");
+    rows.iter()
+        .filter(|row| row.cell == cell && row.direction == direction && row.reason == reason)
+        .map(|row| row.packets)
+        .sum()
+}
+
+#[test]
+fn netns_declared_passes_and_the_rest_is_dropped_by_name() {
+    let world = World::new(3);
+    let [a, b, c] = [0, 1, 2].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut events = datapath.take_events().expect("the first reader");
+    let mut tables = world.tables(1, &[10, 10, 20]);
+    allow(&mut tables, 1, 2, 8080, TCP);
+    allow(&mut tables, 1, 2, 5353, UDP);
+    world.activate(&datapath, tables);
+    for program in &datapath.facts().programs {
+        eprintln!("{program:?}");
+    }
+
+    for (to, other) in [(b.v4, c.v4), (b.v6, c.v6)] {
+        echo_tcp(&b.netns, at(to, 8080));
+        echo_tcp(&b.netns, at(to, 9090));
+        echo_udp(&b.netns, at(to, 5353));
+        echo_tcp(&c.netns, at(other, 8080));
+        assert!(tcp(&a.netns, at(to, 8080)), "declared TCP to {to}");
+        assert!(udp(&a.netns, at(to, 5353), 32), "declared UDP to {to}");
+        assert!(
+            udp(&a.netns, at(to, 5353), 4000),
+            "declared UDP to {to} in fragments"
+        );
+        assert!(!tcp(&a.netns, at(to, 9090)), "undeclared port of {to}");
+        assert!(!tcp(&a.netns, at(other, 8080)), "undeclared cell {other}");
+        assert!(
+            !udp(&c.netns, at(to, 5353), 32),
+            "undeclared caller of {to}"
+        );
+    }
+
+    let passed = wait_event(&mut events, "the first flow", |event| {
+        event.verdict() == Some(Verdict::Pass)
+    });
+    assert_eq!(address_ip(passed.source), a.v4);
+    assert_eq!(address_ip(passed.destination), b.v4);
+    assert_eq!(passed.destination_port, 8080u16.to_be_bytes());
+    assert_eq!(
+        (passed.cell, passed.rule, passed.reason()),
+        (10, 8081, Some(Reason::Policy))
+    );
+    assert_eq!(
+        (passed.local(), passed.peer()),
+        (Identity::component(1), Identity::component(2))
+    );
+    let dropped = wait_event(&mut events, "the drop toward the other cell", |event| {
+        event.verdict() == Some(Verdict::Drop) && address_ip(event.destination) == c.v4
+    });
+    assert_eq!(dropped.reason(), Some(Reason::NotDeclared));
+    assert_eq!(dropped.direction(), Some(Direction::Egress));
+    assert!(packets(&datapath, 10, Direction::Egress, Reason::Policy) >= 4);
+    assert!(packets(&datapath, 10, Direction::Ingress, Reason::Established) > 0);
+    assert!(packets(&datapath, 20, Direction::Egress, Reason::NotDeclared) >= 2);
+    assert_eq!(
+        packets(&datapath, 10, Direction::Egress, Reason::Spoofed),
+        0
+    );
+}
+
+#[test]
+fn netns_both_gates_must_agree() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut events = datapath.take_events().expect("the first reader");
+    let mut tables = world.tables(1, &[1, 2]);
+    // Only the caller's side declares it.
+    let key = RuleKey::new(Identity::component(2), 80, TCP, Direction::Egress);
+    rule(&mut tables, Identity::component(1), key, Action::Pass);
+    world.activate(&datapath, tables);
+    echo_tcp(&b.netns, at(b.v4, 80));
+    assert!(!tcp(&a.netns, at(b.v4, 80)));
+    let dropped = wait_event(&mut events, "the receiver's drop", |event| {
+        event.verdict() == Some(Verdict::Drop)
+    });
+    assert_eq!(
+        (dropped.direction(), dropped.cell),
+        (Some(Direction::Ingress), 2)
+    );
+    assert_eq!(
+        (dropped.ifindex, dropped.reason()),
+        (b.ifindex, Some(Reason::NotDeclared))
+    );
+}
+
+#[test]
+fn netns_a_pod_sends_only_from_its_own_addresses() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    for protocol in [TCP, UDP] {
+        allow(&mut tables, 1, 2, 0, protocol);
+        // What the claimed address would be allowed to do.
+        for key in [
+            RuleKey::new(Identity::WORLD, 0, protocol, Direction::Ingress),
+            RuleKey::new(Identity::WORLD, 0, protocol, Direction::Egress),
+        ] {
+            rule(&mut tables, Identity::component(2), key, Action::Pass);
+        }
+    }
+    world.activate(&datapath, tables);
+    world.claim(0, "198.51.100.7/32");
+    world.claim(0, "2001:db8::7/128");
+    for (claimed, to) in [("198.51.100.7:0", b.v4), ("[2001:db8::7]:0", b.v6)] {
+        let before = packets(&datapath, 1, Direction::Egress, Reason::Spoofed);
+        let claimed: SocketAddr = claimed.parse().expect("an address");
+        inside(&a.netns, move || {
+            let socket = UdpSocket::bind(claimed).expect("the pod claimed the address");
+            socket
+                .send_to(b"spoof", at(to, 53))
+                .expect("the pod has a route");
+        });
+        assert_eq!(
+            packets(&datapath, 1, Direction::Egress, Reason::Spoofed),
+            before + 1,
+            "{claimed}"
+        );
+    }
+    // Another pod's address is not its own either.
+    world.claim(0, &format!("{}/32", b.v4));
+    assert_eq!(
+        packets(&datapath, 1, Direction::Ingress, Reason::Spoofed),
+        0
+    );
+}
+
+#[test]
+fn netns_without_a_generation_everything_is_dropped() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    allow(&mut tables, 1, 2, 80, TCP);
+    echo_tcp(&b.netns, at(b.v4, 80));
+    assert!(
+        tcp(&a.netns, at(b.v4, 80)),
+        "an interface without gates is left alone"
+    );
+    world.activate(&datapath, tables.clone());
+    assert!(tcp(&a.netns, at(b.v4, 80)));
+    // A generation that no longer knows pod a's rules: its interface stays guarded, its packets have no policy.
+    tables.generation = 2;
+    tables.policies.remove(&Identity::component(1));
+    world.activate(&datapath, tables);
+    assert!(!tcp(&a.netns, at(b.v4, 80)));
+    assert!(packets(&datapath, 1, Direction::Egress, Reason::NoPolicy) > 0);
+}
+
+#[test]
+fn netns_revocation_reaches_established_connections_and_the_rest_live_on() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    allow(&mut tables, 1, 2, 80, TCP);
+    allow(&mut tables, 1, 2, 81, TCP);
+    world.activate(&datapath, tables);
+    echo_tcp(&b.netns, at(b.v6, 80));
+    echo_tcp(&b.netns, at(b.v6, 81));
+    let mut kept = connect(&a.netns, at(b.v6, 80)).expect("declared");
+    let mut revoked = connect(&a.netns, at(b.v6, 81)).expect("declared");
+    assert!(talks(&mut kept) && talks(&mut revoked));
+
+    let mut tables = world.tables(2, &[1, 1]);
+    allow(&mut tables, 1, 2, 80, TCP);
+    world.activate(&datapath, tables);
+    assert!(!talks(&mut revoked), "revoked on the next packet");
+    assert!(talks(&mut kept), "declared in both generations");
+    datapath.retire(1).expect("not the active one");
+    assert!(talks(&mut kept));
+}
+
+#[test]
+fn netns_unchanged_tables_are_shared_and_an_abandoned_generation_leaves_nothing() {
+    let world = World::new(2);
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    allow(&mut tables, 1, 2, 80, TCP);
+    world.activate(&datapath, tables.clone());
+    let before = datapath.map_facts().expect("maps can be read");
+    tables.generation = 2;
+    allow(&mut tables, 1, 2, 81, TCP);
+    tables
+        .policies
+        .insert(Identity::component(1), Default::default());
+    let prepared = datapath.prepare(&tables).expect("it fits");
+    // Identities are the same, the rules of both components are not.
+    assert_eq!((prepared.cost().shared, prepared.cost().made), (1, 2));
+    drop(prepared);
+    assert_eq!(datapath.map_facts().expect("maps can be read"), before);
+    assert_eq!(datapath.active_generation(), 1);
+    tables.generation = 1;
+    assert!(matches!(
+        datapath.prepare(&tables),
+        Err(Error::Generation {
+            given: 1,
+            newest: 1
+        })
+    ));
+    tables.generation = 3;
+    for n in 0..40_000u32 {
+        let address = Ipv4Addr::from_bits(0x0a00_0000 + n).into();
+        tables.services.insert(
+            ServiceAddress {
+                address,
+                port: 80,
+                protocol: TCP,
+            },
+            Vec::new(),
+        );
+    }
+    let error = datapath
+        .prepare(&tables)
+        .expect_err("more services than the map holds");
+    assert!(
+        matches!(
+            error,
+            Error::Capacity {
+                map: "services",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(datapath.map_facts().expect("maps can be read"), before);
+}
+
+#[test]
+fn netns_verdicts_outlive_the_agent_and_the_next_one_takes_over() {
+    for hook in [GateHook::Auto, GateHook::Clsact] {
+        let world = World::new(2);
+        let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+        let datapath = world
+            .try_open(hook)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        if hook == GateHook::Clsact {
+            assert_eq!(datapath.facts().hook, "clsact");
+        }
+        let mut tables = world.tables(5, &[1, 1]);
+        allow(&mut tables, 1, 2, 80, TCP);
+        world.activate(&datapath, tables);
+        echo_tcp(&b.netns, at(b.v4, 80));
+        echo_tcp(&b.netns, at(b.v4, 81));
+        let mut open = connect(&a.netns, at(b.v4, 80)).expect("declared");
+
+        let second = world.try_open(hook).expect_err("one agent per node");
+        assert!(
+            matches!(second, Error::AlreadyRunning { holder } if holder == Some(std::process::id() as i32)),
+            "{second}"
+        );
+        drop(datapath);
+        assert!(talks(&mut open), "{hook:?}: established without an agent");
+        assert!(
+            tcp(&a.netns, at(b.v4, 80)),
+            "{hook:?}: declared without an agent"
+        );
+        assert!(
+            !tcp(&a.netns, at(b.v4, 81)),
+            "{hook:?}: denied without an agent"
+        );
+
+        let datapath = world
+            .try_open(hook)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!(datapath.active_generation(), 5);
+        assert_eq!(datapath.guarded(), [a.ifindex, b.ifindex].into());
+        assert!(
+            talks(&mut open),
+            "{hook:?}: established under the next agent"
+        );
+        assert!(
+            !tcp(&a.netns, at(b.v4, 81)),
+            "{hook:?}: denied under the next agent"
+        );
+        let mut tables = world.tables(6, &[1, 1]);
+        allow(&mut tables, 1, 2, 81, TCP);
+        world.activate(&datapath, tables);
+        assert!(tcp(&a.netns, at(b.v4, 81)), "{hook:?}: declared now");
+        assert!(!talks(&mut open), "{hook:?}: revoked now");
+
+        inside(&world.node.clone(), move || datapath.cleanup())
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert!(
+            tcp(&a.netns, at(b.v4, 80)),
+            "{hook:?}: nothing is enforced after the cleanup"
+        );
+    }
+}
+
+#[test]
+fn netns_discovery_finds_pods_and_their_addresses() {
+    let mut world = World::new(2);
+    let found = inside(&world.node, scan).expect("the node can be scanned");
+    let expected = |world: &World| {
+        let mut pods: Vec<_> = world
+            .pods
+            .iter()
+            .map(|pod| (pod.ifindex, pod.ifname.clone(), vec![pod.v4, pod.v6]))
+            .collect();
+        pods.sort();
+        pods
+    };
+    let seen = |discovery: cardinal_agent::datapath::Discovery| {
+        discovery
+            .pods
+            .into_iter()
+            .map(|pod| (pod.ifindex, pod.host_ifname, pod.addresses))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seen(found), expected(&world));
+
+    let node = world.node.clone();
+    let (told, hears) = std::sync::mpsc::channel();
+    let listener = std::thread::spawn(move || {
+        inside(&node, move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async move {
+                let mut changes =
+                    cardinal_agent::datapath::Changes::listen().expect("root may listen");
+                told.send(()).expect("the test waits");
+                tokio::time::timeout(Duration::from_secs(5), changes.changed()).await
+            })
+        })
+    });
+    hears.recv().expect("the listener is ready");
+    world.add_pod(3);
+    let heard = listener.join().expect("the listener ends");
+    assert!(
+        matches!(heard, Ok(Ok(()))),
+        "a new pod is a change: {heard:?}"
+    );
+    assert_eq!(
+        seen(inside(&world.node, scan).expect("the node can be scanned")),
+        expected(&world)
+    );
+}
+
+/// A listener that takes connections to any address, as the router's.
+fn transparent(v6: bool) -> TcpListener {
+    let (domain, any): (_, SocketAddr) = if v6 {
+        (Domain::IPV6, at(Ipv6Addr::UNSPECIFIED.into(), 15001))
+    } else {
+        (Domain::IPV4, at(Ipv4Addr::UNSPECIFIED.into(), 15001))
+    };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+    if v6 {
+        socket.set_only_v6(true).expect("a v6 socket");
+        socket.set_ip_transparent_v6(true).expect("root may");
+    } else {
+        socket.set_ip_transparent_v4(true).expect("root may");
+    }
+    socket
+        .bind(&any.into())
+        .expect("the port is free in this namespace");
+    socket.listen(16).expect("a bound socket");
+    socket.into()
+}
+
+#[test]
+fn netns_governed_connections_reach_the_router_with_their_destination() {
+    let world = World::new(1);
+    let a = world.pods[0].clone();
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1]);
+    let key = RuleKey::new(Identity::WORLD, 443, TCP, Direction::Egress);
+    rule(&mut tables, Identity::component(1), key, Action::Steer);
+    world.activate(&datapath, tables);
+    for (v6, to) in [(false, "203.0.113.5:443"), (true, "[2001:db8::5]:443")] {
+        let to: SocketAddr = to.parse().expect("an address");
+        assert!(connect(&a.netns, to).is_err(), "no listener yet");
+        assert!(packets(&datapath, 1, Direction::Egress, Reason::ListenerMissing) > 0);
+
+        let (listener, handle) = (
+            inside(&world.node, move || transparent(v6)),
+            datapath.clone(),
+        );
+        let key = if v6 {
+            SocketKey::TRANSPARENT_V6
+        } else {
+            SocketKey::TRANSPARENT_V4
+        };
+        handle
+            .set_socket(key, &listener)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let router = std::thread::spawn(move || {
+            let (mut stream, client) = listener.accept().expect("a connection");
+            let local = stream.local_addr().expect("a connected socket");
+            let mut buffer = [0; 5];
+            stream.read_exact(&mut buffer).expect("the client speaks");
+            stream.write_all(&buffer).expect("the client listens");
+            (client.ip(), local, listener)
+        });
+        let mut stream = connect(&a.netns, to).expect("the router answers");
+        assert!(talks(&mut stream), "{to}: bytes both ways");
+        let (client, local, listener) = router.join().expect("the router ends");
+        assert_eq!(
+            client,
+            if v6 { a.v6 } else { a.v4 },
+            "the caller's own address"
+        );
+        assert_eq!(local, to, "the original destination");
+        assert!(packets(&datapath, 1, Direction::Egress, Reason::Established) > 0);
+        drop(listener);
+        assert!(connect(&a.netns, to).is_err(), "the listener is gone again");
+    }
+}
+
+#[test]
+fn netns_gateway_addresses_lead_to_the_routers_sockets() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    world.node_address("192.0.2.10/32");
+    world.node_address("2001:db8:a::10/128");
+    let datapath = world.open();
+    let gateways =
+        ["192.0.2.10", "2001:db8:a::10"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    let mut tables = world.tables(1, &[1, 2]);
+    for gateway in gateways {
+        tables.identities.insert(
+            Network::host(gateway),
+            Owner {
+                identity: Identity::WEST_GATE,
+                ifindex: 0,
+            },
+        );
+        tables.listeners.insert(
+            ServiceAddress {
+                address: gateway,
+                port: 443,
+                protocol: TCP,
+            },
+            Identity::WEST_GATE,
+        );
+    }
+    let key = RuleKey::new(Identity::WEST_GATE, 443, TCP, Direction::Egress);
+    rule(&mut tables, Identity::component(1), key, Action::Pass);
+    let key = RuleKey::new(Identity::WEST_GATE, 8080, TCP, Direction::Ingress);
+    rule(&mut tables, Identity::component(2), key, Action::Pass);
+    world.activate(&datapath, tables);
+    for gateway in gateways {
+        let to = at(gateway, 443);
+        assert!(
+            connect(&a.netns, to).is_err(),
+            "a listener without socket refuses"
+        );
+        let any: SocketAddr = if gateway.is_ipv4() {
+            "127.0.0.1:0"
+        } else {
+            "[::1]:0"
+        }
+        .parse()
+        .expect("an address");
+        let listener = inside(&world.node, move || TcpListener::bind(any)).expect("loopback");
+        let key = ServiceAddress {
+            address: gateway,
+            port: 443,
+            protocol: TCP,
+        }
+        .socket_key();
+        datapath
+            .set_socket(key, &listener)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let router =
+            std::thread::spawn(move || listener.accept().expect("a connection").0.local_addr());
+        connect(&a.netns, to).expect("the router answers");
+        assert_eq!(
+            router
+                .join()
+                .expect("the router ends")
+                .expect("a connected socket"),
+            to
+        );
+    }
+    // Toward a pod, the router's mark makes it the gate; without it the node is only the node.
+    echo_tcp(&b.netns, at(b.v4, 8080));
+    assert!(
+        !tcp(&world.node, at(b.v4, 8080)),
+        "the node is not declared"
+    );
+    let marked = inside(&world.node, move || {
+        let socket =
+            Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        socket.set_mark(Mark::WestGate.raw()).expect("root may");
+        socket
+            .connect_timeout(&at(b.v4, 8080).into(), SOON)
+            .map(|()| TcpStream::from(socket))
+    });
+    assert!(talks(&mut marked.expect("the west gate is declared")));
+}
+
+#[test]
+fn netns_service_addresses_become_backends_where_a_connection_starts() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    allow(&mut tables, 1, 2, 8080, TCP);
+    allow(&mut tables, 1, 2, 5353, UDP);
+    let services = ["10.96.0.1", "fd96::1"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    for (service, backend) in services.into_iter().zip([b.v4, b.v6]) {
+        let at = |port, protocol| ServiceAddress {
+            address: service,
+            port,
+            protocol,
+        };
+        tables.services.insert(
+            at(80, TCP),
+            vec![Backend {
+                address: backend,
+                port: 8080,
+            }],
+        );
+        tables.services.insert(
+            at(53, UDP),
+            vec![Backend {
+                address: backend,
+                port: 5353,
+            }],
+        );
+        tables.services.insert(at(81, TCP), Vec::new());
+    }
+    world.activate(&datapath, tables);
+    for (service, backend) in services.into_iter().zip([b.v4, b.v6]) {
+        echo_tcp(&b.netns, at(backend, 8080));
+        echo_udp(&b.netns, at(backend, 5353));
+        let answer = in_cgroup(&world, &a.netns, || {
+            report((|| {
+                let mut stream = TcpStream::connect_timeout(&at(service, 80), SOON)?;
+                Ok(format!("{} {}", talks(&mut stream), stream.peer_addr()?))
+            })())
+        });
+        assert_eq!(
+            answer,
+            format!("true {}", at(service, 80)),
+            "TCP, and getpeername shows the service"
+        );
+        let answer = in_cgroup(&world, &a.netns, || {
+            report(TcpStream::connect_timeout(&at(service, 81), SOON).map(|_| "connected".into()))
+        });
+        assert_eq!(
+            answer, "PermissionDenied",
+            "a service without backends refuses"
+        );
+        let any: SocketAddr = if service.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        }
+        .parse()
+        .expect("an address");
+        for connected in [false, true] {
+            let answer = in_cgroup(&world, &a.netns, || {
+                report((|| {
+                    let socket = UdpSocket::bind(any)?;
+                    socket.set_read_timeout(Some(SOON))?;
+                    if connected {
+                        socket.connect(at(service, 53))?;
+                        socket.send(b"hello")?;
+                    } else {
+                        socket.send_to(b"hello", at(service, 53))?;
+                    }
+                    let (length, from) = socket.recv_from(&mut [0; 16])?;
+                    Ok(format!("{length} {from}"))
+                })())
+            });
+            assert_eq!(
+                answer,
+                format!("5 {}", at(service, 53)),
+                "UDP, connected: {connected}"
+            );
+        }
+    }
+    // An IPv6 socket that speaks IPv4.
+    let answer = in_cgroup(&world, &a.netns, || {
+        report((|| {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+            let to = SocketAddr::new(Ipv4Addr::new(10, 96, 0, 1).to_ipv6_mapped().into(), 80);
+            socket.connect_timeout(&to.into(), SOON)?;
+            Ok(talks(&mut TcpStream::from(socket)).to_string())
+        })())
+    });
+    assert_eq!(answer, "true");
+    assert!(
+        !tcp(&a.netns, at(services[0], 80)),
+        "a process outside the cgroup is left alone"
+    );
+}
