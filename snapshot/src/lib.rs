@@ -5,11 +5,19 @@
 //! What it deliberately does not do: no I/O, no clock, no network, no kernel; nothing after this
 //! crate knows which source a document came from.
 
+mod derive;
+mod document;
+mod link;
 pub mod model;
+pub mod naming;
+mod parse;
 pub mod path;
+mod reader;
 pub mod report;
+mod tree;
 
 pub use model::Snapshot;
+pub use parse::{MAX_MISTAKES, SourceFile, parse};
 pub use report::{Mistake, Rejections, Source, Warning};
 
 /// One file of documents.

@@ -34,7 +34,7 @@ pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementU
 /// Everything a node is told, valid as a whole.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// SHA-256 over the documents' bytes in file order, lower-case hex.
+    /// SHA-256 over the files' paths and bytes in file order, lower-case hex.
     pub digest: Arc<str>,
     /// What is not a cell. A set of documents without a `Platform` gets the empty one.
     pub platform: Platform,

@@ -26,6 +26,11 @@ impl Source {
             ..self.clone()
         }
     }
+
+    /// Orders what was found by file, document and line.
+    pub(crate) fn position(&self) -> (&str, usize, usize) {
+        (&self.file, self.document, self.line)
+    }
 }
 
 impl fmt::Display for Source {

@@ -29,6 +29,9 @@ use super::{error::Error, netlink::Netlink};
 pub struct Discovery {
     /// Sorted by `ifindex`.
     pub pods: Vec<Pod>,
+    /// Names of host-side interfaces whose other end nobody could be found at: no process or name holds its namespace,
+    /// or this agent may not read it. They have no gates, so the agent says their names.
+    pub unidentified: Vec<String>,
 }
 
 /// One end of a veth pair in another network namespace.
@@ -66,7 +69,7 @@ pub fn scan() -> Result<Discovery, Error> {
     let wanted: BTreeSet<i32> = veths.values().map(|veth| veth.namespace).collect();
     let mut pods = Vec::new();
     if wanted.is_empty() {
-        return Ok(Discovery { pods });
+        return Ok(Discovery::default());
     }
     let mut found = BTreeSet::new();
     for (inode, file) in namespaces()? {
@@ -93,7 +96,12 @@ pub fn scan() -> Result<Discovery, Error> {
         }
     }
     pods.sort_by_key(|pod| pod.ifindex);
-    Ok(Discovery { pods })
+    let unidentified = veths
+        .into_values()
+        .filter(|veth| !found.contains(&veth.namespace))
+        .map(|veth| veth.name)
+        .collect();
+    Ok(Discovery { pods, unidentified })
 }
 
 fn veths(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, Veth>> {
@@ -150,11 +158,12 @@ fn namespaces() -> Result<Vec<(u64, File)>, Error> {
         match open_once(&path, &mut seen) {
             Ok(Some(found)) => files.push(found),
             Ok(None) => {}
-            // The process ended, or is a kernel thread's remainder; a broken name under /run/netns is no namespace.
+            // The process ended; a name under /run/netns is no namespace; or a process is beyond this agent's rights.
+            // A pair whose other end is missed for any of these is reported as unidentified.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
-                    Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
+                    Some(libc::ENOENT | libc::ESRCH | libc::EINVAL | libc::EACCES | libc::EPERM)
                 ) => {}
             Err(error) => return Err(Error::file("open", path)(error)),
         }

@@ -177,14 +177,17 @@ impl Links {
             .collect())
     }
 
+    /// Detaches a link and removes its pin. Removing alone would detach too, but only some time later.
     fn unpin(&self, name: &str) -> Result<(), Error> {
         let path = self.folder.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::file("unpin", path)(error))
-            }
-            _ => Ok(()),
+        match sys::pinned(&path).and_then(|link| sys::link_detach(link.as_fd())) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The interface, cgroup or namespace is gone, and the attachment with it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(Error::kernel(format!("detach link {name}"))(error)),
         }
+        fs::remove_file(&path).map_err(Error::file("unpin", path))
     }
 
     /// Puts a program into the pinned link of this name, or makes the link.

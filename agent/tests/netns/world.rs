@@ -56,7 +56,10 @@ fn run(line: &str) {
 }
 
 /// Runs something on a thread inside a network namespace.
-pub(crate) fn inside<T: Send + 'static>(netns: &str, what: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn inside<T: Send + 'static>(
+    netns: &str,
+    what: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let file = File::open(format!("/run/netns/{netns}")).expect("the namespace exists");
     thread::spawn(move || {
         setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("root may enter its own namespaces");
@@ -178,7 +181,10 @@ impl World {
             .unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
-    pub(crate) fn try_open(&self, hook: GateHook) -> Result<Datapath, cardinal_agent::datapath::Error> {
+    pub(crate) fn try_open(
+        &self,
+        hook: GateHook,
+    ) -> Result<Datapath, cardinal_agent::datapath::Error> {
         let config = self.config(hook);
         inside(&self.node, move || Datapath::open(&config))
     }
@@ -345,7 +351,11 @@ pub(crate) fn udp(netns: &str, to: SocketAddr, size: usize) -> bool {
 }
 
 /// Waits for an event that fits, and fails with all others if none comes.
-pub(crate) fn wait_event(reader: &mut EventReader, what: &str, fits: impl Fn(&Event) -> bool) -> Event {
+pub(crate) fn wait_event(
+    reader: &mut EventReader,
+    what: &str,
+    fits: impl Fn(&Event) -> bool,
+) -> Event {
     let end = Instant::now() + Duration::from_secs(3);
     let mut others = Vec::new();
     while Instant::now() < end {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{
-    CellId, Cidr, ComponentId, Declared, DocumentPath, EndpointId, Hostname, Name, Port, Transport,
+    CellId, Cidr, ClaimRequirement, ComponentId, Declared, DocumentPath, EndpointId, Hostname,
+    Name, Port, Transport,
 };
 
 /// A cell and everything it declares.
@@ -160,6 +161,8 @@ pub struct Operation {
     pub path: String,
     /// All of these are needed; none means any valid token.
     pub scopes: Vec<String>,
+    /// All of these are needed as well.
+    pub claims: Vec<ClaimRequirement>,
 }
 
 /// A declared call to an endpoint of another cell.

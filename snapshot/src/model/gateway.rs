@@ -205,23 +205,39 @@ pub enum PathMatch {
 
 /// A pattern that compiles. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Pattern(Arc<regex::Regex>);
+pub struct Pattern {
+    text: Arc<str>,
+    regex: Arc<regex::Regex>,
+}
 
 impl Pattern {
     /// Compiles a pattern as it stands.
     pub fn new(pattern: &str) -> Result<Self, regex::Error> {
-        regex::Regex::new(pattern).map(|regex| Self(Arc::new(regex)))
+        Ok(Self {
+            text: pattern.into(),
+            regex: Arc::new(regex::Regex::new(pattern)?),
+        })
     }
 
     /// Compiles a pattern that must match a whole text.
     pub fn whole(pattern: &str) -> Result<Self, regex::Error> {
+        // On its own first: `a)(b` is no pattern, and would become one inside of a group.
         Self::new(pattern)?;
-        Self::new(&format!("^(?:{pattern})$"))
+        let regex = regex::Regex::new(&format!("^(?:{pattern})$"))?;
+        Ok(Self {
+            text: pattern.into(),
+            regex: Arc::new(regex),
+        })
+    }
+
+    /// The pattern as it was written; precedence counts its characters.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The compiled pattern.
     pub fn regex(&self) -> &regex::Regex {
-        &self.0
+        &self.regex
     }
 }
 

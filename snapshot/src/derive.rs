@@ -1,0 +1,395 @@
+//! What a cell's endpoints become at the gates: hosts, paths and rules.
+//!
+//! The rules are OpenChoreo's with its open doors closed: an endpoint with operations refuses what no
+//! operation matches, each visibility reads its own section, and a rewrite takes the prefix away
+//! whatever a pattern captured.
+
+use std::sync::Arc;
+
+use crate::document::cell::ExposureDraft;
+use crate::model::{
+    Auth, AuthRule, Authorization, ComponentKind, Decision, DocumentPath, Filter, Gate,
+    HostPattern, Hostname, JwtProvider, ObjectName, Operation, Origin, Parent, PathMatch,
+    PathRewrite, Pattern, Platform, RequestMatch, Route, Rule, Target, WeightedTarget,
+};
+use crate::naming;
+use crate::report::Source;
+
+/// Longest name of a route (Kubernetes: a DNS subdomain).
+const MAX_ROUTE_NAME: usize = 253;
+
+/// Where an endpoint is at a gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// The gateway that plays the gate.
+    pub(crate) gateway: ObjectName,
+    /// The only host.
+    pub(crate) host: Hostname,
+    /// `/`, or `/{project}/{component}`.
+    pub(crate) prefix: DocumentPath,
+}
+
+impl Site {
+    /// The address that people use; no port, no base path.
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> String {
+        format!("https://{}{}", self.host, self.prefix)
+    }
+}
+
+/// Finds host and prefix of an exposure, or says what the platform lacks.
+pub(crate) fn site(exposure: &ExposureDraft, platform: &Platform) -> Result<Site, String> {
+    let component = &exposure.endpoint.component;
+    let cell = &component.cell;
+    let missing = |field: &str| {
+        format!(
+            "is exposed through the {} gate, which needs `{field}` of the `Platform`",
+            exposure.gate
+        )
+    };
+    let gate = match exposure.gate {
+        Gate::External => (&platform.external, "spec.gateways.external"),
+        Gate::Internal => (&platform.internal, "spec.gateways.internal"),
+    };
+    let gateway = gate.0.as_ref().ok_or_else(|| missing(gate.1))?;
+    let hosts = &platform.virtual_hosts;
+    let (front, suffix) = if exposure.component_kind == ComponentKind::WebApplication {
+        let suffix = hosts
+            .web_applications
+            .as_ref()
+            .ok_or_else(|| missing("spec.virtualHosts.webApplications"))?;
+        (
+            format!("{}-{}", component.component, cell.environment),
+            suffix,
+        )
+    } else {
+        let (suffix, field) = match exposure.gate {
+            Gate::External => (&hosts.public, "spec.virtualHosts.public"),
+            Gate::Internal => (&hosts.organization, "spec.virtualHosts.organization"),
+        };
+        let suffix = suffix.as_ref().ok_or_else(|| missing(field))?;
+        let prefix = platform
+            .dns_prefixes
+            .get(&cell.environment)
+            .ok_or_else(|| {
+                missing(&format!(
+                    "spec.environments` with `name: {}` and `dnsPrefix",
+                    cell.environment
+                ))
+            })?;
+        (prefix.to_string(), suffix)
+    };
+    let host = Hostname::new(&format!("{front}.{suffix}"))
+        .map_err(|error| format!("its host `{front}.{suffix}` is not valid: {error}"))?;
+    let prefix = match exposure.component_kind {
+        ComponentKind::WebApplication => "/".to_owned(),
+        _ => format!("/{}/{}", cell.project, component.component),
+    };
+    Ok(Site {
+        gateway: gateway.gateway.clone(),
+        host,
+        prefix: DocumentPath::new(&prefix).map_err(|error| error.to_string())?,
+    })
+}
+
+/// The path that the wildcard rule of an exposure matches.
+pub(crate) fn wildcard_path(exposure: &ExposureDraft, site: &Site) -> Result<DocumentPath, String> {
+    let path = clean(&format!("{}/{}", site.prefix, exposure.base_path.text));
+    DocumentPath::new(&path).map_err(|error| error.to_string())
+}
+
+/// The route of an exposure: the wildcard rule, then one rule for each operation in their order.
+pub(crate) fn route(
+    exposure: &ExposureDraft,
+    site: &Site,
+    namespace: &str,
+    parents: Vec<Parent>,
+    provider: Option<&Arc<JwtProvider>>,
+) -> Result<Route, String> {
+    let target = || {
+        vec![WeightedTarget {
+            weight: 1,
+            target: Target::Endpoint(exposure.endpoint.clone()),
+        }]
+    };
+    let path = wildcard_path(exposure, site)?;
+    let wildcard = Rule {
+        declared: exposure.source.clone(),
+        matches: vec![RequestMatch {
+            path: PathMatch::Prefix(path),
+            method: None,
+            headers: Vec::new(),
+        }],
+        auth: provider.map(|provider| Arc::new(wildcard_auth(exposure, provider))),
+        filters: Vec::new(),
+        targets: Vec::new(),
+    };
+    let wildcard = if exposure.operations.is_empty() {
+        Rule {
+            filters: vec![Filter::Rewrite {
+                path: Some(PathRewrite::Prefix(
+                    exposure.base_path.path.as_str().to_owned(),
+                )),
+                hostname: None,
+            }],
+            targets: target(),
+            ..wildcard
+        }
+    } else {
+        // Refuses whatever it matches, and so leads nowhere.
+        wildcard
+    };
+    let mut rules = vec![wildcard];
+    for (operation, template) in &exposure.operations {
+        let text = pattern(site, &exposure.base_path.text, &template.text);
+        let compiled = Pattern::new(&text).map_err(|error| {
+            // Parameters and literals are escaped: what is left is the size of the pattern.
+            let error = error.to_string();
+            format!(
+                "path does not compile: {}",
+                error.lines().last().unwrap_or_default()
+            )
+        })?;
+        let auth = provider.map(|provider| Arc::new(operation_auth(operation, provider)));
+        rules.push(Rule {
+            declared: operation.declared.clone(),
+            matches: methods(exposure, operation)
+                .into_iter()
+                .map(|method| RequestMatch {
+                    path: PathMatch::Regex(compiled.clone()),
+                    method: Some(method),
+                    headers: Vec::new(),
+                })
+                .collect(),
+            auth,
+            filters: strip(site),
+            targets: target(),
+        });
+    }
+    let gate = match exposure.gate {
+        Gate::External => "gateway-external",
+        Gate::Internal => "gateway-internal",
+    };
+    let component = &exposure.endpoint.component;
+    // OpenChoreo names a route by gateway and endpoint, so that endpoints of two components of one
+    // cell delete each other's; the component is part of ours.
+    let name = naming::joined(
+        &[
+            gate,
+            component.component.as_str(),
+            exposure.endpoint.endpoint.as_str(),
+        ],
+        MAX_ROUTE_NAME,
+    );
+    Ok(Route {
+        name: ObjectName::new(namespace, &name).map_err(|error| error.to_string())?,
+        origin: Origin::Endpoint {
+            endpoint: exposure.endpoint.clone(),
+            gate: exposure.gate,
+        },
+        declared: exposure.source.clone(),
+        parents,
+        hostnames: vec![HostPattern::Exact(site.host.clone())],
+        rules,
+    })
+}
+
+/// Without operations any valid token passes; with them nothing passes here.
+fn wildcard_auth(exposure: &ExposureDraft, provider: &Arc<JwtProvider>) -> Auth {
+    let default = if exposure.operations.is_empty() {
+        Decision::Allow
+    } else {
+        Decision::Deny
+    };
+    Auth {
+        providers: vec![provider.clone()],
+        authorization: Authorization {
+            rules: Vec::new(),
+            default,
+        },
+    }
+}
+
+fn operation_auth(operation: &Operation, provider: &Arc<JwtProvider>) -> Auth {
+    Auth {
+        providers: vec![provider.clone()],
+        authorization: Authorization {
+            rules: vec![AuthRule {
+                decision: Decision::Allow,
+                provider: provider.name.clone(),
+                scopes: operation.scopes.clone(),
+                claims: operation.claims.clone(),
+            }],
+            default: Decision::Deny,
+        },
+    }
+}
+
+/// HEAD is judged as GET (RFC 9110, section 9.3.2), unless an operation says something about HEAD
+/// on the same path.
+fn methods(exposure: &ExposureDraft, operation: &Operation) -> Vec<String> {
+    let own_head = exposure
+        .operations
+        .iter()
+        .any(|(other, _)| other.method == "HEAD" && other.path == operation.path);
+    if operation.method == "GET" && !own_head {
+        vec!["GET".to_owned(), "HEAD".to_owned()]
+    } else {
+        vec![operation.method.clone()]
+    }
+}
+
+/// Takes the prefix away; a web application has none.
+fn strip(site: &Site) -> Vec<Filter> {
+    if site.prefix == DocumentPath::root() {
+        return Vec::new();
+    }
+    vec![Filter::Rewrite {
+        path: Some(PathRewrite::Strip(site.prefix.clone())),
+        hostname: None,
+    }]
+}
+
+fn pattern(site: &Site, base_path: &str, target: &str) -> String {
+    let full = clean(&format!("{}/{base_path}/{target}", site.prefix));
+    operation_pattern(base_path, target, &full)
+}
+
+/// Collapses slashes, resolves dot segments by text, drops a trailing slash.
+pub(crate) fn clean(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            _ => segments.push(segment),
+        }
+    }
+    format!("/{}", segments.join("/"))
+}
+
+/// The pattern of an operation from its base path and target as written, and the whole path with
+/// parameters in braces. The group is what OpenChoreo sends upstream; here it only keeps the text,
+/// and with it the precedence, the same.
+pub(crate) fn operation_pattern(base_path: &str, target: &str, full: &str) -> String {
+    let wanted = one_slash_at_the_ends(&format!("{base_path}{target}"));
+    match full.find(&wanted).filter(|_| !wanted.is_empty()) {
+        None => format!("^{}$", expand(full)),
+        Some(at) => format!("^{}({})$", escape(&full[..at]), expand(&full[at..])),
+    }
+}
+
+fn one_slash_at_the_ends(path: &str) -> String {
+    let front = path.trim_start_matches('/');
+    let middle = front.trim_end_matches('/');
+    let start = if front.len() < path.len() { "/" } else { "" };
+    let end = if middle.len() < front.len() { "/" } else { "" };
+    format!("{start}{middle}{end}")
+}
+
+/// Parameters become one segment that is not empty, the rest stands for itself.
+fn expand(path: &str) -> String {
+    let mut pattern = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(open) = rest.find('{') {
+        let (text, behind) = rest.split_at(open);
+        pattern.push_str(&escape(text));
+        match behind[1..].find('}') {
+            Some(length) if length > 0 => {
+                pattern.push_str("[^/]+");
+                rest = &behind[length + 2..];
+            }
+            _ => {
+                pattern.push_str("\\{");
+                rest = &behind[1..];
+            }
+        }
+    }
+    pattern.push_str(&escape(rest));
+    pattern
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if "\\.+*?()|[]{}^$".contains(character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
+/// Where to attach: every listener of the gateway that takes the host.
+pub(crate) fn parents<'a>(
+    site: &Site,
+    listeners: impl Iterator<Item = &'a crate::model::Listener>,
+) -> Vec<Parent> {
+    listeners
+        .filter(|listener| {
+            listener
+                .hostname
+                .as_ref()
+                .is_none_or(|pattern| pattern.covers(site.host.as_str()))
+        })
+        .map(|listener| Parent {
+            gateway: site.gateway.clone(),
+            listener: Some(listener.name.clone()),
+            port: None,
+        })
+        .collect()
+}
+
+/// A claim of a component on a part of a host.
+#[derive(Default)]
+pub(crate) struct Hosts {
+    claims: std::collections::BTreeMap<(ObjectName, Hostname), Vec<Claim>>,
+}
+
+struct Claim {
+    prefix: DocumentPath,
+    exposure: crate::model::EndpointId,
+    path: DocumentPath,
+    source: Source,
+}
+
+impl Hosts {
+    /// Takes a part of a host for an endpoint, or says who has it.
+    pub(crate) fn claim(
+        &mut self,
+        exposure: &ExposureDraft,
+        site: &Site,
+        path: DocumentPath,
+    ) -> Result<(), String> {
+        let claims = self
+            .claims
+            .entry((site.gateway.clone(), site.host.clone()))
+            .or_default();
+        let root = DocumentPath::root();
+        for claim in claims.iter() {
+            let other = claim.exposure.component != exposure.endpoint.component;
+            if other && (claim.prefix == site.prefix || claim.prefix == root || site.prefix == root)
+            {
+                return Err(format!(
+                    "host `{}` with path `{}` belongs to component `{}` already, by {}",
+                    site.host, claim.prefix, claim.exposure.component, claim.source
+                ));
+            }
+            if !other && claim.path.without_slash() == path.without_slash() {
+                return Err(format!(
+                    "endpoint `{}` of this component has the same base path at the same gate",
+                    claim.exposure.endpoint
+                ));
+            }
+        }
+        claims.push(Claim {
+            prefix: site.prefix.clone(),
+            exposure: exposure.endpoint.clone(),
+            path,
+            source: exposure.source.clone(),
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! Documents as they are written: kind by kind, each read on its own.
+//!
+//! Flows in: trees. Flows out: drafts, whose values are right one by one; whether they fit together
+//! is for `link`. A draft that could not be read leaves only its name, so that a reference to it is
+//! not reported as well.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::{self, Name, ObjectName};
+use crate::reader::{Field, Object, Sink, one_of, quoted};
+use crate::report::Source;
+use crate::tree::{self, Value, shortened};
+
+pub(crate) mod addresses;
+pub(crate) mod backend;
+pub(crate) mod cell;
+pub(crate) mod filter;
+pub(crate) mod gateway;
+pub(crate) mod http_route;
+pub(crate) mod jwks;
+pub(crate) mod platform;
+pub(crate) mod routing_table;
+pub(crate) mod secret;
+pub(crate) mod security_policy;
+pub(crate) mod template;
+
+/// API group and version of Cardinal's own kinds.
+pub(crate) const CARDINAL: &str = "cardinal.dev/v1alpha1";
+/// API group and version of the Gateway API.
+pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+/// API group and version of Envoy Gateway.
+pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
+
+const KINDS: [(&str, &str); 9] = [
+    ("Cell", CARDINAL),
+    ("RoutingTable", CARDINAL),
+    ("Platform", CARDINAL),
+    ("Gateway", GATEWAY_API),
+    ("HTTPRoute", GATEWAY_API),
+    ("SecurityPolicy", ENVOY_GATEWAY),
+    ("HTTPRouteFilter", ENVOY_GATEWAY),
+    ("Backend", ENVOY_GATEWAY),
+    ("Secret", "v1"),
+];
+
+/// The group of an `apiVersion`.
+pub(crate) fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// Objects of one kind by name, with the document of each. No draft: the document has mistakes.
+pub(crate) type Table<T> = BTreeMap<ObjectName, (Source, Option<T>)>;
+
+/// Everything that was read.
+#[derive(Default)]
+pub(crate) struct Drafts {
+    pub(crate) platform: Option<(Source, Option<platform::PlatformDraft>)>,
+    pub(crate) cells: Table<cell::CellDraft>,
+    pub(crate) routing_tables: Table<model::RoutingTable>,
+    pub(crate) gateways: Table<gateway::GatewayDraft>,
+    pub(crate) http_routes: Table<http_route::RouteDraft>,
+    pub(crate) security_policies: Table<security_policy::PolicyDraft>,
+    pub(crate) filters: Table<model::PathRewrite>,
+    pub(crate) backends: Table<Vec<model::Upstream>>,
+    pub(crate) secrets: Table<model::Certificate>,
+}
+
+/// Name and document of an object.
+pub(crate) struct Meta {
+    pub(crate) name: ObjectName,
+    pub(crate) declared: Source,
+}
+
+/// Reads every document of a file.
+pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
+    let file: Arc<str> = path.into();
+    for tree in tree::read(path, bytes) {
+        let object = tree.root.as_ref().map(|root| title(&root.value));
+        let source = Source {
+            file: file.clone(),
+            document: tree.position,
+            object: object.unwrap_or_default().into(),
+            field: String::new(),
+            line: 0,
+        };
+        for fault in tree.faults {
+            let source = Source {
+                field: fault.field,
+                line: fault.line,
+                ..source.clone()
+            };
+            sink.mistake(source, fault.message);
+        }
+        if let Some(root) = &tree.root {
+            let source = Source {
+                line: root.line,
+                ..source
+            };
+            document(&Field::root(root, source, sink), path, drafts);
+        }
+    }
+}
+
+/// `Kind namespace/name`, as far as it can be told.
+fn title(root: &Value) -> String {
+    let text = |value: Option<&Value>| match value {
+        Some(Value::String(text)) => Some(shortened(text)),
+        _ => None,
+    };
+    let Some(kind) = text(root.get("kind").map(|node| &node.value)) else {
+        return String::new();
+    };
+    let metadata = root.get("metadata").map(|node| &node.value);
+    let part = |name| {
+        text(
+            metadata
+                .and_then(|metadata| metadata.get(name))
+                .map(|n| &n.value),
+        )
+    };
+    match part("name") {
+        Some(name) => {
+            let namespace = part("namespace").unwrap_or_else(|| "default".to_owned());
+            format!("{kind} {namespace}/{name}")
+        }
+        None => kind,
+    }
+}
+
+fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
+    let Some(mut object) = root.object() else {
+        return;
+    };
+    if routing_table::is_bare(root.value()) {
+        routing_table::bare(root, path, drafts);
+        return;
+    }
+    let api_version = object
+        .required("apiVersion")
+        .and_then(|field| Some((field.string()?, field)));
+    let kind = object
+        .required("kind")
+        .and_then(|field| Some((field.string()?, field)));
+    let (Some((api_version, version_field)), Some((kind, kind_field))) = (api_version, kind) else {
+        return;
+    };
+    let Some((kind, expected)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        kind_field.expected(one_of(KINDS.iter().map(|(name, _)| *name)));
+        return;
+    };
+    if api_version != *expected {
+        version_field.expected(format_args!("{} for kind {kind}", quoted(expected)));
+        return;
+    }
+    let Some(meta) = metadata(&mut object) else {
+        return;
+    };
+    object.ignored(&["status"]);
+    match *kind {
+        "Cell" => place(
+            &mut drafts.cells,
+            &meta,
+            spec(object, &meta, cell::read),
+            root.sink(),
+        ),
+        "RoutingTable" => place(
+            &mut drafts.routing_tables,
+            &meta,
+            spec(object, &meta, routing_table::read),
+            root.sink(),
+        ),
+        "Platform" => {
+            let draft = spec(object, &meta, platform::read);
+            match &drafts.platform {
+                Some((first, _)) => root.mistake(format_args!(
+                    "expected one `Platform`; the first one is in {first}"
+                )),
+                None => drafts.platform = Some((meta.declared, draft)),
+            }
+        }
+        "Gateway" => place(
+            &mut drafts.gateways,
+            &meta,
+            spec(object, &meta, gateway::read),
+            root.sink(),
+        ),
+        "HTTPRoute" => place(
+            &mut drafts.http_routes,
+            &meta,
+            spec(object, &meta, http_route::read),
+            root.sink(),
+        ),
+        "SecurityPolicy" => place(
+            &mut drafts.security_policies,
+            &meta,
+            spec(object, &meta, security_policy::read),
+            root.sink(),
+        ),
+        "HTTPRouteFilter" => place(
+            &mut drafts.filters,
+            &meta,
+            spec(object, &meta, filter::read),
+            root.sink(),
+        ),
+        "Backend" => place(
+            &mut drafts.backends,
+            &meta,
+            spec(object, &meta, backend::read),
+            root.sink(),
+        ),
+        // The table above has no other kind: what is left is `Secret`, which has no `spec`.
+        _ => {
+            let draft = secret::read(&mut object, &meta);
+            object.finish();
+            place(&mut drafts.secrets, &meta, draft, root.sink());
+        }
+    }
+}
+
+fn spec<'a, T>(
+    mut object: Object<'a>,
+    meta: &Meta,
+    read: impl FnOnce(&mut Object<'a>, &Meta) -> Option<T>,
+) -> Option<T> {
+    let spec = object.required("spec").and_then(|field| field.object());
+    object.finish();
+    let mut spec = spec?;
+    let draft = read(&mut spec, meta);
+    spec.finish();
+    draft
+}
+
+fn place<T>(table: &mut Table<T>, meta: &Meta, draft: Option<T>, sink: &Sink) {
+    if let Some((first, _)) = table.get(&meta.name) {
+        sink.mistake(
+            meta.declared.at("metadata.name"),
+            format_args!("{} is declared before, in {first}", meta.declared.object),
+        );
+        return;
+    }
+    table.insert(meta.name.clone(), (meta.declared.clone(), draft));
+}
+
+fn metadata(object: &mut Object<'_>) -> Option<Meta> {
+    let declared = object.field().source().clone();
+    let mut metadata = object.required("metadata")?.object()?;
+    let name = metadata
+        .required("name")
+        .and_then(|field| field.parse(|text| ObjectName::new("default", text)));
+    let namespace = match metadata.optional("namespace") {
+        Some(field) => field.parse(|text| Name::new(text).map(|name| name.to_string())),
+        None => Some("default".to_owned()),
+    };
+    for name in ["labels", "annotations"] {
+        if let Some(field) = metadata.optional(name) {
+            for (_, value) in field.entries() {
+                value.string();
+            }
+        }
+    }
+    // What Kubernetes keeps about an object; documents taken out of a cluster have it.
+    metadata.ignored(&[
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+        "generation",
+        "managedFields",
+        "finalizers",
+        "ownerReferences",
+        "selfLink",
+        "generateName",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ]);
+    metadata.finish();
+    let name = ObjectName::new(&namespace?, name?.name()).ok()?;
+    Some(Meta { name, declared })
+}
+
+/// A [`Name`].
+pub(crate) fn name(field: &Field<'_>) -> Option<Name> {
+    field.parse(Name::new)
+}
+
+/// A namespace and a name; the namespace is the document's own when absent.
+pub(crate) fn reference(object: &mut Object<'_>, meta: &Meta) -> Option<ObjectName> {
+    let namespace = match object.optional("namespace") {
+        Some(field) => field.parse(|text| Name::new(text).map(|name| name.to_string())),
+        None => Some(meta.name.namespace().to_owned()),
+    };
+    let name = object
+        .required("name")
+        .and_then(|field| Some((field.string()?, field)));
+    let (text, field) = name?;
+    ObjectName::new(&namespace?, text)
+        .map_err(|error| field.mistake(error))
+        .ok()
+}

@@ -1,0 +1,253 @@
+//! `Gateway` (Gateway API).
+
+use std::collections::BTreeMap;
+
+use super::addresses::{Placed, address, addresses};
+use super::{Meta, name, reference};
+use crate::model::{HostPattern, Hostname, Listener, ListenerProtocol, Name, ObjectName, Port};
+use crate::reader::{Field, Object, quoted};
+use crate::report::Source;
+
+/// Gateway API, `spec.listeners`: at most 64.
+const MAX_LISTENERS: usize = 64;
+
+/// A gateway whose certificates are not resolved.
+pub(crate) struct GatewayDraft {
+    pub(crate) addresses: Vec<Placed>,
+    pub(crate) listeners: Vec<ListenerDraft>,
+}
+
+/// A listener and who may attach.
+pub(crate) struct ListenerDraft {
+    pub(crate) listener: Listener,
+    /// Where each certificate is named.
+    pub(crate) certificate_sources: Vec<Source>,
+    /// Routes of every namespace, or of the gateway's own.
+    pub(crate) all_namespaces: bool,
+    /// Whether the listener takes HTTP routes.
+    pub(crate) http_routes: bool,
+}
+
+/// Reads the `spec`.
+pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
+    // Which controller serves a class is a question of Kubernetes; the documents here are for this one.
+    if let Some(field) = spec.required("gatewayClassName") {
+        field.some_string();
+    }
+    let addresses = addresses(
+        spec.required("addresses")
+            .map(|field| field.some_list())
+            .unwrap_or_default(),
+        gateway_address,
+    );
+    let mut listeners: Vec<ListenerDraft> = Vec::new();
+    let mut names: BTreeMap<Name, String> = BTreeMap::new();
+    let items = spec
+        .required("listeners")
+        .map(|field| {
+            if field.limited_list(MAX_LISTENERS).is_empty() {
+                field.some_list()
+            } else {
+                field.list()
+            }
+        })
+        .unwrap_or_default();
+    for item in items {
+        let Some(mut object) = item.object() else {
+            continue;
+        };
+        let listener = listener(&mut object, meta, &mut names);
+        object.finish();
+        let Some(draft) = listener else { continue };
+        let new = &draft.listener;
+        let rival = listeners.iter().map(|draft| &draft.listener).find(|other| {
+            let same_kind =
+                std::mem::discriminant(&other.protocol) == std::mem::discriminant(&new.protocol);
+            other.port == new.port && (!same_kind || other.hostname == new.hostname)
+        });
+        if let Some(rival) = rival {
+            let same_kind =
+                std::mem::discriminant(&rival.protocol) == std::mem::discriminant(&new.protocol);
+            item.mistake(if same_kind {
+                format!(
+                    "has the port, protocol and hostname of listener `{}`",
+                    rival.name
+                )
+            } else {
+                format!(
+                    "has the port of listener `{}`, which speaks the other of HTTP and HTTPS",
+                    rival.name
+                )
+            });
+            continue;
+        }
+        listeners.push(draft);
+    }
+    spec.unsupported(&[
+        "infrastructure",
+        "backendTLS",
+        "tls",
+        "allowedListeners",
+        "defaultScope",
+    ]);
+    Some(GatewayDraft {
+        addresses,
+        listeners,
+    })
+}
+
+fn gateway_address(field: &Field<'_>) -> Option<Placed> {
+    let mut object = field.object()?;
+    if let Some(field) = object.optional("type") {
+        field.choice(&[("IPAddress", ())]);
+    }
+    let value = object.required("value").and_then(|field| address(&field));
+    object.finish();
+    value
+}
+
+fn listener(
+    object: &mut Object<'_>,
+    meta: &Meta,
+    names: &mut BTreeMap<Name, String>,
+) -> Option<ListenerDraft> {
+    let declared = object.field().source().clone();
+    let listener_name = object.required("name").and_then(|field| {
+        let name = name(&field)?;
+        if let Some(first) = names.get(&name) {
+            field.mistake(format_args!("listener `{name}` is in {first} already"));
+            return None;
+        }
+        names.insert(name.clone(), declared.field.clone());
+        Some(name)
+    });
+    let hostname = object.optional("hostname").map(|field| pattern(&field));
+    let port: Option<Port> = object.required("port").and_then(|field| field.port());
+    let https = object
+        .required("protocol")
+        .and_then(|field| field.choice(&[("HTTP", false), ("HTTPS", true)]));
+    let tls = object.optional("tls");
+    let mut certificate_sources = Vec::new();
+    let protocol = match (https, tls) {
+        (Some(true), Some(field)) => field.object().and_then(|mut object| {
+            let certificates = certificates(&mut object, meta, &mut certificate_sources);
+            object.finish();
+            Some(ListenerProtocol::Https {
+                certificates: certificates?,
+            })
+        }),
+        (Some(true), None) => {
+            object.field().sink().mistake(
+                object.at("tls"),
+                "is missing, and required with protocol HTTPS",
+            );
+            None
+        }
+        (Some(false), Some(field)) => {
+            field.mistake("expected no `tls` with protocol HTTP");
+            None
+        }
+        (Some(false), None) => Some(ListenerProtocol::Http),
+        (None, _) => None,
+    };
+    let allowed = match object.optional("allowedRoutes") {
+        Some(field) => allowed_routes(&field),
+        None => Some((false, true)),
+    };
+    let (all_namespaces, http_routes) = allowed?;
+    let hostname = match hostname {
+        Some(hostname) => Some(hostname?),
+        None => None,
+    };
+    Some(ListenerDraft {
+        listener: Listener {
+            name: listener_name?,
+            declared,
+            port: port?,
+            protocol: protocol?,
+            hostname,
+        },
+        certificate_sources,
+        all_namespaces,
+        http_routes,
+    })
+}
+
+fn certificates(
+    tls: &mut Object<'_>,
+    meta: &Meta,
+    sources: &mut Vec<Source>,
+) -> Option<Vec<ObjectName>> {
+    if let Some(field) = tls.optional("mode") {
+        field.choice(&[("Terminate", ())]);
+    }
+    tls.unsupported(&["options", "frontendValidation"]);
+    let refs = tls.required("certificateRefs")?;
+    let mut certificates = Vec::new();
+    for field in refs.some_list() {
+        let Some(mut object) = field.object() else {
+            continue;
+        };
+        if let Some(field) = object.optional("group") {
+            field.choice(&[("", ())]);
+        }
+        if let Some(field) = object.optional("kind") {
+            field.choice(&[("Secret", ())]);
+        }
+        let reference = reference(&mut object, meta);
+        object.finish();
+        let Some(reference) = reference else { continue };
+        if reference.namespace() != meta.name.namespace() {
+            field.mistake(format_args!(
+                "a secret of another namespace needs a `ReferenceGrant`, which is not supported yet; expected namespace {}",
+                quoted(meta.name.namespace())
+            ));
+            continue;
+        }
+        if certificates.contains(&reference) {
+            field.mistake(format_args!("secret `{reference}` is in the list already"));
+            continue;
+        }
+        sources.push(field.source().clone());
+        certificates.push(reference);
+    }
+    Some(certificates)
+}
+
+fn allowed_routes(field: &Field<'_>) -> Option<(bool, bool)> {
+    let mut object = field.object()?;
+    let mut all = Some(false);
+    if let Some(mut namespaces) = object.optional("namespaces").and_then(|f| f.object()) {
+        if let Some(field) = namespaces.optional("from") {
+            all = field.choice(&[("Same", false), ("All", true)]);
+        }
+        namespaces.unsupported(&["selector"]);
+        namespaces.finish();
+    }
+    let mut http_routes = true;
+    if let Some(kinds) = object.optional("kinds") {
+        http_routes = false;
+        for field in kinds.list() {
+            let Some(mut kind) = field.object() else {
+                continue;
+            };
+            if let Some(field) = kind.optional("group") {
+                field.choice(&[("gateway.networking.k8s.io", ())]);
+            }
+            if let Some(field) = kind.required("kind") {
+                http_routes |= field.choice(&[("HTTPRoute", ())]).is_some();
+            }
+            kind.finish();
+        }
+    }
+    object.finish();
+    Some((all?, http_routes))
+}
+
+/// A host name or `*.` and a host name.
+pub(crate) fn pattern(field: &Field<'_>) -> Option<HostPattern> {
+    field.parse(|text| match text.strip_prefix("*.") {
+        Some(suffix) => Hostname::new(suffix).map(HostPattern::Wildcard),
+        None => Hostname::new(text).map(HostPattern::Exact),
+    })
+}

@@ -1,0 +1,509 @@
+//! `RoutingTable`, also as the bare file of the reference router.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use super::http_route::header_name;
+use super::{Drafts, Meta, place};
+use crate::model::{
+    BreakerSettings, HealthCheck, Hostname, KeySource, ObjectName, Placement, PlacementUrl, Port,
+    RoutingTable, UpstreamHost,
+};
+use crate::reader::{Field, Object, quoted};
+use crate::report::Source;
+use crate::tree::{Value, shortened};
+
+const DEFAULT_HEADER: &str = "x-routing-key";
+const DEFAULT_TIERS: [&str; 3] = ["tier1", "tier2", "tier3"];
+
+/// Whether a document is the reference router's own file: it has its fields and no kind.
+pub(crate) fn is_bare(root: &Value) -> bool {
+    let has = |name| root.get(name).is_some();
+    let own = [
+        "routingTable",
+        "cellEndpoints",
+        "placements",
+        "defaultPlacement",
+    ];
+    !has("apiVersion") && !has("kind") && own.into_iter().any(has)
+}
+
+/// Reads such a file; the table has the name of the file.
+pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
+    let Some(mut object) = root.object() else {
+        return;
+    };
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    let name = ObjectName::new("default", stem)
+        .map_err(|error| {
+            root.mistake(format_args!(
+                "a routing table without `metadata` has the name of its file: {error}"
+            ));
+        })
+        .ok();
+    let declared = Source {
+        object: format!("RoutingTable default/{}", shortened(stem)).into(),
+        ..root.source().clone()
+    };
+    let meta = name.map(|name| Meta { name, declared });
+    let table = tables(&mut object).map(|tables| (tables, key(None), default_tiers()));
+    object.finish();
+    if let Some(meta) = meta {
+        let table = table.map(|parts| assemble(&meta, parts));
+        place(&mut drafts.routing_tables, &meta, table, root.sink());
+    }
+}
+
+/// Reads the `spec` of a document.
+pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RoutingTable> {
+    let key_object = spec.optional("key").map(|field| field.object());
+    let key = match key_object {
+        Some(object) => {
+            let mut object = object?;
+            let header = object
+                .required("header")
+                .and_then(|field| field.parse(header_name));
+            object.unsupported(&["claim", "sni", "host", "path", "query", "cookie"]);
+            object.finish();
+            key(Some(header?))
+        }
+        None => key(None),
+    };
+    let tiers = match spec.optional("tiers") {
+        Some(field) => field
+            .list()
+            .iter()
+            .filter_map(|field| field.some_string().map(str::to_owned))
+            .collect(),
+        None => default_tiers(),
+    };
+    Some(assemble(meta, (tables(spec)?, key, tiers)))
+}
+
+fn key(header: Option<String>) -> KeySource {
+    KeySource::Header(header.unwrap_or_else(|| DEFAULT_HEADER.to_owned()))
+}
+
+fn default_tiers() -> BTreeSet<String> {
+    DEFAULT_TIERS.map(str::to_owned).into()
+}
+
+fn assemble(
+    meta: &Meta,
+    (tables, key, tiers): (Tables, KeySource, BTreeSet<String>),
+) -> RoutingTable {
+    RoutingTable {
+        name: meta.name.clone(),
+        declared: meta.declared.clone(),
+        version: tables.version,
+        key,
+        keys: tables.keys,
+        placements: tables.placements,
+        default: tables.default,
+        tiers,
+    }
+}
+
+/// What both forms have.
+struct Tables {
+    version: String,
+    keys: BTreeMap<String, String>,
+    placements: BTreeMap<String, Placement>,
+    default: String,
+}
+
+fn tables(object: &mut Object<'_>) -> Option<Tables> {
+    let version = object
+        .required("version")
+        .and_then(|field| field.some_string().map(str::to_owned));
+    let keys_field = object.optional("routingTable");
+    let older = object.optional("cellEndpoints");
+    let newer = object.optional("placements");
+    if let (Some(_), Some(newer)) = (&older, &newer) {
+        newer.mistake("expected either `cellEndpoints` or `placements`, got both");
+        return None;
+    }
+    let mut placements = BTreeMap::new();
+    // Placements that are there, right or wrong: references to wrong ones are no mistake of their own.
+    let mut known = BTreeSet::new();
+    let mut unenforced = Unenforced::default();
+    for (name, field) in older.iter().flat_map(Field::entries) {
+        known.insert(name.to_owned());
+        if let Some(url) = field.parse(url) {
+            placements.insert(name.to_owned(), bare_placement(url));
+        }
+    }
+    let mut fallbacks = Vec::new();
+    for (name, field) in newer.iter().flat_map(Field::entries) {
+        known.insert(name.to_owned());
+        if let Some((placement, fallback)) = placement(&field, &mut unenforced) {
+            fallbacks.extend(fallback);
+            placements.insert(name.to_owned(), placement);
+        }
+    }
+    unenforced.warn();
+    let exists = |field: &Field<'_>, name: &str| {
+        let exists = known.contains(name);
+        if !exists {
+            field.mistake(format_args!(
+                "expected the name of a placement, but there is no {}",
+                quoted(name)
+            ));
+        }
+        exists
+    };
+    for fallback in &fallbacks {
+        if let Some(name) = fallback.string() {
+            exists(fallback, name);
+        }
+    }
+    circles(&placements, &fallbacks);
+    let default = object.required("defaultPlacement").and_then(|field| {
+        let name = field.string()?;
+        exists(&field, name).then(|| name.to_owned())
+    });
+    let mut keys = BTreeMap::new();
+    for (key, field) in keys_field.iter().flat_map(Field::entries) {
+        let Some(name) = field.string() else { continue };
+        if key.trim() != key || key.is_empty() {
+            field.mistake("expected a routing key that is not empty and has no blanks around it");
+        }
+        if exists(&field, name) {
+            keys.insert(key.to_owned(), name.to_owned());
+        }
+    }
+    Some(Tables {
+        version: version?,
+        keys,
+        placements,
+        default: default?,
+    })
+}
+
+fn bare_placement(url: PlacementUrl) -> Placement {
+    Placement {
+        url,
+        fallback: None,
+        health_check: None,
+        breaker: None,
+        concurrency_limit: None,
+        max_request_body_bytes: None,
+    }
+}
+
+/// Refuses fallbacks in a circle, each once, at the fallback that comes first in the document.
+fn circles(placements: &BTreeMap<String, Placement>, fallbacks: &[Field<'_>]) {
+    let mut settled: BTreeSet<&str> = BTreeSet::new();
+    for start in placements.keys() {
+        let mut walk: Vec<&str> = Vec::new();
+        let mut at = Some(start.as_str());
+        while let Some(name) = at {
+            if let Some(index) = walk.iter().position(|seen| *seen == name) {
+                let circle = walk[index..].join("` → `");
+                let first = fallbacks.iter().find(|field| {
+                    let path = &field.source().field;
+                    walk[index..].iter().any(|name| {
+                        path.ends_with(&format!(
+                            "{}.fallback",
+                            crate::tree::below("placements", name)
+                        ))
+                    })
+                });
+                if let Some(field) = first {
+                    field.mistake(format_args!("fallbacks in a circle: `{circle}` → `{name}`"));
+                }
+                break;
+            }
+            if settled.contains(name) {
+                break;
+            }
+            walk.push(name);
+            at = placements
+                .get(name)
+                .and_then(|placement| placement.fallback.as_deref());
+        }
+        settled.extend(walk);
+    }
+}
+
+/// Settings that are kept and not acted on yet: the first place of each.
+#[derive(Default)]
+struct Unenforced<'a>(BTreeMap<&'static str, Field<'a>>);
+
+impl<'a> Unenforced<'a> {
+    fn note(&mut self, what: &'static str, field: &Field<'a>) {
+        self.0.entry(what).or_insert_with(|| field.clone());
+    }
+
+    fn warn(self) {
+        for (what, field) in self.0 {
+            field.warning(format_args!("{what} is read, and not enforced yet"));
+        }
+    }
+}
+
+fn placement<'a>(
+    field: &Field<'a>,
+    unenforced: &mut Unenforced<'a>,
+) -> Option<(Placement, Option<Field<'a>>)> {
+    let mut object = field.object()?;
+    let url = object.required("url").and_then(|field| field.parse(url));
+    let fallback = object.optional("fallback");
+    let health_check = object.optional("health_check");
+    let breaker = object.optional("circuit_breaker");
+    let concurrency = object.optional("concurrency_limit");
+    let body = object.optional("max_request_body_bytes");
+    object.finish();
+    for (what, field) in [
+        ("`fallback`", &fallback),
+        ("`health_check`", &health_check),
+        ("`circuit_breaker`", &breaker),
+        ("`concurrency_limit`", &concurrency),
+        ("`max_request_body_bytes`", &body),
+    ] {
+        if let Some(field) = field {
+            unenforced.note(what, field);
+        }
+    }
+    let placement = Placement {
+        url: url?,
+        fallback: match &fallback {
+            Some(field) => Some(field.string()?.to_owned()),
+            None => None,
+        },
+        health_check: match health_check {
+            Some(field) => Some(health(&field)?),
+            None => None,
+        },
+        breaker: match breaker {
+            Some(field) => Some(circuit_breaker(&field)?),
+            None => None,
+        },
+        concurrency_limit: match concurrency {
+            Some(field) => u32::try_from(field.integer(0..=i64::from(u32::MAX))?)
+                .ok()
+                .and_then(NonZeroU32::new),
+            None => None,
+        },
+        max_request_body_bytes: match body {
+            Some(field) => u64::try_from(field.integer(0..=i64::MAX)?)
+                .ok()
+                .filter(|limit| *limit > 0),
+            None => None,
+        },
+    };
+    Some((placement, fallback))
+}
+
+fn health(field: &Field<'_>) -> Option<HealthCheck> {
+    let mut object = field.object()?;
+    let path = object.required("path").and_then(|field| {
+        let text = field.some_string()?;
+        if !text.starts_with('/') || text.bytes().any(|byte| !byte.is_ascii_graphic()) {
+            field.expected("a path that starts with `/`");
+            return None;
+        }
+        Some(text.to_owned())
+    });
+    let interval = object
+        .required("interval")
+        .and_then(|field| field.parse(duration));
+    let timeout = object
+        .required("timeout")
+        .and_then(|field| field.parse(duration));
+    object.finish();
+    Some(HealthCheck {
+        path: path?,
+        interval: interval?,
+        timeout: timeout?,
+    })
+}
+
+fn circuit_breaker(field: &Field<'_>) -> Option<BreakerSettings> {
+    let mut object = field.object()?;
+    let threshold = object
+        .required("failure_threshold")
+        .and_then(|field| field.integer(1..=i64::from(u32::MAX)));
+    let timeout = object
+        .required("timeout")
+        .and_then(|field| field.parse(duration));
+    object.finish();
+    Some(BreakerSettings {
+        failure_threshold: NonZeroU32::new(u32::try_from(threshold?).ok()?)?,
+        timeout: timeout?,
+    })
+}
+
+/// A duration above zero as Go writes it: numbers with units, such as `10s`, `1m30s` or `1.5h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || {
+        format!(
+            "expected a duration with a unit such as `10s` or `200ms`, got `{}`",
+            shortened(text)
+        )
+    };
+    let positive = || format!("expected a duration above zero, got `{}`", shortened(text));
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let mut nanoseconds: f64 = 0.0;
+    if rest.is_empty() {
+        return Err(expected());
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(expected)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| expected())?;
+        rest = &rest[digits..];
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        let unit = match &rest[..end] {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return Err(expected()),
+        };
+        nanoseconds += number * unit;
+        rest = &rest[end..];
+    }
+    if negative || nanoseconds < 1.0 {
+        return Err(positive());
+    }
+    // As in Go, whose durations have 63 bits.
+    if nanoseconds >= 9.2e18 {
+        return Err(expected());
+    }
+    Ok(Duration::from_nanos(nanoseconds as u64))
+}
+
+/// `http` or `https`, host and port, nothing behind.
+fn url(text: &str) -> Result<PlacementUrl, String> {
+    let expected = |why: &str| {
+        format!(
+            "expected a URL such as `http://cell-1:9001`, got `{}`: {why}",
+            shortened(text)
+        )
+    };
+    let (tls, rest) = match text.split_once("://") {
+        Some(("http", rest)) => (false, rest),
+        Some(("https", rest)) => (true, rest),
+        _ => return Err(expected("it does not start with `http://` or `https://`")),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err(expected("path, query and user are not accepted"));
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let host = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(v6) => v6
+            .parse::<Ipv6Addr>()
+            .map(|address| UpstreamHost::Address(address.into()))
+            .map_err(|_| expected("it has no valid address in brackets"))?,
+        None => match host.parse::<Ipv4Addr>() {
+            Ok(address) => UpstreamHost::Address(address.into()),
+            Err(_) => Hostname::new(host)
+                .map(UpstreamHost::Name)
+                .map_err(|_| expected("it has no valid host"))?,
+        },
+    };
+    let port: Port = match port {
+        None if tls => const { NonZeroU16::new(443).expect("443 is not zero") },
+        None => const { NonZeroU16::new(80).expect("80 is not zero") },
+        Some(port) => port
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| port.parse().ok())
+            .flatten()
+            .ok_or_else(|| expected("it has no valid port"))?,
+    };
+    Ok(PlacementUrl { tls, host, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration, url};
+    use std::time::Duration;
+
+    #[test]
+    fn durations_have_units_and_are_positive() {
+        for (given, millis) in [
+            ("10s", 10_000),
+            ("200ms", 200),
+            ("1m30s", 90_000),
+            ("1.5h", 5_400_000),
+        ] {
+            assert_eq!(
+                duration(given),
+                Ok(Duration::from_millis(millis)),
+                "{given}"
+            );
+        }
+        for given in [
+            "",
+            "10",
+            "abc",
+            "0s",
+            "-1s",
+            "1x",
+            "1..5s",
+            "s",
+            "1s1",
+            "99999999999h",
+            "1e3s",
+            "-",
+        ] {
+            assert!(duration(given).is_err(), "{given}");
+        }
+    }
+
+    #[test]
+    fn urls_have_scheme_host_and_port_only() {
+        for (given, tls, host, port) in [
+            ("http://cell-1:9001", false, "cell-1", 9001),
+            ("https://x", true, "x", 443),
+            ("http://x/", false, "x", 80),
+        ] {
+            let url = url(given).expect(given);
+            assert_eq!((url.tls, url.port.get()), (tls, port));
+            assert!(format!("{:?}", url.host).contains(host), "{given}");
+        }
+        assert!(url("http://[::1]:9").is_ok());
+        for given in [
+            "",
+            "x",
+            "x:1",
+            "ftp://x",
+            "://x",
+            "http://",
+            "http://:1",
+            "http://x:0",
+            "http://x:+1",
+            "http://x:65536",
+            "http://a b",
+            "http://u@x",
+            "http://x/y",
+            "http://x?y",
+            "http://[::1",
+            "http://::1",
+            "/path",
+            "HTTP://x:1:2",
+        ] {
+            assert!(url(given).is_err(), "{given}");
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Drafts to a snapshot: references are resolved, and what must be unique across documents is.
+//!
+//! What comes out is only taken if there was no mistake anywhere, so that a part which cannot be
+//! linked is simply left out here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::derive::{self, Hosts};
+use crate::document::Drafts;
+use crate::document::cell::{CellDraft, ExposureDraft};
+use crate::document::gateway::GatewayDraft;
+use crate::document::platform::PlatformDraft;
+use crate::model::{
+    Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, ListenerProtocol, ObjectName,
+    Platform, RemoteNode, Route, Snapshot,
+};
+use crate::reader::Sink;
+use crate::report::Source;
+
+mod addresses;
+mod http_route;
+mod security_policy;
+
+/// Makes a snapshot without digest and warnings.
+pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
+    addresses::unique(&drafts, sink);
+    let secrets = drafts.secrets;
+    let (platform_source, platform_draft) = match drafts.platform {
+        Some((source, draft)) => (Some(source), draft),
+        None => (None, None),
+    };
+    let mut gateways = BTreeMap::new();
+    let mut attach: BTreeMap<ObjectName, Option<GatewayDraft>> = BTreeMap::new();
+    for (name, (declared, draft)) in drafts.gateways {
+        if let Some(draft) = &draft {
+            for listener in &draft.listeners {
+                certificates(listener, &secrets, sink);
+            }
+            gateways.insert(
+                name.clone(),
+                Gateway {
+                    name: name.clone(),
+                    declared,
+                    addresses: draft
+                        .addresses
+                        .iter()
+                        .map(|placed| placed.address)
+                        .collect(),
+                    listeners: draft
+                        .listeners
+                        .iter()
+                        .map(|draft| draft.listener.clone())
+                        .collect(),
+                    gate: None,
+                },
+            );
+        }
+        attach.insert(name, draft);
+    }
+    sockets(&gateways, sink);
+    let platform = platform(platform_draft, &mut gateways, &attach, sink);
+    // Without a readable platform nothing can be said about what it lacks.
+    let readable = platform_source
+        .as_ref()
+        .is_none_or(|source| !sink.tainted(source));
+    let mut cells: Vec<(Source, CellDraft)> = Vec::new();
+    for (source, draft) in drafts.cells.into_values() {
+        cells.extend(draft.map(|draft| (source, draft)));
+    }
+    cells.sort_by(|a, b| a.0.position().cmp(&b.0.position()));
+    let mut linked: BTreeMap<CellId, Cell> = BTreeMap::new();
+    let mut exposures = Vec::new();
+    for (source, draft) in cells {
+        if let Some(first) = linked.get(&draft.cell.id) {
+            sink.mistake(
+                source.at("spec"),
+                format_args!(
+                    "cell `{}` is declared before, in {}",
+                    draft.cell.id, first.declared
+                ),
+            );
+            continue;
+        }
+        linked.insert(draft.cell.id.clone(), draft.cell);
+        exposures.extend(
+            draft
+                .exposures
+                .into_iter()
+                .map(|exposure| (draft.namespace.clone(), exposure)),
+        );
+    }
+    easts(&mut linked, sink);
+    let mut routes = Vec::new();
+    if readable {
+        let mut hosts = Hosts::default();
+        for (namespace, exposure) in &exposures {
+            routes.extend(exposed(
+                exposure, namespace, &platform, &gateways, &mut hosts, sink,
+            ));
+        }
+    }
+    let routing_tables = drafts.routing_tables;
+    let documents = http_route::routes(
+        drafts.http_routes,
+        &attach,
+        &routing_tables,
+        &drafts.backends,
+        &drafts.filters,
+        sink,
+    );
+    let mut routes =
+        security_policy::apply(drafts.security_policies, documents, routes, &attach, sink);
+    routes.sort_by(|a, b| (&a.origin, &a.name).cmp(&(&b.origin, &b.name)));
+    Snapshot {
+        digest: "".into(),
+        platform,
+        cells: linked,
+        routing_tables: routing_tables
+            .into_iter()
+            .filter_map(|(name, (_, table))| Some((name, Arc::new(table?))))
+            .collect(),
+        gateways,
+        routes,
+        certificates: secrets
+            .into_iter()
+            .filter_map(|(name, (_, certificate))| Some((name, Arc::new(certificate?))))
+            .collect(),
+        warnings: Vec::new(),
+    }
+}
+
+fn certificates(
+    draft: &crate::document::gateway::ListenerDraft,
+    secrets: &crate::document::Table<crate::model::Certificate>,
+    sink: &Sink,
+) {
+    let ListenerProtocol::Https { certificates } = &draft.listener.protocol else {
+        return;
+    };
+    for (name, source) in certificates.iter().zip(&draft.certificate_sources) {
+        match secrets.get(name) {
+            None => sink.mistake(source.clone(), format_args!("no `Secret` {name}")),
+            Some((_, Some(secret))) => host_is_named(&draft.listener, secret, source, sink),
+            Some((_, None)) => {}
+        }
+    }
+}
+
+/// A certificate that names none of a listener's hosts is accepted: another one of the list may.
+fn host_is_named(
+    listener: &Listener,
+    certificate: &crate::model::Certificate,
+    source: &Source,
+    sink: &Sink,
+) {
+    let Some(host) = &listener.hostname else {
+        return;
+    };
+    let host = host.to_string();
+    let named = certificate.names.iter().any(|name| {
+        let below = |suffix: &str, host: &str| {
+            host.strip_suffix(suffix)
+                .and_then(|front| front.strip_suffix('.'))
+                .is_some_and(|label| !label.is_empty() && !label.contains('.'))
+        };
+        *name == host
+            || name
+                .strip_prefix("*.")
+                .is_some_and(|suffix| below(suffix, &host))
+            || host
+                .strip_prefix("*.")
+                .is_some_and(|suffix| below(suffix, name))
+    });
+    if !named && !certificate.names.is_empty() {
+        sink.warning(
+            source.clone(),
+            format_args!(
+                "certificate {} does not name the listener's host `{host}`",
+                certificate.name
+            ),
+        );
+    }
+}
+
+/// Two gateways cannot have one socket.
+fn sockets(gateways: &BTreeMap<ObjectName, Gateway>, sink: &Sink) {
+    let mut listeners: Vec<(&Gateway, &Listener)> = gateways
+        .values()
+        .flat_map(|gateway| {
+            gateway
+                .listeners
+                .iter()
+                .map(move |listener| (gateway, listener))
+        })
+        .collect();
+    listeners.sort_by(|a, b| a.1.declared.position().cmp(&b.1.declared.position()));
+    let mut taken: BTreeMap<_, &Gateway> = BTreeMap::new();
+    for (gateway, listener) in listeners {
+        for address in &gateway.addresses {
+            let first = taken.entry((*address, listener.port)).or_insert(gateway);
+            if first.name != gateway.name {
+                sink.mistake(
+                    listener
+                        .declared
+                        .at(format!("{}.port", listener.declared.field)),
+                    format_args!(
+                        "port {} of address {address} belongs to {}",
+                        listener.port, first.declared
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn platform(
+    draft: Option<PlatformDraft>,
+    gateways: &mut BTreeMap<ObjectName, Gateway>,
+    known: &BTreeMap<ObjectName, Option<GatewayDraft>>,
+    sink: &Sink,
+) -> Platform {
+    let Some(draft) = draft else {
+        return Platform::default();
+    };
+    let mut gates: [Option<GateRef>; 2] = [None, None];
+    for (slot, gate, draft) in [
+        (0, Gate::External, draft.external),
+        (1, Gate::Internal, draft.internal),
+    ] {
+        let Some(draft) = draft else { continue };
+        if !known.contains_key(&draft.gateway) {
+            sink.mistake(draft.source, format_args!("no `Gateway` {}", draft.gateway));
+            continue;
+        }
+        if let Some(gateway) = gateways.get_mut(&draft.gateway) {
+            if let Some(other) = gateway.gate {
+                sink.mistake(
+                    draft.source,
+                    format_args!(
+                        "gateway {} is the {other} gate already; each gate needs a gateway of its own",
+                        draft.gateway
+                    ),
+                );
+                continue;
+            }
+            gateway.gate = Some(gate);
+        }
+        gates[slot] = Some(GateRef {
+            gateway: draft.gateway,
+            remote_addresses: plain(&draft.remote_addresses),
+        });
+    }
+    let [external, internal] = gates;
+    // By the address alone the kernel tells a packet of one gate from one of the other.
+    let addresses = |gate: &Option<GateRef>| {
+        gate.as_ref()
+            .and_then(|gate| gateways.get(&gate.gateway))
+            .map(|gateway| (gateway.declared.clone(), gateway.addresses.clone()))
+    };
+    if let (Some((_, north)), Some((declared, west))) = (addresses(&external), addresses(&internal))
+        && let Some(shared) = west
+            .iter()
+            .find(|address| !address.is_loopback() && north.contains(address))
+    {
+        sink.mistake(
+            declared.at("spec.addresses"),
+            format_args!(
+                "address {shared} is one of the external gateway; the two gates need addresses of their own"
+            ),
+        );
+    }
+    Platform {
+        dns_prefixes: draft.dns_prefixes,
+        virtual_hosts: draft.virtual_hosts,
+        external,
+        internal,
+        jwt_providers: draft.jwt_providers,
+        dns: plain(&draft.dns),
+        dns_service_addresses: plain(&draft.dns_service_addresses),
+        nodes: draft
+            .nodes
+            .into_iter()
+            .map(|(name, addresses)| RemoteNode {
+                name,
+                addresses: plain(&addresses),
+            })
+            .collect(),
+        services: draft.services,
+    }
+}
+
+fn plain(placed: &[crate::document::addresses::Placed]) -> Vec<std::net::IpAddr> {
+    placed.iter().map(|placed| placed.address).collect()
+}
+
+/// Drops calls that nobody grants. They are no mistake: the other cell is another team's document.
+fn easts(cells: &mut BTreeMap<CellId, Cell>, sink: &Sink) {
+    let refusal = |to: &EndpointId| -> Option<String> {
+        let Some(cell) = cells.get(&to.component.cell) else {
+            return Some(format!("there is no cell `{}`", to.component.cell));
+        };
+        let Some(component) = cell.components.get(&to.component.component) else {
+            return Some(format!(
+                "cell `{}` has no component `{}`",
+                cell.id, to.component.component
+            ));
+        };
+        let Some(endpoint) = component.endpoints.get(&to.endpoint) else {
+            return Some(format!(
+                "component `{}` has no endpoint `{}`",
+                component.id, to.endpoint
+            ));
+        };
+        endpoint.organization.is_none().then(|| {
+            format!(
+                "endpoint `{}` has no visibility `organization`",
+                endpoint.id
+            )
+        })
+    };
+    let mut granted: BTreeMap<CellId, Vec<East>> = BTreeMap::new();
+    for cell in cells.values() {
+        let list = granted.entry(cell.id.clone()).or_default();
+        for east in &cell.east {
+            match refusal(&east.to) {
+                Some(why) => {
+                    sink.warning(east.declared.clone(), format_args!("grants nothing: {why}"))
+                }
+                None => list.push(east.clone()),
+            }
+        }
+    }
+    for (id, list) in granted {
+        if let Some(cell) = cells.get_mut(&id) {
+            cell.east = list;
+        }
+    }
+}
+
+/// The route of one exposure.
+fn exposed(
+    exposure: &ExposureDraft,
+    namespace: &str,
+    platform: &Platform,
+    gateways: &BTreeMap<ObjectName, Gateway>,
+    hosts: &mut Hosts,
+    sink: &Sink,
+) -> Option<Route> {
+    let refuse = |message: String| sink.mistake(exposure.source.clone(), message);
+    let provider = match &exposure.provider {
+        None => None,
+        Some((name, source)) => match platform.jwt_providers.get(name) {
+            Some(provider) => Some(provider),
+            None => {
+                sink.mistake(
+                    source.clone(),
+                    format_args!(
+                        "no token provider `{name}` in `spec.jwtProviders` of the `Platform`"
+                    ),
+                );
+                return None;
+            }
+        },
+    };
+    let site = derive::site(exposure, platform).map_err(refuse).ok()?;
+    let path = derive::wildcard_path(exposure, &site)
+        .map_err(refuse)
+        .ok()?;
+    hosts.claim(exposure, &site, path).map_err(refuse).ok()?;
+    // A gateway that is named and not there has mistakes of its own.
+    let gateway = gateways.get(&site.gateway)?;
+    let parents = derive::parents(&site, gateway.listeners.iter());
+    if parents.is_empty() && !sink.tainted(&gateway.declared) {
+        refuse(format!(
+            "no listener of gateway {} takes its host `{}`",
+            gateway.name, site.host
+        ));
+        return None;
+    }
+    derive::route(exposure, &site, namespace, parents, provider)
+        .map_err(refuse)
+        .ok()
+}

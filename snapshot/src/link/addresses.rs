@@ -1,0 +1,109 @@
+//! One address is one thing.
+
+use std::collections::BTreeMap;
+
+use crate::document::Drafts;
+use crate::document::addresses::Placed;
+use crate::model::Cidr;
+use crate::reader::Sink;
+use crate::report::Source;
+
+/// A network, who has it, and where that is written.
+struct Claim {
+    network: Cidr,
+    owner: String,
+    source: Source,
+}
+
+const GATEWAY: &str = "a gateway";
+
+/// Reports every address that a second owner claims. The kernel judges a packet by its address: it
+/// must mean one thing.
+pub(super) fn unique(drafts: &Drafts, sink: &Sink) {
+    let mut claims = claims(drafts);
+    claims.sort_by(|a, b| a.source.position().cmp(&b.source.position()));
+    let mut taken: BTreeMap<Cidr, Claim> = BTreeMap::new();
+    for claim in claims {
+        // Nothing on loopback is ever on a wire.
+        if claim.network.address().is_loopback() {
+            continue;
+        }
+        match taken.get(&claim.network) {
+            // Gateways may share an address as long as their ports differ.
+            Some(first) if first.owner == GATEWAY && claim.owner == GATEWAY => {}
+            Some(first) => sink.mistake(
+                claim.source,
+                format_args!(
+                    "`{}` is the address of {} already, by {}",
+                    shown(claim.network),
+                    first.owner,
+                    first.source
+                ),
+            ),
+            None => {
+                taken.insert(claim.network, claim);
+            }
+        }
+    }
+}
+
+fn claims(drafts: &Drafts) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    let mut hosts = |placed: &[Placed], owner: &str| {
+        claims.extend(placed.iter().map(|placed| Claim {
+            network: Cidr::host(placed.address),
+            owner: owner.to_owned(),
+            source: placed.source.clone(),
+        }));
+    };
+    let platform = drafts
+        .platform
+        .as_ref()
+        .and_then(|(_, draft)| draft.as_ref());
+    if let Some(platform) = platform {
+        hosts(&platform.dns, "a name server");
+        hosts(
+            &platform.dns_service_addresses,
+            "the service of the name servers",
+        );
+        for (gate, owner) in [
+            (&platform.external, "the external gate of another node"),
+            (&platform.internal, "the internal gate of another node"),
+        ] {
+            if let Some(gate) = gate {
+                hosts(&gate.remote_addresses, owner);
+            }
+        }
+        for (name, addresses) in &platform.nodes {
+            hosts(addresses, &format!("node `{name}`"));
+        }
+    }
+    for draft in drafts.gateways.values().filter_map(|(_, d)| d.as_ref()) {
+        hosts(&draft.addresses, GATEWAY);
+    }
+    for draft in drafts.cells.values().filter_map(|(_, d)| d.as_ref()) {
+        for (component, placed) in &draft.addresses {
+            hosts(
+                std::slice::from_ref(placed),
+                &format!("component `{component}`"),
+            );
+        }
+    }
+    for service in platform.iter().flat_map(|platform| &platform.services) {
+        claims.extend(service.addresses.iter().map(|network| Claim {
+            network: *network,
+            owner: format!("service `{}`", service.name),
+            source: service.declared.clone(),
+        }));
+    }
+    claims
+}
+
+/// A network; one address without its length.
+fn shown(network: Cidr) -> String {
+    if network == Cidr::host(network.address()) {
+        network.address().to_string()
+    } else {
+        network.to_string()
+    }
+}

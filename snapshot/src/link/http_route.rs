@@ -1,0 +1,232 @@
+//! Routes of `HTTPRoute` documents: attached to listeners, references resolved.
+
+use std::collections::BTreeMap;
+
+use crate::document::Table;
+use crate::document::gateway::{GatewayDraft, ListenerDraft};
+use crate::document::http_route::{
+    BackendDraft, BackendKind, FilterDraft, ParentDraft, RouteDraft, RuleDraft,
+};
+use crate::model::{
+    Filter, HostPattern, Name, ObjectName, Origin, Parent, PathRewrite, Route, RoutingTable, Rule,
+    Target, Upstream, WeightedTarget,
+};
+use crate::reader::Sink;
+use crate::report::Source;
+
+/// A route and the names of its rules, which policies aim at.
+pub(super) struct Linked {
+    pub(super) route: Route,
+    pub(super) rule_names: Vec<Option<Name>>,
+}
+
+pub(super) type Gateways = BTreeMap<ObjectName, Option<GatewayDraft>>;
+
+/// Links every route. A route without draft has mistakes of its own and leaves its name.
+pub(super) fn routes(
+    drafts: Table<RouteDraft>,
+    gateways: &Gateways,
+    tables: &Table<RoutingTable>,
+    backends: &Table<Vec<Upstream>>,
+    filters: &Table<PathRewrite>,
+    sink: &Sink,
+) -> BTreeMap<ObjectName, Option<Linked>> {
+    let resolve = Resolve {
+        tables,
+        backends,
+        filters,
+        sink,
+    };
+    drafts
+        .into_iter()
+        .map(|(name, (declared, draft))| {
+            let linked = draft.map(|draft| {
+                let rule_names = draft.rules.iter().map(|rule| rule.name.clone()).collect();
+                let mut parents: Vec<Parent> = Vec::new();
+                for parent in &draft.parents {
+                    for parent in attached(parent, &name, &draft.hostnames, gateways, sink) {
+                        if !parents.contains(&parent) {
+                            parents.push(parent);
+                        }
+                    }
+                }
+                Linked {
+                    route: Route {
+                        name: name.clone(),
+                        origin: Origin::Document,
+                        declared,
+                        parents,
+                        hostnames: draft.hostnames,
+                        rules: draft
+                            .rules
+                            .into_iter()
+                            .map(|rule| resolve.rule(rule))
+                            .collect(),
+                    },
+                    rule_names,
+                }
+            });
+            (name, linked)
+        })
+        .collect()
+}
+
+/// The listeners that take a route by one of its parent references; reasons are those of the Gateway
+/// API, in its order.
+fn attached(
+    parent: &ParentDraft,
+    route: &ObjectName,
+    hostnames: &[HostPattern],
+    gateways: &Gateways,
+    sink: &Sink,
+) -> Vec<Parent> {
+    let refuse = |message: std::fmt::Arguments<'_>| {
+        sink.mistake(parent.source.clone(), message);
+        Vec::new()
+    };
+    let gateway = match gateways.get(&parent.gateway) {
+        None => return refuse(format_args!("no `Gateway` {}", parent.gateway)),
+        Some(None) => return Vec::new(),
+        Some(Some(gateway)) => gateway,
+    };
+    let wanted: Vec<&ListenerDraft> = gateway
+        .listeners
+        .iter()
+        .filter(|draft| {
+            let listener = &draft.listener;
+            parent
+                .section
+                .as_ref()
+                .is_none_or(|name| *name == listener.name)
+                && parent.port.is_none_or(|port| port == listener.port)
+        })
+        .collect();
+    if wanted.is_empty() {
+        // A listener with mistakes is not in the draft; its document has said so.
+        let declared = gateway
+            .listeners
+            .first()
+            .map(|draft| &draft.listener.declared);
+        if declared.is_none_or(|declared| sink.tainted(declared)) {
+            return Vec::new();
+        }
+        let names: Vec<&str> = gateway
+            .listeners
+            .iter()
+            .map(|draft| draft.listener.name.as_str())
+            .collect();
+        return refuse(format_args!(
+            "gateway {} has no such listener (NoMatchingParent); it has `{}`",
+            parent.gateway,
+            names.join("`, `")
+        ));
+    }
+    let allowed: Vec<&ListenerDraft> = wanted
+        .into_iter()
+        .filter(|draft| {
+            draft.http_routes
+                && (draft.all_namespaces || route.namespace() == parent.gateway.namespace())
+        })
+        .collect();
+    if allowed.is_empty() {
+        return refuse(format_args!(
+            "the listeners of gateway {} take no routes of namespace `{}` (NotAllowedByListeners); `allowedRoutes.namespaces.from: All` would",
+            parent.gateway,
+            route.namespace()
+        ));
+    }
+    let taken: Vec<Parent> = allowed
+        .into_iter()
+        .filter(|draft| match &draft.listener.hostname {
+            None => true,
+            Some(own) => {
+                hostnames.is_empty() || hostnames.iter().any(|host| own.intersect(host).is_some())
+            }
+        })
+        .map(|draft| Parent {
+            gateway: parent.gateway.clone(),
+            listener: Some(draft.listener.name.clone()),
+            port: None,
+        })
+        .collect();
+    if taken.is_empty() {
+        return refuse(format_args!(
+            "no listener of gateway {} takes one of the route's hostnames (NoMatchingListenerHostname)",
+            parent.gateway
+        ));
+    }
+    taken
+}
+
+struct Resolve<'a> {
+    tables: &'a Table<RoutingTable>,
+    backends: &'a Table<Vec<Upstream>>,
+    filters: &'a Table<PathRewrite>,
+    sink: &'a Sink,
+}
+
+impl Resolve<'_> {
+    fn rule(&self, draft: RuleDraft) -> Rule {
+        Rule {
+            declared: draft.source,
+            matches: draft.matches,
+            auth: None,
+            filters: draft
+                .filters
+                .into_iter()
+                .filter_map(|filter| match filter {
+                    FilterDraft::Here(filter) => Some(filter),
+                    FilterDraft::Extension { source, name } => self.filter(&source, &name),
+                })
+                .collect(),
+            targets: draft
+                .backends
+                .iter()
+                .filter_map(|backend| self.target(backend))
+                .collect(),
+        }
+    }
+
+    fn filter(&self, source: &Source, name: &ObjectName) -> Option<Filter> {
+        match self.filters.get(name) {
+            None => {
+                self.sink
+                    .mistake(source.clone(), format_args!("no `HTTPRouteFilter` {name}"));
+                None
+            }
+            Some((_, rewrite)) => Some(Filter::Rewrite {
+                path: Some(rewrite.clone()?),
+                hostname: None,
+            }),
+        }
+    }
+
+    fn target(&self, backend: &BackendDraft) -> Option<WeightedTarget> {
+        let missing = |kind: &str| {
+            self.sink.mistake(
+                backend.source.clone(),
+                format_args!("no `{kind}` {}", backend.name),
+            );
+        };
+        let target = match backend.kind {
+            BackendKind::Backend => match self.backends.get(&backend.name) {
+                None => {
+                    missing("Backend");
+                    return None;
+                }
+                Some((_, upstreams)) => Target::Upstreams(upstreams.clone()?),
+            },
+            BackendKind::RoutingTable => {
+                if !self.tables.contains_key(&backend.name) {
+                    missing("RoutingTable");
+                    return None;
+                }
+                Target::RoutingTable(backend.name.clone())
+            }
+        };
+        Some(WeightedTarget {
+            weight: backend.weight,
+            target,
+        })
+    }
+}

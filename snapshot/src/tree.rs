@@ -1,0 +1,175 @@
+//! Bytes of a file to trees of values with line numbers.
+//!
+//! YAML and JSON end in the same [`Node`]. What the two can say beyond plain data (anchors, tags,
+//! merge keys, duplicate keys) is refused here, so that the readers behind see plain data only.
+
+use std::fmt;
+
+mod json;
+mod yaml;
+
+/// Largest file, in bytes.
+pub(crate) const MAX_FILE_BYTES: usize = 4 << 20;
+/// Deepest nesting of lists and mappings. Recursion over a tree is bounded by it.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// A value and the one-based line that it starts on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) line: usize,
+    pub(crate) value: Value,
+}
+
+/// Plain data.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    /// Any other number, as it was written.
+    Number(String),
+    String(String),
+    List(Vec<Node>),
+    Mapping(Vec<Entry>),
+}
+
+/// One key of a mapping. Keys of one mapping are distinct.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) line: usize,
+    pub(crate) key: String,
+    pub(crate) value: Node,
+}
+
+impl Value {
+    /// The entry of a mapping with this key.
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+        match self {
+            Self::Mapping(entries) => entries
+                .iter()
+                .find(|entry| entry.key == key)
+                .map(|entry| &entry.value),
+            _ => None,
+        }
+    }
+
+    /// The text, if it is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// What was given, short enough for a message.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("nothing"),
+            Self::Bool(value) => write!(f, "the boolean {value}"),
+            Self::Integer(value) => write!(f, "the number {value}"),
+            Self::Number(text) => write!(f, "the number {}", shortened(text)),
+            Self::String(text) => write!(f, "`{}`", shortened(text)),
+            Self::List(_) => f.write_str("a list"),
+            Self::Mapping(_) => f.write_str("a mapping"),
+        }
+    }
+}
+
+/// A text for messages: one line, at most 80 characters, control characters escaped.
+pub(crate) fn shortened(text: &str) -> String {
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == 80 {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Something in a file that is no plain data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// One-based line.
+    pub(crate) line: usize,
+    /// Path of the field, as in `Source`.
+    pub(crate) field: String,
+    pub(crate) message: String,
+}
+
+impl Fault {
+    fn new(line: usize, field: String, message: impl Into<String>) -> Self {
+        Self {
+            line,
+            field,
+            message: message.into(),
+        }
+    }
+}
+
+/// One document of a file.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// One-based position in its file; documents without content do not count.
+    pub(crate) position: usize,
+    /// The data; absent if it could not be read at all.
+    pub(crate) root: Option<Node>,
+    /// What is wrong with its form. The root is as complete as it can be in spite of it.
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// Reads a file. The name decides: `.json` is JSON (RFC 8259), everything else YAML 1.2.
+pub(crate) fn read(path: &str, bytes: &[u8]) -> Vec<Tree> {
+    let whole = |message: String| {
+        vec![Tree {
+            position: 1,
+            root: None,
+            faults: vec![Fault::new(0, String::new(), message)],
+        }]
+    };
+    if bytes.len() > MAX_FILE_BYTES {
+        return whole(format!(
+            "file has {} bytes; expected at most {MAX_FILE_BYTES}",
+            bytes.len()
+        ));
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            return whole(format!(
+                "expected UTF-8, got other bytes at offset {}",
+                error.valid_up_to()
+            ));
+        }
+    };
+    // A byte order mark is allowed at the start (YAML 1.2, section 5.2) and says nothing.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if path.ends_with(".json") {
+        vec![json::read(text)]
+    } else {
+        yaml::read(text)
+    }
+}
+
+/// Path of a key below a field. Keys that are no plain words, such as host names, are quoted.
+pub(crate) fn below(parent: &str, key: &str) -> String {
+    let plain = !key.is_empty()
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    match (parent.is_empty(), plain) {
+        (true, true) => key.to_owned(),
+        (false, true) => format!("{parent}.{key}"),
+        (_, false) => format!("{parent}[\"{}\"]", shortened(key)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
