@@ -2,7 +2,10 @@
 //!
 //! The target has no prebuilt core library in rustup's distribution. Two compilers can do without: a nightly one with
 //! the library's source (`-Z build-std=core`), and a distribution's that ships the BPF core library.
-//! Whichever is there is taken.
+//! Whichever is there is taken, if the installed bpf-linker can read what it writes.
+//!
+//! The distribution's compiler is what the programs are tested with. The nightly one was not run to its end: where this was
+//! written there is no rust-src.
 
 use std::{
     fmt, fs,
