@@ -97,7 +97,12 @@ pub struct IdentityValue {
 crate::wire!(IdentityValue = 8);
 
 impl IdentityValue {
-    /// `ifindex` is the host-side interface of a local pod that owns the address, 0 for every other address.
+    /// In the place of an interface: the address is this node's own (the loopback interface has this number). A gate's
+    /// identity then counts as a destination only; as a source the router proves it by its mark.
+    pub const THIS_NODE: u32 = 1;
+
+    /// `ifindex` is the host-side interface of a local pod that owns the address, [`Self::THIS_NODE`] for addresses of
+    /// this node, 0 for every other address.
     #[must_use]
     pub const fn new(identity: Identity, ifindex: u32) -> Self {
         Self {

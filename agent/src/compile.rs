@@ -1,3 +1,4 @@
 //! From a snapshot to tables: pure, so that the same input gives the same bytes.
 
+pub mod kernel;
 pub mod route;

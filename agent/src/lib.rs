@@ -3,7 +3,9 @@
 //! Flows in: a folder of documents. Flows out: verdicts in the kernel and routed requests. The
 //! modules are the flow, in order: `source` → `compile` → `activate` → `datapath` and `proxy`.
 
+pub mod activate;
 pub mod admin;
+pub mod app;
 pub mod clock;
 pub mod compile;
 pub mod config;
@@ -11,9 +13,13 @@ pub mod datapath;
 pub mod lock;
 pub mod logs;
 pub mod metrics;
+pub mod packets;
+pub mod pods;
 pub mod proxy;
 pub mod recent;
 pub mod route;
 pub mod source;
 pub mod status;
 pub mod upstream;
+pub mod validate;
+pub mod view;

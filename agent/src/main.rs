@@ -1,1 +1,58 @@
-fn main() {}
+//! Cardinal's node agent: the program.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use cardinal_agent::config::{Cli, Command, RunArgs, StatusArgs};
+use cardinal_agent::status::Status;
+use cardinal_agent::{admin, app, logs, validate};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Validate(args)) => validate::run(&args),
+        Some(Command::Status(args)) => finish(status(&args)),
+        None => {
+            logs::init(cli.run.log_format);
+            finish(run(cli.run))
+        }
+    }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The router has threads of its own; these serve the admin interface and watch for changes.
+        .worker_threads(2)
+        .thread_name("cardinal-main")
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(app::run(args));
+    // A thread that reads a folder or a namespace may be in the middle of it.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (code, body) = runtime.block_on(admin::get(&args.admin, "/debug/status"))?;
+    anyhow::ensure!(code == http::StatusCode::OK, "the agent answered {code}: {}", String::from_utf8_lossy(&body));
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        out.write_all(&body)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", serde_json::from_slice::<Status>(&body)?)?;
+    }
+    Ok(())
+}
+
+fn finish(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -47,30 +47,30 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers every series.
+    /// Registers every series; the registry brings the prefix `cardinal`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
-            "cardinal_config_generation",
+            "config_generation",
             "Active generation",
             self.generation.clone(),
         );
         registry.register(
-            "cardinal_config_reloads",
+            "config_reloads",
             "Attempts to activate a generation",
             self.reloads.clone(),
         );
         registry.register(
-            "cardinal_config_last_reload_timestamp_seconds",
+            "config_last_reload_timestamp_seconds",
             "When the active documents were taken over, seconds since 1970",
             self.last_reload.clone(),
         );
         registry.register(
-            "cardinal_config_refused",
+            "config_refused",
             "1 while the documents in the folder are refused and older ones serve",
             self.refused.clone(),
         );
         registry.register(
-            "cardinal_datapath_enforcing",
+            "datapath_enforcing",
             "1 while cells are enforced in the kernel",
             self.enforcing.clone(),
         );

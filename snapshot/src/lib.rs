@@ -19,12 +19,3 @@ mod tree;
 pub use model::Snapshot;
 pub use parse::{MAX_MISTAKES, SourceFile, parse};
 pub use report::{Mistake, Rejections, Source, Warning};
-
-/// One file of documents.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceFile {
-    /// Path relative to the configuration folder; it is what mistakes name.
-    pub path: String,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}

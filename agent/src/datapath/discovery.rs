@@ -32,6 +32,8 @@ pub struct Discovery {
     /// Names of host-side interfaces whose other end nobody could be found at: no process or name holds its namespace,
     /// or this agent may not read it. They have no gates, so the agent says their names.
     pub unidentified: Vec<String>,
+    /// Addresses of this node's own interfaces, loopback networks left out, sorted.
+    pub node_addresses: Vec<IpAddr>,
 }
 
 /// One end of a veth pair in another network namespace.
@@ -67,9 +69,15 @@ pub fn scan() -> Result<Discovery, Error> {
     // Listing the links also gives every peer namespace its number, which is asked for below.
     let veths = veths(&mut netlink).map_err(failed())?;
     let wanted: BTreeSet<i32> = veths.values().map(|veth| veth.namespace).collect();
+    let mut node_addresses: Vec<IpAddr> = own_addresses(&mut netlink).map_err(failed())?;
+    node_addresses.sort_unstable();
+    node_addresses.dedup();
     let mut pods = Vec::new();
     if wanted.is_empty() {
-        return Ok(Discovery::default());
+        return Ok(Discovery {
+            node_addresses,
+            ..Discovery::default()
+        });
     }
     let mut found = BTreeSet::new();
     for (inode, file) in namespaces()? {
@@ -101,7 +109,11 @@ pub fn scan() -> Result<Discovery, Error> {
         .filter(|veth| !found.contains(&veth.namespace))
         .map(|veth| veth.name)
         .collect();
-    Ok(Discovery { pods, unidentified })
+    Ok(Discovery {
+        pods,
+        unidentified,
+        node_addresses,
+    })
 }
 
 fn veths(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, Veth>> {
@@ -239,11 +251,33 @@ fn read_ends(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, End>> {
             }
         }
     }
+    for (index, ip) in addresses(netlink)? {
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        if let Some(end) = ends.get_mut(&index).filter(|_| !link_local) {
+            end.addresses.push(ip);
+        }
+    }
+    Ok(ends)
+}
+
+/// The node's addresses. Link-local ones count: a pod's gateway often is one.
+fn own_addresses(netlink: &mut Netlink) -> io::Result<Vec<IpAddr>> {
+    let all = addresses(netlink)?;
+    Ok(all
+        .into_iter()
+        .map(|(_, ip)| ip)
+        .filter(|ip| !ip.is_loopback())
+        .collect())
+}
+
+/// Interface and address of every address in the socket's namespace.
+fn addresses(netlink: &mut Netlink) -> io::Result<Vec<(u32, IpAddr)>> {
+    let mut all = Vec::new();
     for message in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         let RouteNetlinkMessage::NewAddress(address) = message else {
-            continue;
-        };
-        let Some(end) = ends.get_mut(&address.header.index) else {
             continue;
         };
         let (mut own, mut peer) = (None, None);
@@ -255,14 +289,9 @@ fn read_ends(netlink: &mut Netlink) -> io::Result<BTreeMap<u32, End>> {
                 _ => {}
             }
         }
-        let link_local = |ip: &IpAddr| match ip {
-            IpAddr::V4(v4) => v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local(),
-        };
-        end.addresses
-            .extend(own.or(peer).filter(|ip| !link_local(ip)));
+        all.extend(own.or(peer).map(|ip| (address.header.index, ip)));
     }
-    Ok(ends)
+    Ok(all)
 }
 
 /// Tells when interfaces or addresses change, here or in a namespace that shares a link with this one.

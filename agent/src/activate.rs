@@ -1,0 +1,196 @@
+//! The one writer: switches kernel and router to a new generation together, or not at all.
+//!
+//! Flows in: a snapshot and what was discovered. Flows out: an active generation. The order is: compile → write the generation's
+//! kernel tables → attach to new pods → open listeners → publish the route table → flip the kernel → close what is no longer wanted →
+//! retire the generation before. Whatever fails before the flip undoes what came before it; the old generation never stopped serving.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use agent_common::SocketKey;
+
+use arc_swap::ArcSwap;
+use snapshot::model::ComponentId;
+use snapshot::{Mistake, Rejections, Snapshot};
+
+use crate::compile;
+use crate::datapath::{self, Datapath, DiscoveredPod, Discovery, KernelTables, ServiceAddress};
+use crate::proxy::{ListenError, Proxy, SocketKind};
+use crate::route::RouteTable;
+
+/// Why a generation did not become active. The one before it goes on serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// The documents are valid one by one, and cannot be made into tables.
+    #[error("{0}")]
+    Refused(Rejections),
+    /// The kernel side failed.
+    #[error("kernel tables of generation {generation} could not be activated")]
+    Kernel {
+        /// The generation that was not activated.
+        generation: u32,
+        /// Why.
+        #[source]
+        source: datapath::Error,
+    },
+    /// A listener could not be opened.
+    #[error("listeners of generation {generation} could not be opened")]
+    Listen {
+        /// The generation that was not activated.
+        generation: u32,
+        /// Why.
+        #[source]
+        source: ListenError,
+    },
+}
+
+/// What is active.
+#[derive(Debug)]
+pub struct Active {
+    /// Its number.
+    pub generation: u32,
+    /// What it was compiled from.
+    pub snapshot: Arc<Snapshot>,
+    /// What was on the node.
+    pub discovery: Discovery,
+    /// What the kernel was given; none without a datapath.
+    pub kernel: Option<KernelTables>,
+    components: HashMap<IpAddr, ComponentId>,
+}
+
+impl Active {
+    fn new(generation: u32, snapshot: &Arc<Snapshot>, discovery: &Discovery, kernel: Option<KernelTables>) -> Self {
+        let mut components = HashMap::new();
+        for component in snapshot.cells.values().flat_map(|cell| cell.components.values()) {
+            for address in component.workloads.addresses() {
+                components.insert(*address, component.id.clone());
+            }
+        }
+        Self { generation, snapshot: Arc::clone(snapshot), discovery: discovery.clone(), kernel, components }
+    }
+
+    /// The component that an address belongs to.
+    pub fn component_at(&self, address: &IpAddr) -> Option<&ComponentId> {
+        self.components.get(address)
+    }
+
+    /// The component that a pod runs.
+    pub fn component_of(&self, pod: &DiscoveredPod) -> Option<&ComponentId> {
+        pod.addresses.iter().find_map(|address| self.component_at(address))
+    }
+
+    /// The cell behind a number in the kernel's counters and events; empty for nobody's.
+    pub fn cell_name(&self, number: u32) -> &str {
+        self.kernel.as_ref().and_then(|kernel| kernel.cells.get(&number)).map_or("", String::as_str)
+    }
+}
+
+/// The writer.
+pub struct Activator {
+    generation: u32,
+    routes: Arc<ArcSwap<RouteTable>>,
+    proxy: Arc<Proxy>,
+    datapath: Option<Datapath>,
+    /// Gateways' addresses for which the kernel holds a socket of the router.
+    steered: BTreeSet<SocketAddr>,
+}
+
+impl Activator {
+    /// A writer that goes on counting where the kernel's tables of an earlier agent stopped.
+    pub fn new(routes: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>, datapath: Option<Datapath>) -> Self {
+        let generation = datapath.as_ref().map_or(0, Datapath::active_generation);
+        Self { generation, routes, proxy, datapath, steered: BTreeSet::new() }
+    }
+
+    /// Makes a snapshot and a discovery the active generation.
+    pub fn activate(&mut self, snapshot: &Arc<Snapshot>, discovery: &Discovery) -> Result<Active, ActivateError> {
+        let generation = self.generation + 1;
+        let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
+        let routes = compile::route::compile(snapshot, generation.into()).map_err(refused)?;
+        let listeners = routes.addresses();
+        let kernel = match self.datapath.clone() {
+            Some(datapath) => Some(self.steer(&datapath, snapshot, discovery, routes, &listeners, generation)?),
+            None => {
+                let opened = self.proxy.open(&listeners).map_err(|source| ActivateError::Listen { generation, source })?;
+                self.routes.store(Arc::new(routes));
+                opened.commit();
+                None
+            }
+        };
+        self.generation = generation;
+        Ok(Active::new(generation, snapshot, discovery, kernel))
+    }
+
+    /// Kernel and router together. The router's sockets for new gateway addresses are in the kernel's hands before the flip names
+    /// them as listeners; those of old ones leave after it.
+    fn steer(
+        &mut self,
+        datapath: &Datapath,
+        snapshot: &Snapshot,
+        discovery: &Discovery,
+        routes: RouteTable,
+        listeners: &BTreeSet<SocketAddr>,
+        generation: u32,
+    ) -> Result<KernelTables, ActivateError> {
+        let failed = |source| ActivateError::Kernel { generation, source };
+        let tables = compile::kernel::compile(snapshot, discovery, generation);
+        let before: Vec<u32> = (datapath.active_generation() > 0).then(|| datapath.active_generation()).into_iter().collect();
+        let prepared = datapath.prepare(&tables).map_err(failed)?;
+        let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
+        for address in listeners {
+            let kind = if address.is_ipv4() { SocketKind::GatewayV4 } else { SocketKind::GatewayV6 };
+            match sockets.get(&kind) {
+                Some(socket) => datapath.set_socket(socket_key(*address), &Borrowed(*socket)).map_err(failed)?,
+                None => tracing::warn!(%address, "the node has no such address family; nobody answers there"),
+            }
+        }
+        for (kind, key) in [(SocketKind::SteeredV4, SocketKey::TRANSPARENT_V4), (SocketKind::SteeredV6, SocketKey::TRANSPARENT_V6)] {
+            if let Some(socket) = sockets.get(&kind) {
+                datapath.set_socket(key, &Borrowed(*socket)).map_err(failed)?;
+            }
+        }
+        let published = self.routes.swap(Arc::new(routes));
+        match prepared.flip() {
+            Ok(flipped) => {
+                for ifindex in flipped.interfaces_gone {
+                    tracing::info!(ifindex, "interface went away while its pod was taken over");
+                }
+            }
+            Err(source) => {
+                self.routes.store(published);
+                return Err(failed(source));
+            }
+        }
+        // From here on the generation is active. What is left over costs memory and decides nothing.
+        for address in self.steered.difference(listeners) {
+            report(datapath.clear_socket(socket_key(*address)), "failed to take a socket out of the kernel's hands");
+        }
+        self.steered.clone_from(listeners);
+        for generation in before {
+            report(datapath.retire(generation), "failed to retire the generation before");
+        }
+        Ok(tables)
+    }
+}
+
+fn report(result: Result<(), datapath::Error>, what: &str) {
+    if let Err(error) = result {
+        tracing::error!(error = &error as &dyn std::error::Error, "{what}");
+    }
+}
+
+fn socket_key(address: SocketAddr) -> SocketKey {
+    const TCP: u8 = 6;
+    ServiceAddress { address: address.ip(), port: address.port(), protocol: TCP }.socket_key()
+}
+
+/// A descriptor that the proxy owns and keeps open as long as it runs.
+struct Borrowed(RawFd);
+
+impl AsRawFd for Borrowed {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}

@@ -1,0 +1,235 @@
+//! What the kernel did, in the words of the documents: events and counters with the names of cells, components and rules.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent_common::{Direction, Event, Identity, Lost, address_ip};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::ConstCounter;
+use serde::Serialize;
+
+use crate::activate::Active;
+use crate::datapath::{CounterRow, Datapath, EventReader};
+use crate::recent::Recent;
+
+/// Events kept for readers of the admin interface.
+const KEPT: usize = 4096;
+
+/// The active generation, as the readers of events and counters need it.
+pub type Current = Arc<Mutex<Option<Arc<Active>>>>;
+
+/// One event of the kernel's programs.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventRecord {
+    /// `pass`, `drop` or `steer`.
+    pub verdict: &'static str,
+    /// Why, as in `agent_common::Reason`.
+    pub reason: &'static str,
+    /// `north`, `west`, `south`, `east`, `intra`, `platform` or `node`.
+    pub direction: &'static str,
+    /// `cell_egress` or `cell_ingress`.
+    pub hook: &'static str,
+    /// organization/project/environment of the pod; empty if the interface is nobody's.
+    pub cell: String,
+    /// What the document and field were that made the rule; empty if no rule decided.
+    pub rule: String,
+    /// The other side: a component, a gate, `world` and so on.
+    pub peer: String,
+    /// Source address.
+    pub src: String,
+    /// Source port.
+    pub sport: u16,
+    /// Destination address.
+    pub dst: String,
+    /// Destination port.
+    pub dport: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// The pod's host-side interface.
+    pub ifindex: u32,
+    /// The generation that decided.
+    pub generation: u32,
+}
+
+impl EventRecord {
+    fn new(event: &Event, active: Option<&Active>) -> Self {
+        let kernel = active.and_then(|active| active.kernel.as_ref());
+        let (src, dst) = (address_ip(event.source), address_ip(event.destination));
+        let direction = event.direction();
+        let remote = if direction == Some(Direction::Egress) { dst } else { src };
+        let peer = match active.and_then(|active| active.component_at(&remote)) {
+            Some(component) if event.peer().is_component() => component.to_string(),
+            _ => event.peer().to_string(),
+        };
+        let cell = active.map_or("", |active| active.cell_name(event.cell));
+        Self {
+            verdict: event.verdict().map_or("unknown", agent_common::Verdict::name),
+            reason: event.reason().map_or("unknown", agent_common::Reason::name),
+            direction: direction_name(direction, event.peer(), in_cell(&peer, cell)),
+            hook: event.hook().name(),
+            cell: cell.to_owned(),
+            rule: kernel.and_then(|kernel| kernel.rules.get(&event.rule)).cloned().unwrap_or_default(),
+            peer,
+            src: src.to_string(),
+            sport: u16::from_be_bytes(event.source_port),
+            dst: dst.to_string(),
+            dport: u16::from_be_bytes(event.destination_port),
+            proto: event.protocol,
+            ifindex: event.ifindex,
+            generation: event.generation,
+        }
+    }
+}
+
+fn in_cell(component: &str, cell: &str) -> bool {
+    component.strip_prefix(cell).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The word for a direction, from the pod's side and the peer's identity.
+fn direction_name(direction: Option<Direction>, peer: Identity, same_cell: bool) -> &'static str {
+    match (direction, peer) {
+        (None, _) => "unknown",
+        (_, Identity::NODE | Identity::OTHER_NODE) => "node",
+        (_, Identity::DNS) => "platform",
+        (Some(Direction::Ingress), Identity::NORTH_GATE) => "north",
+        (Some(Direction::Ingress), Identity::WEST_GATE) => "west",
+        (Some(Direction::Egress), Identity::WEST_GATE) => "east",
+        (Some(_), peer) if peer.is_component() && same_cell => "intra",
+        (Some(Direction::Ingress), peer) if peer.is_component() => "west",
+        (Some(Direction::Egress), peer) if peer.is_component() => "east",
+        (_, peer) if peer.raw() >> 24 == 3 => "platform",
+        (Some(Direction::Egress), _) => "south",
+        (Some(Direction::Ingress), _) => "north",
+    }
+}
+
+/// Reads events until the runtime ends, and keeps the last of them.
+pub fn follow(reader: EventReader, current: &Current) -> std::io::Result<Arc<Recent<EventRecord>>> {
+    let recent = Arc::new(Recent::new(KEPT));
+    let mut stream = reader.into_stream()?;
+    let (kept, current) = (Arc::clone(&recent), Arc::clone(current));
+    tokio::spawn(async move {
+        loop {
+            match stream.recv().await {
+                Ok(event) => {
+                    let active = current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let record = EventRecord::new(&event, active.as_deref());
+                    tracing::debug!(
+                        target: "packets",
+                        verdict = record.verdict,
+                        reason = record.reason,
+                        direction = record.direction,
+                        cell = record.cell,
+                        src = record.src,
+                        dst = record.dst,
+                        dport = record.dport,
+                        proto = record.proto,
+                        "event"
+                    );
+                    kept.push(record);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the kernel's events cannot be read any more; verdicts are not touched by that");
+                    return;
+                }
+            }
+        }
+    });
+    Ok(recent)
+}
+
+/// The kernel's counters as metrics, read when somebody scrapes.
+pub struct PacketCounters {
+    datapath: Datapath,
+    current: Current,
+}
+
+impl PacketCounters {
+    /// Counters of a datapath, with the names of the active generation.
+    pub fn new(datapath: Datapath, current: Current) -> Self {
+        Self { datapath, current }
+    }
+}
+
+impl fmt::Debug for PacketCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketCounters").finish_non_exhaustive()
+    }
+}
+
+type Value = fn(&CounterRow) -> u64;
+
+impl Collector for PacketCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let rows = self.datapath.counters().map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "failed to read the kernel's counters");
+            fmt::Error
+        })?;
+        let active = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let series: [(&str, &str, Value); 2] = [
+            ("datapath_packets", "Judged packets", |row| row.packets),
+            ("datapath_bytes", "Bytes of judged packets, with link-layer header", |row| row.bytes),
+        ];
+        for (name, help, value) in series {
+            let counters = ConstCounter::new(0u64);
+            let mut family = encoder.encode_descriptor(name, help, None, counters.metric_type())?;
+            for row in &rows {
+                let cell = active.as_ref().map_or("", |active| active.cell_name(row.cell));
+                let labels = [
+                    ("cell", cell),
+                    ("direction", row.direction.name()),
+                    ("verdict", row.verdict.name()),
+                    ("reason", row.reason.name()),
+                ];
+                ConstCounter::new(value(row)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (kind, name) in [(Lost::Event, "events"), (Lost::Counter, "counters"), (Lost::Translation, "translations")] {
+            let lost = self.datapath.lost(kind).unwrap_or_else(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "failed to read what was lost");
+                0
+            });
+            let counter = ConstCounter::new(lost);
+            let metric = format!("datapath_lost_{name}");
+            let descriptor = encoder.encode_descriptor(&metric, "Records that the kernel could not keep; no verdict changes by that", None, counter.metric_type())?;
+            counter.encode(descriptor)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::{Direction, Identity};
+
+    use super::{direction_name, in_cell};
+
+    #[test]
+    fn directions_have_the_words_of_the_documents() {
+        let component = Identity::component(5);
+        for (direction, peer, same, word) in [
+            (Direction::Ingress, Identity::NORTH_GATE, false, "north"),
+            (Direction::Ingress, Identity::WEST_GATE, false, "west"),
+            (Direction::Egress, Identity::WEST_GATE, false, "east"),
+            (Direction::Egress, component, true, "intra"),
+            (Direction::Ingress, component, true, "intra"),
+            (Direction::Egress, component, false, "east"),
+            (Direction::Ingress, component, false, "west"),
+            (Direction::Egress, Identity::WORLD, false, "south"),
+            (Direction::Egress, Identity::external(1), false, "south"),
+            (Direction::Egress, Identity::METADATA, false, "south"),
+            (Direction::Egress, Identity::DNS, false, "platform"),
+            (Direction::Ingress, Identity::platform(1), false, "platform"),
+            (Direction::Ingress, Identity::NODE, false, "node"),
+        ] {
+            assert_eq!(direction_name(Some(direction), peer, same), word, "{direction} {peer}");
+        }
+    }
+
+    #[test]
+    fn a_cell_is_not_a_prefix_of_another() {
+        assert!(in_cell("acme/shop/prod/web", "acme/shop/prod"));
+        assert!(!in_cell("acme/shop/prod2/web", "acme/shop/prod"));
+    }
+}

@@ -1,0 +1,355 @@
+//! What the admin interface shows, put together when somebody asks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use snapshot::{Snapshot, Source};
+use snapshot::model::{EndpointKind, ListenerProtocol, Workloads};
+
+use crate::activate::Active;
+use crate::admin::View;
+use crate::clock;
+use agent_common::{Lost, Verdict};
+
+use crate::datapath::Datapath;
+use crate::packets::{self, Current, EventRecord, PacketCounters};
+use crate::recent::Recent;
+use crate::metrics::{Metrics, Reload};
+use crate::proxy::{Proxy, RequestLog};
+use crate::status::{
+    AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus, ListenerStatus, PodStatus, Status,
+};
+
+/// The agent as seen from its admin interface.
+pub struct AgentView {
+    folder: PathBuf,
+    started_at: String,
+    draining: AtomicBool,
+    datapath: Option<Datapath>,
+    requests: Arc<RequestLog>,
+    metrics: Metrics,
+    registry: Registry,
+    current: Current,
+    events: Option<Arc<Recent<EventRecord>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    digest: String,
+    last_reload_at: String,
+    last_attempt_at: String,
+    mistakes: Vec<String>,
+}
+
+impl AgentView {
+    /// A view of an agent that has no generation yet.
+    ///
+    /// # Errors
+    /// The kernel's events cannot be followed.
+    pub fn new(folder: &Path, datapath: Option<Datapath>, proxy: &Proxy) -> io::Result<Self> {
+        let current = Current::default();
+        let metrics = Metrics::default();
+        let mut registry = Registry::with_prefix("cardinal");
+        metrics.register(&mut registry);
+        metrics.enforcing(datapath.is_some());
+        proxy.metrics().register(&mut registry);
+        let mut events = None;
+        if let Some(datapath) = &datapath {
+            registry.register_collector(Box::new(PacketCounters::new(datapath.clone(), Arc::clone(&current))));
+            if let Some(reader) = datapath.take_events() {
+                events = Some(packets::follow(reader, &current)?);
+            }
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            started_at: clock::now(),
+            draining: AtomicBool::new(false),
+            datapath,
+            requests: Arc::clone(proxy.log()),
+            metrics,
+            registry,
+            current,
+            events,
+            state: Mutex::default(),
+        })
+    }
+
+    /// A generation is active.
+    pub fn activated(&self, active: Active, reason: Reload, digest: &str) {
+        self.metrics.activated(active.generation.into(), reason, clock::unix_now());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if reason != Reload::Pods {
+            state.last_reload_at = clock::now();
+            state.last_attempt_at = state.last_reload_at.clone();
+            state.mistakes.clear();
+        }
+        digest.clone_into(&mut state.digest);
+        drop(state);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(active));
+    }
+
+    /// Documents were refused; the active generation goes on.
+    pub fn refused(&self, mistakes: &[String]) {
+        self.metrics.refused();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last_attempt_at = clock::now();
+        state.mistakes = mistakes.to_vec();
+    }
+
+    /// The agent is about to end: it is not ready any more.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    fn active(&self) -> Option<Arc<Active>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn config(&self) -> ConfigStatus {
+        let generation = self.active().map_or(0, |active| active.generation.into());
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = !state.mistakes.is_empty();
+        ConfigStatus {
+            generation,
+            source: "file".to_owned(),
+            path: self.folder.display().to_string(),
+            version: state.digest.chars().take(12).collect(),
+            digest: state.digest.clone(),
+            last_reload_at: state.last_reload_at.clone(),
+            last_attempt_at: state.last_attempt_at.clone(),
+            last_attempt: if refused { "refused" } else { "accepted" }.to_owned(),
+            mistakes: state.mistakes.clone(),
+        }
+    }
+
+    fn datapath(&self, unread: &mut Vec<String>) -> DatapathStatus {
+        let Some(datapath) = &self.datapath else {
+            unread.push("everything: the agent runs with --datapath none, so no packet is judged".to_owned());
+            return DatapathStatus {
+                enforcing: false,
+                kernel: String::new(),
+                hook: String::new(),
+                bpffs: String::new(),
+                generation: 0,
+                events_lost: 0,
+            };
+        };
+        let facts = datapath.facts();
+        let generation = datapath.active_generation();
+        let events_lost = datapath.lost(Lost::Event).unwrap_or_else(|error| {
+            unread.push(format!("unknown: the kernel's count of lost events cannot be read: {error}"));
+            0
+        });
+        DatapathStatus {
+            enforcing: generation != 0,
+            kernel: facts.kernel.clone(),
+            hook: facts.hook.to_owned(),
+            bpffs: facts.bpffs.display().to_string(),
+            generation: generation.into(),
+            events_lost,
+        }
+    }
+}
+
+impl View for AgentView {
+    fn ready(&self) -> bool {
+        self.active().is_some() && !self.draining.load(Ordering::Acquire)
+    }
+
+    fn status(&self) -> Status {
+        let mut not_enforced = Vec::new();
+        let datapath = self.datapath(&mut not_enforced);
+        let active = self.active();
+        let (cells, pods, listeners) = match active.as_deref() {
+            Some(active) => {
+                not_enforced.extend(expired(&active.snapshot).iter().map(|(source, message)| format!("{source}: {message}")));
+                not_enforced.extend(active.snapshot.warnings.iter().map(ToString::to_string));
+                (cells(active, &mut not_enforced), pods(active), listeners(&active.snapshot))
+            }
+            None => Default::default(),
+        };
+        let drops = match (&self.datapath, active.as_deref()) {
+            (Some(datapath), Some(active)) => drops(datapath, active, &mut not_enforced),
+            _ => Vec::new(),
+        };
+        Status {
+            agent: AgentStatus {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                started_at: self.started_at.clone(),
+                ready: self.ready(),
+            },
+            config: self.config(),
+            datapath,
+            cells,
+            pods,
+            listeners,
+            drops,
+            not_enforced,
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(error) => format!("# failed to encode metrics: {error}\n# EOF\n"),
+        }
+    }
+
+    fn events(&self, since: u64) -> serde_json::Value {
+        let (next, events) = match &self.events {
+            Some(events) => events.since(since),
+            None => (1, Vec::new()),
+        };
+        json!({ "next": next, "events": events })
+    }
+
+    fn requests(&self, since: u64) -> serde_json::Value {
+        let all = self.requests.since(0);
+        let next = all.last().map_or(1, |record| record.seq + 1);
+        let requests: Vec<_> = all.iter().filter(|record| record.seq >= since).map(AsRef::as_ref).collect();
+        json!({ "next": next, "requests": requests })
+    }
+}
+
+/// Certificates that have expired: their listeners refuse handshakes.
+pub fn expired(snapshot: &Snapshot) -> Vec<(Source, String)> {
+    let now = clock::unix_now();
+    snapshot
+        .certificates
+        .values()
+        .filter(|certificate| certificate.not_after < now)
+        .map(|certificate| {
+            let message = format!(
+                "certificate of Secret {} expired at {}; handshakes that need it are refused",
+                certificate.name,
+                clock::rfc3339(certificate.not_after)
+            );
+            (certificate.declared.clone(), message)
+        })
+        .collect()
+}
+
+fn cells(active: &Active, not_enforced: &mut Vec<String>) -> Vec<CellStatus> {
+    let local = |id| active.discovery.pods.iter().filter(|pod| active.component_of(pod) == Some(id)).count();
+    active
+        .snapshot
+        .cells
+        .values()
+        .map(|cell| CellStatus {
+            cell: cell.id.to_string(),
+            components: cell
+                .components
+                .values()
+                .map(|component| {
+                    if matches!(component.workloads, Workloads::Selector { .. }) {
+                        not_enforced.push(format!(
+                            "{}: component {} selects pods by label, and no source of this agent knows pods' labels: it has no workloads",
+                            component.declared, component.id
+                        ));
+                    }
+                    ComponentStatus {
+                        name: component.id.component.to_string(),
+                        workloads: component.workloads.addresses().len(),
+                        local_pods: local(&component.id),
+                        endpoints: component.endpoints.values().map(endpoint).collect(),
+                    }
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn endpoint(endpoint: &snapshot::model::Endpoint) -> String {
+    let kind = match endpoint.kind {
+        EndpointKind::Http => "HTTP",
+        EndpointKind::GraphQl => "GraphQL",
+        EndpointKind::WebSocket => "WebSocket",
+        EndpointKind::Grpc => "gRPC",
+        EndpointKind::Tcp => "TCP",
+        EndpointKind::Udp => "UDP",
+    };
+    let mut text = format!("{} {}/{kind}", endpoint.id.endpoint, endpoint.port);
+    for (visible, word) in [(endpoint.public.is_some(), " public"), (endpoint.organization.is_some(), " organization")] {
+        if visible {
+            text.push_str(word);
+        }
+    }
+    text
+}
+
+fn pods(active: &Active) -> Vec<PodStatus> {
+    active
+        .discovery
+        .pods
+        .iter()
+        .map(|pod| {
+            let component = active.component_of(pod);
+            PodStatus {
+                interface: pod.host_ifname.clone(),
+                ifindex: pod.ifindex,
+                addresses: pod.addresses.iter().map(ToString::to_string).collect(),
+                enforced: component.is_some(),
+                component: component.map(ToString::to_string).unwrap_or_default(),
+            }
+        })
+        .collect()
+}
+
+fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
+    let mut rows = Vec::new();
+    for gateway in snapshot.gateways.values() {
+        for listener in &gateway.listeners {
+            rows.push(ListenerStatus {
+                gateway: gateway.name.to_string(),
+                listener: listener.name.to_string(),
+                gate: gateway.gate.map(|gate| gate.to_string()).unwrap_or_default(),
+                addresses: gateway
+                    .addresses
+                    .iter()
+                    .map(|address| std::net::SocketAddr::new(*address, listener.port.get()).to_string())
+                    .collect(),
+                protocol: match listener.protocol {
+                    ListenerProtocol::Http => "HTTP",
+                    ListenerProtocol::Https { .. } => "HTTPS",
+                }
+                .to_owned(),
+                hostname: listener.hostname.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string),
+            });
+        }
+    }
+    rows
+}
+
+fn drops(datapath: &Datapath, active: &Active, not_enforced: &mut Vec<String>) -> Vec<DropStatus> {
+    let counters = match datapath.counters() {
+        Ok(counters) => counters,
+        Err(error) => {
+            not_enforced.push(format!("unknown: the kernel's counters cannot be read: {error}"));
+            return Vec::new();
+        }
+    };
+    let mut sums: BTreeMap<(String, String, String), (u64, u64)> = BTreeMap::new();
+    for row in counters {
+        if row.verdict == Verdict::Drop {
+            let key = (active.cell_name(row.cell).to_owned(), row.direction.to_string(), row.reason.to_string());
+            let sum = sums.entry(key).or_default();
+            sum.0 += row.packets;
+            sum.1 += row.bytes;
+        }
+    }
+    let mut rows: Vec<_> = sums
+        .into_iter()
+        .map(|((cell, direction, reason), (packets, bytes))| DropStatus { cell, direction, reason, packets, bytes })
+        .collect();
+    rows.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.cell.cmp(&b.cell)));
+    rows
+}

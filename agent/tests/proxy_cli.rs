@@ -1,0 +1,263 @@
+//! Errors that a user meets, and what they say. Each test runs the real program.
+
+use std::fs;
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_cardinal-agent");
+
+/// A folder for one agent; the agent ends with it.
+struct Place {
+    folder: tempfile::TempDir,
+    agents: Vec<Child>,
+}
+
+impl Place {
+    fn new(documents: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        fs::create_dir(folder.path().join("config")).expect("folder");
+        let place = Self { folder, agents: Vec::new() };
+        for (name, text) in documents {
+            place.write(name, text);
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path("config").join(name), text).expect("document");
+    }
+
+    /// An agent without a datapath, all of whose roots are in the folder.
+    fn agent(&self) -> Command {
+        let mut command = Command::new(AGENT);
+        command
+            .arg("--config")
+            .arg(self.path("config"))
+            .args(["--datapath", "none", "--threads", "1", "--drain", "1", "--state"])
+            .arg(self.path("state"))
+            .arg("--admin")
+            .arg(self.path("admin.sock"));
+        command
+    }
+
+    fn start(&mut self) {
+        let log = fs::File::create(self.path("log")).expect("log");
+        let child = self.agent().stderr(log).spawn().expect("agent starts");
+        self.agents.push(child);
+        self.wait("readiness", || self.get("/readyz").0 == 200);
+    }
+
+    fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !condition() {
+            assert!(Instant::now() < end, "{what} did not come; log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Status and body of an admin path; 0 while nobody answers.
+    fn get(&self, path: &str) -> (u16, String) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        match runtime.block_on(cardinal_agent::admin::get(&self.path("admin.sock"), path)) {
+            Ok((status, body)) => (status.as_u16(), String::from_utf8_lossy(&body).into_owned()),
+            Err(_) => (0, String::new()),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for agent in &mut self.agents {
+            drop(agent.kill());
+            drop(agent.wait());
+        }
+    }
+}
+
+fn gateway(port: u16) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{ name: front }}\nspec:\n  gatewayClassName: cardinal\n  \
+         addresses: [{{ type: IPAddress, value: 127.0.0.1 }}]\n  listeners: [{{ name: http, port: {port}, protocol: HTTP }}]\n"
+    )
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn assert_says(output: &Output, code: i32, parts: &[&str]) {
+    let text = text(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing in\n{text}");
+    }
+}
+
+#[test]
+fn without_root_the_datapath_is_refused_and_none_is_offered() {
+    let place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    // The program and its folder have to be reachable for somebody else.
+    let program = place.path("cardinal-agent");
+    fs::copy(AGENT, &program).expect("copied");
+    for path in [place.folder.path(), &place.path("config"), &place.path("config/a.yaml"), &program] {
+        open_to_all(path);
+    }
+    let output = Command::new(&program)
+        .arg("--config")
+        .arg(place.path("config"))
+        .arg("--state")
+        .arg("/tmp/cardinal-nobody-state")
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .expect("agent runs");
+    assert_says(&output, 1, &["root", "--datapath none"]);
+}
+
+fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
+}
+
+#[test]
+fn a_bad_document_stops_a_start_and_every_mistake_is_named() {
+    let place = Place::new(&[("a.yaml", &gateway(free_port())), ("b.yaml", "apiVersion: cardinal.dev/v1alpha1\nkind: Cell\nmetadata: { name: c }\nspec: { intra: opn, colour: red }\n")]);
+    let output = place.agent().output().expect("agent runs");
+    assert_says(&output, 1, &["b.yaml:4", "spec.intra", "open", "spec.colour", "spec.organization"]);
+}
+
+#[test]
+fn validate_has_exit_codes_and_json() {
+    let place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    let validate = |arguments: &[&str]| Command::new(AGENT).arg("validate").args(arguments).output().expect("runs");
+    let folder = place.path("config");
+    let folder = folder.to_str().expect("utf-8");
+    assert_says(&validate(&[folder]), 0, &["valid (1 file"]);
+    place.write("b.yaml", "kind: Nothing\n");
+    assert_says(&validate(&[folder]), 1, &["refused (2 files", "b.yaml"]);
+    let output = validate(&[folder, "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+    assert_eq!(report["valid"], false);
+    assert_eq!(report["mistakes"][0]["file"], "b.yaml");
+    assert_says(&validate(&["/nonexistent"]), 2, &["/nonexistent"]);
+    assert_says(&validate(&[]), 2, &["<DIR>"]);
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let place = Place::new(&[("a.yaml", &gateway(port))]);
+    let output = place.agent().output().expect("agent runs");
+    assert_says(&output, 1, &[&format!("127.0.0.1:{port}"), "in use"]);
+}
+
+#[test]
+fn a_second_agent_is_refused_and_told_about_the_first() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    place.start();
+    let pid = place.agents[0].id().to_string();
+    let output = place.agent().output().expect("agent runs");
+    assert_says(&output, 1, &["another cardinal-agent", &pid, "--state"]);
+}
+
+#[test]
+fn a_refused_change_keeps_the_generation_and_a_good_one_is_taken() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    place.start();
+    let config = || serde_json::from_str::<serde_json::Value>(&place.get("/debug/config").1).expect("json");
+    let first = config();
+    assert_eq!((&first["generation"], &first["source"]), (&1.into(), &"file".into()));
+    place.write("b.yaml", "kind: Nothing\n");
+    place.wait("refusal", || config()["last_attempt"] == "refused");
+    let refused = config();
+    assert_eq!(refused["generation"], 1);
+    assert_eq!(refused["digest"], first["digest"]);
+    assert!(refused["mistakes"][0].as_str().is_some_and(|text| text.contains("b.yaml")), "{refused}");
+    let status = Command::new(AGENT).args(["status", "--admin"]).arg(place.path("admin.sock")).output().expect("runs");
+    assert_says(&status, 0, &["REFUSED", "b.yaml", "NONE: nothing is enforced"]);
+    let metrics = place.get("/metrics").1;
+    for line in ["cardinal_config_refused 1", "cardinal_config_generation 1", "cardinal_datapath_enforcing 0"] {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+    fs::remove_file(place.path("config/b.yaml")).expect("removed");
+    place.write("a.yaml", &gateway(free_port()));
+    place.wait("new generation", || config()["generation"] == 2);
+    assert!(place.get("/metrics").1.contains("cardinal_config_refused 0"));
+}
+
+#[test]
+fn an_expired_certificate_is_named_and_its_handshakes_are_refused() {
+    let port = free_port();
+    let mut parameters = rcgen::CertificateParams::new(["old.example.test".to_owned()]).expect("names");
+    parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("key");
+    let certificate = parameters.self_signed(&key).expect("certificate");
+    let indent = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{ name: old }}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
+        indent(&certificate.pem()),
+        indent(&key.serialize_pem())
+    );
+    let listener = gateway(port).replace("protocol: HTTP }", "protocol: HTTPS, tls: { certificateRefs: [{ name: old }] } }");
+    let mut place = Place::new(&[("a.yaml", &listener), ("b.yaml", &secret)]);
+    let validate = Command::new(AGENT).arg("validate").arg(place.path("config")).output().expect("runs");
+    assert_says(&validate, 0, &["warning:", "default/old expired at 2021-01-01T00:00:00Z"]);
+    place.start();
+    let status = Command::new(AGENT).args(["status", "--admin"]).arg(place.path("admin.sock")).output().expect("runs");
+    assert_says(&status, 0, &["default/old expired at 2021-01-01T00:00:00Z"]);
+    let curl = Command::new("curl").args(["-sk", "--resolve", &format!("old.example.test:{port}:127.0.0.1"), &format!("https://old.example.test:{port}/")]).output().expect("curl runs");
+    assert!(!curl.status.success(), "handshake with an expired certificate succeeded: {}", text(&curl));
+}
+
+#[test]
+fn sigterm_ends_it_cleanly() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    place.start();
+    let pid = nix::unistd::Pid::from_raw(place.agents[0].id().try_into().expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal");
+    let status = place.agents[0].wait().expect("ends");
+    assert!(status.success(), "{status}: {}", place.log());
+    assert!(!place.path("admin.sock").exists());
+}
+
+#[test]
+fn logs_are_json_when_nobody_watches() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    place.start();
+    for line in place.log().lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    assert!(place.log().contains("NOTHING IS ENFORCED"), "{}", place.log());
+}
+
+#[test]
+fn status_without_an_agent_says_so() {
+    let mut child = Command::new(AGENT)
+        .args(["status", "--admin", "/nonexistent/admin.sock"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut said = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut said).expect("reads");
+    assert!(!child.wait().expect("ends").success());
+    assert!(said.contains("no agent answers on admin socket"), "{said}");
+}
