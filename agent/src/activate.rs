@@ -61,14 +61,29 @@ pub struct Active {
 }
 
 impl Active {
-    fn new(generation: u32, snapshot: &Arc<Snapshot>, discovery: &Discovery, kernel: Option<KernelTables>) -> Self {
+    fn new(
+        generation: u32,
+        snapshot: &Arc<Snapshot>,
+        discovery: &Discovery,
+        kernel: Option<KernelTables>,
+    ) -> Self {
         let mut components = HashMap::new();
-        for component in snapshot.cells.values().flat_map(|cell| cell.components.values()) {
+        for component in snapshot
+            .cells
+            .values()
+            .flat_map(|cell| cell.components.values())
+        {
             for address in component.workloads.addresses() {
                 components.insert(*address, component.id.clone());
             }
         }
-        Self { generation, snapshot: Arc::clone(snapshot), discovery: discovery.clone(), kernel, components }
+        Self {
+            generation,
+            snapshot: Arc::clone(snapshot),
+            discovery: discovery.clone(),
+            kernel,
+            components,
+        }
     }
 
     /// The component that an address belongs to.
@@ -78,12 +93,17 @@ impl Active {
 
     /// The component that a pod runs.
     pub fn component_of(&self, pod: &DiscoveredPod) -> Option<&ComponentId> {
-        pod.addresses.iter().find_map(|address| self.component_at(address))
+        pod.addresses
+            .iter()
+            .find_map(|address| self.component_at(address))
     }
 
     /// The cell behind a number in the kernel's counters and events; empty for nobody's.
     pub fn cell_name(&self, number: u32) -> &str {
-        self.kernel.as_ref().and_then(|kernel| kernel.cells.get(&number)).map_or("", String::as_str)
+        self.kernel
+            .as_ref()
+            .and_then(|kernel| kernel.cells.get(&number))
+            .map_or("", String::as_str)
     }
 }
 
@@ -99,21 +119,40 @@ pub struct Activator {
 
 impl Activator {
     /// A writer that goes on counting where the kernel's tables of an earlier agent stopped.
-    pub fn new(routes: Arc<ArcSwap<RouteTable>>, proxy: Arc<Proxy>, datapath: Option<Datapath>) -> Self {
+    pub fn new(
+        routes: Arc<ArcSwap<RouteTable>>,
+        proxy: Arc<Proxy>,
+        datapath: Option<Datapath>,
+    ) -> Self {
         let generation = datapath.as_ref().map_or(0, Datapath::active_generation);
-        Self { generation, routes, proxy, datapath, steered: BTreeSet::new() }
+        Self {
+            generation,
+            routes,
+            proxy,
+            datapath,
+            steered: BTreeSet::new(),
+        }
     }
 
     /// Makes a snapshot and a discovery the active generation.
-    pub fn activate(&mut self, snapshot: &Arc<Snapshot>, discovery: &Discovery) -> Result<Active, ActivateError> {
+    pub fn activate(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        discovery: &Discovery,
+    ) -> Result<Active, ActivateError> {
         let generation = self.generation + 1;
         let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
         let routes = compile::route::compile(snapshot, generation.into()).map_err(refused)?;
         let listeners = routes.addresses();
         let kernel = match self.datapath.clone() {
-            Some(datapath) => Some(self.steer(&datapath, snapshot, discovery, routes, &listeners, generation)?),
+            Some(datapath) => Some(self.steer(
+                &datapath, snapshot, discovery, routes, &listeners, generation,
+            )?),
             None => {
-                let opened = self.proxy.open(&listeners).map_err(|source| ActivateError::Listen { generation, source })?;
+                let opened = self
+                    .proxy
+                    .open(&listeners)
+                    .map_err(|source| ActivateError::Listen { generation, source })?;
                 self.routes.store(Arc::new(routes));
                 opened.commit();
                 None
@@ -136,19 +175,35 @@ impl Activator {
     ) -> Result<KernelTables, ActivateError> {
         let failed = |source| ActivateError::Kernel { generation, source };
         let tables = compile::kernel::compile(snapshot, discovery, generation);
-        let before: Vec<u32> = (datapath.active_generation() > 0).then(|| datapath.active_generation()).into_iter().collect();
+        let before: Vec<u32> = (datapath.active_generation() > 0)
+            .then(|| datapath.active_generation())
+            .into_iter()
+            .collect();
         let prepared = datapath.prepare(&tables).map_err(failed)?;
         let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
         for address in listeners {
-            let kind = if address.is_ipv4() { SocketKind::GatewayV4 } else { SocketKind::GatewayV6 };
+            let kind = if address.is_ipv4() {
+                SocketKind::GatewayV4
+            } else {
+                SocketKind::GatewayV6
+            };
             match sockets.get(&kind) {
-                Some(socket) => datapath.set_socket(socket_key(*address), &Borrowed(*socket)).map_err(failed)?,
-                None => tracing::warn!(%address, "the node has no such address family; nobody answers there"),
+                Some(socket) => datapath
+                    .set_socket(socket_key(*address), &Borrowed(*socket))
+                    .map_err(failed)?,
+                None => {
+                    tracing::warn!(%address, "the node has no such address family; nobody answers there")
+                }
             }
         }
-        for (kind, key) in [(SocketKind::SteeredV4, SocketKey::TRANSPARENT_V4), (SocketKind::SteeredV6, SocketKey::TRANSPARENT_V6)] {
+        for (kind, key) in [
+            (SocketKind::SteeredV4, SocketKey::TRANSPARENT_V4),
+            (SocketKind::SteeredV6, SocketKey::TRANSPARENT_V6),
+        ] {
             if let Some(socket) = sockets.get(&kind) {
-                datapath.set_socket(key, &Borrowed(*socket)).map_err(failed)?;
+                datapath
+                    .set_socket(key, &Borrowed(*socket))
+                    .map_err(failed)?;
             }
         }
         let published = self.routes.swap(Arc::new(routes));
@@ -165,11 +220,17 @@ impl Activator {
         }
         // From here on the generation is active. What is left over costs memory and decides nothing.
         for address in self.steered.difference(listeners) {
-            report(datapath.clear_socket(socket_key(*address)), "failed to take a socket out of the kernel's hands");
+            report(
+                datapath.clear_socket(socket_key(*address)),
+                "failed to take a socket out of the kernel's hands",
+            );
         }
         self.steered.clone_from(listeners);
         for generation in before {
-            report(datapath.retire(generation), "failed to retire the generation before");
+            report(
+                datapath.retire(generation),
+                "failed to retire the generation before",
+            );
         }
         Ok(tables)
     }
@@ -183,7 +244,12 @@ fn report(result: Result<(), datapath::Error>, what: &str) {
 
 fn socket_key(address: SocketAddr) -> SocketKey {
     const TCP: u8 = 6;
-    ServiceAddress { address: address.ip(), port: address.port(), protocol: TCP }.socket_key()
+    ServiceAddress {
+        address: address.ip(),
+        port: address.port(),
+        protocol: TCP,
+    }
+    .socket_key()
 }
 
 /// A descriptor that the proxy owns and keeps open as long as it runs.

@@ -13,7 +13,7 @@ use snapshot::{Snapshot, Warning};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::activate::{ActivateError, Active, Activator};
+use crate::activate::{ActivateError, Activator, Active};
 use crate::admin::Admin;
 use crate::config::{DatapathMode, RunArgs};
 use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
@@ -30,7 +30,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let folder = args.config.clone().context("--config names no folder")?;
     let loaded = source::load(&folder)?;
     let snapshot = Arc::new(snapshot::parse(&loaded.files).map_err(|rejections| {
-        anyhow::anyhow!("documents in `{}` are refused:\n{rejections}", folder.display())
+        anyhow::anyhow!(
+            "documents in `{}` are refused:\n{rejections}",
+            folder.display()
+        )
     })?);
 
     let _lock = StateLock::take(&args.state)?;
@@ -50,7 +53,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => (Discovery::default(), None),
     };
     let activator = Activator::new(routes, Arc::clone(&proxy), datapath);
-    let mut app = App { activator, view, folder: folder.clone(), snapshot, digest: loaded.digest.clone(), discovery };
+    let mut app = App {
+        activator,
+        view,
+        folder: folder.clone(),
+        snapshot,
+        digest: loaded.digest.clone(),
+        discovery,
+    };
     app.activate(Reload::Start)?;
     say_what_holds(&app.snapshot, args.datapath);
 
@@ -65,7 +75,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
         }
     }
-    tracing::info!(seconds = args.drain, "draining: open requests may end, verdicts stay in the kernel");
+    tracing::info!(
+        seconds = args.drain,
+        "draining: open requests may end, verdicts stay in the kernel"
+    );
     app.view.drain();
     drop(app);
     match Arc::into_inner(proxy) {
@@ -97,11 +110,18 @@ impl App {
         let parsed = match snapshot::parse(&loaded.files) {
             Ok(parsed) => Arc::new(parsed),
             Err(rejections) => {
-                let mistakes: Vec<_> = rejections.mistakes.iter().map(ToString::to_string).collect();
+                let mistakes: Vec<_> = rejections
+                    .mistakes
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
                 return self.refused(&mistakes);
             }
         };
-        let before = (std::mem::replace(&mut self.snapshot, parsed), std::mem::replace(&mut self.digest, loaded.digest));
+        let before = (
+            std::mem::replace(&mut self.snapshot, parsed),
+            std::mem::replace(&mut self.digest, loaded.digest),
+        );
         if let Err(error) = self.activate(Reload::Documents) {
             (self.snapshot, self.digest) = before;
             self.refused(&[format!("{:#}", anyhow::Error::new(error))]);
@@ -112,14 +132,19 @@ impl App {
         let before = std::mem::replace(&mut self.discovery, discovery);
         if let Err(error) = self.activate(Reload::Pods) {
             // Interfaces of pods that are in no active generation drop everything, so nothing opens here.
-            tracing::error!(error = &error as &dyn std::error::Error, "pods changed, and their generation could not be activated");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "pods changed, and their generation could not be activated"
+            );
             self.discovery = before;
         }
     }
 
     fn activate(&mut self, reason: Reload) -> Result<(), ActivateError> {
         // Map updates are system calls; the runtime moves its other tasks away meanwhile.
-        let active: Active = tokio::task::block_in_place(|| self.activator.activate(&self.snapshot, &self.discovery))?;
+        let active: Active = tokio::task::block_in_place(|| {
+            self.activator.activate(&self.snapshot, &self.discovery)
+        })?;
         tracing::info!(
             generation = active.generation,
             reason = reason.as_str(),
@@ -150,22 +175,46 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
     match args.datapath {
         DatapathMode::None => Ok(None),
         DatapathMode::Auto => {
-            let config = DatapathConfig { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), gate_hook: GateHook::default() };
+            let config = DatapathConfig {
+                bpffs: args.bpffs.clone(),
+                cgroup: args.cgroup.clone(),
+                gate_hook: GateHook::default(),
+            };
             match Datapath::open(&config) {
                 Ok(datapath) => Ok(Some(datapath)),
-                Err(error) => Err(anyhow::Error::new(error).context("cells cannot be enforced here; `--datapath none` runs the router alone")),
+                Err(error) => Err(anyhow::Error::new(error).context(
+                    "cells cannot be enforced here; `--datapath none` runs the router alone",
+                )),
             }
         }
     }
 }
 
-fn start_proxy(args: &RunArgs, steered: bool, routes: &Arc<ArcSwap<RouteTable>>) -> anyhow::Result<Proxy> {
+fn start_proxy(
+    args: &RunArgs,
+    steered: bool,
+    routes: &Arc<ArcSwap<RouteTable>>,
+) -> anyhow::Result<Proxy> {
     let cores = match args.threads {
         Some(threads) => threads.into(),
-        None => std::thread::available_parallelism().context("failed to count cores")?.get(),
+        None => std::thread::available_parallelism()
+            .context("failed to count cores")?
+            .get(),
     };
-    let ingress = if steered { Ingress::Lookup } else { Ingress::Bind };
-    Ok(Proxy::start(ProxyConfig { cores, ingress, node_mark: steered, ..ProxyConfig::default() }, Arc::clone(routes))?)
+    let ingress = if steered {
+        Ingress::Lookup
+    } else {
+        Ingress::Bind
+    };
+    Ok(Proxy::start(
+        ProxyConfig {
+            cores,
+            ingress,
+            node_mark: steered,
+            ..ProxyConfig::default()
+        },
+        Arc::clone(routes),
+    )?)
 }
 
 fn say_what_holds(snapshot: &Snapshot, mode: DatapathMode) {
@@ -184,7 +233,10 @@ fn warn(warnings: &[Warning]) {
 }
 
 /// Changes of the folder, from a task that lives as long as the receiver.
-fn watch_documents(folder: &Path, loaded: &Loaded) -> anyhow::Result<mpsc::Receiver<Result<Loaded, SourceError>>> {
+fn watch_documents(
+    folder: &Path,
+    loaded: &Loaded,
+) -> anyhow::Result<mpsc::Receiver<Result<Loaded, SourceError>>> {
     let mut watch = FolderWatch::new(folder, loaded)?;
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {

@@ -34,9 +34,15 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (code, body) = runtime.block_on(admin::get(&args.admin, "/debug/status"))?;
-    anyhow::ensure!(code == http::StatusCode::OK, "the agent answered {code}: {}", String::from_utf8_lossy(&body));
+    anyhow::ensure!(
+        code == http::StatusCode::OK,
+        "the agent answered {code}: {}",
+        String::from_utf8_lossy(&body)
+    );
     let mut out = std::io::stdout().lock();
     if args.json {
         out.write_all(&body)?;

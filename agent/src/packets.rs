@@ -57,19 +57,28 @@ impl EventRecord {
         let kernel = active.and_then(|active| active.kernel.as_ref());
         let (src, dst) = (address_ip(event.source), address_ip(event.destination));
         let direction = event.direction();
-        let remote = if direction == Some(Direction::Egress) { dst } else { src };
+        let remote = if direction == Some(Direction::Egress) {
+            dst
+        } else {
+            src
+        };
         let peer = match active.and_then(|active| active.component_at(&remote)) {
             Some(component) if event.peer().is_component() => component.to_string(),
             _ => event.peer().to_string(),
         };
         let cell = active.map_or("", |active| active.cell_name(event.cell));
         Self {
-            verdict: event.verdict().map_or("unknown", agent_common::Verdict::name),
+            verdict: event
+                .verdict()
+                .map_or("unknown", agent_common::Verdict::name),
             reason: event.reason().map_or("unknown", agent_common::Reason::name),
             direction: direction_name(direction, event.peer(), in_cell(&peer, cell)),
             hook: event.hook().name(),
             cell: cell.to_owned(),
-            rule: kernel.and_then(|kernel| kernel.rules.get(&event.rule)).cloned().unwrap_or_default(),
+            rule: kernel
+                .and_then(|kernel| kernel.rules.get(&event.rule))
+                .cloned()
+                .unwrap_or_default(),
             peer,
             src: src.to_string(),
             sport: u16::from_be_bytes(event.source_port),
@@ -83,7 +92,9 @@ impl EventRecord {
 }
 
 fn in_cell(component: &str, cell: &str) -> bool {
-    component.strip_prefix(cell).is_some_and(|rest| rest.starts_with('/'))
+    component
+        .strip_prefix(cell)
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The word for a direction, from the pod's side and the peer's identity.
@@ -113,7 +124,10 @@ pub fn follow(reader: EventReader, current: &Current) -> std::io::Result<Arc<Rec
         loop {
             match stream.recv().await {
                 Ok(event) => {
-                    let active = current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let active = current
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone();
                     let record = EventRecord::new(&event, active.as_deref());
                     tracing::debug!(
                         target: "packets",
@@ -163,19 +177,32 @@ type Value = fn(&CounterRow) -> u64;
 impl Collector for PacketCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let rows = self.datapath.counters().map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "failed to read the kernel's counters");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to read the kernel's counters"
+            );
             fmt::Error
         })?;
-        let active = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let active = self
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let series: [(&str, &str, Value); 2] = [
             ("datapath_packets", "Judged packets", |row| row.packets),
-            ("datapath_bytes", "Bytes of judged packets, with link-layer header", |row| row.bytes),
+            (
+                "datapath_bytes",
+                "Bytes of judged packets, with link-layer header",
+                |row| row.bytes,
+            ),
         ];
         for (name, help, value) in series {
             let counters = ConstCounter::new(0u64);
             let mut family = encoder.encode_descriptor(name, help, None, counters.metric_type())?;
             for row in &rows {
-                let cell = active.as_ref().map_or("", |active| active.cell_name(row.cell));
+                let cell = active
+                    .as_ref()
+                    .map_or("", |active| active.cell_name(row.cell));
                 let labels = [
                     ("cell", cell),
                     ("direction", row.direction.name()),
@@ -185,14 +212,26 @@ impl Collector for PacketCounters {
                 ConstCounter::new(value(row)).encode(family.encode_family(&labels)?)?;
             }
         }
-        for (kind, name) in [(Lost::Event, "events"), (Lost::Counter, "counters"), (Lost::Translation, "translations")] {
+        for (kind, name) in [
+            (Lost::Event, "events"),
+            (Lost::Counter, "counters"),
+            (Lost::Translation, "translations"),
+        ] {
             let lost = self.datapath.lost(kind).unwrap_or_else(|error| {
-                tracing::error!(error = &error as &dyn std::error::Error, "failed to read what was lost");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to read what was lost"
+                );
                 0
             });
             let counter = ConstCounter::new(lost);
             let metric = format!("datapath_lost_{name}");
-            let descriptor = encoder.encode_descriptor(&metric, "Records that the kernel could not keep; no verdict changes by that", None, counter.metric_type())?;
+            let descriptor = encoder.encode_descriptor(
+                &metric,
+                "Records that the kernel could not keep; no verdict changes by that",
+                None,
+                counter.metric_type(),
+            )?;
             counter.encode(descriptor)?;
         }
         Ok(())
@@ -223,7 +262,11 @@ mod tests {
             (Direction::Ingress, Identity::platform(1), false, "platform"),
             (Direction::Ingress, Identity::NODE, false, "node"),
         ] {
-            assert_eq!(direction_name(Some(direction), peer, same), word, "{direction} {peer}");
+            assert_eq!(
+                direction_name(Some(direction), peer, same),
+                word,
+                "{direction} {peer}"
+            );
         }
     }
 

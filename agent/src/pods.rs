@@ -43,7 +43,10 @@ pub async fn watch() -> Result<(Discovery, mpsc::Receiver<Discovery>), Error> {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "failed to look for pods; those that are known stay as they are");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to look for pods; those that are known stay as they are"
+                    );
                 }
             }
         }
@@ -52,5 +55,7 @@ pub async fn watch() -> Result<(Discovery, mpsc::Receiver<Discovery>), Error> {
 }
 
 async fn blocking_scan() -> Result<Discovery, Error> {
-    tokio::task::spawn_blocking(scan).await.expect("a scan does not panic")
+    tokio::task::spawn_blocking(scan)
+        .await
+        .expect("a scan does not panic")
 }

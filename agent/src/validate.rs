@@ -54,17 +54,27 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
         }
     };
     let report = check(&loaded.files);
-    let printed = if args.json { print_json(&report) } else { print_text(&report, &args.dir.display().to_string()) };
+    let printed = if args.json {
+        print_json(&report)
+    } else {
+        print_text(&report, &args.dir.display().to_string())
+    };
     if let Err(error) = printed {
         eprintln!("error: failed to print the result: {error}");
         return ExitCode::from(2);
     }
-    if report.valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.valid {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn check(files: &[snapshot::SourceFile]) -> Report {
-    let mistake = |mistake: &Mistake| Line::new(&mistake.source, &mistake.message, mistake.to_string());
-    let warning = |warning: &Warning| Line::new(&warning.source, &warning.message, warning.to_string());
+    let mistake =
+        |mistake: &Mistake| Line::new(&mistake.source, &mistake.message, mistake.to_string());
+    let warning =
+        |warning: &Warning| Line::new(&warning.source, &warning.message, warning.to_string());
     let documents = files.len();
     let refused = |mistakes: &[Mistake]| Report {
         valid: false,
@@ -80,11 +90,20 @@ fn check(files: &[snapshot::SourceFile]) -> Report {
         return refused(&mistakes);
     }
     let mut warnings: Vec<Line> = snapshot.warnings.iter().map(warning).collect();
-    warnings.extend(view::expired(&snapshot).into_iter().map(|(source, message)| {
-        let text = format!("{source}: {message}");
-        Line::new(&source, &message, text)
-    }));
-    Report { valid: true, documents, mistakes: Vec::new(), warnings }
+    warnings.extend(
+        view::expired(&snapshot)
+            .into_iter()
+            .map(|(source, message)| {
+                let text = format!("{source}: {message}");
+                Line::new(&source, &message, text)
+            }),
+    );
+    Report {
+        valid: true,
+        documents,
+        mistakes: Vec::new(),
+        warnings,
+    }
 }
 
 fn print_json(report: &Report) -> io::Result<()> {
@@ -101,10 +120,22 @@ fn print_text(report: &Report, folder: &str) -> io::Result<()> {
     for mistake in &report.mistakes {
         writeln!(out, "error: {}", mistake.text)?;
     }
-    let files = if report.documents == 1 { "1 file".to_owned() } else { format!("{} files", report.documents) };
-    if report.valid {
-        writeln!(out, "{folder}: valid ({files}, {} warnings)", report.warnings.len())
+    let files = if report.documents == 1 {
+        "1 file".to_owned()
     } else {
-        writeln!(out, "{folder}: refused ({files}, {} mistakes)", report.mistakes.len())
+        format!("{} files", report.documents)
+    };
+    if report.valid {
+        writeln!(
+            out,
+            "{folder}: valid ({files}, {} warnings)",
+            report.warnings.len()
+        )
+    } else {
+        writeln!(
+            out,
+            "{folder}: refused ({files}, {} mistakes)",
+            report.mistakes.len()
+        )
     }
 }

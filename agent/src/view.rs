@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use snapshot::{Snapshot, Source};
 use snapshot::model::{EndpointKind, ListenerProtocol, Workloads};
+use snapshot::{Snapshot, Source};
 
 use crate::activate::Active;
 use crate::admin::View;
@@ -18,12 +18,13 @@ use crate::clock;
 use agent_common::{Lost, Verdict};
 
 use crate::datapath::Datapath;
-use crate::packets::{self, Current, EventRecord, PacketCounters};
-use crate::recent::Recent;
 use crate::metrics::{Metrics, Reload};
+use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
+use crate::recent::Recent;
 use crate::status::{
-    AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus, ListenerStatus, PodStatus, Status,
+    AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
+    ListenerStatus, PodStatus, Status,
 };
 
 /// The agent as seen from its admin interface.
@@ -62,7 +63,10 @@ impl AgentView {
         proxy.metrics().register(&mut registry);
         let mut events = None;
         if let Some(datapath) = &datapath {
-            registry.register_collector(Box::new(PacketCounters::new(datapath.clone(), Arc::clone(&current))));
+            registry.register_collector(Box::new(PacketCounters::new(
+                datapath.clone(),
+                Arc::clone(&current),
+            )));
             if let Some(reader) = datapath.take_events() {
                 events = Some(packets::follow(reader, &current)?);
             }
@@ -83,7 +87,8 @@ impl AgentView {
 
     /// A generation is active.
     pub fn activated(&self, active: Active, reason: Reload, digest: &str) {
-        self.metrics.activated(active.generation.into(), reason, clock::unix_now());
+        self.metrics
+            .activated(active.generation.into(), reason, clock::unix_now());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if reason != Reload::Pods {
             state.last_reload_at = clock::now();
@@ -109,7 +114,10 @@ impl AgentView {
     }
 
     fn active(&self) -> Option<Arc<Active>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn config(&self) -> ConfigStatus {
@@ -131,7 +139,10 @@ impl AgentView {
 
     fn datapath(&self, unread: &mut Vec<String>) -> DatapathStatus {
         let Some(datapath) = &self.datapath else {
-            unread.push("everything: the agent runs with --datapath none, so no packet is judged".to_owned());
+            unread.push(
+                "everything: the agent runs with --datapath none, so no packet is judged"
+                    .to_owned(),
+            );
             return DatapathStatus {
                 enforcing: false,
                 kernel: String::new(),
@@ -144,7 +155,9 @@ impl AgentView {
         let facts = datapath.facts();
         let generation = datapath.active_generation();
         let events_lost = datapath.lost(Lost::Event).unwrap_or_else(|error| {
-            unread.push(format!("unknown: the kernel's count of lost events cannot be read: {error}"));
+            unread.push(format!(
+                "unknown: the kernel's count of lost events cannot be read: {error}"
+            ));
             0
         });
         DatapathStatus {
@@ -169,9 +182,17 @@ impl View for AgentView {
         let active = self.active();
         let (cells, pods, listeners) = match active.as_deref() {
             Some(active) => {
-                not_enforced.extend(expired(&active.snapshot).iter().map(|(source, message)| format!("{source}: {message}")));
+                not_enforced.extend(
+                    expired(&active.snapshot)
+                        .iter()
+                        .map(|(source, message)| format!("{source}: {message}")),
+                );
                 not_enforced.extend(active.snapshot.warnings.iter().map(ToString::to_string));
-                (cells(active, &mut not_enforced), pods(active), listeners(&active.snapshot))
+                (
+                    cells(active, &mut not_enforced),
+                    pods(active),
+                    listeners(&active.snapshot),
+                )
             }
             None => Default::default(),
         };
@@ -215,7 +236,11 @@ impl View for AgentView {
     fn requests(&self, since: u64) -> serde_json::Value {
         let all = self.requests.since(0);
         let next = all.last().map_or(1, |record| record.seq + 1);
-        let requests: Vec<_> = all.iter().filter(|record| record.seq >= since).map(AsRef::as_ref).collect();
+        let requests: Vec<_> = all
+            .iter()
+            .filter(|record| record.seq >= since)
+            .map(AsRef::as_ref)
+            .collect();
         json!({ "next": next, "requests": requests })
     }
 }
@@ -239,7 +264,14 @@ pub fn expired(snapshot: &Snapshot) -> Vec<(Source, String)> {
 }
 
 fn cells(active: &Active, not_enforced: &mut Vec<String>) -> Vec<CellStatus> {
-    let local = |id| active.discovery.pods.iter().filter(|pod| active.component_of(pod) == Some(id)).count();
+    let local = |id| {
+        active
+            .discovery
+            .pods
+            .iter()
+            .filter(|pod| active.component_of(pod) == Some(id))
+            .count()
+    };
     active
         .snapshot
         .cells
@@ -278,7 +310,10 @@ fn endpoint(endpoint: &snapshot::model::Endpoint) -> String {
         EndpointKind::Udp => "UDP",
     };
     let mut text = format!("{} {}/{kind}", endpoint.id.endpoint, endpoint.port);
-    for (visible, word) in [(endpoint.public.is_some(), " public"), (endpoint.organization.is_some(), " organization")] {
+    for (visible, word) in [
+        (endpoint.public.is_some(), " public"),
+        (endpoint.organization.is_some(), " organization"),
+    ] {
         if visible {
             text.push_str(word);
         }
@@ -311,18 +346,26 @@ fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
             rows.push(ListenerStatus {
                 gateway: gateway.name.to_string(),
                 listener: listener.name.to_string(),
-                gate: gateway.gate.map(|gate| gate.to_string()).unwrap_or_default(),
+                gate: gateway
+                    .gate
+                    .map(|gate| gate.to_string())
+                    .unwrap_or_default(),
                 addresses: gateway
                     .addresses
                     .iter()
-                    .map(|address| std::net::SocketAddr::new(*address, listener.port.get()).to_string())
+                    .map(|address| {
+                        std::net::SocketAddr::new(*address, listener.port.get()).to_string()
+                    })
                     .collect(),
                 protocol: match listener.protocol {
                     ListenerProtocol::Http => "HTTP",
                     ListenerProtocol::Https { .. } => "HTTPS",
                 }
                 .to_owned(),
-                hostname: listener.hostname.as_ref().map_or_else(|| "*".to_owned(), ToString::to_string),
+                hostname: listener
+                    .hostname
+                    .as_ref()
+                    .map_or_else(|| "*".to_owned(), ToString::to_string),
             });
         }
     }
@@ -333,14 +376,20 @@ fn drops(datapath: &Datapath, active: &Active, not_enforced: &mut Vec<String>) -
     let counters = match datapath.counters() {
         Ok(counters) => counters,
         Err(error) => {
-            not_enforced.push(format!("unknown: the kernel's counters cannot be read: {error}"));
+            not_enforced.push(format!(
+                "unknown: the kernel's counters cannot be read: {error}"
+            ));
             return Vec::new();
         }
     };
     let mut sums: BTreeMap<(String, String, String), (u64, u64)> = BTreeMap::new();
     for row in counters {
         if row.verdict == Verdict::Drop {
-            let key = (active.cell_name(row.cell).to_owned(), row.direction.to_string(), row.reason.to_string());
+            let key = (
+                active.cell_name(row.cell).to_owned(),
+                row.direction.to_string(),
+                row.reason.to_string(),
+            );
             let sum = sums.entry(key).or_default();
             sum.0 += row.packets;
             sum.1 += row.bytes;
@@ -348,7 +397,13 @@ fn drops(datapath: &Datapath, active: &Active, not_enforced: &mut Vec<String>) -
     }
     let mut rows: Vec<_> = sums
         .into_iter()
-        .map(|((cell, direction, reason), (packets, bytes))| DropStatus { cell, direction, reason, packets, bytes })
+        .map(|((cell, direction, reason), (packets, bytes))| DropStatus {
+            cell,
+            direction,
+            reason,
+            packets,
+            bytes,
+        })
         .collect();
     rows.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.cell.cmp(&b.cell)));
     rows

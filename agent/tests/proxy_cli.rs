@@ -20,7 +20,10 @@ impl Place {
     fn new(documents: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         fs::create_dir(folder.path().join("config")).expect("folder");
-        let place = Self { folder, agents: Vec::new() };
+        let place = Self {
+            folder,
+            agents: Vec::new(),
+        };
         for (name, text) in documents {
             place.write(name, text);
         }
@@ -41,7 +44,15 @@ impl Place {
         command
             .arg("--config")
             .arg(self.path("config"))
-            .args(["--datapath", "none", "--threads", "1", "--drain", "1", "--state"])
+            .args([
+                "--datapath",
+                "none",
+                "--threads",
+                "1",
+                "--drain",
+                "1",
+                "--state",
+            ])
             .arg(self.path("state"))
             .arg("--admin")
             .arg(self.path("admin.sock"));
@@ -58,7 +69,11 @@ impl Place {
     fn wait(&self, what: &str, condition: impl Fn() -> bool) {
         let end = Instant::now() + Duration::from_secs(30);
         while !condition() {
-            assert!(Instant::now() < end, "{what} did not come; log:\n{}", self.log());
+            assert!(
+                Instant::now() < end,
+                "{what} did not come; log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -69,7 +84,10 @@ impl Place {
 
     /// Status and body of an admin path; 0 while nobody answers.
     fn get(&self, path: &str) -> (u16, String) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
         match runtime.block_on(cardinal_agent::admin::get(&self.path("admin.sock"), path)) {
             Ok((status, body)) => (status.as_u16(), String::from_utf8_lossy(&body).into_owned()),
             Err(_) => (0, String::new()),
@@ -94,11 +112,19 @@ fn gateway(port: u16) -> String {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+    TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address")
+        .port()
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[track_caller]
@@ -116,7 +142,12 @@ fn without_root_the_datapath_is_refused_and_none_is_offered() {
     // The program and its folder have to be reachable for somebody else.
     let program = place.path("cardinal-agent");
     fs::copy(AGENT, &program).expect("copied");
-    for path in [place.folder.path(), &place.path("config"), &place.path("config/a.yaml"), &program] {
+    for path in [
+        place.folder.path(),
+        &place.path("config"),
+        &place.path("config/a.yaml"),
+        &program,
+    ] {
         open_to_all(path);
     }
     let output = Command::new(&program)
@@ -138,15 +169,37 @@ fn open_to_all(path: &Path) {
 
 #[test]
 fn a_bad_document_stops_a_start_and_every_mistake_is_named() {
-    let place = Place::new(&[("a.yaml", &gateway(free_port())), ("b.yaml", "apiVersion: cardinal.dev/v1alpha1\nkind: Cell\nmetadata: { name: c }\nspec: { intra: opn, colour: red }\n")]);
+    let place = Place::new(&[
+        ("a.yaml", &gateway(free_port())),
+        (
+            "b.yaml",
+            "apiVersion: cardinal.dev/v1alpha1\nkind: Cell\nmetadata: { name: c }\nspec: { intra: opn, colour: red }\n",
+        ),
+    ]);
     let output = place.agent().output().expect("agent runs");
-    assert_says(&output, 1, &["b.yaml:4", "spec.intra", "open", "spec.colour", "spec.organization"]);
+    assert_says(
+        &output,
+        1,
+        &[
+            "b.yaml:4",
+            "spec.intra",
+            "open",
+            "spec.colour",
+            "spec.organization",
+        ],
+    );
 }
 
 #[test]
 fn validate_has_exit_codes_and_json() {
     let place = Place::new(&[("a.yaml", &gateway(free_port()))]);
-    let validate = |arguments: &[&str]| Command::new(AGENT).arg("validate").args(arguments).output().expect("runs");
+    let validate = |arguments: &[&str]| {
+        Command::new(AGENT)
+            .arg("validate")
+            .args(arguments)
+            .output()
+            .expect("runs")
+    };
     let folder = place.path("config");
     let folder = folder.to_str().expect("utf-8");
     assert_says(&validate(&[folder]), 0, &["valid (1 file"]);
@@ -182,50 +235,108 @@ fn a_second_agent_is_refused_and_told_about_the_first() {
 fn a_refused_change_keeps_the_generation_and_a_good_one_is_taken() {
     let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
     place.start();
-    let config = || serde_json::from_str::<serde_json::Value>(&place.get("/debug/config").1).expect("json");
+    let config =
+        || serde_json::from_str::<serde_json::Value>(&place.get("/debug/config").1).expect("json");
     let first = config();
-    assert_eq!((&first["generation"], &first["source"]), (&1.into(), &"file".into()));
+    assert_eq!(
+        (&first["generation"], &first["source"]),
+        (&1.into(), &"file".into())
+    );
     place.write("b.yaml", "kind: Nothing\n");
     place.wait("refusal", || config()["last_attempt"] == "refused");
     let refused = config();
     assert_eq!(refused["generation"], 1);
     assert_eq!(refused["digest"], first["digest"]);
-    assert!(refused["mistakes"][0].as_str().is_some_and(|text| text.contains("b.yaml")), "{refused}");
-    let status = Command::new(AGENT).args(["status", "--admin"]).arg(place.path("admin.sock")).output().expect("runs");
-    assert_says(&status, 0, &["REFUSED", "b.yaml", "NONE: nothing is enforced"]);
+    assert!(
+        refused["mistakes"][0]
+            .as_str()
+            .is_some_and(|text| text.contains("b.yaml")),
+        "{refused}"
+    );
+    let status = Command::new(AGENT)
+        .args(["status", "--admin"])
+        .arg(place.path("admin.sock"))
+        .output()
+        .expect("runs");
+    assert_says(
+        &status,
+        0,
+        &["REFUSED", "b.yaml", "NONE: nothing is enforced"],
+    );
     let metrics = place.get("/metrics").1;
-    for line in ["cardinal_config_refused 1", "cardinal_config_generation 1", "cardinal_datapath_enforcing 0"] {
+    for line in [
+        "cardinal_config_refused 1",
+        "cardinal_config_generation 1",
+        "cardinal_datapath_enforcing 0",
+    ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
     fs::remove_file(place.path("config/b.yaml")).expect("removed");
     place.write("a.yaml", &gateway(free_port()));
     place.wait("new generation", || config()["generation"] == 2);
-    assert!(place.get("/metrics").1.contains("cardinal_config_refused 0"));
+    assert!(
+        place
+            .get("/metrics")
+            .1
+            .contains("cardinal_config_refused 0")
+    );
 }
 
 #[test]
 fn an_expired_certificate_is_named_and_its_handshakes_are_refused() {
     let port = free_port();
-    let mut parameters = rcgen::CertificateParams::new(["old.example.test".to_owned()]).expect("names");
+    let mut parameters =
+        rcgen::CertificateParams::new(["old.example.test".to_owned()]).expect("names");
     parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
     parameters.not_after = rcgen::date_time_ymd(2021, 1, 1);
     let key = rcgen::KeyPair::generate().expect("key");
     let certificate = parameters.self_signed(&key).expect("certificate");
-    let indent = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let indent = |pem: &str| {
+        pem.lines()
+            .map(|line| format!("    {line}\n"))
+            .collect::<String>()
+    };
     let secret = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{ name: old }}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
         indent(&certificate.pem()),
         indent(&key.serialize_pem())
     );
-    let listener = gateway(port).replace("protocol: HTTP }", "protocol: HTTPS, tls: { certificateRefs: [{ name: old }] } }");
+    let listener = gateway(port).replace(
+        "protocol: HTTP }",
+        "protocol: HTTPS, tls: { certificateRefs: [{ name: old }] } }",
+    );
     let mut place = Place::new(&[("a.yaml", &listener), ("b.yaml", &secret)]);
-    let validate = Command::new(AGENT).arg("validate").arg(place.path("config")).output().expect("runs");
-    assert_says(&validate, 0, &["warning:", "default/old expired at 2021-01-01T00:00:00Z"]);
+    let validate = Command::new(AGENT)
+        .arg("validate")
+        .arg(place.path("config"))
+        .output()
+        .expect("runs");
+    assert_says(
+        &validate,
+        0,
+        &["warning:", "default/old expired at 2021-01-01T00:00:00Z"],
+    );
     place.start();
-    let status = Command::new(AGENT).args(["status", "--admin"]).arg(place.path("admin.sock")).output().expect("runs");
+    let status = Command::new(AGENT)
+        .args(["status", "--admin"])
+        .arg(place.path("admin.sock"))
+        .output()
+        .expect("runs");
     assert_says(&status, 0, &["default/old expired at 2021-01-01T00:00:00Z"]);
-    let curl = Command::new("curl").args(["-sk", "--resolve", &format!("old.example.test:{port}:127.0.0.1"), &format!("https://old.example.test:{port}/")]).output().expect("curl runs");
-    assert!(!curl.status.success(), "handshake with an expired certificate succeeded: {}", text(&curl));
+    let curl = Command::new("curl")
+        .args([
+            "-sk",
+            "--resolve",
+            &format!("old.example.test:{port}:127.0.0.1"),
+            &format!("https://old.example.test:{port}/"),
+        ])
+        .output()
+        .expect("curl runs");
+    assert!(
+        !curl.status.success(),
+        "handshake with an expired certificate succeeded: {}",
+        text(&curl)
+    );
 }
 
 #[test]
@@ -244,9 +355,14 @@ fn logs_are_json_when_nobody_watches() {
     let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
     place.start();
     for line in place.log().lines() {
-        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        serde_json::from_str::<serde_json::Value>(line)
+            .unwrap_or_else(|error| panic!("{error}: {line}"));
     }
-    assert!(place.log().contains("NOTHING IS ENFORCED"), "{}", place.log());
+    assert!(
+        place.log().contains("NOTHING IS ENFORCED"),
+        "{}",
+        place.log()
+    );
 }
 
 #[test]
@@ -257,7 +373,12 @@ fn status_without_an_agent_says_so() {
         .spawn()
         .expect("runs");
     let mut said = String::new();
-    child.stderr.take().expect("piped").read_to_string(&mut said).expect("reads");
+    child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut said)
+        .expect("reads");
     assert!(!child.wait().expect("ends").success());
     assert!(said.contains("no agent answers on admin socket"), "{said}");
 }

@@ -39,7 +39,7 @@ const METADATA: [IpAddr; 2] = [
 
 /// Makes the tables of a generation.
 #[must_use]
-pub fn kernel(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> KernelTables {
+pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> KernelTables {
     let names = Names::of(snapshot);
     let mut tables = KernelTables {
         generation,
@@ -599,8 +599,8 @@ impl Policy<'_> {
                 continue;
             }
             self.allow(peer, port, TCP, Direction::Egress, Action::Steer, &text);
-            // The endpoint's host names lead to the west gate's own address. That call too goes to the egress gate
-            // first, which knows the caller and what it declared; the west gate alone would not ask.
+            // The endpoint's host names lead to the west gate's own address. The gate knows callers by their source address,
+            // which the sender's gate has checked, and asks there what they declared.
             let gates: BTreeSet<u16> = self
                 .snapshot
                 .gateways
@@ -610,14 +610,7 @@ impl Policy<'_> {
                 .map(|listener| listener.port.get())
                 .collect();
             for port in gates {
-                self.allow(
-                    Identity::WEST_GATE,
-                    port,
-                    TCP,
-                    Direction::Egress,
-                    Action::Steer,
-                    &text,
-                );
+                self.pass(Identity::WEST_GATE, port, TCP, Direction::Egress, &text);
             }
         }
     }
