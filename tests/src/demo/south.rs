@@ -181,7 +181,7 @@ fn by_address(stage: &mut Stage<'_>, family: Family) -> Result<()> {
             METADATA,
             80,
             "dropped",
-            "kernel ",
+            "kernel not_declared",
         ),
     ] {
         let case = Case {
