@@ -64,9 +64,12 @@ pub struct ProxyConfig {
     pub ingress: Ingress,
     /// Whether upstream connections carry [`mark`]s; needs `CAP_NET_ADMIN`.
     pub node_mark: bool,
-    /// Treat loopback as a network like others: sources there may be components, and declared names may
-    /// lead there. For tests; on a node every process has these addresses.
+    /// Whether loopback sources may be components. For tests; on a node every process has these
+    /// addresses.
     pub loopback: bool,
+    /// Whether declared names may lead inside: to loopback, links and components. For tests; elsewhere
+    /// whoever answers for a declared name could point the router at the inside.
+    pub inside: bool,
     /// Addresses whose connections are served as if the kernel had steered them here. For tests
     /// without a kernel that steers.
     pub steered: Vec<SocketAddr>,
@@ -83,6 +86,7 @@ impl Default for ProxyConfig {
             ingress: Ingress::Bind,
             node_mark: false,
             loopback: false,
+            inside: false,
             steered: Vec::new(),
             roots: None,
             timeouts: Timeouts::default(),
@@ -155,6 +159,7 @@ impl Proxy {
             metrics: metrics.clone(),
             node_mark: config.node_mark,
             loopback: config.loopback,
+            inside: config.inside,
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
         opening.resize_with(cores, Vec::new);

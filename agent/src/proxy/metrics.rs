@@ -72,11 +72,14 @@ impl Metrics {
     }
 }
 
+/// Listener, class of the status, reason.
+type Key = (Option<Arc<str>>, u16, Reason);
+
 /// One core's view: it remembers the counters that it used, so that counting takes no lock.
 #[derive(Debug)]
 pub(super) struct CoreMetrics {
     shared: Metrics,
-    known: RefCell<HashMap<(Option<Arc<str>>, u16, Reason), Counter>>,
+    known: RefCell<HashMap<Key, Counter>>,
 }
 
 impl CoreMetrics {

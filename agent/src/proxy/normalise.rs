@@ -123,7 +123,8 @@ fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
     let authority = Authority::try_from(authority).ok()?;
     let port = match authority.port() {
         Some(port) => Some(port.as_u16()),
-        None if authority.as_str().ends_with(':') => return None,
+        // A colon without a number that is a port.
+        None if authority.as_str().len() > authority.host().len() => return None,
         None => None,
     };
     let host = authority.host().to_ascii_lowercase();

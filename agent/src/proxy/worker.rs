@@ -45,6 +45,7 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) node_mark: bool,
     pub(super) loopback: bool,
+    pub(super) inside: bool,
 }
 
 /// State of one core.
@@ -56,6 +57,7 @@ pub(super) struct Worker {
     tls: Arc<ServerConfig>,
     node_mark: bool,
     loopback: bool,
+    inside: bool,
     random: Cell<u64>,
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u32, usize>)>,
@@ -109,6 +111,7 @@ impl Worker {
             tls: shared.tls,
             node_mark: shared.node_mark,
             loopback: shared.loopback,
+            inside: shared.inside,
             random: Cell::new(seed()),
             turns: RefCell::default(),
             drain: watch::Sender::new(false),
@@ -129,7 +132,7 @@ impl Worker {
 
     /// Whether declared names must lead outside.
     pub(super) fn outside(&self) -> bool {
-        !self.loopback
+        !self.inside
     }
 
     /// The component of a source address. Loopback belongs to every process of the node, so it is none.

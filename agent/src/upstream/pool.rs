@@ -271,10 +271,6 @@ impl std::fmt::Debug for Client {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for one exchange, on the stack"
-)]
 enum Kept {
     Http1(Idle),
     Http2(Shared),

@@ -1,0 +1,10 @@
+//! The router on loopback: real sockets, real TLS, real tokens.
+
+mod auth;
+mod http;
+mod raw;
+mod steered;
+mod support;
+mod swap;
+mod tls;
+mod vectors;

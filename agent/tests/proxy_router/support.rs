@@ -1,0 +1,450 @@
+//! Snapshots built by hand, a running router, upstreams that tell what they saw, and clients.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use cardinal_agent::compile::route::compile;
+use cardinal_agent::proxy::{AccessRecord, Proxy, ProxyConfig, Reason};
+use cardinal_agent::route::RouteTable;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use snapshot::model::{
+    Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind, Gate,
+    Gateway, HostPattern, Hostname, Intra, Listener, ListenerProtocol, Name, ObjectName, Origin,
+    Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, Target, Upstream,
+    UpstreamHost, WeightedTarget, Workloads,
+};
+use snapshot::path::CanonicalPath;
+use snapshot::{Snapshot, Source};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
+
+pub(crate) fn source() -> Source {
+    Source {
+        file: "test.yaml".into(),
+        document: 1,
+        object: "".into(),
+        field: String::new(),
+        line: 0,
+    }
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+pub(crate) fn object(text: &str) -> ObjectName {
+    ObjectName::new("default", text).expect("an object's name")
+}
+
+pub(crate) fn port(number: u16) -> Port {
+    NonZeroU16::new(number).expect("a port")
+}
+
+pub(crate) fn path(text: &str) -> CanonicalPath {
+    CanonicalPath::new(text).expect("a path")
+}
+
+pub(crate) fn host(text: &str) -> HostPattern {
+    match text.strip_prefix("*.") {
+        Some(suffix) => HostPattern::Wildcard(Hostname::new(suffix).expect("a host")),
+        None => HostPattern::Exact(Hostname::new(text).expect("a host")),
+    }
+}
+
+pub(crate) fn empty() -> Snapshot {
+    Snapshot {
+        digest: "0".into(),
+        platform: Platform::default(),
+        cells: BTreeMap::new(),
+        routing_tables: BTreeMap::new(),
+        gateways: BTreeMap::new(),
+        routes: Vec::new(),
+        certificates: BTreeMap::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// A port that nothing listens on, most likely for the rest of the test.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+    listener.local_addr().expect("it is bound").port()
+}
+
+pub(crate) fn listener(called: &str, at: u16, hostname: Option<&str>) -> Listener {
+    Listener {
+        name: name(called),
+        declared: source(),
+        port: port(at),
+        protocol: ListenerProtocol::Http,
+        hostname: hostname.map(host),
+    }
+}
+
+pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>) -> Gateway {
+    Gateway {
+        name: object(called),
+        declared: source(),
+        addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        listeners,
+        gate,
+    }
+}
+
+pub(crate) fn route(called: &str, hosts: &[&str], rules: Vec<Rule>) -> Route {
+    Route {
+        name: object(called),
+        origin: Origin::Document,
+        declared: source(),
+        parents: vec![Parent {
+            gateway: object("gw"),
+            listener: None,
+            port: None,
+        }],
+        hostnames: hosts.iter().map(|one| host(one)).collect(),
+        rules,
+    }
+}
+
+pub(crate) fn rule(matches: Vec<RequestMatch>, targets: Vec<WeightedTarget>) -> Rule {
+    Rule {
+        declared: source(),
+        matches,
+        auth: None,
+        filters: Vec::new(),
+        targets,
+    }
+}
+
+pub(crate) fn prefix(text: &str) -> RequestMatch {
+    on(PathMatch::Prefix(path(text)))
+}
+
+pub(crate) fn exact(text: &str) -> RequestMatch {
+    on(PathMatch::Exact(path(text)))
+}
+
+pub(crate) fn regex(text: &str) -> RequestMatch {
+    on(PathMatch::Regex(Pattern::whole(text).expect("a pattern")))
+}
+
+fn on(path: PathMatch) -> RequestMatch {
+    RequestMatch {
+        path,
+        method: None,
+        headers: Vec::new(),
+    }
+}
+
+pub(crate) fn to(address: SocketAddr) -> WeightedTarget {
+    weighted(1, address)
+}
+
+pub(crate) fn weighted(weight: u32, address: SocketAddr) -> WeightedTarget {
+    WeightedTarget {
+        weight,
+        target: Target::Upstreams(vec![Upstream::Tcp {
+            host: UpstreamHost::Address(address.ip()),
+            port: port(address.port()),
+        }]),
+    }
+}
+
+/// A snapshot with gateway `gw`, one HTTP listener on a free port, and these routes.
+pub(crate) fn plain(routes: Vec<Route>) -> (Snapshot, SocketAddr) {
+    let mut snapshot = empty();
+    let at = free_port();
+    let gateway = gateway("gw", None, vec![listener("http", at, None)]);
+    snapshot.gateways.insert(gateway.name.clone(), gateway);
+    snapshot.routes = routes;
+    (snapshot, (Ipv4Addr::LOCALHOST, at).into())
+}
+
+pub(crate) fn cell_id(project: &str) -> CellId {
+    CellId {
+        organization: name("acme"),
+        project: name(project),
+        environment: name("prod"),
+    }
+}
+
+pub(crate) fn component_id(project: &str, component: &str) -> ComponentId {
+    ComponentId {
+        cell: cell_id(project),
+        component: name(component),
+    }
+}
+
+pub(crate) fn endpoint_id(project: &str, component: &str) -> EndpointId {
+    EndpointId {
+        component: component_id(project, component),
+        endpoint: name("api"),
+    }
+}
+
+/// A cell with one component that has one HTTP endpoint `api`.
+pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> Cell {
+    let id = component_id(project, component);
+    let endpoint = Endpoint {
+        id: endpoint_id(project, component),
+        declared: source(),
+        kind: EndpointKind::Http,
+        port: port(at),
+        base_path: path("/"),
+        public: None,
+        organization: None,
+    };
+    let one = Component {
+        id: id.clone(),
+        declared: source(),
+        kind: ComponentKind::Service,
+        workloads: Workloads::Addresses(vec![address]),
+        service_addresses: Vec::new(),
+        endpoints: BTreeMap::from([(name("api"), endpoint)]),
+        connections: Vec::new(),
+    };
+    Cell {
+        id: cell_id(project),
+        declared: source(),
+        intra: Intra::Open,
+        components: BTreeMap::from([(id.component, one)]),
+        east: Vec::new(),
+        south: Vec::new(),
+    }
+}
+
+/// A router that serves a snapshot.
+pub(crate) struct Router {
+    pub(crate) proxy: Proxy,
+    pub(crate) table: Arc<ArcSwap<RouteTable>>,
+}
+
+impl Router {
+    pub(crate) fn start(snapshot: &Snapshot) -> Self {
+        Self::with(snapshot, ProxyConfig::default())
+    }
+
+    pub(crate) fn with(snapshot: &Snapshot, config: ProxyConfig) -> Self {
+        let compiled = compile(snapshot, 1).expect("the snapshot compiles");
+        let addresses = compiled.addresses();
+        let table = Arc::new(ArcSwap::from_pointee(compiled));
+        let config = ProxyConfig { cores: 2, ..config };
+        let proxy = Proxy::start(config, Arc::clone(&table)).expect("the router starts");
+        proxy.open(&addresses).expect("its sockets open").commit();
+        Self { proxy, table }
+    }
+
+    /// Waits until the log has a record that fits.
+    pub(crate) async fn record(&self, fits: impl Fn(&AccessRecord) -> bool) -> Arc<AccessRecord> {
+        for _ in 0..500 {
+            let records = self.proxy.log().since(0);
+            if let Some(found) = records.iter().find(|one| fits(one)) {
+                return Arc::clone(found);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no such record in {:#?}", self.proxy.log().since(0));
+    }
+
+    pub(crate) async fn reason(&self, reason: Reason) -> Arc<AccessRecord> {
+        self.record(|one| one.reason == reason).await
+    }
+}
+
+/// Starts an HTTP/1.1 upstream that answers with what it saw, as JSON.
+pub(crate) async fn echo(called: &'static str) -> SocketAddr {
+    serve(move |request| async move { echoed(called, request).await }).await
+}
+
+async fn echoed(called: &'static str, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let headers: Vec<(String, String)> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into(),
+            )
+        })
+        .collect();
+    let body = body.collect().await.expect("the body arrives").to_bytes();
+    let told = json!({
+        "name": called,
+        "method": parts.method.as_str(),
+        "path": parts.uri.path(),
+        "query": parts.uri.query(),
+        "uri": parts.uri.to_string(),
+        "version": format!("{:?}", parts.version),
+        "headers": headers,
+        "bytes": body.len(),
+    });
+    let mut response = Response::new(full(told.to_string()));
+    response
+        .headers_mut()
+        .insert("x-cell-name", called.parse().expect("a header value"));
+    response
+}
+
+pub(crate) fn full(text: String) -> Body {
+    Full::new(Bytes::from(text))
+        .map_err(|never| match never {})
+        .boxed()
+}
+
+/// Starts an HTTP/1.1 upstream.
+pub(crate) async fn serve<F, R>(handler: F) -> SocketAddr
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    serve_on(listener, handler);
+    address
+}
+
+pub(crate) fn serve_on<F, R>(listener: TcpListener, handler: F)
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let handler = handler.clone();
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(move |request| {
+                    let answer = handler(request);
+                    async move { Ok::<_, std::convert::Infallible>(answer.await) }
+                });
+                let _ended = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades()
+                    .await;
+            });
+        }
+    });
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("ASCII"))
+    }
+
+    /// Values of a header as the upstream saw them.
+    pub(crate) fn seen(&self, header: &str) -> Vec<String> {
+        self.json()["headers"]
+            .as_array()
+            .expect("an echo")
+            .iter()
+            .filter(|pair| pair[0] == header)
+            .map(|pair| pair[1].as_str().expect("text").to_owned())
+            .collect()
+    }
+}
+
+/// One request over a new HTTP/1.1 connection; `uri` is `http://host/path`, sent in origin form.
+pub(crate) async fn send(at: SocketAddr, request: Request<Body>) -> Reply {
+    send_from(None, at, request).await
+}
+
+/// The same from a given source address.
+pub(crate) async fn send_from(
+    from: Option<IpAddr>,
+    at: SocketAddr,
+    mut request: Request<Body>,
+) -> Reply {
+    let stream = connect(from, at).await;
+    if let Some(authority) = request.uri().authority().cloned() {
+        if !request.headers().contains_key("host") {
+            let value = authority.as_str().parse().expect("a header value");
+            request.headers_mut().insert("host", value);
+        }
+        let target = request.uri().path_and_query().expect("a path").as_str();
+        *request.uri_mut() = target.parse().expect("a path");
+    }
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .expect("a connection");
+    tokio::spawn(connection);
+    reply(sender.send_request(request).await.expect("an answer")).await
+}
+
+pub(crate) async fn connect(from: Option<IpAddr>, at: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    if let Some(from) = from {
+        socket.bind((from, 0).into()).expect("a loopback address");
+    }
+    socket.connect(at).await.expect("somebody listens")
+}
+
+pub(crate) async fn reply(response: Response<Incoming>) -> Reply {
+    let (parts, body) = response.into_parts();
+    Reply {
+        status: parts.status,
+        headers: parts.headers,
+        body: body.collect().await.expect("the body arrives").to_bytes(),
+    }
+}
+
+pub(crate) fn get(uri: &str) -> Request<Body> {
+    Request::get(uri)
+        .body(full(String::new()))
+        .expect("a request")
+}
+
+/// An HTTP/2 connection with prior knowledge.
+pub(crate) async fn http2(at: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
+    let stream = TcpStream::connect(at).await.expect("somebody listens");
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("a connection");
+    tokio::spawn(connection);
+    sender
+}
+
+/// Sends bytes as they are and reads until the router closes or is silent for a while.
+pub(crate) async fn raw(at: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(at).await.expect("somebody listens");
+    stream.write_all(bytes).await.expect("they are taken");
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    let quiet = Duration::from_millis(400);
+    while let Ok(Ok(read)) = tokio::time::timeout(quiet, stream.read(&mut buffer)).await {
+        if read == 0 {
+            break;
+        }
+        answer.extend_from_slice(&buffer[..read]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub(crate) fn addresses(list: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+    list.iter().copied().collect()
+}
