@@ -9,17 +9,16 @@ apt-get install -y -qq --no-install-recommends ca-certificates curl bpftool ipro
 install -D -m 0755 /tmp/cardinal-agent /opt/cardinal/bin/cardinal-agent
 /opt/cardinal/bin/cardinal-agent --version
 
-# The gateways' addresses are every node's own: whoever asks is answered by the agent of the node that the packet reaches.
+# The gateway's address is every node's own: whoever asks is answered by the agent of the node that the packet reaches.
 cat > /etc/systemd/system/cardinal-addresses.service <<UNIT
 [Unit]
-Description=Addresses of Cardinal's gateways
+Description=Address of Cardinal's gateway
 After=network-online.target
 Before=k3s.service k3s-agent.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/sbin/ip addr replace 192.168.57.80/32 dev lo
 ExecStart=/sbin/ip addr replace 192.168.57.81/32 dev lo
 
 [Install]

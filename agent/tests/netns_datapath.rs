@@ -1,6 +1,7 @@
 //! The datapath on a real kernel, with real interfaces and real packets. Needs root; fails without it.
 
 #[path = "netns/world.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
 
 use std::io::{Read as _, Write as _};
@@ -666,4 +667,37 @@ fn netns_service_addresses_become_backends_where_a_connection_starts() {
         !tcp(&a.netns, at(services[0], 80)),
         "a process outside the cgroup is left alone"
     );
+}
+
+#[test]
+fn netns_pins_of_a_living_node_are_refused_and_of_a_gone_one_taken_over() {
+    let first = World::new(1);
+    let datapath = first.open();
+    first.activate(&datapath, first.tables(1, &[1]));
+    drop(datapath);
+    let mut second = World::new(1);
+    let own = std::mem::replace(&mut second.folder, first.folder.clone());
+    let error = second
+        .try_open(GateHook::Auto)
+        .expect_err("another node's pins");
+    assert!(matches!(error, Error::ForeignPins { .. }), "{error}");
+    first.remove_namespaces();
+    // The kernel takes a namespace apart some time after its last name is gone.
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    let datapath = loop {
+        match second.try_open(GateHook::Auto) {
+            Err(Error::ForeignPins { .. }) if std::time::Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => break opened.unwrap_or_else(|error| panic!("{}", chain(&error))),
+        }
+    };
+    assert_eq!(datapath.active_generation(), 1);
+    assert!(
+        datapath.guarded().is_empty(),
+        "interface numbers of the other node mean nothing here"
+    );
+    second.activate(&datapath, second.tables(2, &[1]));
+    drop(datapath);
+    second.folder = own;
 }

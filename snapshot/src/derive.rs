@@ -393,3 +393,6 @@ impl Hosts {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,8 @@ pub(crate) struct Meta {
 pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
     let file: Arc<str> = path.into();
     for tree in tree::read(path, bytes) {
-        let object = tree.root.as_ref().map(|root| title(&root.value));
+        let named = tree.root.as_ref().or(tree.partial.as_ref());
+        let object = named.map(|root| title(&root.value));
         let source = Source {
             file: file.clone(),
             document: tree.position,

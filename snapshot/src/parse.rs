@@ -1,5 +1,7 @@
 //! Files to a snapshot, or to everything that is wrong with them.
 
+use std::fmt;
+
 use sha2::{Digest, Sha256};
 
 use crate::document::{self, Drafts};
@@ -12,13 +14,23 @@ use crate::report::{Mistake, Rejections};
 pub const MAX_MISTAKES: usize = 200;
 
 /// One file of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SourceFile {
     /// Path relative to the configuration folder; shown in messages. A name that ends in `.json` is
     /// read as JSON, every other as YAML.
     pub path: String,
     /// Its content.
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A file may hold secrets.
+        f.debug_struct("SourceFile")
+            .field("path", &self.path)
+            .field("length", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Reads a configuration as a whole. The order of `files` says nothing: they are taken by path.

@@ -92,7 +92,17 @@ impl<'a> Field<'a> {
 
     /// Says that something else was expected here.
     pub(crate) fn expected(&self, what: impl fmt::Display) {
-        self.mistake(format_args!("expected {what}, got {}", self.node.value));
+        if self.is_secret() {
+            self.mistake(format_args!("expected {what}"));
+        } else {
+            self.mistake(format_args!("expected {what}, got {}", self.node.value));
+        }
+    }
+
+    /// Whether the value is part of a `Secret`, at any field: a key may be in a wrong one, and
+    /// messages go to logs.
+    fn is_secret(&self) -> bool {
+        self.source.object.starts_with("Secret")
     }
 
     fn child(&self, field: String, node: &'a Node, line: usize) -> Self {
@@ -205,9 +215,17 @@ impl<'a> Field<'a> {
         &self,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        parse(self.string()?)
-            .map_err(|error| self.mistake(error))
-            .ok()
+        match parse(self.string()?) {
+            Ok(value) => Some(value),
+            Err(_) if self.is_secret() => {
+                self.mistake("is not valid; what a `Secret` holds is not shown");
+                None
+            }
+            Err(error) => {
+                self.mistake(error);
+                None
+            }
+        }
     }
 
     pub(crate) fn boolean(&self) -> Option<bool> {

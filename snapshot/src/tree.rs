@@ -121,6 +121,8 @@ pub(crate) struct Tree {
     pub(crate) position: usize,
     /// The data; absent if it could not be read at all.
     pub(crate) root: Option<Node>,
+    /// What could be read of a root that could not: for naming the object in messages.
+    pub(crate) partial: Option<Node>,
     /// What is wrong with its form. The root is as complete as it can be in spite of it.
     pub(crate) faults: Vec<Fault>,
 }
@@ -131,6 +133,7 @@ pub(crate) fn read(path: &str, bytes: &[u8]) -> Vec<Tree> {
         vec![Tree {
             position: 1,
             root: None,
+            partial: None,
             faults: vec![Fault::new(0, String::new(), message)],
         }]
     };

@@ -130,3 +130,61 @@ fn netns_world_routes_and_leaves_nothing() -> Result<()> {
     assert!(!dir.exists() && !Path::new(&cgroup).exists());
     Ok(())
 }
+
+/// Namespaces of a world that are there.
+fn namespaces(id: &str) -> Result<Vec<String>> {
+    let list = String::from_utf8(Command::new("ip").args(["netns", "list"]).output()?.stdout)?;
+    let prefix = format!("cdl-{id}-");
+    Ok(list
+        .lines()
+        .filter(|name| name.starts_with(&prefix))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[test]
+fn netns_worlds_do_not_meet() -> Result<()> {
+    let a = addresses("10.80.1.1", "fd00:80::1:1");
+    let (one, two) = (World::create()?, World::create()?);
+    let (pod, same) = (one.pod("a", a, &[])?, two.pod("a", a, &[])?);
+    assert_ne!(pod.netns(), same.netns());
+    drop(one);
+    assert_eq!(namespaces(two.id())?.len(), 2);
+    same.shell("ip -6 route get fd00:80::1")?;
+    Ok(())
+}
+
+#[test]
+fn netns_what_a_crash_left_is_removed_by_the_next() -> Result<()> {
+    const CRASH: &str = "CARDINAL_TEST_CRASH";
+
+    if std::env::var_os(CRASH).is_some() {
+        let world = World::create()?;
+        let pod = world.pod("a", addresses("10.80.1.1", "fd00:80::1:1"), &[])?;
+        let _orphan = Running::start("an orphan", {
+            let mut command = pod.command("sleep");
+            command.arg("300");
+            command
+        })?;
+        println!("\nworld {}", world.id());
+        std::process::abort();
+    }
+    let crashed = Command::new(std::env::current_exe()?)
+        .args([
+            "--exact",
+            "--nocapture",
+            "netns_what_a_crash_left_is_removed_by_the_next",
+        ])
+        .env(CRASH, "1")
+        .output()?;
+    assert!(!crashed.status.success());
+    let said = String::from_utf8(crashed.stdout)?;
+    let id = said
+        .lines()
+        .find_map(|line| line.strip_prefix("world "))
+        .expect("the crashed one said its id");
+    let _next = World::create()?;
+    assert_eq!(namespaces(id)?, Vec::<String>::new());
+    assert!(!Path::new("/run/cardinal-world").join(id).exists());
+    Ok(())
+}

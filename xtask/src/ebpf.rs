@@ -2,7 +2,10 @@
 //!
 //! The target has no prebuilt core library in rustup's distribution. Two compilers can do without: a nightly one with
 //! the library's source (`-Z build-std=core`), and a distribution's that ships the BPF core library.
-//! Whichever is there is taken.
+//! Whichever is there is taken, if the installed bpf-linker can read what it writes.
+//!
+//! The distribution's compiler is what the programs are tested with. The nightly one was not run to its end: where this was
+//! written there is no rust-src.
 
 use std::{
     fmt, fs,
@@ -70,13 +73,16 @@ const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 const DISTRIBUTION_CLIPPY: &str = "/usr/bin/clippy-driver";
 
 impl Toolchain {
-    /// The first usable compiler, or the one that was asked for; none is no error.
+    /// The first compiler whose bitcode the installed linker can read, or the one that was asked for; none is no error.
     pub(crate) fn find(wanted: Option<Kind>) -> Option<Self> {
         let kinds = match wanted {
             Some(kind) => vec![kind],
             None => vec![Kind::Nightly, Kind::Distribution],
         };
-        kinds.into_iter().find_map(Self::detect)
+        kinds
+            .into_iter()
+            .filter(|kind| wanted.is_some() || linker_reads(*kind))
+            .find_map(Self::detect)
     }
 
     fn detect(kind: Kind) -> Option<Self> {
@@ -153,6 +159,22 @@ impl Kind {
             .lines()
             .find_map(|line| line.strip_prefix("LLVM version: "))?;
         version.split('.').next()?.parse().ok()
+    }
+}
+
+/// Whether bpf-linker is built with an LLVM that is not older than the compiler's. Without a linker any compiler will do, as the
+/// linker is built for it then.
+fn linker_reads(kind: Kind) -> bool {
+    let linked = || {
+        let libraries =
+            shell::output(shell::command("ldd").arg(shell::find("bpf-linker")?)).ok()?;
+        let major = libraries.split("libLLVM.so.").nth(1)?;
+        major.split(['.', ' ']).next()?.parse::<u32>().ok()
+    };
+    match (linked(), kind.llvm_major()) {
+        (Some(linker), Some(compiler)) => linker >= compiler,
+        // Linked statically, or not there: the build itself will tell.
+        _ => true,
     }
 }
 

@@ -170,7 +170,6 @@ fn bpf_linker(kind: Kind) -> Result<()> {
     );
     shell::run(
         shell::cargo()
-            // Its own lock file was made for a current compiler; the workspace's pinned one is as good.
             .args([
                 "install",
                 "bpf-linker",

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -51,6 +51,24 @@ pub(crate) fn as_root(program: &str) -> Result<Command> {
     let mut sudo = command("sudo");
     sudo.arg(program);
     Ok(sudo)
+}
+
+/// A command with these variables that runs as root: through sudo, which would drop them, unless this is root already.
+pub(crate) fn elevated(program: &Path, variables: &[(&str, PathBuf)]) -> Result<Command> {
+    if is_root() {
+        let mut command = command(program);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        return Ok(command);
+    }
+    let mut command = as_root("env")?;
+    for (name, value) in variables {
+        let mut word = OsString::from(name);
+        word.push("=");
+        word.push(value);
+        command.arg(word);
+    }
+    command.arg(program);
+    Ok(command)
 }
 
 /// Whether the effective user is root, as the kernel says.

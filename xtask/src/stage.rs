@@ -37,17 +37,15 @@ pub(crate) struct QuickstartOptions {
     check: bool,
 }
 
-/// Builds everything and plays the scenarios. Does not return if the stage program could be started.
+/// Builds everything as whoever calls, and plays the scenarios as root. Does not return if the stage program could be started.
 pub(crate) fn demo(options: &DemoOptions) -> Result<ExitCode> {
-    if !shell::is_root() {
-        bail!("the demo makes network namespaces and loads eBPF programs: run it as root");
-    }
     setup::host_build()?;
     setup::world()?;
     setup::ebpf()?;
     let object = ebpf::build(&ebpf::Options::default())?;
     let programs = build(Some(&object), options.release)?;
-    let mut stage = programs.stage("demo");
+    let mut stage = shell::elevated(&programs.stage(), &programs.variables())?;
+    stage.arg("demo");
     if options.json {
         stage.arg("--json");
     }
@@ -69,7 +67,8 @@ pub(crate) fn quickstart(options: &QuickstartOptions) -> Result<ExitCode> {
         eprintln!("curl is not installed here; the commands that are printed need it");
     }
     let programs = build(None, false)?;
-    let mut stage = programs.stage("quickstart");
+    let mut stage = shell::command(programs.stage());
+    stage.arg("quickstart").envs(programs.variables());
     if options.check {
         stage.arg("--check");
     }
@@ -83,24 +82,17 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Where the agent is.
-    pub(crate) fn agent(&self) -> PathBuf {
-        self.dir.join("cardinal-agent")
+    /// What tells the tests and the stage program where the others are.
+    pub(crate) fn variables(&self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("CARDINAL_AGENT", self.dir.join("cardinal-agent")),
+            ("CARDINAL_PEER", self.dir.join("peer")),
+            ("CARDINAL_POLICIES", shell::root().join("policies")),
+        ]
     }
 
-    /// Where the peers are: servers and clients of the scenarios.
-    pub(crate) fn peer(&self) -> PathBuf {
-        self.dir.join("peer")
-    }
-
-    fn stage(&self, play: &str) -> Command {
-        let mut stage = shell::command(self.dir.join("stage"));
-        stage
-            .arg(play)
-            .env("CARDINAL_AGENT", self.agent())
-            .env("CARDINAL_PEER", self.peer())
-            .env("CARDINAL_POLICIES", shell::root().join("policies"));
-        stage
+    fn stage(&self) -> PathBuf {
+        self.dir.join("stage")
     }
 }
 

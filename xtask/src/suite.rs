@@ -123,14 +123,20 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
     let mut tally = Tally::default();
     for binary in &binaries {
-        let mut command = Command::new(&binary.executable);
-        command
-            .current_dir(&binary.package)
-            .env("CARGO_MANIFEST_DIR", &binary.package)
-            .env("CARDINAL_AGENT", programs.agent())
-            .env("CARDINAL_PEER", programs.peer())
-            .env("CARDINAL_POLICIES", shell::root().join("policies"))
-            .args(&options.filter);
+        let mut command = if Kind::of(&binary.name, "") == Kind::Namespace {
+            let manifest = [("CARGO_MANIFEST_DIR", binary.package.clone())];
+            shell::elevated(
+                &binary.executable,
+                &[&programs.variables()[..], &manifest].concat(),
+            )?
+        } else {
+            let mut command = shell::command(&binary.executable);
+            command
+                .env("CARGO_MANIFEST_DIR", &binary.package)
+                .envs(programs.variables());
+            command
+        };
+        command.current_dir(&binary.package).args(&options.filter);
         play(&mut command, &mut tally, |test| {
             (binary.name.clone(), Kind::of(&binary.name, test))
         })?;

@@ -13,6 +13,9 @@ pub(crate) struct Options {
     /// Leave out the tests.
     #[arg(long)]
     no_test: bool,
+    /// Leave out the check against published advisories, whose database is on github.com.
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Stops at the first thing that is not as it should be.
@@ -42,7 +45,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             ])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
-    shell::run(shell::cargo().args(["deny", "--locked", "check"]))?;
+    let mut deny = shell::cargo();
+    deny.args(["deny", "--locked", "check", "bans", "licenses", "sources"]);
+    if options.offline {
+        eprintln!("--offline: dependencies are not checked against published advisories");
+    } else {
+        deny.arg("advisories");
+    }
+    shell::run(&mut deny)?;
     shell::run(shell::cargo().args(["machete"]))?;
     if options.no_test {
         Ok(ExitCode::SUCCESS)

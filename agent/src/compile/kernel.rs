@@ -251,7 +251,7 @@ struct Locals<'a> {
 
 fn locals<'a>(snapshot: &'a Snapshot, names: &Names<'a>, discovery: &Discovery) -> Locals<'a> {
     let mut declared: BTreeMap<IpAddr, &ComponentId> = BTreeMap::new();
-    for (id, _) in &names.components {
+    for id in names.components.keys() {
         if let Some(component) = component(snapshot, id) {
             declared.extend(
                 component
@@ -416,7 +416,7 @@ struct Policy<'a> {
 impl Policy<'_> {
     fn of(mut self, cell: &Cell, component: &Component) -> BTreeMap<RuleKey, Declared> {
         self.intra(cell, component);
-        self.from_outside(component);
+        self.ingress(component);
         self.name_servers();
         self.east(cell, component);
         self.south(cell, component);
@@ -488,7 +488,7 @@ impl Policy<'_> {
     }
 
     /// Gates, probes, the platform, and callers of other cells.
-    fn from_outside(&mut self, component: &Component) {
+    fn ingress(&mut self, component: &Component) {
         let ingress = Direction::Ingress;
         for endpoint in component.endpoints.values() {
             let (port, protocol) = (endpoint.port.get(), protocol(endpoint.kind.transport()));

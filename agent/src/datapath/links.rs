@@ -137,18 +137,29 @@ impl Links {
         )
     }
 
-    /// Refuses pins that a node of another network namespace left or uses.
+    /// Refuses pins of another node, that is of another network namespace that lives. Links of one that is gone hold
+    /// nothing any more and are removed, all of them: their interface numbers mean other interfaces here.
     pub(super) fn check_owner(&self, root: &Path) -> Result<(), Error> {
         let (_, inode) = own_netns()?;
         let own = format!("{LOOKUP}_{inode}");
-        let foreign = self
-            .names()?
-            .into_iter()
-            .any(|name| name.starts_with("listen_") && name != own);
-        if foreign {
-            Err(Error::ForeignPins {
-                path: root.to_owned(),
-            })
+        let mut left_behind = false;
+        for name in self.names()? {
+            if name == own || !name.starts_with(&format!("{LOOKUP}_")) {
+                continue;
+            }
+            let link = sys::pinned(&self.folder.join(&name))
+                .map_err(Error::kernel(format!("open link {name}")))?;
+            let netns = sys::link_netns(link.as_fd())
+                .map_err(Error::kernel(format!("read link {name}")))?;
+            if netns != 0 {
+                return Err(Error::ForeignPins {
+                    path: root.to_owned(),
+                });
+            }
+            left_behind = true;
+        }
+        if left_behind {
+            self.remove_all()
         } else {
             Ok(())
         }

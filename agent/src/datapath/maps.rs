@@ -1,8 +1,9 @@
 //! The pinned maps, typed, and the inner maps that the agent makes.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use agent_common::{
     Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue,
@@ -17,6 +18,7 @@ use aya::maps::{
 
 use super::{
     error::Error,
+    sys,
     tables::{Network, Owner, Rules},
     wire::{OfGeneration, Raw},
 };
@@ -47,6 +49,8 @@ pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
     pub(super) identities: HashOfMaps<MapData, u32>,
     pub(super) policies: HashOfMaps<MapData, Raw<PolicyKey>>,
+    /// The same map, for calls that aya does not offer.
+    policies_data: MapData,
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) flows: Hash<FlowKey, FlowValue>,
     pub(super) services: Hash<ServiceKey, Service>,
@@ -87,6 +91,8 @@ impl Maps {
             control: take(ebpf, "control")?,
             identities: take(ebpf, "identities")?,
             policies: take(ebpf, "policies")?,
+            policies_data: MapData::from_pin(root.join("policies"))
+                .map_err(Error::map("open pinned", "policies"))?,
             endpoints: take(ebpf, "endpoints")?,
             flows: take(ebpf, "flows")?,
             services: take(ebpf, "services")?,
@@ -100,11 +106,41 @@ impl Maps {
         })
     }
 
+    /// Writes the rules of many identities.
+    pub(super) fn insert_policies(
+        &mut self,
+        policies: &[(PolicyKey, Arc<MapData>)],
+    ) -> Result<(), Error> {
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<_> = policies.iter().map(|(key, _)| *key).collect();
+        // A map of maps takes the inner map's descriptor for a value.
+        let values: Vec<u32> = policies
+            .iter()
+            .map(|(_, map)| map.fd().as_fd().as_raw_fd() as u32)
+            .collect();
+        let batch = sys::map_update_batch(self.policies_data.fd().as_fd(), &keys, &values)
+            .map_err(Error::kernel("write the policies of a generation"))?;
+        if batch.is_none() {
+            for (key, map) in policies {
+                self.policies
+                    .insert(Raw(*key), &**map, 0)
+                    .map_err(Error::map("write", "policies"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes everything that belongs to `generation`. Readers of the active generation see no change.
     pub(super) fn remove_generation(&mut self, generation: u32) -> Result<(), Error> {
         let stale: Vec<_> = stale(self.policies.keys(), generation, "policies")?;
-        for key in stale {
-            gone(self.policies.remove(&key), "policies")?;
+        let batch = sys::map_delete_batch(self.policies_data.fd().as_fd(), &stale)
+            .map_err(Error::kernel("remove the policies of a generation"))?;
+        if batch.is_none() {
+            for key in stale {
+                gone(self.policies.remove(&key), "policies")?;
+            }
         }
         let stale: Vec<_> = keys(self.identities.keys(), "identities")?;
         for key in stale.into_iter().filter(|key| *key == generation) {

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use agent_common::Wire;
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
 
 /// What a link attaches to.
 pub(super) enum Target<'a> {
@@ -80,6 +81,19 @@ pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
+/// Inode of the network namespace that a link of sk_lookup is attached in; 0 when that namespace is gone.
+pub(super) fn link_netns(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: all zero is a valid `bpf_link_info`, which the kernel fills.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the kernel fills this member for links of this type; all members are integers in any case.
+    Ok(unsafe { info.__bindgen_anon_1.netns.netns_ino })
+}
+
 /// Pins an object into a bpffs.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
@@ -102,4 +116,60 @@ pub(super) fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.btf_id = id;
     bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut attr)
+}
+
+/// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry.
+/// `None` if the kernel has no such call for this map (before 5.15); then nothing was written.
+pub(super) fn map_update_batch<K: Wire, V: Wire>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<Option<()>> {
+    let count = keys.len().min(values.len());
+    map_batch(
+        bpf_cmd::BPF_MAP_UPDATE_BATCH,
+        map,
+        keys.as_ptr() as u64,
+        values.as_ptr() as u64,
+        count,
+    )
+}
+
+/// Removes many entries with one call; `None` as for [`map_update_batch`].
+pub(super) fn map_delete_batch<K: Wire>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<Option<()>> {
+    map_batch(
+        bpf_cmd::BPF_MAP_DELETE_BATCH,
+        map,
+        keys.as_ptr() as u64,
+        0,
+        keys.len(),
+    )
+}
+
+fn map_batch(
+    command: bpf_cmd,
+    map: BorrowedFd<'_>,
+    keys: u64,
+    values: u64,
+    count: usize,
+) -> io::Result<Option<()>> {
+    /// `ENOTSUPP` of the kernel's `linux/errno.h`, which it returns although it is not for user space.
+    const ENOTSUPP: i32 = 524;
+    let mut attr = zeroed();
+    attr.batch.keys = keys;
+    attr.batch.values = values;
+    attr.batch.count = u32::try_from(count).map_err(io::Error::other)?;
+    attr.batch.map_fd = map.as_raw_fd() as u32;
+    match bpf(command, &mut attr) {
+        Ok(_) => Ok(Some(())),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -10,6 +10,9 @@ pub(super) struct Raw<T: Wire>(pub(super) T);
 // SAFETY: `Wire` demands what `Pod` does (no padding, any bit pattern valid, no references), and `Raw` is transparent.
 unsafe impl<T: Wire> aya::Pod for Raw<T> {}
 
+// SAFETY: `Raw` is transparent over a wire type.
+unsafe impl<T: Wire> Wire for Raw<T> {}
+
 /// A wire key that belongs to one generation.
 pub(super) trait OfGeneration: Wire {
     /// That generation.

@@ -222,6 +222,7 @@ impl Inner {
             .map_err(Error::map("write", "identities"))?;
 
         let mut policies = BTreeMap::new();
+        let mut entries = Vec::new();
         for (identity, rules) in &tables.policies {
             let same = self.live.values().find_map(|live| {
                 (live.tables.policies.get(identity) == Some(rules))
@@ -232,13 +233,10 @@ impl Inner {
                 Some(map) => shared(&mut cost, map),
                 None => made(&mut cost, self.inner_maps.rules(rules)?),
             };
-            let key = Raw(PolicyKey::new(generation, *identity));
-            self.maps
-                .policies
-                .insert(key, &*map, 0)
-                .map_err(Error::map("write", "policies"))?;
+            entries.push((PolicyKey::new(generation, *identity), Arc::clone(&map)));
             policies.insert(*identity, map);
         }
+        self.maps.insert_policies(&entries)?;
         write_flat(&mut self.maps, tables)?;
         self.live.insert(
             generation,

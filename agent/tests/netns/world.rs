@@ -167,6 +167,13 @@ impl World {
         ));
     }
 
+    /// Ends the node and its pods, and leaves its files.
+    pub(crate) fn remove_namespaces(&self) {
+        for netns in self.pods.iter().map(|pod| &pod.netns).chain([&self.node]) {
+            run(&format!("ip netns del {netns}"));
+        }
+    }
+
     pub(crate) fn config(&self, gate_hook: GateHook) -> DatapathConfig {
         DatapathConfig {
             bpffs: self.folder.join("bpf"),

@@ -372,15 +372,26 @@ fn filter(
         ("URLRewrite", "urlRewrite"),
         ("ExtensionRef", "extensionRef"),
     ];
-    let kind_field = object.required("type")?;
-    let given = kind_field.string()?;
-    if ["RequestRedirect", "RequestMirror", "CORS", "ExternalAuth"].contains(&given) {
-        kind_field.mistake(format_args!("filter `{given}` is not supported yet"));
-        object.ignored(&["requestRedirect", "requestMirror", "cors", "externalAuth"]);
-        return None;
-    }
-    let Some((kind, body)) = KNOWN.into_iter().find(|(kind, _)| *kind == given) else {
-        kind_field.expected(one_of(KNOWN.iter().map(|(kind, _)| *kind)));
+    const UNSUPPORTED: [(&str, &str); 4] = [
+        ("RequestRedirect", "requestRedirect"),
+        ("RequestMirror", "requestMirror"),
+        ("CORS", "cors"),
+        ("ExternalAuth", "externalAuth"),
+    ];
+    let kind_field = object.required("type");
+    let given = kind_field.as_ref().and_then(|field| field.string());
+    let found = KNOWN.into_iter().find(|(kind, _)| Some(*kind) == given);
+    let (Some(kind_field), Some((kind, body))) = (&kind_field, found) else {
+        // Which of them would be right is not known.
+        object.ignored(&KNOWN.map(|(_, body)| body));
+        object.ignored(&UNSUPPORTED.map(|(_, body)| body));
+        if let (Some(field), Some(given)) = (&kind_field, given) {
+            if UNSUPPORTED.iter().any(|(kind, _)| *kind == given) {
+                field.mistake(format_args!("filter `{given}` is not supported yet"));
+            } else {
+                field.expected(one_of(KNOWN.iter().map(|(kind, _)| *kind)));
+            }
+        }
         return None;
     };
     if !kinds.insert(kind) {

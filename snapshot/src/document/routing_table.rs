@@ -59,19 +59,15 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
 
 /// Reads the `spec` of a document.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RoutingTable> {
-    let key_object = spec.optional("key").map(|field| field.object());
-    let key = match key_object {
-        Some(object) => {
-            let mut object = object?;
-            let header = object
-                .required("header")
-                .and_then(|field| field.parse(header_name));
-            object.unsupported(&["claim", "sni", "host", "path", "query", "cookie"]);
-            object.finish();
-            key(Some(header?))
-        }
-        None => key(None),
-    };
+    let header = spec.optional("key").map(|field| {
+        let mut object = field.object()?;
+        let header = object
+            .required("header")
+            .and_then(|field| field.parse(header_name));
+        object.unsupported(&["claim", "sni", "host", "path", "query", "cookie"]);
+        object.finish();
+        header
+    });
     let tiers = match spec.optional("tiers") {
         Some(field) => field
             .list()
@@ -80,7 +76,12 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RoutingTable> {
             .collect(),
         None => default_tiers(),
     };
-    Some(assemble(meta, (tables(spec)?, key, tiers)))
+    let tables = tables(spec)?;
+    let key = match header {
+        Some(header) => key(Some(header?)),
+        None => key(None),
+    };
+    Some(assemble(meta, (tables, key, tiers)))
 }
 
 fn key(header: Option<String>) -> KeySource {
@@ -122,6 +123,7 @@ fn tables(object: &mut Object<'_>) -> Option<Tables> {
     let keys_field = object.optional("routingTable");
     let older = object.optional("cellEndpoints");
     let newer = object.optional("placements");
+    let default_field = object.required("defaultPlacement");
     if let (Some(_), Some(newer)) = (&older, &newer) {
         newer.mistake("expected either `cellEndpoints` or `placements`, got both");
         return None;
@@ -161,7 +163,7 @@ fn tables(object: &mut Object<'_>) -> Option<Tables> {
         }
     }
     circles(&placements, &fallbacks);
-    let default = object.required("defaultPlacement").and_then(|field| {
+    let default = default_field.and_then(|field| {
         let name = field.string()?;
         exists(&field, name).then(|| name.to_owned())
     });

@@ -43,6 +43,7 @@ pub(super) fn read(text: &str) -> Tree {
     Tree {
         position: 1,
         root,
+        partial: None,
         faults,
     }
 }

@@ -128,6 +128,26 @@ fn what_is_no_plain_data_is_refused() {
 }
 
 #[test]
+fn what_follows_a_refused_key_is_read() {
+    for key in [
+        "? [a, {b: c}]\n: {d: e}",
+        "? {a: b}\n: [c]",
+        "<<: {a: b}",
+        "? *x\n: {y: z}",
+    ] {
+        let text = format!("x0: &x 1\n{key}\nafter: 1\n");
+        let trees = read("a.yaml", text.as_bytes());
+        assert!(!trees[0].faults.is_empty(), "{text}");
+        let root = trees[0].root.as_ref().expect("document has a root");
+        let Value::Mapping(entries) = &root.value else {
+            panic!("{root:?}");
+        };
+        let keys: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["x0", "after"], "{text}");
+    }
+}
+
+#[test]
 fn nesting_is_limited() {
     for name in ["a.yaml", "a.json"] {
         for depth in [65, 100, 200_000] {

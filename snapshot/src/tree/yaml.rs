@@ -19,6 +19,7 @@ pub(super) fn read(text: &str) -> Vec<Tree> {
         trees.push(Tree {
             position: trees.len() + 1,
             root: builder.root,
+            partial: builder.partial,
             faults: builder.faults,
         });
     }
@@ -61,12 +62,27 @@ struct Key {
     text: String,
     /// A key that was refused: its value is read and dropped.
     refused: bool,
+    /// A list or mapping in the place of a key: what comes first is its own end.
+    collection: bool,
+}
+
+impl Key {
+    /// A key that is no text; its value is still read.
+    fn refused(line: usize, collection: bool) -> Self {
+        Self {
+            line,
+            text: String::new(),
+            refused: true,
+            collection,
+        }
+    }
 }
 
 struct Builder {
     lines_before: usize,
     stack: Vec<Open>,
     root: Option<Node>,
+    partial: Option<Node>,
     faults: Vec<Fault>,
 }
 
@@ -76,6 +92,7 @@ impl Builder {
             lines_before,
             stack: Vec::new(),
             root: None,
+            partial: None,
             faults: Vec::new(),
         }
     }
@@ -94,7 +111,7 @@ impl Builder {
                         path,
                         format!("not valid YAML: {}", error.info()),
                     ));
-                    self.root = None;
+                    self.give_up();
                     return;
                 }
             };
@@ -139,10 +156,16 @@ impl Builder {
                         path,
                         "aliases (`*name`) are not accepted; write the value out",
                     ));
-                    self.place(Node {
-                        line,
-                        value: Value::Null,
-                    });
+                    if self.at_key() {
+                        if let Some(open) = self.stack.last_mut() {
+                            open.key = Some(Key::refused(line, false));
+                        }
+                    } else {
+                        self.place(Node {
+                            line,
+                            value: Value::Null,
+                        });
+                    }
                 }
                 Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
             }
@@ -155,6 +178,18 @@ impl Builder {
         {
             self.root = None;
         }
+    }
+
+    /// Whether a key comes next.
+    fn at_key(&self) -> bool {
+        self.stack
+            .last()
+            .is_some_and(|open| matches!(open.node.value, Value::Mapping(_)) && open.key.is_none())
+    }
+
+    fn give_up(&mut self) {
+        self.partial = self.stack.drain(..).next().map(|open| open.node);
+        self.root = None;
     }
 
     /// Path of the value that comes next.
@@ -191,33 +226,19 @@ impl Builder {
                 String::new(),
                 format!("nested deeper than {MAX_DEPTH} levels"),
             ));
-            self.root = None;
-            self.stack.clear();
+            self.give_up();
             return false;
         }
         // A list or mapping where a key belongs: remember that, and read its value to the end.
-        if let Some(open) = self.stack.last_mut()
-            && matches!(open.node.value, Value::Mapping(_))
-            && open.key.is_none()
+        if self.at_key()
+            && let Some(open) = self.stack.last_mut()
         {
-            open.key = Some(Key {
-                line,
-                text: String::new(),
-                refused: true,
-            });
+            open.key = Some(Key::refused(line, true));
             self.faults.push(Fault::new(
                 line,
                 path.clone(),
                 "expected a text as key, got a list or a mapping; put quotes around text that starts with `{` or `[`",
             ));
-            // The value of this key is the collection itself; what follows it is dropped below.
-            self.stack.push(Open {
-                node: Node { line, value },
-                path,
-                keys: HashSet::new(),
-                key: None,
-            });
-            return true;
         }
         self.stack.push(Open {
             node: Node { line, value },
@@ -229,11 +250,7 @@ impl Builder {
     }
 
     fn scalar(&mut self, line: usize, text: Cow<'_, str>, style: ScalarStyle) {
-        let is_key = self
-            .stack
-            .last()
-            .is_some_and(|open| matches!(open.node.value, Value::Mapping(_)) && open.key.is_none());
-        if !is_key {
+        if !self.at_key() {
             let value = if style == ScalarStyle::Plain {
                 resolved(text)
             } else {
@@ -253,6 +270,7 @@ impl Builder {
             line,
             text,
             refused: merge || duplicate,
+            collection: false,
         });
         if merge {
             self.faults.push(Fault::new(
@@ -274,9 +292,10 @@ impl Builder {
         match &mut open.node.value {
             Value::List(items) => items.push(node),
             Value::Mapping(entries) => {
-                if let Some(key) = open.key.take()
-                    && !key.refused
-                {
+                let Some(key) = open.key.take() else { return };
+                if key.collection {
+                    open.key = Some(Key::refused(key.line, false));
+                } else if !key.refused {
                     entries.push(Entry {
                         line: key.line,
                         key: key.text,

@@ -106,8 +106,9 @@ fn told(word: &str, report: &LoadReport) -> String {
 }
 
 fn bad_document(demo: &mut Demo) -> Result<Seen> {
-    const BAD: &str = "apiVersion: cardinal.dev/v1alpha1\nkind: Cell\nmetadata: { name: bad, namespace: default }\n\
-                       spec: { organization: acme, project: bad, environment: prod, intra: opne, components: [] }\n";
+    const BAD: &str = "apiVersion: cardinal.dev/v1alpha1\nkind: Cell\nmetadata: { name: bad }\nspec:\n  organization: acme\n  \
+                       project: bad\n  environment: prod\n  intra: opne\n  \
+                       components: [{ name: a, workloads: { addresses: [10.80.8.8] } }]\n";
     let file = demo.config().join("bad.yaml");
     let load = load(demo)?;
     let start = Instant::now();

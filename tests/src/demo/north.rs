@@ -68,7 +68,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<()> {
                 "TLS by SNI: unknown name",
                 "unknown.test",
                 "tls-refused",
-                "",
+                "router no_certificate",
             ),
             |demo| Ok(request(demo, family, "unknown.test", "/", &[])?.1),
         )?;

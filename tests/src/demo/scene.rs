@@ -496,3 +496,36 @@ pub(crate) fn copy_documents(from: &Path, to: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use snapshot::SourceFile;
+
+    use super::*;
+
+    #[test]
+    fn documents_with_their_secrets_are_valid() -> Result<()> {
+        let dir = std::env::temp_dir().join(format!("cardinal-documents-{}", std::process::id()));
+        let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+        let secrets = Secrets::make(&dir.join("secrets"))?;
+        documents(&policies.join("demo"), &dir.join("demo"), &secrets)?;
+        copy_documents(&policies.join("quickstart"), &dir.join("quickstart"))?;
+        secrets.publish_key(&dir.join("quickstart/private.yaml"))?;
+        for (folder, cells) in [("demo", 3), ("quickstart", 0)] {
+            let mut files = Vec::new();
+            for entry in fs::read_dir(dir.join(folder))? {
+                let entry = entry?;
+                files.push(SourceFile {
+                    path: entry.file_name().to_string_lossy().into_owned(),
+                    bytes: fs::read(entry.path())?,
+                });
+            }
+            let snapshot =
+                snapshot::parse(&files).map_err(|rejections| anyhow::anyhow!("{rejections}"))?;
+            assert_eq!(snapshot.cells.len(), cells);
+            assert!(snapshot.warnings.is_empty(), "{:?}", snapshot.warnings);
+        }
+        fs::remove_dir_all(dir)?;
+        Ok(())
+    }
+}

@@ -111,7 +111,12 @@ fn by_name(stage: &mut Stage<'_>, family: Family) -> Result<()> {
         },
     )?;
     stage.row(
-        &case("another name in Host", "stranger.test", "403", "router "),
+        &case(
+            "another name in Host",
+            "stranger.test",
+            "403",
+            "router host_not_declared",
+        ),
         |demo| {
             let way = way(PAYMENTS, 80)(demo.addresses(Spot::Orders));
             let to = resolve("stranger.test", 80, way.to);
@@ -176,7 +181,7 @@ fn by_address(stage: &mut Stage<'_>, family: Family) -> Result<()> {
             METADATA,
             80,
             "dropped",
-            "kernel ",
+            "kernel not_declared",
         ),
     ] {
         let case = Case {

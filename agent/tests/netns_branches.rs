@@ -1,0 +1,658 @@
+//! Every way in which a gate can end a packet, walked with hand-made frames on a real kernel. Needs root; fails
+//! without it.
+
+#[path = "netns/world.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of the world")]
+mod world;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agent_common::{Action, Control, Direction, Identity, Reason, Rule, RuleKey, SocketKey};
+use aya::maps::{Array, HashOfMaps, Map, MapData};
+use cardinal_agent::datapath::{Datapath, Network, scan};
+use socket2::{Domain, Protocol, Socket, Type};
+use world::{SOON, TestPod, World, inside, udp};
+
+const CELL: u32 = 7;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Drops that no packet can provoke: the tables of flows and fragments evict instead of refusing.
+const UNREACHABLE: [Reason; 2] = [Reason::FlowTable, Reason::FragmentTable];
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn parse(text: &str) -> IpAddr {
+    text.parse().expect("an address of the table")
+}
+
+fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
+    frame.extend(kind.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// An IPv4 packet; `fragment` is flags and offset.
+fn ipv4(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    fragment: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let length = (20 + payload.len()) as u16;
+    let mut packet = vec![0x45, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([0x12, 0x34]);
+    packet.extend(fragment.to_be_bytes());
+    packet.extend([64, protocol, 0, 0]);
+    packet.extend(octets(source));
+    packet.extend(octets(destination));
+    packet.extend(payload);
+    ethernet(0x0800, &packet)
+}
+
+fn ipv6(source: IpAddr, destination: IpAddr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, 255]);
+    packet.extend(octets(source));
+    packet.extend(octets(destination));
+    packet.extend(payload);
+    ethernet(0x86dd, &packet)
+}
+
+fn udp_header(port: u16) -> Vec<u8> {
+    let mut header = vec![0xc0, 0];
+    header.extend(port.to_be_bytes());
+    header.extend([0, 8, 0, 0]);
+    header
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    let mut header = vec![0xc0, 0];
+    header.extend(port.to_be_bytes());
+    header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    header
+}
+
+fn icmp(kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0];
+    message.extend(rest);
+    message
+}
+
+fn arp(sender: IpAddr, target: IpAddr) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2];
+    packet.extend(octets(sender));
+    packet.extend([0; 6]);
+    packet.extend(octets(target));
+    ethernet(0x0806, &packet)
+}
+
+/// Sends a frame as it is, out of an interface of a namespace.
+fn send(netns: &str, interface: &str, frame: Vec<u8>) {
+    let interface = interface.to_owned();
+    inside(netns, move || {
+        let index =
+            nix::net::if_::if_nametoindex(interface.as_str()).expect("the interface exists");
+        // SAFETY: opens a packet socket, whose descriptor nobody else owns.
+        let socket = unsafe {
+            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+            assert!(
+                fd >= 0,
+                "packet socket: {}",
+                std::io::Error::last_os_error()
+            );
+            OwnedFd::from_raw_fd(fd)
+        };
+        // SAFETY: all zero is a valid link-layer address.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = index as i32;
+        address.sll_protocol = u16::from_be_bytes([frame[12], frame[13]]).to_be();
+        address.sll_halen = 6;
+        // SAFETY: frame and address are as long as told and outlive the call.
+        let sent = unsafe {
+            libc::sendto(
+                socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                std::ptr::from_ref(&address).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
+        };
+        // A frame that the sender's own queue drops (tc egress) is reported as no buffer.
+        let dropped = std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
+        assert!(
+            sent == frame.len() as isize || dropped,
+            "{}",
+            std::io::Error::last_os_error()
+        );
+    });
+}
+
+fn count(datapath: &Datapath, direction: Direction, reason: Reason) -> u64 {
+    let rows = datapath.counters().expect("counters can be read");
+    rows.iter()
+        .filter(|row| (row.direction, row.reason) == (direction, reason))
+        .map(|row| row.packets)
+        .sum()
+}
+
+/// Waits until one more packet was counted under the reason than before.
+fn expect(
+    datapath: &Datapath,
+    direction: Direction,
+    reason: Reason,
+    what: &str,
+    act: impl FnOnce(),
+) {
+    let before = count(datapath, direction, reason);
+    act();
+    let end = Instant::now() + Duration::from_secs(2);
+    while count(datapath, direction, reason) == before {
+        assert!(
+            Instant::now() < end,
+            "{what}: no {direction} {reason}; {:#?}",
+            datapath.counters()
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+struct Stage {
+    world: World,
+    datapath: Datapath,
+    a: TestPod,
+    b: TestPod,
+}
+
+/// Two pods of one cell; b serves UDP 53 and 7777 to a. Port 4444 is forbidden, 4445 and 4446 are governed.
+fn stage() -> Stage {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[CELL, CELL]);
+    tables
+        .identities
+        .remove(&Network::new(parse("::"), 0))
+        .expect("the world's entry");
+    let (one, two) = (Identity::component(1), Identity::component(2));
+    let rules = [
+        (one, two, 53, UDP, Direction::Egress, Action::Pass),
+        (two, one, 53, UDP, Direction::Ingress, Action::Pass),
+        (one, two, 7777, UDP, Direction::Egress, Action::Pass),
+        (two, one, 7777, UDP, Direction::Ingress, Action::Pass),
+        (one, two, 0, 1, Direction::Egress, Action::Pass),
+        (two, one, 0, 1, Direction::Ingress, Action::Pass),
+        (one, two, 0, 58, Direction::Egress, Action::Pass),
+        (two, one, 0, 58, Direction::Ingress, Action::Pass),
+        (one, two, 4444, UDP, Direction::Egress, Action::Deny),
+        (one, two, 4445, UDP, Direction::Egress, Action::Steer),
+        (one, two, 4446, TCP, Direction::Egress, Action::Steer),
+    ];
+    for (of, peer, port, protocol, direction, action) in rules {
+        let key = RuleKey::new(peer, port, protocol, direction);
+        tables
+            .policies
+            .get_mut(&of)
+            .expect("it has a pod")
+            .insert(key, Rule::new(action, 1));
+    }
+    world.activate(&datapath, tables);
+    Stage {
+        world,
+        datapath,
+        a,
+        b,
+    }
+}
+
+#[test]
+fn netns_every_branch_drops_with_its_own_reason() {
+    let Stage {
+        world,
+        datapath,
+        a,
+        b,
+    } = stage();
+    let stranger = (parse("198.51.100.9"), parse("2001:db8::9"));
+    let mut options = Vec::new();
+    for _ in 0..7 {
+        options.extend([60, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    let routing = [17, 0, 0, 0, 0, 0, 0, 0];
+    let quote = {
+        let frame = ipv4(b.v4, a.v4, UDP, 0, &udp_header(1));
+        let mut rest = vec![0; 4];
+        rest.extend(&frame[14..]);
+        rest
+    };
+    let advertisement = |target: IpAddr| {
+        let mut rest = vec![0; 4];
+        rest.extend(octets(target));
+        icmp(136, &rest)
+    };
+    let egress: Vec<(&str, Vec<u8>, Reason)> = vec![
+        (
+            "an unknown protocol over Ethernet",
+            ethernet(0x88b5, &[0; 46]),
+            Reason::EtherType,
+        ),
+        (
+            "a VLAN tag",
+            ethernet(0x8100, &[0, 5, 8, 0, 0x45, 0, 0, 0]),
+            Reason::Vlan,
+        ),
+        (
+            "half an IPv4 header",
+            ethernet(0x0800, &[0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17]),
+            Reason::Truncated,
+        ),
+        (
+            "half a UDP header",
+            ipv4(a.v4, b.v4, UDP, 0, &[0; 5]),
+            Reason::Truncated,
+        ),
+        (
+            "half an IPv6 header",
+            ethernet(0x86dd, &[0x60; 12]),
+            Reason::Truncated,
+        ),
+        (
+            "IPv4 that says it is IPv5",
+            ethernet(0x0800, &[0x55; 40]),
+            Reason::Malformed,
+        ),
+        (
+            "IPv6 that says it is IPv4",
+            ethernet(0x86dd, &[0x45; 60]),
+            Reason::Malformed,
+        ),
+        (
+            "a v4-mapped address on the wire",
+            ipv6(parse("::ffff:10.77.0.1"), b.v6, UDP, &udp_header(53)),
+            Reason::Malformed,
+        ),
+        (
+            "a TCP header cut after eight bytes",
+            ipv4(a.v4, b.v4, TCP, 1, &[0; 16]),
+            Reason::Malformed,
+        ),
+        (
+            "seven extension headers",
+            ipv6(a.v6, b.v6, 60, &options),
+            Reason::ExtensionHeader,
+        ),
+        (
+            "a routing header",
+            ipv6(a.v6, b.v6, 43, &routing),
+            Reason::SourceRoute,
+        ),
+        ("SCTP", ipv4(a.v4, b.v4, 132, 0, &[0; 12]), Reason::Protocol),
+        (
+            "ICMPv6 over IPv4",
+            ipv4(a.v4, b.v4, 58, 0, &[0; 12]),
+            Reason::Protocol,
+        ),
+        (
+            "no next header",
+            ipv6(a.v6, b.v6, 59, &[0; 12]),
+            Reason::Protocol,
+        ),
+        (
+            "a later fragment alone",
+            ipv4(a.v4, b.v4, UDP, 100, &[0; 16]),
+            Reason::Fragment,
+        ),
+        (
+            "a group",
+            ipv4(a.v4, parse("224.0.0.251"), UDP, 0, &udp_header(5353)),
+            Reason::Multicast,
+        ),
+        (
+            "everybody",
+            ipv4(a.v4, parse("255.255.255.255"), UDP, 0, &udp_header(67)),
+            Reason::Multicast,
+        ),
+        (
+            "a group of IPv6",
+            ipv6(a.v6, parse("ff02::fb"), UDP, &udp_header(5353)),
+            Reason::Multicast,
+        ),
+        (
+            "a stranger's address",
+            ipv4(stranger.0, b.v4, UDP, 0, &udp_header(53)),
+            Reason::Spoofed,
+        ),
+        (
+            "a stranger's address of IPv6",
+            ipv6(stranger.1, b.v6, UDP, &udp_header(53)),
+            Reason::Spoofed,
+        ),
+        (
+            "the other pod's address",
+            ipv4(b.v4, a.v4, UDP, 0, &udp_header(53)),
+            Reason::Spoofed,
+        ),
+        (
+            "a link-local address",
+            ipv6(parse("fe80::9"), b.v6, UDP, &udp_header(53)),
+            Reason::Spoofed,
+        ),
+        (
+            "ARP in another's name",
+            arp(b.v4, parse("169.254.1.1")),
+            Reason::ArpSpoofed,
+        ),
+        (
+            "ARP for tokens",
+            ethernet(0x0806, &[0; 28]),
+            Reason::Malformed,
+        ),
+        (
+            "an advertisement of another's address",
+            ipv6(a.v6, parse("ff02::1"), 58, &advertisement(b.v6)),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "a router advertisement",
+            ipv6(parse("fe80::9"), parse("ff02::1"), 58, &icmp(134, &[0; 12])),
+            Reason::RouterClaim,
+        ),
+        (
+            "a redirect",
+            ipv4(a.v4, b.v4, 1, 0, &icmp(5, &quote)),
+            Reason::RouterClaim,
+        ),
+        (
+            "an error about nothing",
+            ipv4(a.v4, b.v4, 1, 0, &icmp(3, &quote)),
+            Reason::IcmpUntracked,
+        ),
+        (
+            "a reply to nothing",
+            ipv4(a.v4, b.v4, 1, 0, &icmp(0, &[0, 9, 0, 1])),
+            Reason::IcmpUntracked,
+        ),
+        (
+            "a timestamp request",
+            ipv4(a.v4, b.v4, 1, 0, &icmp(13, &[0; 16])),
+            Reason::IcmpType,
+        ),
+        (
+            "an address that nobody has",
+            ipv6(a.v6, stranger.1, UDP, &udp_header(53)),
+            Reason::UnknownPeer,
+        ),
+        (
+            "an undeclared port",
+            ipv4(a.v4, b.v4, UDP, 0, &udp_header(54)),
+            Reason::NotDeclared,
+        ),
+        (
+            "a forbidden port",
+            ipv4(a.v4, b.v4, UDP, 0, &udp_header(4444)),
+            Reason::Denied,
+        ),
+        (
+            "governed UDP",
+            ipv4(a.v4, b.v4, UDP, 0, &udp_header(4445)),
+            Reason::SteerProtocol,
+        ),
+        (
+            "governed TCP without router",
+            ipv6(a.v6, b.v6, TCP, &syn(4446)),
+            Reason::ListenerMissing,
+        ),
+    ];
+    let mut walked: BTreeSet<Reason> = UNREACHABLE.into();
+    for (what, frame, reason) in egress {
+        walked.insert(reason);
+        expect(&datapath, Direction::Egress, reason, what, || {
+            send(&a.netns, "eth0", frame)
+        });
+    }
+    let ingress: Vec<(&str, Vec<u8>, Reason)> = vec![
+        (
+            "a destination that the pod has not",
+            ipv4(a.v4, stranger.0, UDP, 0, &udp_header(53)),
+            Reason::WrongDestination,
+        ),
+        (
+            "a question for another's address",
+            arp(parse("169.254.1.1"), a.v4),
+            Reason::ArpSpoofed,
+        ),
+        (
+            "an undeclared caller",
+            ipv4(parse("198.51.100.1"), b.v4, UDP, 0, &udp_header(53)),
+            Reason::NotDeclared,
+        ),
+        (
+            "a router advertisement",
+            ipv6(parse("fe80::1"), parse("ff02::1"), 58, &icmp(134, &[0; 12])),
+            Reason::RouterClaim,
+        ),
+        (
+            "an error about nothing",
+            ipv4(a.v4, b.v4, 1, 0, &icmp(3, &quote)),
+            Reason::IcmpUntracked,
+        ),
+    ];
+    for (what, frame, reason) in ingress {
+        walked.insert(reason);
+        expect(&datapath, Direction::Ingress, reason, what, || {
+            send(&world.node, &b.ifname, frame)
+        });
+    }
+    // A listener of another namespace cannot be assigned.
+    let elsewhere = inside(&b.netns, || TcpListener::bind("127.0.0.1:0")).expect("loopback");
+    datapath
+        .set_socket(SocketKey::TRANSPARENT_V4, &elsewhere)
+        .expect("the map has room");
+    walked.insert(Reason::SteerFailed);
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::SteerFailed,
+        "a listener of another namespace",
+        || {
+            send(&a.netns, "eth0", ipv4(a.v4, b.v4, TCP, 0, &syn(4446)));
+        },
+    );
+
+    // What only a damaged table can cause: take the generation apart behind the agent's back.
+    let bpffs = world.folder.join("bpf");
+    let question = || send(&a.netns, "eth0", ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)));
+    let pinned = |name: &str| MapData::from_pin(bpffs.join(name)).expect("the map is pinned");
+    let mut policies: HashOfMaps<_, [u32; 2]> =
+        HashOfMaps::try_from(Map::HashOfMaps(pinned("policies"))).expect("a map of maps");
+    policies
+        .remove(&[1, Identity::component(1).raw()])
+        .expect("it is there");
+    let mut identities: HashOfMaps<_, u32> =
+        HashOfMaps::try_from(Map::HashOfMaps(pinned("identities"))).expect("a map of maps");
+    let mut control: Array<_, u64> =
+        Array::try_from(Map::Array(pinned("control"))).expect("an array");
+    let schema = u64::from(Control::SCHEMA) << 32;
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::NoPolicy,
+        "no rules",
+        question,
+    );
+    identities.remove(&1).expect("it is there");
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::NoIdentities,
+        "no identities",
+        question,
+    );
+    control.set(0, schema | 9, 0).expect("writable for root");
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::NoEndpoint,
+        "an unknown generation",
+        question,
+    );
+    control.set(0, schema, 0).expect("writable for root");
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::NoGeneration,
+        "no generation",
+        question,
+    );
+    walked.extend([
+        Reason::NoPolicy,
+        Reason::NoIdentities,
+        Reason::NoEndpoint,
+        Reason::NoGeneration,
+    ]);
+
+    let all: BTreeSet<Reason> = Reason::ALL
+        .iter()
+        .copied()
+        .filter(|reason| reason.is_drop())
+        .collect();
+    assert_eq!(walked, all, "every drop reason is walked");
+}
+
+#[test]
+fn netns_an_allowed_connection_opens_no_way_back() {
+    let Stage {
+        world,
+        datapath,
+        a,
+        b,
+    } = stage();
+    let tables = {
+        let mut tables = world.tables(2, &[CELL, CELL]);
+        let rules = [
+            (
+                1,
+                RuleKey::new(Identity::component(2), 8080, TCP, Direction::Egress),
+            ),
+            (
+                2,
+                RuleKey::new(Identity::component(1), 8080, TCP, Direction::Ingress),
+            ),
+        ];
+        for (of, key) in rules {
+            let of = tables
+                .policies
+                .get_mut(&Identity::component(of))
+                .expect("it has a pod");
+            of.insert(key, Rule::new(Action::Pass, 1));
+        }
+        tables
+    };
+    world.activate(&datapath, tables);
+    world::echo_tcp(&b.netns, SocketAddr::new(b.v4, 8080));
+    let mut stream = world::connect(&a.netns, SocketAddr::new(b.v4, 8080)).expect("declared");
+    assert!(world::talks(&mut stream));
+    let port = stream.local_addr().expect("a connected socket").port();
+    let mut back = syn(port);
+    back[..2].copy_from_slice(&8080u16.to_be_bytes());
+    let frame = ipv4(b.v4, a.v4, TCP, 0, &back);
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::NotDeclared,
+        "a new connection back",
+        || {
+            send(&b.netns, "eth0", frame);
+        },
+    );
+    assert!(world::talks(&mut stream), "the connection itself lives on");
+}
+
+#[test]
+fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
+    let Stage {
+        world,
+        datapath,
+        a,
+        b,
+    } = stage();
+    inside(&a.netns, || {
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")
+    })
+    .expect("a namespace's own setting");
+    for (source, to) in [(a.v4, b.v4), (a.v6, b.v6)] {
+        let refused = inside(&a.netns, move || {
+            let socket = UdpSocket::bind(SocketAddr::new(source, 0)).expect("its own address");
+            socket
+                .set_read_timeout(Some(SOON))
+                .expect("a time above zero");
+            socket
+                .connect(SocketAddr::new(to, 7777))
+                .expect("a UDP socket");
+            socket.send(b"anybody?").expect("declared");
+            socket.recv(&mut [0; 8]).expect_err("nobody").kind()
+        });
+        assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "{to}");
+        let echoed = |netns: &str, to: IpAddr| {
+            inside(netns, move || {
+                let (domain, protocol, kind) = match to {
+                    IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8),
+                    IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128),
+                };
+                let socket =
+                    Socket::new(domain, Type::DGRAM, Some(protocol)).expect("a ping socket");
+                socket
+                    .set_read_timeout(Some(SOON))
+                    .expect("a time above zero");
+                let mut message = [0; 3000];
+                message[0] = kind;
+                socket
+                    .send_to(&message, &SocketAddr::new(to, 0).into())
+                    .expect("there is a route");
+                let mut buffer = [std::mem::MaybeUninit::uninit(); 4000];
+                socket
+                    .recv(&mut buffer)
+                    .is_ok_and(|length| length == message.len())
+            })
+        };
+        assert!(echoed(&a.netns, to), "echo to {to}, in fragments");
+        inside(&b.netns, || {
+            std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")
+        })
+        .expect("its own setting");
+        assert!(!echoed(&b.netns, source), "undeclared echo to {source}");
+    }
+    for direction in [Direction::Egress, Direction::Ingress] {
+        assert!(
+            count(&datapath, direction, Reason::IcmpError) >= 2,
+            "{direction}"
+        );
+        assert!(
+            count(&datapath, direction, Reason::Neighbour) >= 2,
+            "{direction}"
+        );
+    }
+    assert!(
+        !udp(&world.node, SocketAddr::new(b.v4, 53), 8),
+        "the node is not declared"
+    );
+    let found = inside(&world.node, scan).expect("the node can be scanned");
+    assert!(
+        found.node_addresses.contains(&parse("169.254.1.1")),
+        "{found:?}"
+    );
+}

@@ -1,0 +1,99 @@
+//! The example documents: `policies/valid` is taken, every file of `policies/invalid` is refused for
+//! the reason that it names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use snapshot::{Snapshot, SourceFile, parse};
+
+fn policies(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../policies")
+        .join(folder)
+}
+
+fn sorted(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .expect("folder of examples is there")
+        .map(|entry| entry.expect("folder can be listed").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{}", folder.display());
+    paths
+}
+
+fn read(path: &Path) -> SourceFile {
+    SourceFile {
+        path: path
+            .file_name()
+            .expect("listed files have names")
+            .to_string_lossy()
+            .into_owned(),
+        bytes: fs::read(path).expect("example can be read"),
+    }
+}
+
+fn example(folder: &str) -> Snapshot {
+    let files: Vec<_> = sorted(&policies("valid").join(folder))
+        .iter()
+        .map(|path| read(path))
+        .collect();
+    parse(&files).unwrap_or_else(|rejections| panic!("{folder}:\n{rejections}"))
+}
+
+#[test]
+fn valid_examples_are_taken_without_warnings() {
+    for folder in sorted(&policies("valid")) {
+        if !folder.is_dir() {
+            continue;
+        }
+        let name = folder.file_name().expect("folder has a name");
+        let snapshot = example(&name.to_string_lossy());
+        let warnings: Vec<_> = snapshot
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .filter(|warning| !warning.ends_with("not enforced yet"))
+            .collect();
+        assert_eq!(warnings, Vec::<String>::new(), "{}", folder.display());
+    }
+}
+
+#[test]
+fn invalid_examples_are_refused_for_the_reason_that_they_name() {
+    let wrong: Vec<String> = sorted(&policies("invalid"))
+        .iter()
+        .filter_map(|path| judged(path).err())
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// Compares the only mistake of a file with its first line, `# expect: <field>: <part of message>`;
+/// the field of a whole document is `<document>`.
+fn judged(path: &Path) -> Result<(), String> {
+    let file = read(path);
+    let text = String::from_utf8_lossy(&file.bytes);
+    let (field, part) = text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("# expect: "))
+        .and_then(|line| line.split_once(": "))
+        .ok_or_else(|| format!("{}: no `# expect: <field>: <message>`", path.display()))?;
+    let field = field.replace("<document>", "");
+    let rejections = match parse(std::slice::from_ref(&file)) {
+        Ok(_) => return Err(format!("{} is taken", path.display())),
+        Err(rejections) => rejections,
+    };
+    // With `--nocapture` this is what a user reads.
+    println!("{rejections}");
+    match &rejections.mistakes[..] {
+        [only]
+            if only.source.field == field
+                && only.message.contains(part)
+                && only.source.line > 0 =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("expected {field}: {part}, got\n{rejections}")),
+    }
+}
