@@ -555,3 +555,43 @@ async fn proxy_carries_grpc_with_trailers() {
     assert_eq!(unknown.status(), 200);
     assert_eq!(unknown.headers()["grpc-status"], "12", "unimplemented");
 }
+
+#[tokio::test]
+async fn proxy_serves_ipv6_like_ipv4() {
+    let listener = tokio::net::TcpListener::bind("[::1]:0")
+        .await
+        .expect("a port");
+    let up = listener.local_addr().expect("it is bound");
+    crate::support::serve_on(
+        listener,
+        |request: Request<hyper::body::Incoming>| async move {
+            let seen = request.headers()["x-forwarded-for"]
+                .to_str()
+                .expect("ASCII")
+                .to_owned();
+            Response::new(full(seen))
+        },
+    );
+    let (mut snapshot, at) = plain(vec![route(
+        "r",
+        &[],
+        vec![rule(vec![prefix("/")], vec![to(up)])],
+    )]);
+    for gateway in snapshot.gateways.values_mut() {
+        gateway.addresses.push(std::net::Ipv6Addr::LOCALHOST.into());
+    }
+    let _router = Router::start(&snapshot);
+    let stream = tokio::net::TcpStream::connect(("::1", at.port()))
+        .await
+        .expect("it listens");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+        .await
+        .expect("a connection");
+    tokio::spawn(connection);
+    let request = Request::get("/").header("host", format!("[::1]:{}", at.port()));
+    let request = request.body(full(String::new())).expect("a request");
+    let answer = reply(sender.send_request(request).await.expect("an answer")).await;
+    assert_eq!(answer.body, "::1");
+    assert_eq!(send(at, get("http://x/")).await.body, "127.0.0.1");
+}
