@@ -28,7 +28,6 @@ mod connection;
 mod exchange;
 mod listen;
 mod log;
-pub mod mark;
 mod metrics;
 mod normalise;
 mod prefixed;
@@ -62,7 +61,7 @@ pub struct ProxyConfig {
     pub cores: usize,
     /// How connections come.
     pub ingress: Ingress,
-    /// Whether upstream connections carry [`mark`]s; needs `CAP_NET_ADMIN`.
+    /// Whether upstream connections carry [`agent_common::Mark`]s; needs `CAP_NET_ADMIN`.
     pub node_mark: bool,
     /// Whether loopback sources may be components. For tests; on a node every process has these
     /// addresses.

@@ -119,17 +119,22 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let conn = Rc::new(conn);
+    let mut drain = worker.drain();
     let codec = match codec {
         Codec::Detect => {
             let detected = tokio::time::timeout(HEAD_TIMEOUT, detect(&mut stream));
-            match detected.await {
+            let detected = tokio::select! {
+                detected = detected => detected,
+                // Nothing was asked yet, so nothing is cut off.
+                () = drain.begun() => return,
+            };
+            match detected {
                 Ok(Ok(codec)) => codec,
                 Ok(Err(_)) | Err(_) => return,
             }
         }
         known => known,
     };
-    let mut drain = worker.drain();
     let service = {
         let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
         service_fn(move |request| {

@@ -292,3 +292,25 @@ impl RequestLog {
         records
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{AccessRecord, KEPT, RequestLog};
+
+    #[test]
+    fn the_log_keeps_the_last_records_in_order() {
+        let log = RequestLog::default();
+        for status in 0..3000 {
+            log.push(AccessRecord {
+                status,
+                ..AccessRecord::default()
+            });
+        }
+        let all = log.since(0);
+        assert_eq!(all.len() as u64, KEPT);
+        assert!(all.is_sorted_by_key(|record| record.seq));
+        let last: Vec<_> = log.since(2998).iter().map(|one| one.status).collect();
+        assert_eq!(last, [2998, 2999]);
+        assert!(log.since(3000).is_empty());
+    }
+}

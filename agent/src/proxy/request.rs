@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use agent_common::Mark;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -20,12 +21,12 @@ use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
 use super::log::Reason;
-use super::mark;
 use super::normalise::{self, Normal};
 use super::respond::{self, Refusal};
 use super::tunnel;
 use super::worker::Worker;
 use crate::route::matching::Subject;
+use crate::route::token::Denied;
 use crate::route::{
     Caller, Listener, Matched, RouteFilter, RouteReason, RouteRule, RouteTable, RouteTarget,
     SteeredEndpoint, TargetKind, rewrite,
@@ -114,9 +115,9 @@ async fn serve(
             note(exchange, &matched);
             admit(caller, listener, matched.rule)?;
             let mark = match listener.gate {
-                Some(Gate::External) => mark::NORTH,
-                Some(Gate::Internal) => mark::WEST,
-                None => mark::OTHER,
+                Some(Gate::External) => Mark::NorthGate,
+                Some(Gate::Internal) => Mark::WestGate,
+                None => Mark::Upstream,
             };
             forward(stage, exchange, inbound, matched, None, mark).await
         }
@@ -141,7 +142,7 @@ async fn serve(
                 })?;
             note(exchange, &matched);
             let to = (!endpoint.service).then_some(stage.conn.local);
-            forward(stage, exchange, inbound, matched, to, mark::WEST).await
+            forward(stage, exchange, inbound, matched, to, Mark::WestGate).await
         }
     }
 }
@@ -267,13 +268,17 @@ async fn forward(
     inbound: Inbound,
     matched: Matched<'_>,
     to: Option<SocketAddr>,
-    mark: u32,
+    mark: Mark,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let rule = matched.rule;
     if let Some(gatekeeper) = &rule.auth {
         let query = inbound.parts.uri.query();
         let token = gatekeeper.authenticate(&inbound.parts.headers, query, now())?;
         gatekeeper.authorise(&token)?;
+    }
+    // An endpoint's rule without target is what its operations leave over.
+    if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
+        return Err(Denied::NoOperation.into());
     }
     let target = pick(stage.worker, rule)?;
     let chosen = choose(stage.worker, exchange, &inbound, target, to, mark)?;
@@ -362,7 +367,7 @@ fn choose(
     inbound: &Inbound,
     target: &RouteTarget,
     to: Option<SocketAddr>,
-    mark: u32,
+    mark: Mark,
 ) -> Result<Chosen, Refusal> {
     let websocket = inbound.upgrade.is_some();
     let grpc = !websocket && is_grpc(&inbound.parts.headers);
@@ -587,7 +592,7 @@ async fn south(
         place: Place::Name(name.clone(), port),
         tls: None,
         http2,
-        mark: stage.worker.mark(mark::OTHER),
+        mark: stage.worker.mark(Mark::Upstream),
         outside: stage.worker.outside(),
     }];
     let Inbound {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_common::Mark;
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -15,7 +16,7 @@ use super::exchange::Exchange;
 use super::log::Reason;
 use super::prefixed::Prefixed;
 use super::worker::Worker;
-use super::{mark, tls, tunnel};
+use super::{tls, tunnel};
 use crate::route::{Caller, RouteTable};
 use crate::upstream::{Destination, Place};
 
@@ -112,7 +113,7 @@ async fn passthrough(
         place: Place::Name(declared.clone(), port),
         tls: None,
         http2: false,
-        mark: worker.mark(mark::OTHER),
+        mark: worker.mark(Mark::Upstream),
         outside: worker.outside(),
     };
     let (mut upstream, peer) = match worker.client.tunnel(&destination, table).await {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
@@ -16,6 +16,7 @@ use super::exchange::Exchange;
 use super::log::Reason;
 use super::prefixed::Prefixed;
 use super::worker::Worker;
+use crate::clock;
 use crate::route::{Bind, RouteTable, ServerCertificate};
 
 /// From the first byte to the end of the handshake.
@@ -134,8 +135,9 @@ async fn handshake(
             exchange.refused(
                 Reason::CertificateExpired,
                 format!(
-                    "certificate {} expired at {} seconds since 1970",
-                    certificate.name, certificate.not_after
+                    "certificate {} expired at {}",
+                    certificate.name,
+                    clock::rfc3339(certificate.not_after)
                 ),
             );
             CERTIFICATE_EXPIRED
@@ -158,10 +160,7 @@ async fn handshake(
 }
 
 fn expired(certificate: &ServerCertificate) -> bool {
-    // A clock before 1970 cannot tell; then nothing is valid.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(true, |now| now.as_secs() as i64 > certificate.not_after)
+    clock::unix_now() > certificate.not_after
 }
 
 /// Sends an alert to a client that is turned away.

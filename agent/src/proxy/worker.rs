@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_common::Mark;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -126,8 +127,8 @@ impl Worker {
     }
 
     /// The mark for a connection, where the kernel reads marks.
-    pub(super) fn mark(&self, mark: u32) -> Option<u32> {
-        self.node_mark.then_some(mark)
+    pub(super) fn mark(&self, mark: Mark) -> Option<u32> {
+        self.node_mark.then_some(mark.raw())
     }
 
     /// Whether declared names must lead outside.

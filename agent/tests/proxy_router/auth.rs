@@ -51,6 +51,16 @@ impl Issuer {
         }
     }
 
+    /// The public key as a key set (RFC 7517).
+    pub(crate) fn jwks(&self) -> Value {
+        let KeyMaterial::P256 { x, y } = &self.provider.keys[0].material else {
+            panic!("the key is of P-256");
+        };
+        json!({"keys": [
+            {"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k1", "x": x, "y": y}
+        ]})
+    }
+
     /// A token with these claims; `exp` is an hour ahead unless they say otherwise.
     pub(crate) fn token(&self, mut claims: Value) -> String {
         let claims_map = claims.as_object_mut().expect("an object");

@@ -492,3 +492,106 @@ async fn proxy_says_why_a_port_is_not_free() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn proxy_carries_grpc_with_trailers() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let up = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service =
+                hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async {
+                    assert_eq!(request.headers()["te"], "trailers");
+                    assert_eq!(
+                        request.uri().to_string(),
+                        "http://grpc.example/pkg.Service/Call"
+                    );
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+                    let body = request
+                        .into_body()
+                        .with_trailers(async { Some(Ok(trailers)) });
+                    Ok::<_, std::convert::Infallible>(Response::new(body))
+                });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let http =
+                hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+            tokio::spawn(http.serve_connection(io, service));
+        }
+    });
+    let (snapshot, at) = plain(vec![route(
+        "r",
+        &[],
+        vec![rule(vec![prefix("/pkg.Service")], vec![to(up)])],
+    )]);
+    let _router = Router::start(&snapshot);
+    let mut sender = http2(at).await;
+    let call = |path: &str| {
+        Request::post(format!("http://grpc.example{path}"))
+            .header("content-type", "application/grpc+proto")
+            .header("te", "trailers")
+            .body(full("message".into()))
+            .expect("a request")
+    };
+    for _ in 0..3 {
+        let answer = sender
+            .send_request(call("/pkg.Service/Call"))
+            .await
+            .expect("an answer");
+        let collected = answer
+            .into_body()
+            .collect()
+            .await
+            .expect("the body arrives");
+        assert_eq!(collected.trailers().expect("trailers")["grpc-status"], "0");
+        assert_eq!(collected.to_bytes(), "message");
+    }
+    let unknown = sender
+        .send_request(call("/other.Service/Call"))
+        .await
+        .expect("an answer");
+    assert_eq!(unknown.status(), 200);
+    assert_eq!(unknown.headers()["grpc-status"], "12", "unimplemented");
+}
+
+#[tokio::test]
+async fn proxy_serves_ipv6_like_ipv4() {
+    let listener = tokio::net::TcpListener::bind("[::1]:0")
+        .await
+        .expect("a port");
+    let up = listener.local_addr().expect("it is bound");
+    crate::support::serve_on(
+        listener,
+        |request: Request<hyper::body::Incoming>| async move {
+            let seen = request.headers()["x-forwarded-for"]
+                .to_str()
+                .expect("ASCII")
+                .to_owned();
+            Response::new(full(seen))
+        },
+    );
+    let (mut snapshot, at) = plain(vec![route(
+        "r",
+        &[],
+        vec![rule(vec![prefix("/")], vec![to(up)])],
+    )]);
+    for gateway in snapshot.gateways.values_mut() {
+        gateway.addresses.push(std::net::Ipv6Addr::LOCALHOST.into());
+    }
+    let _router = Router::start(&snapshot);
+    let stream = tokio::net::TcpStream::connect(("::1", at.port()))
+        .await
+        .expect("it listens");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+        .await
+        .expect("a connection");
+    tokio::spawn(connection);
+    let request = Request::get("/").header("host", format!("[::1]:{}", at.port()));
+    let request = request.body(full(String::new())).expect("a request");
+    let answer = reply(sender.send_request(request).await.expect("an answer")).await;
+    assert_eq!(answer.body, "::1");
+    assert_eq!(send(at, get("http://x/")).await.body, "127.0.0.1");
+}

@@ -1,7 +1,9 @@
 //! The router on loopback: real sockets, real TLS, real tokens.
 
 mod auth;
+mod documents;
 mod http;
+mod matching;
 mod raw;
 mod steered;
 mod support;

@@ -202,3 +202,22 @@ async fn proxy_stops_fields_of_one_hop_and_forged_ones() {
     assert_eq!(answer.header("x-hop"), None);
     assert_eq!(answer.header("x-end"), Some("1"));
 }
+
+#[tokio::test]
+async fn proxy_answers_the_wait_for_100_continue() {
+    let up = echo("a").await;
+    let routes = vec![route("r", &[], vec![rule(vec![prefix("/")], vec![to(up)])])];
+    let (snapshot, at) = plain(routes);
+    let _router = Router::start(&snapshot);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    let answer = raw(at, format!("{head}ab").as_bytes()).await;
+    assert_eq!(statuses(&answer), ["100", "200"], "{answer}");
+    assert!(
+        !answer.contains("expect"),
+        "the upstream does not see it: {answer}"
+    );
+    // An answer for a client of HTTP/1.0 ends with the connection.
+    let answer = raw(at, b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    assert!(!answer.contains("chunked"), "{answer}");
+}
