@@ -136,10 +136,15 @@ impl CellReader {
             let Some(mut object) = item.object() else {
                 continue;
             };
+            let exposures = self.exposures.len();
             let component = self.component(&mut object, &mut seen);
             object.finish();
-            if let Some(component) = component {
-                components.insert(component.id.component.clone(), component);
+            match component {
+                Some(component) => {
+                    components.insert(component.id.component.clone(), component);
+                }
+                // What is wrong is said; its routes would only say it again.
+                None => self.exposures.truncate(exposures),
             }
         }
         components
@@ -286,6 +291,7 @@ impl CellReader {
             let Some(mut object) = item.object() else {
                 continue;
             };
+            let exposures = self.exposures.len();
             let endpoint = self.endpoint(&mut object, component, kind, &mut seen);
             object.finish();
             let Some(endpoint) = endpoint else { continue };
@@ -303,6 +309,7 @@ impl CellReader {
                         endpoint.port, rival.id.endpoint
                     ),
                 );
+                self.exposures.truncate(exposures);
                 continue;
             }
             endpoints.insert(endpoint.id.endpoint.clone(), endpoint);
