@@ -1,13 +1,13 @@
 //! `Cell`: components, endpoints and what a cell may call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::addresses::{Placed, addresses, network_address};
 use super::template::{Parameters, Template};
 use super::{Meta, name};
 use crate::model::{
     Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind,
-    Exposure, Gate, Intra, Name, Operation, Workloads,
+    Exposure, Gate, Intra, Name, Operation, Port, Transport, Workloads,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
@@ -103,7 +103,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
 }
 
 /// Names of components and their endpoints, whatever else is wrong with them.
-fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, Vec<String>> {
+fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, BTreeSet<String>> {
     let name = |value: &crate::tree::Value| {
         value
             .get("name")
@@ -117,7 +117,7 @@ fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, Vec<String>> {
                 Some(crate::tree::Value::List(items)) => {
                     items.iter().filter_map(|item| name(&item.value)).collect()
                 }
-                _ => Vec::new(),
+                _ => BTreeSet::new(),
             };
             Some((name(item.value())?, endpoints))
         })
@@ -127,7 +127,7 @@ fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, Vec<String>> {
 struct CellReader {
     id: CellId,
     namespace: String,
-    endpoints: BTreeMap<String, Vec<String>>,
+    endpoints: BTreeMap<String, BTreeSet<String>>,
     addresses: Vec<(ComponentId, Placed)>,
     exposures: Vec<ExposureDraft>,
 }
@@ -268,7 +268,7 @@ impl CellReader {
             ));
             return None;
         };
-        if !endpoints.iter().any(|known| known == endpoint.as_str()) {
+        if !endpoints.contains(endpoint.as_str()) {
             endpoint_field.mistake(format_args!(
                 "component `{component}` has no endpoint `{endpoint}`"
             ));
@@ -290,6 +290,7 @@ impl CellReader {
         kind: ComponentKind,
     ) -> BTreeMap<Name, Endpoint> {
         let mut seen = BTreeMap::new();
+        let mut ports: BTreeMap<(Port, Transport), (Name, bool)> = BTreeMap::new();
         let mut endpoints: BTreeMap<Name, Endpoint> = BTreeMap::new();
         for item in items {
             let Some(mut object) = item.object() else {
@@ -300,17 +301,15 @@ impl CellReader {
             object.finish();
             let Some(endpoint) = endpoint else { continue };
             // Layer 4 goes around the gate: on the port of a gated endpoint it would open that too.
-            let rival = endpoints.values().find(|other| {
-                other.port == endpoint.port
-                    && other.kind.transport() == endpoint.kind.transport()
-                    && other.kind.is_http() != endpoint.kind.is_http()
-            });
-            if let Some(rival) = rival {
+            let (rival, http) = ports
+                .entry((endpoint.port, endpoint.kind.transport()))
+                .or_insert_with(|| (endpoint.id.endpoint.clone(), endpoint.kind.is_http()));
+            if *http != endpoint.kind.is_http() {
                 item.sink().mistake(
                     object_field(&endpoint.declared, "port"),
                     format_args!(
-                        "port {} is endpoint `{}` already, and one of the two is HTTP and the other is not",
-                        endpoint.port, rival.id.endpoint
+                        "port {} is endpoint `{rival}` already, and one of the two is HTTP and the other is not",
+                        endpoint.port
                     ),
                 );
                 self.exposures.truncate(exposures);

@@ -73,10 +73,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
     spec.unsupported(&["useDefaultGateways"]);
     let parents = spec
         .required("parentRefs")
-        .map(|field| {
-            field.limited_list(MAX_PARENTS);
-            field.some_list()
-        })
+        .map(|field| field.some_limited_list(MAX_PARENTS))
         .unwrap_or_default()
         .iter()
         .filter_map(|field| parent(field, meta))
@@ -98,8 +95,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
     let mut names = BTreeSet::new();
     let mut rules = Vec::new();
     if let Some(field) = &rules_field {
-        field.limited_list(MAX_RULES);
-        for item in field.some_list() {
+        for item in field.some_limited_list(MAX_RULES) {
             let Some(mut object) = item.object() else {
                 continue;
             };

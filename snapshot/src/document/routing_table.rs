@@ -139,11 +139,11 @@ fn tables(object: &mut Object<'_>) -> Option<Tables> {
             placements.insert(name.to_owned(), bare_placement(url));
         }
     }
-    let mut fallbacks = Vec::new();
+    let mut fallbacks = BTreeMap::new();
     for (name, field) in newer.iter().flat_map(Field::entries) {
         known.insert(name.to_owned());
         if let Some((placement, fallback)) = placement(&field, &mut unenforced) {
-            fallbacks.extend(fallback);
+            fallbacks.extend(fallback.map(|field| (name, field)));
             placements.insert(name.to_owned(), placement);
         }
     }
@@ -158,7 +158,7 @@ fn tables(object: &mut Object<'_>) -> Option<Tables> {
         }
         exists
     };
-    for fallback in &fallbacks {
+    for fallback in fallbacks.values() {
         if let Some(name) = fallback.string() {
             exists(fallback, name);
         }
@@ -197,32 +197,32 @@ fn bare_placement(url: PlacementUrl) -> Placement {
     }
 }
 
-/// Refuses fallbacks in a circle, each once, at the fallback that comes first in the document.
-fn circles(placements: &BTreeMap<String, Placement>, fallbacks: &[Field<'_>]) {
+/// Refuses fallbacks in a circle, each circle once, at its fallback that comes first in the document.
+fn circles(placements: &BTreeMap<String, Placement>, fallbacks: &BTreeMap<&str, Field<'_>>) {
     let mut settled: BTreeSet<&str> = BTreeSet::new();
     for start in placements.keys() {
         let mut walk: Vec<&str> = Vec::new();
+        let mut steps: BTreeMap<&str, usize> = BTreeMap::new();
         let mut at = Some(start.as_str());
-        while let Some(name) = at {
-            if let Some(index) = walk.iter().position(|seen| *seen == name) {
-                let circle = walk[index..].join("` → `");
-                let first = fallbacks.iter().find(|field| {
-                    let path = &field.source().field;
-                    walk[index..].iter().any(|name| {
-                        path.ends_with(&format!(
-                            "{}.fallback",
-                            crate::tree::below("placements", name)
-                        ))
-                    })
-                });
-                if let Some(field) = first {
-                    field.mistake(format_args!("fallbacks in a circle: `{circle}` → `{name}`"));
+        while let Some(name) = at.filter(|name| !settled.contains(name)) {
+            if let Some(step) = steps.get(name) {
+                let circle = &walk[*step..];
+                let fields = circle.iter().filter_map(|name| fallbacks.get(name));
+                if let Some(field) = fields.min_by_key(|field| field.source().line) {
+                    let shown: Vec<&str> = circle.iter().copied().take(8).collect();
+                    let more = if circle.len() > shown.len() {
+                        " → .."
+                    } else {
+                        ""
+                    };
+                    field.mistake(format_args!(
+                        "fallbacks in a circle: `{}`{more} → `{name}`",
+                        shown.join("` → `")
+                    ));
                 }
                 break;
             }
-            if settled.contains(name) {
-                break;
-            }
+            steps.insert(name, walk.len());
             walk.push(name);
             at = placements
                 .get(name)

@@ -1,6 +1,6 @@
 //! What the components of a cell may call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CellReader, unique};
 use crate::document::addresses::network;
@@ -18,11 +18,12 @@ impl CellReader {
             return Vec::new();
         };
         let mut names = Vec::new();
+        let mut seen = BTreeSet::new();
         for item in field.some_list() {
             let Some(name) = name(&item) else { continue };
             if !self.endpoints.contains_key(name.as_str()) {
                 item.mistake(format_args!("no component `{name}` in this cell"));
-            } else if names.contains(&name) {
+            } else if !seen.insert(name.clone()) {
                 item.mistake(format_args!("`{name}` is in the list already"));
             } else {
                 names.push(name);

@@ -55,7 +55,8 @@ fn section(field: &Field<'_>, layer4: bool) -> Option<Section> {
     }
     let mut seen: BTreeMap<(String, String), String> = BTreeMap::new();
     let mut operations = Vec::new();
-    for item in items.map(|field| field.some_list()).unwrap_or_default() {
+    let items = items.map(|field| field.some_limited_list(MAX_OPERATIONS));
+    for item in items.unwrap_or_default() {
         let Some((operation, template)) = operation(&item) else {
             continue;
         };
@@ -98,6 +99,9 @@ fn anonymous(template: &Template) -> String {
     text.push_str(rest);
     text
 }
+
+/// Operations of one visibility: each is a compiled pattern.
+const MAX_OPERATIONS: usize = 1000;
 
 /// Methods of operations (RFC 9110, section 9; RFC 5789). `CONNECT` and `TRACE` are for proxies.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
