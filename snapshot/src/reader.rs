@@ -173,14 +173,23 @@ impl<'a> Field<'a> {
         items
     }
 
-    /// A list of at most `limit` items.
+    /// The items of a list, at most `limit` of them.
     pub(crate) fn limited_list(&self, limit: usize) -> Vec<Field<'a>> {
-        let items = self.list();
+        self.limited(self.list(), limit)
+    }
+
+    /// The items of a list, one or more, at most `limit` of them.
+    pub(crate) fn some_limited_list(&self, limit: usize) -> Vec<Field<'a>> {
+        self.limited(self.some_list(), limit)
+    }
+
+    fn limited(&self, mut items: Vec<Field<'a>>, limit: usize) -> Vec<Field<'a>> {
         if items.len() > limit {
             self.mistake(format_args!(
                 "expected at most {limit} items, got {}",
                 items.len()
             ));
+            items.truncate(limit);
         }
         items
     }

@@ -163,7 +163,8 @@ pub(crate) fn read(path: &str, bytes: &[u8]) -> Vec<Tree> {
 
 /// Path of a key below a field. Keys that are no plain words, such as host names, are quoted.
 pub(crate) fn below(parent: &str, key: &str) -> String {
-    let plain = !key.is_empty()
+    // A path is made for every value: a long key must not be in all of them.
+    let plain = (1..=80).contains(&key.len())
         && key
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
