@@ -16,8 +16,8 @@
 //! | steer | `steer_protocol`, `listener_missing`, `steer_failed` |
 
 use agent_common::{
-    Action, Direction, EndpointKey, FlowKey, FlowValue, FragmentKey, FragmentValue, Identity, IdentityValue, Mark,
-    PolicyKey, Reason, Rule, RuleKey, Verdict,
+    Action, Direction, EndpointKey, FlowKey, FlowValue, FragmentKey, FragmentValue, Identity,
+    IdentityValue, Mark, PolicyKey, Reason, Rule, RuleKey, Verdict,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 
@@ -315,7 +315,11 @@ fn connection(
             }
             match flow.marked() {
                 true => (flow.direction(), flow.peer(), true),
-                false => (flow.direction(), peer_of(identities, remote, flow.direction())?, false),
+                false => (
+                    flow.direction(),
+                    peer_of(identities, remote, flow.direction())?,
+                    false,
+                ),
             }
         }
         None => {
@@ -391,10 +395,16 @@ fn gate_mark(ctx: &TcContext, way: Direction) -> Option<Identity> {
 }
 
 #[inline(always)]
-fn peer_of(identities: &Identities, address: &[u8; 16], direction: Direction) -> Result<Identity, Reason> {
+fn peer_of(
+    identities: &Identities,
+    address: &[u8; 16],
+    direction: Direction,
+) -> Result<Identity, Reason> {
     match maps::identity(identities, address) {
         // A gate's address is the gate to whoever calls it. Who calls from it without the router's mark is the node.
-        Some(value) if direction == Direction::Ingress && value.ifindex() == IdentityValue::THIS_NODE => {
+        Some(value)
+            if direction == Direction::Ingress && value.ifindex() == IdentityValue::THIS_NODE =>
+        {
             Ok(Identity::NODE)
         }
         Some(value) if value.identity() != Identity::NONE => Ok(value.identity()),

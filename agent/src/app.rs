@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use snapshot::{Snapshot, Warning};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::activate::{ActivateError, Activator, Active};
 use crate::admin::Admin;
@@ -67,8 +68,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut documents = watch_documents(&folder, &loaded)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut repair = tokio::time::interval(REPAIR);
+    repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = repair.tick() => app.repair(),
             Some(loaded) = documents.recv() => app.documents(loaded),
             Some(discovery) = next(&mut discoveries) => app.pods(discovery),
             _ = interrupt.recv() => break,
@@ -90,6 +94,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// How often what others may have removed from the node is looked at and put back.
+const REPAIR: Duration = Duration::from_secs(5);
 
 struct App {
     activator: Activator,
@@ -161,6 +168,16 @@ impl App {
         }
         self.view.activated(active, reason, &self.digest);
         Ok(())
+    }
+
+    /// Puts the policy route of steered packets back if somebody removed it.
+    fn repair(&self) {
+        if let Err(error) = tokio::task::block_in_place(|| self.activator.repair()) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to repair the policy route of steered packets"
+            );
+        }
     }
 
     fn refused(&self, mistakes: &[String]) {

@@ -359,16 +359,12 @@ impl Inner {
     /// Puts this agent's programs into the gates that an earlier one left.
     fn take_over(&mut self) -> Result<(), Error> {
         for ifindex in self.links.attached()? {
-            let Ok(name) = nix::net::if_::if_indextoname(ifindex) else {
+            let Some(name) = links::interface_name(ifindex) else {
                 // The pod ended while no agent ran.
                 self.links.detach(ifindex)?;
                 continue;
             };
-            if self
-                .links
-                .attach(&mut self.ebpf, ifindex, &name.to_string_lossy())?
-                == Attached::Yes
-            {
+            if self.links.attach(&mut self.ebpf, ifindex, &name)? == Attached::Yes {
                 self.guarded.insert(ifindex);
             }
         }

@@ -188,6 +188,9 @@ impl View for AgentView {
                         .map(|(source, message)| format!("{source}: {message}")),
                 );
                 not_enforced.extend(active.snapshot.warnings.iter().map(ToString::to_string));
+                not_enforced.extend(active.discovery.unidentified.iter().map(|interface| {
+                    format!("interface {interface}: nobody could be found at its other end, so it has no gates")
+                }));
                 (
                     cells(active, &mut not_enforced),
                     pods(active),

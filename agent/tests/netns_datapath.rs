@@ -701,3 +701,37 @@ fn netns_pins_of_a_living_node_are_refused_and_of_a_gone_one_taken_over() {
     drop(datapath);
     second.folder = own;
 }
+
+#[test]
+fn netns_interfaces_that_go_away_stop_nobody() {
+    for hook in [GateHook::Auto, GateHook::Clsact] {
+        let world = World::new(3);
+        let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+        let datapath = world
+            .try_open(hook)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let tables = |generation| {
+            let mut tables = world.tables(generation, &[1, 1, 1]);
+            allow(&mut tables, 1, 2, 80, TCP);
+            tables
+        };
+        // Gone between discovery and attachment.
+        let planned = tables(1);
+        let gone = world.pods[2].ifindex;
+        world.remove_interface(2);
+        assert_eq!(
+            world.activate(&datapath, planned).interfaces_gone,
+            [gone],
+            "{hook:?}"
+        );
+        assert_eq!(datapath.guarded(), [a.ifindex, b.ifindex].into());
+        echo_tcp(&b.netns, at(b.v4, 80));
+        assert!(tcp(&a.netns, at(b.v4, 80)));
+        // Gone while guarded.
+        let mut next = tables(2);
+        next.endpoints.retain(|ifindex, _| *ifindex == a.ifindex);
+        world.remove_interface(1);
+        world.activate(&datapath, next);
+        assert_eq!(datapath.guarded(), [a.ifindex].into(), "{hook:?}");
+    }
+}

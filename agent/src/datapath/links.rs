@@ -246,8 +246,8 @@ impl Links {
                     &format!("{name}_{ifindex}"),
                 )
             } else {
-                clsact(program(ebpf, name)?, name, ifname, direction)
-                    .and_then(|()| self.note_clsact(ifindex, ifname))
+                clsact(program(ebpf, name)?, name, ifindex, ifname, direction)
+                    .and_then(|()| self.note_clsact(ifindex))
             };
             match placed {
                 Ok(()) => {}
@@ -271,7 +271,14 @@ impl Links {
                 match tc::qdisc_detach_program(&ifname, tc_type(direction), name) {
                     Ok(()) => {}
                     Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(TcError::NetlinkError(_)) => {}
+                    // The qdisc went away with our filter in it, or with the interface.
+                    Err(TcError::NetlinkError(error)) => {
+                        tracing::debug!(
+                            ifname,
+                            error = &error as &dyn std::error::Error,
+                            "no filter to detach"
+                        );
+                    }
                     Err(error) => return Err(Error::program(name)(error)),
                 }
             }
@@ -291,7 +298,7 @@ impl Links {
     }
 
     /// clsact filters have no link to pin; an empty folder of the bpffs remembers the interface.
-    fn note_clsact(&self, ifindex: u32, _ifname: &str) -> Result<(), Error> {
+    fn note_clsact(&self, ifindex: u32) -> Result<(), Error> {
         let path = self.folder.join(format!("clsact_{ifindex}"));
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -335,9 +342,16 @@ fn tc_type(direction: Direction) -> TcAttachType {
 fn clsact(
     program: &mut SchedClassifier,
     name: &str,
+    ifindex: u32,
     ifname: &str,
     direction: Direction,
 ) -> Result<(), Error> {
+    // Filters are addressed by name, and a name may have gone to another interface.
+    if nix::net::if_::if_nametoindex(ifname) != Ok(ifindex) {
+        return Err(Error::kernel(format!("find interface {ifname}"))(
+            io::Error::from_raw_os_error(libc::ENODEV),
+        ));
+    }
     match tc::qdisc_add_clsact(ifname) {
         Ok(()) => {}
         // The qdisc is there already: ours or another's. If it is not, the filter below says so.
@@ -365,11 +379,14 @@ fn clsact(
     Ok(())
 }
 
-fn interface_name(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex)
+/// The name of an interface, if it exists.
+pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex)
         .ok()?
         .into_string()
-        .ok()
+        .ok()?;
+    // For an index that nobody has, nix gives an empty name instead of an error (0.31).
+    (!name.is_empty()).then_some(name)
 }
 
 /// Whether the interface disappeared between discovery and attachment.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use agent_common::{Event, Identity};
 use cardinal_agent::datapath::{
-    Datapath, DatapathConfig, EventReader, GateHook, KernelTables, Network, Owner, Pod,
+    Datapath, DatapathConfig, EventReader, Flipped, GateHook, KernelTables, Network, Owner, Pod,
 };
 use nix::sched::{CloneFlags, setns};
 
@@ -158,6 +158,14 @@ impl World {
         ));
     }
 
+    /// Deletes a pod's interface pair, as the end of a pod does.
+    pub(crate) fn remove_interface(&self, pod: usize) {
+        run(&format!(
+            "ip -n {} link del {}",
+            self.node, self.pods[pod].ifname
+        ));
+    }
+
     /// Gives the node an address.
     pub(crate) fn node_address(&self, address: &str) {
         let family = if address.contains(':') { "nodad" } else { "" };
@@ -197,7 +205,7 @@ impl World {
     }
 
     /// Prepares and flips a generation on the node.
-    pub(crate) fn activate(&self, datapath: &Datapath, tables: KernelTables) {
+    pub(crate) fn activate(&self, datapath: &Datapath, tables: KernelTables) -> Flipped {
         let datapath = datapath.clone();
         inside(&self.node, move || {
             let prepared = datapath
@@ -206,7 +214,7 @@ impl World {
             prepared
                 .flip()
                 .unwrap_or_else(|error| panic!("{}", chain(&error)))
-        });
+        })
     }
 
     /// Tables in which pod n runs component n of cell `cells[n]`, and nothing is allowed yet.
