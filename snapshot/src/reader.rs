@@ -105,6 +105,16 @@ impl<'a> Field<'a> {
         self.source.object.starts_with("Secret")
     }
 
+    /// Path of a key that the document chose. In a `Secret` that of the mapping: lines of a key that
+    /// are indented wrongly may become keys of a mapping.
+    fn below(&self, key: &str) -> String {
+        if self.is_secret() {
+            self.source.field.clone()
+        } else {
+            below(&self.source.field, key)
+        }
+    }
+
     fn child(&self, field: String, node: &'a Node, line: usize) -> Self {
         Self {
             node,
@@ -140,7 +150,7 @@ impl<'a> Field<'a> {
         entries
             .iter()
             .map(|entry| {
-                let field = below(&self.source.field, &entry.key);
+                let field = self.below(&entry.key);
                 (
                     entry.key.as_str(),
                     self.child(field, &entry.value, entry.line),
@@ -387,8 +397,9 @@ impl<'a> Object<'a> {
                 continue;
             }
             let source = Source {
+                field: self.field.below(key),
                 line: entry.line,
-                ..self.at(key)
+                ..self.field.source.clone()
             };
             let near = self
                 .known

@@ -121,6 +121,11 @@ fn shown(files: &[SourceFile]) -> String {
         Err(rejections) => {
             assert!(!rejections.mistakes.is_empty());
             assert!(rejections.mistakes.len() <= MAX_MISTAKES + 1);
+            for mistake in &rejections.mistakes {
+                // Messages go to terminals and logs, a line each.
+                let line = mistake.to_string();
+                assert!(!line.contains(char::is_control), "{line:?}");
+            }
             rejections.to_string()
         }
     }

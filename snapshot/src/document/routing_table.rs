@@ -209,15 +209,17 @@ fn circles(placements: &BTreeMap<String, Placement>, fallbacks: &BTreeMap<&str, 
                 let circle = &walk[*step..];
                 let fields = circle.iter().filter_map(|name| fallbacks.get(name));
                 if let Some(field) = fields.min_by_key(|field| field.source().line) {
-                    let shown: Vec<&str> = circle.iter().copied().take(8).collect();
+                    let shown: Vec<String> =
+                        circle.iter().map(|name| shortened(name)).take(8).collect();
                     let more = if circle.len() > shown.len() {
                         " → .."
                     } else {
                         ""
                     };
                     field.mistake(format_args!(
-                        "fallbacks in a circle: `{}`{more} → `{name}`",
-                        shown.join("` → `")
+                        "fallbacks in a circle: `{}`{more} → {}",
+                        shown.join("` → `"),
+                        quoted(name)
                     ));
                 }
                 break;
