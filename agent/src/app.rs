@@ -179,6 +179,7 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
                 bpffs: args.bpffs.clone(),
                 cgroup: args.cgroup.clone(),
                 gate_hook: GateHook::default(),
+                object: None,
             };
             match Datapath::open(&config) {
                 Ok(datapath) => Ok(Some(datapath)),
