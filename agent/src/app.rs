@@ -20,7 +20,7 @@ use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
 use crate::lock::StateLock;
 use crate::metrics::Reload;
 use crate::pods;
-use crate::proxy::{Ingress, Proxy, ProxyConfig};
+use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
 use crate::route::RouteTable;
 use crate::source::{self, FolderWatch, Loaded, SourceError};
 use crate::view::AgentView;
@@ -39,7 +39,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let _lock = StateLock::take(&args.state)?;
     let datapath = open_datapath(&args)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
-    let proxy = Arc::new(start_proxy(&args, datapath.is_some(), &routes)?);
+    let proxy = Arc::new(start_proxy(&args, datapath.as_ref(), &routes)?);
 
     let view = AgentView::new(&folder, datapath.clone(), &proxy);
     let view = Arc::new(view.context("failed to follow the kernel's events")?);
@@ -193,7 +193,7 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
 
 fn start_proxy(
     args: &RunArgs,
-    steered: bool,
+    datapath: Option<&Datapath>,
     routes: &Arc<ArcSwap<RouteTable>>,
 ) -> anyhow::Result<Proxy> {
     let cores = match args.threads {
@@ -202,16 +202,20 @@ fn start_proxy(
             .context("failed to count cores")?
             .get(),
     };
-    let ingress = if steered {
-        Ingress::Lookup
-    } else {
-        Ingress::Bind
+    let ingress = match datapath {
+        Some(_) => Ingress::Lookup,
+        None => Ingress::Bind,
+    };
+    let transparent = match datapath {
+        Some(datapath) if !datapath.facts().assigns_groups() => Sharing::OneSocket,
+        _ => Sharing::ReusePort,
     };
     Ok(Proxy::start(
         ProxyConfig {
             cores,
             ingress,
-            node_mark: steered,
+            transparent,
+            node_mark: datapath.is_some(),
             ..ProxyConfig::default()
         },
         Arc::clone(routes),

@@ -80,6 +80,15 @@ pub struct Facts {
     pub programs: Vec<ProgramFacts>,
 }
 
+impl Facts {
+    /// Whether a program at tc may assign a listener of a `SO_REUSEPORT` group, which came with 6.6 (`bpf_sk_assign`
+    /// answers `ESOCKTNOSUPPORT` before). A kernel whose release says no version is taken for an older one.
+    #[must_use]
+    pub fn assigns_groups(&self) -> bool {
+        checks::version(&self.kernel).is_some_and(|version| version >= (6, 6))
+    }
+}
+
 /// A loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramFacts {
