@@ -81,8 +81,9 @@ pub fn judge(ctx: &TcContext, way: Direction) -> Verdict {
     };
     record::count(ctx, case.cell, way, verdict, reason);
     if case.fresh || verdict == Verdict::Drop {
-        record::tell(ctx, &case, way, verdict, reason);
+        record::tell(&case, way, verdict, reason);
     }
+    record::log(ctx, &case, way, verdict, reason);
     verdict
 }
 

@@ -21,7 +21,7 @@ use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
 use crate::lock::StateLock;
 use crate::metrics::Reload;
 use crate::pods;
-use crate::proxy::{Ingress, Proxy, ProxyConfig};
+use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
 use crate::route::RouteTable;
 use crate::source::{self, FolderWatch, Loaded, SourceError};
 use crate::view::AgentView;
@@ -40,7 +40,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let _lock = StateLock::take(&args.state)?;
     let datapath = open_datapath(&args)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
-    let proxy = Arc::new(start_proxy(&args, datapath.is_some(), &routes)?);
+    let proxy = Arc::new(start_proxy(&args, datapath.as_ref(), &routes)?);
 
     let view = AgentView::new(&folder, datapath.clone(), &proxy);
     let view = Arc::new(view.context("failed to follow the kernel's events")?);
@@ -196,6 +196,7 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
                 bpffs: args.bpffs.clone(),
                 cgroup: args.cgroup.clone(),
                 gate_hook: GateHook::default(),
+                object: None,
             };
             match Datapath::open(&config) {
                 Ok(datapath) => Ok(Some(datapath)),
@@ -209,7 +210,7 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
 
 fn start_proxy(
     args: &RunArgs,
-    steered: bool,
+    datapath: Option<&Datapath>,
     routes: &Arc<ArcSwap<RouteTable>>,
 ) -> anyhow::Result<Proxy> {
     let cores = match args.threads {
@@ -218,16 +219,20 @@ fn start_proxy(
             .context("failed to count cores")?
             .get(),
     };
-    let ingress = if steered {
-        Ingress::Lookup
-    } else {
-        Ingress::Bind
+    let ingress = match datapath {
+        Some(_) => Ingress::Lookup,
+        None => Ingress::Bind,
+    };
+    let transparent = match datapath {
+        Some(datapath) if !datapath.facts().assigns_groups() => Sharing::OneSocket,
+        _ => Sharing::ReusePort,
     };
     Ok(Proxy::start(
         ProxyConfig {
             cores,
             ingress,
-            node_mark: steered,
+            transparent,
+            node_mark: datapath.is_some(),
             ..ProxyConfig::default()
         },
         Arc::clone(routes),

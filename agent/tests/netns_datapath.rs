@@ -6,7 +6,9 @@ mod world;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use agent_common::{
     Action, Direction, Identity, Mark, Reason, Rule, RuleKey, SocketKey, Verdict, address_ip,
@@ -14,6 +16,7 @@ use agent_common::{
 use cardinal_agent::datapath::{
     Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
 };
+use cardinal_agent::proxy::{Ingress, Proxy, ProxyConfig, Sharing, SocketKind};
 use socket2::{Domain, Protocol, Socket, Type};
 use world::{
     SOON, World, chain, connect, echo_tcp, echo_udp, in_cgroup, inside, report, talks, tcp, udp,
@@ -486,6 +489,73 @@ fn netns_governed_connections_reach_the_router_with_their_destination() {
         drop(listener);
         assert!(connect(&a.netns, to).is_err(), "the listener is gone again");
     }
+}
+
+#[test]
+fn netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them() {
+    let world = World::new(1);
+    let a = world.pods[0].clone();
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1]);
+    let key = RuleKey::new(Identity::WORLD, 80, TCP, Direction::Egress);
+    rule(&mut tables, Identity::component(1), key, Action::Steer);
+    world.activate(&datapath, tables);
+    let groups = datapath
+        .facts()
+        .assigns_groups()
+        .then_some(Sharing::ReusePort);
+    for transparent in groups.into_iter().chain([Sharing::OneSocket]) {
+        let config = ProxyConfig {
+            cores: 3,
+            ingress: Ingress::Lookup,
+            transparent,
+            ..ProxyConfig::default()
+        };
+        let proxy = inside(&world.node, move || Proxy::start(config, Arc::default()))
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        for (kind, socket) in proxy.sockets() {
+            let key = match kind {
+                SocketKind::SteeredV4 => SocketKey::TRANSPARENT_V4,
+                SocketKind::SteeredV6 => SocketKey::TRANSPARENT_V6,
+                _ => continue,
+            };
+            // SAFETY: the proxy keeps its sockets open until it is dropped below.
+            let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+            datapath
+                .set_socket(key, &socket)
+                .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        }
+        // More connections than cores, so that each core's queue is met. The router knows no callers here; its record
+        // of each refusal tells the address that was asked for.
+        let asked = ["203.0.113.5:80", "[2001:db8::5]:80"].repeat(6);
+        for to in &asked {
+            let to = to.parse().expect("an address");
+            connect(&a.netns, to).unwrap_or_else(|error| panic!("{transparent:?} {to}: {error}"));
+        }
+        let end = Instant::now() + Duration::from_secs(3);
+        let records = loop {
+            let records = proxy.log().since(0);
+            if records.len() >= asked.len() || Instant::now() > end {
+                break records;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut details: Vec<_> = records
+            .iter()
+            .map(|record| record.detail.clone().unwrap_or_default())
+            .collect();
+        details.sort();
+        let mut expected: Vec<_> = asked
+            .iter()
+            .map(|to| format!("source of a connection to {to} is no component"))
+            .collect();
+        expected.sort();
+        assert_eq!(details, expected, "{transparent:?}");
+    }
+    assert_eq!(
+        packets(&datapath, 1, Direction::Egress, Reason::SteerFailed),
+        0
+    );
 }
 
 #[test]

@@ -119,6 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::world()?;
     setup::ebpf()?;
     let object = ebpf::build(&ebpf::Options::default())?;
+    let logs = ebpf::build(&ebpf::Options::with_logs())?;
     let programs = stage::build(Some(&object), false)?;
     let binaries = binaries(&object)?;
     eprintln!("built in {} s", start.elapsed().as_secs());
@@ -126,10 +127,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut tally = Tally::default();
     for binary in &binaries {
         let mut command = if Kind::of(&binary.name, "") == Kind::Namespace {
-            let manifest = [("CARGO_MANIFEST_DIR", binary.package.clone())];
+            let more = [
+                ("CARGO_MANIFEST_DIR", binary.package.clone()),
+                ("CARDINAL_EBPF_LOGS", logs.clone()),
+            ];
             shell::elevated(
                 &binary.executable,
-                &[&programs.variables()[..], &manifest].concat(),
+                &[&programs.variables()[..], &more].concat(),
             )?
         } else {
             let mut command = shell::command(&binary.executable);

@@ -187,6 +187,7 @@ impl World {
             bpffs: self.folder.join("bpf"),
             cgroup: Some(self.cgroup.clone()),
             gate_hook,
+            object: None,
         }
     }
 
