@@ -22,7 +22,13 @@ use crate::{ebpf, setup, shell, stage};
 pub(crate) struct Options {
     /// Run only tests whose path contains this text.
     filter: Option<String>,
+    /// A thousand rounds of what is otherwise done a few times, and a hundred times as many drawn inputs (an hour or more).
+    #[arg(long)]
+    long: bool,
 }
+
+/// What `--long` asks of the tests, by the variables that they read.
+const LONG: [(&str, &str); 2] = [("CARDINAL_ROUNDS", "1000"), ("PROPTEST_CASES", "25600")];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -126,6 +132,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
     let mut tally = Tally::default();
     for binary in &binaries {
+        let rounds: Vec<_> = LONG
+            .iter()
+            .filter(|_| options.long)
+            .map(|(name, value)| (*name, PathBuf::from(value)))
+            .collect();
         let mut command = if Kind::of(&binary.name, "") == Kind::Namespace {
             let more = [
                 ("CARGO_MANIFEST_DIR", binary.package.clone()),
@@ -133,13 +144,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             ];
             shell::elevated(
                 &binary.executable,
-                &[&programs.variables()[..], &more].concat(),
+                &[&programs.variables()[..], &more, &rounds].concat(),
             )?
         } else {
             let mut command = shell::command(&binary.executable);
             command
                 .env("CARGO_MANIFEST_DIR", &binary.package)
-                .envs(programs.variables());
+                .envs(programs.variables())
+                .envs(rounds);
             command
         };
         command.current_dir(&binary.package).args(&options.filter);
