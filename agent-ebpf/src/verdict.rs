@@ -291,7 +291,8 @@ fn connection(
         // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
         !case.packet.opens_tcp()
             && (case.packet.protocol == protocol::TCP
-                || now.wrapping_sub(flow.seen()) < DATAGRAM_IDLE)
+                // Another CPU may have seen a packet since `now`; that is not idle for ages.
+                || now.saturating_sub(flow.seen()) < DATAGRAM_IDLE)
     });
     let (direction, peer, marked) = match known {
         Some(flow) => {
@@ -299,18 +300,10 @@ fn connection(
             case.peer = flow.peer();
             case.rule = flow.rule();
             if flow.generation() == case.generation {
-                let seen = FlowValue::new(
-                    flow.generation(),
-                    flow.direction(),
-                    flow.action(),
-                    flow.rule(),
-                    flow.peer(),
-                    flow.marked(),
-                    now,
-                );
                 if let Some(slot) = FLOWS.get_ptr_mut(&key) {
-                    // SAFETY: all fields but the time are what they were; concurrent writers write the same.
-                    unsafe { *slot = seen };
+                    // SAFETY: the slot is memory of the map. Another CPU may give it to another flow meanwhile (an LRU
+                    // map reuses at once); that flow is then a little younger, and its verdict stays its own.
+                    unsafe { (*slot).touch(now) };
                 }
                 return Ok((flow.action(), Reason::Established));
             }

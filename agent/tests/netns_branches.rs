@@ -61,6 +61,18 @@ fn ipv4(
     ethernet(0x0800, &packet)
 }
 
+/// The same with options, which are padded to four bytes.
+fn with_options(mut frame: Vec<u8>, options: &[u8]) -> Vec<u8> {
+    let padded = options.len().next_multiple_of(4);
+    let mut bytes = options.to_vec();
+    bytes.resize(padded, 0);
+    frame[14] += (padded / 4) as u8;
+    let length = u16::from_be_bytes([frame[16], frame[17]]) + padded as u16;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    frame.splice(34..34, bytes);
+    frame
+}
+
 fn ipv6(source: IpAddr, destination: IpAddr, next: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0];
     packet.extend((payload.len() as u16).to_be_bytes());
@@ -300,6 +312,32 @@ fn netns_every_branch_drops_with_its_own_reason() {
             ipv6(a.v6, b.v6, 43, &routing),
             Reason::SourceRoute,
         ),
+        (
+            "a loose source route",
+            with_options(
+                ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)),
+                &[1, 131, 7, 4, 10, 77, 0, 9],
+            ),
+            Reason::SourceRoute,
+        ),
+        (
+            "a strict source route",
+            with_options(
+                ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)),
+                &[137, 7, 4, 10, 77, 0, 9],
+            ),
+            Reason::SourceRoute,
+        ),
+        (
+            "an option shorter than its header",
+            with_options(ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)), &[68, 1]),
+            Reason::Malformed,
+        ),
+        (
+            "a header of padding",
+            with_options(ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)), &[1; 12]),
+            Reason::ExtensionHeader,
+        ),
         ("SCTP", ipv4(a.v4, b.v4, 132, 0, &[0; 12]), Reason::Protocol),
         (
             "ICMPv6 over IPv4",
@@ -364,6 +402,16 @@ fn netns_every_branch_drops_with_its_own_reason() {
         (
             "an advertisement of another's address",
             ipv6(a.v6, parse("ff02::1"), 58, &advertisement(b.v6)),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "an advertisement of its own address to the world",
+            ipv6(a.v6, stranger.1, 58, &advertisement(a.v6)),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "an advertisement of its own address beyond the link",
+            ipv6(a.v6, parse("ff0e::1"), 58, &advertisement(a.v6)),
             Reason::NeighbourSpoofed,
         ),
         (
@@ -531,6 +579,36 @@ fn netns_every_branch_drops_with_its_own_reason() {
         .filter(|reason| reason.is_drop())
         .collect();
     assert_eq!(walked, all, "every drop reason is walked");
+}
+
+#[test]
+fn netns_harmless_options_and_advertisements_on_the_link_pass() {
+    let Stage {
+        world: _world,
+        datapath,
+        a,
+        b,
+    } = stage();
+    let question = ipv4(a.v4, b.v4, UDP, 0, &udp_header(53));
+    let router_alert = [148, 4, 0, 0];
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::Policy,
+        "a router alert",
+        || send(&a.netns, "eth0", with_options(question, &router_alert)),
+    );
+    let mut rest = vec![0; 4];
+    rest.extend(octets(a.v6));
+    for to in ["ff02::1", "fe80::1"] {
+        expect(&datapath, Direction::Egress, Reason::Neighbour, to, || {
+            send(
+                &a.netns,
+                "eth0",
+                ipv6(a.v6, parse(to), 58, &icmp(136, &rest)),
+            )
+        });
+    }
 }
 
 #[test]
