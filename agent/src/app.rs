@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use snapshot::{Snapshot, Warning};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::activate::{ActivateError, Activator, Active};
 use crate::admin::Admin;
@@ -24,6 +25,9 @@ use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
 use crate::route::RouteTable;
 use crate::source::{self, FolderWatch, Loaded, SourceError};
 use crate::view::AgentView;
+
+/// Time between looks at what others may have removed.
+const LOOK_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -52,7 +56,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         None => (Discovery::default(), None),
     };
-    let activator = Activator::new(routes, Arc::clone(&proxy), datapath);
+    let activator = Activator::new(routes, Arc::clone(&proxy), datapath.clone());
     let mut app = App {
         activator,
         view,
@@ -60,6 +64,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         snapshot,
         digest: loaded.digest.clone(),
         discovery,
+        pending: None,
+        datapath,
     };
     app.activate(Reload::Start)?;
     say_what_holds(&app.snapshot, args.datapath);
@@ -67,8 +73,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut documents = watch_documents(&folder, &loaded)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut look_after = tokio::time::interval(LOOK_AFTER);
+    look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = look_after.tick() => app.look_after(),
             Some(loaded) = documents.recv() => app.documents(loaded),
             Some(discovery) = next(&mut discoveries) => app.pods(discovery),
             _ = interrupt.recv() => break,
@@ -98,6 +107,9 @@ struct App {
     snapshot: Arc<Snapshot>,
     digest: String,
     discovery: Discovery,
+    /// What is on the node, if it could not be activated yet.
+    pending: Option<Discovery>,
+    datapath: Option<Datapath>,
 }
 
 impl App {
@@ -129,14 +141,31 @@ impl App {
     }
 
     fn pods(&mut self, discovery: Discovery) {
+        self.pending = None;
         let before = std::mem::replace(&mut self.discovery, discovery);
         if let Err(error) = self.activate(Reload::Pods) {
-            // Interfaces of pods that are in no active generation drop everything, so nothing opens here.
+            // New pods have their gates by now, and no generation that knows them: they are denied until it is there.
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "pods changed, and their generation could not be activated"
+                seconds = LOOK_AFTER.as_secs(),
+                "pods changed, and their generation could not be activated; it is tried again"
             );
-            self.discovery = before;
+            self.pending = Some(std::mem::replace(&mut self.discovery, before));
+        }
+    }
+
+    /// Puts back what others removed, and tries again what failed.
+    fn look_after(&mut self) {
+        if let Some(datapath) = &self.datapath
+            && let Err(error) = tokio::task::block_in_place(|| datapath.repair())
+        {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to look after the kernel's hooks; a gate or the policy route may be missing"
+            );
+        }
+        if let Some(discovery) = self.pending.take() {
+            self.pods(discovery);
         }
     }
 

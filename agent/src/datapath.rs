@@ -267,12 +267,27 @@ impl Datapath {
         self.lock().guarded.clone()
     }
 
-    /// Repairs what others may have removed: the policy route of steered packets.
+    /// Repairs what others may have removed: gates, hooks, and the policy route of steered packets. What is in place is
+    /// replaced by itself, without a gap. Blocking, some system calls per pod.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses.
+    /// When the kernel refuses; what comes after it is then not looked at.
     pub fn repair(&self) -> Result<(), Error> {
+        let mut inner = self.lock();
+        let Inner {
+            links,
+            ebpf,
+            guarded,
+            ..
+        } = &mut *inner;
+        for ifindex in guarded.iter() {
+            // An interface that is gone is a pod that is gone, which discovery tells.
+            if let Some(name) = links::interface_name(*ifindex) {
+                links.attach(ebpf, *ifindex, &name)?;
+            }
+        }
+        links.node(ebpf, &self.facts.cgroup)?;
         routes::ensure()
     }
 
