@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agent_common::{Action, Control, Direction, Identity, Reason, Rule, RuleKey, SocketKey};
 use aya::maps::{Array, HashOfMaps, Map, MapData};
-use cardinal_agent::datapath::{Datapath, Network, scan};
+use cardinal_agent::datapath::{Datapath, KernelTables, Network, scan};
 use socket2::{Domain, Protocol, Socket, Type};
 use world::{SOON, TestPod, World, inside, udp};
 
@@ -184,6 +184,7 @@ fn expect(
 }
 
 struct Stage {
+    tables: KernelTables,
     world: World,
     datapath: Datapath,
     a: TestPod,
@@ -222,8 +223,9 @@ fn stage() -> Stage {
             .expect("it has a pod")
             .insert(key, Rule::new(action, 1));
     }
-    world.activate(&datapath, tables);
+    world.activate(&datapath, tables.clone());
     Stage {
+        tables,
         world,
         datapath,
         a,
@@ -238,6 +240,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
         datapath,
         a,
         b,
+        ..
     } = stage();
     let stranger = (parse("198.51.100.9"), parse("2001:db8::9"));
     let mut options = Vec::new();
@@ -588,6 +591,7 @@ fn netns_harmless_options_and_advertisements_on_the_link_pass() {
         datapath,
         a,
         b,
+        ..
     } = stage();
     let question = ipv4(a.v4, b.v4, UDP, 0, &udp_header(53));
     let router_alert = [148, 4, 0, 0];
@@ -618,6 +622,7 @@ fn netns_an_allowed_connection_opens_no_way_back() {
         datapath,
         a,
         b,
+        ..
     } = stage();
     let tables = {
         let mut tables = world.tables(2, &[CELL, CELL]);
@@ -661,12 +666,71 @@ fn netns_an_allowed_connection_opens_no_way_back() {
 }
 
 #[test]
+fn netns_an_error_right_after_a_flip_is_judged_like_its_connection() {
+    let Stage {
+        mut tables,
+        world,
+        datapath,
+        a,
+        b,
+    } = stage();
+    let question = ipv4(a.v4, b.v4, UDP, 0, &udp_header(7777));
+    let mut quote = vec![0; 4];
+    quote.extend(&question[14..]);
+    let error = ipv4(b.v4, a.v4, 1, 0, &icmp(3, &quote));
+    // Nobody listens on 7777: the pod's own kernel sends the first error. The connection is the one that is quoted.
+    let (from, to) = (SocketAddr::new(a.v4, 0xc000), SocketAddr::new(b.v4, 7777));
+    expect(
+        &datapath,
+        Direction::Ingress,
+        Reason::IcmpError,
+        "an error of this generation",
+        || {
+            inside(&a.netns, move || {
+                let socket = UdpSocket::bind(from).expect("its own address");
+                socket.send_to(b"anybody?", to).expect("declared");
+            });
+        },
+    );
+    tables.generation = 2;
+    world.activate(&datapath, tables.clone());
+    // Each gate has a flow of its own, so each is asked.
+    let node = world.node.clone();
+    for (direction, netns, interface) in [
+        (Direction::Egress, &b.netns, "eth0"),
+        (Direction::Ingress, &node, a.ifname.as_str()),
+    ] {
+        let again = error.clone();
+        expect(&datapath, direction, Reason::IcmpError, "stale", || {
+            send(netns, interface, again)
+        });
+    }
+    tables.generation = 3;
+    for number in [1, 2] {
+        tables
+            .policies
+            .get_mut(&Identity::component(number))
+            .expect("it has a pod")
+            .retain(|key, _| key.port() != 7777);
+    }
+    world.activate(&datapath, tables);
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::IcmpUntracked,
+        "revoked",
+        || send(&b.netns, "eth0", error),
+    );
+}
+
+#[test]
 fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
     let Stage {
         world,
         datapath,
         a,
         b,
+        ..
     } = stage();
     inside(&a.netns, || {
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")
