@@ -134,6 +134,11 @@ impl Activator {
         }
     }
 
+    /// Puts back what others may have removed from the node.
+    pub fn repair(&self) -> Result<(), datapath::Error> {
+        self.datapath.as_ref().map_or(Ok(()), Datapath::repair)
+    }
+
     /// Makes a snapshot and a discovery the active generation.
     pub fn activate(
         &mut self,

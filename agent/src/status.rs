@@ -92,7 +92,7 @@ pub struct CellStatus {
 pub struct ComponentStatus {
     /// Its name.
     pub name: String,
-    /// Workloads by address or selector, wherever they run.
+    /// Addresses of its workloads, wherever they run.
     pub workloads: usize,
     /// Workloads found on this node.
     pub local_pods: usize,
@@ -206,13 +206,17 @@ impl Status {
         for cell in &self.cells {
             writeln!(f, "  {}", cell.cell)?;
             for component in &cell.components {
-                let pods = format!("{} of {} here", component.local_pods, component.workloads);
+                let pods = format!(
+                    "{} here of {} addresses",
+                    plural(component.local_pods, "pod"),
+                    component.workloads
+                );
                 let endpoints = if component.endpoints.is_empty() {
                     "-".to_owned()
                 } else {
                     component.endpoints.join(", ")
                 };
-                writeln!(f, "    {:<20} {pods:<12} {endpoints}", component.name)?;
+                writeln!(f, "    {:<20} {pods:<26} {endpoints}", component.name)?;
             }
         }
         Ok(())
@@ -268,6 +272,14 @@ impl Status {
             ]
         });
         table(f, rows.collect())
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
     }
 }
 
@@ -384,7 +396,7 @@ mod tests {
             "REFUSED at 2026-01-01T00:00:02Z; the generation above goes on serving:",
             "spec.intra: expected `open` or `declared`",
             "enforcing generation 3 through tcx",
-            "1 of 2 here",
+            "1 pod here of 2 addresses",
             "not a cell's: never touched",
             "192.0.2.1:443",
             "not_declared",

@@ -4,13 +4,15 @@
 //! operation matches, each visibility reads its own section, and a rewrite takes the prefix away
 //! whatever a pattern captured.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::document::cell::ExposureDraft;
 use crate::model::{
-    Auth, AuthRule, Authorization, ComponentKind, Decision, DocumentPath, Filter, Gate,
-    HostPattern, Hostname, JwtProvider, ObjectName, Operation, Origin, Parent, PathMatch,
-    PathRewrite, Pattern, Platform, RequestMatch, Route, Rule, Target, WeightedTarget,
+    Auth, AuthRule, Authorization, ComponentId, ComponentKind, Decision, DocumentPath, Filter,
+    Gate, HostPattern, Hostname, JwtProvider, Listener, Name, ObjectName, Operation, Origin,
+    Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route, Rule, Target,
+    WeightedTarget,
 };
 use crate::naming;
 use crate::report::Source;
@@ -140,6 +142,12 @@ pub(crate) fn route(
         wildcard
     };
     let mut rules = vec![wildcard];
+    let heads = exposure
+        .operations
+        .iter()
+        .filter(|(operation, _)| operation.method == "HEAD")
+        .map(|(operation, _)| operation.path.as_str())
+        .collect();
     for (operation, template) in &exposure.operations {
         let text = pattern(site, &exposure.base_path.text, &template.text);
         let compiled = Pattern::new(&text).map_err(|error| {
@@ -153,7 +161,7 @@ pub(crate) fn route(
         let auth = provider.map(|provider| Arc::new(operation_auth(operation, provider)));
         rules.push(Rule {
             declared: operation.declared.clone(),
-            matches: methods(exposure, operation)
+            matches: methods(&heads, operation)
                 .into_iter()
                 .map(|method| RequestMatch {
                     path: PathMatch::Regex(compiled.clone()),
@@ -227,12 +235,8 @@ fn operation_auth(operation: &Operation, provider: &Arc<JwtProvider>) -> Auth {
 
 /// HEAD is judged as GET (RFC 9110, section 9.3.2), unless an operation says something about HEAD
 /// on the same path.
-fn methods(exposure: &ExposureDraft, operation: &Operation) -> Vec<String> {
-    let own_head = exposure
-        .operations
-        .iter()
-        .any(|(other, _)| other.method == "HEAD" && other.path == operation.path);
-    if operation.method == "GET" && !own_head {
+fn methods(heads: &BTreeSet<&str>, operation: &Operation) -> Vec<String> {
+    if operation.method == "GET" && !heads.contains(operation.path.as_str()) {
         vec!["GET".to_owned(), "HEAD".to_owned()]
     } else {
         vec![operation.method.clone()]
@@ -325,7 +329,7 @@ fn escape(text: &str) -> String {
 /// Where to attach: every listener of the gateway that takes the host.
 pub(crate) fn parents<'a>(
     site: &Site,
-    listeners: impl Iterator<Item = &'a crate::model::Listener>,
+    listeners: impl Iterator<Item = &'a Listener>,
 ) -> Vec<Parent> {
     listeners
         .filter(|listener| {
@@ -342,17 +346,17 @@ pub(crate) fn parents<'a>(
         .collect()
 }
 
-/// A claim of a component on a part of a host.
+/// Which component has which part of which host.
 #[derive(Default)]
 pub(crate) struct Hosts {
-    claims: std::collections::BTreeMap<(ObjectName, Hostname), Vec<Claim>>,
+    claims: BTreeMap<(ObjectName, Hostname), BTreeMap<DocumentPath, Claim>>,
 }
 
 struct Claim {
-    prefix: DocumentPath,
-    exposure: crate::model::EndpointId,
-    path: DocumentPath,
+    component: ComponentId,
     source: Source,
+    /// Endpoints by the path of their wildcard rule, without a trailing slash.
+    paths: BTreeMap<String, Name>,
 }
 
 impl Hosts {
@@ -361,35 +365,40 @@ impl Hosts {
         &mut self,
         exposure: &ExposureDraft,
         site: &Site,
-        path: DocumentPath,
+        path: &DocumentPath,
     ) -> Result<(), String> {
-        let claims = self
+        let component = &exposure.endpoint.component;
+        let host = self
             .claims
             .entry((site.gateway.clone(), site.host.clone()))
             .or_default();
         let root = DocumentPath::root();
-        for claim in claims.iter() {
-            let other = claim.exposure.component != exposure.endpoint.component;
-            if other && (claim.prefix == site.prefix || claim.prefix == root || site.prefix == root)
-            {
-                return Err(format!(
-                    "host `{}` with path `{}` belongs to component `{}` already, by {}",
-                    site.host, claim.prefix, claim.exposure.component, claim.source
-                ));
-            }
-            if !other && claim.path.without_slash() == path.without_slash() {
-                return Err(format!(
-                    "endpoint `{}` of this component has the same base path at the same gate",
-                    claim.exposure.endpoint
-                ));
-            }
+        // A web application has the whole host, and so has nobody else a part of it.
+        let rival = match host.get(&site.prefix).or_else(|| host.get(&root)) {
+            None if site.prefix == root => host.first_key_value().map(|(_, claim)| claim),
+            claim => claim,
+        };
+        if let Some(rival) = rival.filter(|rival| rival.component != *component) {
+            return Err(format!(
+                "path `{}` of host `{}` belongs to component `{}` already, by {}",
+                site.prefix, site.host, rival.component, rival.source
+            ));
         }
-        claims.push(Claim {
-            prefix: site.prefix.clone(),
-            exposure: exposure.endpoint.clone(),
-            path,
+        let claim = host.entry(site.prefix.clone()).or_insert_with(|| Claim {
+            component: component.clone(),
             source: exposure.source.clone(),
+            paths: BTreeMap::new(),
         });
+        let endpoint = &exposure.endpoint.endpoint;
+        let first = claim
+            .paths
+            .entry(path.without_slash().to_owned())
+            .or_insert_with(|| endpoint.clone());
+        if first != endpoint {
+            return Err(format!(
+                "endpoint `{first}` of this component has the same base path at the same gate"
+            ));
+        }
         Ok(())
     }
 }

@@ -85,9 +85,10 @@ pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
             field: String::new(),
             line: 0,
         };
+        let hidden = hidden(&source, bytes);
         for fault in tree.faults {
             let source = Source {
-                field: fault.field,
+                field: if hidden { String::new() } else { fault.field },
                 line: fault.line,
                 ..source.clone()
             };
@@ -102,6 +103,22 @@ pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
         }
     }
 }
+
+/// Whether the fields of a document's faults are kept to itself: lines of a private key that are indented
+/// wrongly may be among them.
+fn hidden(source: &Source, bytes: &[u8]) -> bool {
+    let kind = source.object.split(' ').next().unwrap_or_default();
+    let known = KINDS.iter().any(|(name, _)| *name == kind);
+    let has_key = || {
+        bytes
+            .windows(PRIVATE_KEY.len())
+            .any(|part| part == PRIVATE_KEY)
+    };
+    kind == "Secret" || (!known && has_key())
+}
+
+/// How PEM blocks of private keys begin and end (RFC 7468, sections 10 and 11).
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY";
 
 /// `Kind namespace/name`, as far as it can be told.
 fn title(root: &Value) -> String {

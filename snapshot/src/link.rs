@@ -367,7 +367,7 @@ fn exposed(
     let path = derive::wildcard_path(exposure, &site)
         .map_err(refuse)
         .ok()?;
-    hosts.claim(exposure, &site, path).map_err(refuse).ok()?;
+    hosts.claim(exposure, &site, &path).map_err(refuse).ok()?;
     // A gateway that is named and not there has mistakes of its own.
     let gateway = gateways.get(&site.gateway)?;
     let parents = derive::parents(&site, gateway.listeners.iter());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::path::CanonicalPath;
 use crate::report::{Source, Warning};
+use crate::tree::shortened;
 
 mod cell;
 mod gateway;
@@ -58,15 +59,18 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
+/// What a name may have beside letters and digits if it may have dots.
+const DOTTED: &str = ", `-` or `.`";
+
 /// What is wrong with a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected 1 to {limit} lower-case letters, digits or `-`{dots}, starting and ending with a letter or digit, got `{given}`"
+    "expected 1 to {limit} lower-case letters, digits{marks}, starting and ending with a letter or digit, got `{given}`"
 )]
 pub struct NameError {
     given: String,
     limit: usize,
-    dots: &'static str,
+    marks: &'static str,
 }
 
 impl Name {
@@ -102,11 +106,10 @@ fn check(text: &str, limit: usize, dots: bool) -> Result<(), NameError> {
     if valid {
         return Ok(());
     }
-    let dots = if dots { " or `.`" } else { "" };
     Err(NameError {
-        given: text.chars().take(80).collect(),
+        given: shortened(text),
         limit,
-        dots,
+        marks: if dots { DOTTED } else { " or `-`" },
     })
 }
 
@@ -323,7 +326,7 @@ impl std::str::FromStr for Cidr {
     type Err = CidrError;
 
     fn from_str(text: &str) -> Result<Self, CidrError> {
-        let malformed = || CidrError::Malformed(text.chars().take(80).collect());
+        let malformed = || CidrError::Malformed(shortened(text));
         let (address, length) = text.split_once('/').ok_or_else(malformed)?;
         let digits = length.bytes().all(|byte| byte.is_ascii_digit());
         if !digits || (length.len() > 1 && length.starts_with('0')) {
@@ -359,9 +362,9 @@ impl Hostname {
             .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
         if numeric {
             return Err(NameError {
-                given: folded,
+                given: shortened(&folded),
                 limit: 253,
-                dots: " or `.`",
+                marks: DOTTED,
             });
         }
         for label in folded.split('.') {

@@ -105,6 +105,16 @@ impl<'a> Field<'a> {
         self.source.object.starts_with("Secret")
     }
 
+    /// Path of a key that the document chose. In a `Secret` that of the mapping: lines of a key that
+    /// are indented wrongly may become keys of a mapping.
+    fn below(&self, key: &str) -> String {
+        if self.is_secret() {
+            self.source.field.clone()
+        } else {
+            below(&self.source.field, key)
+        }
+    }
+
     fn child(&self, field: String, node: &'a Node, line: usize) -> Self {
         Self {
             node,
@@ -140,7 +150,7 @@ impl<'a> Field<'a> {
         entries
             .iter()
             .map(|entry| {
-                let field = below(&self.source.field, &entry.key);
+                let field = self.below(&entry.key);
                 (
                     entry.key.as_str(),
                     self.child(field, &entry.value, entry.line),
@@ -173,14 +183,23 @@ impl<'a> Field<'a> {
         items
     }
 
-    /// A list of at most `limit` items.
+    /// The items of a list, at most `limit` of them.
     pub(crate) fn limited_list(&self, limit: usize) -> Vec<Field<'a>> {
-        let items = self.list();
+        self.limited(self.list(), limit)
+    }
+
+    /// The items of a list, one or more, at most `limit` of them.
+    pub(crate) fn some_limited_list(&self, limit: usize) -> Vec<Field<'a>> {
+        self.limited(self.some_list(), limit)
+    }
+
+    fn limited(&self, mut items: Vec<Field<'a>>, limit: usize) -> Vec<Field<'a>> {
         if items.len() > limit {
             self.mistake(format_args!(
                 "expected at most {limit} items, got {}",
                 items.len()
             ));
+            items.truncate(limit);
         }
         items
     }
@@ -378,8 +397,9 @@ impl<'a> Object<'a> {
                 continue;
             }
             let source = Source {
+                field: self.field.below(key),
                 line: entry.line,
-                ..self.at(key)
+                ..self.field.source.clone()
             };
             let near = self
                 .known

@@ -77,14 +77,18 @@ impl fmt::Display for Value {
     }
 }
 
-/// A text for messages: one line, at most 80 characters, control characters escaped.
+/// A text for messages: one line, at most 80 characters.
 pub(crate) fn shortened(text: &str) -> String {
-    let mut shown = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == 80 {
-            shown.push('…');
-            break;
-        }
+    match text.char_indices().nth(80) {
+        Some((end, _)) => one_line(&text[..end]) + "…",
+        None => one_line(text),
+    }
+}
+
+/// A text whose control characters are escaped: messages go to terminals and logs.
+fn one_line(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
         if character.is_control() {
             shown.extend(character.escape_default());
         } else {
@@ -163,7 +167,8 @@ pub(crate) fn read(path: &str, bytes: &[u8]) -> Vec<Tree> {
 
 /// Path of a key below a field. Keys that are no plain words, such as host names, are quoted.
 pub(crate) fn below(parent: &str, key: &str) -> String {
-    let plain = !key.is_empty()
+    // A path is made for every value: a long key must not be in all of them.
+    let plain = (1..=80).contains(&key.len())
         && key
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));

@@ -60,6 +60,33 @@ fn valid_examples_are_taken_without_warnings() {
 }
 
 #[test]
+fn examples_of_the_reference_are_valid_together() {
+    let text = include_str!("../../docs/documents.md");
+    let blocks: Vec<&str> = text
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    let file = SourceFile {
+        path: "documents.yaml".to_owned(),
+        bytes: blocks.join("---\n").into_bytes(),
+    };
+    let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
+    assert_eq!(blocks.len(), 4);
+    assert_eq!(snapshot.routes.len(), 2);
+    let warnings: Vec<_> = snapshot
+        .warnings
+        .iter()
+        .map(|warning| &*warning.message)
+        .collect();
+    // The other cell of its `east` call is not in the reference.
+    assert_eq!(
+        warnings,
+        ["grants nothing: there is no cell `acme/bank/prod`"]
+    );
+}
+
+#[test]
 fn invalid_examples_are_refused_for_the_reason_that_they_name() {
     let wrong: Vec<String> = sorted(&policies("invalid"))
         .iter()

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: builds and runs every test, and counts them by kind.
 //!
-//! Kinds are names: a binary `netns_*` needs a kernel and root, `proxy_*` needs sockets only, a test whose
-//! own name starts with `property_` draws its input, doc tests are doc tests, and everything else is a unit test.
+//! Kinds are names: a binary `netns_*` needs a kernel and root, `proxy_*` needs sockets only, a binary or
+//! a test whose name starts with `property_` draws its input, doc tests are doc tests, and everything else is a unit test.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,9 @@ impl Kind {
         match () {
             () if binary.starts_with("netns_") => Self::Namespace,
             () if binary.starts_with("proxy_") => Self::Proxy,
-            () if name.starts_with("property_") => Self::Property,
+            () if binary.starts_with("property_") || name.starts_with("property_") => {
+                Self::Property
+            }
             () => Self::Unit,
         }
     }
@@ -320,6 +322,7 @@ mod tests {
             Kind::of("snapshot", "parse::tests::property_round_trip"),
             Kind::Property
         );
+        assert_eq!(Kind::of("property_documents", "any_bytes"), Kind::Property);
         assert_eq!(Kind::of("snapshot", "parse::tests::x"), Kind::Unit);
     }
 }

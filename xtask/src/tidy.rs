@@ -53,7 +53,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         deny.arg("advisories");
     }
     shell::run(&mut deny)?;
-    shell::run(shell::cargo().args(["machete"]))?;
+    // It takes its own name for a folder if it believes that it was started by `cargo run`, as this program was.
+    shell::run(shell::cargo().arg("machete").env_remove("CARGO_PKG_NAME"))?;
     if options.no_test {
         Ok(ExitCode::SUCCESS)
     } else {

@@ -152,7 +152,7 @@ impl HostRules {
             ),
             PathMatch::Regex(pattern) => {
                 let rank = |pattern: &Pattern, candidate: &Candidate| {
-                    (Reverse(pattern.regex().as_str().len()), candidate.rank())
+                    (Reverse(pattern.text().len()), candidate.rank())
                 };
                 let key = rank(pattern, &candidate);
                 let at = self

@@ -595,3 +595,51 @@ async fn proxy_serves_ipv6_like_ipv4() {
     assert_eq!(answer.body, "::1");
     assert_eq!(send(at, get("http://x/")).await.body, "127.0.0.1");
 }
+
+#[tokio::test]
+async fn proxy_records_who_broke_off() {
+    let slow = serve(|_| async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        Response::new(full(String::new()))
+    })
+    .await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let cut = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await;
+            assert!(read.is_ok_and(|bytes| bytes > 0), "a request comes");
+            let half = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, half)
+                .await
+                .expect("it is taken");
+        }
+    });
+    let rules = vec![
+        rule(vec![prefix("/slow")], vec![to(slow)]),
+        rule(vec![prefix("/cut")], vec![to(cut)]),
+    ];
+    let (snapshot, at) = plain(vec![route("r", &[], rules)]);
+    let router = Router::start(&snapshot);
+    let mut sender = http2(at).await;
+    let given_up = sender.send_request(get("http://x/slow"));
+    let waited = tokio::time::timeout(Duration::from_millis(200), given_up).await;
+    waited.expect_err("the upstream is slow");
+    let record = router.reason(Reason::ClientClosed).await;
+    assert_eq!((record.status, record.path.as_deref()), (0, Some("/slow")));
+    let answer = sender
+        .send_request(get("http://x/cut"))
+        .await
+        .expect("a head");
+    assert_eq!(answer.status(), 200);
+    answer
+        .into_body()
+        .collect()
+        .await
+        .expect_err("a short body is no whole one");
+    let record = router.reason(Reason::UpstreamReset).await;
+    assert_eq!((record.status, record.bytes_out), (200, 4));
+}

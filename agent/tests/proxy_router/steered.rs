@@ -391,3 +391,88 @@ async fn proxy_follows_no_declared_name_inside() {
         "{record:?}"
     );
 }
+
+/// The first flight of a TLS client, as bytes.
+fn client_hello(name: &'static str) -> Vec<u8> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(Authority::new().roots())
+        .with_no_client_auth();
+    let name = name.try_into().expect("a name");
+    let mut client =
+        rustls::ClientConnection::new(std::sync::Arc::new(config), name).expect("a client");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("into memory");
+    bytes
+}
+
+#[tokio::test]
+async fn proxy_reads_hellos_in_any_pieces_and_no_endless_ones() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("it is bound").port();
+    // The upstream sends back what it was sent.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ended = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    let mut snapshot = empty();
+    let mut shop = cell("shop", "orders", SHOP, 9);
+    shop.south
+        .push(south("api", &["api.localhost"], at, SouthProtocol::Tls));
+    snapshot.cells.insert(shop.id.clone(), shop);
+    let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
+    let router = Router::with(&snapshot, config(vec![original]));
+
+    let whole = client_hello("api.localhost");
+    // The same handshake message in records of 50 bytes each.
+    let mut records = Vec::new();
+    for piece in whole[5..].chunks(50) {
+        records.extend_from_slice(&whole[..3]);
+        records.extend_from_slice(&u16::try_from(piece.len()).expect("small").to_be_bytes());
+        records.extend_from_slice(piece);
+    }
+    for (bytes, size) in [
+        (&whole, 7),
+        (&whole, 1000),
+        (&records, 61),
+        (&records, 10_000),
+    ] {
+        let mut stream = connect(Some(SHOP), original).await;
+        stream.set_nodelay(true).expect("an option");
+        for piece in bytes.chunks(size) {
+            stream.write_all(piece).await.expect("it is taken");
+            tokio::task::yield_now().await;
+        }
+        stream.write_all(b"early data").await.expect("it is taken");
+        stream.shutdown().await.expect("half closed");
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).await.expect("it comes back");
+        assert_eq!(
+            back,
+            [bytes.as_slice(), b"early data"].concat(),
+            "pieces of {size}"
+        );
+    }
+
+    // A handshake message that is told to be longer than any ClientHello.
+    let mut endless = Vec::new();
+    for _ in 0..40 {
+        endless.extend_from_slice(&[22, 3, 1, 2, 0]);
+        endless.extend_from_slice(&[0; 512]);
+    }
+    endless[5..9].copy_from_slice(&[1, 0, 0xff, 0xff]);
+    let mut stream = connect(Some(SHOP), original).await;
+    // The router may end the connection before it took all of it.
+    let _taken = stream.write_all(&endless).await;
+    let mut back = Vec::new();
+    let _ended = stream.read_to_end(&mut back).await;
+    assert!(back.len() <= 7, "an alert at most: {back:?}");
+    let record = router.reason(Reason::NotTls).await;
+    assert!(record.upstream.is_none(), "{record:?}");
+}

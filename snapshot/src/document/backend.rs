@@ -7,6 +7,8 @@ use super::addresses::address;
 use crate::model::{Hostname, Upstream, UpstreamHost};
 use crate::reader::{Field, Object, quoted};
 
+/// Envoy Gateway: at most 64 endpoints.
+const MAX_ENDPOINTS: usize = 64;
 /// Bytes of a path in `sockaddr_un` without its NUL (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -17,7 +19,7 @@ pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<Vec<Upstream>>
     }
     spec.unsupported(&["appProtocols", "fallback", "tls"]);
     let mut upstreams: Vec<Upstream> = Vec::new();
-    for item in spec.required("endpoints")?.some_list() {
+    for item in spec.required("endpoints")?.some_limited_list(MAX_ENDPOINTS) {
         let Some(upstream) = endpoint(&item) else {
             continue;
         };

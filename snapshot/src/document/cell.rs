@@ -1,18 +1,22 @@
 //! `Cell`: components, endpoints and what a cell may call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::addresses::{Placed, addresses, network, network_address};
-use super::platform::transport;
+use super::addresses::{Placed, addresses, network_address};
 use super::template::{Parameters, Template};
 use super::{Meta, name};
 use crate::model::{
-    Cell, CellId, ClaimRequirement, Component, ComponentId, ComponentKind, East, Endpoint,
-    EndpointId, EndpointKind, Exposure, Gate, Hostname, Intra, Name, Operation, South,
-    SouthDestination, SouthProtocol, Workloads,
+    Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind,
+    Exposure, Gate, Intra, Name, Operation, Port, Transport, Workloads,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
+
+mod egress;
+mod visibility;
+
+pub(crate) use visibility::scope;
+use visibility::{ExposureSection, Section, Visibility, visibility};
 
 /// A cell whose references to other documents are not resolved.
 pub(crate) struct CellDraft {
@@ -99,7 +103,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
 }
 
 /// Names of components and their endpoints, whatever else is wrong with them.
-fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, Vec<String>> {
+fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, BTreeSet<String>> {
     let name = |value: &crate::tree::Value| {
         value
             .get("name")
@@ -113,7 +117,7 @@ fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, Vec<String>> {
                 Some(crate::tree::Value::List(items)) => {
                     items.iter().filter_map(|item| name(&item.value)).collect()
                 }
-                _ => Vec::new(),
+                _ => BTreeSet::new(),
             };
             Some((name(item.value())?, endpoints))
         })
@@ -123,7 +127,7 @@ fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, Vec<String>> {
 struct CellReader {
     id: CellId,
     namespace: String,
-    endpoints: BTreeMap<String, Vec<String>>,
+    endpoints: BTreeMap<String, BTreeSet<String>>,
     addresses: Vec<(ComponentId, Placed)>,
     exposures: Vec<ExposureDraft>,
 }
@@ -136,10 +140,15 @@ impl CellReader {
             let Some(mut object) = item.object() else {
                 continue;
             };
+            let exposures = self.exposures.len();
             let component = self.component(&mut object, &mut seen);
             object.finish();
-            if let Some(component) = component {
-                components.insert(component.id.component.clone(), component);
+            match component {
+                Some(component) => {
+                    components.insert(component.id.component.clone(), component);
+                }
+                // What is wrong is said; its routes would only say it again.
+                None => self.exposures.truncate(exposures),
             }
         }
         components
@@ -259,7 +268,7 @@ impl CellReader {
             ));
             return None;
         };
-        if !endpoints.iter().any(|known| known == endpoint.as_str()) {
+        if !endpoints.contains(endpoint.as_str()) {
             endpoint_field.mistake(format_args!(
                 "component `{component}` has no endpoint `{endpoint}`"
             ));
@@ -281,28 +290,29 @@ impl CellReader {
         kind: ComponentKind,
     ) -> BTreeMap<Name, Endpoint> {
         let mut seen = BTreeMap::new();
+        let mut ports: BTreeMap<(Port, Transport), (Name, bool)> = BTreeMap::new();
         let mut endpoints: BTreeMap<Name, Endpoint> = BTreeMap::new();
         for item in items {
             let Some(mut object) = item.object() else {
                 continue;
             };
+            let exposures = self.exposures.len();
             let endpoint = self.endpoint(&mut object, component, kind, &mut seen);
             object.finish();
             let Some(endpoint) = endpoint else { continue };
             // Layer 4 goes around the gate: on the port of a gated endpoint it would open that too.
-            let rival = endpoints.values().find(|other| {
-                other.port == endpoint.port
-                    && other.kind.transport() == endpoint.kind.transport()
-                    && other.kind.is_http() != endpoint.kind.is_http()
-            });
-            if let Some(rival) = rival {
+            let (rival, http) = ports
+                .entry((endpoint.port, endpoint.kind.transport()))
+                .or_insert_with(|| (endpoint.id.endpoint.clone(), endpoint.kind.is_http()));
+            if *http != endpoint.kind.is_http() {
                 item.sink().mistake(
                     object_field(&endpoint.declared, "port"),
                     format_args!(
-                        "port {} is endpoint `{}` already, and one of the two is HTTP and the other is not",
-                        endpoint.port, rival.id.endpoint
+                        "port {} is endpoint `{rival}` already, and one of the two is HTTP and the other is not",
+                        endpoint.port
                     ),
                 );
+                self.exposures.truncate(exposures);
                 continue;
             }
             endpoints.insert(endpoint.id.endpoint.clone(), endpoint);
@@ -341,7 +351,7 @@ impl CellReader {
             Some(field) => field.parse(|text| Template::new(text, Parameters::Refused)),
             None => Template::new("/", Parameters::Refused).ok(),
         };
-        let visibility = self.visibility(object, layer4);
+        let visibility = visibility(object, layer4);
         let id = EndpointId {
             component: component.clone(),
             endpoint: endpoint?,
@@ -408,153 +418,6 @@ impl CellReader {
             organization,
         })
     }
-
-    fn visibility(&self, object: &mut Object<'_>, layer4: bool) -> Option<Visibility> {
-        let Some(field) = object.optional("visibility") else {
-            return Some(Visibility::default());
-        };
-        let mut sections = field.object()?;
-        let public = sections.optional("public").map(|f| section(&f, layer4));
-        let organization = sections
-            .optional("organization")
-            .map(|f| section(&f, layer4));
-        // Inside of its cell an endpoint is always visible; the section may say so.
-        if let Some(project) = sections.optional("project").and_then(|f| f.object()) {
-            project.finish();
-        }
-        sections.finish();
-        Some(Visibility {
-            public: public.flatten(),
-            organization: organization.flatten(),
-        })
-    }
-
-    /// Names of own components.
-    fn from(&self, object: &mut Object<'_>) -> Vec<Name> {
-        let Some(field) = object.optional("from") else {
-            return Vec::new();
-        };
-        let mut names = Vec::new();
-        for item in field.some_list() {
-            let Some(name) = name(&item) else { continue };
-            if !self.endpoints.contains_key(name.as_str()) {
-                item.mistake(format_args!("no component `{name}` in this cell"));
-            } else if names.contains(&name) {
-                item.mistake(format_args!("`{name}` is in the list already"));
-            } else {
-                names.push(name);
-            }
-        }
-        names
-    }
-
-    fn east(&self, field: &Field<'_>) -> Option<East> {
-        let mut object = field.object()?;
-        let from = self.from(&mut object);
-        let project = object.required("project").as_ref().and_then(name);
-        let component = object.required("component").as_ref().and_then(name);
-        let endpoint = object.required("endpoint").as_ref().and_then(name);
-        let environment = match object.optional("environment") {
-            Some(field) => name(&field),
-            None => Some(self.id.environment.clone()),
-        };
-        object.refused(
-            &["organization"],
-            "cells call cells of their own organization only; expected no such field",
-        );
-        object.finish();
-        let cell = CellId {
-            organization: self.id.organization.clone(),
-            project: project?,
-            environment: environment?,
-        };
-        if cell == self.id {
-            field.mistake(
-                "leads into the cell itself; calls inside of a cell belong into `connections` of the component",
-            );
-            return None;
-        }
-        Some(East {
-            declared: field.source().clone(),
-            from,
-            to: EndpointId {
-                component: ComponentId {
-                    cell,
-                    component: component?,
-                },
-                endpoint: endpoint?,
-            },
-        })
-    }
-
-    fn souths(&self, items: Vec<Field<'_>>) -> Vec<South> {
-        let mut seen = BTreeMap::new();
-        items
-            .iter()
-            .filter_map(|field| {
-                let mut object = field.object()?;
-                let south = self.south(&mut object, &mut seen);
-                object.finish();
-                south
-            })
-            .collect()
-    }
-
-    fn south(&self, object: &mut Object<'_>, seen: &mut BTreeMap<Name, String>) -> Option<South> {
-        let declared = object.field().source().clone();
-        let name = object
-            .required("name")
-            .and_then(|field| unique(&field, "south call", &declared, seen));
-        let from = self.from(object);
-        let hosts = object.optional("hosts");
-        let cidrs = object.optional("cidrs");
-        let port = object.required("port").and_then(|field| field.port());
-        let protocol = object.required("protocol");
-        let destination = match (hosts, cidrs) {
-            (Some(hosts), None) => {
-                let protocol = protocol.and_then(|field| {
-                    field.choice(&[
-                        ("TLS", SouthProtocol::Tls),
-                        // TLS is passed through unopened: there is no HTTP to be seen in HTTPS.
-                        ("HTTPS", SouthProtocol::Tls),
-                        ("HTTP", SouthProtocol::Http),
-                    ])
-                });
-                let hosts = hosts.some_list().iter().filter_map(host).collect();
-                Some(SouthDestination::Hosts {
-                    hosts,
-                    protocol: protocol?,
-                })
-            }
-            (None, Some(cidrs)) => {
-                let transport = protocol.and_then(|field| transport(&field));
-                let cidrs = cidrs.some_list().iter().filter_map(network).collect();
-                Some(SouthDestination::Networks {
-                    cidrs,
-                    transport: transport?,
-                })
-            }
-            (Some(_), Some(_)) => {
-                object
-                    .field()
-                    .mistake("expected either `hosts` or `cidrs`, got both");
-                None
-            }
-            (None, None) => {
-                object
-                    .field()
-                    .mistake("expected either `hosts` or `cidrs`, got neither");
-                None
-            }
-        };
-        Some(South {
-            declared,
-            name: name?,
-            from,
-            destination: destination?,
-            port: port?,
-        })
-    }
 }
 
 fn object_field(source: &Source, field: &str) -> Source {
@@ -575,164 +438,4 @@ fn unique(
     }
     seen.insert(name.clone(), item.field.clone());
     Some(name)
-}
-
-fn host(field: &Field<'_>) -> Option<Hostname> {
-    let text = field.string()?;
-    if text.contains('*') {
-        field.mistake(format_args!(
-            "expected a whole host name, got the wildcard {}; wildcards are not supported in egress",
-            crate::reader::quoted(text)
-        ));
-        return None;
-    }
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        field.mistake(format_args!(
-            "expected a host name, got the address `{text}`; addresses belong into `cidrs`"
-        ));
-        return None;
-    }
-    field.parse(Hostname::new)
-}
-
-#[derive(Default)]
-struct Visibility {
-    public: Option<Section>,
-    organization: Option<Section>,
-}
-
-enum Section {
-    /// `enabled: false`.
-    Off,
-    On(ExposureSection),
-}
-
-struct ExposureSection {
-    source: Source,
-    provider: Option<(Name, Source)>,
-    operations: Vec<(Operation, Template)>,
-}
-
-fn section(field: &Field<'_>, layer4: bool) -> Option<Section> {
-    let mut object = field.object()?;
-    let enabled = match object.optional("enabled") {
-        Some(field) => field.boolean(),
-        None => Some(true),
-    };
-    if layer4 {
-        object.refused(
-            &["jwt", "operations"],
-            "a TCP or UDP endpoint has no requests to check; expected no such field",
-        );
-    }
-    let jwt = object.optional("jwt");
-    let provider = jwt.as_ref().map(|field| {
-        let mut object = field.object()?;
-        let provider = object.required("provider");
-        object.finish();
-        let provider = provider?;
-        Some((name(&provider)?, provider.source().clone()))
-    });
-    let items = object.optional("operations");
-    if let Some(items) = &items
-        && jwt.is_none()
-        && !layer4
-    {
-        items.mistake("operations need `jwt` beside them: without a token nobody has scopes");
-    }
-    let mut seen: BTreeMap<(String, String), String> = BTreeMap::new();
-    let mut operations = Vec::new();
-    for item in items.map(|field| field.some_list()).unwrap_or_default() {
-        let Some((operation, template)) = operation(&item) else {
-            continue;
-        };
-        // Two spellings of one template are one operation: names of parameters say nothing.
-        let key = (operation.method.clone(), anonymous(&template));
-        if let Some(first) = seen.get(&key) {
-            item.mistake(format_args!(
-                "operation {} {} is in {first} already",
-                operation.method, operation.path
-            ));
-            continue;
-        }
-        seen.insert(key, item.source().field.clone());
-        operations.push((operation, template));
-    }
-    object.finish();
-    if !enabled? {
-        return Some(Section::Off);
-    }
-    let provider = match provider {
-        Some(provider) => Some(provider?),
-        None => None,
-    };
-    Some(Section::On(ExposureSection {
-        source: field.source().clone(),
-        provider,
-        operations,
-    }))
-}
-
-/// A template with parameters without their names and without a trailing slash.
-fn anonymous(template: &Template) -> String {
-    let mut text = String::new();
-    let mut rest = template.path.without_slash();
-    while let Some((front, behind)) = rest.split_once('{') {
-        text.push_str(front);
-        text.push_str("{}");
-        rest = behind.split_once('}').map_or("", |(_, rest)| rest);
-    }
-    text.push_str(rest);
-    text
-}
-
-/// Methods of operations (RFC 9110, section 9; RFC 5789). `CONNECT` and `TRACE` are for proxies.
-pub(crate) const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-
-fn operation(field: &Field<'_>) -> Option<(Operation, Template)> {
-    let mut object = field.object()?;
-    let choices: Vec<_> = METHODS.iter().map(|method| (*method, *method)).collect();
-    let method = object
-        .required("method")
-        .and_then(|field| field.choice(&choices));
-    let template = object
-        .required("path")
-        .and_then(|field| field.parse(|text| Template::new(text, Parameters::Allowed)));
-    let scopes = object.list("scopes").iter().filter_map(scope).collect();
-    let claims = object
-        .optional("claims")
-        .map(|field| field.entries())
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(name, values)| ClaimRequirement {
-            name: name.to_owned(),
-            values: values
-                .some_list()
-                .iter()
-                .filter_map(|field| field.some_string().map(str::to_owned))
-                .collect(),
-        })
-        .collect();
-    object.finish();
-    let template = template?;
-    Some((
-        Operation {
-            declared: field.source().clone(),
-            method: method?.to_owned(),
-            path: template.path.as_str().to_owned(),
-            scopes,
-            claims,
-        },
-        template,
-    ))
-}
-
-/// A scope: blanks separate scopes in a token (RFC 6749, section 3.3), so no scope has one.
-pub(crate) fn scope(field: &Field<'_>) -> Option<String> {
-    let text = field.some_string()?;
-    if text.contains(char::is_whitespace) {
-        field.expected("one scope without blanks; each scope is an item of the list");
-        return None;
-    }
-    Some(text.to_owned())
 }

@@ -10,6 +10,9 @@ use crate::report::Source;
 
 /// Gateway API, `spec.listeners`: at most 64.
 const MAX_LISTENERS: usize = 64;
+/// Gateway API: at most 16 addresses and 64 certificates of a listener.
+const MAX_ADDRESSES: usize = 16;
+const MAX_CERTIFICATES: usize = 64;
 
 /// A gateway whose certificates are not resolved.
 pub(crate) struct GatewayDraft {
@@ -36,7 +39,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
     }
     let addresses = addresses(
         spec.required("addresses")
-            .map(|field| field.some_list())
+            .map(|field| field.some_limited_list(MAX_ADDRESSES))
             .unwrap_or_default(),
         gateway_address,
     );
@@ -44,13 +47,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
     let mut names: BTreeMap<Name, String> = BTreeMap::new();
     let items = spec
         .required("listeners")
-        .map(|field| {
-            if field.limited_list(MAX_LISTENERS).is_empty() {
-                field.some_list()
-            } else {
-                field.list()
-            }
-        })
+        .map(|field| field.some_limited_list(MAX_LISTENERS))
         .unwrap_or_default();
     for item in items {
         let Some(mut object) = item.object() else {
@@ -184,7 +181,7 @@ fn certificates(
     tls.unsupported(&["options", "frontendValidation"]);
     let refs = tls.required("certificateRefs")?;
     let mut certificates = Vec::new();
-    for field in refs.some_list() {
+    for field in refs.some_limited_list(MAX_CERTIFICATES) {
         let Some(mut object) = field.object() else {
             continue;
         };

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use super::filter::pattern;
 use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, name, reference};
 use crate::model::{
-    DocumentPath, Filter, HeaderEdits, HostPattern, Hostname, Name, ObjectName, PathMatch,
-    PathRewrite, Pattern, Port, RequestMatch,
+    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch,
 };
-use crate::reader::{Field, Object, one_of, quoted};
+use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
-use crate::tree::shortened;
+mod filters;
+mod headers;
+mod matches;
+
+use filters::filter;
+pub(crate) use headers::header_name;
+use matches::request_match;
 
 const MAX_PARENTS: usize = 32;
 const MAX_HOSTNAMES: usize = 16;
@@ -69,10 +73,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
     spec.unsupported(&["useDefaultGateways"]);
     let parents = spec
         .required("parentRefs")
-        .map(|field| {
-            field.limited_list(MAX_PARENTS);
-            field.some_list()
-        })
+        .map(|field| field.some_limited_list(MAX_PARENTS))
         .unwrap_or_default()
         .iter()
         .filter_map(|field| parent(field, meta))
@@ -94,8 +95,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
     let mut names = BTreeSet::new();
     let mut rules = Vec::new();
     if let Some(field) = &rules_field {
-        field.limited_list(MAX_RULES);
-        for item in field.some_list() {
+        for item in field.some_limited_list(MAX_RULES) {
             let Some(mut object) = item.object() else {
                 continue;
             };
@@ -222,308 +222,6 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
         filters,
         backends,
     })
-}
-
-fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
-    let mut object = field.object()?;
-    let path = match object.optional("path") {
-        Some(field) => path_match(&field),
-        None => Some(PathMatch::Prefix(DocumentPath::root())),
-    };
-    let methods = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-    ]
-    .map(|method| (method, method));
-    let method = object
-        .optional("method")
-        .map(|field| field.choice(&methods).map(str::to_owned));
-    let mut headers: Vec<(String, String)> = Vec::new();
-    if let Some(field) = object.optional("headers") {
-        for item in field.limited_list(MAX_ITEMS) {
-            let Some(mut object) = item.object() else {
-                continue;
-            };
-            if let Some(field) = object.optional("type") {
-                if field.value().text() == Some("RegularExpression") {
-                    field.mistake("`RegularExpression` is not supported yet; expected `Exact`");
-                } else {
-                    field.choice(&[("Exact", ())]);
-                }
-            }
-            let header = header(&mut object);
-            object.finish();
-            let Some((name, value)) = header else {
-                continue;
-            };
-            if headers.iter().any(|(other, _)| *other == name) {
-                item.mistake(format_args!("header `{name}` is in the list already"));
-                continue;
-            }
-            headers.push((name, value));
-        }
-    }
-    object.unsupported(&["queryParams"]);
-    object.finish();
-    let method = match method {
-        Some(method) => Some(method?),
-        None => None,
-    };
-    Some(RequestMatch {
-        path: path?,
-        method,
-        headers,
-    })
-}
-
-fn path_match(field: &Field<'_>) -> Option<PathMatch> {
-    #[derive(Clone, Copy)]
-    enum Kind {
-        Exact,
-        Prefix,
-        Regex,
-    }
-    let mut object = field.object()?;
-    let kind = match object.optional("type") {
-        Some(field) => field.choice(&[
-            ("Exact", Kind::Exact),
-            ("PathPrefix", Kind::Prefix),
-            ("RegularExpression", Kind::Regex),
-        ]),
-        None => Some(Kind::Prefix),
-    };
-    let value = object.optional("value");
-    object.finish();
-    let canonical_value = |value: Option<Field<'_>>| match value {
-        Some(value) => value.parse(canonical),
-        None => Some(DocumentPath::root()),
-    };
-    match kind? {
-        Kind::Exact => canonical_value(value).map(PathMatch::Exact),
-        Kind::Prefix => canonical_value(value).map(PathMatch::Prefix),
-        Kind::Regex => {
-            let Some(value) = value else {
-                field.mistake("expected a regular expression as `value`");
-                return None;
-            };
-            pattern(&value, Pattern::whole).map(PathMatch::Regex)
-        }
-    }
-}
-
-/// A path that is canonical as it stands: another spelling would never match.
-fn canonical(text: &str) -> Result<DocumentPath, String> {
-    let path =
-        DocumentPath::new(text).map_err(|error| format!("{error}: `{}`", shortened(text)))?;
-    if path.as_str() != text {
-        return Err(format!(
-            "expected the canonical form of the path, `{}`, got `{}`",
-            shortened(path.as_str()),
-            shortened(text)
-        ));
-    }
-    Ok(path)
-}
-
-fn header(object: &mut Object<'_>) -> Option<(String, String)> {
-    let name = object
-        .required("name")
-        .and_then(|field| field.parse(header_name));
-    let value = object
-        .required("value")
-        .and_then(|field| field.parse(header_value));
-    Some((name?, value?))
-}
-
-/// A header's name in lower case (RFC 9110, section 5.1).
-pub(crate) fn header_name(text: &str) -> Result<String, String> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.is_empty() || text.len() > 256 || !text.bytes().all(token) {
-        return Err(format!(
-            "expected the name of a header, got {}",
-            quoted(text)
-        ));
-    }
-    Ok(text.to_ascii_lowercase())
-}
-
-/// A header's value (RFC 9110, section 5.5), ASCII.
-fn header_value(text: &str) -> Result<String, String> {
-    let valid = text
-        .bytes()
-        .all(|byte| (b' '..=b'~').contains(&byte) || byte == b'\t');
-    if !valid || text.trim() != text || text.len() > 4096 {
-        return Err(format!(
-            "expected the value of a header: printable ASCII without blanks around it, got {}",
-            quoted(text)
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn filter(
-    object: &mut Object<'_>,
-    meta: &Meta,
-    kinds: &mut BTreeSet<&'static str>,
-    prefixes: bool,
-) -> Option<FilterDraft> {
-    const KNOWN: [(&str, &str); 4] = [
-        ("RequestHeaderModifier", "requestHeaderModifier"),
-        ("ResponseHeaderModifier", "responseHeaderModifier"),
-        ("URLRewrite", "urlRewrite"),
-        ("ExtensionRef", "extensionRef"),
-    ];
-    const UNSUPPORTED: [(&str, &str); 4] = [
-        ("RequestRedirect", "requestRedirect"),
-        ("RequestMirror", "requestMirror"),
-        ("CORS", "cors"),
-        ("ExternalAuth", "externalAuth"),
-    ];
-    let kind_field = object.required("type");
-    let given = kind_field.as_ref().and_then(|field| field.string());
-    let found = KNOWN.into_iter().find(|(kind, _)| Some(*kind) == given);
-    let (Some(kind_field), Some((kind, body))) = (&kind_field, found) else {
-        // Which of them would be right is not known.
-        object.ignored(&KNOWN.map(|(_, body)| body));
-        object.ignored(&UNSUPPORTED.map(|(_, body)| body));
-        if let (Some(field), Some(given)) = (&kind_field, given) {
-            if UNSUPPORTED.iter().any(|(kind, _)| *kind == given) {
-                field.mistake(format_args!("filter `{given}` is not supported yet"));
-            } else {
-                field.expected(one_of(KNOWN.iter().map(|(kind, _)| *kind)));
-            }
-        }
-        return None;
-    };
-    if !kinds.insert(kind) {
-        kind_field.mistake(format_args!("filter `{kind}` is in the list already"));
-    }
-    let field = object.required(body)?;
-    let mut inner = field.object()?;
-    let filter =
-        match kind {
-            "RequestHeaderModifier" => header_edits(&mut inner)
-                .map(|edits| FilterDraft::Here(Filter::RequestHeaders(edits))),
-            "ResponseHeaderModifier" => header_edits(&mut inner)
-                .map(|edits| FilterDraft::Here(Filter::ResponseHeaders(edits))),
-            "URLRewrite" => rewrite(&mut inner, prefixes).map(FilterDraft::Here),
-            _ => {
-                if let Some(field) = inner.required("group") {
-                    field.choice(&[(group(ENVOY_GATEWAY), ())]);
-                }
-                if let Some(field) = inner.required("kind") {
-                    field.choice(&[("HTTPRouteFilter", ())]);
-                }
-                let name = inner.required("name").and_then(|field| {
-                    field.parse(|text| ObjectName::new(meta.name.namespace(), text))
-                });
-                name.map(|name| FilterDraft::Extension {
-                    source: field.source().clone(),
-                    name,
-                })
-            }
-        };
-    inner.finish();
-    filter
-}
-
-/// Headers that frame a message or belong to one connection: to edit them would desynchronise the two
-/// sides (RFC 9110, section 7.6.1; RFC 9112, section 6). `host` has a field of its own in `URLRewrite`.
-const FRAMING: [&str; 9] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
-    let mut names = BTreeSet::new();
-    let mut allowed = |field: &Field<'_>, name: &str| {
-        if FRAMING.contains(&name) {
-            field.mistake(format_args!("header `{name}` cannot be edited"));
-        } else if !names.insert(name.to_owned()) {
-            field.mistake(format_args!("header `{name}` is edited already"));
-        }
-    };
-    let mut pairs = |object: &mut Object<'_>, list: &'static str| -> Vec<(String, String)> {
-        let Some(field) = object.optional(list) else {
-            return Vec::new();
-        };
-        field
-            .limited_list(MAX_ITEMS)
-            .iter()
-            .filter_map(|field| {
-                let mut object = field.object()?;
-                let pair = header(&mut object);
-                object.finish();
-                allowed(field, &pair.as_ref()?.0);
-                pair
-            })
-            .collect()
-    };
-    let set = pairs(object, "set");
-    let add = pairs(object, "add");
-    let mut remove = Vec::new();
-    if let Some(field) = object.optional("remove") {
-        for item in field.limited_list(MAX_ITEMS) {
-            if let Some(name) = item.parse(header_name) {
-                allowed(&item, &name);
-                remove.push(name);
-            }
-        }
-    }
-    Some(HeaderEdits { set, add, remove })
-}
-
-fn rewrite(object: &mut Object<'_>, prefixes: bool) -> Option<Filter> {
-    let hostname = object
-        .optional("hostname")
-        .and_then(|field| field.parse(Hostname::new));
-    let path_field = object.optional("path");
-    if hostname.is_none() && path_field.is_none() {
-        object
-            .field()
-            .mistake("expected `hostname`, `path` or both, got neither");
-    }
-    let path = match path_field {
-        None => None,
-        Some(field) => {
-            let mut path = field.object()?;
-            let prefix = path.required("type").and_then(|field| {
-                field.choice(&[("ReplaceFullPath", false), ("ReplacePrefixMatch", true)])
-            });
-            let value = match prefix {
-                Some(true) => path.required("replacePrefixMatch"),
-                Some(false) => path.required("replaceFullPath"),
-                None => {
-                    path.ignored(&["replacePrefixMatch", "replaceFullPath"]);
-                    None
-                }
-            };
-            path.finish();
-            let value = value?;
-            if prefix == Some(true) && !prefixes {
-                field.mistake(
-                    "`ReplacePrefixMatch` needs a match of type `PathPrefix` in every match of the rule",
-                );
-                return None;
-            }
-            let text = value.string()?;
-            Some(if prefix == Some(true) {
-                if !text.is_empty() {
-                    value.parse(canonical)?;
-                }
-                PathRewrite::Prefix(text.to_owned())
-            } else {
-                PathRewrite::Full(value.parse(canonical)?.as_str().to_owned())
-            })
-        }
-    };
-    Some(Filter::Rewrite { path, hostname })
 }
 
 fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {

@@ -208,7 +208,7 @@ fn service(object: &mut Object<'_>) -> Option<PlatformService> {
             Some(network)
         })
         .collect();
-    let mut ports: Vec<PlatformPort> = Vec::new();
+    let mut ports: BTreeSet<PlatformPort> = BTreeSet::new();
     for field in object
         .required("ports")
         .map(|field| field.some_list())
@@ -225,10 +225,8 @@ fn service(object: &mut Object<'_>) -> Option<PlatformService> {
         item.finish();
         if let (Some(port), Some(transport)) = (port, transport) {
             let port = PlatformPort { port, transport };
-            if ports.contains(&port) {
+            if !ports.insert(port) {
                 field.mistake("this port is in the list already");
-            } else {
-                ports.push(port);
             }
         }
     }
@@ -236,7 +234,7 @@ fn service(object: &mut Object<'_>) -> Option<PlatformService> {
         declared,
         name: name?,
         addresses,
-        ports,
+        ports: ports.into_iter().collect(),
     })
 }
 

@@ -14,6 +14,8 @@ use crate::report::Source;
 /// Envoy Gateway: at most 16 providers and 8 audiences.
 const MAX_PROVIDERS: usize = 16;
 const MAX_AUDIENCES: usize = 8;
+/// Gateway API, policy attachment: at most 16 targets.
+const MAX_TARGETS: usize = 16;
 
 /// A policy whose targets are not resolved.
 pub(crate) struct PolicyDraft {
@@ -82,7 +84,7 @@ fn targets(spec: &mut Object<'_>, meta: &Meta) -> Vec<(Source, PolicyTarget)> {
     let several = spec.optional("targetRefs");
     let items = match (single, several) {
         (Some(field), None) => vec![field],
-        (None, Some(field)) => field.some_list(),
+        (None, Some(field)) => field.some_limited_list(MAX_TARGETS),
         (Some(_), Some(field)) => {
             field.mistake("expected either `targetRef` or `targetRefs`, got both");
             Vec::new()
@@ -137,8 +139,7 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<PolicyTarget> {
 /// Providers by name; those that have mistakes leave their name.
 fn providers(field: &Field<'_>) -> Vec<(Name, Option<JwtProvider>)> {
     let mut providers: Vec<(Name, Option<JwtProvider>)> = Vec::new();
-    field.limited_list(MAX_PROVIDERS);
-    for item in field.some_list() {
+    for item in field.some_limited_list(MAX_PROVIDERS) {
         let Some(mut object) = item.object() else {
             continue;
         };

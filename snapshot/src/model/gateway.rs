@@ -215,7 +215,7 @@ impl Pattern {
     pub fn new(pattern: &str) -> Result<Self, regex::Error> {
         Ok(Self {
             text: pattern.into(),
-            regex: Arc::new(regex::Regex::new(pattern)?),
+            regex: Arc::new(compiled(pattern)?),
         })
     }
 
@@ -223,7 +223,7 @@ impl Pattern {
     pub fn whole(pattern: &str) -> Result<Self, regex::Error> {
         // On its own first: `a)(b` is no pattern, and would become one inside of a group.
         Self::new(pattern)?;
-        let regex = regex::Regex::new(&format!("^(?:{pattern})$"))?;
+        let regex = compiled(&format!("^(?:{pattern})$"))?;
         Ok(Self {
             text: pattern.into(),
             regex: Arc::new(regex),
@@ -239,6 +239,15 @@ impl Pattern {
     pub fn regex(&self) -> &regex::Regex {
         &self.regex
     }
+}
+
+/// Compiles a pattern of bounded size: a short one can stand for a machine of many megabytes, and a
+/// document has many patterns.
+fn compiled(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    const MAX_BYTES: usize = 1 << 20;
+    regex::RegexBuilder::new(pattern)
+        .size_limit(MAX_BYTES)
+        .build()
 }
 
 /// What is changed on the way.

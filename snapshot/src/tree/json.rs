@@ -7,7 +7,7 @@ use std::io;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Entry, Fault, MAX_DEPTH, Node, Tree, Value, below};
+use super::{Entry, Fault, MAX_DEPTH, Node, Tree, Value, below, one_line};
 
 /// Reads the one document of a file; nothing but blanks may follow it.
 pub(super) fn read(text: &str) -> Tree {
@@ -35,7 +35,7 @@ pub(super) fn read(text: &str) -> Tree {
             faults.push(Fault::new(
                 error.line(),
                 String::new(),
-                format!("not valid JSON: {message}"),
+                format!("not valid JSON: {}", one_line(message)),
             ));
             None
         }

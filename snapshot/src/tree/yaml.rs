@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-use super::{Entry, Fault, MAX_DEPTH, Node, Tree, Value, below};
+use super::{Entry, Fault, MAX_DEPTH, Node, Tree, Value, below, one_line};
 
 /// Reads every document of a file. Each is parsed on its own, so that a mistake in one hides no other.
 pub(super) fn read(text: &str) -> Vec<Tree> {
@@ -109,7 +109,7 @@ impl Builder {
                     self.faults.push(Fault::new(
                         line,
                         path,
-                        format!("not valid YAML: {}", error.info()),
+                        format!("not valid YAML: {}", one_line(error.info())),
                     ));
                     self.give_up();
                     return;
