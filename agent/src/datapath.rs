@@ -272,7 +272,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When the kernel refuses; what comes after it is then not looked at.
+    /// The first thing that the kernel refuses; the rest is looked at all the same.
     pub fn repair(&self) -> Result<(), Error> {
         let mut inner = self.lock();
         let Inner {
@@ -281,14 +281,16 @@ impl Datapath {
             guarded,
             ..
         } = &mut *inner;
+        let mut outcome = Ok(());
         for ifindex in guarded.iter() {
             // An interface that is gone is a pod that is gone, which discovery tells.
             if let Some(name) = links::interface_name(*ifindex) {
-                links.attach(ebpf, *ifindex, &name)?;
+                outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
             }
         }
-        links.node(ebpf, &self.facts.cgroup)?;
-        routes::ensure()
+        outcome
+            .and(links.node(ebpf, &self.facts.cgroup))
+            .and(routes::ensure())
     }
 
     /// The reader of events; `None` if it was taken before.
