@@ -31,14 +31,16 @@ pub fn count(ctx: &TcContext, cell: u32, way: Direction, verdict: Verdict, reaso
 /// Tells the agent about a new flow or a drop.
 #[inline(always)]
 pub fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+    // Before the reservation: 5.10 cannot keep its pointer on the stack across a call (5.11 can, `PTR_TO_MEM`).
+    // SAFETY: the helper takes no argument and cannot fail.
+    let time = unsafe { bpf_ktime_get_ns() };
     let Some(mut entry) = EVENTS.reserve(0) else {
         count_lost(Lost::Event);
         return;
     };
     let packet = &case.packet;
     entry.write(Event {
-        // SAFETY: the helper takes no argument and cannot fail.
-        time: unsafe { bpf_ktime_get_ns() },
+        time,
         source: packet.source,
         destination: packet.destination,
         ifindex: case.ifindex,

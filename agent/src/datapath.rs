@@ -267,13 +267,30 @@ impl Datapath {
         self.lock().guarded.clone()
     }
 
-    /// Repairs what others may have removed: the policy route of steered packets.
+    /// Repairs what others may have removed: gates, hooks, and the policy route of steered packets. What is in place is
+    /// replaced by itself, without a gap. Blocking, some system calls per pod.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses.
+    /// The first thing that the kernel refuses; the rest is looked at all the same.
     pub fn repair(&self) -> Result<(), Error> {
-        routes::ensure()
+        let mut inner = self.lock();
+        let Inner {
+            links,
+            ebpf,
+            guarded,
+            ..
+        } = &mut *inner;
+        let mut outcome = Ok(());
+        for ifindex in guarded.iter() {
+            // An interface that is gone is a pod that is gone, which discovery tells.
+            if let Some(name) = links::interface_name(*ifindex) {
+                outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
+            }
+        }
+        outcome
+            .and(links.node(ebpf, &self.facts.cgroup))
+            .and(routes::ensure())
     }
 
     /// The reader of events; `None` if it was taken before.

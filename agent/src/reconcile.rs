@@ -101,7 +101,7 @@ impl Reconciler {
         if let Err(error) = tokio::task::block_in_place(|| self.activator.repair()) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "failed to repair the policy route of steered packets"
+                "failed to look after the kernel's hooks; a gate or the policy route may be missing"
             );
         }
     }

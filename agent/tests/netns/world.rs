@@ -41,7 +41,7 @@ pub(crate) struct World {
     pub(crate) cgroup: PathBuf,
 }
 
-fn run(line: &str) {
+fn run(line: &str) -> Vec<u8> {
     let mut words = line.split_whitespace();
     let program = words.next().expect("a command has a name");
     let output = Command::new(program)
@@ -53,6 +53,7 @@ fn run(line: &str) {
         "`{line}` failed: {} (this test needs root)",
         String::from_utf8_lossy(&output.stderr)
     );
+    output.stdout
 }
 
 /// Runs something on a thread inside a network namespace.
@@ -164,6 +165,12 @@ impl World {
             "ip -n {} link del {}",
             self.node, self.pods[pod].ifname
         ));
+    }
+
+    /// Runs a command on the node; gives what it prints.
+    pub(crate) fn on_node(&self, line: &str) -> String {
+        let output = run(&format!("ip netns exec {} {line}", self.node));
+        String::from_utf8_lossy(&output).into_owned()
     }
 
     /// Gives the node an address.
