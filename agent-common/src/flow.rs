@@ -122,6 +122,11 @@ impl FlowValue {
     pub const fn seen(&self) -> u64 {
         self.seen
     }
+    /// Notes a packet. Nothing else of the value is written.
+    #[inline(always)]
+    pub const fn touch(&mut self, now: u64) {
+        self.seen = now;
+    }
     /// The generation that gave the verdict.
     #[must_use]
     #[inline(always)]

@@ -91,7 +91,7 @@ wire_enum! {
         EtherType = 43 => "ethertype",
         /// A VLAN tag on a pod's packet.
         Vlan = 44 => "vlan",
-        /// More IPv6 extension headers than are read, or one that is never read.
+        /// More IPv6 extension headers or IPv4 options than are read, or an extension header that is never read.
         ExtensionHeader = 45 => "extension_header",
         /// Neither TCP, UDP nor ICMP.
         Protocol = 46 => "protocol",
@@ -105,7 +105,7 @@ wire_enum! {
         Multicast = 50 => "multicast",
         /// An ARP packet that claims or asks what is not the pod's to claim.
         ArpSpoofed = 51 => "arp_spoofed",
-        /// A neighbour discovery message that claims what is not the pod's.
+        /// A neighbour discovery message that claims what is not the pod's, or that would leave the link.
         NeighbourSpoofed = 52 => "neighbour_spoofed",
         /// A router advertisement or redirect from a pod.
         RouterClaim = 53 => "router_claim",
@@ -119,7 +119,7 @@ wire_enum! {
         ListenerMissing = 57 => "listener_missing",
         /// The kernel refused to hand the packet to the listener.
         SteerFailed = 58 => "steer_failed",
-        /// An IPv6 routing header: a packet that chooses its own way.
+        /// An IPv6 routing header or an IPv4 source route: a packet that chooses its own way.
         SourceRoute = 59 => "source_route",
     }
 }

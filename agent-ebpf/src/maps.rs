@@ -107,8 +107,8 @@ pub fn identity(identities: &Identities, address: &[u8; 16]) -> Option<IdentityV
 #[inline(always)]
 pub fn count_lost(kind: Lost) {
     if let Some(count) = LOST.get_ptr_mut(kind as u32) {
-        // SAFETY: the pointer is this CPU's element, and a program is not preempted by another instance of itself on
-        // the same CPU; a lost update of a diagnostic count would be harmless.
+        // SAFETY: the pointer is this CPU's element. At a cgroup hook another task on the same CPU may come between
+        // (programs there are preemptible since 5.11), which loses one of a diagnostic count.
         unsafe { *count = (*count).wrapping_add(1) };
     }
 }

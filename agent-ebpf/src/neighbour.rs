@@ -1,6 +1,6 @@
 //! ARP and IPv6 neighbour discovery: a pod may claim its own addresses and ask for others; it never routes.
 
-use agent_common::{Direction, Reason, address::mapped};
+use agent_common::{Direction, IdentityValue, Reason, address::mapped};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
@@ -55,7 +55,8 @@ pub fn discovery(
             // Duplicate address detection asks from the unspecified address for the pod's own.
             let nobody = packet.source == [0; 16];
             let claims_target = advertises || nobody;
-            (nobody || mine(identities, &packet.source, ifindex))
+            stays_on_link(identities, &packet.destination)
+                && (nobody || mine(identities, &packet.source, ifindex))
                 && (!claims_target || mine(identities, &target, ifindex))
         }
         // The node may ask for the pod's addresses, and answer what the pod asked.
@@ -69,6 +70,19 @@ pub fn discovery(
     } else {
         Err(Reason::NeighbourSpoofed)
     }
+}
+
+/// Whether a message of the pod ends at the node: a group of the link (RFC 4291 section 2.7), a link-local address or one
+/// of the node's own. The node would forward any other, past every policy.
+#[inline(always)]
+fn stays_on_link(identities: &Identities, address: &[u8; 16]) -> bool {
+    const LINK_SCOPE: u8 = 2;
+    if is_group(address, false) {
+        return address[1] & 0x0f == LINK_SCOPE;
+    }
+    is_link_local(address)
+        || maps::identity(identities, address)
+            .is_some_and(|value| value.ifindex() == IdentityValue::THIS_NODE)
 }
 
 /// Whether the pod may use an address on its link: its own, or any link-local one, since the link has two ends only.

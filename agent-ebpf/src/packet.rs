@@ -27,6 +27,8 @@ const ETHER_QINQ: u16 = 0x88a8;
 
 /// Extension headers that are read before a packet is given up (RFC 8200 section 4.1 recommends at most seven).
 const MAX_EXTENSION_HEADERS: u32 = 6;
+/// IPv4 options that are read before a packet is given up, padding included. A host sends one or two.
+const MAX_OPTIONS: u32 = 8;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -171,6 +173,9 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     if h[0] >> 4 != 4 || length < 20 {
         return Err(Reason::Malformed);
     }
+    if length > 20 {
+        options(ctx, ETHERNET + length)?;
+    }
     packet.v4 = true;
     packet.source = mapped(h[12], h[13], h[14], h[15]);
     packet.destination = mapped(h[16], h[17], h[18], h[19]);
@@ -183,6 +188,31 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
         return placed(packet, fragment & OFFSET);
     }
     Ok(())
+}
+
+/// Refuses source routes among the options of an IPv4 header that ends at `end` (RFC 791 section 3.1): a packet with one
+/// goes on to where its destination field does not tell.
+#[inline(always)]
+fn options(ctx: &TcContext, end: u32) -> Result<(), Reason> {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const STRICT_SOURCE_ROUTE: u8 = 137;
+    let mut offset = ETHERNET + 20;
+    for _ in 0..MAX_OPTIONS {
+        if offset >= end {
+            return Ok(());
+        }
+        let x: [u8; 2] = load(ctx, offset)?;
+        match x[0] {
+            END => return Ok(()),
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return Err(Reason::SourceRoute),
+            NO_OPERATION => offset += 1,
+            _ if x[1] < 2 => return Err(Reason::Malformed),
+            _ => offset += u32::from(x[1]),
+        }
+    }
+    Err(Reason::ExtensionHeader)
 }
 
 #[inline(always)]

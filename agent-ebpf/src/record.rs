@@ -1,7 +1,8 @@
-//! Accounting: a counter for every packet, an event for every new flow and every drop.
+//! Accounting: a counter for every packet, an event for every new flow and every drop; in debug builds (feature `logs`)
+//! a line for every verdict.
 
 use agent_common::{Counter, CounterKey, Direction, Event, Hook, Lost, Reason, Verdict};
-use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 
 use crate::{
     maps::{COUNTERS, EVENTS, count_lost},
@@ -29,16 +30,17 @@ pub fn count(ctx: &TcContext, cell: u32, way: Direction, verdict: Verdict, reaso
 
 /// Tells the agent about a new flow or a drop.
 #[inline(always)]
-pub fn tell(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
-    let _ = ctx.as_ptr();
+pub fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+    // Before the reservation: 5.10 cannot keep its pointer on the stack across a call (5.11 can, `PTR_TO_MEM`).
+    // SAFETY: the helper takes no argument and cannot fail.
+    let time = unsafe { bpf_ktime_get_ns() };
     let Some(mut entry) = EVENTS.reserve(0) else {
         count_lost(Lost::Event);
         return;
     };
     let packet = &case.packet;
     entry.write(Event {
-        // SAFETY: the helper takes no argument and cannot fail.
-        time: unsafe { bpf_ktime_get_ns() },
+        time,
         source: packet.source,
         destination: packet.destination,
         ifindex: case.ifindex,
@@ -61,3 +63,41 @@ pub fn tell(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reas
     });
     entry.submit(0);
 }
+
+/// Logs what was found in a packet and what became of it. Verdict and reason are the numbers of their enums: a table of
+/// names would be pointers, which an object's data cannot hold.
+#[cfg(feature = "logs")]
+#[inline(always)]
+pub fn log(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+    let packet = &case.packet;
+    aya_log_ebpf::debug!(
+        ctx,
+        "hook={} ifindex={} generation={} cell={} verdict={} reason={} rule={}",
+        way as u8,
+        case.ifindex,
+        case.generation,
+        case.cell,
+        verdict as u8,
+        reason as u8,
+        case.rule
+    );
+    aya_log_ebpf::debug!(
+        ctx,
+        "  {:i} port {} -> {:i} port {} protocol={} flags={:x} icmp={} local={:x} peer={:x} bytes={}",
+        packet.source,
+        u16::from_be_bytes(packet.source_port),
+        packet.destination,
+        u16::from_be_bytes(packet.destination_port),
+        packet.protocol,
+        packet.tcp_flags,
+        packet.icmp_type,
+        case.local.raw(),
+        case.peer.raw(),
+        ctx.len()
+    );
+}
+
+/// Without the feature nothing is logged.
+#[cfg(not(feature = "logs"))]
+#[inline(always)]
+pub fn log(_: &TcContext, _: &Case, _: Direction, _: Verdict, _: Reason) {}

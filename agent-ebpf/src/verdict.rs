@@ -81,8 +81,9 @@ pub fn judge(ctx: &TcContext, way: Direction) -> Verdict {
     };
     record::count(ctx, case.cell, way, verdict, reason);
     if case.fresh || verdict == Verdict::Drop {
-        record::tell(ctx, &case, way, verdict, reason);
+        record::tell(&case, way, verdict, reason);
     }
+    record::log(ctx, &case, way, verdict, reason);
     verdict
 }
 
@@ -127,7 +128,9 @@ fn examine(ctx: &TcContext, way: Direction, case: &mut Case) -> Result<(Action, 
     }
     fragments(case, way)?;
     match case.packet.icmp {
-        Icmp::Error => icmp_error(ctx, case, way).map(|()| (Action::Pass, Reason::IcmpError)),
+        Icmp::Error => {
+            icmp_error(ctx, identities, case, way).map(|()| (Action::Pass, Reason::IcmpError))
+        }
         Icmp::Other => Err(Reason::IcmpType),
         _ => connection(ctx, identities, case, way),
     }
@@ -245,7 +248,12 @@ fn flow_key(packet: &Packet, ifindex: u32, way: Direction) -> FlowKey {
 
 /// An ICMP error passes if the packet that it quotes belongs to a flow that this generation allows.
 #[inline(always)]
-fn icmp_error(ctx: &TcContext, case: &Case, way: Direction) -> Result<(), Reason> {
+fn icmp_error(
+    ctx: &TcContext,
+    identities: &Identities,
+    case: &Case,
+    way: Direction,
+) -> Result<(), Reason> {
     let mut inner = Packet::empty();
     packet::quoted(ctx, &case.packet, &mut inner)?;
     // The quoted packet went the other way.
@@ -261,11 +269,47 @@ fn icmp_error(ctx: &TcContext, case: &Case, way: Direction) -> Result<(), Reason
         return Err(Reason::IcmpUntracked);
     }
     let key = flow_key(&inner, case.ifindex, back);
-    // SAFETY: one integer is read; a reused slot would belong to a flow that was judged by some generation too.
-    match unsafe { FLOWS.get(&key) } {
-        Some(flow) if flow.generation() == case.generation => Ok(()),
-        _ => Err(Reason::IcmpUntracked),
+    // SAFETY: the value is copied at once; a reused slot would belong to a flow that was judged by some generation too.
+    let flow = unsafe { FLOWS.get(&key) }
+        .copied()
+        .ok_or(Reason::IcmpUntracked)?;
+    if flow.generation() == case.generation {
+        return Ok(());
     }
+    // The error came between a flip and the connection's next packet: what that packet would be told holds here too.
+    rejudge(identities, case.generation, case.local, &inner, back, &flow)
+        .map(|_| ())
+        .map_err(|_| Reason::IcmpUntracked)
+}
+
+/// What a generation says of a known flow, of which `packet` goes `way`: the peer and the rule.
+#[inline(always)]
+fn rejudge(
+    identities: &Identities,
+    generation: u32,
+    local: Identity,
+    packet: &Packet,
+    way: Direction,
+    flow: &FlowValue,
+) -> Result<(Identity, Rule), Reason> {
+    let direction = flow.direction();
+    let peer = match (flow.marked(), way) {
+        (true, _) => flow.peer(),
+        (false, Direction::Egress) => peer_of(identities, &packet.destination, direction)?,
+        (false, Direction::Ingress) => peer_of(identities, &packet.source, direction)?,
+    };
+    let port = opened_port(packet, direction == way);
+    declared(generation, local, peer, port, packet.protocol, direction).map(|rule| (peer, rule))
+}
+
+/// The port that a connection was opened to: what its opener sends goes there, what it gets comes from there.
+#[inline(always)]
+fn opened_port(packet: &Packet, from_opener: bool) -> u16 {
+    u16::from_be_bytes(match (from_opener, packet.icmp) {
+        (_, Icmp::Request | Icmp::Reply) => [0; 2],
+        (true, _) => packet.destination_port,
+        (false, _) => packet.source_port,
+    })
 }
 
 /// Known flow, stale flow, or new one.
@@ -290,7 +334,8 @@ fn connection(
         // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
         !case.packet.opens_tcp()
             && (case.packet.protocol == protocol::TCP
-                || now.wrapping_sub(flow.seen()) < DATAGRAM_IDLE)
+                // Another CPU may have seen a packet since `now`; that is not idle for ages.
+                || now.saturating_sub(flow.seen()) < DATAGRAM_IDLE)
     });
     let (direction, peer, marked) = match known {
         Some(flow) => {
@@ -298,18 +343,10 @@ fn connection(
             case.peer = flow.peer();
             case.rule = flow.rule();
             if flow.generation() == case.generation {
-                let seen = FlowValue::new(
-                    flow.generation(),
-                    flow.direction(),
-                    flow.action(),
-                    flow.rule(),
-                    flow.peer(),
-                    flow.marked(),
-                    now,
-                );
                 if let Some(slot) = FLOWS.get_ptr_mut(&key) {
-                    // SAFETY: all fields but the time are what they were; concurrent writers write the same.
-                    unsafe { *slot = seen };
+                    // SAFETY: the slot is memory of the map. Another CPU may give it to another flow meanwhile (an LRU
+                    // map reuses at once); that flow is then a little younger, and its verdict stays its own.
+                    unsafe { (*slot).touch(now) };
                 }
                 return Ok((flow.action(), Reason::Established));
             }
@@ -334,16 +371,11 @@ fn connection(
         }
     };
     case.peer = peer;
-    let port = match (direction == way, case.packet.icmp) {
-        (_, Icmp::Request | Icmp::Reply) => [0; 2],
-        (true, _) => case.packet.destination_port,
-        (false, _) => case.packet.source_port,
-    };
     let rule = match declared(
         case.generation,
         case.local,
         peer,
-        u16::from_be_bytes(port),
+        opened_port(&case.packet, direction == way),
         case.packet.protocol,
         direction,
     ) {

@@ -1,6 +1,6 @@
 //! Builds everything in order and owns every task.
 //!
-//! The main loop is the only caller of [`Activator`]: documents that changed, pods that came or went and signals arrive here one at
+//! The main loop is the only caller of the [`Reconciler`]: documents that changed, pods that came or went and signals arrive here one at
 //! a time.
 
 use std::path::Path;
@@ -9,22 +9,24 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use snapshot::{Snapshot, Warning};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::activate::{ActivateError, Activator, Active};
+use crate::activate::Activator;
 use crate::admin::Admin;
 use crate::config::{DatapathMode, RunArgs};
 use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
 use crate::lock::StateLock;
-use crate::metrics::Reload;
 use crate::pods;
-use crate::proxy::{Ingress, Proxy, ProxyConfig};
+use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
+use crate::reconcile::Reconciler;
 use crate::route::RouteTable;
 use crate::source::{self, FolderWatch, Loaded, SourceError};
 use crate::view::AgentView;
+
+/// How often what failed is tried again, and what others may have removed from the node is put back.
+const REPAIR: Duration = Duration::from_secs(5);
 
 /// Runs until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -40,7 +42,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let _lock = StateLock::take(&args.state)?;
     let datapath = open_datapath(&args)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
-    let proxy = Arc::new(start_proxy(&args, datapath.is_some(), &routes)?);
+    let proxy = Arc::new(start_proxy(&args, datapath.as_ref(), &routes)?);
 
     let view = AgentView::new(&folder, datapath.clone(), &proxy);
     let view = Arc::new(view.context("failed to follow the kernel's events")?);
@@ -54,16 +56,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => (Discovery::default(), None),
     };
     let activator = Activator::new(routes, Arc::clone(&proxy), datapath);
-    let mut app = App {
-        activator,
-        view,
-        folder: folder.clone(),
-        snapshot,
-        digest: loaded.digest.clone(),
-        discovery,
-    };
-    app.activate(Reload::Start)?;
-    say_what_holds(&app.snapshot, args.datapath);
+    let cells = snapshot.cells.len();
+    let mut reconciler = Reconciler::start(activator, view, snapshot, &loaded.digest, discovery)?;
+    if args.datapath == DatapathMode::None {
+        tracing::warn!(
+            cells,
+            "--datapath none: NOTHING IS ENFORCED in the kernel; the router alone answers on its listeners"
+        );
+    }
 
     let mut documents = watch_documents(&folder, &loaded)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -72,9 +72,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = repair.tick() => app.repair(),
-            Some(loaded) = documents.recv() => app.documents(loaded),
-            Some(discovery) = next(&mut discoveries) => app.pods(discovery),
+            _ = repair.tick() => reconciler.repair(),
+            Some(loaded) = documents.recv() => reconciler.documents(loaded),
+            Some(discovery) = next(&mut discoveries) => reconciler.pods(discovery),
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
@@ -83,8 +83,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         seconds = args.drain,
         "draining: open requests may end, verdicts stay in the kernel"
     );
-    app.view.drain();
-    drop(app);
+    reconciler.drain();
+    drop(reconciler);
     match Arc::into_inner(proxy) {
         Some(proxy) => {
             let cut = proxy.shutdown(Duration::from_secs(args.drain)).await;
@@ -95,99 +95,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often what others may have removed from the node is looked at and put back.
-const REPAIR: Duration = Duration::from_secs(5);
-
-struct App {
-    activator: Activator,
-    view: Arc<AgentView>,
-    folder: std::path::PathBuf,
-    snapshot: Arc<Snapshot>,
-    digest: String,
-    discovery: Discovery,
-}
-
-impl App {
-    /// Takes changed documents over, or keeps what is active.
-    fn documents(&mut self, loaded: Result<Loaded, SourceError>) {
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(error) => return self.refused(&[format!("{:#}", anyhow::Error::new(error))]),
-        };
-        let parsed = match snapshot::parse(&loaded.files) {
-            Ok(parsed) => Arc::new(parsed),
-            Err(rejections) => {
-                let mistakes: Vec<_> = rejections
-                    .mistakes
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
-                return self.refused(&mistakes);
-            }
-        };
-        let before = (
-            std::mem::replace(&mut self.snapshot, parsed),
-            std::mem::replace(&mut self.digest, loaded.digest),
-        );
-        if let Err(error) = self.activate(Reload::Documents) {
-            (self.snapshot, self.digest) = before;
-            self.refused(&[format!("{:#}", anyhow::Error::new(error))]);
-        }
-    }
-
-    fn pods(&mut self, discovery: Discovery) {
-        let before = std::mem::replace(&mut self.discovery, discovery);
-        if let Err(error) = self.activate(Reload::Pods) {
-            // Interfaces of pods that are in no active generation drop everything, so nothing opens here.
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "pods changed, and their generation could not be activated"
-            );
-            self.discovery = before;
-        }
-    }
-
-    fn activate(&mut self, reason: Reload) -> Result<(), ActivateError> {
-        // Map updates are system calls; the runtime moves its other tasks away meanwhile.
-        let active: Active = tokio::task::block_in_place(|| {
-            self.activator.activate(&self.snapshot, &self.discovery)
-        })?;
-        tracing::info!(
-            generation = active.generation,
-            reason = reason.as_str(),
-            digest = %self.digest,
-            cells = active.snapshot.cells.len(),
-            pods = active.discovery.pods.len(),
-            "generation active"
-        );
-        if reason != Reload::Pods {
-            warn(&active.snapshot.warnings);
-            for (source, message) in crate::view::expired(&active.snapshot) {
-                tracing::error!(%source, "{message}");
-            }
-        }
-        self.view.activated(active, reason, &self.digest);
-        Ok(())
-    }
-
-    /// Puts the policy route of steered packets back if somebody removed it.
-    fn repair(&self) {
-        if let Err(error) = tokio::task::block_in_place(|| self.activator.repair()) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "failed to repair the policy route of steered packets"
-            );
-        }
-    }
-
-    fn refused(&self, mistakes: &[String]) {
-        for mistake in mistakes {
-            tracing::error!(folder = %self.folder.display(), mistake, "documents refused; the active generation goes on serving");
-        }
-        self.view.refused(mistakes);
-    }
-}
-
 fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
     match args.datapath {
         DatapathMode::None => Ok(None),
@@ -196,6 +103,7 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
                 bpffs: args.bpffs.clone(),
                 cgroup: args.cgroup.clone(),
                 gate_hook: GateHook::default(),
+                object: None,
             };
             match Datapath::open(&config) {
                 Ok(datapath) => Ok(Some(datapath)),
@@ -209,7 +117,7 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
 
 fn start_proxy(
     args: &RunArgs,
-    steered: bool,
+    datapath: Option<&Datapath>,
     routes: &Arc<ArcSwap<RouteTable>>,
 ) -> anyhow::Result<Proxy> {
     let cores = match args.threads {
@@ -218,35 +126,24 @@ fn start_proxy(
             .context("failed to count cores")?
             .get(),
     };
-    let ingress = if steered {
-        Ingress::Lookup
-    } else {
-        Ingress::Bind
+    let ingress = match datapath {
+        Some(_) => Ingress::Lookup,
+        None => Ingress::Bind,
+    };
+    let transparent = match datapath {
+        Some(datapath) if !datapath.facts().assigns_groups() => Sharing::OneSocket,
+        _ => Sharing::ReusePort,
     };
     Ok(Proxy::start(
         ProxyConfig {
             cores,
             ingress,
-            node_mark: steered,
+            transparent,
+            node_mark: datapath.is_some(),
             ..ProxyConfig::default()
         },
         Arc::clone(routes),
     )?)
-}
-
-fn say_what_holds(snapshot: &Snapshot, mode: DatapathMode) {
-    if mode == DatapathMode::None {
-        tracing::warn!(
-            cells = snapshot.cells.len(),
-            "--datapath none: NOTHING IS ENFORCED in the kernel; the router alone answers on its listeners"
-        );
-    }
-}
-
-fn warn(warnings: &[Warning]) {
-    for warning in warnings {
-        tracing::warn!(source = %warning.source, "{}", warning.message);
-    }
 }
 
 /// Changes of the folder, from a task that lives as long as the receiver.

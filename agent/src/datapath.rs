@@ -8,7 +8,9 @@
 //! Maps, programs and links are pinned under one folder of a bpffs. When the agent ends, nothing is detached: verdicts
 //! stay as they are until the next agent takes the pins over. [`Datapath::cleanup`] is the only way to remove them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +23,7 @@ mod error;
 mod events;
 mod instance;
 mod links;
+mod logs;
 mod maps;
 mod netlink;
 mod routes;
@@ -38,6 +41,7 @@ pub use write::{Cost, Flipped, Prepared};
 
 use instance::Instance;
 use links::Links;
+use logs::Logs;
 use maps::{InnerMaker, Maps};
 use write::Live;
 
@@ -50,6 +54,8 @@ pub struct DatapathConfig {
     pub cgroup: Option<PathBuf>,
     /// How gates are attached.
     pub gate_hook: GateHook,
+    /// Another object than the one that was built in, for debugging the programs.
+    pub object: Option<PathBuf>,
 }
 
 /// A loaded datapath. Cheap to clone; all clones are the same one.
@@ -72,6 +78,15 @@ pub struct Facts {
     pub cgroup: PathBuf,
     /// The programs and what the verifier made of them.
     pub programs: Vec<ProgramFacts>,
+}
+
+impl Facts {
+    /// Whether a program at tc may assign a listener of a `SO_REUSEPORT` group, which came with 6.6 (`bpf_sk_assign`
+    /// answers `ESOCKTNOSUPPORT` before). A kernel whose release says no version is taken for an older one.
+    #[must_use]
+    pub fn assigns_groups(&self) -> bool {
+        checks::version(&self.kernel).is_some_and(|version| version >= (6, 6))
+    }
 }
 
 /// A loaded program.
@@ -123,6 +138,7 @@ struct Inner {
     /// Interfaces whose gates hold this process' programs.
     guarded: BTreeSet<u32>,
     root: PathBuf,
+    _logs: Option<Logs>,
     _instance: Instance,
 }
 
@@ -136,17 +152,22 @@ impl std::fmt::Debug for Datapath {
 
 /// The programs that were built into this agent.
 #[cfg(ebpf_object)]
-fn object() -> Result<&'static [u8], Error> {
-    Ok(aya::include_bytes_aligned!(concat!(
-        env!("OUT_DIR"),
-        "/cardinal.bpf.o"
-    )))
-}
+const BUILT_IN: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
+    env!("OUT_DIR"),
+    "/cardinal.bpf.o"
+)));
 
 /// This agent was built without programs.
 #[cfg(not(ebpf_object))]
-fn object() -> Result<&'static [u8], Error> {
-    Err(Error::NoObject)
+const BUILT_IN: Option<&[u8]> = None;
+
+fn object(config: &DatapathConfig) -> Result<Cow<'static, [u8]>, Error> {
+    match &config.object {
+        Some(path) => fs::read(path)
+            .map(Cow::Owned)
+            .map_err(Error::file("read", path)),
+        None => BUILT_IN.map(Cow::Borrowed).ok_or(Error::NoObject),
+    }
 }
 
 impl Datapath {
@@ -159,7 +180,7 @@ impl Datapath {
     ///
     /// Whatever is missing, by name.
     pub fn open(config: &DatapathConfig) -> Result<Self, Error> {
-        let object = object()?;
+        let object = object(config)?;
         let kernel = checks::kernel()?;
         let instance = Instance::claim()?;
         let cgroup = checks::cgroup(config.cgroup.as_deref())?;
@@ -172,11 +193,12 @@ impl Datapath {
         for name in maps::NAMES {
             loader.map_pin_path(name, config.bpffs.join(name));
         }
-        let mut ebpf = loader.load(object)?;
+        let mut ebpf = loader.load(&object)?;
         links::load(&mut ebpf)?;
         let programs = program_facts(&ebpf)?;
-        let inner_maps = InnerMaker::new(object, object_btf(&ebpf)?)?;
+        let inner_maps = InnerMaker::new(&object, object_btf(&ebpf)?)?;
         let mut maps = Maps::take(&mut ebpf, &config.bpffs)?;
+        let logs = Logs::start(&mut ebpf)?;
         let active = maps
             .control
             .get(&0, 0)
@@ -212,6 +234,7 @@ impl Datapath {
             active,
             guarded: BTreeSet::new(),
             root: config.bpffs.clone(),
+            _logs: logs,
             _instance: instance,
         };
         inner.take_over()?;
@@ -244,13 +267,30 @@ impl Datapath {
         self.lock().guarded.clone()
     }
 
-    /// Repairs what others may have removed: the policy route of steered packets.
+    /// Repairs what others may have removed: gates, hooks, and the policy route of steered packets. What is in place is
+    /// replaced by itself, without a gap. Blocking, some system calls per pod.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses.
+    /// The first thing that the kernel refuses; the rest is looked at all the same.
     pub fn repair(&self) -> Result<(), Error> {
-        routes::ensure()
+        let mut inner = self.lock();
+        let Inner {
+            links,
+            ebpf,
+            guarded,
+            ..
+        } = &mut *inner;
+        let mut outcome = Ok(());
+        for ifindex in guarded.iter() {
+            // An interface that is gone is a pod that is gone, which discovery tells.
+            if let Some(name) = links::interface_name(*ifindex) {
+                outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
+            }
+        }
+        outcome
+            .and(links.node(ebpf, &self.facts.cgroup))
+            .and(routes::ensure())
     }
 
     /// The reader of events; `None` if it was taken before.
@@ -340,10 +380,10 @@ impl Datapath {
         routes::remove()?;
         for name in maps::NAMES {
             let path = inner.root.join(name);
-            std::fs::remove_file(&path).map_err(Error::file("unpin", path))?;
+            fs::remove_file(&path).map_err(Error::file("unpin", path))?;
         }
         for folder in [inner.root.join("links"), inner.root.clone()] {
-            match std::fs::remove_dir(&folder) {
+            match fs::remove_dir(&folder) {
                 // The root of a mount is not ours to remove.
                 Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
                     return Err(Error::file("remove", folder)(error));

@@ -17,6 +17,7 @@ pub mod packets;
 pub mod pods;
 pub mod proxy;
 pub mod recent;
+pub mod reconcile;
 pub mod route;
 pub mod source;
 pub mod status;

@@ -102,6 +102,16 @@ impl Metrics {
         self.refused.set(1);
     }
 
+    /// The generation for other pods could not be activated.
+    pub fn pods_failed(&self) {
+        self.reloads
+            .get_or_create(&ReloadLabels {
+                reason: Reload::Pods.as_str(),
+                result: "failed",
+            })
+            .inc();
+    }
+
     /// Whether cells are enforced.
     pub fn enforcing(&self, enforcing: bool) {
         self.enforcing.set(enforcing.into());

@@ -38,7 +38,7 @@ mod tls;
 mod tunnel;
 mod worker;
 
-pub use listen::ListenError;
+pub use listen::{ListenError, Sharing};
 pub use log::{AccessRecord, KEPT, Reason, RequestLog};
 pub use metrics::Metrics;
 
@@ -61,6 +61,9 @@ pub struct ProxyConfig {
     pub cores: usize,
     /// How connections come.
     pub ingress: Ingress,
+    /// How cores share the transparent sockets of [`Ingress::Lookup`]; [`crate::datapath::Facts::assigns_groups`] tells
+    /// which the kernel takes.
+    pub transparent: Sharing,
     /// Whether upstream connections carry [`agent_common::Mark`]s; needs `CAP_NET_ADMIN`.
     pub node_mark: bool,
     /// Whether loopback sources may be components. For tests; on a node every process has these
@@ -83,6 +86,7 @@ impl Default for ProxyConfig {
         Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             ingress: Ingress::Bind,
+            transparent: Sharing::default(),
             node_mark: false,
             loopback: false,
             inside: false,
@@ -176,7 +180,13 @@ impl Proxy {
                 (SocketKind::SteeredV4, v4, Entry::Steered),
                 (SocketKind::SteeredV6, v6, Entry::Steered),
             ] {
-                let group = match listen::group(address, cores, entry == Entry::Steered) {
+                let transparent = entry == Entry::Steered;
+                let sharing = if transparent {
+                    config.transparent
+                } else {
+                    Sharing::ReusePort
+                };
+                let group = match listen::group(address, cores, transparent, sharing) {
                     Ok(group) => group,
                     Err(error) if address.is_ipv6() && listen::no_ipv6(&error) => {
                         tracing::warn!(%error, "node has no IPv6; its gateways are IPv4 only");
@@ -192,7 +202,10 @@ impl Proxy {
             }
         }
         for address in &config.steered {
-            spread(listen::group(*address, cores, false)?, Entry::Steered);
+            spread(
+                listen::group(*address, cores, false, Sharing::ReusePort)?,
+                Entry::Steered,
+            );
         }
         let mut proxy = Self {
             cores,
@@ -216,7 +229,8 @@ impl Proxy {
         let current = self.lock().clone();
         let mut new = BTreeMap::new();
         for address in wanted.difference(&current) {
-            new.insert(*address, listen::group(*address, self.cores, false)?.1);
+            let group = listen::group(*address, self.cores, false, Sharing::ReusePort)?;
+            new.insert(*address, group.1);
         }
         Ok(Opened {
             proxy: self,

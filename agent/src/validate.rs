@@ -13,7 +13,7 @@ use crate::{compile, source, view};
 #[derive(Serialize)]
 struct Report {
     valid: bool,
-    documents: usize,
+    files: usize,
     mistakes: Vec<Line>,
     warnings: Vec<Line>,
 }
@@ -75,10 +75,10 @@ fn check(files: &[snapshot::SourceFile]) -> Report {
         |mistake: &Mistake| Line::new(&mistake.source, &mistake.message, mistake.to_string());
     let warning =
         |warning: &Warning| Line::new(&warning.source, &warning.message, warning.to_string());
-    let documents = files.len();
+    let count = files.len();
     let refused = |mistakes: &[Mistake]| Report {
         valid: false,
-        documents,
+        files: count,
         mistakes: mistakes.iter().map(mistake).collect(),
         warnings: Vec::new(),
     };
@@ -100,7 +100,7 @@ fn check(files: &[snapshot::SourceFile]) -> Report {
     );
     Report {
         valid: true,
-        documents,
+        files: count,
         mistakes: Vec::new(),
         warnings,
     }
@@ -120,10 +120,10 @@ fn print_text(report: &Report, folder: &str) -> io::Result<()> {
     for mistake in &report.mistakes {
         writeln!(out, "error: {}", mistake.text)?;
     }
-    let files = if report.documents == 1 {
+    let files = if report.files == 1 {
         "1 file".to_owned()
     } else {
-        format!("{} files", report.documents)
+        format!("{} files", report.files)
     };
     if report.valid {
         writeln!(

@@ -47,6 +47,8 @@ struct State {
     last_reload_at: String,
     last_attempt_at: String,
     mistakes: Vec<String>,
+    /// Why the pods of the node are not those of the active generation.
+    pods_failed: Option<String>,
 }
 
 impl AgentView {
@@ -95,6 +97,7 @@ impl AgentView {
             state.last_attempt_at = state.last_reload_at.clone();
             state.mistakes.clear();
         }
+        state.pods_failed = None;
         digest.clone_into(&mut state.digest);
         drop(state);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(active));
@@ -106,6 +109,13 @@ impl AgentView {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.last_attempt_at = clock::now();
         state.mistakes = mistakes.to_vec();
+    }
+
+    /// Pods came or went, and the generation for them could not be activated.
+    pub fn pods_failed(&self, error: String) {
+        self.metrics.pods_failed();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.pods_failed = Some(error);
     }
 
     /// The agent is about to end: it is not ready any more.
@@ -199,6 +209,15 @@ impl View for AgentView {
             }
             None => Default::default(),
         };
+        let failed = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pods_failed
+            .clone();
+        not_enforced.extend(
+            failed.map(|error| format!("pods that came since the active generation: {error}")),
+        );
         let drops = match (&self.datapath, active.as_deref()) {
             (Some(datapath), Some(active)) => drops(datapath, active, &mut not_enforced),
             _ => Vec::new(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agent_common::{Action, Control, Direction, Identity, Reason, Rule, RuleKey, SocketKey};
 use aya::maps::{Array, HashOfMaps, Map, MapData};
-use cardinal_agent::datapath::{Datapath, Network, scan};
+use cardinal_agent::datapath::{Datapath, KernelTables, Network, scan};
 use socket2::{Domain, Protocol, Socket, Type};
 use world::{SOON, TestPod, World, inside, udp};
 
@@ -59,6 +59,18 @@ fn ipv4(
     packet.extend(octets(destination));
     packet.extend(payload);
     ethernet(0x0800, &packet)
+}
+
+/// The same with options, which are padded to four bytes.
+fn with_options(mut frame: Vec<u8>, options: &[u8]) -> Vec<u8> {
+    let padded = options.len().next_multiple_of(4);
+    let mut bytes = options.to_vec();
+    bytes.resize(padded, 0);
+    frame[14] += (padded / 4) as u8;
+    let length = u16::from_be_bytes([frame[16], frame[17]]) + padded as u16;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    frame.splice(34..34, bytes);
+    frame
 }
 
 fn ipv6(source: IpAddr, destination: IpAddr, next: u8, payload: &[u8]) -> Vec<u8> {
@@ -172,6 +184,7 @@ fn expect(
 }
 
 struct Stage {
+    tables: KernelTables,
     world: World,
     datapath: Datapath,
     a: TestPod,
@@ -210,8 +223,9 @@ fn stage() -> Stage {
             .expect("it has a pod")
             .insert(key, Rule::new(action, 1));
     }
-    world.activate(&datapath, tables);
+    world.activate(&datapath, tables.clone());
     Stage {
+        tables,
         world,
         datapath,
         a,
@@ -226,6 +240,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
         datapath,
         a,
         b,
+        ..
     } = stage();
     let stranger = (parse("198.51.100.9"), parse("2001:db8::9"));
     let mut options = Vec::new();
@@ -300,6 +315,32 @@ fn netns_every_branch_drops_with_its_own_reason() {
             ipv6(a.v6, b.v6, 43, &routing),
             Reason::SourceRoute,
         ),
+        (
+            "a loose source route",
+            with_options(
+                ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)),
+                &[1, 131, 7, 4, 10, 77, 0, 9],
+            ),
+            Reason::SourceRoute,
+        ),
+        (
+            "a strict source route",
+            with_options(
+                ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)),
+                &[137, 7, 4, 10, 77, 0, 9],
+            ),
+            Reason::SourceRoute,
+        ),
+        (
+            "an option shorter than its header",
+            with_options(ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)), &[68, 1]),
+            Reason::Malformed,
+        ),
+        (
+            "a header of padding",
+            with_options(ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)), &[1; 12]),
+            Reason::ExtensionHeader,
+        ),
         ("SCTP", ipv4(a.v4, b.v4, 132, 0, &[0; 12]), Reason::Protocol),
         (
             "ICMPv6 over IPv4",
@@ -364,6 +405,16 @@ fn netns_every_branch_drops_with_its_own_reason() {
         (
             "an advertisement of another's address",
             ipv6(a.v6, parse("ff02::1"), 58, &advertisement(b.v6)),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "an advertisement of its own address to the world",
+            ipv6(a.v6, stranger.1, 58, &advertisement(a.v6)),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "an advertisement of its own address beyond the link",
+            ipv6(a.v6, parse("ff0e::1"), 58, &advertisement(a.v6)),
             Reason::NeighbourSpoofed,
         ),
         (
@@ -534,12 +585,44 @@ fn netns_every_branch_drops_with_its_own_reason() {
 }
 
 #[test]
+fn netns_harmless_options_and_advertisements_on_the_link_pass() {
+    let Stage {
+        world: _world,
+        datapath,
+        a,
+        b,
+        ..
+    } = stage();
+    let question = ipv4(a.v4, b.v4, UDP, 0, &udp_header(53));
+    let router_alert = [148, 4, 0, 0];
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::Policy,
+        "a router alert",
+        || send(&a.netns, "eth0", with_options(question, &router_alert)),
+    );
+    let mut rest = vec![0; 4];
+    rest.extend(octets(a.v6));
+    for to in ["ff02::1", "fe80::1"] {
+        expect(&datapath, Direction::Egress, Reason::Neighbour, to, || {
+            send(
+                &a.netns,
+                "eth0",
+                ipv6(a.v6, parse(to), 58, &icmp(136, &rest)),
+            )
+        });
+    }
+}
+
+#[test]
 fn netns_an_allowed_connection_opens_no_way_back() {
     let Stage {
         world,
         datapath,
         a,
         b,
+        ..
     } = stage();
     let tables = {
         let mut tables = world.tables(2, &[CELL, CELL]);
@@ -583,12 +666,71 @@ fn netns_an_allowed_connection_opens_no_way_back() {
 }
 
 #[test]
+fn netns_an_error_right_after_a_flip_is_judged_like_its_connection() {
+    let Stage {
+        mut tables,
+        world,
+        datapath,
+        a,
+        b,
+    } = stage();
+    let question = ipv4(a.v4, b.v4, UDP, 0, &udp_header(7777));
+    let mut quote = vec![0; 4];
+    quote.extend(&question[14..]);
+    let error = ipv4(b.v4, a.v4, 1, 0, &icmp(3, &quote));
+    // Nobody listens on 7777: the pod's own kernel sends the first error. The connection is the one that is quoted.
+    let (from, to) = (SocketAddr::new(a.v4, 0xc000), SocketAddr::new(b.v4, 7777));
+    expect(
+        &datapath,
+        Direction::Ingress,
+        Reason::IcmpError,
+        "an error of this generation",
+        || {
+            inside(&a.netns, move || {
+                let socket = UdpSocket::bind(from).expect("its own address");
+                socket.send_to(b"anybody?", to).expect("declared");
+            });
+        },
+    );
+    tables.generation = 2;
+    world.activate(&datapath, tables.clone());
+    // Each gate has a flow of its own, so each is asked.
+    let node = world.node.clone();
+    for (direction, netns, interface) in [
+        (Direction::Egress, &b.netns, "eth0"),
+        (Direction::Ingress, &node, a.ifname.as_str()),
+    ] {
+        let again = error.clone();
+        expect(&datapath, direction, Reason::IcmpError, "stale", || {
+            send(netns, interface, again)
+        });
+    }
+    tables.generation = 3;
+    for number in [1, 2] {
+        tables
+            .policies
+            .get_mut(&Identity::component(number))
+            .expect("it has a pod")
+            .retain(|key, _| key.port() != 7777);
+    }
+    world.activate(&datapath, tables);
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::IcmpUntracked,
+        "revoked",
+        || send(&b.netns, "eth0", error),
+    );
+}
+
+#[test]
 fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
     let Stage {
         world,
         datapath,
         a,
         b,
+        ..
     } = stage();
     inside(&a.netns, || {
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")

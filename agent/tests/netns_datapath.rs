@@ -1,12 +1,17 @@
 //! The datapath on a real kernel, with real interfaces and real packets. Needs root; fails without it.
 
+#[path = "netns/foreign.rs"]
+mod foreign;
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use agent_common::{
     Action, Direction, Identity, Mark, Reason, Rule, RuleKey, SocketKey, Verdict, address_ip,
@@ -14,6 +19,7 @@ use agent_common::{
 use cardinal_agent::datapath::{
     Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
 };
+use cardinal_agent::proxy::{Ingress, Proxy, ProxyConfig, Sharing, SocketKind};
 use socket2::{Domain, Protocol, Socket, Type};
 use world::{
     SOON, World, chain, connect, echo_tcp, echo_udp, in_cgroup, inside, report, talks, tcp, udp,
@@ -489,6 +495,73 @@ fn netns_governed_connections_reach_the_router_with_their_destination() {
 }
 
 #[test]
+fn netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them() {
+    let world = World::new(1);
+    let a = world.pods[0].clone();
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1]);
+    let key = RuleKey::new(Identity::WORLD, 80, TCP, Direction::Egress);
+    rule(&mut tables, Identity::component(1), key, Action::Steer);
+    world.activate(&datapath, tables);
+    let groups = datapath
+        .facts()
+        .assigns_groups()
+        .then_some(Sharing::ReusePort);
+    for transparent in groups.into_iter().chain([Sharing::OneSocket]) {
+        let config = ProxyConfig {
+            cores: 3,
+            ingress: Ingress::Lookup,
+            transparent,
+            ..ProxyConfig::default()
+        };
+        let proxy = inside(&world.node, move || Proxy::start(config, Arc::default()))
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        for (kind, socket) in proxy.sockets() {
+            let key = match kind {
+                SocketKind::SteeredV4 => SocketKey::TRANSPARENT_V4,
+                SocketKind::SteeredV6 => SocketKey::TRANSPARENT_V6,
+                _ => continue,
+            };
+            // SAFETY: the proxy keeps its sockets open until it is dropped below.
+            let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+            datapath
+                .set_socket(key, &socket)
+                .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        }
+        // More connections than cores, so that each core's queue is met. The router knows no callers here; its record
+        // of each refusal tells the address that was asked for.
+        let asked = ["203.0.113.5:80", "[2001:db8::5]:80"].repeat(6);
+        for to in &asked {
+            let to = to.parse().expect("an address");
+            connect(&a.netns, to).unwrap_or_else(|error| panic!("{transparent:?} {to}: {error}"));
+        }
+        let end = Instant::now() + Duration::from_secs(3);
+        let records = loop {
+            let records = proxy.log().since(0);
+            if records.len() >= asked.len() || Instant::now() > end {
+                break records;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut details: Vec<_> = records
+            .iter()
+            .map(|record| record.detail.clone().unwrap_or_default())
+            .collect();
+        details.sort();
+        let mut expected: Vec<_> = asked
+            .iter()
+            .map(|to| format!("source of a connection to {to} is no component"))
+            .collect();
+        expected.sort();
+        assert_eq!(details, expected, "{transparent:?}");
+    }
+    assert_eq!(
+        packets(&datapath, 1, Direction::Egress, Reason::SteerFailed),
+        0
+    );
+}
+
+#[test]
 fn netns_gateway_addresses_lead_to_the_routers_sockets() {
     let world = World::new(2);
     let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
@@ -733,5 +806,132 @@ fn netns_interfaces_that_go_away_stop_nobody() {
         world.remove_interface(1);
         world.activate(&datapath, next);
         assert_eq!(datapath.guarded(), [a.ifindex].into(), "{hook:?}");
+    }
+}
+
+#[test]
+fn netns_a_program_of_somebody_else_does_not_get_in_front_of_the_gates() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    echo_tcp(&b.netns, at(b.v4, 80));
+    let ifindex = a.ifindex;
+    let _foreign = inside(&world.node, move || foreign::lets_all_pass(ifindex));
+    let datapath = world.open();
+    if datapath.facts().hook != "tcx" {
+        // Filters of clsact have priorities instead of places; ours is before what others get by default.
+        return;
+    }
+    world.activate(&datapath, world.tables(1, &[1, 1]));
+    assert!(!tcp(&a.netns, at(b.v4, 80)), "undeclared");
+    assert!(packets(&datapath, 1, Direction::Egress, Reason::NotDeclared) > 0);
+}
+
+#[test]
+fn netns_a_switch_of_generations_drops_no_packet_that_both_allow() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let tables = |generation| {
+        let mut tables = world.tables(generation, &[1, 1]);
+        allow(&mut tables, 1, 2, 5353, UDP);
+        // Differs in each, so that no map is shared.
+        allow(&mut tables, 1, 2, 10_000 + generation as u16, UDP);
+        tables
+    };
+    world.activate(&datapath, tables(1));
+    echo_udp(&b.netns, at(b.v4, 5353));
+    let end = Arc::new(AtomicBool::new(false));
+    let flood = {
+        let (end, netns, to) = (Arc::clone(&end), a.netns.clone(), at(b.v4, 5353));
+        std::thread::spawn(move || {
+            inside(&netns, move || {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("any port");
+                let mut sent = 0u64;
+                while !end.load(Ordering::Relaxed) {
+                    // A full queue of the socket is no drop of ours.
+                    sent += u64::from(socket.send_to(&[0; 16], to).is_ok());
+                }
+                sent
+            })
+        })
+    };
+    for generation in 2..60 {
+        world.activate(&datapath, tables(generation));
+        datapath.retire(generation - 1).expect("not the active one");
+    }
+    end.store(true, Ordering::Relaxed);
+    let sent = flood.join().expect("the flood ends");
+    let rows = datapath.counters().expect("counters can be read");
+    let dropped: Vec<_> = rows
+        .iter()
+        .filter(|row| row.verdict == Verdict::Drop && row.reason != Reason::Multicast)
+        .collect();
+    assert!(dropped.is_empty(), "of {sent} packets: {dropped:#?}");
+    assert!(sent > 1000, "{sent}");
+}
+
+#[test]
+fn netns_pods_of_a_generation_that_failed_are_denied() {
+    let mut world = World::new(1);
+    let datapath = world.open();
+    world.activate(&datapath, world.tables(1, &[1]));
+    let b = world.add_pod(2);
+    let c = world.add_pod(3);
+    for pod in [&b, &c] {
+        echo_tcp(&pod.netns, at(pod.v4, 80));
+    }
+    assert!(tcp(&b.netns, at(c.v4, 80)), "nobody knows these pods yet");
+    let mut tables = world.tables(2, &[1, 2, 2]);
+    allow(&mut tables, 2, 3, 80, TCP);
+    let fits = tables.clone();
+    for n in 0..40_000u32 {
+        let service = ServiceAddress {
+            address: Ipv4Addr::from_bits(0x0a00_0000 + n).into(),
+            port: 80,
+            protocol: TCP,
+        };
+        tables.services.insert(service, Vec::new());
+    }
+    let (refused, handle) = (tables, datapath.clone());
+    inside(&world.node.clone(), move || {
+        handle.prepare(&refused).map(drop)
+    })
+    .expect_err("more services than the map holds");
+    assert!(!tcp(&b.netns, at(c.v4, 80)), "no generation knows them");
+    assert!(packets(&datapath, 0, Direction::Egress, Reason::NoEndpoint) > 0);
+    world.activate(&datapath, fits);
+    assert!(tcp(&b.netns, at(c.v4, 80)), "declared now");
+}
+
+#[test]
+fn netns_what_others_remove_is_put_back() {
+    for hook in [GateHook::Auto, GateHook::Clsact] {
+        let world = World::new(2);
+        let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+        let datapath = world
+            .try_open(hook)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        world.activate(&datapath, world.tables(1, &[1, 1]));
+        echo_tcp(&b.netns, at(b.v4, 80));
+        assert!(!tcp(&a.netns, at(b.v4, 80)), "{hook:?}: undeclared");
+        for pod in [&a, &b] {
+            if datapath.facts().hook == "tcx" {
+                for gate in ["cell_egress", "cell_ingress"] {
+                    let link = format!("bpf/links/{gate}_{}", pod.ifindex);
+                    foreign::detach_pinned(&world.folder.join(link));
+                }
+            } else {
+                world.on_node(&format!("tc qdisc del dev {} clsact", pod.ifname));
+            }
+        }
+        world.on_node("ip rule del pref 101");
+        assert!(tcp(&a.netns, at(b.v4, 80)), "{hook:?}: the gates are gone");
+        let (handle, node) = (datapath.clone(), world.node.clone());
+        inside(&node, move || handle.repair()).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert!(!tcp(&a.netns, at(b.v4, 80)), "{hook:?}: put back");
+        assert!(
+            world.on_node("ip rule show pref 101").contains("0xca5"),
+            "{hook:?}"
+        );
     }
 }

@@ -180,7 +180,7 @@ fn netns_a_second_agent_on_the_node_is_told_about_the_first() {
     node.agents.push(first);
     wait_for(&node.folder.path().join("first.sock"));
     let second = Command::new("nsenter")
-        .args(["--target", &pid, "--net", "--mount", AGENT, "--config"])
+        .args(["--target", &pid, "--net", AGENT, "--config"])
         .arg(node.folder.path().join("config"))
         .arg("--state")
         .arg(node.folder.path().join("second"))

@@ -454,3 +454,21 @@ fn status_without_an_agent_says_so() {
     assert!(!child.wait().expect("ends").success());
     assert!(said.contains("no agent answers on admin socket"), "{said}");
 }
+
+#[test]
+fn a_port_that_is_taken_for_a_while_is_tried_again() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    place.start();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let config =
+        || serde_json::from_str::<serde_json::Value>(&place.get("/debug/config").1).expect("json");
+    place.write("a.yaml", &gateway(port));
+    place.wait("refusal", || config()["last_attempt"] == "refused");
+    assert_eq!(config()["generation"], 1);
+    let mistake = config()["mistakes"][0].to_string();
+    assert!(mistake.contains(&format!("127.0.0.1:{port}")), "{mistake}");
+    drop(taken);
+    place.wait("new generation", || config()["generation"] == 2);
+    assert_eq!(config()["last_attempt"], "accepted");
+}

@@ -232,6 +232,24 @@ impl Agent {
         }
     }
 
+    /// Memory that the agent has now, in kilobytes resident.
+    ///
+    /// # Errors
+    /// The agent is gone.
+    pub fn resident_kb(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        status
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("VmRSS:")?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse()
+                    .ok()
+            })
+            .context("the agent's status has no VmRSS")
+    }
+
     /// SIGKILL, as a crash would be.
     ///
     /// # Errors

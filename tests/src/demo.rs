@@ -4,6 +4,7 @@
 //! that kernel or router gave for it, so that nothing passes by accident.
 
 mod cells;
+pub mod endurance;
 mod lifecycle;
 mod north;
 mod routing;

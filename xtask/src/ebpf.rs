@@ -1,4 +1,5 @@
-//! The kernel object: `agent-ebpf/` compiled for `bpfel-unknown-none` into `target/bpf/cardinal.bpf.o`.
+//! The kernel object: `agent-ebpf/` compiled for `bpfel-unknown-none` into `target/bpf/cardinal.bpf.o`, or with their log
+//! into `target/bpf/cardinal-logs.bpf.o`.
 //!
 //! The target has no prebuilt core library in rustup's distribution. Two compilers can do without: a nightly one with
 //! the library's source (`-Z build-std=core`), and a distribution's that ships the BPF core library.
@@ -36,6 +37,19 @@ pub(crate) struct Options {
     /// Build with this compiler instead of the first that is there.
     #[arg(long, value_enum)]
     toolchain: Option<Kind>,
+    /// Build programs that log every verdict, for debugging, into target/bpf/cardinal-logs.bpf.o.
+    #[arg(long)]
+    logs: bool,
+}
+
+impl Options {
+    /// The programs with their log.
+    pub(crate) fn with_logs() -> Self {
+        Self {
+            logs: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// Where a compiler for the target comes from.
@@ -217,6 +231,9 @@ pub(crate) fn build(options: &Options) -> Result<PathBuf> {
     eprintln!("eBPF toolchain: {toolchain}");
 
     let mut cargo = toolchain.cargo_for_programs("build");
+    if options.logs {
+        cargo.args(["--features", "logs"]);
+    }
     cargo
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());
@@ -243,7 +260,11 @@ pub(crate) fn build(options: &Options) -> Result<PathBuf> {
     }
     let built = built.context("agent-ebpf has no binary target")?;
 
-    let object = shell::target_dir().join("bpf/cardinal.bpf.o");
+    let object = shell::target_dir().join(if options.logs {
+        "bpf/cardinal-logs.bpf.o"
+    } else {
+        "bpf/cardinal.bpf.o"
+    });
     let bytes = fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
     if fs::read(&object).ok().as_deref() != Some(&bytes) {
         fs::write(&object, &bytes)

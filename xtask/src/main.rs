@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// Install what this machine lacks, after saying what and why.
     Setup(setup::Options),
-    /// Build the eBPF programs into target/bpf/cardinal.bpf.o.
+    /// Build the eBPF programs into target/bpf/cardinal.bpf.o, or with --logs into target/bpf/cardinal-logs.bpf.o.
     BuildEbpf(ebpf::Options),
     /// Play every scenario against the real agent in a world of network namespaces (root).
     Demo(stage::DemoOptions),

@@ -22,7 +22,13 @@ use crate::{ebpf, setup, shell, stage};
 pub(crate) struct Options {
     /// Run only tests whose path contains this text.
     filter: Option<String>,
+    /// A thousand rounds of what is otherwise done a few times, and a hundred times as many drawn inputs (an hour or more).
+    #[arg(long)]
+    long: bool,
 }
+
+/// What `--long` asks of the tests, by the variables that they read.
+const LONG: [(&str, &str); 2] = [("CARDINAL_ROUNDS", "1000"), ("PROPTEST_CASES", "25600")];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -119,23 +125,33 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::world()?;
     setup::ebpf()?;
     let object = ebpf::build(&ebpf::Options::default())?;
+    let logs = ebpf::build(&ebpf::Options::with_logs())?;
     let programs = stage::build(Some(&object), false)?;
     let binaries = binaries(&object)?;
     eprintln!("built in {} s", start.elapsed().as_secs());
 
     let mut tally = Tally::default();
     for binary in &binaries {
+        let rounds: Vec<_> = LONG
+            .iter()
+            .filter(|_| options.long)
+            .map(|(name, value)| (*name, PathBuf::from(value)))
+            .collect();
         let mut command = if Kind::of(&binary.name, "") == Kind::Namespace {
-            let manifest = [("CARGO_MANIFEST_DIR", binary.package.clone())];
+            let more = [
+                ("CARGO_MANIFEST_DIR", binary.package.clone()),
+                ("CARDINAL_EBPF_LOGS", logs.clone()),
+            ];
             shell::elevated(
                 &binary.executable,
-                &[&programs.variables()[..], &manifest].concat(),
+                &[&programs.variables()[..], &more, &rounds].concat(),
             )?
         } else {
             let mut command = shell::command(&binary.executable);
             command
                 .env("CARGO_MANIFEST_DIR", &binary.package)
-                .envs(programs.variables());
+                .envs(programs.variables())
+                .envs(rounds);
             command
         };
         command.current_dir(&binary.package).args(&options.filter);

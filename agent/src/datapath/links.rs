@@ -246,8 +246,8 @@ impl Links {
                     &format!("{name}_{ifindex}"),
                 )
             } else {
-                clsact(program(ebpf, name)?, name, ifindex, ifname, direction)
-                    .and_then(|()| self.note_clsact(ifindex))
+                self.note_clsact(ifindex)
+                    .and_then(|()| clsact(program(ebpf, name)?, name, ifindex, ifname, direction))
             };
             match placed {
                 Ok(()) => {}
@@ -263,11 +263,11 @@ impl Links {
 
     /// Takes both gates of an interface away.
     pub(super) fn detach(&self, ifindex: u32) -> Result<(), Error> {
+        // Also what an agent left that used the other hook.
+        let noted = self.note(ifindex).exists();
         for (name, direction) in GATES {
             self.unpin(&format!("{name}_{ifindex}"))?;
-            if !self.tcx
-                && let Some(ifname) = interface_name(ifindex)
-            {
+            if noted && let Some(ifname) = interface_name(ifindex) {
                 match tc::qdisc_detach_program(&ifname, tc_type(direction), name) {
                     Ok(()) => {}
                     Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
@@ -290,7 +290,8 @@ impl Links {
     pub(super) fn attached(&self) -> Result<std::collections::BTreeSet<u32>, Error> {
         let number = |name: String| {
             let rest = name
-                .strip_prefix("cell_ingress_")
+                .strip_prefix("cell_egress_")
+                .or_else(|| name.strip_prefix("cell_ingress_"))
                 .or_else(|| name.strip_prefix("clsact_"))?;
             rest.split('_').next()?.parse().ok()
         };
@@ -298,8 +299,12 @@ impl Links {
     }
 
     /// clsact filters have no link to pin; an empty folder of the bpffs remembers the interface.
+    fn note(&self, ifindex: u32) -> PathBuf {
+        self.folder.join(format!("clsact_{ifindex}"))
+    }
+
     fn note_clsact(&self, ifindex: u32) -> Result<(), Error> {
-        let path = self.folder.join(format!("clsact_{ifindex}"));
+        let path = self.note(ifindex);
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(Error::file("create", path)(error))
@@ -309,7 +314,7 @@ impl Links {
     }
 
     fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
-        let path = self.folder.join(format!("clsact_{ifindex}"));
+        let path = self.note(ifindex);
         match fs::remove_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::file("remove", path)(error))

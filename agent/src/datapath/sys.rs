@@ -8,11 +8,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use agent_common::Wire;
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
 
 /// What a link attaches to.
 pub(super) enum Target<'a> {
     /// A network interface.
+    /// Its programs run in order; a new one comes first.
     Interface(u32),
     /// A cgroup or a network namespace.
     File(BorrowedFd<'a>),
@@ -59,7 +60,11 @@ pub(super) fn link_create(
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
     match target {
-        Target::Interface(ifindex) => attr.link_create.__bindgen_anon_2.target_ifindex = *ifindex,
+        Target::Interface(ifindex) => {
+            attr.link_create.__bindgen_anon_2.target_ifindex = *ifindex;
+            // A program that is already there may end the chain with a verdict of its own.
+            attr.link_create.flags = BPF_F_BEFORE;
+        }
         Target::File(fd) => attr.link_create.__bindgen_anon_2.target_fd = fd.as_raw_fd() as u32,
     }
     attr.link_create.attach_type = attach_type as u32;
@@ -119,7 +124,7 @@ pub(super) fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
 }
 
 /// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry.
-/// `None` if the kernel has no such call for this map (before 5.15); then nothing was written.
+/// `None` if the kernel has no such call for this map (before 5.19); then nothing was written.
 pub(super) fn map_update_batch<K: Wire, V: Wire>(
     map: BorrowedFd<'_>,
     keys: &[K],

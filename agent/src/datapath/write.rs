@@ -10,7 +10,10 @@ use agent_common::{
 };
 use aya::maps::MapData;
 
-use super::{Attached, Datapath, Inner, error::Error, maps::Maps, tables::KernelTables, wire::Raw};
+use super::{
+    Attached, Datapath, Inner, error::Error, maps::Maps, tables::KernelTables, tables::Pod,
+    wire::Raw,
+};
 
 /// A generation whose maps exist: its tables, and the inner maps that later ones may share.
 pub(super) struct Live {
@@ -76,7 +79,13 @@ impl Drop for Prepared {
     fn drop(&mut self) {
         if self.armed {
             let datapath = self.datapath.clone();
-            if let Err(error) = datapath.lock().retire(self.generation) {
+            let mut inner = datapath.lock();
+            // As in `prepare`: its pods are there, whatever became of the generation.
+            if let Some(live) = inner.live.get(&self.generation) {
+                let pods = live.tables.endpoints.clone();
+                inner.guard_or_warn(&pods);
+            }
+            if let Err(error) = inner.retire(self.generation) {
                 tracing::warn!(
                     generation = self.generation,
                     error = &error as &dyn std::error::Error,
@@ -93,11 +102,11 @@ impl Datapath {
     /// # Errors
     ///
     /// [`Error::Capacity`] before anything is written, [`Error::Generation`] if it is not newer than all before;
-    /// otherwise when the kernel refuses, and then what was written is removed again.
+    /// otherwise when the kernel refuses, and then what was written is removed again. The gates of new pods are attached
+    /// all the same: a pod that no generation knows is denied.
     pub fn prepare(&self, tables: &KernelTables) -> Result<Prepared, Error> {
         let mut inner = self.lock();
-        inner.check(tables)?;
-        match inner.write(tables) {
+        match inner.check(tables).and_then(|()| inner.write(tables)) {
             Ok(cost) => Ok(Prepared {
                 datapath: self.clone(),
                 generation: tables.generation,
@@ -105,6 +114,11 @@ impl Datapath {
                 armed: true,
             }),
             Err(error) => {
+                inner.guard_or_warn(&tables.endpoints);
+                if matches!(error, Error::Capacity { .. } | Error::Generation { .. }) {
+                    // Nothing was written, and the number may be another's.
+                    return Err(error);
+                }
                 // The first error tells more than a second one about the same kernel would.
                 if let Err(undo) = inner.retire(tables.generation) {
                     tracing::warn!(
@@ -249,26 +263,48 @@ impl Inner {
         Ok(cost)
     }
 
-    fn flip(&mut self, generation: u32) -> Result<Flipped, Error> {
-        let pods: Vec<(u32, String)> = match self.live.get(&generation) {
-            Some(live) => live
-                .tables
-                .endpoints
-                .iter()
-                .map(|(ifindex, pod)| (*ifindex, pod.ifname.clone()))
-                .collect(),
-            None => Vec::new(),
-        };
-        let mut flipped = Flipped::default();
-        for (ifindex, ifname) in &pods {
+    /// Attaches the gates of pods that have none; gives the interfaces that are gone. One that cannot be guarded does not
+    /// keep the others from it; the first error is returned.
+    fn guard(&mut self, pods: &BTreeMap<u32, Pod>) -> Result<Vec<u32>, Error> {
+        let mut gone = Vec::new();
+        let mut failed = None;
+        for (ifindex, pod) in pods {
             if self.guarded.contains(ifindex) {
                 continue;
             }
-            match self.links.attach(&mut self.ebpf, *ifindex, ifname)? {
-                Attached::Yes => drop(self.guarded.insert(*ifindex)),
-                Attached::InterfaceGone => flipped.interfaces_gone.push(*ifindex),
+            match self.links.attach(&mut self.ebpf, *ifindex, &pod.ifname) {
+                Ok(Attached::Yes) => drop(self.guarded.insert(*ifindex)),
+                Ok(Attached::InterfaceGone) => gone.push(*ifindex),
+                Err(error) => {
+                    tracing::error!(
+                        interface = pod.ifname,
+                        error = &error as &dyn std::error::Error,
+                        "a pod has no gates and is not held back"
+                    );
+                    failed.get_or_insert(error);
+                }
             }
         }
+        failed.map_or(Ok(gone), Err)
+    }
+
+    fn guard_or_warn(&mut self, pods: &BTreeMap<u32, Pod>) {
+        // `guard` has told each failure; the generation failed for its own reason, which the caller returns.
+        if let Ok(gone) = self.guard(pods)
+            && !gone.is_empty()
+        {
+            tracing::debug!(?gone, "interfaces went away before they were guarded");
+        }
+    }
+
+    fn flip(&mut self, generation: u32) -> Result<Flipped, Error> {
+        let pods = match self.live.get(&generation) {
+            Some(live) => live.tables.endpoints.clone(),
+            None => BTreeMap::new(),
+        };
+        let flipped = Flipped {
+            interfaces_gone: self.guard(&pods)?,
+        };
         self.maps
             .control
             .set(0, Raw(Control::new(generation)), 0)
@@ -278,13 +314,35 @@ impl Inner {
             .guarded
             .iter()
             .copied()
-            .filter(|ifindex| !pods.iter().any(|(known, _)| known == ifindex))
+            .filter(|ifindex| !pods.contains_key(ifindex))
             .collect();
         for ifindex in gone {
-            self.links.detach(ifindex)?;
-            self.guarded.remove(&ifindex);
+            match self.links.detach(ifindex) {
+                Ok(()) => drop(self.guarded.remove(&ifindex)),
+                // The generation is active; a failure now must not look as if it were not. The next flip tries again.
+                Err(error) => tracing::warn!(
+                    ifindex,
+                    error = &error as &dyn std::error::Error,
+                    "gates of an interface that is no pod's any more stay; it is denied"
+                ),
+            }
         }
         Ok(flipped)
+    }
+
+    /// Waits until every program that runs now has ended: one that read the generation before the flip must find all of
+    /// it. A write into a map of maps returns only then (kernel 4.20, `maybe_wait_bpf_programs`), so the active
+    /// generation's identities are written once more, as they are.
+    fn settle(&mut self) -> Result<(), Error> {
+        match self.live.get(&self.active) {
+            Some(live) => self
+                .maps
+                .identities
+                .insert(self.active, &*live.identities, 0)
+                .map_err(Error::map("write", "identities")),
+            // Before the first flip of this agent nothing that could be retired was ever read.
+            None => Ok(()),
+        }
     }
 
     fn retire(&mut self, generation: u32) -> Result<(), Error> {
@@ -294,6 +352,7 @@ impl Inner {
                 newest: self.active,
             });
         }
+        self.settle()?;
         self.maps.remove_generation(generation)?;
         self.live.remove(&generation);
         Ok(())

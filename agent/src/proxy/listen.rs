@@ -1,9 +1,20 @@
-//! Listening sockets: one per core and address, sharing the port (`SO_REUSEPORT`).
+//! Listening sockets: one per core and address, sharing the port (`SO_REUSEPORT`), or one that all cores share.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+/// How cores share an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// A socket per core with `SO_REUSEPORT`: each core has its own queue, and the kernel spreads connections.
+    #[default]
+    ReusePort,
+    /// One socket without `SO_REUSEPORT`, whose descriptor every core has. Programs at tc may assign such a socket on
+    /// every kernel; one with `SO_REUSEPORT` only from 6.6 on, before that `bpf_sk_assign` answers `ESOCKTNOSUPPORT`.
+    OneSocket,
+}
 
 /// Connections that wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;
@@ -45,6 +56,7 @@ pub(super) fn group(
     address: SocketAddr,
     cores: usize,
     transparent: bool,
+    sharing: Sharing,
 ) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
     let failed = |source| ListenError::new(address, source);
     if address.port() != 0 {
@@ -58,7 +70,11 @@ pub(super) fn group(
     let mut at = address;
     let mut listeners = Vec::with_capacity(cores);
     for _ in 0..cores {
-        let listener = one(at, transparent).map_err(failed)?;
+        let listener = match (sharing, listeners.first()) {
+            (Sharing::OneSocket, Some(first)) => TcpListener::try_clone(first),
+            _ => one(at, transparent, sharing),
+        };
+        let listener = listener.map_err(failed)?;
         at = listener.local_addr().map_err(failed)?;
         listeners.push(listener);
     }
@@ -75,10 +91,10 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn one(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
+fn one(address: SocketAddr, transparent: bool, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = socket(address)?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(sharing == Sharing::ReusePort)?;
     if transparent {
         match address {
             SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
@@ -103,4 +119,47 @@ pub(super) fn loopback() -> (SocketAddr, SocketAddr) {
 pub(super) fn no_ipv6(error: &ListenError) -> bool {
     error.source.kind() == io::ErrorKind::AddrNotAvailable
         || error.source.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::ErrorKind;
+    use std::net::TcpStream;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn cores_share_an_address_by_group_or_by_descriptor() {
+        for (sharing, reuses) in [(Sharing::ReusePort, true), (Sharing::OneSocket, false)] {
+            let (address, listeners) =
+                group(loopback().0, 3, false, sharing).expect("loopback has free ports");
+            assert_eq!(listeners.len(), 3);
+            let cookies: BTreeSet<u64> = listeners
+                .iter()
+                .map(|listener| SockRef::from(listener).cookie().expect("a socket"))
+                .collect();
+            assert_eq!(cookies.len(), if reuses { 3 } else { 1 }, "{sharing:?}");
+            for listener in &listeners {
+                let socket = SockRef::from(listener);
+                assert_eq!(socket.reuse_port().expect("a socket"), reuses);
+                assert_eq!(listener.local_addr().expect("a socket"), address);
+            }
+            let _client = TcpStream::connect(address).expect("somebody listens");
+            let accepted = listeners
+                .iter()
+                .map(TcpListener::accept)
+                .filter(|accepted| match accepted {
+                    Ok(_) => true,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                        false
+                    }
+                })
+                .count();
+            assert_eq!(accepted, 1, "{sharing:?}: one core gets the connection");
+        }
+    }
 }

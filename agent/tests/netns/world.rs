@@ -41,7 +41,7 @@ pub(crate) struct World {
     pub(crate) cgroup: PathBuf,
 }
 
-fn run(line: &str) {
+fn run(line: &str) -> Vec<u8> {
     let mut words = line.split_whitespace();
     let program = words.next().expect("a command has a name");
     let output = Command::new(program)
@@ -53,6 +53,7 @@ fn run(line: &str) {
         "`{line}` failed: {} (this test needs root)",
         String::from_utf8_lossy(&output.stderr)
     );
+    output.stdout
 }
 
 /// Runs something on a thread inside a network namespace.
@@ -166,6 +167,12 @@ impl World {
         ));
     }
 
+    /// Runs a command on the node; gives what it prints.
+    pub(crate) fn on_node(&self, line: &str) -> String {
+        let output = run(&format!("ip netns exec {} {line}", self.node));
+        String::from_utf8_lossy(&output).into_owned()
+    }
+
     /// Gives the node an address.
     pub(crate) fn node_address(&self, address: &str) {
         let family = if address.contains(':') { "nodad" } else { "" };
@@ -187,6 +194,7 @@ impl World {
             bpffs: self.folder.join("bpf"),
             cgroup: Some(self.cgroup.clone()),
             gate_hook,
+            object: None,
         }
     }
 

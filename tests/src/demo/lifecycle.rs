@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long a change of the folder may take to be noticed and taken over.
-const CHANGE: Duration = Duration::from_secs(15);
+pub(super) const CHANGE: Duration = Duration::from_secs(15);
 /// How long a client may take to say how it went.
 const WORD: Duration = Duration::from_secs(10);
 /// Traffic before and after a change.
@@ -60,7 +60,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// Requests of an unknown customer until told to end.
-fn load(demo: &Demo) -> Result<Running> {
+pub(super) fn load(demo: &Demo) -> Result<Running> {
     let to = SocketAddr::new(EXTERNAL.of(Family::V4), 443).to_string();
     let ca = demo.ca().display().to_string();
     let command = demo.peer(
@@ -82,7 +82,7 @@ fn load(demo: &Demo) -> Result<Running> {
     Ok(running)
 }
 
-fn end(mut load: Running) -> Result<LoadReport> {
+pub(super) fn end(mut load: Running) -> Result<LoadReport> {
     std::thread::sleep(WHILE);
     load.finish();
     let report: LoadReport = load.next(WORD)?;
@@ -309,7 +309,7 @@ fn killed(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// An open connection of the declared caller.
-fn hold(demo: &Demo, family: Family) -> Result<Running> {
+pub(super) fn hold(demo: &Demo, family: Family) -> Result<Running> {
     let to = SocketAddr::new(LEDGER.of(family), 7000).to_string();
     let mut connection =
         Running::start("peer hold", demo.peer(Spot::Orders, &["hold", "--to", &to]))?;
@@ -320,7 +320,7 @@ fn hold(demo: &Demo, family: Family) -> Result<Running> {
     Ok(connection)
 }
 
-fn still_answers(connection: &mut Result<Running>) -> Result<Seen> {
+pub(super) fn still_answers(connection: &mut Result<Running>) -> Result<Seen> {
     let connection = match connection {
         Ok(connection) => connection,
         Err(error) => bail!("{error:#}"),

@@ -317,7 +317,7 @@ impl Demo {
     pub(super) fn probe(&self, spot: Spot, arguments: &[&str]) -> Result<Outcome> {
         let timeout = PATIENCE.as_millis().to_string();
         let mut command = self.peer(spot, arguments);
-        if arguments[0] != "raw" {
+        if arguments[0] != "raw" && !arguments.contains(&"--timeout-ms") {
             command.args(["--timeout-ms", &timeout]);
         }
         Running::start(format!("peer {}", arguments.join(" ")), command)?.next(START)

@@ -1,0 +1,179 @@
+//! Makes what is wanted the active generation, one change at a time.
+//!
+//! Flows in: documents that changed, pods that came or went, a tick. Flows out: calls of [`Activator`], which nobody else
+//! makes. Documents that are refused are forgotten until they change; what fails for another reason (a taken port, a
+//! full table) is tried again at the next tick, and pods never wait for documents.
+
+use std::sync::Arc;
+
+use snapshot::Snapshot;
+
+use crate::activate::{ActivateError, Activator};
+use crate::datapath::Discovery;
+use crate::metrics::Reload;
+use crate::source::{Loaded, SourceError};
+use crate::view::{self, AgentView};
+
+/// Documents that parse.
+#[derive(Clone)]
+struct Documents {
+    snapshot: Arc<Snapshot>,
+    digest: String,
+}
+
+/// What is wanted, and what of it is active.
+pub struct Reconciler {
+    activator: Activator,
+    view: Arc<AgentView>,
+    /// What is active.
+    documents: Documents,
+    /// What should be, if it is not yet.
+    waiting: Option<Documents>,
+    discovery: Discovery,
+    /// Whether the active generation was made for other pods than `discovery` has.
+    stale: bool,
+}
+
+impl Reconciler {
+    /// Activates the first generation.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being active: the agent does not start then.
+    pub fn start(
+        activator: Activator,
+        view: Arc<AgentView>,
+        snapshot: Arc<Snapshot>,
+        digest: &str,
+        discovery: Discovery,
+    ) -> Result<Self, ActivateError> {
+        let documents = Documents {
+            snapshot,
+            digest: digest.to_owned(),
+        };
+        let mut reconciler = Self {
+            activator,
+            view,
+            documents: documents.clone(),
+            waiting: None,
+            discovery,
+            stale: false,
+        };
+        reconciler.activate(&documents, Reload::Start)?;
+        Ok(reconciler)
+    }
+
+    /// Takes changed documents over, or keeps what is active.
+    pub fn documents(&mut self, loaded: Result<Loaded, SourceError>) {
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => return self.refused(&[format!("{:#}", anyhow::Error::new(error))]),
+        };
+        match snapshot::parse(&loaded.files) {
+            Ok(snapshot) => {
+                self.waiting = Some(Documents {
+                    snapshot: Arc::new(snapshot),
+                    digest: loaded.digest,
+                });
+                self.reconcile();
+            }
+            Err(rejections) => {
+                self.waiting = None;
+                let mistakes: Vec<_> = rejections
+                    .mistakes
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+                self.refused(&mistakes);
+            }
+        }
+    }
+
+    /// Takes over what pods there are.
+    pub fn pods(&mut self, discovery: Discovery) {
+        self.discovery = discovery;
+        self.stale = true;
+        self.reconcile();
+    }
+
+    /// Tries again what failed, and puts back what somebody may have removed.
+    pub fn repair(&mut self) {
+        self.reconcile();
+        if let Err(error) = tokio::task::block_in_place(|| self.activator.repair()) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to look after the kernel's hooks; a gate or the policy route may be missing"
+            );
+        }
+    }
+
+    /// The agent is about to end.
+    pub fn drain(&self) {
+        self.view.drain();
+    }
+
+    fn reconcile(&mut self) {
+        if let Some(documents) = self.waiting.clone() {
+            match self.activate(&documents, Reload::Documents) {
+                Ok(()) => {
+                    self.documents = documents;
+                    self.waiting = None;
+                    return;
+                }
+                Err(error) => {
+                    if matches!(error, ActivateError::Refused(_)) {
+                        self.waiting = None;
+                    }
+                    self.refused(&[format!("{:#}", anyhow::Error::new(error))]);
+                }
+            }
+        }
+        if self.stale {
+            let documents = self.documents.clone();
+            if let Err(error) = self.activate(&documents, Reload::Pods) {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::error!(
+                    error,
+                    "pods changed, and their generation could not be activated; it is tried again"
+                );
+                self.view.pods_failed(error);
+            }
+        }
+    }
+
+    fn activate(&mut self, documents: &Documents, reason: Reload) -> Result<(), ActivateError> {
+        // Map updates are system calls; the runtime moves its other tasks away meanwhile.
+        let active = tokio::task::block_in_place(|| {
+            self.activator
+                .activate(&documents.snapshot, &self.discovery)
+        })?;
+        self.stale = false;
+        tracing::info!(
+            generation = active.generation,
+            reason = reason.as_str(),
+            digest = %documents.digest,
+            cells = active.snapshot.cells.len(),
+            pods = active.discovery.pods.len(),
+            "generation active"
+        );
+        if reason != Reload::Pods {
+            for warning in &active.snapshot.warnings {
+                tracing::warn!(source = %warning.source, "{}", warning.message);
+            }
+            for (source, message) in view::expired(&active.snapshot) {
+                tracing::error!(%source, "{message}");
+            }
+        }
+        self.view.activated(active, reason, &documents.digest);
+        Ok(())
+    }
+
+    fn refused(&self, mistakes: &[String]) {
+        for mistake in mistakes {
+            tracing::error!(
+                mistake,
+                "documents refused; the active generation goes on serving"
+            );
+        }
+        self.view.refused(mistakes);
+    }
+}
