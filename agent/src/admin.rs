@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,9 @@ pub enum AdminError {
     /// Somebody answers on the socket.
     #[error("another agent answers on admin socket `{}`; give this one a socket of its own with --admin", .0.display())]
     InUse(PathBuf),
+    /// Something else is in its place.
+    #[error("`{}` is there and is no socket, so it stays; --admin names another place", .0.display())]
+    NotASocket(PathBuf),
     /// The socket cannot be made.
     #[error("failed to open admin socket `{}`", path.display())]
     Socket {
@@ -131,6 +134,10 @@ async fn bind(path: &Path) -> Result<UnixListener, AdminError> {
     };
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
+    }
+    // A connection to a file that is no socket is refused as well, and nobody's file is ours to remove.
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
+        return Err(AdminError::NotASocket(path.to_owned()));
     }
     match tokio::net::UnixStream::connect(path).await {
         Ok(_) => return Err(AdminError::InUse(path.to_owned())),

@@ -7,9 +7,16 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 /// Starts logging to standard error. `RUST_LOG` chooses what is logged, in the syntax of
-/// `tracing_subscriber::EnvFilter`; the default is everything from `info` on.
-pub fn init(format: Option<LogFormat>) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// `tracing_subscriber::EnvFilter`; the default is everything from `info` on. Gives the format that is used.
+pub fn init(format: Option<LogFormat>) -> LogFormat {
+    let wanted = EnvFilter::try_from_default_env();
+    // A variable that is not set is no mistake; the filter's error does not tell the two apart.
+    let mistake = wanted
+        .as_ref()
+        .err()
+        .filter(|_| std::env::var_os(EnvFilter::DEFAULT_ENV).is_some())
+        .map(ToString::to_string);
+    let filter = wanted.unwrap_or_else(|_| EnvFilter::new("info"));
     let format = format.unwrap_or(if stderr().is_terminal() {
         LogFormat::Pretty
     } else {
@@ -22,4 +29,11 @@ pub fn init(format: Option<LogFormat>) {
         LogFormat::Pretty => builder.with_ansi(stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
+    if let Some(mistake) = mistake {
+        tracing::warn!(
+            mistake,
+            "RUST_LOG is no filter; logging everything from `info` on"
+        );
+    }
+    format
 }

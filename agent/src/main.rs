@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use cardinal_agent::config::{Cli, Command, RunArgs, StatusArgs};
+use cardinal_agent::config::{Cli, Command, LogFormat, RunArgs, StatusArgs};
+use cardinal_agent::source::SourceError;
 use cardinal_agent::status::Status;
 use cardinal_agent::{admin, app, logs, validate};
 use clap::Parser as _;
@@ -12,10 +13,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Validate(args)) => validate::run(&args),
-        Some(Command::Status(args)) => finish(status(&args)),
+        Some(Command::Status(args)) => finish(status(&args), LogFormat::Pretty),
         None => {
-            logs::init(cli.run.log_format);
-            finish(run(cli.run))
+            let format = logs::init(cli.run.log_format);
+            finish(run(cli.run), format)
         }
     }
 }
@@ -53,12 +54,18 @@ fn status(args: &StatusArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn finish(outcome: anyhow::Result<()>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+fn finish(outcome: anyhow::Result<()>, format: LogFormat) -> ExitCode {
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    match format {
+        LogFormat::Pretty => eprintln!("error: {error:#}"),
+        // Whoever reads JSON gets JSON, up to the last line.
+        LogFormat::Json => tracing::error!(error = format!("{error:#}"), "the agent failed"),
+    }
+    if error.is::<SourceError>() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
     }
 }

@@ -19,6 +19,8 @@ pub use watch::{FolderWatch, WatchError};
 
 /// Largest number of files in a folder; more is a mistaken path rather than a configuration.
 const MAX_FILES: usize = 10_000;
+/// How deep folders may be nested; this bounds circles of symbolic links.
+const MAX_DEPTH: usize = 8;
 /// Largest file in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 /// How often a read that met a concurrent change is tried again before the caller is told.
@@ -55,6 +57,15 @@ pub enum SourceError {
     /// Too many files.
     #[error("more than {MAX_FILES} documents in `{}`", .0.display())]
     TooMany(PathBuf),
+    /// A link whose end is missing: its document would be lost without a word.
+    #[error("`{}` is a symbolic link to nothing; expected a document behind it", .0.display())]
+    Dangling(PathBuf),
+    /// A pipe, socket or device with the name of a document.
+    #[error("`{}` has the name of a document and is not a file", .0.display())]
+    NotAFile(PathBuf),
+    /// Folders in folders without end.
+    #[error("`{}` is nested deeper than {MAX_DEPTH} folders; does a symbolic link lead in a circle?", .0.display())]
+    TooDeep(PathBuf),
     /// Somebody writes faster than we read.
     #[error("`{}` kept changing while it was read", .0.display())]
     Unstable(PathBuf),
@@ -74,18 +85,33 @@ type Fingerprint = BTreeMap<PathBuf, (u64, u64, u64, i64, i64)>;
 
 /// Reads a folder so that all files belong together: if anything changed meanwhile, again.
 pub fn load(folder: &Path) -> Result<Loaded, SourceError> {
-    for _ in 0..READ_ATTEMPTS {
-        let before = fingerprint(folder)?;
-        match read(folder, &before) {
-            Ok(loaded) if fingerprint(folder)? == before => return Ok(loaded),
-            // A file may vanish between listing and reading; that is a change like any other.
-            Ok(_) => {}
-            Err(SourceError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    let mut last = SourceError::Unstable(folder.to_owned());
+    for attempt in 0..READ_ATTEMPTS {
+        if attempt > 0 {
+            std::thread::sleep(READ_PAUSE);
         }
-        std::thread::sleep(READ_PAUSE);
+        last = match attempt_to_load(folder) {
+            Ok(Some(loaded)) => return Ok(loaded),
+            Ok(None) => SourceError::Unstable(folder.to_owned()),
+            // Kubernetes turns `..data` to another folder first and removes the links of deleted keys after it.
+            Err(error @ SourceError::Dangling(_)) => error,
+            Err(error) => return Err(error),
+        };
     }
-    Err(SourceError::Unstable(folder.to_owned()))
+    Err(last)
+}
+
+/// One attempt; nothing if the folder changed meanwhile.
+fn attempt_to_load(folder: &Path) -> Result<Option<Loaded>, SourceError> {
+    let before = fingerprint(folder)?;
+    match read(folder, &before) {
+        Ok(loaded) => Ok((fingerprint(folder)? == before).then_some(loaded)),
+        // A file may vanish between listing and reading; that is a change like any other.
+        Err(SourceError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn read(folder: &Path, listing: &Fingerprint) -> Result<Loaded, SourceError> {
@@ -142,24 +168,32 @@ fn fingerprint(folder: &Path) -> Result<Fingerprint, SourceError> {
             if entry.file_name().to_string_lossy().starts_with('.') {
                 continue;
             }
-            let metadata = match fs::metadata(&path) {
-                Ok(metadata) => metadata,
-                // Deleted since it was listed, or a dangling link: no document.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(SourceError::Read { path, source }),
-            };
-            if metadata.is_dir() {
-                // The depth bounds circles of symbolic links.
-                if depth < 8 {
-                    folders.push((path, depth + 1));
-                }
-                continue;
-            }
             let document = path
                 .extension()
                 .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
-            if !document || !metadata.is_file() {
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if document && fs::symlink_metadata(&path).is_ok() {
+                        return Err(SourceError::Dangling(path));
+                    }
+                    // Deleted since it was listed.
+                    continue;
+                }
+                Err(source) => return Err(SourceError::Read { path, source }),
+            };
+            if metadata.is_dir() {
+                if depth == MAX_DEPTH {
+                    return Err(SourceError::TooDeep(path));
+                }
+                folders.push((path, depth + 1));
                 continue;
+            }
+            if !document {
+                continue;
+            }
+            if !metadata.is_file() {
+                return Err(SourceError::NotAFile(path));
             }
             if metadata.len() > MAX_FILE_BYTES {
                 return Err(SourceError::TooLarge {
@@ -194,6 +228,7 @@ fn stat(path: &Path) -> Result<fs::Metadata, SourceError> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
 
     use super::{SourceError, load};
 
@@ -228,6 +263,33 @@ mod tests {
         let loaded = load(folder.path()).expect("loads");
         assert_eq!(loaded.files.len(), 1);
         assert_eq!(loaded.files[0].bytes, b"one");
+    }
+
+    #[test]
+    fn nothing_with_the_name_of_a_document_is_left_out_in_silence() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path();
+        fs::write(path.join("a.yaml"), "a").expect("file");
+
+        symlink("nowhere", path.join("notes.txt")).expect("link");
+        assert_eq!(load(path).expect("no document").files.len(), 1);
+
+        symlink("nowhere", path.join("b.yaml")).expect("link");
+        let error = load(path).expect_err("dangling").to_string();
+        assert!(
+            error.contains("b.yaml` is a symbolic link to nothing"),
+            "{error}"
+        );
+        fs::remove_file(path.join("b.yaml")).expect("link");
+
+        let _socket = UnixListener::bind(path.join("b.yaml")).expect("socket");
+        let error = load(path).expect_err("a socket").to_string();
+        assert!(error.contains("b.yaml` has the name"), "{error}");
+        fs::remove_file(path.join("b.yaml")).expect("socket");
+
+        symlink(".", path.join("circle")).expect("link");
+        let error = load(path).expect_err("a circle").to_string();
+        assert!(error.contains("nested deeper than 8 folders"), "{error}");
     }
 
     #[test]

@@ -120,22 +120,17 @@ fn print_text(report: &Report, folder: &str) -> io::Result<()> {
     for mistake in &report.mistakes {
         writeln!(out, "error: {}", mistake.text)?;
     }
-    let files = if report.files == 1 {
-        "1 file".to_owned()
-    } else {
-        format!("{} files", report.files)
-    };
+    let files = counted(report.files, "file");
     if report.valid {
-        writeln!(
-            out,
-            "{folder}: valid ({files}, {} warnings)",
-            report.warnings.len()
-        )
+        let warnings = counted(report.warnings.len(), "warning");
+        writeln!(out, "{folder}: valid ({files}, {warnings})")
     } else {
-        writeln!(
-            out,
-            "{folder}: refused ({files}, {} mistakes)",
-            report.mistakes.len()
-        )
+        let mistakes = counted(report.mistakes.len(), "mistake");
+        writeln!(out, "{folder}: refused ({files}, {mistakes})")
     }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
 }

@@ -366,6 +366,78 @@ fn logs_are_json_when_nobody_watches() {
 }
 
 #[test]
+fn the_last_line_of_a_json_log_is_json_too() {
+    let place = Place::new(&[("a.yaml", "apiVersion: v1\nkind: Secert\n")]);
+    let output = place.agent().output().expect("runs");
+    assert_says(&output, 1, &["got `Secert`"]);
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        let line: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!(line["level"], "ERROR");
+    }
+    let output = place
+        .agent()
+        .args(["--log-format", "pretty"])
+        .output()
+        .expect("runs");
+    assert_says(&output, 1, &["error: documents in"]);
+}
+
+#[test]
+fn an_unreadable_folder_has_its_own_exit_code() {
+    let place = Place::new(&[]);
+    let output = place.agent().output().expect("runs");
+    assert_says(&output, 2, &["no documents in"]);
+}
+
+#[test]
+fn a_filter_that_is_none_is_said_and_stops_nobody() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    let log = fs::File::create(place.path("log")).expect("log");
+    let child = place
+        .agent()
+        .env("RUST_LOG", "=loud=")
+        .stderr(log)
+        .spawn()
+        .expect("agent starts");
+    place.agents.push(child);
+    place.wait("readiness", || place.get("/readyz").0 == 200);
+    assert!(
+        place.log().contains("RUST_LOG is no filter"),
+        "{}",
+        place.log()
+    );
+}
+
+#[test]
+fn a_file_in_the_place_of_the_socket_stays() {
+    let place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    fs::write(place.path("admin.sock"), "mine").expect("file");
+    let output = place.agent().output().expect("runs");
+    assert_says(&output, 1, &["admin.sock` is there and is no socket"]);
+    let kept = fs::read_to_string(place.path("admin.sock")).expect("still there");
+    assert_eq!(kept, "mine");
+}
+
+#[test]
+fn a_file_that_is_emptied_takes_nothing_away() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port())), ("b.yaml", "# nothing\n")]);
+    place.start();
+    assert!(
+        place.log().contains("the file holds no document"),
+        "{}",
+        place.log()
+    );
+    place.write("a.yaml", "");
+    place.wait("the refusal", || place.log().contains("the file is empty"));
+    assert!(
+        place.get("/debug/config").1.contains("\"generation\":1"),
+        "{}",
+        place.get("/debug/config").1
+    );
+}
+
+#[test]
 fn status_without_an_agent_says_so() {
     let mut child = Command::new(AGENT)
         .args(["status", "--admin", "/nonexistent/admin.sock"])

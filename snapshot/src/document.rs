@@ -75,7 +75,19 @@ pub(crate) struct Meta {
 /// Reads every document of a file.
 pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
     let file: Arc<str> = path.into();
-    for tree in tree::read(path, bytes) {
+    let trees = tree::read(path, bytes);
+    if trees.is_empty() {
+        let source = Source {
+            file,
+            document: 1,
+            object: "".into(),
+            field: String::new(),
+            line: 0,
+        };
+        sink.warning(source, "the file holds no document");
+        return;
+    }
+    for tree in trees {
         let named = tree.root.as_ref().or(tree.partial.as_ref());
         let object = named.map(|root| title(&root.value));
         let source = Source {

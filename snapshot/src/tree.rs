@@ -133,31 +133,42 @@ pub(crate) struct Tree {
 
 /// Reads a file. The name decides: `.json` is JSON (RFC 8259), everything else YAML 1.2.
 pub(crate) fn read(path: &str, bytes: &[u8]) -> Vec<Tree> {
-    let whole = |message: String| {
+    let whole = |line: usize, message: String| {
         vec![Tree {
             position: 1,
             root: None,
             partial: None,
-            faults: vec![Fault::new(0, String::new(), message)],
+            faults: vec![Fault::new(line, String::new(), message)],
         }]
     };
     if bytes.len() > MAX_FILE_BYTES {
-        return whole(format!(
-            "file has {} bytes; expected at most {MAX_FILE_BYTES}",
-            bytes.len()
-        ));
+        return whole(
+            0,
+            format!(
+                "file has {} bytes; expected at most {MAX_FILE_BYTES}",
+                bytes.len()
+            ),
+        );
     }
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
-            return whole(format!(
-                "expected UTF-8, got other bytes at offset {}",
-                error.valid_up_to()
-            ));
+            let before = &bytes[..error.valid_up_to()];
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            return whole(line, "expected UTF-8, got other bytes".to_owned());
         }
     };
     // A byte order mark is allowed at the start (YAML 1.2, section 5.2) and says nothing.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // What a full disk or an editor in the middle of its work leaves behind. Taken as no document, it would take
+    // a policy away.
+    if text.trim().is_empty() {
+        return whole(
+            0,
+            "the file is empty; expected a document, or a comment to say that there is none"
+                .to_owned(),
+        );
+    }
     if path.ends_with(".json") {
         vec![json::read(text)]
     } else {

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -61,11 +62,13 @@ impl Quickstart {
     /// # Errors
     /// One of them does not start; a port that is taken is the likely cause, and named.
     pub fn start(programs: &Programs) -> Result<Self> {
-        let folder = Folder(
-            std::env::temp_dir().join(format!("cardinal-quickstart-{}", std::process::id())),
-        );
-        fs::create_dir_all(&folder.0)
-            .with_context(|| format!("failed to make {}", folder.0.display()))?;
+        let path = std::env::temp_dir().join(format!("cardinal-quickstart-{}", std::process::id()));
+        // A folder that is there already may be somebody else's.
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("failed to make {}", path.display()))?;
+        let folder = Folder(path);
         let config = folder.0.join("policies");
         copy_documents(&programs.policies.join("quickstart"), &config)?;
         let secrets = Secrets::make(&folder.0.join("secrets"))?;
@@ -75,7 +78,11 @@ impl Quickstart {
             let mut command = Command::new(&programs.peer);
             command.args(["serve", "--name", name, "--http", address]);
             let mut backend = Running::start(format!("the backend {name}"), command)?;
-            backend.wait_for(START, |line| line["event"] == "ready")?;
+            backend
+                .wait_for(START, |line| line["event"] == "ready")
+                .with_context(|| {
+                    format!("the quickstart needs {address}; does another one run?")
+                })?;
             Ok(backend)
         };
         let backends = [
@@ -113,7 +120,7 @@ impl Quickstart {
                 "a routing key with a placement of its own",
                 format!("curl -sSi -H 'X-Routing-Key: visa' {ROUTER}/customers"),
                 &[
-                    "200",
+                    "http/1.1 200",
                     "x-routed-to: beta",
                     "x-route-reason: dedicated",
                     r#""name":"beta""#,
@@ -122,22 +129,26 @@ impl Quickstart {
             step(
                 "an unknown routing key goes to the default placement",
                 format!("curl -sSi -H 'X-Routing-Key: somebody' {ROUTER}/customers"),
-                &["200", "x-routed-to: alpha", "x-route-reason: default"],
+                &[
+                    "http/1.1 200",
+                    "x-routed-to: alpha",
+                    "x-route-reason: default",
+                ],
             ),
             step(
                 "no routing key is a mistake",
                 format!("curl -sSi {ROUTER}/customers"),
-                &["400"],
+                &["http/1.1 400"],
             ),
             step(
                 "the backend sees /new/a?b=1",
                 format!("curl -sSi '{ROUTER}/old/a?b=1'"),
-                &["200", r#""path":"/new/a""#, r#""query":"b=1""#],
+                &["http/1.1 200", r#""path":"/new/a""#, r#""query":"b=1""#],
             ),
             step(
                 "without a token",
                 format!("curl -sSi {ROUTER}/private"),
-                &["401", "www-authenticate: bearer"],
+                &["http/1.1 401", "www-authenticate: bearer"],
             ),
             step(
                 "with a token of the right scope",
@@ -145,7 +156,7 @@ impl Quickstart {
                     "curl -sSi -H 'Authorization: Bearer {}' {ROUTER}/private",
                     self.token
                 ),
-                &["200"],
+                &["http/1.1 200"],
             ),
             step(
                 "change the default placement while it runs",
@@ -158,7 +169,11 @@ impl Quickstart {
             step(
                 "and ask again",
                 format!("curl -sSi -H 'X-Routing-Key: somebody' {ROUTER}/customers"),
-                &["200", "x-routed-to: beta", "x-route-reason: default"],
+                &[
+                    "http/1.1 200",
+                    "x-routed-to: beta",
+                    "x-route-reason: default",
+                ],
             ),
         ]
     }

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers on admin socket `{}`; is it running, and is this its --admin?", path.display())]
+    #[error("no agent answers on admin socket `{}` (is it running, and is this its --admin?)", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,

@@ -391,7 +391,7 @@ fn choose(
                     "the backend has no address",
                 ));
             }
-            let turn = worker.turn(target.id, list.len());
+            let turn = worker.turn(exchange.record.generation, target.id, list.len());
             let (before, after) = list.split_at(turn);
             let places = after.iter().chain(before).map(|upstream| match upstream {
                 Upstream::Tcp { host, port } => place(host, port.get()),
@@ -414,7 +414,7 @@ fn choose(
                 let detail = format!("no workload of {endpoint} is known");
                 return Err(Refusal::new(Reason::NoReadyEndpoint, detail));
             }
-            let turn = worker.turn(target.id, addresses.len());
+            let turn = worker.turn(exchange.record.generation, target.id, addresses.len());
             let (before, after) = addresses.split_at(turn);
             let places = after.iter().chain(before).copied().map(Place::Address);
             Ok(plain(

@@ -186,9 +186,8 @@ impl Worker {
         format!("{:016x}{:016x}", self.random(), self.random())
     }
 
-    /// Round robin over `count` places of a target.
-    pub(super) fn turn(&self, target: u32, count: usize) -> usize {
-        let generation = self.table.load().generation;
+    /// Round robin over `count` places of a target of the generation that a request has.
+    pub(super) fn turn(&self, generation: u64, target: u32, count: usize) -> usize {
         let mut turns = self.turns.borrow_mut();
         if turns.0 != generation {
             *turns = (generation, HashMap::new());

@@ -128,6 +128,28 @@ fn what_is_no_plain_data_is_refused() {
 }
 
 #[test]
+fn an_emptied_file_is_refused_and_one_of_comments_is_not() {
+    for (name, given) in [
+        ("a.yaml", ""),
+        ("a.yaml", "\u{feff}\n \r\n"),
+        ("a.json", "\n"),
+    ] {
+        let trees = read(name, given.as_bytes());
+        let faults = faults(&trees);
+        assert!(faults[0].2.contains("the file is empty"), "{faults:?}");
+    }
+    for given in ["# nothing\n", "---\n# nothing\n---\n"] {
+        assert!(read("a.yaml", given.as_bytes()).is_empty(), "{given:?}");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_refused_at_its_line() {
+    let trees = read("a.yaml", b"a: 1\nb: 2\nc: \xe9\n");
+    assert_eq!(faults(&trees), [(3, "", "expected UTF-8, got other bytes")]);
+}
+
+#[test]
 fn what_follows_a_refused_key_is_read() {
     for key in [
         "? [a, {b: c}]\n: {d: e}",

@@ -100,13 +100,14 @@ fn play_quickstart(check: bool) -> Result<ExitCode> {
         if check {
             let output = Quickstart::check(&step)?;
             println!("{}", output.trim_end());
-            println!("# ok\n");
+            println!("# ok");
         }
+        println!();
     }
     if check {
         println!("every line answers as it should");
     } else {
-        println!("\nCtrl-C ends it.");
+        println!("Ctrl-C ends it.");
         interrupt::wait();
     }
     drop(quickstart);
@@ -132,17 +133,17 @@ fn poke(demo: &Demo, programs: &Programs) {
     eprintln!(
         "\nThe world stays until Ctrl-C. Try, in another terminal:\n
 # from the internet, through the external gateway
-{client} curl --cacert {ca} --resolve web-prod.apps.example.test:443:198.18.0.80 https://web-prod.apps.example.test/
-{client} curl --cacert {ca} --resolve prod.apis.example.test:443:198.18.0.80 -H 'Authorization: Bearer {token}' https://prod.apis.example.test/shop/orders/api/v1/books/7
+{client} curl -sS --cacert {ca} --resolve web-prod.apps.example.test:443:198.18.0.80 https://web-prod.apps.example.test/
+{client} curl -sS --cacert {ca} --resolve prod.apis.example.test:443:198.18.0.80 -H 'Authorization: Bearer {token}' https://prod.apis.example.test/shop/orders/api/v1/books/7
 # from a pod: declared, and not declared
-{orders} curl http://10.80.2.10:8080/v1/accounts
-{orders} curl --max-time 3 http://198.51.100.20:7000/
+{orders} curl -sS http://10.80.2.10:8080/v1/accounts
+{orders} curl -sS --max-time 3 http://198.51.100.20:7000/
 # what the kernel holds
 ls {bpffs}
 bpftool map dump pinned {bpffs}/counters
 # what the agent says
 {agent} status --admin {admin}
-curl --unix-socket {admin} http://admin/debug/events
+curl -sS --unix-socket {admin} http://admin/debug/events
 # its documents: change one and watch
 ls {config}
 # a shell on the node
