@@ -29,7 +29,7 @@ use crate::route::matching::Subject;
 use crate::route::token::Denied;
 use crate::route::{
     Caller, Listener, Matched, RouteFilter, RouteReason, RouteRule, RouteTable, RouteTarget,
-    SteeredEndpoint, TargetKind, rewrite,
+    Steered, TargetKind, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody, TlsName};
 
@@ -125,23 +125,30 @@ async fn serve(
             let caller = caller.ok_or_else(|| {
                 Refusal::new(Reason::CallerUnknown, "source address is no component")
             })?;
-            let Some(endpoint) = stage.table.endpoint(stage.conn.local) else {
+            let Some(steered) = stage.table.steered(stage.conn.local) else {
                 return south(stage, exchange, inbound, caller).await;
             };
             exchange.record.listener = Some(stage.worker.east_label());
-            declared(caller, &endpoint.endpoint)?;
-            // The west gate publishes the endpoint under its prefix; with it the same rules apply.
-            inbound.normal.path = prefixed(endpoint, &inbound.normal.path)?;
+            // To whom nothing here is declared, nothing is told of what is here.
+            if !steered.endpoints.iter().any(|one| caller.may_call(one)) {
+                let detail = format!(
+                    "{} did not declare a call to {}",
+                    caller.name, stage.conn.local
+                );
+                return Err(Refusal::new(Reason::EastNotDeclared, detail));
+            }
+            // The west gate publishes the component under its prefix; with it the same rules apply.
+            inbound.normal.path = prefixed(steered, &inbound.normal.path)?;
             exchange.record.path = Some(inbound.normal.path.to_string());
-            let matched = stage
-                .table
-                .west(&endpoint.endpoint)
-                .and_then(|rules| rules.find(inbound.subject()))
-                .ok_or_else(|| {
-                    Refusal::new(Reason::NoRoute, "no route of the west gate matches")
-                })?;
+            let matched = steered.rules.find(inbound.subject()).ok_or_else(|| {
+                Refusal::new(Reason::NoRoute, "no route of the west gate matches")
+            })?;
             note(exchange, &matched);
-            let to = (!endpoint.service).then_some(stage.conn.local);
+            // Endpoints may share the port: the one that the path leads to has to be declared.
+            if let Origin::Endpoint { endpoint, .. } = &matched.rule.origin {
+                declared(caller, endpoint)?;
+            }
+            let to = (!steered.service).then_some(stage.conn.local);
             forward(stage, exchange, inbound, matched, to, Mark::WestGate).await
         }
     }
@@ -201,8 +208,9 @@ fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
     exchange.record.rule = Some(matched.rule.index);
 }
 
-/// Whether a component may use a gate: the north one never; the west one for endpoints of its own
-/// cell and those that it declared. Clients that are no component pass by the route's rules.
+/// Whether a component may use a gate: the north one never; the west one for endpoints that it
+/// declared, and those of its own cell if that is open. Clients that are no component pass by the
+/// route's rules.
 fn admit(
     caller: Option<&Arc<Caller>>,
     listener: &Listener,
@@ -238,7 +246,7 @@ fn admit(
 }
 
 fn declared(caller: &Caller, endpoint: &EndpointId) -> Result<(), Refusal> {
-    if caller.id.cell == endpoint.component.cell || caller.declared_east(endpoint) {
+    if caller.may_call(endpoint) {
         return Ok(());
     }
     Err(Refusal::new(
@@ -247,8 +255,8 @@ fn declared(caller: &Caller, endpoint: &EndpointId) -> Result<(), Refusal> {
     ))
 }
 
-fn prefixed(endpoint: &SteeredEndpoint, path: &CanonicalPath) -> Result<CanonicalPath, Refusal> {
-    CanonicalPath::new(&format!("{}{path}", endpoint.prefix))
+fn prefixed(steered: &Steered, path: &CanonicalPath) -> Result<CanonicalPath, Refusal> {
+    CanonicalPath::new(&format!("{}{path}", steered.prefix))
         .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))
 }
 

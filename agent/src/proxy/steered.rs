@@ -41,7 +41,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
     };
     exchange.record.caller = Some(Arc::clone(&caller.name));
     let mut stream = Prefixed::new(stream);
-    if table.endpoint(conn.local).is_some() {
+    if table.steered(conn.local).is_some() {
         exchange.forget();
         return connection::http(worker, stream, conn, Codec::Detect).await;
     }

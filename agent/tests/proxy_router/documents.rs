@@ -11,7 +11,7 @@ use snapshot::{SourceFile, parse};
 use crate::auth::Issuer;
 use crate::support::{Router, echo, free_port, get, send};
 
-fn snapshot(text: &str) -> Snapshot {
+pub(crate) fn snapshot(text: &str) -> Snapshot {
     let file = SourceFile {
         path: "test.yaml".into(),
         bytes: text.as_bytes().to_vec(),

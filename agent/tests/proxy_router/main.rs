@@ -2,6 +2,7 @@
 
 mod auth;
 mod documents;
+mod east;
 mod http;
 mod matching;
 mod raw;
