@@ -34,6 +34,10 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
 ];
 
+/// Longest host in bytes: that of a name in the DNS (RFC 1035, section 2.3.4), which addresses keep too.
+/// Hosts are looked up label by label, so this also bounds how often.
+const MAX_HOST: usize = 253;
+
 /// Longest request id that is kept, in bytes.
 const MAX_ID: usize = 128;
 
@@ -135,6 +139,7 @@ fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
         .and_then(|rest| rest.strip_suffix(']'))
         .is_some_and(|inside| inside.parse::<std::net::Ipv6Addr>().is_ok());
     let name = !bytes.is_empty()
+        && bytes.len() <= MAX_HOST
         && !bytes.starts_with(b".")
         && bytes
             .iter()
@@ -258,6 +263,9 @@ mod tests {
         ] {
             assert_eq!(split(given.as_bytes()), expected, "{given}");
         }
+        let longest = "a.".repeat(126) + "a";
+        assert_eq!(split(longest.as_bytes()), some(&longest, None));
+        assert_eq!(split(format!("{longest}b").as_bytes()), None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct HostRules {
     regex: Vec<(Pattern, Candidate)>,
     /// By prefix without trailing slash; the root is the empty text.
     prefix: HashMap<Box<str>, Vec<Candidate>>,
+    /// Bytes of the longest prefix.
+    longest: usize,
 }
 
 /// What a request is matched by.
@@ -146,13 +148,14 @@ impl HostRules {
                     candidate,
                 );
             }
-            PathMatch::Prefix(path) => insert(
-                self.prefix.entry(path.without_slash().into()).or_default(),
-                candidate,
-            ),
+            PathMatch::Prefix(path) => {
+                let path = path.without_slash();
+                self.longest = self.longest.max(path.len());
+                insert(self.prefix.entry(path.into()).or_default(), candidate);
+            }
             PathMatch::Regex(pattern) => {
                 let rank = |pattern: &Pattern, candidate: &Candidate| {
-                    (Reverse(pattern.regex().as_str().len()), candidate.rank())
+                    (Reverse(pattern.text().len()), candidate.rank())
                 };
                 let key = rank(pattern, &candidate);
                 let at = self
@@ -184,6 +187,10 @@ impl HostRules {
             }
         }
         let mut prefix = subject.path.without_slash();
+        // How often is looked is for the rules to say: a client may send a path of a thousand segments.
+        while prefix.len() > self.longest {
+            prefix = &prefix[..prefix.rfind('/')?];
+        }
         loop {
             if let Some((key, list)) = self.prefix.get_key_value(prefix)
                 && let Some(at) = first(list)
