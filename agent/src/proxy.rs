@@ -66,7 +66,7 @@ pub struct ProxyConfig {
     /// Whether loopback sources may be components. For tests; on a node every process has these
     /// addresses.
     pub loopback: bool,
-    /// Whether declared names may lead inside: to loopback, links and components. For tests; elsewhere
+    /// Whether declared names may lead inside: to this node, its links and the platform. For tests; elsewhere
     /// whoever answers for a declared name could point the router at the inside.
     pub inside: bool,
     /// Addresses whose connections are served as if the kernel had steered them here. For tests

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, Origin, PathRewrite, Upstream,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, Origin, PathRewrite,
+    Upstream,
 };
 
 pub mod matching;
@@ -32,6 +33,7 @@ pub struct RouteTable {
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
     pub(crate) steered: HashMap<SocketAddr, Steered>,
     pub(crate) dns: Vec<IpAddr>,
+    pub(crate) inside: Inside,
 }
 
 impl RouteTable {
@@ -62,10 +64,28 @@ impl RouteTable {
         self.steered.get(&address)
     }
 
+    /// Whether an address is of the platform itself: of a component, a gate, a node, a name server or
+    /// a platform service.
+    pub fn inside(&self, address: IpAddr) -> bool {
+        self.inside.hosts.contains(&address)
+            || self
+                .inside
+                .networks
+                .iter()
+                .any(|network| network.contains(&Cidr::host(address)))
+    }
+
     /// Name servers of the platform; empty: those of the node.
     pub fn dns(&self) -> &[IpAddr] {
         &self.dns
     }
+}
+
+/// Addresses of the platform itself.
+#[derive(Debug, Default)]
+pub(crate) struct Inside {
+    pub(crate) hosts: HashSet<IpAddr>,
+    pub(crate) networks: Vec<Cidr>,
 }
 
 /// Listeners that share an address and port.

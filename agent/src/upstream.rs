@@ -37,7 +37,7 @@ pub struct Destination {
     pub http2: bool,
     /// `SO_MARK` of the connection.
     pub mark: Option<u32>,
-    /// Whether a name may only lead outside: not to this node, its links, or a component. Whoever
+    /// Whether a name may only lead outside: not to this node, its links or the platform. Whoever
     /// answers for a declared name must not be able to point the router at the inside.
     pub outside: bool,
 }

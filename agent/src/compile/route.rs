@@ -19,8 +19,9 @@ use snapshot::{Mistake, Snapshot};
 
 use crate::route::token::Provider;
 use crate::route::{
-    Bind, Caller, Edits, Gatekeeper, HostIndex, HostRules, Listener, Placements, RouteFilter,
-    RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind,
+    Bind, Caller, Edits, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements,
+    RouteFilter, RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered,
+    TargetKind,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -33,6 +34,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
+        inside: inside(snapshot),
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -456,6 +458,36 @@ fn effective_hosts(
     hosts.sort();
     hosts.dedup();
     hosts
+}
+
+/// What no declared name may lead to. The kernel draws the same line for networks of south calls.
+fn inside(snapshot: &Snapshot) -> Inside {
+    let platform = &snapshot.platform;
+    let components = snapshot
+        .cells
+        .values()
+        .flat_map(|cell| cell.components.values())
+        .flat_map(|one| {
+            one.workloads
+                .addresses()
+                .iter()
+                .chain(&one.service_addresses)
+        });
+    let gates = [&platform.external, &platform.internal];
+    let gates = gates.into_iter().flatten();
+    let hosts = components
+        .chain(snapshot.gateways.values().flat_map(|one| &one.addresses))
+        .chain(gates.flat_map(|gate| &gate.remote_addresses))
+        .chain(platform.nodes.iter().flat_map(|node| &node.addresses))
+        .chain(&platform.dns)
+        .chain(&platform.dns_service_addresses);
+    let services = platform.services.iter();
+    Inside {
+        hosts: hosts.copied().collect(),
+        networks: services
+            .flat_map(|one| one.addresses.iter().copied())
+            .collect(),
+    }
 }
 
 fn callers(snapshot: &Snapshot) -> HashMap<std::net::IpAddr, Arc<Caller>> {
