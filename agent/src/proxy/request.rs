@@ -561,6 +561,11 @@ async fn send(
         tunnel::upgraded(stage.worker, client, hyper::upgrade::on(&mut response));
     }
     let (mut parts, body) = response.into_parts();
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        // The coding told where the body ends; a length besides it is not to be passed on (RFC 9112,
+        // section 6.3).
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     normalise::strip_hop_by_hop(&mut parts.headers);
     if websocket {
         let headers = &mut parts.headers;

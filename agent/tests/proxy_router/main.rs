@@ -3,6 +3,7 @@
 mod auth;
 mod documents;
 mod east;
+mod hostile;
 mod http;
 mod matching;
 mod raw;
