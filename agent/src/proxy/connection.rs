@@ -98,11 +98,12 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
     match entry {
         Entry::Steered => steered::serve(worker, stream, conn).await,
         Entry::Gateway => {
-            let table = worker.table.load_full();
-            match table.bind(local) {
+            // A connection outlives many tables: each request loads its own, and none is kept here.
+            let tls = worker.table.load().bind(local).map(|bind| bind.tls);
+            match tls {
                 None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
-                Some(bind) if bind.tls => tls::serve(worker, stream, conn, &table, bind).await,
-                Some(_) => http(worker, Prefixed::new(stream), conn, Codec::Detect).await,
+                Some(true) => tls::serve(worker, stream, conn).await,
+                Some(false) => http(worker, Prefixed::new(stream), conn, Codec::Detect).await,
             }
         }
     }

@@ -69,7 +69,7 @@ pub(super) async fn handle(
     let mut response = match serve(&stage, &mut exchange, request).await {
         Ok(response) => response,
         Err(refusal) => {
-            let close = http1 && refusal.reason == Reason::BadRequest;
+            let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
             let response = respond::refusal(&refusal, &id, grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
@@ -180,6 +180,13 @@ fn listener<'a>(
 ) -> Result<&'a Arc<Listener>, Refusal> {
     let none = || Refusal::new(Reason::NoListener, "no listener takes this host");
     let bind = stage.table.bind(stage.conn.local).ok_or_else(none)?;
+    if bind.tls != stage.conn.tls {
+        // The connection was accepted before the port changed to, or from, TLS.
+        return Err(Refusal::new(
+            Reason::Misdirected,
+            "the listener's protocol is no longer that of this connection",
+        ));
+    }
     let by_host = bind.listener(&inbound.normal.host);
     if stage.conn.tls {
         let by_name = match &stage.conn.sni {

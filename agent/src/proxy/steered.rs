@@ -70,7 +70,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
         }
     }
     exchange.record.protocol = "tls";
-    passthrough(&worker, stream, &conn, &table, caller, &mut exchange).await;
+    let caller = Arc::clone(caller);
+    passthrough(&worker, stream, &conn, table, caller, &mut exchange).await;
 }
 
 /// TLS that stays closed: only its server name is read.
@@ -78,8 +79,8 @@ async fn passthrough(
     worker: &Worker,
     mut stream: Prefixed<TcpStream>,
     conn: &Conn,
-    table: &RouteTable,
-    caller: &Caller,
+    table: Arc<RouteTable>,
+    caller: Arc<Caller>,
     exchange: &mut Exchange,
 ) {
     let port = conn.local.port();
@@ -116,13 +117,15 @@ async fn passthrough(
         mark: worker.mark(Mark::Upstream),
         outside: worker.outside(),
     };
-    let (mut upstream, peer) = match worker.client.tunnel(&destination, table).await {
+    let (mut upstream, peer) = match worker.client.tunnel(&destination, &table).await {
         Ok(connected) => connected,
         Err(error) => {
             let refusal = super::respond::Refusal::from(error);
             return exchange.refused(refusal.reason, refusal.detail);
         }
     };
+    // A tunnel may outlive many tables.
+    drop((table, caller));
     exchange.record.upstream = Some(peer.to_string());
     let sent = ahead.len() as u64;
     if let Err(error) = upstream.write_all(&ahead).await {
