@@ -295,8 +295,8 @@ async fn forward(
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
         return Err(Denied::NoOperation.into());
     }
-    let target = pick(stage.worker, rule)?;
-    let chosen = choose(stage.worker, exchange, &inbound, target, to, mark)?;
+    let picked = pick(stage.worker, rule)?;
+    let chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
 
     let Inbound {
         mut parts,
@@ -350,6 +350,18 @@ async fn forward(
         websocket: upgrade.is_some(),
     };
     let request = outbound.request(parts, body)?;
+    let endpoint = match (&rule.origin, &picked.kind) {
+        (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
+        // As `admit` asked for a document's route on the west gate.
+        (Origin::Document, TargetKind::Endpoint { endpoint, .. }) if mark == Mark::WestGate => {
+            Some(endpoint.clone())
+        }
+        (Origin::Document, _) => None,
+    };
+    let upgrade = upgrade.map(|client| Upgrade {
+        client,
+        call: Call::Endpoint(endpoint),
+    });
     let mut response = send(stage, exchange, &chosen.destinations, request, upgrade).await?;
 
     for filter in &rule.filters {
@@ -543,7 +555,7 @@ async fn send(
     exchange: &mut Exchange,
     destinations: &[Destination],
     request: Request<RequestBody>,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<Upgrade>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let progress = Rc::clone(&exchange.progress);
     let answer = stage
@@ -564,8 +576,21 @@ async fn send(
             "upstream switched protocols although nobody asked",
         ));
     }
-    if let (true, Some(client)) = (websocket, upgrade) {
-        tunnel::upgraded(stage.worker, client, hyper::upgrade::on(&mut response));
+    if let (true, Some(Upgrade { client, call })) = (websocket, upgrade) {
+        let upstream = hyper::upgrade::on(&mut response);
+        let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
+        let was_caller = worker.caller(stage.table, source).is_some();
+        tunnel::upgraded(stage.worker, client, upstream, move |table| {
+            match (worker.caller(table, source), &call) {
+                (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
+                (Some(caller), Call::South(host, port)) => caller
+                    .south(*port)
+                    .is_some_and(|hosts| hosts.http.contains_key(host.as_str())),
+                (Some(_), Call::Endpoint(None)) => true,
+                // Clients that are no component have no declarations to lose.
+                (None, _) => !was_caller,
+            }
+        });
     }
     let (mut parts, body) = response.into_parts();
     if parts.headers.contains_key(header::TRANSFER_ENCODING) {
@@ -582,6 +607,20 @@ async fn send(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(Response::from_parts(parts, ResponseBody::streamed(body)))
+}
+
+/// A request that may become a tunnel.
+struct Upgrade {
+    client: OnUpgrade,
+    call: Call,
+}
+
+/// What a tunnel needs its caller to have declared, for as long as it lives.
+enum Call {
+    /// A call to an endpoint; none: a document's route, which asks for no declaration.
+    Endpoint(Option<EndpointId>),
+    /// A service outside, by host and port.
+    South(String, u16),
 }
 
 /// A request of a component to a service outside, by plain HTTP: the host must be declared for the
@@ -636,6 +675,10 @@ async fn south(
         websocket: upgrade.is_some(),
     };
     let request = outbound.request(parts, body)?;
+    let upgrade = upgrade.map(|client| Upgrade {
+        client,
+        call: Call::South(normal.host, port),
+    });
     send(stage, exchange, &destinations, request, upgrade).await
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
 
 /// TLS that stays closed: only its server name is read.
 async fn passthrough(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     mut stream: Prefixed<TcpStream>,
     conn: &Conn,
     table: Arc<RouteTable>,
@@ -138,7 +138,21 @@ async fn passthrough(
         tunnel::BUFFER,
     );
     exchange.record.bytes_in = sent;
-    match copied.await {
+    let source = conn.peer.ip();
+    let declared = |table: &RouteTable| {
+        worker
+            .caller(table, source)
+            .and_then(|caller| caller.south(port))
+            .is_some_and(|hosts| hosts.tls.contains_key(name.as_str()))
+    };
+    let copied = tokio::select! {
+        copied = copied => copied,
+        () = worker.forbidden(declared) => {
+            let detail = format!("{name}:{port} is no longer declared");
+            return exchange.refused(Reason::SniNotDeclared, detail);
+        }
+    };
+    match copied {
         Ok((up, down)) => {
             exchange.record.bytes_in += up;
             exchange.record.bytes_out = down;

@@ -23,6 +23,9 @@ use crate::upstream::{Client, Settings};
 /// Time between looks at idle upstream connections.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
+/// Time between looks for a new table, after which tunnels are judged again.
+const WATCH: Duration = Duration::from_secs(1);
+
 /// Wait after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,6 +66,8 @@ pub(super) struct Worker {
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u32, usize>)>,
     drain: watch::Sender<bool>,
+    /// Generation of the table as last seen by [`run`].
+    generation: watch::Sender<u64>,
     open: Rc<OpenConnections>,
     east: Arc<str>,
     south: Arc<str>,
@@ -105,6 +110,7 @@ impl Drain {
 impl Worker {
     fn new(shared: Shared) -> Self {
         Self {
+            generation: watch::Sender::new(shared.table.load().generation),
             table: shared.table,
             client: Client::new(shared.upstream),
             log: shared.log,
@@ -171,6 +177,17 @@ impl Worker {
         Drain(self.drain.subscribe())
     }
 
+    /// Waits until a table forbids what a tunnel does.
+    pub(super) async fn forbidden(&self, allowed: impl Fn(&RouteTable) -> bool) {
+        let mut generations = self.generation.subscribe();
+        while allowed(&self.table.load()) {
+            if generations.changed().await.is_err() {
+                // The worker is gone, and this task with it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// A number for weights: fast, and no secret (xorshift64*).
     pub(super) fn random(&self) -> u64 {
         let mut state = self.random.get();
@@ -222,11 +239,17 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
     let worker = Rc::new(Worker::new(shared));
     let mut listeners: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    let mut watch = tokio::time::interval(WATCH);
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = housekeeping.tick() => {
                 worker.client.expire(Instant::now());
+                continue;
+            }
+            _ = watch.tick() => {
+                let now = worker.table.load().generation;
+                worker.generation.send_if_modified(|seen| std::mem::replace(seen, now) != now);
                 continue;
             }
         };
