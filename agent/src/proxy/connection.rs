@@ -22,8 +22,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a request's head, both codecs; more is answered with 431.
 const MAX_HEAD: usize = 60 * 1024;
 
-/// Header lines of a request; more is answered with 431.
-const MAX_HEADERS: usize = 100;
+/// Header lines of a request; more is answered with 431. HTTP/1 stops reading there; over HTTP/2 they
+/// are counted when they are read.
+pub(super) const MAX_HEADERS: usize = 100;
 
 /// Until the head of the next request is there; so long may a connection idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);

@@ -309,6 +309,9 @@ async fn forward(
     let headers = &mut parts.headers;
     normalise::strip_hop_by_hop(headers);
     normalise::strip_ours(headers);
+    if rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. }) {
+        normalise::strip_overrides(headers);
+    }
     // The wait for `100 Continue` is answered here, when the upstream asks for the body.
     headers.remove(header::EXPECT);
     normalise::forwarded(headers, stage.conn.peer.ip(), stage.conn.tls, &normal);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Router, get, plain, prefix, raw, route, rule, send, to};
+use crate::support::{Router, get, http2, plain, prefix, raw, route, rule, send, to};
 
 /// An upstream that answers the first request of its first connection with these bytes, and every other
 /// request with `good`.
@@ -155,4 +155,25 @@ async fn proxy_passes_no_answer_with_two_readings() {
         !answer.ends_with("0\r\n\r\n"),
         "it does not look complete: {answer:?}"
     );
+}
+
+#[tokio::test]
+async fn proxy_limits_header_lines_of_both_codecs() {
+    let up = crate::support::echo("a").await;
+    let (snapshot, at) = plain(vec![route(
+        "r",
+        &[],
+        vec![rule(vec![prefix("/")], vec![to(up)])],
+    )]);
+    let _router = Router::start(&snapshot);
+    let mut sender = http2(at).await;
+    for (name, lines, status) in [("x-a", 90, 200), ("x-a", 101, 431), ("cookie", 300, 200)] {
+        let mut request = get("http://a/");
+        for line in 0..lines {
+            let value = format!("c{line}=1").parse().expect("a value");
+            request.headers_mut().append(name, value);
+        }
+        let answer = sender.send_request(request).await.expect("an answer");
+        assert_eq!(answer.status(), status, "{lines} lines of {name}");
+    }
 }
