@@ -76,6 +76,8 @@ pub struct ProxyConfig {
     pub roots: Option<Arc<rustls::RootCertStore>>,
     /// Time limits towards upstreams.
     pub timeouts: Timeouts,
+    /// Until the head of the next request is there: so long may a client's connection idle.
+    pub idle: Duration,
 }
 
 impl Default for ProxyConfig {
@@ -89,6 +91,7 @@ impl Default for ProxyConfig {
             steered: Vec::new(),
             roots: None,
             timeouts: Timeouts::default(),
+            idle: Duration::from_secs(60),
         }
     }
 }
@@ -159,6 +162,7 @@ impl Proxy {
             node_mark: config.node_mark,
             loopback: config.loopback,
             inside: config.inside,
+            idle: config.idle,
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
         opening.resize_with(cores, Vec::new);

@@ -49,6 +49,7 @@ pub(super) async fn handle(
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
     let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.peer.to_string()));
+    exchange.conn = Some(Rc::clone(&conn));
     let id = match normalise::request_id(request.headers()) {
         Some(id) => id.to_owned(),
         None => worker.random_id(),
@@ -686,9 +687,11 @@ async fn south(
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
+    // gRPC-Web and others that only begin like it are spoken over any HTTP.
     headers
         .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Seconds since 1970; 0 before that, when every token is too new.
@@ -696,4 +699,25 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+    #[test]
+    fn grpc_is_told_by_its_whole_type() {
+        for (given, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(given));
+            assert_eq!(super::is_grpc(&headers), expected, "{given}");
+        }
+    }
 }

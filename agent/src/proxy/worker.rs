@@ -50,6 +50,7 @@ pub(super) struct Shared {
     pub(super) node_mark: bool,
     pub(super) loopback: bool,
     pub(super) inside: bool,
+    pub(super) idle: Duration,
 }
 
 /// State of one core.
@@ -62,6 +63,7 @@ pub(super) struct Worker {
     node_mark: bool,
     loopback: bool,
     inside: bool,
+    idle: Duration,
     random: Cell<u64>,
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u32, usize>)>,
@@ -119,6 +121,7 @@ impl Worker {
             node_mark: shared.node_mark,
             loopback: shared.loopback,
             inside: shared.inside,
+            idle: shared.idle,
             random: Cell::new(seed()),
             turns: RefCell::default(),
             drain: watch::Sender::new(false),
@@ -140,6 +143,11 @@ impl Worker {
     /// Whether declared names must lead outside.
     pub(super) fn outside(&self) -> bool {
         !self.inside
+    }
+
+    /// How long a client connection may wait for its next request.
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
     }
 
     /// The component of a source address. Loopback belongs to every process of the node, so it is none.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
@@ -24,6 +24,13 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// Until a peer that acknowledges nothing, or takes nothing, counts as gone (tcp(7),
+/// `TCP_USER_TIMEOUT`).
+const VANISHED: Duration = Duration::from_secs(60);
+
+/// Between signs of life that are asked of a silent peer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Addresses of one name that are tried.
 const TRIES: usize = 4;
@@ -224,6 +231,14 @@ async fn tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    // Requests share connections: one to a peer that vanished without a word must not take them for as
+    // long as the kernel would retransmit.
+    socket.set_tcp_user_timeout(Some(VANISHED))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE),
+    )?;
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }
@@ -241,7 +256,15 @@ pub(crate) async fn tunnel(
 ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
     let connected = open(destination, settings, resolver, table).await?;
     match (connected.stream, connected.peer) {
-        (Stream::Tcp(stream), Some(peer)) => Ok((stream, peer)),
+        (Stream::Tcp(stream), Some(peer)) => {
+            // The two ends of a tunnel may make each other wait as long as they like.
+            let patient = SockRef::from(&stream).set_tcp_user_timeout(None);
+            patient.map_err(|source| UpstreamError::Connect {
+                place: destination.place.to_string(),
+                source,
+            })?;
+            Ok((stream, peer))
+        }
         _ => Err(UpstreamError::Nowhere),
     }
 }
@@ -318,6 +341,7 @@ mod tests {
     use std::net::IpAddr;
 
     use snapshot::model::{Cidr, Hostname};
+    use socket2::SockRef;
 
     use super::{one, outside};
     use crate::route::{Inside, RouteTable};
@@ -388,6 +412,11 @@ mod tests {
                 outside,
             };
             let connected = one(at, &destination, &settings).await;
+            if let Ok(super::Stream::Tcp(stream)) = &connected {
+                let socket = SockRef::from(stream);
+                assert_eq!(socket.tcp_user_timeout().ok(), Some(Some(super::VANISHED)));
+                assert!(socket.keepalive().unwrap_or(false));
+            }
             assert_eq!(connected.is_err(), outside, "{connected:?}");
         }
     }

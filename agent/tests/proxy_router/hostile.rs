@@ -3,6 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cardinal_agent::proxy::ProxyConfig;
+use http_body_util::BodyExt;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -175,5 +179,42 @@ async fn proxy_limits_header_lines_of_both_codecs() {
         }
         let answer = sender.send_request(request).await.expect("an answer");
         assert_eq!(answer.status(), status, "{lines} lines of {name}");
+    }
+}
+
+#[tokio::test]
+async fn proxy_ends_idle_connections_of_both_codecs() {
+    let up = crate::support::serve(|_| async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        http::Response::new(crate::support::full("slow".into()))
+    })
+    .await;
+    let (snapshot, at) = plain(vec![route(
+        "r",
+        &[],
+        vec![rule(vec![prefix("/")], vec![to(up)])],
+    )]);
+    let config = ProxyConfig {
+        idle: Duration::from_millis(200),
+        ..ProxyConfig::default()
+    };
+    let _router = Router::with(&snapshot, config);
+    // What is under way is not idle.
+    let mut sender = http2(at).await;
+    let answer = sender
+        .send_request(get("http://a/"))
+        .await
+        .expect("an answer");
+    let body = answer.into_body().collect().await.expect("its body");
+    assert_eq!(body.to_bytes(), "slow");
+    // The preface and nothing more; settings and nothing more; half a head.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
+    let settings = [preface, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    for bytes in [preface, &settings, b"GET / HTTP/1.1\r\nHost:", b"P"] {
+        let mut stream = crate::support::connect(None, at).await;
+        stream.write_all(bytes).await.expect("it is taken");
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest));
+        let _either_way = ended.await.expect("the router ends it");
     }
 }
