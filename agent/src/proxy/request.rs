@@ -408,6 +408,7 @@ fn choose(
         http2,
         mark: worker.mark(mark),
         outside: false,
+        owner: None,
     };
     let plain = |destinations| Chosen {
         destinations,
@@ -657,6 +658,7 @@ async fn south(
         http2,
         mark: stage.worker.mark(Mark::Upstream),
         outside: stage.worker.outside(),
+        owner: Some(Arc::clone(&caller.name)),
     }];
     let Inbound {
         mut parts,

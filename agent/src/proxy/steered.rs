@@ -116,6 +116,7 @@ async fn passthrough(
         http2: false,
         mark: worker.mark(Mark::Upstream),
         outside: worker.outside(),
+        owner: None,
     };
     let (mut upstream, peer) = match worker.client.tunnel(&destination, &table).await {
         Ok(connected) => connected,

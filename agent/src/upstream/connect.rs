@@ -410,6 +410,7 @@ mod tests {
                 http2: false,
                 mark: None,
                 outside,
+                owner: None,
             };
             let connected = one(at, &destination, &settings).await;
             if let Ok(super::Stream::Tcp(stream)) = &connected {

@@ -524,3 +524,49 @@ async fn proxy_ends_tunnels_that_are_no_longer_declared() {
         .expect("it comes back");
     assert!(old.upgrade().is_none());
 }
+
+#[tokio::test]
+async fn proxy_shares_no_south_connection_between_callers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("it is bound").port();
+    // The upstream tells on which of its connections a request came.
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            tokio::spawn(async move {
+                while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {
+                    let head = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
+                    let answer = format!("{head}{connection:03}");
+                    stream
+                        .write_all(answer.as_bytes())
+                        .await
+                        .expect("it is taken");
+                }
+            });
+        }
+    });
+    let mut snapshot = empty();
+    for (project, component, address) in [("shop", "orders", SHOP), ("third", "spy", THIRD)] {
+        let mut one = cell(project, component, address, 9);
+        one.south
+            .push(south("api", &["api.localhost"], at, SouthProtocol::Http));
+        snapshot.cells.insert(one.id.clone(), one);
+    }
+    let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
+    let _router = Router::with(&snapshot, config(vec![original]));
+    let mut used = Vec::new();
+    for from in [SHOP, THIRD] {
+        let mut own = std::collections::BTreeSet::new();
+        for _ in 0..12 {
+            let answer = send_from(
+                Some(from),
+                original,
+                get(&format!("http://api.localhost:{at}/")),
+            );
+            own.insert(answer.await.body);
+        }
+        used.push(own);
+    }
+    assert!(used[0].len() < 12, "connections are kept: {used:?}");
+    assert!(used[0].is_disjoint(&used[1]), "{used:?}");
+}
