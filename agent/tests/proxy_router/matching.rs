@@ -250,3 +250,41 @@ fn proxy_matching_takes_no_longer_for_many_segments() {
         begun.elapsed()
     );
 }
+
+#[test]
+fn proxy_matching_keeps_the_order_of_patterns_that_begin_alike_or_not() {
+    let mut snapshot = empty();
+    let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
+    snapshot.gateways.insert(gateway.name.clone(), gateway);
+    snapshot.routes = vec![rules(
+        "r",
+        &[],
+        vec![
+            regex("/[a-z]+/[a-z]+/[a-z]+/any|/any"),          // 0
+            regex("/shop/orders/[a-z]+"),                     // 1
+            regex("/shop/orders/[a-z]+/any"),                 // 2
+            regex("/shop/[a-z]+/[a-z]+"),                     // 3
+            regex("/shop/orders"),                            // 4
+            regex("/shop/.*"),                                // 5
+            regex("(/shop)?/orders/+"),                       // 6
+            method(regex("/.{1,1}hop/orders/[a-z]+"), "PUT"), // 7
+        ],
+    )];
+    let table = compile(&snapshot, 1).expect("it compiles");
+    for (request, expected) in [
+        ("GET /shop/orders/a/any", "r 0"),
+        ("GET /bank/ledger/a/any", "r 0"),
+        ("GET /any", "r 0"),
+        ("GET /shop/orders/a", "r 1"),
+        ("GET /shop/ledger/a", "r 3"),
+        ("GET /shop/orders", "r 4"),
+        ("GET /shop/orders/", "r 6"),
+        ("GET /orders/", "r 6"),
+        ("GET /shop/orders/9", "r 5"),
+        ("GET /shop/", "r 5"),
+        ("PUT /shop/orders/a", "r 7"),
+    ] {
+        let found = find(&table, ([127, 0, 0, 1], 80).into(), "any.org", request);
+        assert_eq!(found.as_deref(), Some(expected), "{request}");
+    }
+}
