@@ -69,7 +69,7 @@ pub struct ProxyConfig {
     /// Whether loopback sources may be components. For tests; on a node every process has these
     /// addresses.
     pub loopback: bool,
-    /// Whether declared names may lead inside: to loopback, links and components. For tests; elsewhere
+    /// Whether declared names may lead inside: to this node, its links and the platform. For tests; elsewhere
     /// whoever answers for a declared name could point the router at the inside.
     pub inside: bool,
     /// Addresses whose connections are served as if the kernel had steered them here. For tests
@@ -79,6 +79,8 @@ pub struct ProxyConfig {
     pub roots: Option<Arc<rustls::RootCertStore>>,
     /// Time limits towards upstreams.
     pub timeouts: Timeouts,
+    /// Until the head of the next request is there: so long may a client's connection idle.
+    pub idle: Duration,
 }
 
 impl Default for ProxyConfig {
@@ -93,6 +95,7 @@ impl Default for ProxyConfig {
             steered: Vec::new(),
             roots: None,
             timeouts: Timeouts::default(),
+            idle: Duration::from_secs(60),
         }
     }
 }
@@ -163,6 +166,7 @@ impl Proxy {
             node_mark: config.node_mark,
             loopback: config.loopback,
             inside: config.inside,
+            idle: config.idle,
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
         opening.resize_with(cores, Vec::new);

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    ComponentId, EndpointId, Gate, HostPattern, Hostname, Origin, PathRewrite, Upstream,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, Origin, PathRewrite,
+    Upstream,
 };
 
 pub mod matching;
@@ -30,9 +31,9 @@ pub struct RouteTable {
     pub generation: u64,
     pub(crate) binds: HashMap<SocketAddr, Bind>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
-    pub(crate) endpoints: HashMap<SocketAddr, SteeredEndpoint>,
-    pub(crate) west: HashMap<EndpointId, HostRules>,
+    pub(crate) steered: HashMap<SocketAddr, Steered>,
     pub(crate) dns: Vec<IpAddr>,
+    pub(crate) inside: Inside,
 }
 
 impl RouteTable {
@@ -58,20 +59,33 @@ impl RouteTable {
         self.callers.get(&source)
     }
 
-    /// The HTTP endpoint behind an address and port of a component.
-    pub fn endpoint(&self, address: SocketAddr) -> Option<&SteeredEndpoint> {
-        self.endpoints.get(&address)
+    /// The HTTP endpoints behind an address and port of a component.
+    pub fn steered(&self, address: SocketAddr) -> Option<&Steered> {
+        self.steered.get(&address)
     }
 
-    /// The west gate's rules of one endpoint, whatever host they are published under.
-    pub fn west(&self, endpoint: &EndpointId) -> Option<&HostRules> {
-        self.west.get(endpoint)
+    /// Whether an address is of the platform itself: of a component, a gate, a node, a name server or
+    /// a platform service.
+    pub fn inside(&self, address: IpAddr) -> bool {
+        self.inside.hosts.contains(&address)
+            || self
+                .inside
+                .networks
+                .iter()
+                .any(|network| network.contains(&Cidr::host(address)))
     }
 
     /// Name servers of the platform; empty: those of the node.
     pub fn dns(&self) -> &[IpAddr] {
         &self.dns
     }
+}
+
+/// Addresses of the platform itself.
+#[derive(Debug, Default)]
+pub(crate) struct Inside {
+    pub(crate) hosts: HashSet<IpAddr>,
+    pub(crate) networks: Vec<Cidr>,
 }
 
 /// Listeners that share an address and port.
@@ -205,14 +219,18 @@ pub struct Caller {
     pub id: ComponentId,
     /// The same for logs.
     pub name: Arc<str>,
-    pub(crate) east: HashSet<EndpointId>,
+    /// Declared calls: to other cells, and inside of its own cell.
+    pub(crate) calls: HashSet<EndpointId>,
+    /// What components of its cell may do among themselves without a declaration.
+    pub(crate) intra: Intra,
     pub(crate) south: HashMap<u16, SouthHosts>,
 }
 
 impl Caller {
-    /// Whether it declared a call to an endpoint of another cell.
-    pub fn declared_east(&self, endpoint: &EndpointId) -> bool {
-        self.east.contains(endpoint)
+    /// Whether it may call an endpoint: it declared the call, or its own cell is open.
+    pub fn may_call(&self, endpoint: &EndpointId) -> bool {
+        self.calls.contains(endpoint)
+            || (self.intra == Intra::Open && self.id.cell == endpoint.component.cell)
     }
 
     /// The host names that it declared for a port.
@@ -230,12 +248,14 @@ pub struct SouthHosts {
     pub http: HashMap<Box<str>, Hostname>,
 }
 
-/// What is behind an address that a component may call directly.
+/// What is behind an address and port that a component may call directly.
 #[derive(Debug)]
-pub struct SteeredEndpoint {
-    /// The endpoint.
-    pub endpoint: EndpointId,
-    /// `/{project}/{component}`, under which the west gate publishes it.
+pub struct Steered {
+    /// The HTTP endpoints that share the port; their base paths tell them apart.
+    pub endpoints: Arc<[EndpointId]>,
+    /// The west gate's rules of all of them, whatever host they are published under.
+    pub rules: Arc<HostRules>,
+    /// `/{project}/{component}`, under which the west gate publishes the component.
     pub prefix: Arc<str>,
     /// Whether the address is a service address: requests then go to one of the workloads, else
     /// to the very address.

@@ -37,9 +37,12 @@ pub struct Destination {
     pub http2: bool,
     /// `SO_MARK` of the connection.
     pub mark: Option<u32>,
-    /// Whether a name may only lead outside: not to this node, its links, or a component. Whoever
+    /// Whether a name may only lead outside: not to this node, its links or the platform. Whoever
     /// answers for a declared name must not be able to point the router at the inside.
     pub outside: bool,
+    /// For whom alone the connection is kept; none: whoever asks next may have it. What one caller did
+    /// on a connection to the outside, such as logging in on it, is not another caller's to use.
+    pub owner: Option<Arc<str>>,
 }
 
 /// Name of a server in TLS.

@@ -26,6 +26,10 @@ pub enum PathError {
     /// `%` without two hexadecimal digits.
     #[error("path has a broken percent-encoding")]
     BrokenEncoding,
+    /// A dot segment with parameters, such as `..;x`: servers that take parameters off before they
+    /// resolve a path read `..`, others a name.
+    #[error("path has a dot segment with parameters")]
+    DotParameters,
     /// More `..` than segments.
     #[error("path leaves the root")]
     AboveRoot,
@@ -53,6 +57,7 @@ impl CanonicalPath {
                     segments.pop().ok_or(PathError::AboveRoot)?;
                     open = true;
                 }
+                _ if dots_with_parameters(segment) => return Err(PathError::DotParameters),
                 _ => segments.push(segment),
             }
         }
@@ -123,6 +128,11 @@ fn unreserved_decoded(path: &str) -> Result<String, PathError> {
     Ok(decoded)
 }
 
+fn dots_with_parameters(segment: &str) -> bool {
+    let rest = segment.strip_prefix("..").or(segment.strip_prefix('.'));
+    rest.is_some_and(|rest| rest.starts_with(';') || rest.starts_with("%3B"))
+}
+
 fn unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
@@ -182,6 +192,11 @@ mod tests {
             ("/a\\b", Err(PathError::Forbidden)),
             ("/a%00", Err(PathError::Forbidden)),
             ("/a%0d%0ab", Err(PathError::Forbidden)),
+            ("/a/..;/b", Err(PathError::DotParameters)),
+            ("/a/%2e.;x=y/b", Err(PathError::DotParameters)),
+            ("/a/.;/b", Err(PathError::DotParameters)),
+            ("/a/..%3b/b", Err(PathError::DotParameters)),
+            ("/a;x=y/...;/b", Ok("/a;x=y/...;/b")),
             ("/a%", Err(PathError::BrokenEncoding)),
             ("/a%4", Err(PathError::BrokenEncoding)),
             ("/a%+1", Err(PathError::BrokenEncoding)),

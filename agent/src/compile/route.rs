@@ -19,8 +19,9 @@ use snapshot::{Mistake, Snapshot};
 
 use crate::route::token::Provider;
 use crate::route::{
-    Bind, Caller, Edits, Gatekeeper, HostIndex, HostRules, Listener, Placements, RouteFilter,
-    RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, SteeredEndpoint, TargetKind,
+    Bind, Caller, Edits, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements,
+    RouteFilter, RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered,
+    TargetKind,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -31,9 +32,9 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         generation,
         binds: compiler.binds(&rules),
         callers: callers(snapshot),
-        endpoints: endpoints(snapshot),
-        west: compiler.west(&rules),
+        steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
+        inside: inside(snapshot),
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -354,19 +355,68 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn west(&mut self, rules: &[Vec<Arc<RouteRule>>]) -> HashMap<EndpointId, HostRules> {
-        let mut west = HashMap::new();
-        for (at, route) in self.snapshot.routes.iter().enumerate() {
+    /// What is behind each address and port of a component, with the rules that the west gate has
+    /// for it.
+    fn steered(&mut self, rules: &[Vec<Arc<RouteRule>>]) -> HashMap<SocketAddr, Steered> {
+        let snapshot = self.snapshot;
+        let mut internal: HashMap<&EndpointId, Vec<usize>> = HashMap::new();
+        for (at, route) in snapshot.routes.iter().enumerate() {
             if let Origin::Endpoint {
                 endpoint,
                 gate: Gate::Internal,
             } = &route.origin
             {
-                let entry = west.entry(endpoint.clone()).or_default();
-                self.add(entry, route, &rules[at], at);
+                internal.entry(endpoint).or_default().push(at);
             }
         }
-        west
+        let mut steered = HashMap::new();
+        let components = snapshot
+            .cells
+            .values()
+            .flat_map(|cell| cell.components.values());
+        for component in components {
+            let id = &component.id;
+            let prefix: Arc<str> = format!("/{}/{}", id.cell.project, id.component).into();
+            let mut ports: BTreeMap<u16, Vec<EndpointId>> = BTreeMap::new();
+            for endpoint in component
+                .endpoints
+                .values()
+                .filter(|one| one.kind.is_http())
+            {
+                ports
+                    .entry(endpoint.port.get())
+                    .or_default()
+                    .push(endpoint.id.clone());
+            }
+            for (port, endpoints) in ports {
+                let mut together = HostRules::default();
+                for at in endpoints
+                    .iter()
+                    .filter_map(|one| internal.get(one))
+                    .flatten()
+                {
+                    self.add(&mut together, &snapshot.routes[*at], &rules[*at], *at);
+                }
+                let (endpoints, together): (Arc<[_]>, _) = (endpoints.into(), Arc::new(together));
+                let workloads = component.workloads.addresses().iter();
+                let services = component.service_addresses.iter();
+                for (address, service) in workloads
+                    .map(|one| (one, false))
+                    .chain(services.map(|one| (one, true)))
+                {
+                    steered.insert(
+                        SocketAddr::new(*address, port),
+                        Steered {
+                            endpoints: Arc::clone(&endpoints),
+                            rules: Arc::clone(&together),
+                            prefix: Arc::clone(&prefix),
+                            service,
+                        },
+                    );
+                }
+            }
+        }
+        steered
     }
 }
 
@@ -410,6 +460,36 @@ fn effective_hosts(
     hosts
 }
 
+/// What no declared name may lead to. The kernel draws the same line for networks of south calls.
+fn inside(snapshot: &Snapshot) -> Inside {
+    let platform = &snapshot.platform;
+    let components = snapshot
+        .cells
+        .values()
+        .flat_map(|cell| cell.components.values())
+        .flat_map(|one| {
+            one.workloads
+                .addresses()
+                .iter()
+                .chain(&one.service_addresses)
+        });
+    let gates = [&platform.external, &platform.internal];
+    let gates = gates.into_iter().flatten();
+    let hosts = components
+        .chain(snapshot.gateways.values().flat_map(|one| &one.addresses))
+        .chain(gates.flat_map(|gate| &gate.remote_addresses))
+        .chain(platform.nodes.iter().flat_map(|node| &node.addresses))
+        .chain(&platform.dns)
+        .chain(&platform.dns_service_addresses);
+    let services = platform.services.iter();
+    Inside {
+        hosts: hosts.copied().collect(),
+        networks: services
+            .flat_map(|one| one.addresses.iter().copied())
+            .collect(),
+    }
+}
+
 fn callers(snapshot: &Snapshot) -> HashMap<std::net::IpAddr, Arc<Caller>> {
     let mut callers = HashMap::new();
     for cell in snapshot.cells.values() {
@@ -441,51 +521,19 @@ fn caller(cell: &Cell, component: &Component) -> Caller {
             );
         }
     }
-    let east: HashSet<EndpointId> = cell
+    let calls: HashSet<EndpointId> = cell
         .east
         .iter()
         .filter(|east| from(&east.from))
-        .map(|east| east.to.clone())
+        .map(|east| &east.to)
+        .chain(&component.connections)
+        .cloned()
         .collect();
     Caller {
         name: component.id.to_string().into(),
         id: component.id.clone(),
-        east,
+        calls,
+        intra: cell.intra,
         south,
     }
-}
-
-fn endpoints(snapshot: &Snapshot) -> HashMap<SocketAddr, SteeredEndpoint> {
-    let mut endpoints = HashMap::new();
-    for component in snapshot
-        .cells
-        .values()
-        .flat_map(|cell| cell.components.values())
-    {
-        let id = &component.id;
-        let prefix: Arc<str> = format!("/{}/{}", id.cell.project, id.component).into();
-        for endpoint in component
-            .endpoints
-            .values()
-            .filter(|one| one.kind.is_http())
-        {
-            let workloads = component
-                .workloads
-                .addresses()
-                .iter()
-                .map(|one| (one, false));
-            let services = component.service_addresses.iter().map(|one| (one, true));
-            for (address, service) in workloads.chain(services) {
-                endpoints.insert(
-                    SocketAddr::new(*address, endpoint.port.get()),
-                    SteeredEndpoint {
-                        endpoint: endpoint.id.clone(),
-                        prefix: Arc::clone(&prefix),
-                        service,
-                    },
-                );
-            }
-        }
-    }
-    endpoints
 }

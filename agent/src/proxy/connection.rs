@@ -1,5 +1,6 @@
 //! One client connection: accept → TLS by server name → codec.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,11 +23,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a request's head, both codecs; more is answered with 431.
 const MAX_HEAD: usize = 60 * 1024;
 
-/// Header lines of a request; more is answered with 431.
-const MAX_HEADERS: usize = 100;
-
-/// Until the head of the next request is there; so long may a connection idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Header lines of a request; more is answered with 431. HTTP/1 stops reading there; over HTTP/2 they
+/// are counted when they are read.
+pub(super) const MAX_HEADERS: usize = 100;
 
 /// First byte of an idle connection, after which keep-alive probes find dead peers.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -53,6 +52,8 @@ pub(super) struct Conn {
     pub(super) tls: bool,
     /// Server name of the `ClientHello`, lower case.
     pub(super) sni: Option<String>,
+    /// Requests so far.
+    pub(super) requests: Cell<u64>,
 }
 
 /// Which codec a connection speaks.
@@ -94,15 +95,17 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
         entry,
         tls: false,
         sni: None,
+        requests: Cell::default(),
     };
     match entry {
         Entry::Steered => steered::serve(worker, stream, conn).await,
         Entry::Gateway => {
-            let table = worker.table.load_full();
-            match table.bind(local) {
+            // A connection outlives many tables: each request loads its own, and none is kept here.
+            let tls = worker.table.load().bind(local).map(|bind| bind.tls);
+            match tls {
                 None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
-                Some(bind) if bind.tls => tls::serve(worker, stream, conn, &table, bind).await,
-                Some(_) => http(worker, Prefixed::new(stream), conn, Codec::Detect).await,
+                Some(true) => tls::serve(worker, stream, conn).await,
+                Some(false) => http(worker, Prefixed::new(stream), conn, Codec::Detect).await,
             }
         }
     }
@@ -122,7 +125,7 @@ where
     let mut drain = worker.drain();
     let codec = match codec {
         Codec::Detect => {
-            let detected = tokio::time::timeout(HEAD_TIMEOUT, detect(&mut stream));
+            let detected = tokio::time::timeout(worker.idle(), detect(&mut stream));
             let detected = tokio::select! {
                 detected = detected => detected,
                 // Nothing was asked yet, so nothing is cut off.
@@ -139,6 +142,7 @@ where
         let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
         service_fn(move |request| {
             let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
+            conn.requests.set(conn.requests.get() + 1);
             async move {
                 Ok::<_, std::convert::Infallible>(request::handle(worker, conn, request).await)
             }
@@ -161,11 +165,16 @@ where
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = idle(&conn, worker.idle()) => {
+                connection.as_mut().graceful_shutdown();
+                // A client that does not say goodbye has had its time.
+                tokio::time::timeout(worker.idle(), connection).await.unwrap_or(Ok(()))
+            }
         }
     } else {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(worker.idle())
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
             .serve_connection(io, service)
@@ -181,6 +190,22 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(peer = %conn.peer, %error, "connection ended");
+    }
+}
+
+/// Returns once a connection had no request under way, and began none, for `limit`. For HTTP/2; in
+/// HTTP/1 this is the wait for a head.
+async fn idle(conn: &Rc<Conn>, limit: Duration) {
+    // One of the connection, one of its service; every request holds another to the end of its answer.
+    const AT_REST: usize = 2;
+    let mut seen = None;
+    loop {
+        let now = (Rc::strong_count(conn) == AT_REST).then(|| conn.requests.get());
+        if now.is_some() && now == seen {
+            return;
+        }
+        seen = now;
+        tokio::time::sleep(limit).await;
     }
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
 use super::respond::chain;
 use super::worker::Worker;
@@ -13,6 +14,8 @@ use crate::upstream::Progress;
 pub(super) struct Exchange {
     pub(super) record: AccessRecord,
     pub(super) progress: Rc<Progress>,
+    /// The connection, which is in use as long as this lives.
+    pub(super) conn: Option<Rc<Conn>>,
     worker: Rc<Worker>,
     started: Instant,
     complete: bool,
@@ -32,6 +35,7 @@ impl Exchange {
                 ..AccessRecord::default()
             },
             progress: Rc::default(),
+            conn: None,
             worker: Rc::clone(worker),
             started: Instant::now(),
             complete: false,

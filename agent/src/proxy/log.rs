@@ -11,6 +11,9 @@ use http::StatusCode;
 
 use crate::route::RouteReason;
 
+/// Bytes of a text in a record; what a client may send is longer, and many records are kept.
+const MAX_TEXT: usize = 2048;
+
 /// Records kept for [`RequestLog::since`].
 pub const KEPT: u64 = 1024;
 
@@ -91,6 +94,8 @@ pub enum Reason {
     Ok,
     /// The request is not well-formed, or ambiguous.
     BadRequest,
+    /// More header lines than a request may have.
+    HeadTooLarge,
     /// A method that a gateway does not serve.
     MethodRefused,
     /// No listener for the host.
@@ -161,6 +166,7 @@ impl Reason {
         match self {
             Self::Ok => "ok",
             Self::BadRequest => "bad_request",
+            Self::HeadTooLarge => "head_too_large",
             Self::MethodRefused => "method_refused",
             Self::NoListener => "no_listener",
             Self::NoRoute => "no_route",
@@ -202,6 +208,7 @@ impl Reason {
             Self::BadRequest | Self::RoutingKeyMissing | Self::RoutingKeyInvalid => {
                 StatusCode::BAD_REQUEST
             }
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodRefused => StatusCode::NOT_IMPLEMENTED,
             Self::NoListener | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -251,6 +258,14 @@ impl RequestLog {
     /// Numbers and keeps a record.
     pub fn push(&self, mut record: AccessRecord) {
         record.seq = self.next.fetch_add(1, Ordering::Relaxed);
+        let texts = [
+            &mut record.method,
+            &mut record.host,
+            &mut record.path,
+            &mut record.upstream_path,
+            &mut record.detail,
+        ];
+        texts.into_iter().flatten().for_each(clip);
         tracing::info!(
             target: "access",
             seq = record.seq,
@@ -293,9 +308,36 @@ impl RequestLog {
     }
 }
 
+/// Shortens a text to [`MAX_TEXT`] bytes, its end marked, and gives back the rest of its memory.
+fn clip(text: &mut String) {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT - '…'.len_utf8()));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{AccessRecord, KEPT, RequestLog};
+    use super::{AccessRecord, KEPT, MAX_TEXT, RequestLog};
+
+    #[test]
+    fn records_are_of_bounded_size() {
+        let log = RequestLog::default();
+        for path in ["/a".repeat(30_000), "ä".repeat(30_000), "/short".into()] {
+            log.push(AccessRecord {
+                path: Some(path),
+                ..AccessRecord::default()
+            });
+        }
+        let all = log.since(0);
+        let paths: Vec<_> = all.iter().filter_map(|one| one.path.as_ref()).collect();
+        for path in &paths[..2] {
+            assert!(path.len() <= MAX_TEXT && path.capacity() <= 2 * MAX_TEXT);
+            assert!(path.ends_with('…'));
+        }
+        assert_eq!(paths[2], "/short");
+    }
 
     #[test]
     fn the_log_keeps_the_last_records_in_order() {

@@ -12,6 +12,7 @@ use http::{Method, Request, Version};
 use hyper::body::Incoming;
 use snapshot::path::CanonicalPath;
 
+use super::connection::MAX_HEADERS;
 use super::log::Reason;
 use super::respond::Refusal;
 
@@ -21,6 +22,15 @@ const OURS: [&str; 4] = [
     "x-route-reason",
     "x-failover-reason",
     "x-circuit-state",
+];
+
+/// Fields by which frameworks take another method or path than the request line's.
+const OVERRIDES: [&str; 5] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
 ];
 
 /// Fields of one connection (RFC 9110, section 7.6.1), besides those that `Connection` names.
@@ -33,6 +43,10 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
 ];
+
+/// Longest host in bytes: that of a name in the DNS (RFC 1035, section 2.3.4), which addresses keep too.
+/// Hosts are looked up label by label, so this also bounds how often.
+const MAX_HOST: usize = 253;
 
 /// Longest request id that is kept, in bytes.
 const MAX_ID: usize = 128;
@@ -69,6 +83,14 @@ pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
     let (authority, host, port) = authority(request)?;
     let path = CanonicalPath::new(request.uri().path()).map_err(|error| bad(error.to_string()))?;
     let headers = request.headers();
+    // HTTP/2 may send each cookie on a line of its own (RFC 9113, section 8.2.3).
+    let cookies = headers.get_all(header::COOKIE).iter().count();
+    if headers.len() - cookies > MAX_HEADERS {
+        return Err(Refusal::new(
+            Reason::HeadTooLarge,
+            format!("more than {MAX_HEADERS} header lines"),
+        ));
+    }
     framing(headers)?;
     for name in headers.keys() {
         if name.as_str().contains('_') {
@@ -135,6 +157,7 @@ fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
         .and_then(|rest| rest.strip_suffix(']'))
         .is_some_and(|inside| inside.parse::<std::net::Ipv6Addr>().is_ok());
     let name = !bytes.is_empty()
+        && bytes.len() <= MAX_HOST
         && !bytes.starts_with(b".")
         && bytes
             .iter()
@@ -198,7 +221,15 @@ pub(super) fn strip_ours(headers: &mut HeaderMap) {
     }
 }
 
-/// Says where a request came from: appends to `X-Forwarded-For`, sets the others.
+/// Takes away what would make the upstream read another method or path than was authorised.
+pub(super) fn strip_overrides(headers: &mut HeaderMap) {
+    for name in OVERRIDES {
+        headers.remove(name);
+    }
+}
+
+/// Says where a request came from: appends to `X-Forwarded-For`, sets what is known, and takes away
+/// whatever else a client said under such names, client certificates and users included.
 pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, normal: &Normal) {
     let name = HeaderName::from_static("x-forwarded-for");
     let mut line = Vec::new();
@@ -210,6 +241,19 @@ pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, norm
     // Parts that were values joined by a comma are a value.
     if let Ok(value) = HeaderValue::from_bytes(&line) {
         headers.insert(name, value);
+    }
+    let claimed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|one| {
+            let one = one.as_str();
+            one == "forwarded"
+                || one == "x-real-ip"
+                || (one.starts_with("x-forwarded-") && one != "x-forwarded-for")
+        })
+        .cloned()
+        .collect();
+    for name in claimed {
+        headers.remove(name);
     }
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
     headers.insert("x-forwarded-proto", scheme);
@@ -258,6 +302,9 @@ mod tests {
         ] {
             assert_eq!(split(given.as_bytes()), expected, "{given}");
         }
+        let longest = "a.".repeat(126) + "a";
+        assert_eq!(split(longest.as_bytes()), some(&longest, None));
+        assert_eq!(split(format!("{longest}b").as_bytes()), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::route::matching::Subject;
 use crate::route::token::Denied;
 use crate::route::{
     Caller, Listener, Matched, RouteFilter, RouteReason, RouteRule, RouteTable, RouteTarget,
-    SteeredEndpoint, TargetKind, rewrite,
+    Steered, TargetKind, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody, TlsName};
 
@@ -49,6 +49,7 @@ pub(super) async fn handle(
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
     let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.peer.to_string()));
+    exchange.conn = Some(Rc::clone(&conn));
     let id = match normalise::request_id(request.headers()) {
         Some(id) => id.to_owned(),
         None => worker.random_id(),
@@ -69,7 +70,7 @@ pub(super) async fn handle(
     let mut response = match serve(&stage, &mut exchange, request).await {
         Ok(response) => response,
         Err(refusal) => {
-            let close = http1 && refusal.reason == Reason::BadRequest;
+            let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
             let response = respond::refusal(&refusal, &id, grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
@@ -125,23 +126,30 @@ async fn serve(
             let caller = caller.ok_or_else(|| {
                 Refusal::new(Reason::CallerUnknown, "source address is no component")
             })?;
-            let Some(endpoint) = stage.table.endpoint(stage.conn.local) else {
+            let Some(steered) = stage.table.steered(stage.conn.local) else {
                 return south(stage, exchange, inbound, caller).await;
             };
             exchange.record.listener = Some(stage.worker.east_label());
-            declared(caller, &endpoint.endpoint)?;
-            // The west gate publishes the endpoint under its prefix; with it the same rules apply.
-            inbound.normal.path = prefixed(endpoint, &inbound.normal.path)?;
+            // To whom nothing here is declared, nothing is told of what is here.
+            if !steered.endpoints.iter().any(|one| caller.may_call(one)) {
+                let detail = format!(
+                    "{} did not declare a call to {}",
+                    caller.name, stage.conn.local
+                );
+                return Err(Refusal::new(Reason::EastNotDeclared, detail));
+            }
+            // The west gate publishes the component under its prefix; with it the same rules apply.
+            inbound.normal.path = prefixed(steered, &inbound.normal.path)?;
             exchange.record.path = Some(inbound.normal.path.to_string());
-            let matched = stage
-                .table
-                .west(&endpoint.endpoint)
-                .and_then(|rules| rules.find(inbound.subject()))
-                .ok_or_else(|| {
-                    Refusal::new(Reason::NoRoute, "no route of the west gate matches")
-                })?;
+            let matched = steered.rules.find(inbound.subject()).ok_or_else(|| {
+                Refusal::new(Reason::NoRoute, "no route of the west gate matches")
+            })?;
             note(exchange, &matched);
-            let to = (!endpoint.service).then_some(stage.conn.local);
+            // Endpoints may share the port: the one that the path leads to has to be declared.
+            if let Origin::Endpoint { endpoint, .. } = &matched.rule.origin {
+                declared(caller, endpoint)?;
+            }
+            let to = (!steered.service).then_some(stage.conn.local);
             forward(stage, exchange, inbound, matched, to, Mark::WestGate).await
         }
     }
@@ -173,6 +181,13 @@ fn listener<'a>(
 ) -> Result<&'a Arc<Listener>, Refusal> {
     let none = || Refusal::new(Reason::NoListener, "no listener takes this host");
     let bind = stage.table.bind(stage.conn.local).ok_or_else(none)?;
+    if bind.tls != stage.conn.tls {
+        // The connection was accepted before the port changed to, or from, TLS.
+        return Err(Refusal::new(
+            Reason::Misdirected,
+            "the listener's protocol is no longer that of this connection",
+        ));
+    }
     let by_host = bind.listener(&inbound.normal.host);
     if stage.conn.tls {
         let by_name = match &stage.conn.sni {
@@ -201,8 +216,9 @@ fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
     exchange.record.rule = Some(matched.rule.index);
 }
 
-/// Whether a component may use a gate: the north one never; the west one for endpoints of its own
-/// cell and those that it declared. Clients that are no component pass by the route's rules.
+/// Whether a component may use a gate: the north one never; the west one for endpoints that it
+/// declared, and those of its own cell if that is open. Clients that are no component pass by the
+/// route's rules.
 fn admit(
     caller: Option<&Arc<Caller>>,
     listener: &Listener,
@@ -238,7 +254,7 @@ fn admit(
 }
 
 fn declared(caller: &Caller, endpoint: &EndpointId) -> Result<(), Refusal> {
-    if caller.id.cell == endpoint.component.cell || caller.declared_east(endpoint) {
+    if caller.may_call(endpoint) {
         return Ok(());
     }
     Err(Refusal::new(
@@ -247,8 +263,8 @@ fn declared(caller: &Caller, endpoint: &EndpointId) -> Result<(), Refusal> {
     ))
 }
 
-fn prefixed(endpoint: &SteeredEndpoint, path: &CanonicalPath) -> Result<CanonicalPath, Refusal> {
-    CanonicalPath::new(&format!("{}{path}", endpoint.prefix))
+fn prefixed(steered: &Steered, path: &CanonicalPath) -> Result<CanonicalPath, Refusal> {
+    CanonicalPath::new(&format!("{}{path}", steered.prefix))
         .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))
 }
 
@@ -280,8 +296,8 @@ async fn forward(
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
         return Err(Denied::NoOperation.into());
     }
-    let target = pick(stage.worker, rule)?;
-    let chosen = choose(stage.worker, exchange, &inbound, target, to, mark)?;
+    let picked = pick(stage.worker, rule)?;
+    let chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
 
     let Inbound {
         mut parts,
@@ -294,6 +310,9 @@ async fn forward(
     let headers = &mut parts.headers;
     normalise::strip_hop_by_hop(headers);
     normalise::strip_ours(headers);
+    if rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. }) {
+        normalise::strip_overrides(headers);
+    }
     // The wait for `100 Continue` is answered here, when the upstream asks for the body.
     headers.remove(header::EXPECT);
     normalise::forwarded(headers, stage.conn.peer.ip(), stage.conn.tls, &normal);
@@ -335,6 +354,18 @@ async fn forward(
         websocket: upgrade.is_some(),
     };
     let request = outbound.request(parts, body)?;
+    let endpoint = match (&rule.origin, &picked.kind) {
+        (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
+        // As `admit` asked for a document's route on the west gate.
+        (Origin::Document, TargetKind::Endpoint { endpoint, .. }) if mark == Mark::WestGate => {
+            Some(endpoint.clone())
+        }
+        (Origin::Document, _) => None,
+    };
+    let upgrade = upgrade.map(|client| Upgrade {
+        client,
+        call: Call::Endpoint(endpoint),
+    });
     let mut response = send(stage, exchange, &chosen.destinations, request, upgrade).await?;
 
     for filter in &rule.filters {
@@ -377,6 +408,7 @@ fn choose(
         http2,
         mark: worker.mark(mark),
         outside: false,
+        owner: None,
     };
     let plain = |destinations| Chosen {
         destinations,
@@ -528,7 +560,7 @@ async fn send(
     exchange: &mut Exchange,
     destinations: &[Destination],
     request: Request<RequestBody>,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<Upgrade>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let progress = Rc::clone(&exchange.progress);
     let answer = stage
@@ -549,10 +581,28 @@ async fn send(
             "upstream switched protocols although nobody asked",
         ));
     }
-    if let (true, Some(client)) = (websocket, upgrade) {
-        tunnel::upgraded(stage.worker, client, hyper::upgrade::on(&mut response));
+    if let (true, Some(Upgrade { client, call })) = (websocket, upgrade) {
+        let upstream = hyper::upgrade::on(&mut response);
+        let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
+        let was_caller = worker.caller(stage.table, source).is_some();
+        tunnel::upgraded(stage.worker, client, upstream, move |table| {
+            match (worker.caller(table, source), &call) {
+                (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
+                (Some(caller), Call::South(host, port)) => caller
+                    .south(*port)
+                    .is_some_and(|hosts| hosts.http.contains_key(host.as_str())),
+                (Some(_), Call::Endpoint(None)) => true,
+                // Clients that are no component have no declarations to lose.
+                (None, _) => !was_caller,
+            }
+        });
     }
     let (mut parts, body) = response.into_parts();
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        // The coding told where the body ends; a length besides it is not to be passed on (RFC 9112,
+        // section 6.3).
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     normalise::strip_hop_by_hop(&mut parts.headers);
     if websocket {
         let headers = &mut parts.headers;
@@ -562,6 +612,20 @@ async fn send(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(Response::from_parts(parts, ResponseBody::streamed(body)))
+}
+
+/// A request that may become a tunnel.
+struct Upgrade {
+    client: OnUpgrade,
+    call: Call,
+}
+
+/// What a tunnel needs its caller to have declared, for as long as it lives.
+enum Call {
+    /// A call to an endpoint; none: a document's route, which asks for no declaration.
+    Endpoint(Option<EndpointId>),
+    /// A service outside, by host and port.
+    South(String, u16),
 }
 
 /// A request of a component to a service outside, by plain HTTP: the host must be declared for the
@@ -594,6 +658,7 @@ async fn south(
         http2,
         mark: stage.worker.mark(Mark::Upstream),
         outside: stage.worker.outside(),
+        owner: Some(Arc::clone(&caller.name)),
     }];
     let Inbound {
         mut parts,
@@ -616,13 +681,19 @@ async fn south(
         websocket: upgrade.is_some(),
     };
     let request = outbound.request(parts, body)?;
+    let upgrade = upgrade.map(|client| Upgrade {
+        client,
+        call: Call::South(normal.host, port),
+    });
     send(stage, exchange, &destinations, request, upgrade).await
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
+    // gRPC-Web and others that only begin like it are spoken over any HTTP.
     headers
         .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Seconds since 1970; 0 before that, when every token is too new.
@@ -630,4 +701,25 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+    #[test]
+    fn grpc_is_told_by_its_whole_type() {
+        for (given, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(given));
+            assert_eq!(super::is_grpc(&headers), expected, "{given}");
+        }
+    }
 }

@@ -112,7 +112,8 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The answer for a refusal. With `close` the connection ends: what follows on it cannot be trusted.
+/// The answer for a refusal. With `close` the connection ends: what follows on it cannot be trusted, or
+/// belongs on another one.
 pub(super) fn refusal(
     refusal: &Refusal,
     request_id: &str,

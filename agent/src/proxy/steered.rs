@@ -41,7 +41,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
     };
     exchange.record.caller = Some(Arc::clone(&caller.name));
     let mut stream = Prefixed::new(stream);
-    if table.endpoint(conn.local).is_some() {
+    if table.steered(conn.local).is_some() {
         exchange.forget();
         return connection::http(worker, stream, conn, Codec::Detect).await;
     }
@@ -70,16 +70,17 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
         }
     }
     exchange.record.protocol = "tls";
-    passthrough(&worker, stream, &conn, &table, caller, &mut exchange).await;
+    let caller = Arc::clone(caller);
+    passthrough(&worker, stream, &conn, table, caller, &mut exchange).await;
 }
 
 /// TLS that stays closed: only its server name is read.
 async fn passthrough(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     mut stream: Prefixed<TcpStream>,
     conn: &Conn,
-    table: &RouteTable,
-    caller: &Caller,
+    table: Arc<RouteTable>,
+    caller: Arc<Caller>,
     exchange: &mut Exchange,
 ) {
     let port = conn.local.port();
@@ -115,14 +116,17 @@ async fn passthrough(
         http2: false,
         mark: worker.mark(Mark::Upstream),
         outside: worker.outside(),
+        owner: None,
     };
-    let (mut upstream, peer) = match worker.client.tunnel(&destination, table).await {
+    let (mut upstream, peer) = match worker.client.tunnel(&destination, &table).await {
         Ok(connected) => connected,
         Err(error) => {
             let refusal = super::respond::Refusal::from(error);
             return exchange.refused(refusal.reason, refusal.detail);
         }
     };
+    // A tunnel may outlive many tables.
+    drop((table, caller));
     exchange.record.upstream = Some(peer.to_string());
     let sent = ahead.len() as u64;
     if let Err(error) = upstream.write_all(&ahead).await {
@@ -135,7 +139,21 @@ async fn passthrough(
         tunnel::BUFFER,
     );
     exchange.record.bytes_in = sent;
-    match copied.await {
+    let source = conn.peer.ip();
+    let declared = |table: &RouteTable| {
+        worker
+            .caller(table, source)
+            .and_then(|caller| caller.south(port))
+            .is_some_and(|hosts| hosts.tls.contains_key(name.as_str()))
+    };
+    let copied = tokio::select! {
+        copied = copied => copied,
+        () = worker.forbidden(declared) => {
+            let detail = format!("{name}:{port} is no longer declared");
+            return exchange.refused(Reason::SniNotDeclared, detail);
+        }
+    };
+    match copied {
         Ok((up, down)) => {
             exchange.record.bytes_in += up;
             exchange.record.bytes_out = down;

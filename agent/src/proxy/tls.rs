@@ -17,7 +17,7 @@ use super::log::Reason;
 use super::prefixed::Prefixed;
 use super::worker::Worker;
 use crate::clock;
-use crate::route::{Bind, RouteTable, ServerCertificate};
+use crate::route::ServerCertificate;
 
 /// From the first byte to the end of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -61,18 +61,11 @@ impl ResolvesServerCert for Fixed {
 }
 
 /// Shakes hands and serves what follows.
-pub(super) async fn serve(
-    worker: Rc<Worker>,
-    stream: TcpStream,
-    mut conn: Conn,
-    table: &RouteTable,
-    bind: &Bind,
-) {
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut conn: Conn) {
     let mut exchange = Exchange::begin(&worker, "tls", conn.peer.to_string());
-    exchange.record.generation = table.generation;
     let shaken = tokio::time::timeout(
         HANDSHAKE,
-        handshake(&worker, stream, bind, &mut exchange, &mut conn),
+        handshake(&worker, stream, &mut exchange, &mut conn),
     );
     let shaken = match shaken.await {
         Ok(shaken) => shaken,
@@ -97,7 +90,6 @@ pub(super) async fn serve(
 async fn handshake(
     worker: &Worker,
     stream: TcpStream,
-    bind: &Bind,
     exchange: &mut Exchange,
     conn: &mut Conn,
 ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
@@ -114,10 +106,13 @@ async fn handshake(
         .server_name()
         .map(str::to_ascii_lowercase);
     exchange.record.host.clone_from(&conn.sni);
-    let listener = match conn.sni.as_deref() {
+    let table = worker.table.load_full();
+    exchange.record.generation = table.generation;
+    let bind = table.bind(conn.local).filter(|bind| bind.tls);
+    let listener = bind.and_then(|bind| match conn.sni.as_deref() {
         Some(name) => bind.listener(name),
         None => bind.default_listener(),
-    };
+    });
     if let Some(listener) = listener {
         exchange.listener(&listener.name);
     }
@@ -145,6 +140,7 @@ async fn handshake(
         Some(certificate) => {
             let mut config = ServerConfig::clone(worker.tls());
             config.cert_resolver = Arc::new(Fixed(Some(Arc::clone(&certificate.key))));
+            drop(table);
             return match start.into_stream(Arc::new(config)).await {
                 Ok(stream) => Some(stream),
                 Err(error) => {

@@ -23,6 +23,9 @@ use crate::upstream::{Client, Settings};
 /// Time between looks at idle upstream connections.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
+/// Time between looks for a new table, after which tunnels are judged again.
+const WATCH: Duration = Duration::from_secs(1);
+
 /// Wait after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -47,6 +50,7 @@ pub(super) struct Shared {
     pub(super) node_mark: bool,
     pub(super) loopback: bool,
     pub(super) inside: bool,
+    pub(super) idle: Duration,
 }
 
 /// State of one core.
@@ -59,10 +63,13 @@ pub(super) struct Worker {
     node_mark: bool,
     loopback: bool,
     inside: bool,
+    idle: Duration,
     random: Cell<u64>,
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u32, usize>)>,
     drain: watch::Sender<bool>,
+    /// Generation of the table as last seen by [`run`].
+    generation: watch::Sender<u64>,
     open: Rc<OpenConnections>,
     east: Arc<str>,
     south: Arc<str>,
@@ -105,6 +112,7 @@ impl Drain {
 impl Worker {
     fn new(shared: Shared) -> Self {
         Self {
+            generation: watch::Sender::new(shared.table.load().generation),
             table: shared.table,
             client: Client::new(shared.upstream),
             log: shared.log,
@@ -113,6 +121,7 @@ impl Worker {
             node_mark: shared.node_mark,
             loopback: shared.loopback,
             inside: shared.inside,
+            idle: shared.idle,
             random: Cell::new(seed()),
             turns: RefCell::default(),
             drain: watch::Sender::new(false),
@@ -134,6 +143,11 @@ impl Worker {
     /// Whether declared names must lead outside.
     pub(super) fn outside(&self) -> bool {
         !self.inside
+    }
+
+    /// How long a client connection may wait for its next request.
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
     }
 
     /// The component of a source address. Loopback belongs to every process of the node, so it is none.
@@ -169,6 +183,17 @@ impl Worker {
 
     pub(super) fn drain(&self) -> Drain {
         Drain(self.drain.subscribe())
+    }
+
+    /// Waits until a table forbids what a tunnel does.
+    pub(super) async fn forbidden(&self, allowed: impl Fn(&RouteTable) -> bool) {
+        let mut generations = self.generation.subscribe();
+        while allowed(&self.table.load()) {
+            if generations.changed().await.is_err() {
+                // The worker is gone, and this task with it.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// A number for weights: fast, and no secret (xorshift64*).
@@ -221,11 +246,17 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
     let worker = Rc::new(Worker::new(shared));
     let mut listeners: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    let mut watch = tokio::time::interval(WATCH);
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = housekeeping.tick() => {
                 worker.client.expire(Instant::now());
+                continue;
+            }
+            _ = watch.tick() => {
+                let now = worker.table.load().generation;
+                worker.generation.send_if_modified(|seen| std::mem::replace(seen, now) != now);
                 continue;
             }
         };

@@ -1,14 +1,16 @@
 //! From path, method and headers to a rule, in Gateway API precedence.
 //!
 //! Exact paths are found by hash, prefixes by one hash lookup per segment of the request's path,
-//! from the longest; regular expressions are tried in order, longest text first. Between
-//! candidates of one path: those with a method, then those with more headers, then document order.
+//! from the longest; regular expressions are tried in order, longest text first, but only those that
+//! can begin with the path's first segments: all cells of an environment share a host, and `/{project}/{component}`
+//! tells their operations apart. Between candidates of one path: those with a method, then those with more headers, then document order.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
+use regex_syntax::hir::literal::Extractor;
 use snapshot::model::{PathMatch, Pattern, RequestMatch};
 use snapshot::path::CanonicalPath;
 
@@ -18,9 +20,12 @@ use super::RouteRule;
 #[derive(Debug, Default)]
 pub struct HostRules {
     exact: HashMap<Box<str>, Vec<Candidate>>,
-    regex: Vec<(Pattern, Candidate)>,
+    /// By the first segments, two at most, that all matches of a pattern have; in order of rank.
+    regex: HashMap<Box<str>, Vec<(Pattern, Candidate)>>,
     /// By prefix without trailing slash; the root is the empty text.
     prefix: HashMap<Box<str>, Vec<Candidate>>,
+    /// Bytes of the longest prefix.
+    longest: usize,
 }
 
 /// What a request is matched by.
@@ -146,19 +151,19 @@ impl HostRules {
                     candidate,
                 );
             }
-            PathMatch::Prefix(path) => insert(
-                self.prefix.entry(path.without_slash().into()).or_default(),
-                candidate,
-            ),
+            PathMatch::Prefix(path) => {
+                let path = path.without_slash();
+                self.longest = self.longest.max(path.len());
+                insert(self.prefix.entry(path.into()).or_default(), candidate);
+            }
             PathMatch::Regex(pattern) => {
-                let rank = |pattern: &Pattern, candidate: &Candidate| {
-                    (Reverse(pattern.text().len()), candidate.rank())
-                };
-                let key = rank(pattern, &candidate);
-                let at = self
+                let list = self
                     .regex
-                    .partition_point(|(known, other)| rank(known, other) <= key);
-                self.regex.insert(at, (pattern.clone(), candidate));
+                    .entry(first_segments(pattern).into())
+                    .or_default();
+                let key = rank(pattern, &candidate);
+                let at = list.partition_point(|(known, other)| rank(known, other) <= key);
+                list.insert(at, (pattern.clone(), candidate));
             }
         }
     }
@@ -175,15 +180,30 @@ impl HostRules {
                 prefix: None,
             });
         }
-        for (pattern, candidate) in &self.regex {
-            if candidate.fits(&subject) && whole_match(pattern, path) {
-                return Some(Matched {
-                    rule: &candidate.rule,
-                    prefix: None,
-                });
-            }
+        let one = segments(path, 1);
+        let two = segments(path, 2);
+        let lists = ["", one, two];
+        // A path of one segment has no second list to look at.
+        let lists = if one == two { &lists[..2] } else { &lists[..] };
+        let regex = lists
+            .iter()
+            .filter_map(|key| self.regex.get(*key))
+            .filter_map(|list| {
+                list.iter()
+                    .find(|(pattern, one)| one.fits(&subject) && whole_match(pattern, path))
+            })
+            .min_by_key(|(pattern, candidate)| rank(pattern, candidate));
+        if let Some((_, candidate)) = regex {
+            return Some(Matched {
+                rule: &candidate.rule,
+                prefix: None,
+            });
         }
         let mut prefix = subject.path.without_slash();
+        // How often is looked is for the rules to say: a client may send a path of a thousand segments.
+        while prefix.len() > self.longest {
+            prefix = &prefix[..prefix.rfind('/')?];
+        }
         loop {
             if let Some((key, list)) = self.prefix.get_key_value(prefix)
                 && let Some(at) = first(list)
@@ -203,10 +223,79 @@ fn insert(list: &mut Vec<Candidate>, candidate: Candidate) {
     list.insert(at, candidate);
 }
 
+/// Precedence among patterns: the longest text as it was written first.
+fn rank(pattern: &Pattern, candidate: &Candidate) -> impl Ord + use<> {
+    (Reverse(pattern.text().len()), candidate.rank())
+}
+
+/// The first `count` segments of a path, or all that it has before its last slash.
+fn segments(path: &str, count: usize) -> &str {
+    let ends = path.match_indices('/').map(|(at, _)| at).skip(1);
+    path.get(..ends.take(count).last().unwrap_or(0))
+        .unwrap_or_default()
+}
+
+/// The whole segments, two at most, with which everything begins that a pattern matches.
+fn first_segments(pattern: &Pattern) -> String {
+    // A pattern that the parser of its own engine cannot take apart may match anything.
+    let Ok(parsed) = regex_syntax::parse(pattern.regex().as_str()) else {
+        return String::new();
+    };
+    let begins = Extractor::new().extract(&parsed);
+    let common = begins.longest_common_prefix().unwrap_or_default();
+    match std::str::from_utf8(common) {
+        Ok(common) if common.starts_with('/') => segments(common, 2).to_owned(),
+        _ => String::new(),
+    }
+}
+
 /// Route patterns are compiled for the whole path; this holds even for one that is not anchored.
 fn whole_match(pattern: &Pattern, path: &str) -> bool {
     pattern
         .regex()
         .find(path)
         .is_some_and(|found| found.start() == 0 && found.end() == path.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use snapshot::model::Pattern;
+
+    use super::{first_segments, segments};
+
+    #[test]
+    fn patterns_are_found_by_the_segments_that_they_begin_with() {
+        for (text, expected) in [
+            ("^/shop/orders(/v1/books)$", "/shop/orders"),
+            ("^/shop/orders(/v1/books/[^/]+)$", "/shop/orders"),
+            ("^/shop/orders/[^/]+$", "/shop/orders"),
+            ("^/shop/orders$", "/shop"),
+            ("^/shop/or[^/]+$", "/shop"),
+            ("^/shop/orders(/v1)?$", "/shop"),
+            ("^/shop/orders/?x", "/shop"),
+            ("^/shop/(a|b)/c$", "/shop"),
+            ("^/shop/x/a|/other/y/b$", ""),
+            ("^(?i)/shop/orders/x$", ""),
+            ("^/shop(/orders)*/x$", "/shop"),
+            ("/[^/]+/x", ""),
+            ("^/s.hop/orders/x$", ""),
+            ("^/s\\.hop/orders/x$", "/s.hop/orders"),
+            (".*", ""),
+        ] {
+            let pattern = Pattern::new(text).expect("table entry compiles");
+            assert_eq!(first_segments(&pattern), expected, "{text}");
+            let whole = Pattern::whole(text).expect("table entry compiles");
+            assert_eq!(first_segments(&whole), expected, "{text}");
+        }
+        for (path, one, two) in [
+            ("/", "", ""),
+            ("/a", "", ""),
+            ("/a/", "/a", "/a"),
+            ("/a/b", "/a", "/a"),
+            ("/a/b/", "/a", "/a/b"),
+            ("/a/b/c/d", "/a", "/a/b"),
+        ] {
+            assert_eq!((segments(path, 1), segments(path, 2)), (one, two), "{path}");
+        }
+    }
 }

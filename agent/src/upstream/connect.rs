@@ -1,7 +1,7 @@
 //! One connection to one destination.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
@@ -24,6 +24,13 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// Until a peer that acknowledges nothing, or takes nothing, counts as gone (tcp(7),
+/// `TCP_USER_TIMEOUT`).
+const VANISHED: Duration = Duration::from_secs(60);
+
+/// Between signs of life that are asked of a silent peer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Addresses of one name that are tried.
 const TRIES: usize = 4;
@@ -83,12 +90,12 @@ pub(super) async fn open(
         Place::Name(name, port) => {
             let mut addresses = resolver.resolve(name, *port, table.dns()).await?;
             if destination.outside {
-                addresses.retain(|one| outside(one.ip()) && table.caller(one.ip()).is_none());
+                addresses.retain(|one| outside(one.ip(), table));
             }
             if addresses.is_empty() {
                 return Err(UpstreamError::Resolve {
                     name: name.to_string(),
-                    source: "all its addresses are inside: of this node, a link or a component"
+                    source: "all its addresses are inside: of this node, its links or the platform"
                         .into(),
                 });
             }
@@ -124,25 +131,49 @@ pub(super) async fn open(
     Err(last)
 }
 
-/// Whether an address can be somewhere else than on this node or its links.
-fn outside(address: IpAddr) -> bool {
-    match address.to_canonical() {
+/// Whether an address is somewhere else than on this node, its links and the platform; in whatever
+/// way it is written.
+fn outside(address: IpAddr, table: &RouteTable) -> bool {
+    let address = address.to_canonical();
+    let inside = |one: IpAddr| special(one) || table.inside(one);
+    !inside(address) && !embedded(address).is_some_and(|v4| inside(v4.into()))
+}
+
+/// Addresses that never leave this node and its links.
+fn special(address: IpAddr) -> bool {
+    match address {
         IpAddr::V4(v4) => {
-            !(v4.is_loopback()
+            v4.is_loopback()
                 || v4.is_link_local()
-                || v4.is_unspecified()
                 || v4.is_multicast()
-                || v4.is_broadcast())
+                || v4.is_broadcast()
+                // "This network" (RFC 791, section 3.2).
+                || v4.octets()[0] == 0
         }
         IpAddr::V6(v6) => {
             // The metadata service of EC2 over IPv6.
             let metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-            !(v6.is_loopback()
+            v6.is_loopback()
                 || v6.is_unicast_link_local()
                 || v6.is_unspecified()
                 || v6.is_multicast()
-                || v6 == metadata)
+                || v6 == metadata
         }
+    }
+}
+
+/// The IPv4 address that a translator or tunnel takes out of an IPv6 address: the last four bytes
+/// under NAT64's prefixes (RFC 6052, 8215) and of "compatible" addresses (RFC 4291, section 2.5.5.1),
+/// the first behind the prefix of 6to4 (RFC 3056).
+fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = address else {
+        return None;
+    };
+    let of = |bytes: [u16; 2]| Ipv4Addr::from(u32::from(bytes[0]) << 16 | u32::from(bytes[1]));
+    match v6.segments() {
+        [0x64, 0xff9b, 0 | 1, _, _, _, a, b] | [0, 0, 0, 0, 0, 0, a, b] => Some(of([a, b])),
+        [0x2002, a, b, ..] => Some(of([a, b])),
+        _ => None,
     }
 }
 
@@ -156,6 +187,14 @@ async fn one(
         source,
     };
     let stream = tcp(address, destination.mark).await.map_err(failed)?;
+    // Whoever reaches an address of his own host has that address.
+    if destination.outside
+        && stream
+            .local_addr()
+            .is_ok_and(|own| own.ip() == address.ip())
+    {
+        return Err(failed(io::Error::other("the address is this node's own")));
+    }
     let Some(name) = &destination.tls else {
         return Ok(Stream::Tcp(stream));
     };
@@ -192,6 +231,14 @@ async fn tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    // Requests share connections: one to a peer that vanished without a word must not take them for as
+    // long as the kernel would retransmit.
+    socket.set_tcp_user_timeout(Some(VANISHED))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE),
+    )?;
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }
@@ -209,7 +256,15 @@ pub(crate) async fn tunnel(
 ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
     let connected = open(destination, settings, resolver, table).await?;
     match (connected.stream, connected.peer) {
-        (Stream::Tcp(stream), Some(peer)) => Ok((stream, peer)),
+        (Stream::Tcp(stream), Some(peer)) => {
+            // The two ends of a tunnel may make each other wait as long as they like.
+            let patient = SockRef::from(&stream).set_tcp_user_timeout(None);
+            patient.map_err(|source| UpstreamError::Connect {
+                place: destination.place.to_string(),
+                source,
+            })?;
+            Ok((stream, peer))
+        }
         _ => Err(UpstreamError::Nowhere),
     }
 }
@@ -277,6 +332,93 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use snapshot::model::{Cidr, Hostname};
+    use socket2::SockRef;
+
+    use super::{one, outside};
+    use crate::route::{Inside, RouteTable};
+    use crate::upstream::{Destination, Place, Settings, Timeouts};
+
+    #[test]
+    fn the_inside_is_inside_however_it_is_written() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("table entry is an address");
+        let table = RouteTable {
+            inside: Inside {
+                hosts: ["10.1.0.5", "192.0.2.10", "fd00:1::5"].map(address).into(),
+                networks: vec![Cidr::new(address("10.9.0.0"), 16).expect("a network")],
+            },
+            ..RouteTable::default()
+        };
+        for (text, expected) in [
+            ("203.0.113.7", true),
+            ("10.2.0.5", true),
+            ("2001:db8::1", true),
+            ("::ffff:203.0.113.7", true),
+            ("64:ff9b::203.0.113.7", true),
+            ("127.0.0.1", false),
+            ("127.8.8.8", false),
+            ("0.0.0.0", false),
+            ("0.1.2.3", false),
+            ("169.254.169.254", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("::", false),
+            ("::1", false),
+            ("fe80::1", false),
+            ("ff02::1", false),
+            ("fd00:ec2::254", false),
+            // Of the platform.
+            ("10.1.0.5", false),
+            ("192.0.2.10", false),
+            ("fd00:1::5", false),
+            ("10.9.200.1", false),
+            // IPv4 in other clothes.
+            ("::ffff:10.1.0.5", false),
+            ("::ffff:127.0.0.1", false),
+            ("::127.0.0.1", false),
+            ("64:ff9b::169.254.169.254", false),
+            ("64:ff9b:1::10.1.0.5", false),
+            ("2002:a01:5::", false),
+            ("2002:7f00:1::1", false),
+        ] {
+            assert_eq!(outside(address(text), &table), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_node_leads_nowhere() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let at = listener.local_addr().expect("it is bound");
+        let settings = Settings {
+            timeouts: Timeouts::default(),
+            tls: None,
+        };
+        for outside in [true, false] {
+            let destination = Destination {
+                place: Place::Name(Hostname::new("a.test").expect("a host"), at.port()),
+                tls: None,
+                http2: false,
+                mark: None,
+                outside,
+                owner: None,
+            };
+            let connected = one(at, &destination, &settings).await;
+            if let Ok(super::Stream::Tcp(stream)) = &connected {
+                let socket = SockRef::from(stream);
+                assert_eq!(socket.tcp_user_timeout().ok(), Some(Some(super::VANISHED)));
+                assert!(socket.keepalive().unwrap_or(false));
+            }
+            assert_eq!(connected.is_err(), outside, "{connected:?}");
         }
     }
 }

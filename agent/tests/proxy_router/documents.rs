@@ -11,7 +11,7 @@ use snapshot::{SourceFile, parse};
 use crate::auth::Issuer;
 use crate::support::{Router, echo, free_port, get, send};
 
-fn snapshot(text: &str) -> Snapshot {
+pub(crate) fn snapshot(text: &str) -> Snapshot {
     let file = SourceFile {
         path: "test.yaml".into(),
         bytes: text.as_bytes().to_vec(),
@@ -124,6 +124,8 @@ async fn proxy_serves_a_cell_as_its_document_says() {
         ("DELETE", "/books/1", 401, 403),
         ("GET", "", 401, 403),
         ("GET", "x/../../other", 404, 404),
+        ("GET", "/books/..;", 400, 400),
+        ("GET", "/books/%2e%2e;x=y/1", 400, 400),
     ] {
         let uri = format!("{api}{path}");
         assert_eq!(
@@ -139,6 +141,22 @@ async fn proxy_serves_a_cell_as_its_document_says() {
     }
     let served = ask(north, "GET", &format!("{api}/books/1?x"), Some(&reader)).await;
     assert_eq!(served.json()["uri"], "/v1/books/1?x");
+    // What was authorised is what the endpoint reads.
+    let mut tricked = get(&format!("{api}/books/1"));
+    for (name, value) in [
+        ("authorization", format!("Bearer {reader}")),
+        ("x-http-method-override", "DELETE".into()),
+        ("x-http-method", "DELETE".into()),
+        ("x-method-override", "DELETE".into()),
+        ("x-original-url", "/v1/admin".into()),
+        ("x-rewrite-url", "/v1/admin".into()),
+    ] {
+        let value = value.parse().expect("a value");
+        tricked.headers_mut().insert(name, value);
+    }
+    let seen = send(([127, 0, 0, 1], north).into(), tricked).await.json();
+    assert!(!seen.to_string().contains("DELETE"), "{seen}");
+    assert!(!seen.to_string().contains("admin"), "{seen}");
     // The west gate has no operations, and takes the prefix away all the same.
     let internal = "http://prod.internal.test/shop/orders/v1/anything/";
     assert_eq!(

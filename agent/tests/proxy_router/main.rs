@@ -2,6 +2,8 @@
 
 mod auth;
 mod documents;
+mod east;
+mod hostile;
 mod http;
 mod matching;
 mod raw;

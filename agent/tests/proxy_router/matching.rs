@@ -1,12 +1,13 @@
 //! Which rule gets a request: the tables of Gateway API precedence.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::RouteTable;
 use cardinal_agent::route::matching::Subject;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use snapshot::model::{RequestMatch, Route};
+use snapshot::model::{PathMatch, Pattern, RequestMatch, Route};
 
 use crate::support::{
     empty, exact, gateway, listener, name, path, port, prefix, regex, route, rule, to,
@@ -202,5 +203,88 @@ fn proxy_matching_isolates_listeners_and_hosts() {
             expected,
             "{at} {host} {request}"
         );
+    }
+}
+
+#[test]
+fn proxy_matching_counts_patterns_as_they_were_written() {
+    // A cell's operations are patterns with anchors of their own; those of an `HTTPRoute` get theirs
+    // when they are compiled, which makes them no longer.
+    let anchored = |text: &str| RequestMatch {
+        path: PathMatch::Regex(Pattern::new(text).expect("a pattern")),
+        ..regex("/")
+    };
+    let mut snapshot = empty();
+    let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
+    snapshot.gateways.insert(gateway.name.clone(), gateway);
+    snapshot.routes = vec![
+        rules("written", &[], vec![regex("/shop/[^/]+")]),
+        rules("operation", &[], vec![anchored("^/shop/[a-z]+$")]),
+    ];
+    let table = compile(&snapshot, 1).expect("it compiles");
+    let found = find(
+        &table,
+        ([127, 0, 0, 1], 80).into(),
+        "any.org",
+        "GET /shop/x",
+    );
+    assert_eq!(found.as_deref(), Some("operation 0"));
+}
+
+#[test]
+fn proxy_matching_takes_no_longer_for_many_segments() {
+    let mut snapshot = empty();
+    let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
+    snapshot.gateways.insert(gateway.name.clone(), gateway);
+    snapshot.routes = vec![rules("r", &[], vec![prefix("/a/a/a"), prefix("/")])];
+    let table = compile(&snapshot, 1).expect("it compiles");
+    let at = ([127, 0, 0, 1], 80).into();
+    let long = "/a".repeat(30_000);
+    let begun = Instant::now();
+    let found = find(&table, at, "any.org", &format!("GET {long}"));
+    assert_eq!(found.as_deref(), Some("r 0"));
+    // With a look-up for each prefix of the path it is seconds.
+    assert!(
+        begun.elapsed() < Duration::from_millis(200),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn proxy_matching_keeps_the_order_of_patterns_that_begin_alike_or_not() {
+    let mut snapshot = empty();
+    let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
+    snapshot.gateways.insert(gateway.name.clone(), gateway);
+    snapshot.routes = vec![rules(
+        "r",
+        &[],
+        vec![
+            regex("/[a-z]+/[a-z]+/[a-z]+/any|/any"),          // 0
+            regex("/shop/orders/[a-z]+"),                     // 1
+            regex("/shop/orders/[a-z]+/any"),                 // 2
+            regex("/shop/[a-z]+/[a-z]+"),                     // 3
+            regex("/shop/orders"),                            // 4
+            regex("/shop/.*"),                                // 5
+            regex("(/shop)?/orders/+"),                       // 6
+            method(regex("/.{1,1}hop/orders/[a-z]+"), "PUT"), // 7
+        ],
+    )];
+    let table = compile(&snapshot, 1).expect("it compiles");
+    for (request, expected) in [
+        ("GET /shop/orders/a/any", "r 0"),
+        ("GET /bank/ledger/a/any", "r 0"),
+        ("GET /any", "r 0"),
+        ("GET /shop/orders/a", "r 1"),
+        ("GET /shop/ledger/a", "r 3"),
+        ("GET /shop/orders", "r 4"),
+        ("GET /shop/orders/", "r 6"),
+        ("GET /orders/", "r 6"),
+        ("GET /shop/orders/9", "r 5"),
+        ("GET /shop/", "r 5"),
+        ("PUT /shop/orders/a", "r 7"),
+    ] {
+        let found = find(&table, ([127, 0, 0, 1], 80).into(), "any.org", request);
+        assert_eq!(found.as_deref(), Some(expected), "{request}");
     }
 }

@@ -153,6 +153,13 @@ async fn proxy_stops_fields_of_one_hop_and_forged_ones() {
         .header("x-forwarded-for", "10.0.0.1")
         .header("x-forwarded-for", "10.0.0.2")
         .header("x-forwarded-proto", "https")
+        .header("x-forwarded-host", "evil")
+        .header("x-forwarded-port", "1")
+        .header("x-forwarded-user", "root")
+        .header("x-forwarded-client-cert", "Subject=\"CN=root\"")
+        .header("forwarded", "for=10.0.0.1")
+        .header("x-real-ip", "10.0.0.1")
+        .header("x-http-method-override", "DELETE")
         .header("x-request-id", "rid-1")
         .header("x-end", "1")
         .body(full(String::new()))
@@ -169,6 +176,11 @@ async fn proxy_stops_fields_of_one_hop_and_forged_ones() {
         "x-route-reason",
         "x-failover-reason",
         "x-circuit-state",
+        "x-forwarded-port",
+        "x-forwarded-user",
+        "x-forwarded-client-cert",
+        "forwarded",
+        "x-real-ip",
     ] {
         assert_eq!(answer.seen(gone), [""; 0], "{gone}");
     }
@@ -178,6 +190,9 @@ async fn proxy_stops_fields_of_one_hop_and_forged_ones() {
         ["10.0.0.1, 10.0.0.2, 127.0.0.1"]
     );
     assert_eq!(answer.seen("x-forwarded-proto"), ["http"]);
+    assert_eq!(answer.seen("x-forwarded-host"), ["a"]);
+    // Nothing was decided by the method here.
+    assert_eq!(answer.seen("x-http-method-override"), ["DELETE"]);
     assert_eq!(answer.seen("x-request-id"), ["rid-1"]);
     assert_eq!(answer.header("x-request-id"), Some("rid-1"));
     let request = Request::get("http://a/").header("x-request-id", "a b\"c");

@@ -476,3 +476,97 @@ async fn proxy_reads_hellos_in_any_pieces_and_no_endless_ones() {
     let record = router.reason(Reason::NotTls).await;
     assert!(record.upstream.is_none(), "{record:?}");
 }
+
+#[tokio::test]
+async fn proxy_ends_tunnels_that_are_no_longer_declared() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ended = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    let mut snapshot = empty();
+    let mut shop = cell("shop", "orders", SHOP, 9);
+    shop.south
+        .push(south("a", &["a.localhost"], at, SouthProtocol::Tls));
+    shop.south
+        .push(south("b", &["b.localhost"], at, SouthProtocol::Tls));
+    let id = shop.id.clone();
+    snapshot.cells.insert(id.clone(), shop);
+    let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
+    let router = Router::with(&snapshot, config(vec![original]));
+    let mut tunnels = Vec::new();
+    for name in ["a.localhost", "b.localhost"] {
+        let mut stream = connect(Some(SHOP), original).await;
+        let hello = client_hello(name);
+        stream.write_all(&hello).await.expect("it is taken");
+        let mut back = vec![0; hello.len()];
+        stream.read_exact(&mut back).await.expect("it comes back");
+        tunnels.push(stream);
+    }
+    let shop = snapshot.cells.get_mut(&id).expect("it is there");
+    shop.south.remove(0);
+    let table = cardinal_agent::compile::route::compile(&snapshot, 2).expect("it compiles");
+    let old = std::sync::Arc::downgrade(&router.table.swap(std::sync::Arc::new(table)));
+    let limit = std::time::Duration::from_secs(5);
+    let ended = tokio::time::timeout(limit, tunnels[0].read(&mut [0; 1])).await;
+    assert_eq!(ended.expect("it ends soon").unwrap_or(0), 0);
+    router.reason(Reason::SniNotDeclared).await;
+    // The other one goes on, and holds no table for it.
+    tunnels[1].write_all(b"x").await.expect("it is taken");
+    tunnels[1]
+        .read_exact(&mut [0; 1])
+        .await
+        .expect("it comes back");
+    assert!(old.upgrade().is_none());
+}
+
+#[tokio::test]
+async fn proxy_shares_no_south_connection_between_callers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("it is bound").port();
+    // The upstream tells on which of its connections a request came.
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            tokio::spawn(async move {
+                while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {
+                    let head = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
+                    let answer = format!("{head}{connection:03}");
+                    stream
+                        .write_all(answer.as_bytes())
+                        .await
+                        .expect("it is taken");
+                }
+            });
+        }
+    });
+    let mut snapshot = empty();
+    for (project, component, address) in [("shop", "orders", SHOP), ("third", "spy", THIRD)] {
+        let mut one = cell(project, component, address, 9);
+        one.south
+            .push(south("api", &["api.localhost"], at, SouthProtocol::Http));
+        snapshot.cells.insert(one.id.clone(), one);
+    }
+    let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
+    let _router = Router::with(&snapshot, config(vec![original]));
+    let mut used = Vec::new();
+    for from in [SHOP, THIRD] {
+        let mut own = std::collections::BTreeSet::new();
+        for _ in 0..12 {
+            let answer = send_from(
+                Some(from),
+                original,
+                get(&format!("http://api.localhost:{at}/")),
+            );
+            own.insert(answer.await.body);
+        }
+        used.push(own);
+    }
+    assert!(used[0].len() < 12, "connections are kept: {used:?}");
+    assert!(used[0].is_disjoint(&used[1]), "{used:?}");
+}

@@ -1,16 +1,18 @@
 //! Tables and listeners that change under load.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cardinal_agent::compile::route::compile;
+use cardinal_agent::route::RouteTable;
 use http::{Request, Response};
 
 use crate::support::{
-    Router, addresses, echo, free_port, full, get, http2, listener, object, plain, prefix, reply,
-    route, rule, send, serve, to,
+    Router, addresses, connect, echo, empty, free_port, full, gateway, get, http2, listener,
+    object, plain, prefix, reply, route, rule, send, serve, to,
 };
+use crate::tls::{Authority, https};
 
 #[tokio::test]
 async fn proxy_swaps_tables_without_a_failed_request() {
@@ -114,4 +116,95 @@ async fn proxy_opens_and_closes_listeners_and_drains() {
     assert_eq!(left, 0);
     assert_eq!(last.await.expect("it was finished").body, "slow");
     assert!(addresses(&[at]).contains(&at));
+}
+
+/// Publishes a table and waits until nobody holds the one before.
+async fn replace(router: &Router, snapshot: &snapshot::Snapshot, generation: u64) {
+    let table = compile(snapshot, generation).expect("it compiles");
+    let old: Weak<RouteTable> = Arc::downgrade(&router.table.swap(Arc::new(table)));
+    for attempt in 0.. {
+        if old.upgrade().is_none() {
+            break;
+        }
+        assert!(
+            attempt < 200,
+            "somebody still holds a table that was replaced"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn proxy_keeps_no_table_for_a_connection() {
+    let up = echo("a").await;
+    let authority = Authority::new();
+    let (plain_at, tls_at) = (free_port(), free_port());
+    let mut snapshot = empty();
+    let certificate = authority.certificate("main", &["x.org"]);
+    let listeners = vec![
+        listener("http", plain_at, None),
+        https("https", tls_at, None, "main"),
+    ];
+    snapshot
+        .certificates
+        .insert(certificate.name.clone(), Arc::new(certificate));
+    let made = gateway("gw", None, listeners);
+    snapshot.gateways.insert(made.name.clone(), made);
+    snapshot.routes = vec![route("r", &[], vec![rule(vec![prefix("/")], vec![to(up)])])];
+    let router = Router::start(&snapshot);
+    let mut plain = kept(connect(None, ([127, 0, 0, 1], plain_at).into()).await).await;
+    let stream = connect(None, ([127, 0, 0, 1], tls_at).into()).await;
+    let shaken = authority
+        .handshake(stream, Some("x.org"), &["http/1.1"])
+        .await;
+    let mut tls = kept(shaken.expect("it shakes hands")).await;
+    for generation in 2..4 {
+        for sender in [&mut plain, &mut tls] {
+            assert_eq!(asked(sender).await, 200);
+        }
+        replace(&router, &snapshot, generation).await;
+    }
+    // The port that spoke HTTP speaks HTTPS from now on, and the other way round: an old connection is
+    // not what the listener is for.
+    let made = snapshot
+        .gateways
+        .get_mut(&object("gw"))
+        .expect("it is there");
+    made.listeners = vec![
+        https("https", plain_at, None, "main"),
+        listener("http", tls_at, None),
+    ];
+    replace(&router, &snapshot, 4).await;
+    for sender in [&mut plain, &mut tls] {
+        assert_eq!(asked(sender).await, 421);
+        sender.ready().await.expect_err("the connection ends");
+    }
+    let answer = send(([127, 0, 0, 1], tls_at).into(), get("http://x.org/")).await;
+    assert_eq!(answer.status, 200);
+}
+
+type Sender = hyper::client::conn::http1::SendRequest<crate::support::Body>;
+
+async fn kept<T>(stream: T) -> Sender
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (sender, connection) = hyper::client::conn::http1::handshake(io)
+        .await
+        .expect("a connection");
+    tokio::spawn(connection);
+    sender
+}
+
+async fn asked(sender: &mut Sender) -> u16 {
+    sender.ready().await.expect("the connection stays");
+    let request = Request::get("/")
+        .header("host", "x.org")
+        .body(full(String::new()));
+    let answer = sender
+        .send_request(request.expect("a request"))
+        .await
+        .expect("an answer");
+    reply(answer).await.status.as_u16()
 }

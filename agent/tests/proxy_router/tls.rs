@@ -84,7 +84,7 @@ struct Fixture {
     _router: Router,
 }
 
-fn https(called: &str, at: u16, hostname: Option<&str>, certificate: &str) -> Listener {
+pub(crate) fn https(called: &str, at: u16, hostname: Option<&str>, certificate: &str) -> Listener {
     Listener {
         protocol: ListenerProtocol::Https {
             certificates: vec![object(certificate)],
