@@ -1,8 +1,9 @@
 //! The one writer: switches kernel and router to a new generation together, or not at all.
 //!
 //! Flows in: a snapshot and what was discovered. Flows out: an active generation. The order is: compile → write the generation's
-//! kernel tables → attach to new pods → open listeners → publish the route table → flip the kernel → close what is no longer wanted →
-//! retire the generation before. Whatever fails before the flip undoes what came before it; the old generation never stopped serving.
+//! kernel tables → open listeners → publish the route table → attach to new pods → flip the kernel → close what is no longer wanted →
+//! retire the generation before. Whatever fails before the flip undoes what came before it, except the gates of new pods: no
+//! generation knows these pods, so they are denied. The old generation never stopped serving.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -815,7 +815,7 @@ fn netns_a_program_of_somebody_else_does_not_get_in_front_of_the_gates() {
     let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
     echo_tcp(&b.netns, at(b.v4, 80));
     let ifindex = a.ifindex;
-    let _foreign = inside(&world.node, move || foreign::lets_all_pass(ifindex));
+    let foreign = inside(&world.node, move || foreign::lets_all_pass(ifindex));
     let datapath = world.open();
     if datapath.facts().hook != "tcx" {
         // Filters of clsact have priorities instead of places; ours is before what others get by default.
@@ -824,6 +824,9 @@ fn netns_a_program_of_somebody_else_does_not_get_in_front_of_the_gates() {
     world.activate(&datapath, world.tables(1, &[1, 1]));
     assert!(!tcp(&a.netns, at(b.v4, 80)), "undeclared");
     assert!(packets(&datapath, 1, Direction::Egress, Reason::NotDeclared) > 0);
+    inside(&world.node.clone(), move || datapath.cleanup()).expect("everything of ours is removed");
+    assert!(tcp(&a.netns, at(b.v4, 80)), "nobody enforces any more");
+    assert_eq!(foreign::attached_to(&foreign), ifindex, "theirs stays");
 }
 
 #[test]

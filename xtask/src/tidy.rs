@@ -13,7 +13,7 @@ pub(crate) struct Options {
     /// Leave out the tests.
     #[arg(long)]
     no_test: bool,
-    /// Leave out the check against published advisories, whose database is on github.com.
+    /// Leave out the check against published advisories, whose database is fetched with git.
     #[arg(long)]
     offline: bool,
 }

@@ -65,3 +65,13 @@ pub(crate) fn detach_pinned(path: &Path) {
     detach.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut detach);
 }
+
+/// The interface that a link holds a program at, as the kernel tells its owner; 0 once it was taken off.
+pub(crate) fn attached_to(link: &OwnedFd) -> u32 {
+    let info = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", link.as_raw_fd()))
+        .expect("the kernel describes a descriptor");
+    info.lines()
+        .find_map(|line| line.strip_prefix("ifindex:"))
+        .and_then(|number| number.trim().parse().ok())
+        .unwrap_or_else(|| panic!("a link of an interface: {info}"))
+}

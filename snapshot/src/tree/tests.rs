@@ -199,7 +199,7 @@ fn json_is_strict_and_has_lines() {
         (&b"{\"a\":1}\nx"[..], 2, "trailing"),
         (b"{\"a\":1,\n\"a\":2}", 2, "twice"),
         (b"{a: 1}", 1, "key must be a string"),
-        (b"", 1, "EOF"),
+        (b"{", 1, "EOF"),
         (b"[1,]", 1, "trailing comma"),
     ] {
         let trees = read("a.json", given);

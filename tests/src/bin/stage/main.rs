@@ -73,6 +73,9 @@ fn play_demo(json: bool, keep: bool, only: Option<&str>) -> Result<ExitCode> {
     } else {
         println!("{} passed, {} failed", report.passed, report.failed);
     }
+    if let (true, Some(only)) = (report.rows.is_empty(), only) {
+        eprintln!("no scenario contains `{only}`");
+    }
     if keep {
         poke(&demo, &programs);
         interrupt::wait();
