@@ -8,7 +8,7 @@ mod world;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use agent_common::{
     Action, Direction, Identity, Mark, Reason, Rule, RuleKey, SocketKey, Verdict, address_ip,
 };
+use aya::maps::{HashOfMaps, Map, MapData};
 use cardinal_agent::datapath::{
     Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
 };
@@ -940,5 +941,84 @@ fn netns_what_others_remove_is_put_back() {
             world.on_node("ip rule show pref 101").contains("0xca5"),
             "{hook:?}"
         );
+    }
+}
+
+/// Type ids of a map's key and value in its BTF (`struct bpf_map_info`, `linux/bpf.h`); 0: none.
+fn type_ids(map: &aya::maps::MapData) -> (u32, u32) {
+    const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    /// Position of `btf_id` in words of four bytes; the ids of key and value follow it.
+    const BTF: usize = 16;
+    #[repr(C)]
+    struct Attributes {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = [0u64; 11];
+    let attributes = Attributes {
+        fd: map.fd().as_fd().as_raw_fd().try_into().expect("open"),
+        length: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: the attributes name a buffer of `length` writable bytes that outlives the call.
+    let failed = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            OBJ_GET_INFO_BY_FD,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    let words: Vec<u32> = info
+        .iter()
+        .flat_map(|word| [*word as u32, (*word >> 32) as u32])
+        .collect();
+    assert_ne!(words[BTF], 0, "the map has no BTF");
+    (words[BTF + 1], words[BTF + 2])
+}
+
+#[test]
+fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
+    let world = World::new(1);
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1]);
+    allow(&mut tables, 1, 1, 80, TCP);
+    world.activate(&datapath, tables);
+    let pinned = |name: &str| {
+        MapData::from_pin(world.folder.join("bpf").join(name)).expect("the map is pinned")
+    };
+    for name in [
+        "control",
+        "endpoints",
+        "flows",
+        "fragments",
+        "services",
+        "backends",
+        "listeners",
+        "translations",
+        "counters",
+        "lost",
+    ] {
+        let (key, value) = type_ids(&pinned(name));
+        assert!(
+            key != 0 && value != 0,
+            "{name} has no types of key and value"
+        );
+    }
+    let policies: HashOfMaps<_, [u32; 2], MapData> =
+        HashOfMaps::try_from(Map::HashOfMaps(pinned("policies"))).expect("a map of maps");
+    let rules = policies
+        .get(&[1, Identity::component(1).raw()], 0)
+        .expect("the component has rules");
+    let identities: HashOfMaps<_, u32, MapData> =
+        HashOfMaps::try_from(Map::HashOfMaps(pinned("identities"))).expect("a map of maps");
+    let identities = identities
+        .get(&1, 0)
+        .expect("the generation has identities");
+    for (name, map) in [("rules", &rules), ("identities", &identities)] {
+        let (key, value) = type_ids(map);
+        assert!(key != 0 && value != 0, "inner map of {name} has no types");
     }
 }
