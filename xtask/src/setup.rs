@@ -146,9 +146,10 @@ fn bpf_linker(kind: Kind) -> Result<()> {
     let llvm = kind.llvm_major().unwrap_or(DISTRIBUTION_LLVM);
     let dev = format!("llvm-{llvm}-dev");
     if !installed(&dev) && !candidate(&dev)? {
-        bail!(
-            "bpf-linker must be built with LLVM {llvm}, which this distribution does not package; add apt.llvm.org's repository for LLVM {llvm} and run this again"
+        eprintln!(
+            "setup: this distribution has no {dev}, which building bpf-linker needs; its published binary is taken instead"
         );
+        return published_linker();
     }
     apt(vec![
         Package::new(
@@ -183,6 +184,19 @@ fn bpf_linker(kind: Kind) -> Result<()> {
             .env("LLVM_PREFIX", &prefix)
             .env(prefix_variable, &prefix),
     )?;
+    Ok(())
+}
+
+/// The linker as its authors publish it, with an LLVM of its own inside: for distributions whose LLVM is older than the
+/// compiler's, such as Ubuntu. Written from the tools' documentation; the machines that this project is tested on cannot
+/// reach what it fetches.
+fn published_linker() -> Result<()> {
+    if shell::find("cargo-binstall").is_none() {
+        eprintln!("setup: cargo-binstall fetches it; building that (some minutes)");
+        shell::run(shell::cargo().args(["install", "cargo-binstall", "--locked"]))?;
+    }
+    let version = format!("bpf-linker@{BPF_LINKER}");
+    shell::run(shell::cargo().args(["binstall", "--no-confirm", &version]))?;
     Ok(())
 }
 
