@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU16;
 
+use agent_common::{Action, Direction};
 use snapshot::Source;
 use snapshot::model::{
-    ComponentKind, East, EndpointKind, Exposure, GateRef, Gateway, Listener, ListenerProtocol,
-    Name, ObjectName, Platform, PlatformPort, PlatformService, RemoteNode, South, SouthProtocol,
-    Workloads,
+    Cell, CellId, Cidr, ComponentKind, East, EndpointKind, Exposure, GateRef, Gateway, Intra,
+    Listener, ListenerProtocol, Name, ObjectName, Platform, PlatformPort, PlatformService,
+    RemoteNode, South, SouthDestination, SouthProtocol, Workloads,
 };
 use snapshot::path::CanonicalPath;
 
