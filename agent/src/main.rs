@@ -58,6 +58,13 @@ fn finish(outcome: anyhow::Result<()>, format: LogFormat) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
+    // `cardinal-agent status | head`: whoever read had enough.
+    if error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    {
+        return ExitCode::SUCCESS;
+    }
     match format {
         LogFormat::Pretty => eprintln!("error: {error:#}"),
         // Whoever reads JSON gets JSON, up to the last line.

@@ -76,6 +76,19 @@ pub struct DatapathStatus {
     pub generation: u64,
     /// Events that were lost because nobody read them fast enough.
     pub events_lost: u64,
+    /// The programs, as the kernel took them.
+    pub programs: Vec<ProgramStatus>,
+}
+
+/// A program in the kernel.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ProgramStatus {
+    /// Its name.
+    pub name: String,
+    /// Instructions that the verifier walked through; absent where the kernel does not tell (before 5.16).
+    pub verified_instructions: Option<u32>,
+    /// Bytes of machine code.
+    pub jited_bytes: u32,
 }
 
 /// A cell.
@@ -352,6 +365,7 @@ mod tests {
                 bpffs: "/sys/fs/bpf/cardinal".into(),
                 generation: 3,
                 events_lost: 0,
+                programs: vec![],
             },
             cells: vec![CellStatus {
                 cell: "acme/shop/prod".into(),

@@ -59,7 +59,10 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
     } else {
         print_text(&report, &args.dir.display().to_string())
     };
-    if let Err(error) = printed {
+    if let Err(error) = printed
+        // `validate | head`: the verdict is the exit code's.
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
         eprintln!("error: failed to print the result: {error}");
         return ExitCode::from(2);
     }

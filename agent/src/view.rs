@@ -24,7 +24,7 @@ use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-    ListenerStatus, PodStatus, Status,
+    ListenerStatus, PodStatus, ProgramStatus, Status,
 };
 
 /// The agent as seen from its admin interface.
@@ -160,6 +160,7 @@ impl AgentView {
                 bpffs: String::new(),
                 generation: 0,
                 events_lost: 0,
+                programs: Vec::new(),
             };
         };
         let facts = datapath.facts();
@@ -177,6 +178,15 @@ impl AgentView {
             bpffs: facts.bpffs.display().to_string(),
             generation: generation.into(),
             events_lost,
+            programs: facts
+                .programs
+                .iter()
+                .map(|program| ProgramStatus {
+                    name: program.name.clone(),
+                    verified_instructions: program.verified_instructions,
+                    jited_bytes: program.jited_bytes,
+                })
+                .collect(),
         }
     }
 }

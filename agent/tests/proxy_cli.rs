@@ -472,3 +472,26 @@ fn a_port_that_is_taken_for_a_while_is_tried_again() {
     place.wait("new generation", || config()["generation"] == 2);
     assert_eq!(config()["last_attempt"], "accepted");
 }
+
+#[test]
+fn a_reader_who_had_enough_is_no_error() {
+    let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
+    place.start();
+    let folder = place.path("config");
+    for arguments in [
+        format!("status --admin {}", place.path("admin.sock").display()),
+        format!("validate {}", folder.display()),
+    ] {
+        // The reader is gone before anything is written.
+        let script = format!("{{ sleep 0.2; {AGENT} {arguments}; echo \"exit $?\" >&2; }} | true");
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .expect("sh runs");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            "exit 0\n",
+            "{arguments}"
+        );
+    }
+}
