@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_common::Mark;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use snapshot::model::{EndpointId, Gate, Origin, Upstream, UpstreamHost};
+use snapshot::model::{EndpointId, Gate, Origin};
 use snapshot::path::CanonicalPath;
 
 use super::body::ResponseBody;
@@ -22,16 +22,17 @@ use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
 use super::log::Reason;
 use super::normalise::{self, Normal};
+use super::outbound::Outbound;
 use super::respond::{self, Refusal};
+use super::target::{choose, is_grpc, pick};
 use super::tunnel;
 use super::worker::Worker;
 use crate::route::matching::Subject;
 use crate::route::token::Denied;
 use crate::route::{
-    Caller, Listener, Matched, RouteFilter, RouteReason, RouteRule, RouteTable, RouteTarget,
-    Steered, TargetKind, rewrite,
+    Caller, Listener, Matched, RouteFilter, RouteRule, RouteTable, Steered, TargetKind, rewrite,
 };
-use crate::upstream::{Destination, Place, RequestBody, TlsName};
+use crate::upstream::{Destination, Place, RequestBody};
 
 /// What every stage knows besides the request.
 pub(super) struct Stage<'a> {
@@ -156,11 +157,11 @@ async fn serve(
 }
 
 /// A request taken apart.
-struct Inbound {
-    parts: Parts,
+pub(super) struct Inbound {
+    pub(super) parts: Parts,
     body: RequestBody,
     normal: Normal,
-    upgrade: Option<OnUpgrade>,
+    pub(super) upgrade: Option<OnUpgrade>,
 }
 
 impl Inbound {
@@ -268,15 +269,6 @@ fn prefixed(steered: &Steered, path: &CanonicalPath) -> Result<CanonicalPath, Re
         .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))
 }
 
-/// Where a rule sends a request.
-struct Chosen {
-    destinations: Vec<Destination>,
-    /// Host that the target insists on.
-    host: Option<HeaderValue>,
-    /// `X-Routed-To` and the reason.
-    placement: Option<(HeaderValue, RouteReason)>,
-}
-
 /// From a matched rule to the answer of an upstream. `to` replaces an endpoint's workloads.
 async fn forward(
     stage: &Stage<'_>,
@@ -381,178 +373,6 @@ async fn forward(
         headers.insert("x-route-reason", reason);
     }
     Ok(response)
-}
-
-/// One target of a rule by weight.
-fn pick<'a>(worker: &Worker, rule: &'a RouteRule) -> Result<&'a RouteTarget, Refusal> {
-    let none = || Refusal::new(Reason::NoTarget, "the rule has no target with a weight");
-    if rule.weight == 0 {
-        return Err(none());
-    }
-    rule.target(worker.random() % rule.weight).ok_or_else(none)
-}
-
-fn choose(
-    worker: &Worker,
-    exchange: &mut Exchange,
-    inbound: &Inbound,
-    target: &RouteTarget,
-    to: Option<SocketAddr>,
-    mark: Mark,
-) -> Result<Chosen, Refusal> {
-    let websocket = inbound.upgrade.is_some();
-    let grpc = !websocket && is_grpc(&inbound.parts.headers);
-    let destination = |place, tls, http2| Destination {
-        place,
-        tls,
-        http2,
-        mark: worker.mark(mark),
-        outside: false,
-        owner: None,
-    };
-    let plain = |destinations| Chosen {
-        destinations,
-        host: None,
-        placement: None,
-    };
-    match &target.kind {
-        TargetKind::Upstreams(list) => {
-            if list.is_empty() {
-                return Err(Refusal::new(
-                    Reason::NoReadyEndpoint,
-                    "the backend has no address",
-                ));
-            }
-            let turn = worker.turn(exchange.record.generation, target.id, list.len());
-            let (before, after) = list.split_at(turn);
-            let places = after.iter().chain(before).map(|upstream| match upstream {
-                Upstream::Tcp { host, port } => place(host, port.get()),
-                Upstream::Unix(path) => Place::Unix(path.clone()),
-            });
-            Ok(plain(
-                places.map(|place| destination(place, None, grpc)).collect(),
-            ))
-        }
-        TargetKind::Endpoint {
-            endpoint,
-            addresses,
-            http2,
-        } => {
-            let http2 = !websocket && (*http2 || grpc);
-            if let Some(to) = to {
-                return Ok(plain(vec![destination(Place::Address(to), None, http2)]));
-            }
-            if addresses.is_empty() {
-                let detail = format!("no workload of {endpoint} is known");
-                return Err(Refusal::new(Reason::NoReadyEndpoint, detail));
-            }
-            let turn = worker.turn(exchange.record.generation, target.id, addresses.len());
-            let (before, after) = addresses.split_at(turn);
-            let places = after.iter().chain(before).copied().map(Place::Address);
-            Ok(plain(
-                places
-                    .map(|place| destination(place, None, http2))
-                    .collect(),
-            ))
-        }
-        TargetKind::Placements(table) => {
-            let key = table.key(&inbound.parts.headers)?;
-            let placed = table.decide(key);
-            exchange.record.placement = Some(Arc::clone(placed.placement));
-            exchange.record.route_reason = Some(placed.reason);
-            let endpoint = placed.endpoint.ok_or_else(|| {
-                let detail = format!("placement {} has no endpoint", placed.placement);
-                Refusal::new(Reason::NoEndpoint, detail)
-            })?;
-            let url = &endpoint.url;
-            let tls = match url.tls {
-                true => Some(tls_name(&url.host)?),
-                false => None,
-            };
-            Ok(Chosen {
-                destinations: vec![destination(place(&url.host, url.port.get()), tls, grpc)],
-                host: Some(endpoint.authority.clone()),
-                placement: Some((endpoint.header.clone(), placed.reason)),
-            })
-        }
-        TargetKind::Unresolved(reason) => Err(Refusal::new(Reason::Unresolved, &**reason)),
-    }
-}
-
-fn place(host: &UpstreamHost, port: u16) -> Place {
-    match host {
-        UpstreamHost::Address(address) => Place::Address(SocketAddr::new(*address, port)),
-        UpstreamHost::Name(name) => Place::Name(name.clone(), port),
-    }
-}
-
-fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
-    let name = match host {
-        UpstreamHost::Address(address) => rustls_pki_types::ServerName::from(*address),
-        UpstreamHost::Name(name) => rustls_pki_types::ServerName::try_from(name.to_string())
-            .map_err(|error| Refusal::new(Reason::Unresolved, error.to_string()))?,
-    };
-    Ok(TlsName(name))
-}
-
-/// How a request leaves.
-struct Outbound<'a> {
-    /// Path and query.
-    target: &'a str,
-    host: HeaderValue,
-    tls: bool,
-    http2: bool,
-    trailers: bool,
-    websocket: bool,
-}
-
-impl Outbound<'_> {
-    fn request(self, mut parts: Parts, body: RequestBody) -> Result<Request<RequestBody>, Refusal> {
-        let broken = |error: String| Refusal::new(Reason::Rewrite, error);
-        join_cookies(&mut parts);
-        let headers = &mut parts.headers;
-        if self.http2 {
-            let scheme = if self.tls { "https" } else { "http" };
-            let authority = self
-                .host
-                .to_str()
-                .map_err(|error| broken(error.to_string()))?;
-            parts.uri = Uri::try_from(format!("{scheme}://{authority}{}", self.target))
-                .map_err(|error| broken(error.to_string()))?;
-            parts.version = Version::HTTP_2;
-            headers.remove(header::HOST);
-            if self.trailers {
-                headers.insert(header::TE, HeaderValue::from_static("trailers"));
-            }
-        } else {
-            parts.uri = Uri::try_from(self.target).map_err(|error| broken(error.to_string()))?;
-            parts.version = Version::HTTP_11;
-            headers.insert(header::HOST, self.host);
-            if self.websocket {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            }
-        }
-        parts.extensions.clear();
-        Ok(Request::from_parts(parts, body))
-    }
-}
-
-/// HTTP/2 may split cookies over lines, HTTP/1.1 may not (RFC 9113, section 8.2.3).
-fn join_cookies(parts: &mut Parts) {
-    let mut lines = parts.headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (lines.next(), lines.next()) else {
-        return;
-    };
-    let mut joined = first.as_bytes().to_vec();
-    for line in std::iter::once(second).chain(lines) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(line.as_bytes());
-    }
-    // Parts that were header values, joined by ASCII, are a header value.
-    if let Ok(value) = HeaderValue::from_bytes(&joined) {
-        parts.headers.insert(header::COOKIE, value);
-    }
 }
 
 async fn send(
@@ -688,38 +508,9 @@ async fn south(
     send(stage, exchange, &destinations, request, upgrade).await
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    // gRPC-Web and others that only begin like it are spoken over any HTTP.
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-/// Seconds since 1970; 0 before that, when every token is too new.
+/// Seconds since 1970. With a clock from before that nothing is known about a token's time, and it has expired.
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-
-    #[test]
-    fn grpc_is_told_by_its_whole_type() {
-        for (given, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;x=y", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
-            ("application/json", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(given));
-            assert_eq!(super::is_grpc(&headers), expected, "{given}");
-        }
-    }
+        .map_or(u64::MAX >> 1, |since| since.as_secs())
 }

@@ -1,0 +1,73 @@
+//! How a request leaves: its target, version and framing headers towards the upstream.
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Request, Uri, Version};
+
+use super::log::Reason;
+use super::respond::Refusal;
+use crate::upstream::RequestBody;
+
+/// How a request leaves.
+pub(super) struct Outbound<'a> {
+    /// Path and query.
+    pub(super) target: &'a str,
+    pub(super) host: HeaderValue,
+    pub(super) tls: bool,
+    pub(super) http2: bool,
+    pub(super) trailers: bool,
+    pub(super) websocket: bool,
+}
+
+impl Outbound<'_> {
+    pub(super) fn request(
+        self,
+        mut parts: Parts,
+        body: RequestBody,
+    ) -> Result<Request<RequestBody>, Refusal> {
+        let broken = |error: String| Refusal::new(Reason::Rewrite, error);
+        join_cookies(&mut parts);
+        let headers = &mut parts.headers;
+        if self.http2 {
+            let scheme = if self.tls { "https" } else { "http" };
+            let authority = self
+                .host
+                .to_str()
+                .map_err(|error| broken(error.to_string()))?;
+            parts.uri = Uri::try_from(format!("{scheme}://{authority}{}", self.target))
+                .map_err(|error| broken(error.to_string()))?;
+            parts.version = Version::HTTP_2;
+            headers.remove(header::HOST);
+            if self.trailers {
+                headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+        } else {
+            parts.uri = Uri::try_from(self.target).map_err(|error| broken(error.to_string()))?;
+            parts.version = Version::HTTP_11;
+            headers.insert(header::HOST, self.host);
+            if self.websocket {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            }
+        }
+        parts.extensions.clear();
+        Ok(Request::from_parts(parts, body))
+    }
+}
+
+/// HTTP/2 may split cookies over lines, HTTP/1.1 may not (RFC 9113, section 8.2.3).
+fn join_cookies(parts: &mut Parts) {
+    let mut lines = parts.headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // Parts that were header values, joined by ASCII, are a header value.
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        parts.headers.insert(header::COOKIE, value);
+    }
+}

@@ -1,0 +1,166 @@
+//! Where a matched rule sends a request: one target by weight, and the places behind it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent_common::Mark;
+use http::header::{self, HeaderMap, HeaderValue};
+use snapshot::model::{Upstream, UpstreamHost};
+
+use super::exchange::Exchange;
+use super::log::Reason;
+use super::request::Inbound;
+use super::respond::Refusal;
+use super::worker::Worker;
+use crate::route::{RouteReason, RouteRule, RouteTarget, TargetKind};
+use crate::upstream::{Destination, Place, TlsName};
+
+/// Where a rule sends a request.
+pub(super) struct Chosen {
+    pub(super) destinations: Vec<Destination>,
+    /// Host that the target insists on.
+    pub(super) host: Option<HeaderValue>,
+    /// `X-Routed-To` and the reason.
+    pub(super) placement: Option<(HeaderValue, RouteReason)>,
+}
+
+/// One target of a rule by weight.
+pub(super) fn pick<'a>(worker: &Worker, rule: &'a RouteRule) -> Result<&'a RouteTarget, Refusal> {
+    let none = || Refusal::new(Reason::NoTarget, "the rule has no target with a weight");
+    if rule.weight == 0 {
+        return Err(none());
+    }
+    rule.target(worker.random() % rule.weight).ok_or_else(none)
+}
+
+pub(super) fn choose(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    inbound: &Inbound,
+    target: &RouteTarget,
+    to: Option<SocketAddr>,
+    mark: Mark,
+) -> Result<Chosen, Refusal> {
+    let websocket = inbound.upgrade.is_some();
+    let grpc = !websocket && is_grpc(&inbound.parts.headers);
+    let destination = |place, tls, http2| Destination {
+        place,
+        tls,
+        http2,
+        mark: worker.mark(mark),
+        outside: false,
+        owner: None,
+    };
+    let plain = |destinations| Chosen {
+        destinations,
+        host: None,
+        placement: None,
+    };
+    match &target.kind {
+        TargetKind::Upstreams(list) => {
+            if list.is_empty() {
+                return Err(Refusal::new(
+                    Reason::NoReadyEndpoint,
+                    "the backend has no address",
+                ));
+            }
+            let turn = worker.turn(exchange.record.generation, target.id, list.len());
+            let (before, after) = list.split_at(turn);
+            let places = after.iter().chain(before).map(|upstream| match upstream {
+                Upstream::Tcp { host, port } => place(host, port.get()),
+                Upstream::Unix(path) => Place::Unix(path.clone()),
+            });
+            Ok(plain(
+                places.map(|place| destination(place, None, grpc)).collect(),
+            ))
+        }
+        TargetKind::Endpoint {
+            endpoint,
+            addresses,
+            http2,
+        } => {
+            let http2 = !websocket && (*http2 || grpc);
+            if let Some(to) = to {
+                return Ok(plain(vec![destination(Place::Address(to), None, http2)]));
+            }
+            if addresses.is_empty() {
+                let detail = format!("no workload of {endpoint} is known");
+                return Err(Refusal::new(Reason::NoReadyEndpoint, detail));
+            }
+            let turn = worker.turn(exchange.record.generation, target.id, addresses.len());
+            let (before, after) = addresses.split_at(turn);
+            let places = after.iter().chain(before).copied().map(Place::Address);
+            Ok(plain(
+                places
+                    .map(|place| destination(place, None, http2))
+                    .collect(),
+            ))
+        }
+        TargetKind::Placements(table) => {
+            let key = table.key(&inbound.parts.headers)?;
+            let placed = table.decide(key);
+            exchange.record.placement = Some(Arc::clone(placed.placement));
+            exchange.record.route_reason = Some(placed.reason);
+            let endpoint = placed.endpoint.ok_or_else(|| {
+                let detail = format!("placement {} has no endpoint", placed.placement);
+                Refusal::new(Reason::NoEndpoint, detail)
+            })?;
+            let url = &endpoint.url;
+            let tls = match url.tls {
+                true => Some(tls_name(&url.host)?),
+                false => None,
+            };
+            Ok(Chosen {
+                destinations: vec![destination(place(&url.host, url.port.get()), tls, grpc)],
+                host: Some(endpoint.authority.clone()),
+                placement: Some((endpoint.header.clone(), placed.reason)),
+            })
+        }
+        TargetKind::Unresolved(reason) => Err(Refusal::new(Reason::Unresolved, &**reason)),
+    }
+}
+
+fn place(host: &UpstreamHost, port: u16) -> Place {
+    match host {
+        UpstreamHost::Address(address) => Place::Address(SocketAddr::new(*address, port)),
+        UpstreamHost::Name(name) => Place::Name(name.clone(), port),
+    }
+}
+
+fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
+    let name = match host {
+        UpstreamHost::Address(address) => rustls_pki_types::ServerName::from(*address),
+        UpstreamHost::Name(name) => rustls_pki_types::ServerName::try_from(name.to_string())
+            .map_err(|error| Refusal::new(Reason::Unresolved, error.to_string()))?,
+    };
+    Ok(TlsName(name))
+}
+
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    // gRPC-Web and others that only begin like it are spoken over any HTTP.
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+
+    #[test]
+    fn grpc_is_told_by_its_whole_type() {
+        for (given, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(given));
+            assert_eq!(super::is_grpc(&headers), expected, "{given}");
+        }
+    }
+}
