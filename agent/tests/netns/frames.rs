@@ -99,6 +99,11 @@ pub(crate) fn arp(sender: IpAddr, target: IpAddr) -> Vec<u8> {
 
 /// Sends a frame as it is, out of an interface of a namespace.
 pub(crate) fn send(netns: &str, interface: &str, frame: Vec<u8>) {
+    send_all(netns, interface, vec![frame]);
+}
+
+/// Sends frames as they are, one after the other.
+pub(crate) fn send_all(netns: &str, interface: &str, frames: Vec<Vec<u8>>) {
     let interface = interface.to_owned();
     inside(netns, move || {
         let index =
@@ -113,29 +118,31 @@ pub(crate) fn send(netns: &str, interface: &str, frame: Vec<u8>) {
             );
             OwnedFd::from_raw_fd(fd)
         };
-        // SAFETY: all zero is a valid link-layer address.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
-        address.sll_protocol = u16::from_be_bytes([frame[12], frame[13]]).to_be();
-        address.sll_halen = 6;
-        // SAFETY: frame and address are as long as told and outlive the call.
-        let sent = unsafe {
-            libc::sendto(
-                socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                std::ptr::from_ref(&address).cast(),
-                size_of::<libc::sockaddr_ll>() as u32,
-            )
-        };
-        // A frame that the sender's own queue drops (tc egress) is reported as no buffer.
-        let dropped = std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
-        assert!(
-            sent == frame.len() as isize || dropped,
-            "{}",
-            std::io::Error::last_os_error()
-        );
+        for frame in frames {
+            // SAFETY: all zero is a valid link-layer address.
+            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_ifindex = index as i32;
+            address.sll_protocol = u16::from_be_bytes([frame[12], frame[13]]).to_be();
+            address.sll_halen = 6;
+            // SAFETY: frame and address are as long as told and outlive the call.
+            let sent = unsafe {
+                libc::sendto(
+                    socket.as_raw_fd(),
+                    frame.as_ptr().cast(),
+                    frame.len(),
+                    0,
+                    std::ptr::from_ref(&address).cast(),
+                    size_of::<libc::sockaddr_ll>() as u32,
+                )
+            };
+            // A frame that the sender's own queue drops (tc egress) is reported as no buffer.
+            let dropped = std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
+            assert!(
+                sent == frame.len() as isize || dropped,
+                "{}",
+                std::io::Error::last_os_error()
+            );
+        }
     });
 }
