@@ -220,7 +220,9 @@ impl Inner {
         let flows = tables
             .endpoints
             .iter()
-            .filter(|(ifindex, pod)| self.slot_of_flows(**ifindex, pod).is_none())
+            .filter(|(ifindex, pod)| {
+                pod.identity != Identity::NONE && self.slot_of_flows(**ifindex, pod).is_none()
+            })
             .count();
         let maps = &self.maps;
         let needs: [(&'static str, usize); 7] = [
