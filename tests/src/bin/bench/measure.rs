@@ -1,5 +1,6 @@
 //! Turns: every side of a comparison sends for a slice of time, forwards and backwards through the list, and a round's
-//! ratio is of sums of slices that lie close together. What slows the machine for a while slows all of them.
+//! cost of a side is the median of its slices. What slows the machine for a while slows all of them, and what slows it for
+//! a moment spoils one slice.
 
 use std::{
     collections::BTreeMap,
@@ -80,7 +81,7 @@ pub(crate) fn play(sides: &mut Sides, specs: &[Spec], plan: &Plan) -> Result<Vec
     let mut watch = Watch::default();
     for round in 0..rounds {
         progress(&specs[0].scenario, round, rounds)?;
-        let mut sums: BTreeMap<Probe, (u64, u64)> = BTreeMap::new();
+        let mut slices: BTreeMap<Probe, Vec<f64>> = BTreeMap::new();
         for slice in 0..plan.slices {
             let mut order = probes.clone();
             if (round + slice) % 2 == 1 {
@@ -88,14 +89,13 @@ pub(crate) fn play(sides: &mut Sides, specs: &[Spec], plan: &Plan) -> Result<Vec
             }
             for probe in order {
                 let done = send(sides, &probe, plan.slice)?;
-                watch.note(&done);
-                let sum = sums.entry(probe).or_default();
-                sum.0 += done.nanos;
-                sum.1 += done.count;
+                watch.note(&probe, &done);
+                let cost = done.nanos as f64 / done.count as f64;
+                slices.entry(probe).or_default().push(cost);
             }
         }
-        for (probe, (nanos, count)) in sums {
-            let cost = nanos as f64 / count as f64;
+        for (probe, slices) in slices {
+            let cost = Spread::of(&slices).median;
             costs.entry(probe).or_default().push(cost);
         }
     }
@@ -148,6 +148,9 @@ fn row(
     if !profile.is_empty() && spec.of.kind != Kind::Bulk {
         notes += &format!("; {profile}");
     }
+    if let Some(remark) = sides.get(&spec.of.setup).and_then(Side::remark) {
+        notes += &format!("; {remark}");
+    }
     notes += &watch.words();
     Ok(Row::new(&spec.scenario, &ratios, spec.bar, notes))
 }
@@ -160,7 +163,8 @@ fn figure(kind: Kind, nanos: f64) -> String {
     }
 }
 
-fn progress(scenario: &str, round: usize, rounds: usize) -> Result<()> {
+/// Says on standard error how far a comparison is.
+pub(crate) fn progress(scenario: &str, round: usize, rounds: usize) -> Result<()> {
     let mut out = stderr().lock();
     if out.is_terminal() {
         let end = if round == rounds { "\r\x1b[K" } else { "" };
@@ -181,8 +185,11 @@ struct Watch {
 }
 
 impl Watch {
-    fn note(&mut self, done: &Done) {
-        self.shares.push(done.cpu_nanos as f64 / done.nanos as f64);
+    fn note(&mut self, probe: &Probe, done: &Done) {
+        // The router's part is another process'.
+        if !matches!(probe.setup, Setup::Router(_)) {
+            self.shares.push(done.cpu_nanos as f64 / done.nanos as f64);
+        }
         self.lost += done.lost;
         self.sent += done.lost + done.count;
     }

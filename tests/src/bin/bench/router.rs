@@ -3,12 +3,11 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    process::{Command, Stdio},
     sync::mpsc::sync_channel,
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use cardinal_agent::datapath::Datapath;
 use nix::unistd::gettid;
 use socket2::{Domain, Socket, Type};
@@ -18,6 +17,7 @@ use crate::{
     load::{answer_once, connections, pin, port},
     side::on,
     tables,
+    traffic::hurry,
 };
 
 /// A listener with its thread. Dropping it ends both.
@@ -60,14 +60,7 @@ impl Router {
         };
         let number = told.recv().context("the router's thread ended")??;
         // As the generators, which share its core.
-        let status = Command::new("renice")
-            .args(["-n", "-20", "-p", &number.to_string()])
-            .stdout(Stdio::null())
-            .status()
-            .context("failed to start renice")?;
-        if !status.success() {
-            bail!("renice failed: {status}");
-        }
+        hurry(number)?;
         Ok(router)
     }
 }

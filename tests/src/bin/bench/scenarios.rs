@@ -116,8 +116,16 @@ fn stack() -> Vec<Batch> {
         let name = format!("{} through the stack", name(kind));
         let (of, plain) = (on(Setup::Cardinal(GATES)), on(Setup::Plain));
         let peer = on(Setup::NftSet(ENTRIES));
+        // What the route for steered packets costs all others: with any rule of its own a node looks up routes the long way.
+        let rule = on(Setup::PolicyRule);
         vec![
             spec(name.clone(), of, plain, bar),
+            spec(
+                format!("{name}: a policy rule alone"),
+                rule,
+                plain,
+                Bar::None,
+            ),
             spec(format!("{name}: nft set"), peer, plain, Bar::None),
         ]
     })

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use agent_common::Mark;
 use anyhow::{Context as _, Result, anyhow};
 use cardinal_agent::datapath::{self, Datapath, DatapathConfig, EventReader, GateHook};
 use nix::sched::{CloneFlags, setns};
@@ -50,6 +51,7 @@ const DIRECT_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 82, 0, 1);
 pub(crate) const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 111, 255, 1);
 /// A gateway's address on the node.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x80, 0, 0, 0, 0, 0, 0x80);
 /// An address outside, calls of which are handed to the router.
 pub(crate) const STEERED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
 
@@ -61,6 +63,8 @@ const FLOWS: u64 = 200_000;
 pub(crate) enum Setup {
     /// It routes.
     Plain,
+    /// It routes, and has a policy rule that no packet matches, as the node of an agent has.
+    PolicyRule,
     /// Cardinal's datapath.
     Cardinal(Shape),
     /// The same, and its flow table is full.
@@ -95,6 +99,7 @@ pub(crate) struct Side {
     places: BTreeMap<From, Place>,
     server: Place,
     core: usize,
+    remark: Option<String>,
     world: World,
 }
 
@@ -109,6 +114,10 @@ impl Side {
     /// Makes it. `core` is where everything of it runs.
     pub(crate) fn make(setup: Setup, core: usize) -> Result<Self> {
         let world = World::create()?;
+        world.node_addresses(&[Addresses {
+            v4: GATEWAY,
+            v6: GATEWAY_V6,
+        }])?;
         let client = world.pod("client", CLIENT, &[])?;
         let server = world.pod("server", SERVER, &[])?;
         let outside = world.outside("up", OUTSIDE, &[])?;
@@ -119,11 +128,18 @@ impl Side {
             places,
             server,
             core,
+            remark: None,
             world,
         };
         side.settle()?;
         match setup {
             Setup::Plain => side.direct_pair()?,
+            Setup::PolicyRule => side.world.node().ip(&format!(
+                "rule add fwmark {:#x}/{:#x} lookup {} pref 101\n",
+                Mark::Steer.raw(),
+                Mark::MASK,
+                Mark::STEER_TABLE
+            ))?,
             Setup::Cardinal(shape) => side.guard(shape)?,
             Setup::Full(shape) => {
                 side.guard(shape)?;
@@ -133,11 +149,16 @@ impl Side {
                     amount: FLOWS,
                 };
                 side.load(From::Pod)?.run(&to, Duration::from_secs(30))?;
+                let datapath = side.datapath().context("the side has no datapath")?;
+                side.remark = Some(tables::flows(datapath)?);
             }
             Setup::Router(shape) => {
                 side.guard(shape)?;
+                // Of connections that the router closed first nothing is remembered here: a client that comes again from
+                // the same port within a minute would find the remainder, and wait.
+                let node = side.world.node();
+                node.shell("echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets")?;
                 if let Some(cardinal) = &mut side.cardinal {
-                    let node = side.world.node();
                     cardinal._router = Some(Router::start(node, &cardinal.datapath, core)?);
                 }
             }
@@ -265,6 +286,11 @@ impl Side {
         self.cardinal.as_ref().map(|cardinal| &cardinal.profiler)
     }
 
+    /// What is to be said of the side beside its figures.
+    pub(crate) fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
     /// The datapath, where there is one.
     pub(crate) fn datapath(&self) -> Option<&Datapath> {
         self.cardinal.as_ref().map(|cardinal| &cardinal.datapath)
@@ -273,11 +299,6 @@ impl Side {
     /// The world.
     pub(crate) fn world(&self) -> &World {
         &self.world
-    }
-
-    /// The core that everything runs on.
-    pub(crate) fn core(&self) -> usize {
-        self.core
     }
 }
 

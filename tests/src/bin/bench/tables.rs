@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::{Action, Direction, Identity, IdentityValue, Rule, RuleKey, SocketKey};
 use anyhow::{Context as _, Result};
 use cardinal_agent::datapath::{
-    Backend, DiscoveredPod, Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress,
+    Backend, Datapath, DiscoveredPod, Discovery, KernelTables, Network, Owner, Pod, Rules,
+    ServiceAddress,
 };
 use tests::world::NODE;
 
@@ -221,4 +222,14 @@ pub(crate) fn router_keys() -> [SocketKey; 2] {
         protocol: TCP,
     };
     [gateway.socket_key(), SocketKey::TRANSPARENT_V4]
+}
+
+/// How full the table of flows is, in words.
+pub(crate) fn flows(datapath: &Datapath) -> Result<String> {
+    let facts = datapath.map_facts()?;
+    let flows = facts
+        .iter()
+        .find(|map| map.name == "flows")
+        .context("the datapath has no map of flows")?;
+    Ok(format!("{} of {} flows", flows.used, flows.size))
 }

@@ -3,13 +3,14 @@
 use std::{
     env,
     io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, sync_channel},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::unistd::Pid;
 use tests::world::Place;
 
 use crate::load::{Answer, Done, Order};
@@ -18,6 +19,19 @@ use crate::load::{Answer, Done, Order};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The priority of the generators: whoever else wants their core gets about one percent of it.
 const NICE: &str = "-20";
+
+/// Gives a thread, and those that it starts from then on, the priority of the generators.
+pub(crate) fn hurry(thread: Pid) -> Result<()> {
+    let status = Command::new("renice")
+        .args(["-n", NICE, "-p", &thread.to_string()])
+        .stdout(Stdio::null())
+        .status()
+        .context("failed to start renice")?;
+    if !status.success() {
+        bail!("renice failed: {status}");
+    }
+    Ok(())
+}
 
 /// A running generator. Dropping it kills it.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What sends.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     sync::atomic::Ordering,
@@ -71,28 +71,28 @@ impl Client {
     }
 
     fn connected(&mut self, kind: Kind, to: SocketAddr) -> Result<&mut TcpStream> {
-        let key = (kind, to);
-        if !self.open.contains_key(&key) {
-            let stream =
-                TcpStream::connect(to).with_context(|| format!("failed to connect to {to}"))?;
-            stream.set_nodelay(true)?;
-            self.open.insert(key, stream);
-        }
-        self.open
-            .get_mut(&key)
-            .context("the connection was just opened")
+        Ok(match self.open.entry((kind, to)) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                let stream =
+                    TcpStream::connect(to).with_context(|| format!("failed to connect to {to}"))?;
+                stream.set_nodelay(true)?;
+                place.insert(stream)
+            }
+        })
     }
 
     fn socket(&mut self, kind: Kind, to: SocketAddr) -> Result<&UdpSocket> {
-        let key = (kind, to);
-        if !self.sockets.contains_key(&key) {
-            let socket = unbound(to)?;
-            if kind == Kind::Udp {
-                socket.connect(to)?;
+        Ok(match self.sockets.entry((kind, to)) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                let socket = unbound(to)?;
+                if kind == Kind::Udp {
+                    socket.connect(to)?;
+                }
+                place.insert(socket)
             }
-            self.sockets.insert(key, socket);
-        }
-        self.sockets.get(&key).context("the socket was just made")
+        })
     }
 
     fn requests(&mut self, to: SocketAddr, end: Instant) -> Result<Count> {
