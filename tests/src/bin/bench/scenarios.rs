@@ -277,7 +277,11 @@ fn steering() -> Vec<Batch> {
 
 /// Connections that are handed to the router's listener, against those that are addressed to it.
 fn router() -> Vec<Batch> {
-    let to = |from, address: Ipv4Addr| probe(Setup::Router(GATES), from, Kind::Crr, address);
+    let shape = Shape {
+        steers: true,
+        ..GATES
+    };
+    let to = |from, address: Ipv4Addr| probe(Setup::Router(shape), from, Kind::Crr, address);
     [
         ("sk_lookup", From::Outside, GATEWAY),
         ("sk_assign", From::Pod, STEERED),

@@ -154,10 +154,7 @@ impl Side {
             }
             Setup::Router(shape) => {
                 side.guard(shape)?;
-                // Of connections that the router closed first nothing is remembered here: a client that comes again from
-                // the same port within a minute would find the remainder, and wait.
                 let node = side.world.node();
-                node.shell("echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets")?;
                 if let Some(cardinal) = &mut side.cardinal {
                     cardinal._router = Some(Router::start(node, &cardinal.datapath, core)?);
                 }
@@ -205,6 +202,7 @@ impl Side {
             cgroup: Some(self.world.node_cgroup()),
             gate_hook: GateHook::Auto,
             object: None,
+            pick_up: Duration::ZERO,
         };
         let before = Profiler::programs()?;
         let datapath = on(self.world.node(), move || {

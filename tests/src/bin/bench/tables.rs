@@ -34,6 +34,8 @@ pub(crate) struct Shape {
     pub(crate) identities: u32,
     /// Service addresses; with any, the last of them leads to the server pod.
     pub(crate) services: u32,
+    /// Whether calls of the host outside are the router's, which takes the policy route.
+    pub(crate) steers: bool,
 }
 
 impl Shape {
@@ -43,6 +45,7 @@ impl Shape {
         rules: 0,
         identities: 0,
         services: 0,
+        steers: false,
     };
 }
 
@@ -77,7 +80,11 @@ const COMPONENTS: [Identity; 2] = [Identity::component(1), Identity::component(2
 const CELL: u32 = 1;
 
 fn owner(identity: Identity, ifindex: u32) -> Owner {
-    Owner { identity, ifindex }
+    Owner {
+        identity,
+        ifindex,
+        cell: if identity.is_component() { CELL } else { 0 },
+    }
 }
 
 fn pods(discovery: &Discovery) -> Result<[&DiscoveredPod; 2]> {
@@ -142,16 +149,16 @@ fn gates(tables: &mut KernelTables, discovery: &Discovery, shape: Shape) -> Resu
         );
         tables
             .policies
-            .insert(identity, rules(peer, direction, shape.rules));
+            .insert(identity, rules(peer, direction, shape));
     }
     tables.cells.insert(CELL, "bench".to_owned());
     Ok(())
 }
 
-fn rules(peer: Identity, direction: Direction, filler: u32) -> Rules {
+fn rules(peer: Identity, direction: Direction, shape: Shape) -> Rules {
     let pass = Rule::new(Action::Pass, MEASURED);
     let mut rules = Rules::new();
-    for number in 0..filler {
+    for number in 0..shape.rules {
         // Ports repeat, peers do not.
         let (peer, port) = (Identity::external(number + 1), 1 + (number % 60_000) as u16);
         rules.insert(
@@ -173,10 +180,12 @@ fn rules(peer: Identity, direction: Direction, filler: u32) -> Rules {
         }
         // Calls that the router takes, and calls of its listener's own address.
         Direction::Egress => {
-            rules.insert(
-                RuleKey::new(anybody, port::CRR, TCP, direction),
-                Rule::new(Action::Steer, MEASURED),
-            );
+            if shape.steers {
+                rules.insert(
+                    RuleKey::new(anybody, port::CRR, TCP, direction),
+                    Rule::new(Action::Steer, MEASURED),
+                );
+            }
             rules.insert(
                 RuleKey::new(Identity::NODE, port::CRR, TCP, direction),
                 pass,
