@@ -21,6 +21,7 @@ pub mod mark;
 pub mod policy;
 pub mod reason;
 pub mod service;
+pub mod versioned;
 
 pub use address::{address_bytes, address_ip, is_v4};
 pub use control::Control;
@@ -34,12 +35,14 @@ pub use mark::Mark;
 pub use policy::{Action, PolicyKey, Rule, RuleKey};
 pub use reason::{Direction, Reason, Verdict};
 pub use service::{Backend, BackendKey, Service, ServiceKey, TranslationKey, TranslationValue};
+pub use versioned::Versioned;
 
 /// A type that may cross the border between the agent and the kernel as bytes.
 ///
 /// # Safety
 ///
-/// The type is `repr(C)`, has no implicit padding, and every bit pattern of its size is a value of it.
+/// The type is `repr(C)`, has no implicit padding and an alignment of at most 8, and every bit pattern of its size is a
+/// value of it.
 pub unsafe trait Wire: Copy + 'static {}
 
 macro_rules! wire {
