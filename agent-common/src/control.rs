@@ -12,7 +12,7 @@ crate::wire!(Control = 8);
 impl Control {
     /// The layout version of all pinned maps. A change of any type in this crate that an older program would
     /// misread raises it, and the agent then refuses to reuse pins of another schema.
-    pub const SCHEMA: u32 = 1;
+    pub const SCHEMA: u32 = 2;
 
     /// The control value that makes `generation` the active one; 0 means that none is.
     #[must_use]

@@ -95,9 +95,11 @@ pub enum Lost {
     Counter = 1,
     /// The map `translations` refused an entry: an answer will show the backend's address.
     Translation = 2,
+    /// The map `affinities` refused an entry: the client's next connection may go to another backend.
+    Affinity = 3,
 }
 
 impl Lost {
     /// How many kinds there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 }

@@ -34,7 +34,9 @@ pub use listener::{Listener, ListenerKey, SocketKey};
 pub use mark::Mark;
 pub use policy::{Action, PolicyKey, Rule, RuleKey};
 pub use reason::{Direction, Reason, Verdict};
-pub use service::{Backend, BackendKey, Service, ServiceKey, TranslationKey, TranslationValue};
+pub use service::{
+    Affinity, AffinityKey, Backend, Choice, Service, ServiceKey, TranslationKey, TranslationValue,
+};
 pub use versioned::Versioned;
 
 /// A type that may cross the border between the agent and the kernel as bytes.

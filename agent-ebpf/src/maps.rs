@@ -7,20 +7,22 @@
 //! | `identities` | agent, before the flip | tc | the generation is refused before the flip |
 //! | `policies` | agent, before the flip | tc | the generation is refused before the flip |
 //! | `endpoints` | agent, before the flip | tc | the generation is refused before the flip |
-//! | `services`, `backends` | agent, before the flip | cgroup | the generation is refused before the flip |
+//! | `services`, `choices`, `backends` | agent, before the flip | cgroup | the generation is refused before the flip |
 //! | `listeners` | agent, before the flip | sk_lookup | the generation is refused before the flip |
 //! | `sockets` | agent, when it opens listeners | tc, sk_lookup | the listener is refused |
 //! | `flows` | tc | tc, agent (status) | the least recently used flow goes; its next packet is judged as new |
 //! | `fragments` | tc | tc | the least recently used goes; its later fragments drop |
+//! | `affinities` | cgroup | cgroup | the least recently used goes; that client's next connection is a new choice |
 //! | `translations` | cgroup | cgroup | the least recently used goes; answers show the backend's address |
 //! | `counters` | tc | agent | the packet is counted in `lost` instead; its verdict stands |
 //! | `lost` | all programs | agent | cannot be: one entry per kind |
 //! | `events` | tc | agent | the event is counted in `lost` instead; the verdict stands |
 
 use agent_common::{
-    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, Event, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, IdentityValue, Listener, ListenerKey, Lost, PolicyKey,
-    Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey, TranslationValue,
+    Affinity, AffinityKey, Backend, Choice, Control, Counter, CounterKey, Endpoint, EndpointKey,
+    Event, FlowKey, FlowValue, FragmentKey, FragmentValue, IdentityValue, Listener, ListenerKey,
+    Lost, PolicyKey, Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey,
+    TranslationValue, Versioned,
 };
 use aya_ebpf::{
     btf_maps::{
@@ -59,13 +61,21 @@ pub static FLOWS: LruHashMap<FlowKey, FlowValue, 131072> = LruHashMap::new();
 #[btf_map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, 8192> = LruHashMap::new();
 
-/// Service addresses by generation.
+/// Service addresses, each as the generation before a flip and the one after it have it.
 #[btf_map(name = "services")]
-pub static SERVICES: HashMap<ServiceKey, Service, 32768> = HashMap::new();
+pub static SERVICES: HashMap<ServiceKey, Versioned<Service>, 32768> = HashMap::new();
 
-/// Backends by generation and index.
+/// Alias tables of the services, one range each.
+#[btf_map(name = "choices")]
+pub static CHOICES: Array<Choice, 262144> = Array::new();
+
+/// Backends of the services.
 #[btf_map(name = "backends")]
-pub static BACKENDS: HashMap<BackendKey, Backend, 131072, 1> = HashMap::new();
+pub static BACKENDS: Array<Backend, 262144> = Array::new();
+
+/// The backend that a client of a service had last.
+#[btf_map(name = "affinities")]
+pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, 65536> = LruHashMap::new();
 
 /// From a socket's backend to the service address that it asked for.
 #[btf_map(name = "translations")]

@@ -21,12 +21,14 @@ mod checks;
 mod discovery;
 mod error;
 mod events;
+mod grace;
 mod instance;
 mod links;
 mod logs;
 mod maps;
 mod netlink;
 mod routes;
+mod services;
 mod sys;
 mod tables;
 mod wire;
@@ -36,13 +38,14 @@ pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
 pub use links::{Attached, GateHook};
-pub use tables::{Backend, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
+pub use tables::{Backend, KernelTables, Network, Owner, Pod, Rules, Service, ServiceAddress};
 pub use write::{Cost, Flipped, Prepared};
 
 use instance::Instance;
 use links::Links;
 use logs::Logs;
 use maps::{InnerMaker, Maps};
+use services::Services;
 use write::Live;
 
 /// Where the datapath keeps its things.
@@ -131,6 +134,7 @@ pub struct CounterRow {
 struct Inner {
     ebpf: Ebpf,
     maps: Maps,
+    services: Services,
     links: Links,
     inner_maps: InnerMaker,
     live: BTreeMap<u32, Live>,
@@ -189,10 +193,12 @@ impl Datapath {
         links.check_owner(&config.bpffs)?;
         check_schema(&config.bpffs)?;
 
+        let refusal = u8::from(names_refusal(&kernel));
         let mut loader = EbpfLoader::new();
         for name in maps::NAMES {
             loader.map_pin_path(name, config.bpffs.join(name));
         }
+        loader.override_global("NAMES_REFUSAL", &refusal, true);
         let mut ebpf = loader.load(&object)?;
         links::load(&mut ebpf)?;
         let programs = program_facts(&ebpf)?;
@@ -216,6 +222,7 @@ impl Datapath {
         {
             maps.remove_generation(generation)?;
         }
+        let services = Services::take(&mut ebpf, &config.bpffs, active)?;
         routes::ensure()?;
         links.node(&mut ebpf, &cgroup)?;
         let facts = Facts {
@@ -228,6 +235,7 @@ impl Datapath {
         let mut inner = Inner {
             ebpf,
             maps,
+            services,
             links,
             inner_maps,
             live: BTreeMap::new(),
@@ -354,13 +362,12 @@ impl Datapath {
             ("policies", maps.policies.keys().count()),
             ("endpoints", maps.endpoints.keys().count()),
             ("flows", maps.flows.keys().count()),
-            ("services", maps.services.keys().count()),
-            ("backends", maps.backends.keys().count()),
             ("listeners", maps.listeners.keys().count()),
             ("counters", maps.counters.keys().count()),
         ];
         Ok(used
             .into_iter()
+            .chain(inner.services.used())
             .map(|(name, used)| MapFacts {
                 name,
                 used,
@@ -415,6 +422,12 @@ impl Inner {
 /// tcx links came with 6.6.
 fn has_tcx(release: &str) -> bool {
     checks::version(release).is_none_or(|version| version >= (6, 6))
+}
+
+/// `bpf_set_retval`, by which a program says why a call fails, came with 5.18. A kernel whose release says no version is
+/// taken for an older one.
+fn names_refusal(release: &str) -> bool {
+    checks::version(release).is_some_and(|version| version >= (5, 18))
 }
 
 /// Maps of another layout are not touched.

@@ -216,6 +216,7 @@ impl Collector for PacketCounters {
             (Lost::Event, "events"),
             (Lost::Counter, "counters"),
             (Lost::Translation, "translations"),
+            (Lost::Affinity, "affinities"),
         ] {
             let lost = self.datapath.lost(kind).unwrap_or_else(|error| {
                 tracing::error!(

@@ -15,7 +15,7 @@ use agent_common::{Identity, IdentityValue, Rule, RuleKey};
 use snapshot::model::{Component, ComponentId, Endpoint, EndpointId, Gate, Snapshot, Transport};
 
 use crate::datapath::{
-    Backend, Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress,
+    Backend, Discovery, KernelTables, Network, Owner, Pod, Rules, Service, ServiceAddress,
 };
 
 mod names;
@@ -295,6 +295,7 @@ fn services(tables: &mut KernelTables, snapshot: &Snapshot) {
             .map(|backend| Backend {
                 address: *backend,
                 port,
+                weight: 1,
             })
             .collect();
         tables.services.insert(
@@ -303,7 +304,10 @@ fn services(tables: &mut KernelTables, snapshot: &Snapshot) {
                 port,
                 protocol,
             },
-            backends,
+            Service {
+                backends,
+                affinity: None,
+            },
         );
     };
     for component in snapshot

@@ -6,9 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_common::{
-    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue,
-    IdentityValue, Listener, ListenerKey, PolicyKey, Rule, RuleKey, Service, ServiceKey, SocketKey,
-    Wire,
+    Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue, IdentityValue,
+    Listener, ListenerKey, PolicyKey, Rule, RuleKey, SocketKey, Wire,
 };
 use aya::Ebpf;
 use aya::maps::{
@@ -24,7 +23,7 @@ use super::{
 };
 
 /// Every map of the object. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 16] = [
     "control",
     "identities",
     "policies",
@@ -32,7 +31,9 @@ pub(super) const NAMES: [&str; 14] = [
     "flows",
     "fragments",
     "services",
+    "choices",
     "backends",
+    "affinities",
     "translations",
     "listeners",
     "sockets",
@@ -44,7 +45,8 @@ pub(super) const NAMES: [&str; 14] = [
 /// A hash keyed by generation and something else.
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
-/// The maps that the agent reads and writes. The others (`fragments`, `translations`) are the programs' own.
+/// The maps that the agent reads and writes. `services` and what they name are in
+/// [`super::services::Services`]; the others (`fragments`, `affinities`, `translations`) are the programs' own.
 pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
     pub(super) identities: HashOfMaps<MapData, u32>,
@@ -53,8 +55,6 @@ pub(super) struct Maps {
     policies_data: MapData,
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) flows: Hash<FlowKey, FlowValue>,
-    pub(super) services: Hash<ServiceKey, Service>,
-    pub(super) backends: Hash<BackendKey, Backend>,
     pub(super) listeners: Hash<ListenerKey, Listener>,
     pub(super) sockets: SockHash<MapData, Raw<SocketKey>>,
     pub(super) counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
@@ -65,7 +65,7 @@ pub(super) struct Maps {
     pub(super) sizes: BTreeMap<&'static str, usize>,
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error>
 where
     T: TryFrom<Map>,
     T::Error: Into<aya::maps::MapError>,
@@ -95,8 +95,6 @@ impl Maps {
                 .map_err(Error::map("open pinned", "policies"))?,
             endpoints: take(ebpf, "endpoints")?,
             flows: take(ebpf, "flows")?,
-            services: take(ebpf, "services")?,
-            backends: take(ebpf, "backends")?,
             listeners: take(ebpf, "listeners")?,
             sockets: take(ebpf, "sockets")?,
             counters: take(ebpf, "counters")?,
@@ -147,8 +145,6 @@ impl Maps {
             gone(self.identities.remove(&key), "identities")?;
         }
         clear(&mut self.endpoints, generation, "endpoints")?;
-        clear(&mut self.services, generation, "services")?;
-        clear(&mut self.backends, generation, "backends")?;
         clear(&mut self.listeners, generation, "listeners")
     }
 
@@ -159,8 +155,6 @@ impl Maps {
             .collect();
         all.extend(numbers(self.policies.keys(), "policies")?);
         all.extend(numbers(self.endpoints.keys(), "endpoints")?);
-        all.extend(numbers(self.services.keys(), "services")?);
-        all.extend(numbers(self.backends.keys(), "backends")?);
         all.extend(numbers(self.listeners.keys(), "listeners")?);
         Ok(all)
     }
@@ -192,7 +186,10 @@ fn stale<K: OfGeneration>(
 }
 
 /// A key that is gone already was removed by an earlier, interrupted attempt.
-fn gone(result: Result<(), aya::maps::MapError>, map: &'static str) -> Result<(), Error> {
+pub(super) fn gone(
+    result: Result<(), aya::maps::MapError>,
+    map: &'static str,
+) -> Result<(), Error> {
     match result {
         Err(aya::maps::MapError::KeyNotFound) => Ok(()),
         Err(aya::maps::MapError::SyscallError(error))

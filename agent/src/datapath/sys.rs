@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use agent_common::Wire;
-use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{
+    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type,
+};
 
 /// What a link attaches to.
 pub(super) enum Target<'a> {
@@ -121,6 +123,32 @@ pub(super) fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     attr.__bindgen_anon_6.__bindgen_anon_1.btf_id = id;
     bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut attr)
+}
+
+/// Makes a map of one entry, whose key and value have four bytes each; `inner` shows what a map of maps holds.
+pub(super) fn map_create(kind: bpf_map_type, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: all members are integers, and this one is zeroed like the rest.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = kind as u32;
+    create.key_size = 4;
+    create.value_size = 4;
+    create.max_entries = 1;
+    if let Some(inner) = inner {
+        create.inner_map_fd = inner.as_raw_fd() as u32;
+    }
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Writes one entry of a map whose key and value have four bytes each.
+pub(super) fn map_update(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: all members are integers, and this one is zeroed like the rest.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd() as u32;
+    element.key = &raw const key as u64;
+    element.__bindgen_anon_1.value = &raw const value as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
 /// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry.

@@ -31,8 +31,6 @@ macro_rules! of_generation {
 of_generation!(
     agent_common::PolicyKey,
     agent_common::EndpointKey,
-    agent_common::ServiceKey,
-    agent_common::BackendKey,
     agent_common::ListenerKey
 );
 

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, MutexGuard};
 
-use agent_common::{
-    Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, PolicyKey, Service,
-    ServiceKey, SocketKey, address_bytes,
-};
+use agent_common::{Control, Endpoint, EndpointKey, Identity, ListenerKey, PolicyKey, SocketKey};
 use aya::maps::MapData;
 
 use super::{
@@ -115,7 +112,10 @@ impl Datapath {
             }),
             Err(error) => {
                 inner.guard_or_warn(&tables.endpoints);
-                if matches!(error, Error::Capacity { .. } | Error::Generation { .. }) {
+                if matches!(
+                    error,
+                    Error::Capacity { .. } | Error::Generation { .. } | Error::Staged { .. }
+                ) {
                     // Nothing was written, and the number may be another's.
                     return Err(error);
                 }
@@ -173,7 +173,7 @@ impl Datapath {
 
 impl Inner {
     /// Whether the generation fits beside those that live. Nothing is written before.
-    fn check(&self, tables: &KernelTables) -> Result<(), Error> {
+    fn check(&mut self, tables: &KernelTables) -> Result<(), Error> {
         let newest = self
             .live
             .keys()
@@ -194,15 +194,10 @@ impl Inner {
                 .sum::<usize>()
                 + count(tables)
         };
-        let needs: [(&'static str, usize); 6] = [
+        let needs: [(&'static str, usize); 4] = [
             ("identities", live(|_| 1)),
             ("policies", live(|tables| tables.policies.len())),
             ("endpoints", live(|tables| tables.endpoints.len())),
-            ("services", live(|tables| tables.services.len())),
-            (
-                "backends",
-                live(|tables| tables.services.values().map(Vec::len).sum()),
-            ),
             ("listeners", live(|tables| tables.listeners.len())),
         ];
         for (map, needed) in needs {
@@ -216,7 +211,7 @@ impl Inner {
                 });
             }
         }
-        Ok(())
+        self.services.plan(tables.generation, &tables.services)
     }
 
     fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
@@ -252,6 +247,9 @@ impl Inner {
         }
         self.maps.insert_policies(&entries)?;
         write_flat(&mut self.maps, tables)?;
+        // The identities were written into a map of maps, which took a grace period.
+        self.services.settled();
+        self.services.stage()?;
         self.live.insert(
             generation,
             Live {
@@ -310,6 +308,7 @@ impl Inner {
             .set(0, Raw(Control::new(generation)), 0)
             .map_err(Error::map("write", "control"))?;
         self.active = generation;
+        self.services.commit();
         let gone: Vec<u32> = self
             .guarded
             .iter()
@@ -335,11 +334,14 @@ impl Inner {
     /// generation's identities are written once more, as they are.
     fn settle(&mut self) -> Result<(), Error> {
         match self.live.get(&self.active) {
-            Some(live) => self
-                .maps
-                .identities
-                .insert(self.active, &*live.identities, 0)
-                .map_err(Error::map("write", "identities")),
+            Some(live) => {
+                self.maps
+                    .identities
+                    .insert(self.active, &*live.identities, 0)
+                    .map_err(Error::map("write", "identities"))?;
+                self.services.settled();
+                Ok(())
+            }
             // Before the first flip of this agent nothing that could be retired was ever read.
             None => Ok(()),
         }
@@ -354,6 +356,11 @@ impl Inner {
         }
         self.settle()?;
         self.maps.remove_generation(generation)?;
+        if generation > self.active {
+            self.services.abandon(generation)?;
+        } else {
+            self.services.retire()?;
+        }
         self.live.remove(&generation);
         Ok(())
     }
@@ -379,30 +386,6 @@ fn write_flat(maps: &mut Maps, tables: &KernelTables) -> Result<(), Error> {
                 0,
             )
             .map_err(Error::map("write", "endpoints"))?;
-    }
-    let mut first = 0;
-    for (service, backends) in &tables.services {
-        for (index, backend) in (first..).zip(backends) {
-            maps.backends
-                .insert(
-                    Raw(BackendKey::new(generation, index)),
-                    Raw(Backend::from(*backend)),
-                    0,
-                )
-                .map_err(Error::map("write", "backends"))?;
-        }
-        // The map of backends holds fewer than 2^32 (see `check`).
-        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let key = ServiceKey::new(
-            generation,
-            address_bytes(service.address),
-            service.port.to_be_bytes(),
-            service.protocol,
-        );
-        maps.services
-            .insert(Raw(key), Raw(Service::new(first, count)), 0)
-            .map_err(Error::map("write", "services"))?;
-        first += count;
     }
     for (address, gate) in &tables.listeners {
         maps.listeners

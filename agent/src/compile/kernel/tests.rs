@@ -499,11 +499,13 @@ fn services_and_listeners() {
         port,
         protocol,
     };
-    let backend = |address: &str, port| {
-        vec![Backend {
+    let backend = |address: &str, port| Service {
+        backends: vec![Backend {
             address: ip(address),
             port,
-        }]
+            weight: 1,
+        }],
+        affinity: None,
     };
     assert_eq!(
         tables.services[&service("10.96.0.1", 9000, TCP)],
