@@ -48,30 +48,22 @@ impl ServiceKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
-    id: u32,
     first: u32,
     count: u32,
     affinity_seconds: u32,
 }
-crate::wire!(Service = 16);
+crate::wire!(Service = 12);
 
 impl Service {
-    /// Choices `first .. first + count`; a count of 0 refuses every connection. `id` is above 0 and the service's own
-    /// as long as it is there; a client keeps its backend for `affinity_seconds` after its last connection, 0 for not.
+    /// Choices `first .. first + count`; a count of 0 refuses every connection. A client keeps its backend for
+    /// `affinity_seconds` after its last connection, 0 for not at all.
     #[must_use]
-    pub const fn new(id: u32, first: u32, count: u32, affinity_seconds: u32) -> Self {
+    pub const fn new(first: u32, count: u32, affinity_seconds: u32) -> Self {
         Self {
-            id,
             first,
             count,
             affinity_seconds,
         }
-    }
-    /// Its number, which its backends carry as well.
-    #[must_use]
-    #[inline(always)]
-    pub const fn id(&self) -> u32 {
-        self.id
     }
     /// Index of the first choice.
     #[must_use]
@@ -151,21 +143,19 @@ pub struct Backend {
     address: [u8; 16],
     port: [u8; 2],
     pad: [u8; 2],
-    service: u32,
     since: u32,
     until: u32,
 }
-crate::wire!(Backend = 32);
+crate::wire!(Backend = 28);
 
 impl Backend {
-    /// `port` in network order; `service` is the number of the service, `since` the first generation that has it.
+    /// `port` in network order; `since` is the generation that the slot was written for.
     #[must_use]
-    pub const fn new(address: [u8; 16], port: [u8; 2], service: u32, since: u32) -> Self {
+    pub const fn new(address: [u8; 16], port: [u8; 2], since: u32) -> Self {
         Self {
             address,
             port,
             pad: [0; 2],
-            service,
             since,
             until: u32::MAX,
         }
@@ -190,13 +180,9 @@ impl Backend {
     pub const fn port(&self) -> [u8; 2] {
         self.port
     }
-    /// The number of its service.
-    #[must_use]
-    pub const fn service(&self) -> u32 {
-        self.service
-    }
     /// The first generation that has it.
     #[must_use]
+    #[inline(always)]
     pub const fn since(&self) -> u32 {
         self.since
     }
@@ -205,12 +191,13 @@ impl Backend {
     pub const fn ends(&self) -> bool {
         self.until != u32::MAX
     }
-    /// Whether it answers for a service in a generation. Only what was remembered has to ask: what a [`Choice`] of a
-    /// generation names is that generation's.
+    /// Whether this is the backend that was in the slot since `since`, and `generation` has it. Only what was remembered
+    /// has to ask: what a [`Choice`] of a generation names is that generation's. A slot that is given to another backend
+    /// gets another `since`, unless the first one was never offered to anybody.
     #[must_use]
     #[inline(always)]
-    pub const fn serves(&self, service: u32, generation: u32) -> bool {
-        self.service == service && self.since <= generation && generation < self.until
+    pub const fn serves(&self, since: u32, generation: u32) -> bool {
+        self.since == since && since <= generation && generation < self.until
     }
 }
 
@@ -248,19 +235,19 @@ impl AffinityKey {
 pub struct Affinity {
     seen: u64,
     backend: u32,
-    service: u32,
+    since: u32,
 }
 crate::wire!(Affinity = 16);
 
 impl Affinity {
-    /// `seen` in nanoseconds of the monotonic clock (`bpf_ktime_get_ns`).
+    /// `since` is the backend's, `seen` is in nanoseconds of the monotonic clock (`bpf_ktime_get_ns`).
     #[must_use]
     #[inline(always)]
-    pub const fn new(backend: u32, service: u32, seen: u64) -> Self {
+    pub const fn new(backend: u32, since: u32, seen: u64) -> Self {
         Self {
             seen,
             backend,
-            service,
+            since,
         }
     }
     /// Index in `backends`.
@@ -269,17 +256,11 @@ impl Affinity {
     pub const fn backend(&self) -> u32 {
         self.backend
     }
-    /// Number of the service that the backend was of.
+    /// What the slot said of itself.
     #[must_use]
     #[inline(always)]
-    pub const fn service(&self) -> u32 {
-        self.service
-    }
-    /// When the client connected last.
-    #[must_use]
-    #[inline(always)]
-    pub const fn seen(&self) -> u64 {
-        self.seen
+    pub const fn since(&self) -> u32 {
+        self.since
     }
     /// The client connected again.
     #[inline(always)]
@@ -292,8 +273,7 @@ impl Affinity {
     pub const fn holds(&self, service: &Service, now: u64) -> bool {
         const SECOND: u64 = 1_000_000_000;
         // Another CPU may have noted a connection since `now`.
-        self.service == service.id
-            && now.saturating_sub(self.seen) < service.affinity_seconds as u64 * SECOND
+        now.saturating_sub(self.seen) < service.affinity_seconds as u64 * SECOND
     }
 }
 

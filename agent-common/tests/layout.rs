@@ -145,7 +145,7 @@ fn a_versioned_entry_says_to_each_generation_what_was_said_to_it() {
 
 #[test]
 fn a_random_number_falls_on_one_choice_and_one_of_its_two_backends() {
-    let service = Service::new(1, 100, 3, 0);
+    let service = Service::new(100, 3, 0);
     assert_eq!(service.pick(0), (100, 0));
     assert_eq!(service.pick(u32::MAX), (102, u32::MAX - 2));
     let (column, _) = service.pick(1 << 31);
@@ -158,20 +158,19 @@ fn a_random_number_falls_on_one_choice_and_one_of_its_two_backends() {
 }
 
 #[test]
-fn what_is_remembered_holds_for_one_service_one_time_and_generations_that_have_the_backend() {
-    let service = Service::new(4, 0, 1, 10);
+fn what_is_remembered_holds_for_a_time_and_for_generations_that_have_the_backend() {
+    let service = Service::new(0, 1, 10);
     let second = 1_000_000_000;
-    let known = Affinity::new(2, 4, 5 * second);
+    let known = Affinity::new(2, 3, 5 * second);
     assert!(known.holds(&service, 14 * second) && !known.holds(&service, 15 * second));
     assert!(
         known.holds(&service, 4 * second),
         "seen by another CPU a moment ago"
     );
-    assert!(!known.holds(&Service::new(5, 0, 1, 10), 6 * second));
-    assert!(!known.holds(&Service::new(4, 0, 1, 0), 5 * second));
-    let backend = Backend::new([1; 16], [0, 80], 4, 3);
-    assert!(backend.serves(4, 3) && !backend.serves(4, 2) && !backend.serves(5, 3));
+    assert!(!known.holds(&Service::new(0, 1, 0), 5 * second));
+    let backend = Backend::new([1; 16], [0, 80], 3);
+    assert!(backend.serves(3, 3) && !backend.serves(3, 2) && !backend.serves(2, 3));
     let ending = backend.until(6);
-    assert!(ending.ends() && ending.serves(4, 5) && !ending.serves(4, 6));
+    assert!(ending.ends() && ending.serves(3, 5) && !ending.serves(3, 6));
     assert_eq!(ending.until(u32::MAX), backend);
 }

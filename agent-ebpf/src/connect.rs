@@ -207,21 +207,22 @@ fn remembered(
     let now = unsafe { bpf_ktime_get_ns() };
     let key = AffinityKey::new(client, key);
     if let Some(known) = AFFINITIES.get_ptr_mut(&key) {
-        // SAFETY: the pointer is memory of the map. If it is given to another client meanwhile, the copy may mix two
-        // entries: its backend is then checked to be of this service all the same.
+        // SAFETY: the pointer is memory of the map, whatever entry it holds, and every bit pattern is a value.
         let had = unsafe { core::ptr::read_volatile(known) };
         if had.holds(service, now)
             && let Some(backend) = BACKENDS.get(had.backend())
-            && backend.serves(service.id(), generation)
+            && backend.serves(had.since(), generation)
+            // The kernel may have given the entry's memory to another client while it was read.
+            && AFFINITIES.get_ptr_mut(&key) == Some(known)
         {
-            // SAFETY: as above; another client's entry would live a little longer.
+            // SAFETY: as above; at worst another client's entry lives a little longer.
             unsafe { (*known).touch(now) };
             return Some(*backend);
         }
     }
     let (index, backend) = choose(service)?;
     if AFFINITIES
-        .insert(&key, &Affinity::new(index, service.id(), now), 0)
+        .insert(&key, &Affinity::new(index, backend.since(), now), 0)
         .is_err()
     {
         count_lost(Lost::Affinity);

@@ -129,10 +129,10 @@ fn pinned(world: &World, name: &str) -> MapData {
 }
 
 /// The first slots of both arrays, as the kernel has them.
-fn slots(world: &World, count: u32) -> (Vec<[u8; 12]>, Vec<[u8; 32]>) {
+fn slots(world: &World, count: u32) -> (Vec<[u8; 12]>, Vec<[u8; 28]>) {
     let choices: Array<_, [u8; 12]> =
         Array::try_from(Map::Array(pinned(world, "choices"))).expect("an array");
-    let backends: Array<_, [u8; 32]> =
+    let backends: Array<_, [u8; 28]> =
         Array::try_from(Map::Array(pinned(world, "backends"))).expect("an array");
     (
         (0..count)
@@ -145,8 +145,8 @@ fn slots(world: &World, count: u32) -> (Vec<[u8; 12]>, Vec<[u8; 32]>) {
 }
 
 /// The entries of `services`, as the kernel has them.
-fn entries(world: &World) -> BTreeMap<[u8; 20], [u8; 40]> {
-    let map: HashMap<_, [u8; 20], [u8; 40]> =
+fn entries(world: &World) -> BTreeMap<[u8; 20], [u8; 32]> {
+    let map: HashMap<_, [u8; 20], [u8; 32]> =
         HashMap::try_from(Map::HashMap(pinned(world, "services"))).expect("a hash");
     map.iter()
         .map(|entry| entry.expect("nobody writes"))

@@ -108,7 +108,6 @@ impl Book {
         Self {
             limit: services,
             free: Free {
-                ids: Ranges::new(1..u32::MAX),
                 choices: Ranges::new(0..choices),
                 backends: Ranges::new(0..backends),
             },
@@ -152,15 +151,13 @@ impl Book {
         };
         let range = wire.first()..wire.first().checked_add(wire.count())?;
         let free = &mut self.free;
-        if !free.ids.reserve(wire.id()..wire.id().checked_add(1)?) || !free.choices.reserve(range) {
+        if !free.choices.reserve(range) {
             return None;
         }
         let mut backends = Vec::new();
         for (choice, backend) in &choices {
             let index = choice.own();
-            if backend.service() != wire.id()
-                || !free.backends.reserve(index..index.checked_add(1)?)
-            {
+            if !free.backends.reserve(index..index.checked_add(1)?) {
                 return None;
             }
             let whole = backend.until(u32::MAX);
@@ -396,15 +393,6 @@ impl Book {
                     needed: (slots.size() + count.saturating_sub(slots.longest())) as usize,
                     limit: slots.size() as usize,
                 };
-                let id = match previous {
-                    Some(wire) => wire.id(),
-                    None => {
-                        let id = free.ids.take(1).ok_or(full("services", &free.ids, 1))?;
-                        let number = id.start;
-                        staged.taken.ids.push(id);
-                        number
-                    }
-                };
                 let choices = match free.choices.take(count) {
                     Some(range) => range,
                     None => return Err(full("choices", &free.choices, count)),
@@ -426,7 +414,6 @@ impl Book {
                             let wire = WireBackend::new(
                                 address_bytes(backend.address),
                                 backend.port.to_be_bytes(),
-                                id,
                                 generation,
                             );
                             writes.backends.push((index, wire));
@@ -440,7 +427,7 @@ impl Book {
                     .choices
                     .extend((choices.start..).zip(columns(&weights)));
                 Some(Placed {
-                    wire: WireService::new(id, choices.start, count, affinity),
+                    wire: WireService::new(choices.start, count, affinity),
                     since: generation,
                     backends,
                     wish: Wish::Told(asked),
@@ -467,9 +454,6 @@ impl Book {
                 .given
                 .choices
                 .push(wire.first()..wire.first() + wire.count());
-            if placed.is_none() {
-                staged.given.ids.push(wire.id()..wire.id() + 1);
-            }
         }
         let current = placed.as_ref().map(|placed| placed.wire);
         let entry = Versioned::new(generation, current, previous);
@@ -590,3 +574,6 @@ fn key(address: &ServiceAddress) -> ServiceKey {
         address.protocol,
     )
 }
+
+#[cfg(test)]
+mod tests;

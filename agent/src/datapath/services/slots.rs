@@ -1,4 +1,4 @@
-//! The slots of services: their numbers, and places in the arrays `choices` and `backends`.
+//! The slots of services in the arrays `choices` and `backends`.
 
 use std::ops::Range;
 
@@ -7,7 +7,6 @@ use super::ranges::Ranges;
 /// What is free.
 #[derive(Debug)]
 pub(super) struct Free {
-    pub(super) ids: Ranges,
     pub(super) choices: Ranges,
     pub(super) backends: Ranges,
 }
@@ -15,7 +14,6 @@ pub(super) struct Free {
 /// What was taken, or is given back.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    pub(super) ids: Vec<Range<u32>>,
     pub(super) choices: Vec<Range<u32>>,
     pub(super) backends: Vec<Range<u32>>,
 }
@@ -24,7 +22,6 @@ impl Free {
     /// Takes slots back.
     pub(super) fn put(&mut self, slots: Slots) {
         for (free, ranges) in [
-            (&mut self.ids, slots.ids),
             (&mut self.choices, slots.choices),
             (&mut self.backends, slots.backends),
         ] {
@@ -38,7 +35,6 @@ impl Free {
 impl Slots {
     /// These and those.
     pub(super) fn add(&mut self, others: Self) {
-        self.ids.extend(others.ids);
         self.choices.extend(others.choices);
         self.backends.extend(others.backends);
     }
