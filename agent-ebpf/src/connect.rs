@@ -163,7 +163,9 @@ struct Unsteady;
 /// The kernel gives the memory of an entry to another key as soon as it is replaced, and a program at these hooks may be
 /// preempted while it reads. So the entry is copied and looked up again: the agent writes a key at most once between two
 /// grace periods, so one that is found at the same place and of the same generation was not replaced meanwhile, and the
-/// copy is whole. What was replaced is read once more.
+/// copy is whole. What was replaced is read once more. There is no barrier between the two (5.10 has none for these
+/// programs): a processor that reorders loads would have to hold the copy back for a whole look-up, in which the agent
+/// replaces this entry and another one.
 #[inline(always)]
 fn service(key: &ServiceKey, generation: u32) -> Result<Option<Service>, Unsteady> {
     for _ in 0..2 {

@@ -21,6 +21,9 @@ use super::wire::Raw;
 
 mod alias;
 mod book;
+mod draft;
+mod fill;
+mod placed;
 mod ranges;
 mod slots;
 

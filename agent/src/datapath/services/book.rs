@@ -8,8 +8,6 @@
 //! notice (`agent-ebpf/src/connect.rs`), and what the generation before the active one had is nobody's any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::time::Duration;
 
 use agent_common::{
     Backend as WireBackend, Choice, Service as WireService, ServiceKey, Versioned, address_bytes,
@@ -18,7 +16,9 @@ use agent_common::{
 
 use super::super::error::Error;
 use super::super::tables::{Backend, Service, ServiceAddress};
-use super::alias::columns;
+use super::draft::Draft;
+use super::fill::Fill;
+use super::placed::{Placed, Slot, Wish};
 use super::ranges::Ranges;
 use super::slots::{Free, Slots};
 
@@ -36,32 +36,6 @@ impl Writes {
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
-
-/// A service with its slots.
-#[derive(Debug)]
-struct Placed {
-    wire: WireService,
-    /// The generation that its entry is of.
-    since: u32,
-    backends: Vec<Slot>,
-    wish: Wish,
-}
-
-/// A backend and its place in the map `backends`.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    index: u32,
-    wire: WireBackend,
-}
-
-/// How a placed service is compared with one that is wanted.
-#[derive(Debug)]
-enum Wish {
-    /// What was asked for.
-    Told(Vec<Backend>),
-    /// It was read back from the kernel, where the choices stand for the weights.
-    Read(Vec<Choice>),
 }
 
 /// A generation that is written and not active.
@@ -366,7 +340,7 @@ impl Book {
         fits("choices", all.0 + choices, all.1)
     }
 
-    /// Gives a service its slots.
+    /// Plans one service.
     fn place(
         &mut self,
         generation: u32,
@@ -374,88 +348,25 @@ impl Book {
         staged: &mut Staged,
         writes: &mut Writes,
     ) -> Result<(), Error> {
-        let Draft {
-            address,
-            service,
-            backends: drafted,
-        } = draft;
-        let before = self.placed.get(&address);
-        let previous = before.map(|placed| placed.wire);
-        let free = &mut self.free;
-        let placed = match service {
-            None => None,
-            Some((asked, affinity)) => {
-                let count = drafted.len() as u32;
-                let full = |map, slots: &Ranges, count: u32| Error::Capacity {
-                    map,
+        let address = draft.address;
+        let placed = match draft.wish {
+            Some(wish) => {
+                let fill = Fill {
                     generation,
-                    // There is room, and not in one row: the map would have to be longer by this much.
-                    needed: (slots.size() + count.saturating_sub(slots.longest())) as usize,
-                    limit: slots.size() as usize,
+                    free: &mut self.free,
+                    taken: &mut staged.taken,
+                    writes,
                 };
-                let choices = match free.choices.take(count) {
-                    Some(range) => range,
-                    None => return Err(full("choices", &free.choices, count)),
-                };
-                staged.taken.choices.push(choices.clone());
-                let fresh = drafted.iter().filter(|(_, slot)| slot.is_none()).count() as u32;
-                let Some(pieces) = free.backends.take_any(fresh) else {
-                    return Err(full("backends", &free.backends, fresh));
-                };
-                staged.taken.backends.extend(pieces.iter().cloned());
-                let mut indexes = pieces.into_iter().flatten();
-                let mut backends = Vec::with_capacity(drafted.len());
-                let mut weights = Vec::with_capacity(drafted.len());
-                for (backend, slot) in drafted {
-                    let slot = match slot {
-                        Some(slot) => slot,
-                        None => {
-                            let index = indexes.next().expect("as many were taken as are new");
-                            let wire = WireBackend::new(
-                                address_bytes(backend.address),
-                                backend.port.to_be_bytes(),
-                                generation,
-                            );
-                            writes.backends.push((index, wire));
-                            Slot { index, wire }
-                        }
-                    };
-                    weights.push((slot.index, backend.weight));
-                    backends.push(slot);
-                }
-                writes
-                    .choices
-                    .extend((choices.start..).zip(columns(&weights)));
-                Some(Placed {
-                    wire: WireService::new(choices.start, count, affinity),
-                    since: generation,
-                    backends,
-                    wish: Wish::Told(asked),
-                })
+                Some(fill.place(draft.backends, wish)?)
             }
+            None => None,
         };
+        let before = self.placed.get(&address);
         if let Some(before) = before {
-            let kept: BTreeSet<u32> = (placed.iter().flat_map(|placed| &placed.backends))
-                .map(|slot| slot.index)
-                .collect();
-            for slot in before
-                .backends
-                .iter()
-                .filter(|slot| !kept.contains(&slot.index))
-            {
-                writes
-                    .backends
-                    .push((slot.index, slot.wire.until(generation)));
-                staged.ended.insert(slot.index, slot.wire);
-                staged.given.backends.push(slot.index..slot.index + 1);
-            }
-            let wire = before.wire;
-            staged
-                .given
-                .choices
-                .push(wire.first()..wire.first() + wire.count());
+            staged.end(generation, before, placed.as_ref(), writes);
         }
         let current = placed.as_ref().map(|placed| placed.wire);
+        let previous = before.map(|before| before.wire);
         let entry = Versioned::new(generation, current, previous);
         writes.entries.push((key(&address), entry));
         staged.after.insert(address, placed);
@@ -463,108 +374,31 @@ impl Book {
     }
 }
 
-impl Placed {
-    /// Whether this is the service that is wanted.
-    fn means(&mut self, wanted: &Service) -> bool {
-        if self.wire.affinity_seconds() != seconds(wanted.affinity) {
-            return false;
-        }
-        match &self.wish {
-            Wish::Told(backends) => *backends == wanted.backends,
-            Wish::Read(choices) => {
-                let backends = whole(&wanted.backends);
-                let same = backends.len() == self.backends.len()
-                    && backends.iter().zip(&self.backends).all(|(backend, slot)| {
-                        slot.wire.address() == address_bytes(backend.address)
-                            && slot.wire.port() == backend.port.to_be_bytes()
-                    });
-                let weights: Vec<_> = (self.backends.iter().zip(&backends))
-                    .map(|(slot, backend)| (slot.index, backend.weight))
-                    .collect();
-                if !same || columns(&weights) != *choices {
-                    return false;
-                }
-                self.wish = Wish::Told(wanted.backends.clone());
-                true
-            }
-        }
-    }
-}
-
-/// A service that changes.
-struct Draft {
-    address: ServiceAddress,
-    /// What was asked for, and the seconds of affinity; none for a service that is to be removed.
-    service: Option<(Vec<Backend>, u32)>,
-    /// Its backends, with the slots of those that it has already.
-    backends: Vec<(Backend, Option<Slot>)>,
-}
-
-impl Draft {
-    fn new(address: ServiceAddress, service: &Service, slots: &[Slot]) -> Self {
-        let slots: BTreeMap<_, _> = slots
-            .iter()
-            .map(|slot| ((slot.wire.address(), slot.wire.port()), *slot))
+impl Staged {
+    /// Notes what a service has no more when `after` takes the place of `before`.
+    fn end(
+        &mut self,
+        generation: u32,
+        before: &Placed,
+        after: Option<&Placed>,
+        writes: &mut Writes,
+    ) {
+        let kept: BTreeSet<u32> = (after.iter().flat_map(|placed| &placed.backends))
+            .map(|slot| slot.index)
             .collect();
-        let backends = whole(&service.backends)
-            .into_iter()
-            .map(|backend| {
-                let known = (address_bytes(backend.address), backend.port.to_be_bytes());
-                (backend, slots.get(&known).copied())
-            })
-            .collect();
-        Self {
-            address,
-            service: Some((service.backends.clone(), seconds(service.affinity))),
-            backends,
-        }
-    }
-
-    fn removed(address: ServiceAddress) -> Self {
-        Self {
-            address,
-            service: None,
-            backends: Vec::new(),
-        }
-    }
-
-    /// How many slots it needs that it does not have.
-    fn fresh(&self) -> usize {
-        let new = self.backends.iter().filter(|(_, slot)| slot.is_none());
-        new.count()
-    }
-}
-
-/// Backends that get connections, each once.
-fn whole(backends: &[Backend]) -> Vec<Backend> {
-    let place = |backend: &Backend| (backend.address, backend.port);
-    if backends.is_sorted_by(|a, b| place(a) < place(b))
-        && backends.iter().all(|backend| backend.weight > 0)
-    {
-        return backends.to_vec();
-    }
-    let mut whole: Vec<Backend> = Vec::new();
-    let mut known: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
-    for backend in backends.iter().filter(|backend| backend.weight > 0) {
-        match known.get(&place(backend)) {
-            Some(n) => whole[*n].weight = whole[*n].weight.saturating_add(backend.weight),
-            None => {
-                known.insert(place(backend), whole.len());
-                whole.push(*backend);
+        for slot in &before.backends {
+            if kept.contains(&slot.index) {
+                continue;
             }
+            // Its choices do not name it any more, but a client may remember it.
+            let ending = slot.wire.until(generation);
+            writes.backends.push((slot.index, ending));
+            self.ended.insert(slot.index, slot.wire);
+            self.given.backends.push(slot.index..slot.index + 1);
         }
+        let first = before.wire.first();
+        self.given.choices.push(first..first + before.wire.count());
     }
-    whole
-}
-
-/// Whole seconds, at least one if there is affinity at all.
-fn seconds(affinity: Option<Duration>) -> u32 {
-    affinity.map_or(0, |time| {
-        let started = u64::from(time.subsec_nanos() > 0);
-        u32::try_from(time.as_secs().saturating_add(started))
-            .unwrap_or(u32::MAX)
-            .max(1)
-    })
 }
 
 fn key(address: &ServiceAddress) -> ServiceKey {
