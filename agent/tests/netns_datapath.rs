@@ -18,14 +18,11 @@ use agent_common::{
 };
 use aya::maps::{HashOfMaps, Map, MapData};
 use cardinal_agent::datapath::{
-    Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
+    Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
 };
 use cardinal_agent::proxy::{Ingress, Proxy, ProxyConfig, Sharing, SocketKind};
 use socket2::{Domain, Protocol, Socket, Type};
-use world::{
-    SOON, World, chain, connect, echo_tcp, echo_udp, in_cgroup, inside, report, talks, tcp, udp,
-    wait_event,
-};
+use world::{SOON, World, chain, connect, echo_tcp, echo_udp, inside, talks, tcp, udp, wait_event};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

@@ -15,7 +15,7 @@ use agent_common::{
 };
 
 use super::super::error::Error;
-use super::super::tables::{Backend, Service, ServiceAddress};
+use super::super::tables::{Service, ServiceAddress};
 use super::draft::Draft;
 use super::fill::Fill;
 use super::placed::{Placed, Slot, Wish};

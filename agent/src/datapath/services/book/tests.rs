@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::super::tables::Backend;
 use super::super::draft::{seconds, whole};
 use super::*;
 
