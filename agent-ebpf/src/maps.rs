@@ -25,6 +25,7 @@ use agent_common::{
     TranslationValue, Versioned,
 };
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{
         Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
         SockHash, lpm_trie::Key,
@@ -36,6 +37,9 @@ use aya_ebpf::{
 pub type Identities = LpmTrie<[u8; 16], IdentityValue, 65536>;
 /// Rules of one identity. The agent makes one per content, sized to it; this type is the template.
 pub type Rules = HashMap<RuleKey, Rule, 1024>;
+
+/// The agent writes such an array as memory of its own (kernel 5.5).
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// The active generation. One entry.
 #[btf_map(name = "control")]
@@ -67,11 +71,11 @@ pub static SERVICES: HashMap<ServiceKey, Versioned<Service>, 32768> = HashMap::n
 
 /// Alias tables of the services, one range each.
 #[btf_map(name = "choices")]
-pub static CHOICES: Array<Choice, 262144> = Array::new();
+pub static CHOICES: Array<Choice, 262144, MAPPED> = Array::new();
 
 /// Backends of the services.
 #[btf_map(name = "backends")]
-pub static BACKENDS: Array<Backend, 262144> = Array::new();
+pub static BACKENDS: Array<Backend, 262144, MAPPED> = Array::new();
 
 /// The backend that a client of a service had last.
 #[btf_map(name = "affinities")]

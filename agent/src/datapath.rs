@@ -25,6 +25,7 @@ mod grace;
 mod instance;
 mod links;
 mod logs;
+mod mapped;
 mod maps;
 mod netlink;
 mod routes;

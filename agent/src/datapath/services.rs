@@ -1,8 +1,8 @@
 //! Services in the kernel: a change costs what changed, whatever the number of the others.
 //!
 //! `services` says what an address is to the active generation and to the one that is prepared; `choices` and `backends`
-//! hold what it names. A step is planned in memory (`book`), which also finds out whether it fits, and then written with
-//! a few system calls. The maps are their own record: an agent that starts again reads them and goes on.
+//! hold what it names, and are memory of this process. A step is planned (`book`), which also finds out whether it fits,
+//! and then written with one or two system calls. The maps are their own record: an agent that starts again reads them and goes on.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
@@ -10,10 +10,11 @@ use std::path::Path;
 
 use agent_common::{Backend, Choice, Service as WireService, ServiceKey, Versioned, Wire};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError};
 
 use super::error::Error;
 use super::grace::Grace;
+use super::mapped::Mapped;
 use super::maps::{gone, take};
 use super::sys;
 use super::tables::{Service, ServiceAddress};
@@ -32,10 +33,10 @@ use book::{Book, Writes};
 /// The three maps, and what is in them.
 pub(super) struct Services {
     entries: HashMap<MapData, Raw<ServiceKey>, Raw<Versioned<WireService>>>,
-    choices: Array<MapData, Raw<Choice>>,
-    backends: Array<MapData, Raw<Backend>>,
-    /// The same maps, for calls that aya does not offer.
-    data: [MapData; 3],
+    /// The same map, for calls that aya does not offer.
+    entries_data: MapData,
+    choices: Mapped<Choice>,
+    backends: Mapped<Backend>,
     book: Book,
     /// What a planned generation has to write.
     planned: Option<Writes>,
@@ -56,23 +57,19 @@ impl Services {
         let open =
             |name| MapData::from_pin(root.join(name)).map_err(Error::map("open pinned", name));
         let [entries, choices, backends] = NAMES;
-        let data = [open(entries)?, open(choices)?, open(backends)?];
-        let size = |map: &MapData, name| {
-            map.info()
-                .map(|info| info.max_entries())
-                .map_err(Error::map("read", name))
-        };
-        let book = Book::new(
-            size(&data[0], entries)? as usize,
-            size(&data[1], choices)?,
-            size(&data[2], backends)?,
-        );
+        let entries_data = open(entries)?;
+        let limit = entries_data
+            .info()
+            .map_err(Error::map("read", entries))?
+            .max_entries();
+        let choices = Mapped::new(&open(choices)?, choices)?;
+        let backends = Mapped::new(&open(backends)?, backends)?;
         let mut services = Self {
             entries: take(ebpf, entries)?,
-            choices: take(ebpf, choices)?,
-            backends: take(ebpf, backends)?,
-            data,
-            book,
+            entries_data,
+            book: Book::new(limit as usize, choices.count(), backends.count()),
+            choices,
+            backends,
             planned: None,
             grace: Grace::new()?,
             // The agent before may have ended right after a step of its own.
@@ -83,19 +80,21 @@ impl Services {
     }
 
     fn adopt(&mut self, active: u32) -> Result<(), Error> {
+        let contradiction = || Error::Contradiction { map: "services" };
         for entry in self.entries.iter() {
             let (Raw(key), Raw(entry)) = entry.map_err(Error::map("read", "services"))?;
             let mut choices = Vec::new();
             if let Some(service) = entry.at(active) {
                 let first = service.first();
                 for index in first..first.saturating_add(service.count()) {
-                    let choice = read(&self.choices, index, "choices")?;
-                    choices.push((choice, read(&self.backends, choice.own(), "backends")?));
+                    let choice = self.choices.get(index).ok_or_else(contradiction)?;
+                    let backend = self.backends.get(choice.own());
+                    choices.push((choice, backend.ok_or_else(contradiction)?));
                 }
             }
             self.book
                 .adopt(active, key, &entry, choices)
-                .ok_or(Error::Contradiction { map: "services" })?;
+                .ok_or_else(contradiction)?;
         }
         Ok(())
     }
@@ -180,23 +179,22 @@ impl Services {
             self.grace.wait()?;
         }
         self.unsettled = true;
+        // What an entry names is there before the entry: the kernel publishes an entry after what this thread wrote.
+        let mut inside = true;
+        for (index, value) in &writes.backends {
+            inside &= self.backends.set(*index, *value);
+        }
+        for (index, value) in &writes.choices {
+            inside &= self.choices.set(*index, *value);
+        }
+        if !inside {
+            return Err(Error::Contradiction { map: "services" });
+        }
         let Self {
             entries,
-            choices,
-            backends,
-            data: [entries_data, choices_data, backends_data],
+            entries_data,
             ..
         } = self;
-        // What an entry names is there before the entry.
-        write_many(
-            backends_data,
-            "backends",
-            &writes.backends,
-            |index, value| backends.set(index, Raw(value), 0),
-        )?;
-        write_many(choices_data, "choices", &writes.choices, |index, value| {
-            choices.set(index, Raw(value), 0)
-        })?;
         remove_many(entries_data, "services", &writes.removed, |key| {
             entries.remove(&Raw(key))
         })?;
@@ -206,15 +204,7 @@ impl Services {
     }
 }
 
-fn read<T: Wire>(map: &Array<MapData, Raw<T>>, index: u32, name: &'static str) -> Result<T, Error> {
-    match map.get(&index, 0) {
-        Ok(Raw(value)) => Ok(value),
-        Err(MapError::OutOfBounds { .. }) => Err(Error::Contradiction { map: name }),
-        Err(error) => Err(Error::map("read", name)(error)),
-    }
-}
-
-/// Writes entries with one call, or one by one where the kernel has no such call for the map.
+/// Writes entries with one call, or one by one where the kernel has no such call.
 fn write_many<K: Wire, V: Wire>(
     map: &MapData,
     name: &'static str,
