@@ -196,6 +196,7 @@ impl Collector for PacketCounters {
             (Lost::Translation, "translations"),
             (Lost::Hit, "hits"),
             (Lost::Suppressed, "suppressed_events"),
+            (Lost::Affinity, "affinities"),
         ] {
             let lost = self.datapath.lost(kind).unwrap_or_else(|error| {
                 tracing::error!(

@@ -14,12 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::{Identity, IdentityValue, Rule, RuleKey};
 use snapshot::model::{Component, ComponentId, Endpoint, EndpointId, Gate, Snapshot, Transport};
 
-use crate::datapath::{
-    Backend, Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress,
-};
+use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
 
 mod names;
 mod policy;
+mod services;
 #[cfg(test)]
 mod tests;
 
@@ -117,7 +116,7 @@ pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> K
             )
         })
         .collect();
-    services(&mut tables, snapshot);
+    services::add(&mut tables, snapshot, discovery, &local.owned);
     listeners(&mut tables, snapshot);
     tables
 }
@@ -288,49 +287,6 @@ fn protocol(transport: Transport) -> u8 {
     match transport {
         Transport::Tcp => TCP,
         Transport::Udp => UDP,
-    }
-}
-
-fn services(tables: &mut KernelTables, snapshot: &Snapshot) {
-    let mut add = |address: IpAddr, port: u16, protocol: u8, to: &[IpAddr]| {
-        let backends = to
-            .iter()
-            .filter(|backend| backend.is_ipv4() == address.is_ipv4())
-            .map(|backend| Backend {
-                address: *backend,
-                port,
-            })
-            .collect();
-        tables.services.insert(
-            ServiceAddress {
-                address,
-                port,
-                protocol,
-            },
-            backends,
-        );
-    };
-    for component in snapshot
-        .cells
-        .values()
-        .flat_map(|cell| cell.components.values())
-    {
-        for address in &component.service_addresses {
-            for endpoint in component.endpoints.values() {
-                let protocol = protocol(endpoint.kind.transport());
-                add(
-                    *address,
-                    endpoint.port.get(),
-                    protocol,
-                    component.workloads.addresses(),
-                );
-            }
-        }
-    }
-    for address in &snapshot.platform.dns_service_addresses {
-        for protocol in [UDP, TCP] {
-            add(*address, DNS_PORT, protocol, &snapshot.platform.dns);
-        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
-use agent_common::{Backend as WireBackend, Endpoint, IdentityKey, IdentityValue};
+use agent_common::{Endpoint, IdentityKey, IdentityValue};
 use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes};
 
 /// Everything that one generation writes into the kernel's maps.
@@ -17,8 +18,8 @@ pub struct KernelTables {
     pub policies: BTreeMap<Identity, Rules>,
     /// Local pods by host-side interface.
     pub endpoints: BTreeMap<u32, Pod>,
-    /// Backends by service address. Without backends connections are refused.
-    pub services: BTreeMap<ServiceAddress, Vec<Backend>>,
+    /// Services by address.
+    pub services: BTreeMap<ServiceAddress, Service>,
     /// Gateways' addresses and the gate that each plays ([`Identity::NONE`] for neither).
     pub listeners: BTreeMap<ServiceAddress, Identity>,
     /// Cells by the number under which the kernel counts their packets.
@@ -169,19 +170,24 @@ impl ServiceAddress {
     }
 }
 
-/// Where a service's connections go.
+/// Where connections to a service address go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Who answers. Without any connections are refused.
+    pub backends: Vec<Backend>,
+    /// How long a client keeps its backend after its last connection, in whole seconds (more is rounded up).
+    pub affinity: Option<Duration>,
+}
+
+/// A backend of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
     /// The address, of the service's family.
     pub address: IpAddr,
     /// The port.
     pub port: u16,
-}
-
-impl From<Backend> for WireBackend {
-    fn from(backend: Backend) -> Self {
-        Self::new(address_bytes(backend.address), backend.port.to_be_bytes())
-    }
+    /// Its share of new connections among the service's backends; none at 0.
+    pub weight: u32,
 }
 
 impl KernelTables {

@@ -219,6 +219,8 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
         kind: ComponentKind::Service,
         workloads: Workloads::Addresses(vec![address]),
         service_addresses: Vec::new(),
+        session_affinity: None,
+        traffic_distribution: Default::default(),
         endpoints: BTreeMap::from([(name("api"), endpoint)]),
         connections: Vec::new(),
     };

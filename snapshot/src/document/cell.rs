@@ -13,6 +13,7 @@ use crate::reader::{Field, Object};
 use crate::report::Source;
 
 mod egress;
+mod service;
 mod visibility;
 
 pub(crate) use visibility::scope;
@@ -179,6 +180,7 @@ impl CellReader {
             .required("workloads")
             .and_then(|field| self.workloads(&field, &id));
         let service_addresses = addresses(object.list("serviceAddresses"), network_address);
+        let traffic = service::traffic(object, !service_addresses.is_empty());
         let endpoints = object.list("endpoints");
         if kind == Some(ComponentKind::Task)
             && let Some(first) = endpoints.first()
@@ -206,6 +208,8 @@ impl CellReader {
             kind: kind?,
             workloads: workloads?,
             service_addresses,
+            session_affinity: traffic.session_affinity,
+            traffic_distribution: traffic.distribution,
             endpoints,
             connections,
         })

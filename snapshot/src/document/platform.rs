@@ -21,8 +21,16 @@ pub(crate) struct PlatformDraft {
     pub(crate) jwt_providers: BTreeMap<Name, Arc<JwtProvider>>,
     pub(crate) dns: Vec<Placed>,
     pub(crate) dns_service_addresses: Vec<Placed>,
-    pub(crate) nodes: Vec<(String, Vec<Placed>)>,
+    pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
+}
+
+/// A node.
+pub(crate) struct NodeDraft {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<Placed>,
+    pub(crate) zone: Option<String>,
+    pub(crate) pod_networks: Vec<(Cidr, Source)>,
 }
 
 /// A gate.
@@ -76,10 +84,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         dns_service_addresses = addresses(object.list("serviceAddresses"), address);
         object.finish();
     }
-    let nodes = named(spec.list("nodes"), "node", |object| {
-        let field = object.required("addresses")?;
-        Some(addresses(field.some_list(), network_address))
-    });
+    let nodes = named(spec.list("nodes"), "node", node);
     let services = named(spec.list("services"), "service", service);
     Some(PlatformDraft {
         dns_prefixes,
@@ -94,7 +99,10 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         dns_service_addresses,
         nodes: nodes
             .into_iter()
-            .map(|(name, addresses)| (name.to_string(), addresses))
+            .map(|(name, node)| NodeDraft {
+                name: name.to_string(),
+                ..node
+            })
             .collect(),
         services: services.into_values().collect(),
     })
@@ -128,6 +136,25 @@ fn named<'a, T>(
         }
     }
     values
+}
+
+/// A node, whose name the caller knows.
+fn node(object: &mut Object<'_>) -> Option<NodeDraft> {
+    let zone = object
+        .optional("zone")
+        .and_then(|field| field.some_string().map(str::to_owned));
+    let pod_networks = object
+        .list("podCIDRs")
+        .iter()
+        .filter_map(|field| Some((network(field)?, field.source().clone())))
+        .collect();
+    let field = object.required("addresses")?;
+    Some(NodeDraft {
+        name: String::new(),
+        addresses: addresses(field.some_list(), network_address),
+        zone,
+        pod_networks,
+    })
 }
 
 fn gate(field: &Field<'_>, meta: &Meta) -> Option<GateDraft> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{
     CellId, Cidr, ClaimRequirement, ComponentId, Declared, DocumentPath, EndpointId, Hostname,
@@ -48,10 +49,26 @@ pub struct Component {
     /// Service addresses: a connection to one of these addresses and an endpoint's port goes to one of
     /// the component's workloads, at connect time.
     pub service_addresses: Vec<IpAddr>,
+    /// How long a client of a service address keeps its workload after its last connection.
+    pub session_affinity: Option<Duration>,
+    /// Which workloads a service address prefers.
+    pub traffic_distribution: TrafficDistribution,
     /// Its endpoints by name.
     pub endpoints: BTreeMap<Name, Endpoint>,
     /// Endpoints of the same cell that it calls; they matter when `intra` is `declared`.
     pub connections: Vec<EndpointId>,
+}
+
+/// Which workloads a connection to a service address goes to. Those that are not preferred are taken when none is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficDistribution {
+    /// Any.
+    #[default]
+    Anywhere,
+    /// Those on the client's node, else those in its zone.
+    PreferSameNode,
+    /// Those in the zone of the client's node.
+    PreferSameZone,
 }
 
 /// Type of a component.

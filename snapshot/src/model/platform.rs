@@ -23,8 +23,8 @@ pub struct Platform {
     pub dns: Vec<IpAddr>,
     /// Service addresses of the name servers: connections to port 53 there go to one of `dns`.
     pub dns_service_addresses: Vec<IpAddr>,
-    /// Other nodes.
-    pub nodes: Vec<RemoteNode>,
+    /// Nodes; this one may be among them.
+    pub nodes: Vec<Node>,
     /// Services of the platform that may reach components, such as monitoring.
     pub services: Vec<PlatformService>,
 }
@@ -49,13 +49,17 @@ pub struct GateRef {
     pub remote_addresses: Vec<IpAddr>,
 }
 
-/// Another node of the platform.
+/// A node of the platform.
 #[derive(Clone, Debug)]
-pub struct RemoteNode {
+pub struct Node {
     /// Its name.
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The zone that it stands in.
+    pub zone: Option<String>,
+    /// Networks of its pods; no two nodes share an address.
+    pub pod_networks: Vec<Cidr>,
 }
 
 /// A service of the platform that may reach components.
