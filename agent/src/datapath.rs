@@ -43,7 +43,9 @@ pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
 pub use links::{Attached, GateHook};
-pub use tables::{Backend, KernelTables, Network, Owner, Pod, Rules, Service, ServiceAddress};
+pub use tables::{
+    Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress,
+};
 pub use write::{Cost, Flipped, Prepared};
 
 use instance::Instance;

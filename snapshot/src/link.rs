@@ -278,6 +278,7 @@ fn platform(
         internal,
         jwt_providers: draft.jwt_providers,
         dns: plain(&draft.dns),
+        dns_declared: draft.dns_declared,
         dns_service_addresses: plain(&draft.dns_service_addresses),
         nodes: draft
             .nodes

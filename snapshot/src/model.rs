@@ -20,8 +20,8 @@ mod platform;
 mod routing;
 
 pub use cell::{
-    Cell, Component, ComponentKind, East, Endpoint, EndpointKind, Exposure, Intra, Operation,
-    South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
+    Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
+    Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
 pub use gateway::{
     Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Filter, Gateway,

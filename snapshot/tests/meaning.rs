@@ -383,7 +383,7 @@ fn every_document_with_mistakes_is_heard() {
     let found: Vec<(usize, &str)> = rejections
         .mistakes
         .iter()
-        .map(|mistake| (mistake.source.document, mistake.source.field.as_str()))
+        .map(|mistake| (mistake.source.document, &*mistake.source.field))
         .collect();
     assert_eq!(
         found,

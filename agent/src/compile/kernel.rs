@@ -17,12 +17,14 @@ use snapshot::model::{Component, ComponentId, Endpoint, EndpointId, Gate, Snapsh
 use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
 
 mod names;
+mod origin;
 mod policy;
 mod services;
 #[cfg(test)]
 mod tests;
 
-use names::{Names, numbers};
+use names::Names;
+use origin::Origins;
 use policy::{Declared, Policy};
 
 const ICMP: u8 = 1;
@@ -70,7 +72,7 @@ pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> K
         };
         tables.endpoints.insert(pod.ifindex, endpoint);
     }
-    let mut texts = BTreeSet::new();
+    let mut origins = Origins::default();
     let declared: BTreeMap<Identity, BTreeMap<RuleKey, Declared>> = local
         .by_interface
         .values()
@@ -86,26 +88,24 @@ pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> K
             let rules = Policy {
                 snapshot,
                 names: &names,
+                origins: &mut origins,
                 rules: BTreeMap::new(),
             }
             .of(cell, component);
-            texts.extend(rules.values().map(|rule| rule.text.clone()));
             Some((names.component(id), rules))
         })
         .collect();
-    let numbers = numbers(
-        texts.into_iter().map(|text| (text.clone(), vec![text])),
-        u32::MAX,
-    );
-    tables.rules = numbers
-        .iter()
-        .map(|(text, number)| (*number, text.clone()))
+    let used = declared
+        .values()
+        .flat_map(|rules| rules.values().map(|rule| rule.origin))
         .collect();
+    let (numbers, rules) = origins.finish(&used);
+    tables.rules = rules;
     tables.policies = declared
         .into_iter()
         .map(|(identity, rules)| {
             let rule = |rule: Declared| {
-                Rule::new(rule.action, numbers.get(&rule.text).copied().unwrap_or(0))
+                Rule::new(rule.action, numbers.get(&rule.origin).copied().unwrap_or(0))
             };
             (
                 identity,

@@ -20,6 +20,7 @@ pub(crate) struct PlatformDraft {
     pub(crate) internal: Option<GateDraft>,
     pub(crate) jwt_providers: BTreeMap<Name, Arc<JwtProvider>>,
     pub(crate) dns: Vec<Placed>,
+    pub(crate) dns_declared: Option<Source>,
     pub(crate) dns_service_addresses: Vec<Placed>,
     pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
@@ -77,9 +78,11 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         jwt_provider(object)
     });
     let (mut dns, mut dns_service_addresses) = (Vec::new(), Vec::new());
+    let mut dns_declared = None;
     if let Some(mut object) = spec.optional("dns").and_then(|field| field.object()) {
         if let Some(field) = object.required("addresses") {
             dns = addresses(field.some_list(), address);
+            dns_declared = Some(field.source().clone());
         }
         dns_service_addresses = addresses(object.list("serviceAddresses"), address);
         object.finish();
@@ -96,6 +99,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             .map(|(name, provider)| (name, Arc::new(provider)))
             .collect(),
         dns,
+        dns_declared,
         dns_service_addresses,
         nodes: nodes
             .into_iter()
@@ -114,7 +118,7 @@ fn named<'a, T>(
     what: &str,
     mut read: impl FnMut(&mut Object<'a>) -> Option<T>,
 ) -> BTreeMap<Name, T> {
-    let mut seen: BTreeMap<Name, String> = BTreeMap::new();
+    let mut seen: BTreeMap<Name, Arc<str>> = BTreeMap::new();
     let mut values = BTreeMap::new();
     for item in items {
         let Some(mut object) = item.object() else {

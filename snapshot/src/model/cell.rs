@@ -18,6 +18,8 @@ pub struct Cell {
     pub declared: Declared,
     /// What its components may do among themselves.
     pub intra: Intra,
+    /// Document and field of `intra`, also where the default holds.
+    pub intra_declared: Declared,
     /// Its components by name.
     pub components: BTreeMap<Name, Component>,
     /// Calls to endpoints of other cells.
@@ -56,7 +58,16 @@ pub struct Component {
     /// Its endpoints by name.
     pub endpoints: BTreeMap<Name, Endpoint>,
     /// Endpoints of the same cell that it calls; they matter when `intra` is `declared`.
-    pub connections: Vec<EndpointId>,
+    pub connections: Vec<Connection>,
+}
+
+/// A declared call to an endpoint of the same cell.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its document and field.
+    pub declared: Declared,
+    /// The endpoint called; it exists.
+    pub to: EndpointId,
 }
 
 /// Which workloads a connection to a service address goes to. Those that are not preferred are taken when none is.
@@ -161,6 +172,8 @@ impl EndpointKind {
 /// One visibility of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Exposure {
+    /// Document and field of the visibility; the endpoint's if it is exposed without a word.
+    pub declared: Declared,
     /// Name of the platform's token provider; every request needs a token of it.
     pub jwt: Option<Name>,
     /// Operations; when there are any, everything else under the base path is refused.

@@ -21,6 +21,8 @@ pub struct Platform {
     pub jwt_providers: BTreeMap<Name, Arc<JwtProvider>>,
     /// Addresses of the name servers that every component may ask.
     pub dns: Vec<IpAddr>,
+    /// Document and field of `dns`; none if there are none.
+    pub dns_declared: Option<Declared>,
     /// Service addresses of the name servers: connections to port 53 there go to one of `dns`.
     pub dns_service_addresses: Vec<IpAddr>,
     /// Nodes; this one may be among them.

@@ -6,21 +6,23 @@ use std::time::Duration;
 use agent_common::{Action, Direction};
 use snapshot::Source;
 use snapshot::model::{
-    Cell, CellId, Cidr, ComponentKind, East, EndpointKind, Exposure, GateRef, Gateway, Intra,
-    Listener, ListenerProtocol, Name, Node, ObjectName, Platform, PlatformPort, PlatformService,
-    South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
+    Cell, CellId, Cidr, ComponentKind, Connection, East, EndpointKind, Exposure, GateRef, Gateway,
+    Intra, Listener, ListenerProtocol, Name, Node, ObjectName, Platform, PlatformPort,
+    PlatformService, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
 use snapshot::path::CanonicalPath;
 
 use super::*;
 use crate::datapath::{Backend, DiscoveredPod, Service};
 
+mod sources;
+
 fn source() -> Source {
     Source {
         file: "test.yaml".into(),
         document: 1,
         object: "".into(),
-        field: String::new(),
+        field: "".into(),
         line: 0,
     }
 }
@@ -74,6 +76,7 @@ fn component(
 ) -> (Name, Component) {
     let exposure = |exposed: bool| {
         exposed.then(|| Exposure {
+            declared: source(),
             jwt: None,
             operations: Vec::new(),
         })
@@ -111,6 +114,7 @@ fn cell(project: &str, intra: Intra, components: Vec<(Name, Component)>) -> (Cel
         id: cell_id(project),
         declared: source(),
         intra,
+        intra_declared: source(),
         components: components.into_iter().collect(),
         east: Vec::new(),
         south: Vec::new(),
@@ -201,6 +205,7 @@ fn world() -> (Snapshot, Discovery) {
         digest: "".into(),
         platform: Platform {
             dns: vec![ip("10.9.0.53")],
+            dns_declared: Some(source()),
             dns_service_addresses: vec![ip("10.96.0.10")],
             nodes: vec![Node {
                 name: "other".into(),
@@ -380,7 +385,10 @@ fn a_declared_connection_is_one_way_and_carries_echo() {
         .components
         .get_mut(&name("audit"))
         .expect("its component");
-    audit.connections = vec![endpoint_id("bank", "ledger", "private")];
+    audit.connections = vec![Connection {
+        declared: source(),
+        to: endpoint_id("bank", "ledger", "private"),
+    }];
     let tables = compile(&snapshot, &discovery, 1);
     let (ledger, audit) = ("10.2.0.1", "10.2.0.2");
     let of = |address: &str| owner(&tables, address).identity;
@@ -620,23 +628,4 @@ fn the_same_input_gives_the_same_tables_and_a_new_cell_changes_no_other() {
     for (network, owner) in &before.identities {
         assert_eq!(after.identities[network], *owner);
     }
-}
-
-#[test]
-fn every_rule_names_its_declaration() {
-    let (snapshot, discovery) = world();
-    let tables = compile(&snapshot, &discovery, 1);
-    let named: BTreeSet<u32> = tables.rules.keys().copied().collect();
-    let used: BTreeSet<u32> = tables
-        .policies
-        .values()
-        .flat_map(|rules| rules.values().map(Rule::id))
-        .collect();
-    assert_eq!(used, named);
-    assert!(
-        tables
-            .rules
-            .values()
-            .any(|text| text == "south partner of acme/shop/prod")
-    );
 }

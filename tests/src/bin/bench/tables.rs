@@ -1,7 +1,6 @@
 //! What the kernel is told on the sides that have the datapath. The only file of the benchmark that knows the layout of
 //! [`KernelTables`].
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::{Action, Direction, Identity, IdentityValue, Rule, RuleKey, SocketKey};
@@ -68,10 +67,6 @@ pub(crate) fn tables(generation: u32, discovery: &Discovery, shape: Shape) -> Re
         },
         Identity::NORTH_GATE,
     );
-    tables.rules = BTreeMap::from([
-        (FILLER, "filler".to_owned()),
-        (MEASURED, "measured".to_owned()),
-    ]);
     Ok(tables)
 }
 
