@@ -18,29 +18,34 @@ use agent_common::{Control, Direction, Lost, Reason, Verdict};
 use aya::{Ebpf, EbpfLoader, programs::ProgramInfo};
 
 mod checks;
+mod clsact;
 mod discovery;
 mod error;
 mod events;
+mod gates;
 mod instance;
 mod links;
 mod logs;
 mod maps;
 mod netlink;
+mod quarantine;
 mod routes;
 mod sys;
 mod tables;
 mod wire;
 mod write;
 
-pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
+pub use discovery::{Discovery, Pod as DiscoveredPod, scan};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
-pub use links::{Attached, GateHook};
+pub use links::GateHook;
+pub use quarantine::{Held, PodWatch};
 pub use tables::{Backend, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
 pub use write::{Cost, Flipped, Prepared};
 
+use gates::Gates;
 use instance::Instance;
-use links::Links;
+use links::{GatePrograms, Links};
 use logs::Logs;
 use maps::{InnerMaker, Maps};
 use write::Live;
@@ -62,6 +67,8 @@ pub struct DatapathConfig {
 #[derive(Clone)]
 pub struct Datapath {
     inner: Arc<Mutex<Inner>>,
+    /// The same as in `inner`: a new interface must not wait until a generation is written.
+    gates: Arc<Gates>,
     facts: Arc<Facts>,
 }
 
@@ -131,12 +138,10 @@ pub struct CounterRow {
 struct Inner {
     ebpf: Ebpf,
     maps: Maps,
-    links: Links,
     inner_maps: InnerMaker,
     live: BTreeMap<u32, Live>,
     active: u32,
-    /// Interfaces whose gates hold this process' programs.
-    guarded: BTreeSet<u32>,
+    gates: Arc<Gates>,
     root: PathBuf,
     _logs: Option<Logs>,
     _instance: Instance,
@@ -225,21 +230,23 @@ impl Datapath {
             cgroup,
             programs,
         };
-        let mut inner = Inner {
+        let gates = Gates::new(links, GatePrograms::of(&mut ebpf)?, &config.bpffs, active)?;
+        gates.take_over()?;
+        let gates = Arc::new(gates);
+        let inner = Inner {
             ebpf,
             maps,
-            links,
+            gates: Arc::clone(&gates),
             inner_maps,
             live: BTreeMap::new(),
             active,
-            guarded: BTreeSet::new(),
             root: config.bpffs.clone(),
             _logs: logs,
             _instance: instance,
         };
-        inner.take_over()?;
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
+            gates,
             facts: Arc::new(facts),
         })
     }
@@ -264,7 +271,7 @@ impl Datapath {
     /// Interfaces with gates.
     #[must_use]
     pub fn guarded(&self) -> BTreeSet<u32> {
-        self.lock().guarded.clone()
+        self.gates.interfaces()
     }
 
     /// Repairs what others may have removed: gates, hooks, and the policy route of steered packets. What is in place is
@@ -275,21 +282,10 @@ impl Datapath {
     /// The first thing that the kernel refuses; the rest is looked at all the same.
     pub fn repair(&self) -> Result<(), Error> {
         let mut inner = self.lock();
-        let Inner {
-            links,
-            ebpf,
-            guarded,
-            ..
-        } = &mut *inner;
-        let mut outcome = Ok(());
-        for ifindex in guarded.iter() {
-            // An interface that is gone is a pod that is gone, which discovery tells.
-            if let Some(name) = links::interface_name(*ifindex) {
-                outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
-            }
-        }
-        outcome
-            .and(links.node(ebpf, &self.facts.cgroup))
+        let Inner { gates, ebpf, .. } = &mut *inner;
+        gates
+            .repair()
+            .and(gates.links().node(ebpf, &self.facts.cgroup))
             .and(routes::ensure())
     }
 
@@ -376,7 +372,7 @@ impl Datapath {
     /// When something cannot be removed; what comes after it is then still there.
     pub fn cleanup(self) -> Result<(), Error> {
         let inner = self.lock();
-        inner.links.remove_all()?;
+        inner.gates.remove_all()?;
         routes::remove()?;
         for name in maps::NAMES {
             let path = inner.root.join(name);
@@ -389,23 +385,6 @@ impl Datapath {
                     return Err(Error::file("remove", folder)(error));
                 }
                 _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Inner {
-    /// Puts this agent's programs into the gates that an earlier one left.
-    fn take_over(&mut self) -> Result<(), Error> {
-        for ifindex in self.links.attached()? {
-            let Some(name) = links::interface_name(ifindex) else {
-                // The pod ended while no agent ran.
-                self.links.detach(ifindex)?;
-                continue;
-            };
-            if self.links.attach(&mut self.ebpf, ifindex, &name)? == Attached::Yes {
-                self.guarded.insert(ifindex);
             }
         }
         Ok(())

@@ -11,8 +11,7 @@ use agent_common::{
 use aya::maps::MapData;
 
 use super::{
-    Attached, Datapath, Inner, error::Error, maps::Maps, tables::KernelTables, tables::Pod,
-    wire::Raw,
+    Datapath, Inner, error::Error, maps::Maps, tables::KernelTables, tables::Pod, wire::Raw,
 };
 
 /// A generation whose maps exist: its tables, and the inner maps that later ones may share.
@@ -61,7 +60,7 @@ impl Prepared {
     }
 
     /// Attaches the gates of new pods, makes the generation the active one, and takes the gates away of interfaces
-    /// that are no cell's any more. Gates come first: a pod without a verdict is denied, never let through.
+    /// that are no cell's any more and not in quarantine. Gates come first: a pod without a verdict is denied, never let through.
     ///
     /// # Errors
     ///
@@ -221,6 +220,7 @@ impl Inner {
 
     fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
         let generation = tables.generation;
+        self.gates.writing(generation);
         let mut cost = Cost::default();
         let identities = match self
             .live
@@ -263,34 +263,9 @@ impl Inner {
         Ok(cost)
     }
 
-    /// Attaches the gates of pods that have none; gives the interfaces that are gone. One that cannot be guarded does not
-    /// keep the others from it; the first error is returned.
-    fn guard(&mut self, pods: &BTreeMap<u32, Pod>) -> Result<Vec<u32>, Error> {
-        let mut gone = Vec::new();
-        let mut failed = None;
-        for (ifindex, pod) in pods {
-            if self.guarded.contains(ifindex) {
-                continue;
-            }
-            match self.links.attach(&mut self.ebpf, *ifindex, &pod.ifname) {
-                Ok(Attached::Yes) => drop(self.guarded.insert(*ifindex)),
-                Ok(Attached::InterfaceGone) => gone.push(*ifindex),
-                Err(error) => {
-                    tracing::error!(
-                        interface = pod.ifname,
-                        error = &error as &dyn std::error::Error,
-                        "a pod has no gates and is not held back"
-                    );
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        failed.map_or(Ok(gone), Err)
-    }
-
     fn guard_or_warn(&mut self, pods: &BTreeMap<u32, Pod>) {
         // `guard` has told each failure; the generation failed for its own reason, which the caller returns.
-        if let Ok(gone) = self.guard(pods)
+        if let Ok(gone) = self.gates.guard(pods)
             && !gone.is_empty()
         {
             tracing::debug!(?gone, "interfaces went away before they were guarded");
@@ -303,30 +278,14 @@ impl Inner {
             None => BTreeMap::new(),
         };
         let flipped = Flipped {
-            interfaces_gone: self.guard(&pods)?,
+            interfaces_gone: self.gates.guard(&pods)?,
         };
         self.maps
             .control
             .set(0, Raw(Control::new(generation)), 0)
             .map_err(Error::map("write", "control"))?;
         self.active = generation;
-        let gone: Vec<u32> = self
-            .guarded
-            .iter()
-            .copied()
-            .filter(|ifindex| !pods.contains_key(ifindex))
-            .collect();
-        for ifindex in gone {
-            match self.links.detach(ifindex) {
-                Ok(()) => drop(self.guarded.remove(&ifindex)),
-                // The generation is active; a failure now must not look as if it were not. The next flip tries again.
-                Err(error) => tracing::warn!(
-                    ifindex,
-                    error = &error as &dyn std::error::Error,
-                    "gates of an interface that is no pod's any more stay; it is denied"
-                ),
-            }
-        }
+        self.gates.activated(&pods);
         Ok(flipped)
     }
 
@@ -354,6 +313,7 @@ impl Inner {
         }
         self.settle()?;
         self.maps.remove_generation(generation)?;
+        self.gates.retired(generation);
         self.live.remove(&generation);
         Ok(())
     }
