@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_common::SocketKey;
 
@@ -140,6 +141,25 @@ impl Activator {
         self.datapath.as_ref().map_or(Ok(()), Datapath::repair)
     }
 
+    /// Lets the interfaces go that are nobody's, whatever becomes of the generation for them: `snapshots` are the active
+    /// documents and those that are wanted.
+    pub fn release(&self, discovery: &Discovery, patience: Duration, snapshots: &[&Snapshot]) {
+        let Some(datapath) = &self.datapath else {
+            return;
+        };
+        if datapath.held().is_empty() {
+            return;
+        }
+        let claimed: BTreeSet<IpAddr> = snapshots
+            .iter()
+            .flat_map(|snapshot| snapshot.cells.values())
+            .flat_map(|cell| cell.components.values())
+            .flat_map(|component| component.workloads.addresses())
+            .copied()
+            .collect();
+        datapath.release(discovery, patience, |address| claimed.contains(address));
+    }
+
     /// Makes a snapshot and a discovery the active generation.
     pub fn activate(
         &mut self,
@@ -186,6 +206,7 @@ impl Activator {
             .into_iter()
             .collect();
         let prepared = datapath.prepare(&tables).map_err(failed)?;
+        datapath.withdraw(generation, discovery).map_err(failed)?;
         let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
         for address in listeners {
             let kind = if address.is_ipv4() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::activate::Activator;
@@ -56,15 +56,24 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let _admin = Admin::open(&args.admin, args.admin_listen, Arc::clone(&view) as _).await?;
 
     let (discovery, mut discoveries) = match &datapath {
-        Some(_) => {
-            let (found, changes) = pods::watch().await.context("failed to look for pods")?;
+        Some(datapath) => {
+            let watched = pods::watch(datapath, args.quarantine > 0).await;
+            let (found, changes) = watched.context("failed to look for pods")?;
             (found, Some(changes))
         }
         None => (Discovery::default(), None),
     };
     let activator = Activator::new(routes, Arc::clone(&proxy), datapath);
     let cells = snapshot.cells.len();
-    let mut reconciler = Reconciler::start(activator, view, snapshot, &loaded.digest, discovery)?;
+    let patience = Duration::from_secs(args.quarantine);
+    let mut reconciler = Reconciler::start(
+        activator,
+        view,
+        snapshot,
+        &loaded.digest,
+        discovery,
+        patience,
+    )?;
     if args.datapath == DatapathMode::None {
         tracing::warn!(
             cells,
@@ -170,9 +179,12 @@ fn watch_documents(
     Ok(receiver)
 }
 
-async fn next(discoveries: &mut Option<mpsc::Receiver<Discovery>>) -> Option<Discovery> {
+async fn next(discoveries: &mut Option<watch::Receiver<Discovery>>) -> Option<Discovery> {
     match discoveries {
-        Some(discoveries) => discoveries.recv().await,
+        Some(discoveries) => {
+            discoveries.changed().await.ok()?;
+            Some(discoveries.borrow_and_update().clone())
+        }
         None => std::future::pending().await,
     }
 }

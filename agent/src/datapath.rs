@@ -20,9 +20,11 @@ use aya::{Ebpf, EbpfLoader, programs::ProgramInfo};
 
 mod adopt;
 mod checks;
+mod clsact;
 mod discovery;
 mod error;
 mod events;
+mod gates;
 mod grace;
 mod identities;
 mod instance;
@@ -31,6 +33,7 @@ mod logs;
 mod mapped;
 mod maps;
 mod netlink;
+mod quarantine;
 mod routes;
 mod services;
 mod slots;
@@ -39,17 +42,19 @@ mod tables;
 mod wire;
 mod write;
 
-pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
+pub use discovery::{Discovery, Pod as DiscoveredPod, scan};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
-pub use links::{Attached, GateHook};
+pub use links::GateHook;
+pub use quarantine::{Held, PodWatch};
 pub use tables::{
     Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress,
 };
 pub use write::{Cost, Flipped, Prepared};
 
+use gates::Gates;
 use instance::Instance;
-use links::Links;
+use links::{GatePrograms, Links};
 use logs::Logs;
 use maps::{InnerMaker, Maps};
 use services::Services;
@@ -75,6 +80,8 @@ pub struct DatapathConfig {
 #[derive(Clone)]
 pub struct Datapath {
     inner: Arc<Mutex<Inner>>,
+    /// The same as in `inner`: a new interface must not wait until a generation is written.
+    gates: Arc<Gates>,
     facts: Arc<Facts>,
 }
 
@@ -147,12 +154,10 @@ struct Inner {
     ebpf: Ebpf,
     maps: Maps,
     services: Services,
-    links: Links,
     inner_maps: InnerMaker,
     live: BTreeMap<u32, Live>,
     active: u32,
-    /// Interfaces whose gates hold this process' programs.
-    guarded: BTreeSet<u32>,
+    gates: Arc<Gates>,
     root: PathBuf,
     cgroup: PathBuf,
     ticks_per_second: u32,
@@ -232,15 +237,16 @@ impl Datapath {
             cgroup: cgroup.clone(),
             programs,
         };
+        let programs = GatePrograms::of(&mut ebpf)?;
+        let gates = Arc::new(Gates::new(links, programs, &folder, active)?);
         let mut inner = Inner {
             ebpf,
             maps,
             services,
-            links,
+            gates: Arc::clone(&gates),
             inner_maps,
             live: BTreeMap::new(),
             active,
-            guarded: BTreeSet::new(),
             root: config.bpffs.clone(),
             cgroup,
             ticks_per_second: sys::ticks_per_second()
@@ -252,12 +258,13 @@ impl Datapath {
         };
         inner.begin(config.pick_up)?;
         inner.remember()?;
-        inner.guarded = inner.links.attached()?;
+        inner.gates.take_over(!inner.adopting)?;
         if !inner.adopting {
             inner.install()?;
         }
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
+            gates,
             facts: Arc::new(facts),
         })
     }
@@ -282,7 +289,7 @@ impl Datapath {
     /// Interfaces with gates.
     #[must_use]
     pub fn guarded(&self) -> BTreeSet<u32> {
-        self.lock().guarded.clone()
+        self.gates.interfaces()
     }
 
     /// Repairs what others may have removed: gates, hooks, and the policy route of steered packets. What is in place is
@@ -303,20 +310,12 @@ impl Datapath {
             };
         }
         let Inner {
-            links,
+            gates,
             ebpf,
-            guarded,
             cgroup,
             ..
         } = &mut *inner;
-        let mut outcome = Ok(());
-        for ifindex in guarded.iter() {
-            // An interface that is gone is a pod that is gone, which discovery tells.
-            if let Some(name) = links::interface_name(*ifindex) {
-                outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
-            }
-        }
-        outcome = outcome.and(links.node(ebpf, cgroup));
+        let mut outcome = gates.repair().and(gates.links().node(ebpf, cgroup));
         if steers {
             outcome = outcome.and(routes::ensure());
         }
@@ -443,7 +442,7 @@ impl Datapath {
     /// When something cannot be removed; what comes after it is then still there.
     pub fn cleanup(self) -> Result<(), Error> {
         let inner = self.lock();
-        inner.links.remove_all()?;
+        inner.gates.remove_all()?;
         routes::remove()?;
         adopt::remove_pins(&inner.root)
     }

@@ -7,6 +7,7 @@ use agent_common::{Event, Hook, Lost, Path, address_ip};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
 use crate::activate::Active;
@@ -222,6 +223,21 @@ impl Collector for PacketCounters {
             )?;
             counter.encode(descriptor)?;
         }
-        Ok(())
+        let held = ConstGauge::new(self.datapath.held().len() as u64);
+        let descriptor = encoder.encode_descriptor(
+            "datapath_quarantined_interfaces",
+            "New interfaces whose packets are all dropped until it is known whose they are",
+            None,
+            held.metric_type(),
+        )?;
+        held.encode(descriptor)?;
+        let expired = ConstCounter::new(self.datapath.expired());
+        let descriptor = encoder.encode_descriptor(
+            "datapath_quarantine_expired",
+            "Interfaces that were released because they got no address in time",
+            None,
+            expired.metric_type(),
+        )?;
+        expired.encode(descriptor)
     }
 }

@@ -5,6 +5,7 @@
 //! full table) is tried again at the next tick, and pods never wait for documents.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use snapshot::Snapshot;
 
@@ -32,6 +33,8 @@ pub struct Reconciler {
     discovery: Discovery,
     /// Whether the active generation was made for other pods than `discovery` has.
     stale: bool,
+    /// How long an interface without addresses stays in quarantine.
+    patience: Duration,
 }
 
 impl Reconciler {
@@ -45,6 +48,7 @@ impl Reconciler {
         snapshot: Arc<Snapshot>,
         digest: &str,
         discovery: Discovery,
+        patience: Duration,
     ) -> Result<Self, ActivateError> {
         let documents = Documents {
             snapshot,
@@ -57,8 +61,10 @@ impl Reconciler {
             waiting: None,
             discovery,
             stale: false,
+            patience,
         };
         reconciler.activate(&documents, Reload::Start)?;
+        reconciler.release();
         Ok(reconciler)
     }
 
@@ -92,12 +98,15 @@ impl Reconciler {
     pub fn pods(&mut self, discovery: Discovery) {
         self.discovery = discovery;
         self.stale = true;
+        // Those who are nobody's wait for no generation.
+        self.release();
         self.reconcile();
     }
 
     /// Tries again what failed, and puts back what somebody may have removed.
     pub fn repair(&mut self) {
         self.reconcile();
+        self.release();
         if let Err(error) = tokio::task::block_in_place(|| self.activator.repair()) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -109,6 +118,15 @@ impl Reconciler {
     /// The agent is about to end.
     pub fn drain(&self) {
         self.view.drain();
+    }
+
+    fn release(&self) {
+        let waiting = self.waiting.iter().map(|documents| &*documents.snapshot);
+        let snapshots: Vec<_> = waiting.chain([&*self.documents.snapshot]).collect();
+        tokio::task::block_in_place(|| {
+            self.activator
+                .release(&self.discovery, self.patience, &snapshots);
+        });
     }
 
     fn reconcile(&mut self) {

@@ -82,8 +82,21 @@ pub struct DatapathStatus {
     pub generation: u64,
     /// Events that were lost because nobody read them fast enough.
     pub events_lost: u64,
+    /// New interfaces of which nobody knows yet whose they are: all their packets are dropped.
+    pub quarantine: Vec<QuarantineStatus>,
     /// The programs, as the kernel took them.
     pub programs: Vec<ProgramStatus>,
+}
+
+/// An interface in quarantine.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct QuarantineStatus {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Seconds since it came.
+    pub seconds: u64,
 }
 
 /// A program in the kernel.
@@ -206,6 +219,17 @@ impl fmt::Display for Status {
             )?;
         } else {
             writeln!(f, "datapath    NONE: nothing is enforced in the kernel")?;
+        }
+        if !datapath.quarantine.is_empty() {
+            let all = datapath.quarantine.iter();
+            let names: Vec<_> = all
+                .map(|held| format!("{} ({} s)", held.interface, held.seconds))
+                .collect();
+            writeln!(
+                f,
+                "            QUARANTINE, all packets dropped until it is known whose they are: {}",
+                names.join(", ")
+            )?;
         }
         self.write_cells(f)?;
         self.write_pods(f)?;
@@ -372,6 +396,7 @@ mod tests {
                 bpffs: "/sys/fs/bpf/cardinal".into(),
                 generation: 3,
                 events_lost: 0,
+                quarantine: Vec::new(),
                 programs: vec![],
             },
             cells: vec![CellStatus {

@@ -24,7 +24,7 @@ use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-    ListenerStatus, PodStatus, ProgramStatus, Status,
+    ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status,
 };
 
 mod rules;
@@ -162,6 +162,7 @@ impl AgentView {
                 bpffs: String::new(),
                 generation: 0,
                 events_lost: 0,
+                quarantine: Vec::new(),
                 programs: Vec::new(),
             };
         };
@@ -180,6 +181,15 @@ impl AgentView {
             bpffs: facts.bpffs.display().to_string(),
             generation: generation.into(),
             events_lost,
+            quarantine: datapath
+                .held()
+                .into_iter()
+                .map(|held| QuarantineStatus {
+                    interface: held.name,
+                    ifindex: held.ifindex,
+                    seconds: held.since.as_secs(),
+                })
+                .collect(),
             programs: facts
                 .programs
                 .iter()
@@ -211,7 +221,7 @@ impl View for AgentView {
                 );
                 not_enforced.extend(active.snapshot.warnings.iter().map(ToString::to_string));
                 not_enforced.extend(active.discovery.unidentified.iter().map(|interface| {
-                    format!("interface {interface}: nobody could be found at its other end, so it has no gates")
+                    format!("interface {interface}: the kernel says nothing of its other end, so it has no gates")
                 }));
                 (
                     cells(active, &mut not_enforced),

@@ -395,29 +395,27 @@ fn netns_discovery_finds_pods_and_their_addresses() {
     };
     assert_eq!(seen(found), expected(&world));
 
-    let node = world.node.clone();
-    let (told, hears) = std::sync::mpsc::channel();
-    let listener = std::thread::spawn(move || {
-        inside(&node, move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async move {
-                let mut changes =
-                    cardinal_agent::datapath::Changes::listen().expect("root may listen");
-                told.send(()).expect("the test waits");
-                tokio::time::timeout(Duration::from_secs(5), changes.changed()).await
-            })
-        })
-    });
-    hears.recv().expect("the listener is ready");
-    world.add_pod(3);
-    let heard = listener.join().expect("the listener ends");
-    assert!(
-        matches!(heard, Ok(Ok(()))),
-        "a new pod is a change: {heard:?}"
+    let datapath = world.open();
+    let mut pods = inside(&world.node, move || datapath.watch_pods(false))
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(
+        seen(pods.look(true).expect("the node can be looked at")),
+        expected(&world)
     );
+    world.add_pod(3);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        // What changed is told, and looked at alone.
+        let changed = async { tokio::time::timeout_at(end.into(), pods.changed()).await };
+        runtime.block_on(changed).expect("a new pod is a change");
+        if seen(pods.look(false).expect("the node can be looked at")) == expected(&world) {
+            break;
+        }
+    }
     assert_eq!(
         seen(inside(&world.node, scan).expect("the node can be scanned")),
         expected(&world)

@@ -42,6 +42,7 @@ impl View for Small {
                 bpffs: String::new(),
                 generation: 0,
                 events_lost: 0,
+                quarantine: Vec::new(),
                 programs: Vec::new(),
             },
             cells: Vec::new(),

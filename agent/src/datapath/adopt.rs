@@ -19,7 +19,7 @@ use std::time::Duration;
 use agent_common::Control;
 use aya::maps::{Array, Map, MapData};
 
-use super::{Attached, Inner, error::Error, links, maps, sys, wire};
+use super::{Inner, error::Error, links, maps, sys, wire};
 
 const MAPS: &str = "maps_";
 const LINKS: &str = "links";
@@ -140,18 +140,9 @@ impl Inner {
 
     /// Puts this agent's programs into every gate and hook, and takes away what other layouts left.
     pub(super) fn install(&mut self) -> Result<(), Error> {
-        self.links.node(&mut self.ebpf, &self.cgroup)?;
-        for ifindex in self.links.attached()? {
-            let Some(name) = links::interface_name(ifindex) else {
-                // The pod ended while no agent ran.
-                self.links.detach(ifindex)?;
-                self.guarded.remove(&ifindex);
-                continue;
-            };
-            match self.links.attach(&mut self.ebpf, ifindex, &name)? {
-                Attached::Yes => drop(self.guarded.insert(ifindex)),
-                Attached::InterfaceGone => drop(self.guarded.remove(&ifindex)),
-            }
+        self.gates.links().node(&mut self.ebpf, &self.cgroup)?;
+        if self.adopting {
+            self.gates.take_over(true)?;
         }
         self.pin_programs()?;
         for path in other_layouts(&self.root)? {

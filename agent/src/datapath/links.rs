@@ -6,19 +6,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use agent_common::Direction;
 use aya::Ebpf;
-use aya::programs::tc::{
-    self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
-};
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup};
 use aya_obj::generated::bpf_attach_type as At;
 
-use super::{error::Error, sys};
+use super::{clsact, error::Error, sys};
 
 /// The hooks of processes, by program.
 const CGROUP: [(&str, At); 8] = [
@@ -37,9 +34,35 @@ const GATES: [(&str, Direction); 2] = [
     ("cell_ingress", Direction::Ingress),
 ];
 
-/// Priority and handle of our clsact filters; others keep theirs.
-const CLSACT_PRIORITY: u16 = 0xca5;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0xca5);
+/// By what a gate stands at its interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A pinned tcx link: before every program of others, and replaced without a gap.
+    Link,
+    /// A filter of clsact: quick to make. Where tcx exists it is a beginning only.
+    Filter,
+}
+
+/// The programs of a pod's two gates, loaded.
+#[derive(Debug)]
+pub(super) struct GatePrograms([OwnedFd; 2]);
+
+impl GatePrograms {
+    pub(super) fn of(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let mut open = |name: &str| {
+            let program: &mut SchedClassifier = program(ebpf, name)?;
+            let fd = program.fd().map_err(Error::program(name))?;
+            fd.as_fd()
+                .try_clone_to_owned()
+                .map_err(Error::kernel(format!("keep program {name}")))
+        };
+        Ok(Self([open(GATES[0].0)?, open(GATES[1].0)?]))
+    }
+
+    fn gates(&self) -> [clsact::Gate<'_>; 2] {
+        [0, 1].map(|gate: usize| (self.0[gate].as_fd(), GATES[gate].0, GATES[gate].1))
+    }
+}
 
 /// How gates are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +76,7 @@ pub enum GateHook {
 
 /// What became of a gate that was to be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attached {
+pub(super) enum Attached {
     /// It stands.
     Yes,
     /// The interface went away meanwhile.
@@ -230,66 +253,100 @@ impl Links {
         sys::pin(link.as_fd(), &path).map_err(Error::file("pin", path))
     }
 
-    /// Attaches both gates of a pod's interface, or replaces their programs.
+    /// By what gates stand in the end.
+    pub(super) fn preferred(&self) -> By {
+        if self.tcx { By::Link } else { By::Filter }
+    }
+
+    /// By what the gates of an interface stand that an earlier agent left.
+    pub(super) fn found(&self, ifindex: u32) -> By {
+        let pinned = GATES
+            .iter()
+            .any(|(name, _)| self.folder.join(format!("{name}_{ifindex}")).exists());
+        if self.tcx && pinned {
+            By::Link
+        } else {
+            By::Filter
+        }
+    }
+
+    /// Attaches both gates of a pod's interface, what it sends first, or replaces their programs. Where links take the
+    /// place of filters, each direction has the one or the other at every moment.
     pub(super) fn attach(
         &self,
-        ebpf: &mut Ebpf,
+        programs: &GatePrograms,
         ifindex: u32,
-        ifname: &str,
+        by: By,
     ) -> Result<Attached, Error> {
-        for (name, direction) in GATES {
-            let placed = if self.tcx {
-                let program: &mut SchedClassifier = program(ebpf, name)?;
-                let fd = program.fd().map_err(Error::program(name))?;
-                let hook = match direction {
-                    Direction::Egress => At::BPF_TCX_INGRESS,
-                    Direction::Ingress => At::BPF_TCX_EGRESS,
-                };
-                self.place(
-                    fd.as_fd(),
-                    &sys::Target::Interface(ifindex),
-                    hook,
-                    &format!("{name}_{ifindex}"),
-                )
-            } else {
-                self.note_clsact(ifindex)
-                    .and_then(|()| clsact(program(ebpf, name)?, name, ifindex, ifname, direction))
+        let placed = match by {
+            By::Link => self.attach_links(programs, ifindex),
+            By::Filter => self.attach_filters(programs, ifindex),
+        };
+        match placed {
+            Ok(()) => Ok(Attached::Yes),
+            Err(error) if interface_gone(&error) => {
+                self.detach(ifindex)?;
+                Ok(Attached::InterfaceGone)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn attach_links(&self, programs: &GatePrograms, ifindex: u32) -> Result<(), Error> {
+        let filters = self.note(ifindex).exists();
+        for (program, name, direction) in programs.gates() {
+            let hook = match direction {
+                Direction::Egress => At::BPF_TCX_INGRESS,
+                Direction::Ingress => At::BPF_TCX_EGRESS,
             };
-            match placed {
-                Ok(()) => {}
-                Err(error) if interface_gone(&error) => {
-                    self.detach(ifindex)?;
-                    return Ok(Attached::InterfaceGone);
-                }
-                Err(error) => return Err(error),
+            let target = sys::Target::Interface(ifindex);
+            self.place(program, &target, hook, &format!("{name}_{ifindex}"))?;
+            if filters {
+                // Both would judge, and count, each packet twice.
+                detach_filters(ifindex, &[direction])?;
             }
         }
-        Ok(Attached::Yes)
+        self.forget_clsact(ifindex)
+    }
+
+    fn attach_filters(&self, programs: &GatePrograms, ifindex: u32) -> Result<(), Error> {
+        self.note_clsact(ifindex)?;
+        clsact::attach(ifindex, &programs.gates()).map_err(Error::kernel(format!(
+            "add the filters of interface {ifindex}"
+        )))?;
+        // What an agent left that used the other hook.
+        self.unpin_gates(ifindex)
     }
 
     /// Takes both gates of an interface away.
     pub(super) fn detach(&self, ifindex: u32) -> Result<(), Error> {
-        // Also what an agent left that used the other hook.
-        let noted = self.note(ifindex).exists();
-        for (name, direction) in GATES {
-            self.unpin(&format!("{name}_{ifindex}"))?;
-            if noted && let Some(ifname) = interface_name(ifindex) {
-                match tc::qdisc_detach_program(&ifname, tc_type(direction), name) {
-                    Ok(()) => {}
-                    Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                    // The qdisc went away with our filter in it, or with the interface.
-                    Err(TcError::NetlinkError(error)) => {
-                        tracing::debug!(
-                            ifname,
-                            error = &error as &dyn std::error::Error,
-                            "no filter to detach"
-                        );
-                    }
-                    Err(error) => return Err(Error::program(name)(error)),
+        self.unpin_gates(ifindex)?;
+        if self.note(ifindex).exists() {
+            detach_filters(ifindex, &[Direction::Egress, Direction::Ingress])?;
+        }
+        self.forget_clsact(ifindex)
+    }
+
+    /// Removes the pins of an interface that is gone from here. Where it lives on, in another namespace, the kernel
+    /// detaches the programs some time later; filters do not survive the way there.
+    pub(super) fn forget(&self, ifindex: u32) -> Result<(), Error> {
+        for (name, _) in GATES {
+            let path = self.folder.join(format!("{name}_{ifindex}"));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::file("unpin", path)(error));
                 }
+                _ => {}
             }
         }
         self.forget_clsact(ifindex)
+    }
+
+    fn unpin_gates(&self, ifindex: u32) -> Result<(), Error> {
+        for (name, _) in GATES {
+            self.unpin(&format!("{name}_{ifindex}"))?;
+        }
+        Ok(())
     }
 
     /// The interfaces that have gates.
@@ -341,53 +398,10 @@ impl Links {
     }
 }
 
-fn tc_type(direction: Direction) -> TcAttachType {
-    // What a pod sends comes in at the host side of its pair.
-    match direction {
-        Direction::Egress => TcAttachType::Ingress,
-        Direction::Ingress => TcAttachType::Egress,
-    }
-}
-
-/// Replaces our filter of an interface, or adds it.
-fn clsact(
-    program: &mut SchedClassifier,
-    name: &str,
-    ifindex: u32,
-    ifname: &str,
-    direction: Direction,
-) -> Result<(), Error> {
-    // Filters are addressed by name, and a name may have gone to another interface.
-    if nix::net::if_::if_nametoindex(ifname) != Ok(ifindex) {
-        return Err(Error::kernel(format!("find interface {ifname}"))(
-            io::Error::from_raw_os_error(libc::ENODEV),
-        ));
-    }
-    match tc::qdisc_add_clsact(ifname) {
-        Ok(()) => {}
-        // The qdisc is there already: ours or another's. If it is not, the filter below says so.
-        Err(TcError::NetlinkError(_) | TcError::AlreadyAttached) => {}
-        Err(error) => return Err(Error::program(name)(error)),
-    }
-    let hook = tc_type(direction);
-    let known = SchedClassifierLink::attached(ifname, hook, CLSACT_PRIORITY, CLSACT_HANDLE, None)
-        .map_err(Error::kernel(format!("find interface {ifname}")))?;
-    let id = match program.attach_to_link(known) {
-        Ok(id) => id,
-        Err(_) => {
-            let options = NlOptions {
-                priority: CLSACT_PRIORITY,
-                handle: CLSACT_HANDLE,
-                classid: None,
-            };
-            program
-                .attach_with_options(ifname, hook, TcAttachOptions::Netlink(options))
-                .map_err(Error::program(name))?
-        }
-    };
-    // The filter belongs to the node, not to this process: a dropped link would detach it.
-    std::mem::forget(program.take_link(id).map_err(Error::program(name))?);
-    Ok(())
+fn detach_filters(ifindex: u32, directions: &[Direction]) -> Result<(), Error> {
+    clsact::detach(ifindex, directions).map_err(Error::kernel(format!(
+        "remove the filters of interface {ifindex}"
+    )))
 }
 
 /// The name of an interface, if it exists.

@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard};
 use agent_common::{Action, Control, Endpoint, EndpointKey, Identity, ListenerKey, SocketKey};
 
 use super::{
-    Attached, Datapath, Inner,
+    Datapath, Inner,
     error::Error,
     maps::Maps,
     routes,
@@ -79,7 +79,7 @@ impl Prepared {
     }
 
     /// Attaches the gates of new pods, makes the generation the active one, and takes the gates away of interfaces
-    /// that are no cell's any more. Gates come first: a pod without a verdict is denied, never let through.
+    /// that are no cell's any more and not in quarantine. Gates come first: a pod without a verdict is denied, never let through.
     ///
     /// # Errors
     ///
@@ -269,6 +269,7 @@ impl Inner {
     }
 
     fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
+        self.gates.writing(tables.generation);
         if !self.settled {
             self.settle()?;
         }
@@ -345,34 +346,9 @@ impl Inner {
         Ok(cost)
     }
 
-    /// Attaches the gates of pods that have none; gives the interfaces that are gone. One that cannot be guarded does not
-    /// keep the others from it; the first error is returned.
-    fn guard(&mut self, pods: &BTreeMap<u32, Pod>) -> Result<Vec<u32>, Error> {
-        let mut gone = Vec::new();
-        let mut failed = None;
-        for (ifindex, pod) in pods {
-            if self.guarded.contains(ifindex) {
-                continue;
-            }
-            match self.links.attach(&mut self.ebpf, *ifindex, &pod.ifname) {
-                Ok(Attached::Yes) => drop(self.guarded.insert(*ifindex)),
-                Ok(Attached::InterfaceGone) => gone.push(*ifindex),
-                Err(error) => {
-                    tracing::error!(
-                        interface = pod.ifname,
-                        error = &error as &dyn std::error::Error,
-                        "a pod has no gates and is not held back"
-                    );
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        failed.map_or(Ok(gone), Err)
-    }
-
     fn guard_or_warn(&mut self, pods: &BTreeMap<u32, Pod>) {
         // `guard` has told each failure; the generation failed for its own reason, which the caller returns.
-        if let Ok(gone) = self.guard(pods)
+        if let Ok(gone) = self.gates.guard(pods)
             && !gone.is_empty()
         {
             tracing::debug!(?gone, "interfaces went away before they were guarded");
@@ -385,7 +361,7 @@ impl Inner {
             None => BTreeMap::new(),
         };
         let flipped = Flipped {
-            interfaces_gone: self.guard(&pods)?,
+            interfaces_gone: self.gates.guard(&pods)?,
         };
         let control = Control::new(generation, self.ticks_per_second)
             .picking_up_until(self.maps.control()?.pick_up_until());
@@ -395,23 +371,7 @@ impl Inner {
         self.maps.identities.commit();
         self.services.commit();
         self.adopt();
-        let gone: Vec<u32> = self
-            .guarded
-            .iter()
-            .copied()
-            .filter(|ifindex| !pods.contains_key(ifindex))
-            .collect();
-        for ifindex in gone {
-            match self.links.detach(ifindex) {
-                Ok(()) => drop(self.guarded.remove(&ifindex)),
-                // The generation is active; a failure now must not look as if it were not. The next flip tries again.
-                Err(error) => tracing::warn!(
-                    ifindex,
-                    error = &error as &dyn std::error::Error,
-                    "gates of an interface that is no pod's any more stay; it is denied"
-                ),
-            }
-        }
+        self.gates.activated(&pods);
         Ok(flipped)
     }
 
@@ -444,6 +404,7 @@ impl Inner {
         }
         self.maps.identities.sweep()?;
         self.maps.remove_generation(generation)?;
+        self.gates.retired(generation);
         let Some(retired) = self.live.remove(&generation) else {
             return Ok(());
         };

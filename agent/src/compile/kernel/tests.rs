@@ -260,7 +260,7 @@ fn pod(ifindex: u32, addresses: &[&str]) -> DiscoveredPod {
         host_ifname: format!("veth{ifindex}"),
         mac: [2, 0, 0, 0, 0, ifindex as u8],
         addresses: addresses.iter().map(|address| ip(address)).collect(),
-        netns: u64::from(ifindex),
+        number: u64::from(ifindex),
     }
 }
 
