@@ -10,6 +10,7 @@ mod shell;
 mod stage;
 mod suite;
 mod tidy;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -34,7 +35,7 @@ enum Command {
     Demo(stage::DemoOptions),
     /// Run the router alone in front of two small backends on loopback (no root).
     Quickstart(stage::QuickstartOptions),
-    /// Build and run all tests: unit, property, proxy and namespace (root).
+    /// Build and run all tests: unit, property, proxy, namespace (root) and, in machines, those of older kernels.
     Test(suite::Options),
     /// Run what CI runs: formatting, lints, docs, dependencies, tests.
     Tidy(tidy::Options),

@@ -118,6 +118,15 @@ pub(crate) fn build(object: Option<&Path>, release: bool) -> Result<Programs> {
     })
 }
 
+/// Builds one of the programs of the `tests` crate.
+pub(crate) fn build_bin(object: &Path, name: &str) -> Result<()> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--locked", "--workspace", "--bin", name]);
+    embed(&mut cargo, Some(object));
+    shell::run(&mut cargo)?;
+    Ok(())
+}
+
 /// Tells the agent's build which kernel object to embed. Without one it keeps what the caller's environment says.
 pub(crate) fn embed(cargo: &mut Command, object: Option<&Path>) {
     if let Some(object) = object {

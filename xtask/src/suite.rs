@@ -13,18 +13,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use crate::{ebpf, setup, shell, stage};
+use crate::{ebpf, setup, shell, stage, vm};
 
 /// What `cargo xtask test` can be told.
 #[derive(Args, Debug, Default)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Run only tests whose path contains this text.
     filter: Option<String>,
     /// A thousand rounds of what is otherwise done a few times, and a hundred times as many drawn inputs (an hour or more).
     #[arg(long)]
     long: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Only what depends on the kernel, on the kernels of Debian 11, 12 and 12 with backports, booted in software.
+    Vm(vm::Options),
 }
 
 /// What `--long` asks of the tests, by the variables that they read.
@@ -112,14 +121,17 @@ impl Tally {
 
 /// A program of tests that cargo built.
 #[derive(Debug)]
-struct Binary {
-    name: String,
-    executable: PathBuf,
+pub(crate) struct Binary {
+    pub(crate) name: String,
+    pub(crate) executable: PathBuf,
     package: PathBuf,
 }
 
 /// Builds everything, runs everything, prints the counts. Succeeds only if nothing failed and nothing was left out.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(Part::Vm(options)) = &options.part {
+        return vm::run(options);
+    }
     let start = Instant::now();
     setup::host_build()?;
     setup::world()?;
@@ -127,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let object = ebpf::build(&ebpf::Options::default())?;
     let logs = ebpf::build(&ebpf::Options::with_logs())?;
     let programs = stage::build(Some(&object), false)?;
-    let binaries = binaries(&object)?;
+    let binaries = binaries(&object, &[])?;
     eprintln!("built in {} s", start.elapsed().as_secs());
 
     let mut tally = Tally::default();
@@ -196,8 +208,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// Builds the test programs of the workspace.
-fn binaries(object: &Path) -> Result<Vec<Binary>> {
+/// Builds the test programs of the workspace, or the targets that cargo is told.
+pub(crate) fn binaries(object: &Path, targets: &[&str]) -> Result<Vec<Binary>> {
     let mut cargo = shell::cargo();
     cargo
         .args([
@@ -207,6 +219,7 @@ fn binaries(object: &Path) -> Result<Vec<Binary>> {
             "--no-run",
             "--message-format=json-render-diagnostics",
         ])
+        .args(targets)
         .stdout(Stdio::piped());
     stage::embed(&mut cargo, Some(object));
     let line = shell::line(&cargo);
