@@ -91,6 +91,11 @@ impl Programs {
         ]
     }
 
+    /// The first process of a machine.
+    pub(crate) fn init(&self) -> PathBuf {
+        self.dir.join("vm_init")
+    }
+
     fn stage(&self) -> PathBuf {
         self.dir.join("stage")
     }
@@ -116,15 +121,6 @@ pub(crate) fn build(object: Option<&Path>, release: bool) -> Result<Programs> {
     Ok(Programs {
         dir: shell::target_dir().join(if release { "release" } else { "debug" }),
     })
-}
-
-/// Builds one of the programs of the `tests` crate.
-pub(crate) fn build_bin(object: &Path, name: &str) -> Result<()> {
-    let mut cargo = shell::cargo();
-    cargo.args(["build", "--locked", "--workspace", "--bin", name]);
-    embed(&mut cargo, Some(object));
-    shell::run(&mut cargo)?;
-    Ok(())
 }
 
 /// Tells the agent's build which kernel object to embed. Without one it keeps what the caller's environment says.

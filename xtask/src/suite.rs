@@ -2,6 +2,7 @@
 //!
 //! Kinds are names: a binary `netns_*` needs a kernel and root, `proxy_*` needs sockets only, a binary or
 //! a test whose name starts with `property_` draws its input, doc tests are doc tests, and everything else is a unit test.
+//! What the machines with other kernels run ([`vm`]) is counted once more for each of them.
 
 use std::{
     collections::BTreeMap,
@@ -46,6 +47,7 @@ enum Kind {
     Proxy,
     Namespace,
     Doc,
+    Machine,
 }
 
 impl fmt::Display for Kind {
@@ -56,6 +58,7 @@ impl fmt::Display for Kind {
             Self::Proxy => "proxy",
             Self::Namespace => "namespace",
             Self::Doc => "doc",
+            Self::Machine => "machine",
         })
     }
 }
@@ -176,6 +179,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .args(&options.filter);
     stage::embed(&mut docs, Some(&object));
     play(&mut docs, &mut tally, |_| ("doc".to_owned(), Kind::Doc))?;
+    let without = machines(options, &programs.init(), &binaries, &mut tally);
 
     println!(
         "\n{:<12}{:>8}{:>8}{:>9}",
@@ -189,6 +193,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     for failure in &tally.failures {
         println!("failed: {failure}");
+    }
+    for reason in &without {
+        println!("without a machine: {reason}");
     }
     let total = tally.total();
     if total.ignored > 0 {
@@ -206,6 +213,29 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Boots other kernels and counts what their tests did. Gives what could not be booted here, and why.
+fn machines(options: &Options, init: &Path, binaries: &[Binary], tally: &mut Tally) -> Vec<String> {
+    if options.filter.is_some() {
+        return vec!["a filter was given; `cargo xtask test vm` boots the kernels".to_owned()];
+    }
+    let available = vm::prepare(&[]);
+    match vm::boot(init, binaries, available.kernels) {
+        Ok(reports) => {
+            vm::print(&reports);
+            for report in &reports {
+                for test in &report.passed {
+                    tally.add(Kind::Machine, report.name(), test, Outcome::Passed);
+                }
+                for failure in &report.failures {
+                    tally.add(Kind::Machine, report.name(), failure, Outcome::Failed);
+                }
+            }
+        }
+        Err(error) => tally.add(Kind::Machine, "vm", &format!("{error:#}"), Outcome::Failed),
+    }
+    available.missing
 }
 
 /// Builds the test programs of the workspace, or the targets that cargo is told.

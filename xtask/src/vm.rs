@@ -10,18 +10,14 @@ mod kernel;
 mod machine;
 mod plan;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum as _};
 
 use crate::{ebpf, setup, shell, stage, suite};
 use image::Content;
-pub(crate) use kernel::Series;
+pub(crate) use kernel::{Kernel, Series};
 use machine::Outcome;
 use plan::Tests;
 
@@ -42,41 +38,94 @@ pub(crate) struct Report {
     series: Series,
     package: String,
     release: Option<String>,
-    pub(crate) passed: usize,
+    pub(crate) passed: Vec<String>,
     /// Tests that failed, and whatever else went wrong with the machine.
     pub(crate) failures: Vec<String>,
     absent: Vec<(&'static str, String)>,
     took: Duration,
 }
 
-/// Builds the tests, boots every kernel that was asked for, prints what came of it.
+impl Report {
+    /// The kernel's series.
+    pub(crate) fn name(&self) -> &'static str {
+        self.series.name()
+    }
+}
+
+/// The kernels that can be booted here, and why others cannot.
+#[derive(Debug, Default)]
+pub(crate) struct Available {
+    pub(crate) kernels: Vec<Kernel>,
+    pub(crate) missing: Vec<String>,
+}
+
+/// Builds the tests, boots every kernel that was asked for, prints what came of it. Succeeds only if all of them could be
+/// booted.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::host_build()?;
     setup::world()?;
     setup::ebpf()?;
     let object = ebpf::build(&ebpf::Options::default())?;
     let binaries = suite::binaries(&object, &["--test", "netns_*"])?;
-    stage::build_bin(&object, "vm_init")?;
-    let reports = boot(&binaries, &options.kernels)?;
+    let programs = stage::build(Some(&object), false)?;
+    let available = prepare(&options.kernels);
+    let reports = boot(&programs.init(), &binaries, available.kernels)?;
     print(&reports);
-    let failed = reports.iter().any(|report| !report.failures.is_empty());
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
+    for reason in &available.missing {
+        println!("without a machine: {reason}");
+    }
+    let good =
+        available.missing.is_empty() && reports.iter().all(|report| report.failures.is_empty());
+    Ok(if good {
         ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 
-/// Boots these kernels, or all, one after the other. Fails only if it could not begin.
-pub(crate) fn boot(binaries: &[suite::Binary], kernels: &[Series]) -> Result<Vec<Report>> {
+/// Installs the emulator and fetches these kernels, or all.
+pub(crate) fn prepare(kernels: &[Series]) -> Available {
+    let mut available = Available::default();
+    if let Err(error) = emulator() {
+        available
+            .missing
+            .push(format!("no kernel can be booted here: {error:#}"));
+        return available;
+    }
+    let wanted = match kernels {
+        [] => Series::value_variants(),
+        some => some,
+    };
+    for series in wanted {
+        match kernel::fetch(*series) {
+            Ok(kernel) => available.kernels.push(kernel),
+            Err(error) => available
+                .missing
+                .push(format!("kernel {}: {error:#}", series.name())),
+        }
+    }
+    available
+}
+
+fn emulator() -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
-        bail!(
-            "the kernels are for x86-64, and so must the tests be, which are built for this machine"
-        );
+        bail!("the kernels are for x86-64, but the tests are built for this machine");
     }
     setup::machines()?;
     if shell::find(machine::QEMU).is_none() {
         bail!("{} is not on this machine", machine::QEMU);
+    }
+    Ok(())
+}
+
+/// Boots kernels one after the other. Fails only if it could not begin.
+pub(crate) fn boot(
+    init: &Path,
+    binaries: &[suite::Binary],
+    kernels: Vec<Kernel>,
+) -> Result<Vec<Report>> {
+    if kernels.is_empty() {
+        return Ok(Vec::new());
     }
     let programs: Vec<(&str, &Path)> = binaries
         .iter()
@@ -88,59 +137,47 @@ pub(crate) fn boot(binaries: &[suite::Binary], kernels: &[Series]) -> Result<Vec
         .into_iter()
         .filter(|(name, _)| tests.programs().any(|program| program == *name))
         .collect();
-    let init: PathBuf = shell::target_dir().join("debug/vm_init");
-    std::fs::create_dir_all(shell::target_dir().join("vm"))?;
-    let content = Content::new(&init, &used)?;
-
-    let wanted = if kernels.is_empty() {
-        Series::value_variants()
-    } else {
-        kernels
-    };
-    let fetched = wanted
-        .iter()
-        .map(|series| kernel::fetch(*series))
-        .collect::<Result<Vec<_>>>()?;
-    fetched
+    let content = Content::new(init, &used)?;
+    kernels
         .into_iter()
-        .map(|kernel| {
-            let (planned, absent) = tests.of(kernel.series);
-            let initramfs = content.write(&kernel, &planned, TEST_LIMIT)?;
-            eprintln!("vm: {} runs {} tests", kernel.package, planned.len());
-            let told = machine::run(&kernel, &initramfs)?;
-            std::fs::remove_file(initramfs)?;
-            let passed = told
-                .tests
-                .iter()
-                .filter(|(_, outcome, _)| *outcome == Outcome::Passed)
-                .count();
-            let failed = told
-                .tests
-                .iter()
-                .filter(|(_, outcome, _)| *outcome != Outcome::Passed)
-                .map(|(test, outcome, _)| match outcome {
-                    Outcome::Hung => format!("{} (did not end within {TEST_LIMIT} s)", test.name),
-                    _ => test.name.clone(),
-                });
-            let mut failures: Vec<_> = failed.chain(told.broken).collect();
-            if told.tests.len() != planned.len() {
-                failures.push(format!(
-                    "{} of {} tests ran",
-                    told.tests.len(),
-                    planned.len()
-                ));
-            }
-            Ok(Report {
-                series: kernel.series,
-                package: kernel.package,
-                release: told.release,
-                passed,
-                failures,
-                absent,
-                took: told.took,
-            })
-        })
+        .map(|kernel| report(kernel, &tests, &content))
         .collect()
+}
+
+fn report(kernel: Kernel, tests: &Tests, content: &Content) -> Result<Report> {
+    let (planned, absent) = tests.of(kernel.series);
+    let initramfs = content.write(&kernel, &planned, TEST_LIMIT)?;
+    eprintln!("vm: {} runs {} tests", kernel.package, planned.len());
+    let told = machine::run(&kernel, &initramfs)?;
+    fs::remove_file(initramfs)?;
+    let mut passed = Vec::new();
+    let mut failures = Vec::new();
+    for (test, outcome, _) in &told.tests {
+        match outcome {
+            Outcome::Passed => passed.push(test.name.clone()),
+            Outcome::Failed => failures.push(test.name.clone()),
+            Outcome::Hung => {
+                failures.push(format!("{} (did not end within {TEST_LIMIT} s)", test.name))
+            }
+        }
+    }
+    failures.extend(told.broken);
+    if told.tests.len() != planned.len() {
+        failures.push(format!(
+            "{} of {} tests ended",
+            told.tests.len(),
+            planned.len()
+        ));
+    }
+    Ok(Report {
+        series: kernel.series,
+        package: kernel.package,
+        release: told.release,
+        passed,
+        failures,
+        absent,
+        took: told.took,
+    })
 }
 
 /// One line per kernel, then what failed and what a kernel cannot have.
@@ -153,7 +190,7 @@ pub(crate) fn print(reports: &[Report]) {
         println!(
             "{:<7}{:>8}{:>8}{:>20}{:>9}  {}, which calls itself {}",
             report.series.name(),
-            report.passed,
+            report.passed.len(),
             report.failures.len(),
             report.absent.len(),
             report.took.as_secs(),

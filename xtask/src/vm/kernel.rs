@@ -64,7 +64,7 @@ impl Series {
 
 /// A kernel that can be booted.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     pub(super) series: Series,
     /// Name and version of its package.
     pub(super) package: String,

@@ -16,16 +16,20 @@ use super::{kernel::Kernel, plan::Test};
 use crate::shell;
 
 pub(super) const QEMU: &str = "qemu-system-x86_64";
+/// Everything that can be emulated, but not the instruction with which newer kernels allocate memory: after `cmpxchg16b` the
+/// emulator of qemu 7.2 may leave an operand in the register of flags, and 6.12 dies of it with a double fault.
+const CPU: &str = "max,cx16=off";
 /// No machine runs longer than this. Boot and tests take about a third of it on two idle cores.
 const LIMIT: Duration = Duration::from_secs(480);
+/// Lines that are shown of what failed; the end of a verifier's log is what tells.
+const SHOWN: usize = 60;
 /// What a kernel's log has when something in the kernel itself went wrong.
-const FAULTS: [&str; 6] = [
+const FAULTS: [&str; 5] = [
     "Kernel panic",
     "BUG:",
     "Oops:",
     "general protection fault",
     "WARNING: CPU",
-    "Call Trace:",
 ];
 
 /// What became of one test.
@@ -68,7 +72,7 @@ pub(super) fn run(kernel: &Kernel, initramfs: &Path) -> Result<Told> {
             "-machine",
             "pc,accel=tcg",
             "-cpu",
-            "max",
+            CPU,
             "-smp",
             "2",
             "-m",
@@ -114,6 +118,7 @@ pub(super) fn run(kernel: &Kernel, initramfs: &Path) -> Result<Told> {
 
     let mut told = Told::default();
     let mut under_way = None;
+    let mut printed = Vec::new();
     let mut done = false;
     loop {
         let line = match lines.recv_timeout(LIMIT.saturating_sub(start.elapsed())) {
@@ -127,12 +132,20 @@ pub(super) fn run(kernel: &Kernel, initramfs: &Path) -> Result<Told> {
         };
         log.write_all(&line)?;
         log.write_all(b"\n")?;
-        match read(String::from_utf8_lossy(&line).trim_end()) {
-            None => {}
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        match read(line) {
+            None => printed.push(line.to_owned()),
             Some(Line::Kernel(release)) => told.release = Some(release),
-            Some(Line::Begin(test)) => under_way = Some(test),
+            Some(Line::Begin(test)) => {
+                under_way = Some(test);
+                printed.clear();
+            }
             Some(Line::End(test, outcome, took)) => {
                 under_way = None;
+                if outcome != Outcome::Passed {
+                    show(kernel, "test", &printed);
+                }
                 println!(
                     "{:<5} {outcome:?} {} ({:.1} s)",
                     kernel.series.name(),
@@ -161,12 +174,17 @@ pub(super) fn run(kernel: &Kernel, initramfs: &Path) -> Result<Told> {
     let console = String::from_utf8_lossy(&console);
     told.broken.extend(faults(&console));
     if !told.broken.is_empty() {
-        let lines: Vec<_> = console.lines().collect();
-        for line in &lines[lines.len().saturating_sub(30)..] {
-            println!("{:<5} console: {}", kernel.series.name(), line.trim_end());
-        }
+        let lines: Vec<_> = console.lines().map(str::to_owned).collect();
+        show(kernel, "console", &lines);
     }
     Ok(told)
+}
+
+/// Shows the last lines of what somebody printed.
+fn show(kernel: &Kernel, who: &str, lines: &[String]) {
+    for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+        println!("{:<5} {who}: {}", kernel.series.name(), line.trim_end());
+    }
 }
 
 /// Ends with its value.
@@ -180,11 +198,13 @@ impl Drop for Machine {
     }
 }
 
-/// Lines of a kernel's log that no good run has.
+/// Lines of a kernel's log that no good run has. That a core stood still is no fault: the emulator shares this machine's
+/// cores with whatever else runs here.
 fn faults(console: &str) -> Vec<String> {
     console
         .lines()
         .filter(|line| FAULTS.iter().any(|fault| line.contains(fault)))
+        .filter(|line| !line.contains("soft lockup"))
         .map(|line| format!("the kernel says: {}", line.trim()))
         .collect()
 }
@@ -250,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_kernel_in_trouble_is_noticed() {
-        let log = "[    0.1] Linux version 6.1\n[    1.0] Kernel panic - not syncing: Attempted to kill init!\r\n";
+        let log = "[    0.1] Linux version 6.1\n[    0.5] watchdog: BUG: soft lockup - CPU#1 stuck for 23s!\n[    1.0] Kernel panic - not syncing: Attempted to kill init!\r\n";
         assert_eq!(
             faults(log),
             ["the kernel says: [    1.0] Kernel panic - not syncing: Attempted to kill init!"]

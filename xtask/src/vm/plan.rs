@@ -1,5 +1,6 @@
-//! Which tests a machine runs. In software a test takes ten times as long, so it is a part of them: those whose outcome
-//! depends on the kernel.
+//! Which tests a machine runs. In software a test takes several times as long, so it is a part of them: those whose outcome
+//! depends on the kernel, from the verifier over hooks and helpers to links. Left out is what only the agent's own code
+//! decides, such as how it tells apart generations.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -28,13 +29,28 @@ const fn since(name: &'static str, kernel: (u32, u32), what: &'static str) -> Pl
 }
 
 /// Loading comes first: where the verifier refuses a program, nothing behind it can be expected to work.
-const PLAN: [Planned; 3] = [
+const PLAN: [Planned; 13] = [
+    everywhere("netns_the_kernel_takes_every_program_and_gates_close_at_the_newest_hook"),
+    // Older kernels have clsact only, which is then the newest.
+    since(
+        "netns_the_kernel_takes_every_program_and_gates_close_at_clsact",
+        (6, 6),
+        "a choice of hooks, with tcx,",
+    ),
     everywhere("netns_declared_passes_and_the_rest_is_dropped_by_name"),
     everywhere("netns_every_branch_drops_with_its_own_reason"),
+    everywhere("netns_errors_of_tracked_flows_and_declared_echo_pass"),
+    everywhere("netns_revocation_reaches_established_connections_and_the_rest_live_on"),
+    everywhere("netns_governed_connections_reach_the_router_with_their_destination"),
+    everywhere("netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them"),
+    everywhere("netns_gateway_addresses_lead_to_the_routers_sockets"),
+    everywhere("netns_service_addresses_become_backends_where_a_connection_starts"),
+    everywhere("netns_verdicts_outlive_the_agent_and_the_next_one_takes_over"),
+    everywhere("netns_what_others_remove_is_put_back"),
     since(
         "netns_a_program_of_somebody_else_does_not_get_in_front_of_the_gates",
         (6, 6),
-        "tcx",
+        "an order of programs at one hook, with tcx,",
     ),
 ];
 
