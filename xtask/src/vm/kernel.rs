@@ -96,6 +96,10 @@ pub(super) fn fetch(series: Series) -> Result<Kernel> {
         }
     }
 
+    if folder.exists() {
+        // What an attempt that was cut short has left.
+        fs::remove_dir_all(&folder)?;
+    }
     let apt = Apt::new(&folder.join("apt"), series)?;
     let (package, version) = apt.newest(series)?;
     let label = format!("{package} {version}");
@@ -224,6 +228,8 @@ impl Apt {
                  Acquire::Languages \"none\";\nAPT::Architecture \"amd64\";\nAPT::Architectures \"amd64\";\nAPT::Sandbox::User \"root\";\n\
                  // Suites that are no longer renewed keep their signature, but not its date.\n\
                  Acquire::Check-Valid-Until \"false\";\n\
+                 // Otherwise a list that cannot be fetched is no error.\n\
+                 APT::Update::Error-Mode \"any\";\n\
                  // What the machine does after an update of its own lists.\n\
                  #clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear Acquire::IndexTargets::deb::DEP-11;\n\
                  #clear Acquire::IndexTargets::deb::DEP-11-icons;\n#clear Acquire::IndexTargets::deb::DEP-11-icons-small;\n"
@@ -233,7 +239,8 @@ impl Apt {
             folder: folder.to_owned(),
             settings,
         };
-        shell::run(apt.command("apt-get").args(["update", "-qq"]))?;
+        shell::run(apt.command("apt-get").args(["update", "-qq"]))
+            .with_context(|| format!("failed to fetch Debian's list of packages from {main}"))?;
         Ok(apt)
     }
 

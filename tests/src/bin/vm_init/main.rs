@@ -110,7 +110,8 @@ fn test(results: &mut File, program: &str, name: &str, limit: Duration) -> Resul
         None => "hung",
     };
     let took = start.elapsed().as_millis();
-    writeln!(results, "vm: {outcome} {program} {name} {took}")?;
+    // A test that was killed or crashed left its line unfinished.
+    writeln!(results, "\nvm: {outcome} {program} {name} {took}")?;
     Ok(())
 }
 
