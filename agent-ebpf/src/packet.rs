@@ -3,8 +3,10 @@
 //! Everything goes through `bpf_skb_load_bytes`, which copies and checks bounds, also for packets whose bytes are not
 //! linear. What is parsed is what the rest of the stack would parse: no header is skipped that a receiver would read.
 
-use agent_common::{Reason, address::mapped};
+use agent_common::{FlowState, Reason};
 use aya_ebpf::programs::TcContext;
+
+use crate::address::{Address, port};
 
 /// IP protocol numbers (IANA).
 pub mod protocol {
@@ -18,10 +20,21 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
 }
 
-const ETHERNET: u32 = 14;
-const ETHER_IPV4: u16 = 0x0800;
+/// TCP flags (RFC 9293 section 3.1).
+mod tcp {
+    pub(super) const FIN: u8 = 0x01;
+    pub(super) const SYN: u8 = 0x02;
+    pub(super) const RST: u8 = 0x04;
+    pub(super) const ACK: u8 = 0x10;
+}
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET: u32 = 14;
+/// EtherTypes (IANA).
+pub const ETHER_IPV4: u16 = 0x0800;
 const ETHER_ARP: u16 = 0x0806;
-const ETHER_IPV6: u16 = 0x86dd;
+/// IPv6.
+pub const ETHER_IPV6: u16 = 0x86dd;
 const ETHER_VLAN: u16 = 0x8100;
 const ETHER_QINQ: u16 = 0x88a8;
 
@@ -44,10 +57,11 @@ pub enum Layer {
 }
 
 /// Where a packet stands among its fragments.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fragmented {
     /// It is whole.
-    No,
+    No = 0,
     /// It is the first fragment and has the ports.
     First,
     /// It is a later one and has none.
@@ -55,10 +69,11 @@ pub enum Fragmented {
 }
 
 /// What ICMP message it is.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Icmp {
     /// Not ICMP.
-    None,
+    None = 0,
     /// Echo request.
     Request,
     /// Echo reply.
@@ -74,15 +89,16 @@ pub enum Icmp {
 }
 
 /// The headers of an IP packet.
+#[repr(C)]
 pub struct Packet {
-    /// Map form.
-    pub source: [u8; 16],
-    /// Map form.
-    pub destination: [u8; 16],
-    /// Network order; an echo's identifier.
-    pub source_port: [u8; 2],
-    /// Network order; zero for an echo.
-    pub destination_port: [u8; 2],
+    /// Where it comes from.
+    pub source: Address,
+    /// Where it goes.
+    pub destination: Address,
+    /// As it lies in memory, in network order; an echo's identifier.
+    pub source_port: u16,
+    /// The same; zero for an echo.
+    pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,
     /// TCP flags, 0 otherwise.
@@ -104,33 +120,80 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// All zero: what an event shows of a packet that could not be parsed.
+    /// Forgets what was read before: what an event shows of a packet that could not be parsed.
     #[inline(always)]
-    pub const fn empty() -> Self {
-        Self {
-            source: [0; 16],
-            destination: [0; 16],
-            source_port: [0; 2],
-            destination_port: [0; 2],
-            protocol: 0,
-            tcp_flags: 0,
-            icmp: Icmp::None,
-            icmp_type: 0,
-            v4: false,
-            hops: 0,
-            fragmented: Fragmented::No,
-            transport: 0,
-            fragment_id: 0,
-        }
+    pub const fn clear(&mut self) {
+        self.source = Address::NONE;
+        self.destination = Address::NONE;
+        self.source_port = 0;
+        self.destination_port = 0;
+        self.protocol = 0;
+        self.tcp_flags = 0;
+        self.icmp = Icmp::None;
+        self.icmp_type = 0;
+        self.v4 = false;
+        self.hops = 0;
+        self.fragmented = Fragmented::No;
+        self.transport = 0;
+        self.fragment_id = 0;
     }
 
     /// Whether the packet asks for a new TCP connection.
     #[inline(always)]
     pub const fn opens_tcp(&self) -> bool {
-        const SYN: u8 = 0x02;
-        const ACK: u8 = 0x10;
-        self.protocol == protocol::TCP && self.tcp_flags & (SYN | ACK) == SYN
+        self.protocol == protocol::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
+
+    /// Whether the packet answers a request for a new TCP connection.
+    #[inline(always)]
+    pub const fn accepts_tcp(&self) -> bool {
+        const BOTH: u8 = tcp::SYN | tcp::ACK;
+        self.protocol == protocol::TCP && self.tcp_flags & BOTH == BOTH
+    }
+
+    /// Whether the packet aborts a TCP connection.
+    #[inline(always)]
+    pub const fn resets_tcp(&self) -> bool {
+        self.protocol == protocol::TCP && self.tcp_flags & tcp::RST != 0
+    }
+
+    /// What the packet tells about its connection, from the side that opened it or the other one.
+    #[inline(always)]
+    pub const fn state(&self, from_opener: bool) -> FlowState {
+        let mut state = if from_opener {
+            FlowState::OPENING
+        } else {
+            FlowState::REPLIED
+        };
+        // A later fragment has no flags.
+        if self.protocol == protocol::TCP && self.tcp_flags & tcp::FIN != 0 {
+            state = state.with(if from_opener {
+                FlowState::FIN_OPENER
+            } else {
+                FlowState::FIN_ANSWERER
+            });
+        }
+        if self.resets_tcp() {
+            state = state.with(FlowState::RESET);
+        }
+        state
+    }
+
+    /// Whether the packet goes to a port of VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
+    #[inline(always)]
+    pub const fn enters_tunnel(&self) -> bool {
+        self.protocol == protocol::UDP
+            && matches!(u16::from_be(self.destination_port), 4789 | 8472 | 6081)
+    }
+}
+
+/// Whether the protocol has ports, or an echo's identifier in the place of one.
+#[inline(always)]
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6
+    )
 }
 
 /// Bytes of the packet, or `Truncated`.
@@ -139,9 +202,6 @@ pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Rea
     ctx.load::<[u8; N]>(offset as usize)
         .map_err(|_| Reason::Truncated)
 }
-
-/// The offset right behind the Ethernet header.
-pub const NETWORK: u32 = ETHERNET;
 
 /// Parses Ethernet and what is in it.
 #[inline(always)]
@@ -164,6 +224,13 @@ pub fn parse(ctx: &TcContext, packet: &mut Packet) -> Result<Layer, Reason> {
     Ok(Layer::Ip)
 }
 
+/// The address at byte `at` of an IPv4 header.
+#[inline(always)]
+fn v4(header: &[u8; 20], at: usize) -> Address {
+    let [a, b, c, d] = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+    Address::v4(u32::from_ne_bytes([a, b, c, d]))
+}
+
 #[inline(always)]
 fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     const MORE_FRAGMENTS: u16 = 0x2000;
@@ -177,8 +244,8 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
         options(ctx, ETHERNET + length)?;
     }
     packet.v4 = true;
-    packet.source = mapped(h[12], h[13], h[14], h[15]);
-    packet.destination = mapped(h[16], h[17], h[18], h[19]);
+    packet.source = v4(&h, 12);
+    packet.destination = v4(&h, 16);
     packet.protocol = h[9];
     packet.hops = h[8];
     packet.transport = ETHERNET + length;
@@ -221,11 +288,11 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     if h[0] >> 4 != 6 {
         return Err(Reason::Malformed);
     }
-    packet.source = load(ctx, ETHERNET + 8)?;
-    packet.destination = load(ctx, ETHERNET + 24)?;
+    packet.source = Address::of(load(ctx, ETHERNET + 8)?);
+    packet.destination = Address::of(load(ctx, ETHERNET + 24)?);
     packet.hops = h[7];
     // A v4-mapped address on the wire would be taken for IPv4 by every table (RFC 4942 section 2.2).
-    if agent_common::is_v4(&packet.source) || agent_common::is_v4(&packet.destination) {
+    if packet.source.is_v4() || packet.destination.is_v4() {
         return Err(Reason::Malformed);
     }
     let mut next = h[6];
@@ -281,34 +348,51 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {
         protocol::TCP => {
             let h: [u8; 14] = load(ctx, packet.transport)?;
-            packet.source_port = [h[0], h[1]];
-            packet.destination_port = [h[2], h[3]];
+            packet.source_port = port([h[0], h[1]]);
+            packet.destination_port = port([h[2], h[3]]);
             packet.tcp_flags = h[13];
-            Ok(())
+            plausible(h[13])
         }
         protocol::UDP => {
             let h: [u8; 8] = load(ctx, packet.transport)?;
-            packet.source_port = [h[0], h[1]];
-            packet.destination_port = [h[2], h[3]];
+            packet.source_port = port([h[0], h[1]]);
+            packet.destination_port = port([h[2], h[3]]);
             Ok(())
         }
         protocol::ICMP if packet.v4 => {
             let h: [u8; 8] = load(ctx, packet.transport)?;
             packet.icmp_type = h[0];
             packet.icmp = icmp_v4(h[0]);
-            packet.source_port = [h[4], h[5]];
+            packet.source_port = port([h[4], h[5]]);
             Ok(())
         }
         protocol::ICMPV6 if !packet.v4 => {
             let h: [u8; 8] = load(ctx, packet.transport)?;
             packet.icmp_type = h[0];
             packet.icmp = icmp_v6(h[0]);
-            packet.source_port = [h[4], h[5]];
+            packet.source_port = port([h[4], h[5]]);
             Ok(())
         }
-        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS => Err(Reason::ExtensionHeader),
-        _ => Err(Reason::Protocol),
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS if !packet.v4 => {
+            Err(Reason::ExtensionHeader)
+        }
+        // Either family's ICMP in the other one means nothing.
+        protocol::ICMP | protocol::ICMPV6 => Err(Reason::Protocol),
+        _ => Ok(()),
     }
+}
+
+/// Refuses flags that no connection sends (RFC 9293 section 3.5): scans, and packets by which stacks are told apart.
+#[inline(always)]
+pub fn plausible(flags: u8) -> Result<(), Reason> {
+    let has = |flag: u8| flags & flag != 0;
+    let nothing = flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == 0;
+    let contradicts = has(tcp::SYN) && flags & (tcp::FIN | tcp::RST) != 0;
+    let ends_unanswered = flags & (tcp::FIN | tcp::ACK | tcp::RST) == tcp::FIN;
+    if nothing || contradicts || ends_unanswered {
+        return Err(Reason::TcpFlags);
+    }
+    Ok(())
 }
 
 /// RFC 792, RFC 1256.
@@ -339,6 +423,7 @@ pub fn icmp_v6(kind: u8) -> Icmp {
 /// The connection that an ICMP error quotes, as it was sent: addresses, protocol, ports.
 #[inline(always)]
 pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(), Reason> {
+    inner.clear();
     let offset = outer.transport + 8;
     if outer.v4 {
         let h: [u8; 20] = load(ctx, offset)?;
@@ -347,8 +432,8 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
             return Err(Reason::Malformed);
         }
         inner.v4 = true;
-        inner.source = mapped(h[12], h[13], h[14], h[15]);
-        inner.destination = mapped(h[16], h[17], h[18], h[19]);
+        inner.source = v4(&h, 12);
+        inner.destination = v4(&h, 16);
         inner.protocol = h[9];
         inner.transport = offset + length;
     } else {
@@ -356,8 +441,8 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
         if h[0] >> 4 != 6 {
             return Err(Reason::Malformed);
         }
-        inner.source = load(ctx, offset + 8)?;
-        inner.destination = load(ctx, offset + 24)?;
+        inner.source = Address::of(load(ctx, offset + 8)?);
+        inner.destination = Address::of(load(ctx, offset + 24)?);
         inner.protocol = h[6];
         inner.transport = offset + 40;
     }
@@ -365,34 +450,18 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
     let h: [u8; 8] = load(ctx, inner.transport)?;
     match inner.protocol {
         protocol::TCP | protocol::UDP => {
-            inner.source_port = [h[0], h[1]];
-            inner.destination_port = [h[2], h[3]];
+            inner.source_port = port([h[0], h[1]]);
+            inner.destination_port = port([h[2], h[3]]);
         }
         protocol::ICMP if inner.v4 => {
             inner.icmp = icmp_v4(h[0]);
-            inner.source_port = [h[4], h[5]];
+            inner.source_port = port([h[4], h[5]]);
         }
         protocol::ICMPV6 if !inner.v4 => {
             inner.icmp = icmp_v6(h[0]);
-            inner.source_port = [h[4], h[5]];
+            inner.source_port = port([h[4], h[5]]);
         }
         _ => return Err(Reason::IcmpUntracked),
     }
     Ok(())
-}
-
-/// 224.0.0.0/4, 255.255.255.255, ff00::/8.
-#[inline(always)]
-pub fn is_group(address: &[u8; 16], v4: bool) -> bool {
-    if v4 {
-        address[12] >= 224 && (address[12] < 240 || address[12] == 255)
-    } else {
-        address[0] == 0xff
-    }
-}
-
-/// fe80::/10.
-#[inline(always)]
-pub fn is_link_local(address: &[u8; 16]) -> bool {
-    address[0] == 0xfe && address[1] & 0xc0 == 0x80
 }

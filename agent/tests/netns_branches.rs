@@ -5,14 +5,22 @@
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
 
+#[path = "netns/frames.rs"]
+#[allow(dead_code, reason = "each test binary makes its own frames")]
+mod frames;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agent_common::{Action, Control, Direction, Identity, Reason, Rule, RuleKey, SocketKey};
-use aya::maps::{Array, HashOfMaps, Map, MapData};
+use agent_common::{
+    Action, Control, Direction, Endpoint, Identity, Reason, Rule, RuleKey, SocketKey,
+};
+use aya::maps::{Array, HashMap, Map, MapData};
 use cardinal_agent::datapath::{Datapath, KernelTables, Network, scan};
+use frames::{
+    arp, ethernet, icmp, ipv4, ipv6, octets, parse, send, syn, tcp, udp_header, with_options,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use world::{SOON, TestPod, World, inside, udp};
 
@@ -20,144 +28,13 @@ const CELL: u32 = 7;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Drops that no packet can provoke: the tables of flows and fragments evict instead of refusing.
-const UNREACHABLE: [Reason; 2] = [Reason::FlowTable, Reason::FragmentTable];
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-fn parse(text: &str) -> IpAddr {
-    text.parse().expect("an address of the table")
-}
-
-fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
-    frame.extend(kind.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// An IPv4 packet; `fragment` is flags and offset.
-fn ipv4(
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    fragment: u16,
-    payload: &[u8],
-) -> Vec<u8> {
-    let length = (20 + payload.len()) as u16;
-    let mut packet = vec![0x45, 0];
-    packet.extend(length.to_be_bytes());
-    packet.extend([0x12, 0x34]);
-    packet.extend(fragment.to_be_bytes());
-    packet.extend([64, protocol, 0, 0]);
-    packet.extend(octets(source));
-    packet.extend(octets(destination));
-    packet.extend(payload);
-    ethernet(0x0800, &packet)
-}
-
-/// The same with options, which are padded to four bytes.
-fn with_options(mut frame: Vec<u8>, options: &[u8]) -> Vec<u8> {
-    let padded = options.len().next_multiple_of(4);
-    let mut bytes = options.to_vec();
-    bytes.resize(padded, 0);
-    frame[14] += (padded / 4) as u8;
-    let length = u16::from_be_bytes([frame[16], frame[17]]) + padded as u16;
-    frame[16..18].copy_from_slice(&length.to_be_bytes());
-    frame.splice(34..34, bytes);
-    frame
-}
-
-fn ipv6(source: IpAddr, destination: IpAddr, next: u8, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0x60, 0, 0, 0];
-    packet.extend((payload.len() as u16).to_be_bytes());
-    packet.extend([next, 255]);
-    packet.extend(octets(source));
-    packet.extend(octets(destination));
-    packet.extend(payload);
-    ethernet(0x86dd, &packet)
-}
-
-fn udp_header(port: u16) -> Vec<u8> {
-    let mut header = vec![0xc0, 0];
-    header.extend(port.to_be_bytes());
-    header.extend([0, 8, 0, 0]);
-    header
-}
-
-fn syn(port: u16) -> Vec<u8> {
-    let mut header = vec![0xc0, 0];
-    header.extend(port.to_be_bytes());
-    header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-    header
-}
-
-fn icmp(kind: u8, rest: &[u8]) -> Vec<u8> {
-    let mut message = vec![kind, 0, 0, 0];
-    message.extend(rest);
-    message
-}
-
-fn arp(sender: IpAddr, target: IpAddr) -> Vec<u8> {
-    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2];
-    packet.extend(octets(sender));
-    packet.extend([0; 6]);
-    packet.extend(octets(target));
-    ethernet(0x0806, &packet)
-}
-
-/// Sends a frame as it is, out of an interface of a namespace.
-fn send(netns: &str, interface: &str, frame: Vec<u8>) {
-    let interface = interface.to_owned();
-    inside(netns, move || {
-        let index =
-            nix::net::if_::if_nametoindex(interface.as_str()).expect("the interface exists");
-        // SAFETY: opens a packet socket, whose descriptor nobody else owns.
-        let socket = unsafe {
-            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-            assert!(
-                fd >= 0,
-                "packet socket: {}",
-                std::io::Error::last_os_error()
-            );
-            OwnedFd::from_raw_fd(fd)
-        };
-        // SAFETY: all zero is a valid link-layer address.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
-        address.sll_protocol = u16::from_be_bytes([frame[12], frame[13]]).to_be();
-        address.sll_halen = 6;
-        // SAFETY: frame and address are as long as told and outlive the call.
-        let sent = unsafe {
-            libc::sendto(
-                socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                std::ptr::from_ref(&address).cast(),
-                size_of::<libc::sockaddr_ll>() as u32,
-            )
-        };
-        // A frame that the sender's own queue drops (tc egress) is reported as no buffer.
-        let dropped = std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
-        assert!(
-            sent == frame.len() as isize || dropped,
-            "{}",
-            std::io::Error::last_os_error()
-        );
-    });
-}
+/// Drops that no packet can provoke: the table of fragments evicts instead of refusing.
+const UNREACHABLE: [Reason; 1] = [Reason::FragmentTable];
 
 fn count(datapath: &Datapath, direction: Direction, reason: Reason) -> u64 {
     let rows = datapath.counters().expect("counters can be read");
     rows.iter()
-        .filter(|row| (row.direction, row.reason) == (direction, reason))
+        .filter(|row| (row.way, row.reason) == (direction, reason))
         .map(|row| row.packets)
         .sum()
 }
@@ -342,6 +219,67 @@ fn netns_every_branch_drops_with_its_own_reason() {
             Reason::ExtensionHeader,
         ),
         ("SCTP", ipv4(a.v4, b.v4, 132, 0, &[0; 12]), Reason::Protocol),
+        ("GRE", ipv4(a.v4, b.v4, 47, 0, &[0; 12]), Reason::Protocol),
+        (
+            "IPv6 in IPv4",
+            ipv4(a.v4, b.v4, 41, 0, &[0x60; 40]),
+            Reason::Protocol,
+        ),
+        ("ESP", ipv6(a.v6, b.v6, 50, &[0; 24]), Reason::Protocol),
+        (
+            "VXLAN",
+            ipv4(a.v4, b.v4, UDP, 0, &udp_header(4789)),
+            Reason::Tunnel,
+        ),
+        (
+            "Geneve",
+            ipv6(a.v6, b.v6, UDP, &udp_header(6081)),
+            Reason::Tunnel,
+        ),
+        (
+            "MPLS",
+            ethernet(0x8847, &[0x00, 0x01, 0x01, 64, 0x45, 0, 0, 20]),
+            Reason::EtherType,
+        ),
+        (
+            "a priority tag (VLAN 0)",
+            ethernet(0x8100, &[0, 0, 8, 0, 0x45, 0, 0, 0]),
+            Reason::Vlan,
+        ),
+        (
+            "another hardware address",
+            {
+                let mut frame = ipv4(a.v4, b.v4, UDP, 0, &udp_header(53));
+                frame[11] ^= 1;
+                frame
+            },
+            Reason::MacSpoofed,
+        ),
+        (
+            "SYN and FIN",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x03)),
+            Reason::TcpFlags,
+        ),
+        (
+            "SYN and RST",
+            ipv6(a.v6, b.v6, TCP, &tcp(4446, 0x06)),
+            Reason::TcpFlags,
+        ),
+        (
+            "FIN alone",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x01)),
+            Reason::TcpFlags,
+        ),
+        (
+            "no flags",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x08)),
+            Reason::TcpFlags,
+        ),
+        (
+            "an answer to nobody's SYN",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x12)),
+            Reason::TcpState,
+        ),
         (
             "ICMPv6 over IPv4",
             ipv4(a.v4, b.v4, 58, 0, &[0; 12]),
@@ -525,19 +463,19 @@ fn netns_every_branch_drops_with_its_own_reason() {
     );
 
     // What only a damaged table can cause: take the generation apart behind the agent's back.
-    let bpffs = world.folder.join("bpf");
+    let bpffs = world.folder.join(format!("bpf/maps_{}", Control::SCHEMA));
     let question = || send(&a.netns, "eth0", ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)));
     let pinned = |name: &str| MapData::from_pin(bpffs.join(name)).expect("the map is pinned");
-    let mut policies: HashOfMaps<_, [u32; 2]> =
-        HashOfMaps::try_from(Map::HashOfMaps(pinned("policies"))).expect("a map of maps");
-    policies
-        .remove(&[1, Identity::component(1).raw()])
-        .expect("it is there");
-    let mut identities: HashOfMaps<_, u32> =
-        HashOfMaps::try_from(Map::HashOfMaps(pinned("identities"))).expect("a map of maps");
-    let mut control: Array<_, u64> =
+    let mut endpoints: HashMap<_, [u32; 2], [u32; 6]> =
+        HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash");
+    let mut control: Array<_, [u32; 6]> =
         Array::try_from(Map::Array(pinned("control"))).expect("an array");
-    let schema = u64::from(Control::SCHEMA) << 32;
+    let key = [1, a.ifindex];
+    let whole = endpoints.get(&key, 0).expect("the pod is known");
+    let [identity, cell, policy, _, mac, rest] = whole;
+    let none = Endpoint::NO_SLOT;
+    let mut endpoint = |value| endpoints.insert(key, value, 0).expect("writable for root");
+    endpoint([identity, cell, none, none, mac, rest]);
     expect(
         &datapath,
         Direction::Egress,
@@ -545,15 +483,22 @@ fn netns_every_branch_drops_with_its_own_reason() {
         "no rules",
         question,
     );
-    identities.remove(&1).expect("it is there");
+    endpoint([identity, cell, policy, none, mac, rest]);
     expect(
         &datapath,
         Direction::Egress,
-        Reason::NoIdentities,
-        "no identities",
+        Reason::FlowTable,
+        "no table of flows",
         question,
     );
-    control.set(0, schema | 9, 0).expect("writable for root");
+    endpoint(whole);
+    let schema = Control::SCHEMA;
+    let mut switch = |generation| {
+        control
+            .set(0, [generation, schema, 250, 0, 0, 0], 0)
+            .expect("writable for root");
+    };
+    switch(9);
     expect(
         &datapath,
         Direction::Egress,
@@ -561,7 +506,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
         "an unknown generation",
         question,
     );
-    control.set(0, schema, 0).expect("writable for root");
+    switch(0);
     expect(
         &datapath,
         Direction::Egress,
@@ -571,7 +516,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
     );
     walked.extend([
         Reason::NoPolicy,
-        Reason::NoIdentities,
+        Reason::FlowTable,
         Reason::NoEndpoint,
         Reason::NoGeneration,
     ]);
