@@ -29,7 +29,7 @@ const fn since(name: &'static str, kernel: (u32, u32), what: &'static str) -> Pl
 }
 
 /// Loading comes first: where the verifier refuses a program, nothing behind it can be expected to work.
-const PLAN: [Planned; 13] = [
+const PLAN: [Planned; 14] = [
     everywhere("netns_the_kernel_takes_every_program_and_gates_close_at_the_newest_hook"),
     // Older kernels have clsact only, which is then the newest.
     since(
@@ -40,6 +40,7 @@ const PLAN: [Planned; 13] = [
     everywhere("netns_declared_passes_and_the_rest_is_dropped_by_name"),
     everywhere("netns_every_branch_drops_with_its_own_reason"),
     everywhere("netns_errors_of_tracked_flows_and_declared_echo_pass"),
+    everywhere("netns_packets_between_pods_look_routed_and_the_old_ones_end_at_the_node"),
     everywhere("netns_revocation_reaches_established_connections_and_the_rest_live_on"),
     everywhere("netns_governed_connections_reach_the_router_with_their_destination"),
     everywhere("netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them"),
