@@ -104,7 +104,7 @@ fn test(results: &mut File, program: &str, name: &str, limit: Duration) -> Resul
         .stderr(results.try_clone()?)
         .spawn()
         .with_context(|| format!("failed to start {program}"))?;
-    let outcome = match wait(&mut child, limit)? {
+    let outcome = match wait(results, &mut child, limit)? {
         Some(status) if status.success() => "passed",
         Some(_) => "failed",
         None => "hung",
@@ -115,14 +115,24 @@ fn test(results: &mut File, program: &str, name: &str, limit: Duration) -> Resul
     Ok(())
 }
 
-/// How a process ended, or nothing if it had to be killed.
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+/// How a process ended, or nothing if it had to be killed; then what it waited for in the kernel is told.
+fn wait(results: &mut File, child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
         if start.elapsed() > limit {
+            // A thread that ended meanwhile waits for nothing any more.
+            for thread in fs::read_dir(format!("/proc/{}/task", child.id()))?.flatten() {
+                let told = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+                writeln!(
+                    results,
+                    "\nthread {} waits in\n{}",
+                    told("comm").trim(),
+                    told("stack")
+                )?;
+            }
             child.kill()?;
             child.wait()?;
             return Ok(None);
