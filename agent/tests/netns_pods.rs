@@ -477,7 +477,8 @@ fn netns_an_index_that_comes_back_is_nobodys_in_every_generation() {
         tables
     };
     let activate = |generation, found: &Discovery| {
-        let (datapath, tables, found) = (datapath.clone(), tables(generation, found), found.clone());
+        let (datapath, tables, found) =
+            (datapath.clone(), tables(generation, found), found.clone());
         inside(&world.node, move || {
             let prepared = datapath.prepare(&tables)?;
             datapath.withdraw(generation, &found)?;

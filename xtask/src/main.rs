@@ -11,6 +11,7 @@ mod shell;
 mod stage;
 mod suite;
 mod tidy;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -37,7 +38,7 @@ enum Command {
     Quickstart(stage::QuickstartOptions),
     /// Measure what the datapath costs beside a node without it and beside its peers (root).
     Bench(bench::Options),
-    /// Build and run all tests: unit, property, proxy and namespace (root).
+    /// Build and run all tests: unit, property, proxy, namespace (root) and, in machines, those of older kernels.
     Test(suite::Options),
     /// Run what CI runs: formatting, lints, docs, dependencies, tests.
     Tidy(tidy::Options),

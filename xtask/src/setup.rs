@@ -105,6 +105,22 @@ pub(crate) fn peers() -> Result<()> {
     ])
 }
 
+/// What booting other kernels needs.
+pub(crate) fn machines() -> Result<()> {
+    apt(vec![
+        Package::new(
+            "qemu-system-x86",
+            "boots the kernels of other distributions, in software",
+        ),
+        Package::new(
+            "debian-archive-keyring",
+            "has the keys that Debian's kernel packages are signed with",
+        ),
+        Package::new("dpkg", "unpacks them"),
+        Package::new("xz-utils", "unpacks their modules"),
+    ])
+}
+
 /// A compiler and a linker for the eBPF programs, if either is missing.
 pub(crate) fn ebpf() -> Result<()> {
     let toolchain = Toolchain::find(None);
