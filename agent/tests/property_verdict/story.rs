@@ -1,0 +1,384 @@
+//! Rounds: a universe, some generations of it, and the frames that come meanwhile, told to the kernel and to the model.
+//! A round that ends in a difference is told again with less and less of it.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use agent_common::{Reason, Verdict};
+
+use crate::cable;
+use crate::frames::Frames;
+use crate::kernel::{Counters, Kernel, comparable, counted, hardware, now};
+use crate::model::{Asked, FlowId, Model, SECOND};
+use crate::parse::{Parsed, parse};
+use crate::random::Random;
+use crate::tables::{Tables, Universe};
+use crate::world::World;
+
+/// Frames of one round.
+const ROUND: usize = 4000;
+/// How often a round's generation changes.
+const SWITCHES: usize = 4;
+
+/// Something that happens to the node.
+#[derive(Clone, Debug)]
+enum Step {
+    Switch(Tables),
+    Frame(Asked),
+    /// A flow was idle for this long, nanoseconds.
+    Idle((u32, FlowId), u64),
+}
+
+/// What was seen, over all rounds.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) frames: u64,
+    rounds: u64,
+    doubtful: u64,
+    reasons: BTreeMap<(Reason, Verdict), u64>,
+    codes: BTreeMap<Option<i32>, u64>,
+}
+
+impl Tally {
+    /// A run that never saw a packet live, or most of what can happen, proves nothing.
+    pub(crate) fn assert_meaningful(&self) {
+        assert!(
+            self.doubtful * 20 <= self.rounds,
+            "{} of {} rounds ended in doubt: this machine is too slow to tell when a flow ends",
+            self.doubtful,
+            self.rounds
+        );
+        if self.frames < 100_000 {
+            return;
+        }
+        for reason in Reason::ALL {
+            let seen = self.reasons.keys().any(|(seen, _)| seen == reason);
+            assert!(
+                seen != UNREACHABLE.contains(reason),
+                "{reason}: seen is {seen}, and the other is expected"
+            );
+        }
+    }
+}
+
+/// What no frame can provoke here: tables evict instead of refusing, and every generation has identities.
+const UNREACHABLE: [Reason; 3] = [
+    Reason::NoIdentities,
+    Reason::FlowTable,
+    Reason::FragmentTable,
+];
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} frames in {} rounds, {} of which ended early in doubt; codes {:?}",
+            self.frames, self.rounds, self.doubtful, self.codes
+        )?;
+        for ((reason, verdict), count) in &self.reasons {
+            writeln!(f, "{count:>9} {verdict} {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel and the model, side by side.
+pub(crate) struct Stage {
+    kernel: Kernel,
+    model: Model,
+    names: BTreeMap<u32, String>,
+    hardware: BTreeMap<u32, [u8; 6]>,
+    generation: u32,
+    /// What was counted, as the model says.
+    expected: Counters,
+}
+
+impl Stage {
+    pub(crate) fn new(world: &World, kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            model: Model::default(),
+            names: world
+                .pods
+                .iter()
+                .map(|pod| (pod.ifindex, pod.ifname.clone()))
+                .collect(),
+            hardware: hardware(world),
+            generation: 0,
+            expected: Counters::new(),
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kernel.forget();
+        self.model.forget();
+        self.model.doubtful = false;
+        self.expected = self.kernel.counters();
+    }
+
+    /// Plays the round of a seed.
+    pub(crate) fn round(&mut self, seed: u64, tally: &mut Tally) {
+        let mut random = Random::new(seed);
+        let interfaces: Vec<u32> = self.names.keys().copied().collect();
+        let universe = Universe::random(&mut random, &interfaces);
+        let hardware = self.hardware.clone();
+        let host = |ifindex: u32| hardware[&ifindex];
+        let mut frames = Frames::new(&universe, &host);
+        let mut tables = universe.tables(&mut random);
+        let mut steps = Vec::new();
+        self.forget();
+        tally.rounds += 1;
+        for part in 0..=SWITCHES {
+            // The first frames ever come before any generation.
+            if part > 0 || self.generation > 0 {
+                steps.push(Step::Switch(tables.clone()));
+                self.take(&steps[steps.len() - 1], tally)
+                    .expect("a switch compares nothing");
+                tables = universe.next(&tables, &mut random);
+            }
+            for _ in 0..ROUND / (SWITCHES + 1) {
+                let step = self.step(&mut frames, &mut random);
+                steps.push(step);
+                let difference = self.take(&steps[steps.len() - 1], tally);
+                if self.model.doubtful {
+                    tally.doubtful += 1;
+                    return;
+                }
+                if let Err(difference) = difference {
+                    self.fail(seed, steps, difference);
+                }
+            }
+        }
+        if let Err(difference) = self.compare_all() {
+            self.fail(seed, steps, difference);
+        }
+    }
+
+    fn step(&self, frames: &mut Frames<'_>, random: &mut Random) -> Step {
+        if random.percent(3) && !self.model.flows.is_empty() {
+            let flows = &self.model.flows;
+            let at = random.below(flows.len());
+            let (key, flow) = flows.iter().nth(at).expect("it is below their number");
+            let timeout = flow.timeout(key.1.protocol).min(10_000 * SECOND);
+            let idle = [timeout - 3 * SECOND, timeout + 3 * SECOND, 5 * SECOND];
+            return Step::Idle(*key, random.pick(&idle));
+        }
+        Step::Frame(frames.next(random))
+    }
+
+    /// One step of both.
+    fn take(&mut self, step: &Step, tally: &mut Tally) -> Result<(), String> {
+        match step {
+            Step::Switch(tables) => {
+                self.generation += 1;
+                let kernel = tables.kernel(self.generation, &self.names);
+                self.kernel.switch(&kernel);
+                self.model.generations.clear();
+                self.model
+                    .generations
+                    .insert(self.generation, tables.clone());
+                self.model.active = self.generation;
+                Ok(())
+            }
+            Step::Idle(key, idle) => {
+                let seen = now().saturating_sub(*idle);
+                if let Some(flow) = self.model.flows.get_mut(key) {
+                    flow.seen = seen;
+                    self.kernel.age(*key, seen);
+                }
+                Ok(())
+            }
+            Step::Frame(asked) => self.frame(asked, tally),
+        }
+    }
+
+    fn frame(&mut self, asked: &Asked, tally: &mut Tally) -> Result<(), String> {
+        let attached = self
+            .model
+            .generations
+            .get(&self.generation)
+            .is_some_and(|tables| tables.pods.contains_key(&asked.gate));
+        if !attached && cable::refused(&asked.frame) {
+            // No gate is there, and a test run takes no such frame.
+            return Ok(());
+        }
+        tally.frames += 1;
+        let before = now();
+        let ran = self.kernel.run(asked);
+        if now() - before > SECOND / 4 {
+            // Whoever was not scheduled for that long knows no time.
+            self.model.doubtful = true;
+        }
+        let outcome = self.model.run(asked, before);
+        *tally.codes.entry(ran.code).or_default() += 1;
+        let end = now() + 10 * SECOND;
+        for judged in &outcome.judged {
+            let key = (judged.reason, judged.verdict);
+            *tally.reasons.entry(key).or_default() += 1;
+            *self.expected.entry(counted(judged)).or_default() += 1;
+        }
+        let counts = |judged| {
+            let key = counted(judged);
+            while self.kernel.count(key) != self.expected[&key] {
+                if ran.code.is_some() || now() > end {
+                    return false;
+                }
+                std::thread::yield_now();
+            }
+            true
+        };
+        let code = ran.code.is_none_or(|code| code == outcome.code);
+        if code && outcome.judged.iter().all(counts) {
+            return Ok(());
+        }
+        Err(format!(
+            "the model says {outcome:#?}\nthe kernel's code is {:?}, and it counted {}",
+            ran.code,
+            self.miscounted()
+        ))
+    }
+
+    fn miscounted(&self) -> String {
+        let mut text = String::new();
+        let counters = self.kernel.counters();
+        let keys: std::collections::BTreeSet<_> =
+            counters.keys().chain(self.expected.keys()).collect();
+        for key in keys {
+            let count = |of: &Counters| of.get(key).copied().unwrap_or(0);
+            let (is, should) = (count(&counters), count(&self.expected));
+            if is != should {
+                let (cell, way, path, verdict, reason) = key;
+                let _ = write!(
+                    text,
+                    "\n  cell {cell} way {way} {path:?} {:?} {:?}: {is} instead of {should}",
+                    Verdict::from_raw(*verdict),
+                    Reason::from_raw(*reason)
+                );
+            }
+        }
+        text
+    }
+
+    /// Everything that was counted and remembered.
+    fn compare_all(&self) -> Result<(), String> {
+        let counters = self.kernel.counters();
+        if counters != self.expected {
+            return Err(format!("the counters differ:{}", self.miscounted()));
+        }
+        let kernel: BTreeMap<_, _> = self.kernel.flows();
+        for key in kernel.keys().chain(self.model.flows.keys()) {
+            let is = kernel.get(key).map(comparable);
+            let should = self.model.flows.get(key).map(comparable);
+            if is != should {
+                return Err(format!("flow {key:x?} is\n{is:#?} instead of\n{should:#?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether these steps end in a difference.
+    fn differs(&mut self, steps: &[Step]) -> Option<String> {
+        let mut tally = Tally::default();
+        self.forget();
+        for step in steps {
+            if let Err(difference) = self.take(step, &mut tally) {
+                return Some(difference);
+            }
+        }
+        self.compare_all().err()
+    }
+
+    /// Leaves out what the difference does not need, and shows the rest.
+    fn fail(&mut self, seed: u64, steps: Vec<Step>, first: String) -> ! {
+        let mut kept = steps;
+        let mut shown = first;
+        let mut size = kept.len().div_ceil(2);
+        let mut tries = 0;
+        while size > 0 && tries < 400 {
+            let mut at = 0;
+            while at < kept.len() && tries < 400 {
+                let mut fewer = kept.clone();
+                fewer.drain(at..(at + size).min(kept.len()));
+                tries += 1;
+                match self.differs(&fewer) {
+                    Some(difference) => {
+                        kept = fewer;
+                        shown = difference;
+                    }
+                    None => at += size,
+                }
+            }
+            size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+        let mut text = String::new();
+        for step in &kept {
+            text += &self.told(step, &kept);
+        }
+        panic!(
+            "CARDINAL_SEED={seed}: after {} steps\n{text}\n{shown}",
+            kept.len()
+        );
+    }
+
+    fn told(&self, step: &Step, all: &[Step]) -> String {
+        match step {
+            Step::Idle(key, idle) => format!("flow {key:x?} idles {} s\n", idle / SECOND),
+            Step::Frame(asked) => format!(
+                "gate {} {} mark {:#x}\n  {}\n  {}\n",
+                asked.gate,
+                asked.way,
+                asked.mark,
+                asked.frame.iter().fold(String::new(), |mut text, byte| {
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                }),
+                match parse(&asked.frame) {
+                    Ok(Parsed::Ip(packet)) => format!("{packet:x?}"),
+                    other => format!("{other:x?}"),
+                }
+            ),
+            Step::Switch(tables) => told_tables(tables, all),
+        }
+    }
+}
+
+/// What of a generation concerns the frames of a story.
+fn told_tables(tables: &Tables, all: &[Step]) -> String {
+    let mut text = "a new generation\n".to_owned();
+    let mut addresses = Vec::new();
+    for step in all {
+        if let Step::Frame(asked) = step
+            && let Ok(Parsed::Ip(packet)) = parse(&asked.frame)
+        {
+            addresses.extend([packet.source, packet.destination]);
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    for (ifindex, pod) in &tables.pods {
+        let _ = writeln!(text, "  pod {ifindex}: {pod:x?}");
+    }
+    let mut identities = Vec::new();
+    for address in addresses {
+        let owner = tables.owner(address);
+        identities.extend(owner.map(|owner| owner.identity));
+        let _ = writeln!(text, "  {address:x}: {owner:x?}");
+    }
+    for (of, rules) in &tables.rules {
+        for (key, rule) in rules {
+            if identities.contains(of) && identities.contains(&key.peer()) {
+                let _ = writeln!(
+                    text,
+                    "  {of}: {} port {} protocol {} {:?} -> {:?} {}",
+                    key.peer(),
+                    key.port(),
+                    key.protocol(),
+                    key.direction(),
+                    rule.action(),
+                    rule.id()
+                );
+            }
+        }
+    }
+    text
+}
