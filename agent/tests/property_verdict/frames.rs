@@ -7,7 +7,7 @@ use crate::build::{Datagram, arp, echo, ethernet, icmp, icmp_of, transport};
 use crate::model::{Asked, TUNNELS};
 use crate::parse::{ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP, is_mapped};
 use crate::random::Random;
-use crate::tables::{Home, OTHER_PROTOCOLS, PORTS, Universe};
+use crate::tables::{Home, OTHER_PROTOCOLS, PORTS, Tables, Universe};
 
 /// Two ends that have something to say to each other. `a` begins.
 #[derive(Clone, Copy, Debug)]
@@ -27,9 +27,11 @@ struct Split {
 
 /// Where frames come from, and what was said so far.
 pub(crate) struct Frames<'a> {
-    universe: &'a Universe,
+    pub(crate) universe: &'a Universe,
     /// The hardware address of each pod's host-side interface.
     host_mac: &'a dyn Fn(u32) -> [u8; 6],
+    /// The generation that is active.
+    pub(crate) tables: Tables,
     talks: Vec<Talk>,
     splits: Vec<Split>,
 }
@@ -41,6 +43,7 @@ impl<'a> Frames<'a> {
         Self {
             universe,
             host_mac,
+            tables: Tables::default(),
             talks: Vec::new(),
             splits: Vec::new(),
         }
@@ -146,17 +149,24 @@ impl<'a> Frames<'a> {
             let from = if random.percent(70) { from } else { 0 };
             return self.talks[random.within(from, self.talks.len() - 1)];
         }
-        let a = self.universe.address(random);
-        let b = self.companion(a, random);
-        let protocol = match random.below(20) {
-            0..11 => TCP,
-            11..16 => UDP,
-            16..19 => icmp_of(a),
-            _ => random.pick(&OTHER_PROTOCOLS),
+        let declared = self.universe.declared(&self.tables, random);
+        let (a, b, port, protocol) = match declared {
+            Some(declared) if random.percent(75) => declared,
+            _ => {
+                let a = self.universe.address(random);
+                let b = self.companion(a, random);
+                let protocol = match random.below(20) {
+                    0..11 => TCP,
+                    11..16 => UDP,
+                    16..19 => icmp_of(a),
+                    _ => random.pick(&OTHER_PROTOCOLS),
+                };
+                (a, b, random.pick(&PORTS), protocol)
+            }
         };
         let talk = Talk {
             a: (a, random.pick(&[40000, 40001, 53, TUNNELS[0]])),
-            b: (b, random.pick(&PORTS)),
+            b: (b, port),
             protocol,
         };
         self.talks.push(talk);

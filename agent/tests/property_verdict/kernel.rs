@@ -10,7 +10,8 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_progra
 use cardinal_agent::datapath::{Datapath, KernelTables};
 
 use crate::cable::{self, Cable};
-use crate::model::{Asked, Flow, FlowId, Judged, Path};
+use crate::model::{Asked, Ends, Flow, FlowId, Judged, Path};
+use crate::sockets::Sockets;
 use crate::world::{World, inside};
 
 /// A wire type that aya may copy.
@@ -56,6 +57,7 @@ pub(crate) struct Kernel {
     flows: HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>,
     fragments: HashMap<MapData, [u8; 44], [u8; 4]>,
     cable: Cable,
+    sockets: Sockets,
     out: Vec<u8>,
 }
 
@@ -86,6 +88,7 @@ impl Kernel {
             fragments: HashMap::try_from(Map::LruHashMap(pinned("fragments")))
                 .expect("an LRU hash"),
             cable,
+            sockets: Sockets::default(),
             out: vec![0; 16384],
         }
     }
@@ -98,6 +101,16 @@ impl Kernel {
         if before != 0 {
             self.datapath.retire(before).expect("it is not active");
         }
+    }
+
+    /// Opens or closes the router's transparent listeners, and closes its connections.
+    pub(crate) fn listeners(&mut self, v4: bool, v6: bool) {
+        self.sockets.reset(&self.datapath, v4, v6);
+    }
+
+    /// Gives the router a connection.
+    pub(crate) fn connect(&mut self, ends: &Ends) {
+        self.sockets.connect(ends);
     }
 
     /// Runs the program of a gate. Belongs into the node's namespace, where interface numbers are the pods'.

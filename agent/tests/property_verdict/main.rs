@@ -11,6 +11,7 @@ mod kernel;
 mod model;
 mod parse;
 mod random;
+mod sockets;
 mod story;
 mod tables;
 #[path = "../netns/world.rs"]
@@ -54,6 +55,9 @@ fn property_gates_do_what_the_specification_says() {
     let frames = number("CARDINAL_FRAMES", 1_000_000);
     let first = number("CARDINAL_SEED", 20_260_101);
     let world = World::new(4);
+    // The router's connections have addresses of the universe, to which the node needs some route.
+    world.on_node("ip route add default dev lo");
+    world.on_node("ip -6 route add default dev lo");
     let kernel = Kernel::open(&world);
     let stage = Stage::new(&world, kernel);
     let start = Instant::now();

@@ -146,10 +146,21 @@ pub(crate) struct Judged {
     pub(crate) ruled: bool,
 }
 
+/// The two ends of a connection that the router has accepted in the remote's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) pod: u128,
+    pub(crate) pod_port: u16,
+    pub(crate) remote: u128,
+    pub(crate) remote_port: u16,
+}
+
 /// What becomes of a frame, both gates together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) code: i32,
+    /// The packet's mark afterwards.
+    pub(crate) mark: u32,
     pub(crate) judged: Vec<Judged>,
 }
 
@@ -165,9 +176,10 @@ pub(crate) struct Model {
     pub(crate) active: u32,
     pub(crate) flows: BTreeMap<(u32, FlowId), Flow>,
     notes: BTreeMap<Split, Note>,
-    /// Whether the router's transparent listener is there. A test run has no socket to give a packet to, so that the
-    /// kernel then refuses.
-    pub(crate) listener: bool,
+    /// Whether the router's transparent listeners are there, for IPv4 and IPv6.
+    pub(crate) listeners: (bool, bool),
+    /// Connections that the router has.
+    pub(crate) connections: Vec<Ends>,
     /// A decision that an instant later could have been another.
     pub(crate) doubtful: bool,
 }
@@ -199,8 +211,14 @@ impl Model {
             } else {
                 UNSPEC
             },
+            mark: asked.mark,
             judged: vec![judged],
         };
+        let governed = [Reason::ListenerMissing, Reason::SteerFailed];
+        let judged = &outcome.judged[0];
+        if judged.verdict == Verdict::Steer || governed.contains(&judged.reason) {
+            outcome.mark = 0xca51_0000 | asked.mark & 0xffff;
+        }
         if let Some(receiver) = self.receiver(asked, &outcome.judged[0], packet.as_ref()) {
             let (judged, _) = self.gate(&receiver, now);
             outcome.code = if judged.verdict == Verdict::Drop {
@@ -265,8 +283,12 @@ impl Model {
         let mut judged = case.judged;
         (judged.verdict, judged.reason) = match outcome {
             Ok((Action::Deny, _)) => (Verdict::Drop, Reason::Denied),
-            Ok((Action::Steer, _)) if asked.way == Direction::Egress => {
-                (Verdict::Drop, self.steered(packet.as_ref()))
+            Ok((Action::Steer, reason)) if asked.way == Direction::Egress => {
+                let packet = packet.as_ref().expect("what is governed was parsed");
+                match self.steered(packet) {
+                    Ok(()) => (Verdict::Steer, reason),
+                    Err(reason) => (Verdict::Drop, reason),
+                }
             }
             Ok((_, reason)) => (Verdict::Pass, reason),
             Err(reason) => (Verdict::Drop, reason),
@@ -274,12 +296,21 @@ impl Model {
         (judged, packet)
     }
 
-    /// What happens to a governed packet without a socket of its own.
-    fn steered(&self, packet: Option<&Packet>) -> Reason {
-        match packet {
-            Some(packet) if packet.protocol != TCP => Reason::SteerProtocol,
-            _ if self.listener => Reason::SteerFailed,
-            _ => Reason::ListenerMissing,
+    /// What happens to a governed packet. A connection that the router has finds its socket by itself. A new one is given
+    /// to the transparent listener, which the kernel refuses in a test run: only tc's own ingress may give sockets.
+    fn steered(&self, packet: &Packet) -> Result<(), Reason> {
+        let ends = Ends {
+            pod: packet.source,
+            pod_port: packet.source_port,
+            remote: packet.destination,
+            remote_port: packet.destination_port,
+        };
+        let (v4, v6) = self.listeners;
+        match packet.protocol {
+            TCP if self.connections.contains(&ends) => Ok(()),
+            TCP if packet.v4 && v4 || !packet.v4 && v6 => Err(Reason::SteerFailed),
+            TCP => Err(Reason::ListenerMissing),
+            _ => Err(Reason::SteerProtocol),
         }
     }
 

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use agent_common::{Reason, Verdict};
+use agent_common::{Action, Reason, Verdict};
 
 use crate::cable;
 use crate::frames::Frames;
 use crate::kernel::{Counters, Kernel, comparable, counted, hardware, now};
-use crate::model::{Asked, FlowId, Model, SECOND};
-use crate::parse::{Parsed, parse};
+use crate::model::{Asked, Ends, FlowId, Model, SECOND};
+use crate::parse::{Parsed, TCP, parse};
 use crate::random::Random;
 use crate::tables::{Tables, Universe};
 use crate::world::World;
@@ -25,6 +25,10 @@ const SWITCHES: usize = 4;
 enum Step {
     Switch(Tables),
     Frame(Asked),
+    /// The router's transparent listeners are opened or not, and its connections are closed.
+    Listeners(bool, bool),
+    /// The router accepted a connection.
+    Connection(Ends),
     /// A flow was idle for this long, nanoseconds.
     Idle((u32, FlowId), u64),
 }
@@ -128,9 +132,13 @@ impl Stage {
         let mut steps = Vec::new();
         self.forget();
         tally.rounds += 1;
+        steps.push(Step::Listeners(random.percent(50), random.percent(50)));
+        self.take(&steps[0], tally)
+            .expect("sockets compare nothing");
         for part in 0..=SWITCHES {
             // The first frames ever come before any generation.
             if part > 0 || self.generation > 0 {
+                frames.tables = tables.clone();
                 steps.push(Step::Switch(tables.clone()));
                 self.take(&steps[steps.len() - 1], tally)
                     .expect("a switch compares nothing");
@@ -163,6 +171,24 @@ impl Stage {
             let idle = [timeout - 3 * SECOND, timeout + 3 * SECOND, 5 * SECOND];
             return Step::Idle(*key, random.pick(&idle));
         }
+        if random.percent(1) {
+            let governed = |(_, id): &&(u32, FlowId)| {
+                id.protocol == TCP
+                    && id.local_port != 0
+                    && id.remote_port != 0
+                    && frames.universe.knows(id.remote)
+            };
+            let flows = self.model.flows.iter();
+            let steered = flows.filter(|(_, flow)| flow.action == Action::Steer);
+            if let Some((_, id)) = steered.map(|(key, _)| key).filter(governed).last() {
+                return Step::Connection(Ends {
+                    pod: id.local,
+                    pod_port: id.local_port,
+                    remote: id.remote,
+                    remote_port: id.remote_port,
+                });
+            }
+        }
         Step::Frame(frames.next(random))
     }
 
@@ -178,6 +204,19 @@ impl Stage {
                     .generations
                     .insert(self.generation, tables.clone());
                 self.model.active = self.generation;
+                Ok(())
+            }
+            Step::Listeners(v4, v6) => {
+                self.kernel.listeners(*v4, *v6);
+                self.model.listeners = (*v4, *v6);
+                self.model.connections.clear();
+                Ok(())
+            }
+            Step::Connection(ends) => {
+                if !self.model.connections.contains(ends) {
+                    self.kernel.connect(ends);
+                    self.model.connections.push(*ends);
+                }
                 Ok(())
             }
             Step::Idle(key, idle) => {
@@ -227,13 +266,16 @@ impl Stage {
             }
             true
         };
-        let code = ran.code.is_none_or(|code| code == outcome.code);
+        let code = ran
+            .code
+            .is_none_or(|code| (code, ran.mark) == (outcome.code, outcome.mark));
         if code && outcome.judged.iter().all(counts) {
             return Ok(());
         }
         Err(format!(
-            "the model says {outcome:#?}\nthe kernel's code is {:?}, and it counted {}",
+            "the model says {outcome:#?}\nthe kernel's code is {:?}, its mark {:#x}, and it counted {}",
             ran.code,
+            ran.mark,
             self.miscounted()
         ))
     }
@@ -323,6 +365,8 @@ impl Stage {
     fn told(&self, step: &Step, all: &[Step]) -> String {
         match step {
             Step::Idle(key, idle) => format!("flow {key:x?} idles {} s\n", idle / SECOND),
+            Step::Listeners(v4, v6) => format!("listeners: {v4} for IPv4, {v6} for IPv6\n"),
+            Step::Connection(ends) => format!("the router has {ends:x?}\n"),
             Step::Frame(asked) => format!(
                 "gate {} {} mark {:#x}\n  {}\n  {}\n",
                 asked.gate,

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::{Action, Direction, Identity, Rule, RuleKey};
 use cardinal_agent::datapath::{KernelTables, Network, Owner as KernelOwner, Pod};
 
+use crate::build::icmp_of;
 use crate::model::TUNNELS;
 use crate::parse::{ICMP, ICMPV6, TCP, UDP, is_mapped, mapped};
 use crate::random::Random;
@@ -219,7 +220,7 @@ impl Universe {
 
     /// A pod with its addresses and rules.
     fn place(&self, tables: &mut Tables, home: &Home, random: &mut Random) {
-        if random.percent(94) {
+        if random.percent(97) {
             let row = Row {
                 identity: home.identity,
                 cell: cell_of(home.identity),
@@ -233,9 +234,9 @@ impl Universe {
                 tables.networks.insert((*address, 128), owner);
             }
         }
-        if random.percent(96) {
+        if random.percent(97) {
             let mut rules = BTreeMap::new();
-            for _ in 0..random.below(90) {
+            for _ in 0..random.within(20, 150) {
                 let (key, rule) = self.rule(random);
                 rules.insert(key, rule);
             }
@@ -292,11 +293,50 @@ impl Universe {
         }
     }
 
+    /// Whether an address is one of the universe's.
+    pub(crate) fn knows(&self, address: u128) -> bool {
+        self.home(address).is_some() || self.others.iter().any(|(other, _)| *other == address)
+    }
+
     /// The pod that mostly owns an address.
     pub(crate) fn home(&self, address: u128) -> Option<&Home> {
         self.homes
             .iter()
             .find(|home| home.addresses.contains(&address))
+    }
+
+    /// A connection that some rule of the generation is about: who opens it, to whom, to which port, by which protocol.
+    pub(crate) fn declared(
+        &self,
+        tables: &Tables,
+        random: &mut Random,
+    ) -> Option<(u128, u128, u16, u8)> {
+        let home = &self.homes[random.below(self.homes.len())];
+        let rules = tables.rules.get(&home.identity)?;
+        let key = nth(rules.keys(), random)?;
+        let own = random.pick(&home.addresses);
+        let homes = self.homes.iter().filter(|home| home.identity == key.peer());
+        let others = self.others.iter();
+        let others = others.filter(|(_, owner)| owner.identity == key.peer());
+        let peers: Vec<u128> = homes
+            .flat_map(|home| home.addresses.iter().copied())
+            .chain(others.map(|(address, _)| *address))
+            .filter(|address| is_mapped(*address) == is_mapped(own))
+            .collect();
+        let peer = *peers.get(random.below(peers.len().max(1)))?;
+        let protocol = match key.protocol() {
+            0 => random.pick(&[TCP, UDP]),
+            ICMP | ICMPV6 => icmp_of(own),
+            protocol => protocol,
+        };
+        let port = match key.port() {
+            0 => random.pick(&PORTS),
+            port => port,
+        };
+        Some(match key.direction() {
+            Some(Direction::Ingress) => (peer, own, port, protocol),
+            _ => (own, peer, port, protocol),
+        })
     }
 
     /// What comes after a generation: the same, a little different, or another.
