@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_common::{CounterKey, Direction, FlowKey, FlowValue, Wire};
 use aya::maps::{HashMap, Map, MapData, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs};
-use cardinal_agent::datapath::{Datapath, KernelTables};
+use cardinal_agent::datapath::{Datapath, KernelTables, Prepared};
 
 use crate::cable::{self, Cable};
 use crate::model::{Asked, Ends, Flow, FlowId, Judged, Path};
@@ -51,6 +51,7 @@ pub(crate) fn counted(judged: &Judged) -> Counted {
 /// A node with its datapath.
 pub(crate) struct Kernel {
     datapath: Datapath,
+    prepared: Option<Prepared>,
     egress: SchedClassifier,
     ingress: SchedClassifier,
     counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<agent_common::Counter>>,
@@ -81,6 +82,7 @@ impl Kernel {
         let counters = PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")));
         Self {
             datapath,
+            prepared: None,
             egress: program("cell_egress", control),
             ingress: program("cell_ingress", control),
             counters: counters.expect("a hash of each CPU"),
@@ -93,10 +95,21 @@ impl Kernel {
         }
     }
 
-    /// Writes a generation, switches to it, and removes the one before.
-    pub(crate) fn switch(&mut self, tables: &KernelTables) {
+    /// Writes a generation beside the active one; what was prepared before is undone.
+    pub(crate) fn prepare(&mut self, tables: &KernelTables) {
+        self.abandon();
+        self.prepared = Some(self.datapath.prepare(tables).expect("it fits"));
+    }
+
+    /// Undoes what was prepared.
+    pub(crate) fn abandon(&mut self) {
+        drop(self.prepared.take());
+    }
+
+    /// Switches to the generation that was prepared, and removes the one before.
+    pub(crate) fn flip(&mut self) {
         let before = self.datapath.active_generation();
-        let prepared = self.datapath.prepare(tables).expect("it fits");
+        let prepared = self.prepared.take().expect("something is prepared");
         prepared.flip().expect("the gates can be attached");
         if before != 0 {
             self.datapath.retire(before).expect("it is not active");
@@ -198,8 +211,8 @@ impl Kernel {
             .collect()
     }
 
-    /// Makes a flow look as if its last packet had passed at `seen`.
-    pub(crate) fn age(&mut self, (ifindex, id): (u32, FlowId), seen: u64) {
+    /// Makes a flow look as if its last packet had passed at `seen`. False if the kernel does not know it.
+    pub(crate) fn age(&mut self, (ifindex, id): (u32, FlowId), seen: u64) -> bool {
         let key = Raw(FlowKey::new(
             ifindex,
             id.local.to_be_bytes(),
@@ -208,9 +221,12 @@ impl Kernel {
             id.remote_port.to_be_bytes(),
             id.protocol,
         ));
-        let mut value = self.flows.get(&key, 0).expect("the flow is known");
+        let Ok(mut value) = self.flows.get(&key, 0) else {
+            return false;
+        };
         value.0.touch(seen);
         self.flows.insert(key, value, 0).expect("it is there");
+        true
     }
 
     /// Removes what packets left behind.

@@ -198,6 +198,29 @@ impl Model {
         self.notes.clear();
     }
 
+    /// A generation is written; one that was before and is not active is not there any more.
+    pub(crate) fn prepare(&mut self, generation: u32, tables: Tables) {
+        self.abandon();
+        self.generations.insert(generation, tables);
+    }
+
+    /// Whether a generation waits.
+    pub(crate) fn prepared(&self) -> bool {
+        self.generations.keys().any(|number| *number > self.active)
+    }
+
+    /// What was prepared is undone.
+    pub(crate) fn abandon(&mut self) {
+        let active = self.active;
+        self.generations.retain(|number, _| *number == active);
+    }
+
+    /// What was prepared is active, and what was active is gone.
+    pub(crate) fn flip(&mut self) {
+        self.active = *self.generations.keys().max().expect("one is prepared");
+        self.abandon();
+    }
+
     fn tables(&self) -> &Tables {
         &self.generations[&self.active]
     }

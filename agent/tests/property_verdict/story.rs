@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use agent_common::{Action, Reason, Verdict};
+use agent_common::{Action, Identity, Reason, Verdict};
 
 use crate::cable;
 use crate::frames::Frames;
@@ -23,7 +23,12 @@ const SWITCHES: usize = 4;
 /// Something that happens to the node.
 #[derive(Clone, Debug)]
 enum Step {
-    Switch(Tables),
+    /// A generation is written beside the active one; one that was before and did not become active is undone.
+    Prepare(Tables),
+    /// What was written is undone.
+    Abandon,
+    /// What was written becomes active.
+    Flip,
     Frame(Asked),
     /// The router's transparent listeners are opened or not, and its connections are closed.
     Listeners(bool, bool),
@@ -114,6 +119,8 @@ impl Stage {
     }
 
     fn forget(&mut self) {
+        self.kernel.abandon();
+        self.model.abandon();
         self.kernel.forget();
         self.model.forget();
         self.model.doubtful = false;
@@ -137,15 +144,24 @@ impl Stage {
             .expect("sockets compare nothing");
         for part in 0..=SWITCHES {
             // The first frames ever come before any generation.
-            if part > 0 || self.generation > 0 {
-                frames.tables = tables.clone();
-                steps.push(Step::Switch(tables.clone()));
-                self.take(&steps[steps.len() - 1], tally)
-                    .expect("a switch compares nothing");
-                tables = universe.next(&tables, &mut random);
-            }
-            for _ in 0..ROUND / (SWITCHES + 1) {
-                let step = self.step(&mut frames, &mut random);
+            let begin = part == 0 && self.model.active > 0;
+            let next = match part {
+                0 => tables.clone(),
+                _ => universe.next(&tables, &mut random),
+            };
+            for at in 0..ROUND / (SWITCHES + 1) {
+                let step = match at {
+                    0 if part > 0 || begin => Step::Prepare(next.clone()),
+                    1 if begin => Step::Flip,
+                    60 if part > 0 && random.percent(15) => Step::Abandon,
+                    61 if part > 0 => Step::Prepare(next.clone()),
+                    120 if part > 0 => Step::Flip,
+                    _ => self.step(&mut frames, &mut random),
+                };
+                if matches!(step, Step::Flip) {
+                    tables = next.clone();
+                    frames.tables = next.clone();
+                }
                 steps.push(step);
                 let difference = self.take(&steps[steps.len() - 1], tally);
                 if self.model.doubtful {
@@ -195,15 +211,23 @@ impl Stage {
     /// One step of both.
     fn take(&mut self, step: &Step, tally: &mut Tally) -> Result<(), String> {
         match step {
-            Step::Switch(tables) => {
+            Step::Prepare(tables) => {
                 self.generation += 1;
                 let kernel = tables.kernel(self.generation, &self.names);
-                self.kernel.switch(&kernel);
-                self.model.generations.clear();
-                self.model
-                    .generations
-                    .insert(self.generation, tables.clone());
-                self.model.active = self.generation;
+                self.kernel.prepare(&kernel);
+                self.model.prepare(self.generation, tables.clone());
+                Ok(())
+            }
+            Step::Abandon => {
+                self.kernel.abandon();
+                self.model.abandon();
+                Ok(())
+            }
+            Step::Flip => {
+                if self.model.prepared() {
+                    self.kernel.flip();
+                    self.model.flip();
+                }
                 Ok(())
             }
             Step::Listeners(v4, v6) => {
@@ -221,11 +245,15 @@ impl Stage {
             }
             Step::Idle(key, idle) => {
                 let seen = now().saturating_sub(*idle);
-                if let Some(flow) = self.model.flows.get_mut(key) {
-                    flow.seen = seen;
-                    self.kernel.age(*key, seen);
+                match self.model.flows.get_mut(key) {
+                    Some(flow) => flow.seen = seen,
+                    None => return Ok(()),
                 }
-                Ok(())
+                if self.kernel.age(*key, seen) {
+                    Ok(())
+                } else {
+                    Err(format!("the kernel has no flow {key:x?}"))
+                }
             }
             Step::Frame(asked) => self.frame(asked, tally),
         }
@@ -235,7 +263,7 @@ impl Stage {
         let attached = self
             .model
             .generations
-            .get(&self.generation)
+            .get(&self.model.active)
             .is_some_and(|tables| tables.pods.contains_key(&asked.gate));
         if !attached && cable::refused(&asked.frame) {
             // No gate is there, and a test run takes no such frame.
@@ -322,7 +350,9 @@ impl Stage {
     fn differs(&mut self, steps: &[Step]) -> Option<String> {
         let mut tally = Tally::default();
         self.forget();
-        for step in steps {
+        // Nothing is left of the generation before.
+        let nothing = [Step::Prepare(Tables::default()), Step::Flip];
+        for step in nothing.iter().chain(steps) {
             if let Err(difference) = self.take(step, &mut tally) {
                 return Some(difference);
             }
@@ -332,21 +362,23 @@ impl Stage {
 
     /// Leaves out what the difference does not need, and shows the rest.
     fn fail(&mut self, seed: u64, steps: Vec<Step>, first: String) -> ! {
-        let mut kept = steps;
-        let mut shown = first;
+        let end = now() + 120 * SECOND;
+        let (mut kept, mut shown) = (steps, first);
+        // Most frames are of others and have nothing to do with it.
+        let last = kept.last().and_then(ends);
+        let related = |step: &&Step| ends(step).is_none_or(|ends| Some(ends) == last);
+        let fewer: Vec<Step> = kept.iter().filter(related).cloned().collect();
+        if let Some(difference) = self.differs(&fewer) {
+            (kept, shown) = (fewer, difference);
+        }
         let mut size = kept.len().div_ceil(2);
-        let mut tries = 0;
-        while size > 0 && tries < 400 {
+        while size > 0 {
             let mut at = 0;
-            while at < kept.len() && tries < 400 {
+            while at < kept.len() && now() < end {
                 let mut fewer = kept.clone();
                 fewer.drain(at..(at + size).min(kept.len()));
-                tries += 1;
                 match self.differs(&fewer) {
-                    Some(difference) => {
-                        kept = fewer;
-                        shown = difference;
-                    }
+                    Some(difference) => (kept, shown) = (fewer, difference),
                     None => at += size,
                 }
             }
@@ -372,17 +404,43 @@ impl Stage {
                 asked.gate,
                 asked.way,
                 asked.mark,
-                asked.frame.iter().fold(String::new(), |mut text, byte| {
-                    let _ = write!(text, "{byte:02x}");
-                    text
-                }),
+                hex(&asked.frame),
                 match parse(&asked.frame) {
                     Ok(Parsed::Ip(packet)) => format!("{packet:x?}"),
                     other => format!("{other:x?}"),
                 }
             ),
-            Step::Switch(tables) => told_tables(tables, all),
+            Step::Prepare(tables) => told_tables(tables, all),
+            Step::Abandon => "that generation is undone\n".to_owned(),
+            Step::Flip => "that generation becomes active\n".to_owned(),
         }
+    }
+}
+
+/// The addresses that a step is about, the lower one first.
+fn ends(step: &Step) -> Option<(u128, u128)> {
+    let (a, b) = match step {
+        Step::Idle((_, id), _) => (id.local, id.remote),
+        Step::Connection(ends) => (ends.pod, ends.remote),
+        Step::Frame(asked) => match parse(&asked.frame) {
+            Ok(Parsed::Ip(packet)) => (packet.source, packet.destination),
+            _ => (0, 0),
+        },
+        Step::Prepare(_) | Step::Abandon | Step::Flip | Step::Listeners(..) => return None,
+    };
+    Some((a.min(b), a.max(b)))
+}
+
+/// The bytes of a frame, and of a long one how many more there are.
+fn hex(frame: &[u8]) -> String {
+    const SHOWN: usize = 160;
+    let mut text = String::new();
+    for byte in frame.iter().take(SHOWN) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    match frame.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => text + &format!(" and {more} bytes"),
+        _ => text,
     }
 }
 
@@ -402,7 +460,7 @@ fn told_tables(tables: &Tables, all: &[Step]) -> String {
     for (ifindex, pod) in &tables.pods {
         let _ = writeln!(text, "  pod {ifindex}: {pod:x?}");
     }
-    let mut identities = Vec::new();
+    let mut identities = vec![Identity::NODE, Identity::NORTH_GATE, Identity::WEST_GATE];
     for address in addresses {
         let owner = tables.owner(address);
         identities.extend(owner.map(|owner| owner.identity));
