@@ -6,20 +6,36 @@
 pub struct Control {
     generation: u32,
     schema: u32,
+    ticks_per_second: u32,
+    pad: u32,
+    pick_up_until: u64,
 }
-crate::wire!(Control = 8);
+crate::wire!(Control = 24);
 
 impl Control {
-    /// The layout version of all pinned maps. A change of any type in this crate that an older program would
-    /// misread raises it, and the agent then refuses to reuse pins of another schema.
-    pub const SCHEMA: u32 = 1;
+    /// The layout version of all pinned maps, part of the path of their pins. A change of any type in this crate that an
+    /// older program would misread raises it.
+    pub const SCHEMA: u32 = 2;
 
-    /// The control value that makes `generation` the active one; 0 means that none is.
+    /// The control value that makes `generation` the active one; 0 means that none is. `ticks_per_second` is the rate of
+    /// the kernel's jiffies.
     #[must_use]
-    pub const fn new(generation: u32) -> Self {
+    pub const fn new(generation: u32, ticks_per_second: u32) -> Self {
         Self {
             generation,
             schema: Self::SCHEMA,
+            ticks_per_second,
+            pad: 0,
+            pick_up_until: 0,
+        }
+    }
+
+    /// The same, and until `tick` (jiffies) TCP connections that no flow is known of may be picked up in their middle.
+    #[must_use]
+    pub const fn picking_up_until(self, tick: u64) -> Self {
+        Self {
+            pick_up_until: tick,
+            ..self
         }
     }
 
@@ -34,5 +50,19 @@ impl Control {
     #[must_use]
     pub const fn schema(&self) -> u32 {
         self.schema
+    }
+
+    /// How many jiffies a second has.
+    #[must_use]
+    #[inline(always)]
+    pub const fn ticks_per_second(&self) -> u32 {
+        self.ticks_per_second
+    }
+
+    /// Until which jiffy a connection may be picked up from its answering side too.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pick_up_until(&self) -> u64 {
+        self.pick_up_until
     }
 }

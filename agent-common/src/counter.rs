@@ -1,30 +1,36 @@
 //! What was counted.
 
-use crate::{Direction, Reason, Verdict};
+use crate::{Direction, Path, Reason, Verdict};
 
 /// The key of the per-CPU map `counters`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CounterKey {
     cell: u32,
-    direction: u8,
+    way: u8,
+    path: u8,
     verdict: u8,
     reason: u8,
-    pad: u8,
 }
 crate::wire!(CounterKey = 8);
 
 impl CounterKey {
-    /// `cell` is the number of the pod's cell, 0 when the interface is nobody's.
+    /// `cell` is the number of the pod's cell, 0 when the interface is nobody's; `way` is the packet's, seen from the pod.
     #[must_use]
     #[inline(always)]
-    pub const fn new(cell: u32, direction: Direction, verdict: Verdict, reason: Reason) -> Self {
+    pub const fn new(
+        cell: u32,
+        way: Direction,
+        path: Path,
+        verdict: Verdict,
+        reason: Reason,
+    ) -> Self {
         Self {
             cell,
-            direction: direction as u8,
+            way: way as u8,
+            path: path as u8,
             verdict: verdict as u8,
             reason: reason as u8,
-            pad: 0,
         }
     }
     /// The number of the cell.
@@ -34,8 +40,13 @@ impl CounterKey {
     }
     /// Which way the packets went, seen from the pod.
     #[must_use]
-    pub const fn direction(&self) -> Option<Direction> {
-        Direction::from_raw(self.direction)
+    pub const fn way(&self) -> Option<Direction> {
+        Direction::from_raw(self.way)
+    }
+    /// Which border their connection crosses.
+    #[must_use]
+    pub const fn path(&self) -> Option<Path> {
+        Path::from_raw(self.path)
     }
     /// What became of them.
     #[must_use]
@@ -95,9 +106,77 @@ pub enum Lost {
     Counter = 1,
     /// The map `translations` refused an entry: an answer will show the backend's address.
     Translation = 2,
+    /// The map `hits` was full.
+    Hit = 3,
+    /// More events than a cell may cause in a second.
+    Suppressed = 4,
 }
 
 impl Lost {
     /// How many kinds there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 5;
+}
+
+/// The key of the map `limits`: whose events are limited together.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitKey {
+    cell: u32,
+    drops: u32,
+}
+crate::wire!(LimitKey = 8);
+
+impl LimitKey {
+    /// Drops and new flows of a cell are limited apart, so that one cannot hide the other.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(cell: u32, drops: bool) -> Self {
+        Self {
+            cell,
+            drops: drops as u32,
+        }
+    }
+}
+
+/// How many events of a [`LimitKey`] were told in the running second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    since: u64,
+    told: u32,
+    suppressed: u32,
+}
+crate::wire!(Limit = 16);
+
+impl Limit {
+    /// Events of one key per second. More are counted, not told.
+    pub const PER_SECOND: u32 = 256;
+
+    /// The first event of a second that starts at jiffy `now`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn starting(now: u64) -> Self {
+        Self {
+            since: now,
+            told: 1,
+            suppressed: 0,
+        }
+    }
+
+    /// Whether one more event may be told at jiffy `now`; if so, how many were not told since the last one that was.
+    #[inline(always)]
+    pub const fn admit(&mut self, now: u64, ticks_per_second: u32) -> Option<u32> {
+        if now.wrapping_sub(self.since) >= ticks_per_second as u64 {
+            self.since = now;
+            self.told = 0;
+        }
+        if self.told >= Self::PER_SECOND {
+            self.suppressed = self.suppressed.wrapping_add(1);
+            return None;
+        }
+        self.told += 1;
+        let suppressed = self.suppressed;
+        self.suppressed = 0;
+        Some(suppressed)
+    }
 }

@@ -41,21 +41,36 @@ impl EndpointKey {
 pub struct Endpoint {
     identity: u32,
     cell: u32,
+    policy: u32,
+    flows: u32,
     mac: [u8; 6],
     pad: [u8; 2],
 }
-crate::wire!(Endpoint = 16);
+crate::wire!(Endpoint = 24);
 
 impl Endpoint {
-    /// `cell` is the number under which packets are counted; `mac` is the pod's own hardware address.
+    /// In the place of a slot: there is no such table. Every lookup in it fails, which denies.
+    pub const NO_SLOT: u32 = u32::MAX;
+
+    /// `cell` is the number under which packets are counted; `policy` and `flows` are slots of the maps of these names;
+    /// `mac` is the pod's own hardware address.
     #[must_use]
-    pub const fn new(identity: Identity, cell: u32, mac: [u8; 6]) -> Self {
+    pub const fn new(identity: Identity, cell: u32, policy: u32, flows: u32, mac: [u8; 6]) -> Self {
         Self {
             identity: identity.raw(),
             cell,
+            policy,
+            flows,
             mac,
             pad: [0; 2],
         }
+    }
+
+    /// Nobody's: what a packet is counted for before its pod is known.
+    #[must_use]
+    #[inline(always)]
+    pub const fn nobody() -> Self {
+        Self::new(Identity::NONE, 0, Self::NO_SLOT, Self::NO_SLOT, [0; 6])
     }
 
     /// The component that runs in the pod.
@@ -72,8 +87,23 @@ impl Endpoint {
         self.cell
     }
 
+    /// Where the component's rules are.
+    #[must_use]
+    #[inline(always)]
+    pub const fn policy(&self) -> u32 {
+        self.policy
+    }
+
+    /// Where the pod's flows are.
+    #[must_use]
+    #[inline(always)]
+    pub const fn flows(&self) -> u32 {
+        self.flows
+    }
+
     /// The pod's hardware address.
     #[must_use]
+    #[inline(always)]
     pub const fn mac(&self) -> [u8; 6] {
         self.mac
     }

@@ -1,6 +1,6 @@
 //! What the programs tell: every new flow, every drop.
 
-use crate::{Direction, Identity, Reason, Verdict};
+use crate::{Direction, Identity, Path, Reason, Verdict};
 
 /// Which program spoke.
 #[repr(u8)]
@@ -59,8 +59,12 @@ pub struct Event {
     pub reason: u8,
     /// Raw [`Hook`].
     pub hook: u8,
+    /// Raw [`Path`].
+    pub path: u8,
     /// Zero.
-    pub pad: [u8; 7],
+    pub pad: [u8; 2],
+    /// Events of this cell and kind that were not told since the one before.
+    pub suppressed: u32,
 }
 crate::wire!(Event = 80);
 
@@ -88,6 +92,11 @@ impl Event {
     #[must_use]
     pub const fn direction(&self) -> Option<Direction> {
         Direction::from_raw(self.direction)
+    }
+    /// The border that the connection crosses, if the record holds a known one.
+    #[must_use]
+    pub const fn path(&self) -> Option<Path> {
+        Path::from_raw(self.path)
     }
     /// The pod's identity.
     #[must_use]

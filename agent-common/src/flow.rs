@@ -1,15 +1,14 @@
 //! Connections that were judged, and the ports of fragmented packets.
 
-use crate::{Action, Direction, Identity};
+use crate::{Action, Direction, Identity, Path};
 
-/// One connection as one pod's gate sees it.
+/// One connection as one pod's gate sees it: the key of the pod's own table of flows.
 ///
-/// Oriented by the pod, not by the packet, so that both directions find the same entry; the pod's interface is part
-/// of it, so that the two gates of a connection between two local pods never share one.
-#[repr(C)]
+/// Oriented by the pod, not by the packet, so that both directions find the same entry. Aligned, so that addresses are copied
+/// by words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
-    ifindex: u32,
     local: [u8; 16],
     remote: [u8; 16],
     local_port: [u8; 2],
@@ -17,15 +16,15 @@ pub struct FlowKey {
     protocol: u8,
     pad: [u8; 3],
 }
-crate::wire!(FlowKey = 44);
+crate::wire!(FlowKey = 40);
 
 impl FlowKey {
-    /// Ports are bytes in network order. For an ICMP echo, `local_port` is the echo's identifier and `remote_port`
-    /// one plus the [`Direction`] of the request: two pods that ping each other with the same identifier are two flows.
+    /// Ports are bytes in network order, zero for protocols without. For an ICMP echo, `local_port` is the echo's
+    /// identifier and `remote_port` one plus the [`Direction`] of the request: two pods that ping each other with the same
+    /// identifier are two flows.
     #[must_use]
     #[inline(always)]
     pub const fn new(
-        ifindex: u32,
         local: [u8; 16],
         remote: [u8; 16],
         local_port: [u8; 2],
@@ -33,7 +32,6 @@ impl FlowKey {
         protocol: u8,
     ) -> Self {
         Self {
-            ifindex,
             local,
             remote,
             local_port,
@@ -43,11 +41,6 @@ impl FlowKey {
         }
     }
 
-    /// The pod's host-side interface.
-    #[must_use]
-    pub const fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
     /// The pod's address.
     #[must_use]
     pub const fn local(&self) -> [u8; 16] {
@@ -75,6 +68,66 @@ impl FlowKey {
     }
 }
 
+/// What was seen of a connection, as bits.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowState(u8);
+
+impl FlowState {
+    /// Nothing but packets of the opener.
+    pub const OPENING: Self = Self(0);
+    /// The answering side has sent something.
+    pub const REPLIED: Self = Self(1);
+    /// The opener has ended its half (TCP FIN).
+    pub const FIN_OPENER: Self = Self(2);
+    /// The answering side has ended its half.
+    pub const FIN_ANSWERER: Self = Self(4);
+    /// Either side has aborted (TCP RST).
+    pub const RESET: Self = Self(8);
+
+    /// The state after what `other` says was seen too.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether everything that `other` says was seen.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether the connection has ended: packets after that do not keep the flow alive.
+    #[must_use]
+    #[inline(always)]
+    pub const fn closed(self) -> bool {
+        self.has(Self::RESET) || self.has(Self::FIN_OPENER.with(Self::FIN_ANSWERER))
+    }
+
+    /// Seconds without a packet after which a flow of `protocol` (IP protocol number) is forgotten.
+    ///
+    /// An established TCP connection has the two hours and four minutes of RFC 5382 REQ-5, UDP the three minutes that
+    /// RFC 4787 REQ-5 allows from; the others are those of the kernel's own connection tracking.
+    #[must_use]
+    #[inline(always)]
+    pub const fn timeout(self, protocol: u8) -> u32 {
+        const ICMP: u8 = 1;
+        const TCP: u8 = 6;
+        const UDP: u8 = 17;
+        const ICMPV6: u8 = 58;
+        match protocol {
+            TCP if self.has(Self::RESET) => 10,
+            TCP if self.closed() || !self.has(Self::REPLIED) => 120,
+            TCP => 7440,
+            UDP if self.has(Self::REPLIED) => 180,
+            UDP | ICMP | ICMPV6 => 30,
+            _ => 600,
+        }
+    }
+}
+
 /// The verdict of a connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,18 +136,26 @@ pub struct FlowValue {
     generation: u32,
     peer: u32,
     rule: u32,
+    receiver: u32,
     direction: u8,
     action: u8,
     marked: u8,
-    pad: u8,
+    state: u8,
+    path: u8,
+    pad: [u8; 3],
 }
-crate::wire!(FlowValue = 24);
+crate::wire!(FlowValue = 32);
 
 impl FlowValue {
-    /// `seen` is `CLOCK_MONOTONIC` in nanoseconds; `direction` is who opened the connection; `marked` tells that the
-    /// peer's identity came from the router's mark, not from its address, and so must be kept when judging again.
+    /// `direction` is who opened the connection; `marked` tells that the peer's identity came from the router's mark, not
+    /// from its address, and so must be kept when judging again; `receiver` is the host-side interface of a local pod
+    /// that owns the peer's address, 0 for none; `seen` counts jiffies.
     #[must_use]
     #[inline(always)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each field of the layout"
+    )]
     pub const fn new(
         generation: u32,
         direction: Direction,
@@ -102,6 +163,9 @@ impl FlowValue {
         rule: u32,
         peer: Identity,
         marked: bool,
+        receiver: u32,
+        path: Path,
+        state: FlowState,
         seen: u64,
     ) -> Self {
         Self {
@@ -109,23 +173,29 @@ impl FlowValue {
             generation,
             peer: peer.raw(),
             rule,
+            receiver,
             direction: direction as u8,
             action: action as u8,
             marked: marked as u8,
-            pad: 0,
+            state: state.0,
+            path: path as u8,
+            pad: [0; 3],
         }
     }
 
-    /// When the last packet passed, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When the last packet passed that kept the flow alive, in jiffies.
     #[must_use]
     #[inline(always)]
     pub const fn seen(&self) -> u64 {
         self.seen
     }
-    /// Notes a packet. Nothing else of the value is written.
+    /// Notes a packet: what it says of the connection, and when it came. Nothing else of the value is written.
     #[inline(always)]
-    pub const fn touch(&mut self, now: u64) {
-        self.seen = now;
+    pub const fn touch(&mut self, state: FlowState, now: u64) {
+        if !FlowState(self.state).closed() {
+            self.seen = now;
+        }
+        self.state |= state.0;
     }
     /// The generation that gave the verdict.
     #[must_use]
@@ -144,6 +214,12 @@ impl FlowValue {
     #[inline(always)]
     pub const fn rule(&self) -> u32 {
         self.rule
+    }
+    /// The host-side interface of a local pod that owns the peer's address; 0 for none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn receiver(&self) -> u32 {
+        self.receiver
     }
     /// Who opened the connection.
     #[must_use]
@@ -165,6 +241,29 @@ impl FlowValue {
     #[inline(always)]
     pub const fn marked(&self) -> bool {
         self.marked != 0
+    }
+    /// What was seen of the connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn state(&self) -> FlowState {
+        FlowState(self.state)
+    }
+    /// Which border the connection crosses.
+    #[must_use]
+    #[inline(always)]
+    pub const fn path(&self) -> Path {
+        match Path::from_raw(self.path) {
+            Some(path) => path,
+            None => Path::None,
+        }
+    }
+
+    /// Whether the flow is still one at jiffy `now`. Another CPU may have seen a packet since `now`; that is not idle.
+    #[must_use]
+    #[inline(always)]
+    pub const fn alive(&self, protocol: u8, now: u64, ticks_per_second: u32) -> bool {
+        let timeout = self.state().timeout(protocol) as u64 * ticks_per_second as u64;
+        now.saturating_sub(self.seen) < timeout
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who an address is.
 
+use crate::{Direction, Path};
+
 /// A numeric identity: what policy is written in terms of.
 ///
 /// The top byte is the kind, the rest the number within the kind, so that a new cell never renumbers another.
@@ -62,8 +64,27 @@ impl Identity {
 
     /// Whether this is a component of a cell.
     #[must_use]
+    #[inline(always)]
     pub const fn is_component(self) -> bool {
         self.0 >> 24 == 1
+    }
+
+    /// The border that a connection with this peer crosses, seen from a pod: `opener` is who opened it, `same_cell`
+    /// whether the peer is of the pod's cell.
+    #[must_use]
+    #[inline(always)]
+    pub const fn path(self, opener: Direction, same_cell: bool) -> Path {
+        let incoming = matches!(opener, Direction::Ingress);
+        match (self.0 >> 24, self) {
+            (1, _) if same_cell => Path::Intra,
+            (1, _) if incoming => Path::West,
+            (1, _) => Path::East,
+            (3, _) | (_, Self::NODE | Self::OTHER_NODE | Self::DNS) => Path::Platform,
+            (_, Self::WEST_GATE) if incoming => Path::West,
+            (_, Self::WEST_GATE) => Path::East,
+            _ if incoming => Path::North,
+            _ => Path::South,
+        }
     }
 }
 
@@ -87,14 +108,42 @@ impl core::fmt::Display for Identity {
     }
 }
 
+/// The key of the map `identities`: a prefix of an address in map form.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IdentityKey {
+    bits: u32,
+    address: [u8; 16],
+}
+crate::wire!(IdentityKey = 20);
+
+impl IdentityKey {
+    /// The first `bits` bits of `address`.
+    #[must_use]
+    pub const fn new(bits: u32, address: [u8; 16]) -> Self {
+        Self { bits, address }
+    }
+    /// The length of the prefix.
+    #[must_use]
+    pub const fn bits(&self) -> u32 {
+        self.bits
+    }
+    /// The address; bits behind the prefix mean nothing.
+    #[must_use]
+    pub const fn address(&self) -> [u8; 16] {
+        self.address
+    }
+}
+
 /// What the longest matching prefix of an address says.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IdentityValue {
     identity: u32,
     ifindex: u32,
+    cell: u32,
 }
-crate::wire!(IdentityValue = 8);
+crate::wire!(IdentityValue = 12);
 
 impl IdentityValue {
     /// In the place of an interface: the address is this node's own (the loopback interface has this number). A gate's
@@ -102,12 +151,13 @@ impl IdentityValue {
     pub const THIS_NODE: u32 = 1;
 
     /// `ifindex` is the host-side interface of a local pod that owns the address, [`Self::THIS_NODE`] for addresses of
-    /// this node, 0 for every other address.
+    /// this node, 0 for every other address; `cell` is the number of a component's cell, 0 for everything else.
     #[must_use]
-    pub const fn new(identity: Identity, ifindex: u32) -> Self {
+    pub const fn new(identity: Identity, ifindex: u32, cell: u32) -> Self {
         Self {
             identity: identity.0,
             ifindex,
+            cell,
         }
     }
 
@@ -123,5 +173,23 @@ impl IdentityValue {
     #[inline(always)]
     pub const fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    /// The number of the cell that the address' component belongs to; 0 for none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn cell(&self) -> u32 {
+        self.cell
+    }
+
+    /// The host-side interface of a local pod that owns the address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn local_pod(&self) -> Option<u32> {
+        if self.ifindex > Self::THIS_NODE {
+            Some(self.ifindex)
+        } else {
+            None
+        }
     }
 }

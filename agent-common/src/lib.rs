@@ -21,19 +21,21 @@ pub mod mark;
 pub mod policy;
 pub mod reason;
 pub mod service;
+pub mod versioned;
 
 pub use address::{address_bytes, address_ip, is_v4};
 pub use control::Control;
-pub use counter::{Counter, CounterKey, Lost};
+pub use counter::{Counter, CounterKey, Limit, LimitKey, Lost};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use event::{Event, Hook};
-pub use flow::{FlowKey, FlowValue, FragmentKey, FragmentValue};
-pub use identity::{Identity, IdentityValue};
+pub use flow::{FlowKey, FlowState, FlowValue, FragmentKey, FragmentValue};
+pub use identity::{Identity, IdentityKey, IdentityValue};
 pub use listener::{Listener, ListenerKey, SocketKey};
 pub use mark::Mark;
-pub use policy::{Action, PolicyKey, Rule, RuleKey};
-pub use reason::{Direction, Reason, Verdict};
+pub use policy::{Action, Rule, RuleKey};
+pub use reason::{Direction, Path, Reason, Verdict};
 pub use service::{Backend, BackendKey, Service, ServiceKey, TranslationKey, TranslationValue};
+pub use versioned::Versioned;
 
 /// A type that may cross the border between the agent and the kernel as bytes.
 ///

@@ -1,43 +1,11 @@
-//! What an identity may do: one inner map of rules per (generation, identity).
+//! What a component may do: one inner map of rules in a slot of the map `policies`.
 
 use crate::{Direction, Identity};
 
-/// The key of the outer map `policies`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PolicyKey {
-    generation: u32,
-    identity: u32,
-}
-crate::wire!(PolicyKey = 8);
-
-impl PolicyKey {
-    /// The rules of `identity` in `generation`.
-    #[must_use]
-    #[inline(always)]
-    pub const fn new(generation: u32, identity: Identity) -> Self {
-        Self {
-            generation,
-            identity: identity.raw(),
-        }
-    }
-
-    /// The generation that the entry belongs to.
-    #[must_use]
-    pub const fn generation(&self) -> u32 {
-        self.generation
-    }
-
-    /// The identity whose rules these are.
-    #[must_use]
-    pub const fn identity(&self) -> Identity {
-        Identity::from_raw(self.identity)
-    }
-}
-
 /// The key of a rule: the peer, and the port of whoever is the server of the connection.
 ///
-/// A packet is looked up as (peer, port, protocol), then (peer, any port, protocol), then (peer, any, any).
+/// A TCP, UDP or echo packet is looked up as (peer, port, protocol), then (peer, any port, protocol), then (peer, any,
+/// any); UDP to the port of a tunnel only by the first of these, a protocol without ports only by the second.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleKey {

@@ -43,6 +43,26 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// Which of a cell's borders a connection crosses, seen from the pod's cell.
+    Path {
+        /// Not known: the packet ended before anybody asked who the other side is, or it is no connection's.
+        None = 0 => "none",
+        /// From outside the platform, through the external gateway.
+        North = 1 => "north",
+        /// From another cell, through the internal gateway or directly.
+        West = 2 => "west",
+        /// To outside the platform.
+        South = 3 => "south",
+        /// To another cell.
+        East = 4 => "east",
+        /// Within the cell.
+        Intra = 5 => "intra",
+        /// To or from the platform: name servers, nodes, monitoring.
+        Platform = 6 => "platform",
+    }
+}
+
+wire_enum! {
     /// What becomes of a packet.
     Verdict {
         /// It ends here.
@@ -69,8 +89,6 @@ wire_enum! {
         NoGeneration = 32 => "no_generation",
         /// The generation knows no pod behind the interface.
         NoEndpoint = 33 => "no_endpoint",
-        /// The generation has no table of identities.
-        NoIdentities = 34 => "no_identities",
         /// The pod's component has no policy table in the generation.
         NoPolicy = 35 => "no_policy",
         /// The source address is not the pod's.
@@ -93,7 +111,7 @@ wire_enum! {
         Vlan = 44 => "vlan",
         /// More IPv6 extension headers or IPv4 options than are read, or an extension header that is never read.
         ExtensionHeader = 45 => "extension_header",
-        /// Neither TCP, UDP nor ICMP.
+        /// Neither TCP, UDP nor ICMP, and no rule names the protocol.
         Protocol = 46 => "protocol",
         /// A later fragment whose first was not seen.
         Fragment = 47 => "fragment",
@@ -121,6 +139,14 @@ wire_enum! {
         SteerFailed = 58 => "steer_failed",
         /// An IPv6 routing header or an IPv4 source route: a packet that chooses its own way.
         SourceRoute = 59 => "source_route",
+        /// The Ethernet source address is not the pod's.
+        MacSpoofed = 60 => "mac_spoofed",
+        /// TCP flags that no connection sends (RFC 9293 section 3.5): SYN with FIN or RST, none at all, FIN alone.
+        TcpFlags = 61 => "tcp_flags",
+        /// An answer to a TCP connection that nobody was seen to open.
+        TcpState = 62 => "tcp_state",
+        /// UDP to a port of VXLAN or Geneve that no rule names.
+        Tunnel = 63 => "tunnel",
     }
 }
 

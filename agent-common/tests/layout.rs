@@ -36,13 +36,12 @@ fn addresses_survive_the_way_there_and_back() {
 fn keys_have_the_bytes_that_the_programs_compare() {
     let key = RuleKey::new(Identity::component(3), 8080, 6, Direction::Ingress);
     assert_eq!(bytes(&key), [3, 0, 0, 1, 0x1f, 0x90, 6, 1]);
-    let key = PolicyKey::new(7, Identity::WEST_GATE);
-    assert_eq!(bytes(&key), [7, 0, 0, 0, 6, 0, 0, 0]);
+    let key = EndpointKey::new(7, 9);
+    assert_eq!(bytes(&key), [7, 0, 0, 0, 9, 0, 0, 0]);
     let local = address_bytes(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
     let remote = address_bytes(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
-    let key = FlowKey::new(9, local, remote, [0x1f, 0x90], [0xc0, 0x00], 17);
-    let mut expected = vec![9, 0, 0, 0];
-    expected.extend(local);
+    let key = FlowKey::new(local, remote, [0x1f, 0x90], [0xc0, 0x00], 17);
+    let mut expected = local.to_vec();
     expected.extend(remote);
     expected.extend([0x1f, 0x90, 0xc0, 0x00, 17, 0, 0, 0]);
     assert_eq!(bytes(&key), expected);
@@ -68,7 +67,9 @@ fn an_event_is_read_back_from_its_bytes_and_from_no_others() {
         verdict: Verdict::Drop as u8,
         reason: Reason::NotDeclared as u8,
         hook: Hook::CellIngress as u8,
-        pad: [0; 7],
+        path: Path::West as u8,
+        pad: [0; 2],
+        suppressed: 8,
     };
     assert_eq!(Event::from_bytes(&bytes(&event)), Some(event));
     assert_eq!(Event::from_bytes(&bytes(&event)[1..]), None);
@@ -90,6 +91,94 @@ fn reasons_have_one_name_each_and_come_back_from_their_byte() {
             == 4
     );
     assert_eq!(Reason::from_raw(0), None);
+}
+
+#[test]
+fn a_flow_ends_when_its_state_says_so() {
+    let opening = FlowState::OPENING;
+    let open = opening.with(FlowState::REPLIED);
+    let half = open.with(FlowState::FIN_OPENER);
+    let closed = half.with(FlowState::FIN_ANSWERER);
+    let reset = open.with(FlowState::RESET);
+    for (state, protocol, seconds) in [
+        (opening, 6, 120),
+        (open, 6, 7440),
+        (half, 6, 7440),
+        (closed, 6, 120),
+        (reset, 6, 10),
+        (opening, 17, 30),
+        (open, 17, 180),
+        (open, 1, 30),
+        (open, 58, 30),
+        (open, 132, 600),
+    ] {
+        assert_eq!(state.timeout(protocol), seconds, "{state:?} {protocol}");
+        let flow = |seen| {
+            let peer = Identity::WORLD;
+            let (way, path) = (Direction::Egress, Path::South);
+            FlowValue::new(1, way, Action::Pass, 0, peer, false, 0, path, state, seen)
+        };
+        let ticks = u64::from(seconds) * 250;
+        assert!(flow(1000).alive(protocol, 1000 + ticks - 1, 250));
+        assert!(!flow(1000).alive(protocol, 1000 + ticks, 250));
+        assert!(flow(1000).alive(protocol, 999, 250), "another CPU's clock");
+    }
+    let mut flow = FlowValue::new(
+        1,
+        Direction::Egress,
+        Action::Pass,
+        0,
+        Identity::WORLD,
+        false,
+        0,
+        Path::South,
+        half,
+        10,
+    );
+    flow.touch(FlowState::FIN_ANSWERER, 20);
+    assert_eq!((flow.seen(), flow.state().closed()), (20, true));
+    flow.touch(FlowState::REPLIED, 30);
+    assert_eq!(
+        flow.seen(),
+        20,
+        "what comes after the end keeps nothing alive"
+    );
+}
+
+#[test]
+fn a_cell_tells_so_many_events_in_a_second_and_how_many_it_did_not() {
+    let mut limit = Limit::starting(1000);
+    for _ in 1..Limit::PER_SECOND {
+        assert_eq!(limit.admit(1100, 250), Some(0));
+    }
+    assert_eq!(limit.admit(1200, 250), None);
+    assert_eq!(limit.admit(1249, 250), None);
+    assert_eq!(limit.admit(1250, 250), Some(2));
+    assert_eq!(limit.admit(1250, 250), Some(0));
+}
+
+#[test]
+fn the_border_of_a_connection_follows_from_who_opened_it_and_who_is_there() {
+    let component = Identity::component(5);
+    let (out, back) = (Direction::Egress, Direction::Ingress);
+    for (opener, peer, same, path) in [
+        (back, Identity::NORTH_GATE, false, Path::North),
+        (back, Identity::WEST_GATE, false, Path::West),
+        (out, Identity::WEST_GATE, false, Path::East),
+        (out, component, true, Path::Intra),
+        (back, component, true, Path::Intra),
+        (out, component, false, Path::East),
+        (back, component, false, Path::West),
+        (out, Identity::WORLD, false, Path::South),
+        (back, Identity::WORLD, false, Path::North),
+        (out, Identity::external(1), false, Path::South),
+        (out, Identity::METADATA, false, Path::South),
+        (out, Identity::DNS, false, Path::Platform),
+        (back, Identity::platform(1), false, Path::Platform),
+        (back, Identity::NODE, false, Path::Platform),
+    ] {
+        assert_eq!(peer.path(opener, same), path, "{opener} {peer}");
+    }
 }
 
 #[test]

@@ -8,6 +8,9 @@
 #![no_main]
 
 mod connect;
+mod deliver;
+mod explain;
+mod fragment;
 mod listen;
 mod maps;
 mod neighbour;
@@ -22,17 +25,63 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier, sk_lookup},
     programs::{SkLookupContext, SockAddrContext, TcContext},
 };
+use verdict::{Case, WET};
 
 /// The pod's gate for packets that it sends. Host side of the pod's veth, tc ingress.
+///
+/// A packet to another pod of this node meets that pod's gate here too, and goes to it past the node's stack.
 #[classifier]
 pub fn cell_egress(ctx: TcContext) -> i32 {
-    act(verdict::judge(&ctx, Direction::Egress))
+    let Some(case) = Case::at::<WET>(&ctx, Direction::Egress) else {
+        return TC_ACT_SHOT;
+    };
+    let verdict = gate(&ctx, case, Direction::Egress);
+    if verdict != Verdict::Pass || !deliver::possible(case) || !case.at_receiver() {
+        return act(verdict);
+    }
+    let judged = verdict::judge_receiver(case);
+    let (verdict, reason) = verdict::enact::<WET>(&ctx, case, Direction::Ingress, judged);
+    record::judged(&ctx, case, Direction::Ingress, verdict, reason);
+    if verdict == Verdict::Drop {
+        return TC_ACT_SHOT;
+    }
+    deliver::redirect(&ctx, case)
 }
 
 /// The pod's gate for packets that it receives. Host side of the pod's veth, tc egress.
 #[classifier]
 pub fn cell_ingress(ctx: TcContext) -> i32 {
-    act(verdict::judge(&ctx, Direction::Ingress))
+    match Case::at::<WET>(&ctx, Direction::Ingress) {
+        Some(case) => act(gate(&ctx, case, Direction::Ingress)),
+        None => TC_ACT_SHOT,
+    }
+}
+
+/// What `cell_egress` would say of a packet. Never attached: for `BPF_PROG_TEST_RUN`.
+#[classifier]
+pub fn explain_egress(ctx: TcContext) -> i32 {
+    explain::gate(&ctx, Direction::Egress)
+}
+
+/// What `cell_ingress` would say of a packet. Never attached: for `BPF_PROG_TEST_RUN`.
+#[classifier]
+pub fn explain_ingress(ctx: TcContext) -> i32 {
+    explain::gate(&ctx, Direction::Ingress)
+}
+
+/// The kernel's jiffies, in the first two words of the control block. Never attached: for `BPF_PROG_TEST_RUN`.
+#[classifier]
+pub fn clock(ctx: TcContext) -> i32 {
+    explain::clock(&ctx)
+}
+
+/// Judges a packet at one gate, and records what was found.
+#[inline(always)]
+fn gate(ctx: &TcContext, case: &mut Case, way: Direction) -> Verdict {
+    let judged = verdict::judge::<WET>(ctx, case, way);
+    let (verdict, reason) = verdict::enact::<WET>(ctx, case, way, judged);
+    record::judged(ctx, case, way, verdict, reason);
+    verdict
 }
 
 /// `TC_ACT_UNSPEC` (`TCX_NEXT`) lets programs of others that are attached behind ours have their say.

@@ -1,4 +1,4 @@
-//! The maps. Every entry that depends on configuration carries its generation in the key, so that a packet reads the
+//! The maps. What depends on configuration carries its generation, in the key or in the value, so that a packet reads the
 //! active generation once, from `control`, and then sees one configuration whatever the agent writes meanwhile.
 //!
 //! | map | writer | readers | when full |
@@ -10,50 +10,52 @@
 //! | `services`, `backends` | agent, before the flip | cgroup | the generation is refused before the flip |
 //! | `listeners` | agent, before the flip | sk_lookup | the generation is refused before the flip |
 //! | `sockets` | agent, when it opens listeners | tc, sk_lookup | the listener is refused |
-//! | `flows` | tc | tc, agent (status) | the least recently used flow goes; its next packet is judged as new |
+//! | `flows` | tc | tc, agent (status) | the pod's own least recently used flow goes; its next packet is judged as new |
 //! | `fragments` | tc | tc | the least recently used goes; its later fragments drop |
 //! | `translations` | cgroup | cgroup | the least recently used goes; answers show the backend's address |
-//! | `counters` | tc | agent | the packet is counted in `lost` instead; its verdict stands |
+//! | `counters`, `hits` | tc | agent | what comes is counted in `lost` instead; verdicts stand |
+//! | `limits` | tc | tc | the least recently used goes; its cell may tell more for a second |
 //! | `lost` | all programs | agent | cannot be: one entry per kind |
 //! | `events` | tc | agent | the event is counted in `lost` instead; the verdict stands |
 
 use agent_common::{
     Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, Event, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, IdentityValue, Listener, ListenerKey, Lost, PolicyKey,
-    Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey, TranslationValue,
+    FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey, Listener, ListenerKey,
+    Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey, TranslationValue,
+    Versioned,
 };
 use aya_ebpf::{
     btf_maps::{
-        Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
         SockHash, lpm_trie::Key,
     },
     macros::btf_map,
 };
 
-/// Identities by prefix. The agent makes one per content, sized to it; this type is the template.
-pub type Identities = LpmTrie<[u8; 16], IdentityValue, 65536>;
-/// Rules of one identity. The agent makes one per content, sized to it; this type is the template.
+/// Rules of one component. The agent makes one per content, sized to it; this type is the template.
 pub type Rules = HashMap<RuleKey, Rule, 1024>;
+/// Flows of one pod. The agent makes one per pod; this type is the template.
+pub type Flows = LruHashMap<FlowKey, FlowValue, 8192>;
 
 /// The active generation. One entry.
 #[btf_map(name = "control")]
 pub static CONTROL: Array<Control, 1> = Array::new();
 
-/// Who an address is, by generation. Two generations live at a time, a third while one is prepared.
+/// Who an address is, by longest prefix, in the active and the next generation.
 #[btf_map(name = "identities")]
-pub static IDENTITIES: HashOfMaps<u32, Identities, 8> = HashOfMaps::new();
+pub static IDENTITIES: LpmTrie<[u8; 16], Versioned<IdentityValue>, 1048576> = LpmTrie::new();
 
-/// What a component may do, by generation. Only components with a pod on this node have an entry.
+/// What a component may do, by the slot that its endpoints name.
 #[btf_map(name = "policies")]
-pub static POLICIES: HashOfMaps<PolicyKey, Rules, 4096> = HashOfMaps::new();
+pub static POLICIES: ArrayOfMaps<Rules, 8192> = ArrayOfMaps::new();
 
 /// Local pods by host-side interface and generation.
 #[btf_map(name = "endpoints")]
-pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, 4096> = HashMap::new();
+pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, 12288> = HashMap::new();
 
-/// Judged connections, by pod.
+/// Judged connections, by the slot that the pod's endpoint names.
 #[btf_map(name = "flows")]
-pub static FLOWS: LruHashMap<FlowKey, FlowValue, 131072> = LruHashMap::new();
+pub static FLOWS: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
 
 /// Ports of fragmented packets.
 #[btf_map(name = "fragments")]
@@ -79,9 +81,17 @@ pub static LISTENERS: HashMap<ListenerKey, Listener, 4096> = HashMap::new();
 #[btf_map(name = "sockets")]
 pub static SOCKETS: SockHash<SocketKey, 4096> = SockHash::new();
 
-/// Packets and bytes by cell, direction, verdict and reason.
+/// Packets and bytes by cell, way, border, verdict and reason.
 #[btf_map(name = "counters")]
-pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, 8192> = PerCpuHashMap::new();
+pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, 16384> = PerCpuHashMap::new();
+
+/// Connections that a rule decided, by the rule's number.
+#[btf_map(name = "hits")]
+pub static HITS: PerCpuHashMap<u32, u64, 16384> = PerCpuHashMap::new();
+
+/// How many events a cell caused in the running second.
+#[btf_map(name = "limits")]
+pub static LIMITS: LruHashMap<LimitKey, Limit, 4096> = LruHashMap::new();
 
 /// What could not be recorded, by [`Lost`].
 #[btf_map(name = "lost")]
@@ -91,16 +101,19 @@ pub static LOST: PerCpuArray<u64, { Lost::COUNT as usize }> = PerCpuArray::new()
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<Event, { 1 << 20 }> = RingBuf::new();
 
-/// The generation that this packet, connection or lookup is judged by; 0 if none is active.
+/// The generation that this connection or lookup is judged by; 0 if none is active.
 #[inline(always)]
 pub fn active_generation() -> u32 {
     CONTROL.get(0).map_or(0, Control::generation)
 }
 
-/// Who owns an address, by longest prefix.
+/// Who owns an address in a generation.
 #[inline(always)]
-pub fn identity(identities: &Identities, address: &[u8; 16]) -> Option<IdentityValue> {
-    identities.get(&Key::new(128, *address)).copied()
+pub fn identity(generation: u32, address: &[u8; 16]) -> Option<IdentityValue> {
+    IDENTITIES
+        .get(&Key::new(128, *address))
+        .and_then(|value| value.at(generation))
+        .copied()
 }
 
 /// Counts something that could not be recorded.

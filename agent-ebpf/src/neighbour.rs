@@ -4,22 +4,21 @@ use agent_common::{Direction, IdentityValue, Reason, address::mapped};
 use aya_ebpf::programs::TcContext;
 
 use crate::{
-    maps::{self, Identities},
-    packet::{self, Packet, is_group, is_link_local},
+    maps,
+    packet::{self, is_group, is_link_local},
+    verdict::Case,
 };
 
 /// Judges an ARP packet (RFC 826).
 #[inline(always)]
-pub fn arp(
-    ctx: &TcContext,
-    identities: &Identities,
-    ifindex: u32,
-    way: Direction,
-) -> Result<Reason, Reason> {
+pub fn arp(ctx: &TcContext, case: &Case, way: Direction) -> Result<Reason, Reason> {
     let h: [u8; 28] = packet::load(ctx, packet::NETWORK)?;
     // Ethernet, IPv4, six and four bytes.
     if [h[0], h[1], h[2], h[3], h[4], h[5]] != [0, 1, 8, 0, 6, 4] {
         return Err(Reason::Malformed);
+    }
+    if way == Direction::Egress && [h[8], h[9], h[10], h[11], h[12], h[13]] != case.endpoint.mac() {
+        return Err(Reason::ArpSpoofed);
     }
     let target = mapped(h[24], h[25], h[26], h[27]);
     let claimed = match way {
@@ -28,7 +27,7 @@ pub fn arp(
         Direction::Egress => mapped(h[14], h[15], h[16], h[17]),
         Direction::Ingress => target,
     };
-    if owns(identities, &claimed, ifindex) {
+    if owns(case, &claimed) {
         Ok(Reason::Neighbour)
     } else {
         Err(Reason::ArpSpoofed)
@@ -37,14 +36,9 @@ pub fn arp(
 
 /// Judges a neighbour solicitation or advertisement (RFC 4861 sections 4.3, 4.4 and 7.1).
 #[inline(always)]
-pub fn discovery(
-    ctx: &TcContext,
-    packet: &Packet,
-    identities: &Identities,
-    ifindex: u32,
-    way: Direction,
-) -> Result<Reason, Reason> {
+pub fn discovery(ctx: &TcContext, case: &Case, way: Direction) -> Result<Reason, Reason> {
     const ADVERTISEMENT: u8 = 136;
+    let packet = &case.packet;
     let target: [u8; 16] = packet::load(ctx, packet.transport + 8)?;
     if packet.hops != 255 {
         return Err(Reason::Malformed);
@@ -55,15 +49,15 @@ pub fn discovery(
             // Duplicate address detection asks from the unspecified address for the pod's own.
             let nobody = packet.source == [0; 16];
             let claims_target = advertises || nobody;
-            stays_on_link(identities, &packet.destination)
-                && (nobody || mine(identities, &packet.source, ifindex))
-                && (!claims_target || mine(identities, &target, ifindex))
+            stays_on_link(case, &packet.destination)
+                && (nobody || mine(case, &packet.source))
+                && (!claims_target || mine(case, &target))
         }
         // The node may ask for the pod's addresses, and answer what the pod asked.
         Direction::Ingress if advertises => {
-            is_group(&packet.destination, false) || mine(identities, &packet.destination, ifindex)
+            is_group(&packet.destination, false) || mine(case, &packet.destination)
         }
-        Direction::Ingress => mine(identities, &target, ifindex),
+        Direction::Ingress => mine(case, &target),
     };
     if fine {
         Ok(Reason::Neighbour)
@@ -75,27 +69,27 @@ pub fn discovery(
 /// Whether a message of the pod ends at the node: a group of the link (RFC 4291 section 2.7), a link-local address or one
 /// of the node's own. The node would forward any other, past every policy.
 #[inline(always)]
-fn stays_on_link(identities: &Identities, address: &[u8; 16]) -> bool {
+fn stays_on_link(case: &Case, address: &[u8; 16]) -> bool {
     const LINK_SCOPE: u8 = 2;
     if is_group(address, false) {
         return address[1] & 0x0f == LINK_SCOPE;
     }
     is_link_local(address)
-        || maps::identity(identities, address)
+        || maps::identity(case.control.generation(), address)
             .is_some_and(|value| value.ifindex() == IdentityValue::THIS_NODE)
 }
 
 /// Whether the pod may use an address on its link: its own, or any link-local one, since the link has two ends only.
 #[inline(always)]
-fn mine(identities: &Identities, address: &[u8; 16], ifindex: u32) -> bool {
-    is_link_local(address) || owns(identities, address, ifindex)
+fn mine(case: &Case, address: &[u8; 16]) -> bool {
+    is_link_local(address) || owns(case, address)
 }
 
 /// Whether the address belongs to the pod behind the interface.
 #[inline(always)]
-pub fn owns(identities: &Identities, address: &[u8; 16], ifindex: u32) -> bool {
-    match maps::identity(identities, address) {
-        Some(value) => value.ifindex() == ifindex,
+pub fn owns(case: &Case, address: &[u8; 16]) -> bool {
+    match maps::identity(case.control.generation(), address) {
+        Some(value) => value.ifindex() == case.ifindex,
         None => false,
     }
 }

@@ -3,8 +3,13 @@
 //! Everything goes through `bpf_skb_load_bytes`, which copies and checks bounds, also for packets whose bytes are not
 //! linear. What is parsed is what the rest of the stack would parse: no header is skipped that a receiver would read.
 
-use agent_common::{Reason, address::mapped};
-use aya_ebpf::programs::TcContext;
+use agent_common::{FlowState, Reason, address::mapped};
+use aya_ebpf::{
+    bindings::BPF_F_RECOMPUTE_CSUM,
+    cty::c_void,
+    helpers::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
 
 /// IP protocol numbers (IANA).
 pub mod protocol {
@@ -16,6 +21,14 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
+}
+
+/// TCP flags (RFC 9293 section 3.1).
+mod tcp {
+    pub(super) const FIN: u8 = 0x01;
+    pub(super) const SYN: u8 = 0x02;
+    pub(super) const RST: u8 = 0x04;
+    pub(super) const ACK: u8 = 0x10;
 }
 
 const ETHERNET: u32 = 14;
@@ -44,10 +57,11 @@ pub enum Layer {
 }
 
 /// Where a packet stands among its fragments.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fragmented {
     /// It is whole.
-    No,
+    No = 0,
     /// It is the first fragment and has the ports.
     First,
     /// It is a later one and has none.
@@ -55,10 +69,11 @@ pub enum Fragmented {
 }
 
 /// What ICMP message it is.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Icmp {
     /// Not ICMP.
-    None,
+    None = 0,
     /// Echo request.
     Request,
     /// Echo reply.
@@ -73,7 +88,8 @@ pub enum Icmp {
     Other,
 }
 
-/// The headers of an IP packet.
+/// The headers of an IP packet. Aligned, so that addresses are copied by words.
+#[repr(C, align(8))]
 pub struct Packet {
     /// Map form.
     pub source: [u8; 16],
@@ -104,33 +120,83 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// All zero: what an event shows of a packet that could not be parsed.
+    /// Forgets what was read before: what an event shows of a packet that could not be parsed.
     #[inline(always)]
-    pub const fn empty() -> Self {
-        Self {
-            source: [0; 16],
-            destination: [0; 16],
-            source_port: [0; 2],
-            destination_port: [0; 2],
-            protocol: 0,
-            tcp_flags: 0,
-            icmp: Icmp::None,
-            icmp_type: 0,
-            v4: false,
-            hops: 0,
-            fragmented: Fragmented::No,
-            transport: 0,
-            fragment_id: 0,
-        }
+    pub const fn clear(&mut self) {
+        self.source = [0; 16];
+        self.destination = [0; 16];
+        self.source_port = [0; 2];
+        self.destination_port = [0; 2];
+        self.protocol = 0;
+        self.tcp_flags = 0;
+        self.icmp = Icmp::None;
+        self.icmp_type = 0;
+        self.v4 = false;
+        self.hops = 0;
+        self.fragmented = Fragmented::No;
+        self.transport = 0;
+        self.fragment_id = 0;
     }
 
     /// Whether the packet asks for a new TCP connection.
     #[inline(always)]
     pub const fn opens_tcp(&self) -> bool {
-        const SYN: u8 = 0x02;
-        const ACK: u8 = 0x10;
-        self.protocol == protocol::TCP && self.tcp_flags & (SYN | ACK) == SYN
+        self.protocol == protocol::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
+
+    /// Whether the packet answers a request for a new TCP connection.
+    #[inline(always)]
+    pub const fn accepts_tcp(&self) -> bool {
+        const BOTH: u8 = tcp::SYN | tcp::ACK;
+        self.protocol == protocol::TCP && self.tcp_flags & BOTH == BOTH
+    }
+
+    /// Whether the packet aborts a TCP connection.
+    #[inline(always)]
+    pub const fn resets_tcp(&self) -> bool {
+        self.protocol == protocol::TCP && self.tcp_flags & tcp::RST != 0
+    }
+
+    /// What the packet tells about its connection, from the side that opened it or the other one.
+    #[inline(always)]
+    pub const fn state(&self, from_opener: bool) -> FlowState {
+        let mut state = if from_opener {
+            FlowState::OPENING
+        } else {
+            FlowState::REPLIED
+        };
+        // A later fragment has no flags.
+        if self.protocol == protocol::TCP && self.tcp_flags & tcp::FIN != 0 {
+            state = state.with(if from_opener {
+                FlowState::FIN_OPENER
+            } else {
+                FlowState::FIN_ANSWERER
+            });
+        }
+        if self.resets_tcp() {
+            state = state.with(FlowState::RESET);
+        }
+        state
+    }
+
+    /// Whether the packet goes to a port of VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
+    #[inline(always)]
+    pub const fn enters_tunnel(&self) -> bool {
+        self.protocol == protocol::UDP
+            && matches!(
+                u16::from_be_bytes(self.destination_port),
+                4789 | 8472 | 6081
+            )
+    }
+}
+
+/// Whether the protocol has ports, or an echo's identifier in the place of one.
+#[inline(always)]
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6
+    )
 }
 
 /// Bytes of the packet, or `Truncated`.
@@ -142,6 +208,134 @@ pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Rea
 
 /// The offset right behind the Ethernet header.
 pub const NETWORK: u32 = ETHERNET;
+
+/// The first bytes of a frame: Ethernet, and an IPv4 or IPv6 header and as much of TCP as has its flags.
+#[repr(C, align(8))]
+pub struct Frame {
+    /// Puts the network header at a multiple of eight.
+    pad: [u8; 2],
+    /// Where it is sent to on the link.
+    pub to: [u8; 6],
+    /// Who sends it on the link.
+    pub from: [u8; 6],
+    kind: [u8; 2],
+    /// What the frame carries.
+    pub network: [u8; 56],
+}
+
+/// Bytes of a frame that hold an IPv4 header without options, and ports and flags.
+const SHORT: usize = ETHERNET as usize + 20 + TRANSPORT;
+/// The same for IPv6.
+const LONG: usize = ETHERNET as usize + 40 + TRANSPORT;
+/// As far as TCP's flags.
+const TRANSPORT: usize = 14;
+
+impl Frame {
+    /// Copies bytes `from..to` of the packet to their place; `false` if it is shorter.
+    #[inline(always)]
+    fn fill<const FROM: usize, const TO: usize>(&mut self, ctx: &TcContext) -> bool {
+        // SAFETY: `to`, `from`, `kind` and `network` lie one behind the other without padding (`repr(C)`) and hold 70 bytes,
+        // of which the callers name no more than `LONG`, 68.
+        unsafe {
+            let place = (&raw mut self.to).cast::<u8>().add(FROM);
+            bpf_skb_load_bytes(
+                ctx.skb.skb.cast::<c_void>().cast_const(),
+                FROM as u32,
+                place.cast(),
+                (TO - FROM) as u32,
+            ) == 0
+        }
+    }
+
+    /// Reads what `write` changes a part of.
+    #[inline(always)]
+    pub fn read(&mut self, ctx: &TcContext) -> bool {
+        self.fill::<0, { ETHERNET as usize + 20 }>(ctx)
+    }
+
+    /// Puts the first `TO` bytes into the packet.
+    #[inline(always)]
+    pub fn write<const TO: u32>(&self, ctx: &TcContext) -> bool {
+        // SAFETY: as in `fill`.
+        unsafe {
+            bpf_skb_store_bytes(
+                ctx.skb.skb.cast(),
+                0,
+                (&raw const self.to).cast::<c_void>(),
+                TO,
+                BPF_F_RECOMPUTE_CSUM as u64,
+            ) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn ports<const AT: usize>(&self, packet: &mut Packet) {
+        packet.source_port = [self.network[AT], self.network[AT + 1]];
+        packet.destination_port = [self.network[AT + 2], self.network[AT + 3]];
+        packet.transport = ETHERNET + AT as u32;
+    }
+}
+
+/// Reads the headers of an ordinary packet: TCP or UDP, whole, in IPv4 without options or IPv6 without extension headers.
+/// Nearly every packet is one. `false`: `parse` has to look at it. It says of a packet what `parse` would say.
+#[inline(always)]
+pub fn glance(ctx: &TcContext, frame: &mut Frame, packet: &mut Packet) -> bool {
+    const V4: usize = 20;
+    const V6: usize = 40;
+    const FLAGS: usize = 13;
+    // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 || !frame.fill::<0, SHORT>(ctx) {
+        return false;
+    }
+    let flags = match u16::from_be_bytes(frame.kind) {
+        ETHER_IPV4 => {
+            let h = &frame.network;
+            // Version 4, no options; neither more fragments nor an offset.
+            if h[0] != 0x45 || h[6] & 0x3f != 0 || h[7] != 0 {
+                return false;
+            }
+            packet.v4 = true;
+            packet.source = mapped(h[12], h[13], h[14], h[15]);
+            packet.destination = mapped(h[16], h[17], h[18], h[19]);
+            packet.protocol = h[9];
+            packet.hops = h[8];
+            h[V4 + FLAGS]
+        }
+        ETHER_IPV6 => {
+            if !frame.fill::<SHORT, LONG>(ctx) || frame.network[0] >> 4 != 6 {
+                return false;
+            }
+            let h = &frame.network;
+            packet.v4 = false;
+            packet.source.copy_from_slice(&h[8..24]);
+            packet.destination.copy_from_slice(&h[24..40]);
+            if agent_common::is_v4(&packet.source) || agent_common::is_v4(&packet.destination) {
+                return false;
+            }
+            packet.protocol = h[6];
+            packet.hops = h[7];
+            h[V6 + FLAGS]
+        }
+        _ => return false,
+    };
+    match packet.protocol {
+        protocol::TCP if plausible(flags).is_ok() => packet.tcp_flags = flags,
+        protocol::UDP => {}
+        _ => return false,
+    }
+    if packet.v4 {
+        frame.ports::<V4>(packet);
+    } else {
+        frame.ports::<V6>(packet);
+    }
+    true
+}
+
+/// The Ethernet source address.
+#[inline(always)]
+pub fn hardware_source(ctx: &TcContext) -> Result<[u8; 6], Reason> {
+    load(ctx, 6)
+}
 
 /// Parses Ethernet and what is in it.
 #[inline(always)]
@@ -284,7 +478,7 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             packet.source_port = [h[0], h[1]];
             packet.destination_port = [h[2], h[3]];
             packet.tcp_flags = h[13];
-            Ok(())
+            plausible(h[13])
         }
         protocol::UDP => {
             let h: [u8; 8] = load(ctx, packet.transport)?;
@@ -306,9 +500,26 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             packet.source_port = [h[4], h[5]];
             Ok(())
         }
-        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS => Err(Reason::ExtensionHeader),
-        _ => Err(Reason::Protocol),
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS if !packet.v4 => {
+            Err(Reason::ExtensionHeader)
+        }
+        // Either family's ICMP in the other one means nothing.
+        protocol::ICMP | protocol::ICMPV6 => Err(Reason::Protocol),
+        _ => Ok(()),
     }
+}
+
+/// Refuses flags that no connection sends (RFC 9293 section 3.5): scans, and packets by which stacks are told apart.
+#[inline(always)]
+fn plausible(flags: u8) -> Result<(), Reason> {
+    let has = |flag: u8| flags & flag != 0;
+    let nothing = flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == 0;
+    let contradicts = has(tcp::SYN) && flags & (tcp::FIN | tcp::RST) != 0;
+    let ends_unanswered = flags & (tcp::FIN | tcp::ACK | tcp::RST) == tcp::FIN;
+    if nothing || contradicts || ends_unanswered {
+        return Err(Reason::TcpFlags);
+    }
+    Ok(())
 }
 
 /// RFC 792, RFC 1256.
@@ -339,6 +550,7 @@ pub fn icmp_v6(kind: u8) -> Icmp {
 /// The connection that an ICMP error quotes, as it was sent: addresses, protocol, ports.
 #[inline(always)]
 pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(), Reason> {
+    inner.clear();
     let offset = outer.transport + 8;
     if outer.v4 {
         let h: [u8; 20] = load(ctx, offset)?;

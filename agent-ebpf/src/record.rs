@@ -1,21 +1,33 @@
 //! Accounting: a counter for every packet, an event for every new flow and every drop; in debug builds (feature `logs`)
 //! a line for every verdict.
 
-use agent_common::{Counter, CounterKey, Direction, Event, Hook, Lost, Reason, Verdict};
+use agent_common::{
+    Counter, CounterKey, Direction, Event, Hook, Limit, LimitKey, Lost, Reason, Verdict,
+};
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 
 use crate::{
-    maps::{COUNTERS, EVENTS, count_lost},
+    maps::{COUNTERS, EVENTS, HITS, LIMITS, count_lost},
     verdict::Case,
 };
 
 /// `BPF_NOEXIST`: another CPU may have made the entry since the lookup; then the packet is added to it next time.
 const NO_EXIST: u64 = 1;
 
-/// Adds the packet to the counter of its cell, direction, verdict and reason.
+/// Counts a judged packet, and tells the agent about it if it opened a flow or was dropped.
 #[inline(always)]
-pub fn count(ctx: &TcContext, cell: u32, way: Direction, verdict: Verdict, reason: Reason) {
-    let key = CounterKey::new(cell, way, verdict, reason);
+pub fn judged(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+    count(ctx, case, way, verdict, reason);
+    if case.fresh || verdict == Verdict::Drop {
+        tell(case, way, verdict, reason);
+    }
+    log(ctx, case, way, verdict, reason);
+}
+
+/// Adds the packet to the counter of its cell, way, border, verdict and reason.
+#[inline(always)]
+fn count(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+    let key = CounterKey::new(case.endpoint.cell(), way, case.path, verdict, reason);
     let bytes = u64::from(ctx.len());
     if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the pointer is this CPU's slot of a per-CPU map; entries are never removed while programs run.
@@ -28,9 +40,38 @@ pub fn count(ctx: &TcContext, cell: u32, way: Direction, verdict: Verdict, reaso
     }
 }
 
+/// Counts a connection that a rule decided.
+#[inline(always)]
+pub fn hit(rule: u32) {
+    if let Some(hits) = HITS.get_ptr_mut(rule) {
+        // SAFETY: the pointer is this CPU's slot of a per-CPU map. The agent removes rules that no generation has any more;
+        // a count that another rule's slot gets is one of a diagnostic.
+        unsafe { *hits = (*hits).wrapping_add(1) };
+    } else if HITS.insert(rule, 1u64, NO_EXIST).is_err() {
+        count_lost(Lost::Hit);
+    }
+}
+
+/// How many events of the cell were not told since the last one; `None` if this one is not to be told either.
+#[inline(always)]
+fn admitted(case: &Case, verdict: Verdict) -> Option<u32> {
+    let key = LimitKey::new(case.endpoint.cell(), verdict == Verdict::Drop);
+    let Some(limit) = LIMITS.get_ptr_mut(&key) else {
+        // A table that refuses limits nobody: it holds back events only, and the ring has an end of its own.
+        let _ = LIMITS.insert(&key, &Limit::starting(case.now), 0);
+        return Some(0);
+    };
+    // SAFETY: the slot is memory of the map. Two CPUs at once may lose one of the other's counts.
+    unsafe { (*limit).admit(case.now, case.control.ticks_per_second()) }
+}
+
 /// Tells the agent about a new flow or a drop.
 #[inline(always)]
-pub fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+    let Some(suppressed) = admitted(case, verdict) else {
+        count_lost(Lost::Suppressed);
+        return;
+    };
     // Before the reservation: 5.10 cannot keep its pointer on the stack across a call (5.11 can, `PTR_TO_MEM`).
     // SAFETY: the helper takes no argument and cannot fail.
     let time = unsafe { bpf_ktime_get_ns() };
@@ -44,11 +85,11 @@ pub fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
         source: packet.source,
         destination: packet.destination,
         ifindex: case.ifindex,
-        cell: case.cell,
-        local: case.local.raw(),
+        cell: case.endpoint.cell(),
+        local: case.endpoint.identity().raw(),
         peer: case.peer.raw(),
         rule: case.rule,
-        generation: case.generation,
+        generation: case.control.generation(),
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         protocol: packet.protocol,
@@ -59,7 +100,9 @@ pub fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
             Direction::Egress => Hook::CellEgress,
             Direction::Ingress => Hook::CellIngress,
         } as u8,
-        pad: [0; 7],
+        path: case.path as u8,
+        pad: [0; 2],
+        suppressed,
     });
     entry.submit(0);
 }
@@ -68,15 +111,15 @@ pub fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
 /// names would be pointers, which an object's data cannot hold.
 #[cfg(feature = "logs")]
 #[inline(always)]
-pub fn log(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
+fn log(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
     let packet = &case.packet;
     aya_log_ebpf::debug!(
         ctx,
         "hook={} ifindex={} generation={} cell={} verdict={} reason={} rule={}",
         way as u8,
         case.ifindex,
-        case.generation,
-        case.cell,
+        case.control.generation(),
+        case.endpoint.cell(),
         verdict as u8,
         reason as u8,
         case.rule
@@ -91,7 +134,7 @@ pub fn log(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reaso
         packet.protocol,
         packet.tcp_flags,
         packet.icmp_type,
-        case.local.raw(),
+        case.endpoint.identity().raw(),
         case.peer.raw(),
         ctx.len()
     );
@@ -100,4 +143,4 @@ pub fn log(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reaso
 /// Without the feature nothing is logged.
 #[cfg(not(feature = "logs"))]
 #[inline(always)]
-pub fn log(_: &TcContext, _: &Case, _: Direction, _: Verdict, _: Reason) {}
+fn log(_: &TcContext, _: &Case, _: Direction, _: Verdict, _: Reason) {}

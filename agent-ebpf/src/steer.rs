@@ -16,6 +16,7 @@ use aya_ebpf::{
 use crate::{
     maps::SOCKETS,
     packet::{Packet, protocol},
+    verdict::{DRY, Dry},
 };
 
 /// `TCP_TIME_WAIT` and `TCP_LISTEN` of the kernel's `net/tcp_states.h`.
@@ -24,9 +25,12 @@ const LISTEN: u32 = 10;
 
 /// Marks the packet and, if it has no socket yet, gives it the listener.
 #[inline(always)]
-pub fn assign(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
+pub fn assign<const MODE: Dry>(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
     if packet.protocol != protocol::TCP {
         return Err(Reason::SteerProtocol);
+    }
+    if MODE == DRY {
+        return listener(packet).map(release);
     }
     let skb = ctx.skb.skb;
     // SAFETY: the context's `skb` pointer is the program's argument; tc programs may read and write `mark`, four bytes
@@ -38,6 +42,20 @@ pub fn assign(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
     if has_socket(ctx, packet) {
         return Ok(());
     }
+    let socket = listener(packet)?;
+    // SAFETY: `listener` gave a referenced socket, which is released below on this only path.
+    let refused = unsafe { bpf_sk_assign(ctx.as_ptr(), socket, 0) };
+    release(socket);
+    if refused == 0 {
+        Ok(())
+    } else {
+        Err(Reason::SteerFailed)
+    }
+}
+
+/// The router's transparent listener of the packet's family, with a reference that the caller gives back.
+#[inline(always)]
+fn listener(packet: &Packet) -> Result<*mut c_void, Reason> {
     let key = if packet.v4 {
         SocketKey::TRANSPARENT_V4
     } else {
@@ -51,19 +69,16 @@ pub fn assign(ctx: &TcContext, packet: &Packet) -> Result<(), Reason> {
         )
     };
     if socket.is_null() {
-        return Err(Reason::ListenerMissing);
-    }
-    // SAFETY: the lookup took a reference to a socket, which is released once on this only path.
-    let refused = unsafe {
-        let refused = bpf_sk_assign(ctx.as_ptr(), socket, 0);
-        bpf_sk_release(socket);
-        refused
-    };
-    if refused == 0 {
-        Ok(())
+        Err(Reason::ListenerMissing)
     } else {
-        Err(Reason::SteerFailed)
+        Ok(socket)
     }
+}
+
+#[inline(always)]
+fn release(socket: *mut c_void) {
+    // SAFETY: a lookup took the reference, and each caller releases it once.
+    unsafe { bpf_sk_release(socket) };
 }
 
 /// Whether the stack will find a socket of this very connection.
@@ -101,8 +116,7 @@ fn has_socket(ctx: &TcContext, packet: &Packet) -> bool {
     }
     // SAFETY: the pointer is not null and referenced until the release below.
     let state = unsafe { (*socket).state };
-    // SAFETY: the reference that the lookup took is released once.
-    unsafe { bpf_sk_release(socket.cast::<c_void>()) };
+    release(socket.cast::<c_void>());
     // Somebody's listener on the same port is not this connection, and neither is its remainder when it opens again.
     state != LISTEN && !(state == TIME_WAIT && packet.opens_tcp())
 }

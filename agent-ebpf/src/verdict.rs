@@ -4,210 +4,234 @@
 //!
 //! | step | drops with |
 //! | --- | --- |
-//! | which generation, whose interface | `no_generation`, `no_endpoint`, `no_identities` |
-//! | parse | `truncated`, `malformed`, `ethertype`, `vlan`, `extension_header`, `protocol`, `source_route` |
+//! | which generation, whose interface | `no_generation`, `no_endpoint` |
+//! | parse | `truncated`, `malformed`, `ethertype`, `vlan`, `extension_header`, `protocol`, `source_route`, `tcp_flags` |
+//! | the pod's own hardware address | `mac_spoofed` |
 //! | ARP, neighbour discovery | `arp_spoofed`, `neighbour_spoofed`, `router_claim` |
 //! | group addresses | `multicast` |
-//! | the pod's own address | `source_spoofed`, `wrong_destination` |
 //! | fragments | `fragment`, `fragment_table` |
+//! | the pod's own address | `source_spoofed`, `wrong_destination` |
 //! | ICMP | `icmp_untracked`, `icmp_type` |
-//! | who is the peer, what is declared | `unknown_peer`, `no_policy`, `not_declared`, `denied` |
+//! | a connection that nobody opened | `tcp_state` |
+//! | who is the peer, what is declared | `unknown_peer`, `no_policy`, `not_declared`, `protocol`, `tunnel`, `denied` |
 //! | remember | `flow_table` |
 //! | steer | `steer_protocol`, `listener_missing`, `steer_failed` |
+//!
+//! A packet of a flow that this generation has judged already skips everything between the fragments and the steering:
+//! the flow's making went through it.
 
 use agent_common::{
-    Action, Direction, EndpointKey, FlowKey, FlowValue, FragmentKey, FragmentValue, Identity,
-    IdentityValue, Mark, PolicyKey, Reason, Rule, RuleKey, Verdict,
+    Action, Control, Direction, Endpoint, EndpointKey, FlowKey, FlowValue, Identity, IdentityValue,
+    Mark, Path, Reason, RuleKey, Verdict,
 };
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::{
+    btf_maps::PerCpuArray, helpers::bpf_jiffies64, macros::btf_map, programs::TcContext,
+};
 
 use crate::{
-    maps::{self, ENDPOINTS, FLOWS, FRAGMENTS, IDENTITIES, Identities, POLICIES},
+    fragment,
+    maps::{self, CONTROL, ENDPOINTS, FLOWS, Flows, POLICIES, Rules},
     neighbour,
-    packet::{self, Fragmented, Icmp, Layer, Packet, is_group, protocol},
+    packet::{self, Frame, Icmp, Layer, Packet, is_group, protocol},
     record, steer,
 };
 
-/// How long a UDP or ICMP flow without packets stays one, in nanoseconds (RFC 4787 REQ-5: at least two minutes).
-const DATAGRAM_IDLE: u64 = 180_000_000_000;
-
 /// What became known about a packet while it was judged; events show it.
+///
+/// It lives in a map of one element per CPU, not on the stack: there is room, and the verifier does not follow every value
+/// through it, which would multiply the paths that it walks. Programs of tc run with soft interrupts off, so that none finds
+/// another's case half-way.
+#[repr(C, align(8))]
 pub struct Case {
     /// Its headers.
     pub packet: Packet,
+    /// The first bytes of the frame, as far as `packet::glance` read them.
+    pub frame: Frame,
+    /// The headers that an ICMP error quotes.
+    quoted: Packet,
+    /// The flow that it belongs to.
+    key: FlowKey,
+    /// Now, in jiffies.
+    pub now: u64,
+    /// The generation that judges, and the clock that goes with it.
+    pub control: Control,
+    /// The pod.
+    pub endpoint: Endpoint,
     /// The pod's host-side interface.
     pub ifindex: u32,
-    /// The generation that judges.
-    pub generation: u32,
-    /// The pod's cell.
-    pub cell: u32,
     /// The rule that decided.
     pub rule: u32,
-    /// The pod's identity.
-    pub local: Identity,
-    /// The other side's.
+    /// What it says.
+    action: Action,
+    /// The other side's identity.
     pub peer: Identity,
+    /// The host-side interface of the local pod that has the other side's address; 0 if none has.
+    pub receiver: u32,
     /// Who opened the flow, or which way the packet goes while that is not known.
     pub direction: Direction,
+    /// The border that the connection crosses.
+    pub path: Path,
     /// Whether the flow was not known before.
     pub fresh: bool,
+    /// Whether the packet was read by `packet::glance`.
+    pub ordinary: bool,
 }
 
-/// Judges, counts and tells.
-#[inline(always)]
-pub fn judge(ctx: &TcContext, way: Direction) -> Verdict {
-    let mut case = Case {
-        packet: Packet::empty(),
+/// How a program runs: the attached ones leave traces (flows, counters, events), those that only explain leave none.
+pub type Dry = bool;
+/// An attached program's way.
+pub const WET: Dry = false;
+/// An explaining program's way.
+pub const DRY: Dry = true;
+
+/// This CPU's cases: one for packets, one for explanations, which a packet may interrupt.
+#[btf_map(name = "cases")]
+static CASES: PerCpuArray<Case, 2> = PerCpuArray::new();
+
+impl Case {
+    /// Nothing but where the packet is seen.
+    #[inline(always)]
+    pub fn at<const MODE: Dry>(ctx: &TcContext, way: Direction) -> Option<&'static mut Self> {
+        let control = *CONTROL.get(0)?;
+        let case = CASES.get_ptr_mut(MODE as u32)?;
+        // SAFETY: the pointer is this CPU's element, which nobody else uses while the program runs (see above). Zero is a value
+        // of every field, and so is everything that a program leaves there.
+        let case = unsafe { &mut *case };
+        case.packet.clear();
         // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
-        ifindex: unsafe { (*ctx.skb.skb).ifindex },
-        generation: 0,
-        cell: 0,
-        rule: 0,
-        local: Identity::NONE,
-        peer: Identity::NONE,
-        direction: way,
-        fresh: false,
-    };
-    let outcome = examine(ctx, way, &mut case).and_then(|(action, reason)| match (action, way) {
-        (Action::Deny, _) => Err(Reason::Denied),
-        (Action::Pass, _) | (Action::Steer, Direction::Ingress) => Ok((Verdict::Pass, reason)),
-        (Action::Steer, Direction::Egress) => {
-            steer::assign(ctx, &case.packet).map(|()| (Verdict::Steer, reason))
-        }
-    });
-    let (verdict, reason) = match outcome {
-        Ok(passed) => passed,
-        Err(reason) => (Verdict::Drop, reason),
-    };
-    record::count(ctx, case.cell, way, verdict, reason);
-    if case.fresh || verdict == Verdict::Drop {
-        record::tell(&case, way, verdict, reason);
+        case.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        case.control = control;
+        // SAFETY: the helper takes no argument and cannot fail.
+        case.now = unsafe { bpf_jiffies64() };
+        case.endpoint = Endpoint::nobody();
+        case.forget(way);
+        case.ordinary = false;
+        Some(case)
     }
-    record::log(ctx, &case, way, verdict, reason);
-    verdict
+
+    /// Forgets what another gate said.
+    #[inline(always)]
+    fn forget(&mut self, way: Direction) {
+        self.rule = 0;
+        self.action = Action::Deny;
+        self.peer = Identity::NONE;
+        self.receiver = 0;
+        self.direction = way;
+        self.path = Path::None;
+        self.fresh = false;
+    }
+
+    /// The same packet at the gate of the local pod that it goes to; `false` if no cell's pod is there.
+    #[inline(always)]
+    pub fn at_receiver(&mut self) -> bool {
+        let ifindex = self.receiver;
+        let Some(endpoint) = endpoint(self.control.generation(), ifindex) else {
+            return false;
+        };
+        self.ifindex = ifindex;
+        self.endpoint = *endpoint;
+        self.forget(Direction::Ingress);
+        true
+    }
 }
 
 #[inline(always)]
-fn examine(ctx: &TcContext, way: Direction, case: &mut Case) -> Result<(Action, Reason), Reason> {
-    case.generation = maps::active_generation();
-    if case.generation == 0 {
+fn endpoint(generation: u32, ifindex: u32) -> Option<&'static Endpoint> {
+    // SAFETY: entries of an active generation are not changed by the agent. One that it removes because its pod has ended
+    // may be reused during the copy, for another pod of a generation to come: its interface then is not this one, and
+    // nothing that is looked up with the mixture belongs to this packet's addresses.
+    unsafe { ENDPOINTS.get(EndpointKey::new(generation, ifindex)) }
+}
+
+/// Judges a packet that comes in at this program's interface. `Err` is a drop.
+#[inline(always)]
+pub fn judge<const MODE: Dry>(
+    ctx: &TcContext,
+    case: &mut Case,
+    way: Direction,
+) -> Result<(Action, Reason), Reason> {
+    if case.control.generation() == 0 {
         return Err(Reason::NoGeneration);
     }
-    // SAFETY: entries of an active generation are neither changed nor removed by the agent.
-    let endpoint = unsafe { ENDPOINTS.get(EndpointKey::new(case.generation, case.ifindex)) };
-    let endpoint = *endpoint.ok_or(Reason::NoEndpoint)?;
-    case.cell = endpoint.cell();
-    case.local = endpoint.identity();
-    // SAFETY: as above; the inner map lives at least as long as the program runs (RCU).
-    let identities = unsafe { IDENTITIES.get(&case.generation) }.ok_or(Reason::NoIdentities)?;
-
-    if packet::parse(ctx, &mut case.packet)? == Layer::Arp {
-        return neighbour::arp(ctx, identities, case.ifindex, way)
-            .map(|reason| (Action::Pass, reason));
+    match endpoint(case.control.generation(), case.ifindex) {
+        Some(endpoint) => case.endpoint = *endpoint,
+        None => return Err(Reason::NoEndpoint),
     }
-    match case.packet.icmp {
-        Icmp::Neighbour => {
-            return neighbour::discovery(ctx, &case.packet, identities, case.ifindex, way)
-                .map(|reason| (Action::Pass, reason));
+    case.ordinary = packet::glance(ctx, &mut case.frame, &mut case.packet);
+    if !case.ordinary {
+        case.frame.from = packet::hardware_source(ctx)?;
+    }
+    // A pod sends from its own interface only: another source address on the wire is somebody else's.
+    if way == Direction::Egress && case.frame.from != case.endpoint.mac() {
+        return Err(Reason::MacSpoofed);
+    }
+    if !case.ordinary {
+        if packet::parse(ctx, &mut case.packet)? == Layer::Arp {
+            return neighbour::arp(ctx, case, way).map(|reason| (Action::Pass, reason));
         }
-        Icmp::RouterClaim => return Err(Reason::RouterClaim),
-        _ => {}
+        match case.packet.icmp {
+            Icmp::Neighbour => {
+                return neighbour::discovery(ctx, case, way).map(|reason| (Action::Pass, reason));
+            }
+            Icmp::RouterClaim => return Err(Reason::RouterClaim),
+            _ => {}
+        }
     }
     if is_group(&case.packet.destination, case.packet.v4) {
         return Err(Reason::Multicast);
     }
+    fragment::follow::<MODE>(case, way)?;
+    let gate = gate_mark(ctx, way);
+    match case.packet.icmp {
+        Icmp::Error => {
+            owns(case, way)?;
+            icmp_error(ctx, case, way).map(|()| (Action::Pass, Reason::IcmpError))
+        }
+        Icmp::Other => Err(Reason::IcmpType),
+        _ => connection::<MODE>(case, way, gate),
+    }
+}
+
+/// What an action means to a packet that goes `way`.
+#[inline(always)]
+pub fn enact<const MODE: Dry>(
+    ctx: &TcContext,
+    case: &Case,
+    way: Direction,
+    judged: Result<(Action, Reason), Reason>,
+) -> (Verdict, Reason) {
+    let outcome = judged.and_then(|(action, reason)| match (action, way) {
+        (Action::Deny, _) => Err(Reason::Denied),
+        (Action::Pass, _) | (Action::Steer, Direction::Ingress) => Ok((Verdict::Pass, reason)),
+        (Action::Steer, Direction::Egress) => {
+            steer::assign::<MODE>(ctx, &case.packet).map(|()| (Verdict::Steer, reason))
+        }
+    });
+    match outcome {
+        Ok(passed) => passed,
+        Err(reason) => (Verdict::Drop, reason),
+    }
+}
+
+/// The pod's own address must be the pod's.
+#[inline(always)]
+fn owns(case: &Case, way: Direction) -> Result<(), Reason> {
     let own = match way {
         Direction::Egress => &case.packet.source,
         Direction::Ingress => &case.packet.destination,
     };
-    if !neighbour::owns(identities, own, case.ifindex) {
-        return Err(match way {
-            Direction::Egress => Reason::Spoofed,
-            Direction::Ingress => Reason::WrongDestination,
-        });
-    }
-    fragments(case, way)?;
-    match case.packet.icmp {
-        Icmp::Error => {
-            icmp_error(ctx, identities, case, way).map(|()| (Action::Pass, Reason::IcmpError))
-        }
-        Icmp::Other => Err(Reason::IcmpType),
-        _ => connection(ctx, identities, case, way),
-    }
-}
-
-/// Notes the ports of a first fragment and gives them to the later ones.
-#[inline(always)]
-fn fragments(case: &mut Case, way: Direction) -> Result<(), Reason> {
-    let packet = &mut case.packet;
-    if packet.fragmented == Fragmented::No {
+    if neighbour::owns(case, own) {
         return Ok(());
     }
-    // A fragmented error or echo is rare and the former a known evasion; neither has ports to follow.
-    if packet.protocol != protocol::TCP && packet.protocol != protocol::UDP {
-        return echo_fragments(case, way);
-    }
-    let key = FragmentKey::new(
-        case.ifindex,
-        packet.source,
-        packet.destination,
-        packet.fragment_id,
-        packet.protocol,
-        way,
-    );
-    if packet.fragmented == Fragmented::First {
-        let ports = FragmentValue::new(packet.source_port, packet.destination_port);
-        return FRAGMENTS
-            .insert(&key, &ports, 0)
-            .map_err(|_| Reason::FragmentTable);
-    }
-    // SAFETY: the value is copied at once; a slot that is reused meanwhile gives the ports of another packet that was
-    // judged too, and the flow lookup that follows decides with them.
-    let ports = unsafe { FRAGMENTS.get(&key) }
-        .copied()
-        .ok_or(Reason::Fragment)?;
-    packet.source_port = ports.source_port();
-    packet.destination_port = ports.destination_port();
-    Ok(())
-}
-
-/// Fragments of an echo: the later ones carry the identifier and kind of the first.
-#[inline(always)]
-fn echo_fragments(case: &mut Case, way: Direction) -> Result<(), Reason> {
-    let packet = &mut case.packet;
-    let key = FragmentKey::new(
-        case.ifindex,
-        packet.source,
-        packet.destination,
-        packet.fragment_id,
-        packet.protocol,
-        way,
-    );
-    if packet.fragmented == Fragmented::First {
-        if packet.icmp == Icmp::Error {
-            return Err(Reason::Fragment);
-        }
-        let note = FragmentValue::new(packet.source_port, [packet.icmp_type, 0]);
-        return FRAGMENTS
-            .insert(&key, &note, 0)
-            .map_err(|_| Reason::FragmentTable);
-    }
-    // SAFETY: as in `fragments`.
-    let note = unsafe { FRAGMENTS.get(&key) }
-        .copied()
-        .ok_or(Reason::Fragment)?;
-    packet.source_port = note.source_port();
-    packet.icmp_type = note.destination_port()[0];
-    packet.icmp = match packet.v4 {
-        true => packet::icmp_v4(packet.icmp_type),
-        false => packet::icmp_v6(packet.icmp_type),
-    };
-    Ok(())
+    Err(match way {
+        Direction::Egress => Reason::Spoofed,
+        Direction::Ingress => Reason::WrongDestination,
+    })
 }
 
 /// The flow that a packet going `way` belongs to.
 #[inline(always)]
-fn flow_key(packet: &Packet, ifindex: u32, way: Direction) -> FlowKey {
+fn flow_key(packet: &Packet, way: Direction) -> FlowKey {
     let opener = match (packet.icmp, way) {
         (Icmp::Request, way) => way as u8,
         (_, Direction::Egress) => Direction::Ingress as u8,
@@ -216,7 +240,6 @@ fn flow_key(packet: &Packet, ifindex: u32, way: Direction) -> FlowKey {
     let echo = packet.icmp != Icmp::None;
     match way {
         Direction::Egress => FlowKey::new(
-            ifindex,
             packet.source,
             packet.destination,
             packet.source_port,
@@ -228,7 +251,6 @@ fn flow_key(packet: &Packet, ifindex: u32, way: Direction) -> FlowKey {
             packet.protocol,
         ),
         Direction::Ingress => FlowKey::new(
-            ifindex,
             packet.destination,
             packet.source,
             if echo {
@@ -246,16 +268,16 @@ fn flow_key(packet: &Packet, ifindex: u32, way: Direction) -> FlowKey {
     }
 }
 
+#[inline(always)]
+fn flows(case: &Case) -> Option<&'static Flows> {
+    FLOWS.get(case.endpoint.flows())
+}
+
 /// An ICMP error passes if the packet that it quotes belongs to a flow that this generation allows.
 #[inline(always)]
-fn icmp_error(
-    ctx: &TcContext,
-    identities: &Identities,
-    case: &Case,
-    way: Direction,
-) -> Result<(), Reason> {
-    let mut inner = Packet::empty();
-    packet::quoted(ctx, &case.packet, &mut inner)?;
+fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Reason> {
+    packet::quoted(ctx, &case.packet, &mut case.quoted)?;
+    let inner = &case.quoted;
     // The quoted packet went the other way.
     let (own, back, claimed) = match way {
         Direction::Egress => (&case.packet.source, Direction::Ingress, &inner.destination),
@@ -268,38 +290,44 @@ fn icmp_error(
     if way == Direction::Egress && case.packet.destination != inner.source {
         return Err(Reason::IcmpUntracked);
     }
-    let key = flow_key(&inner, case.ifindex, back);
+    let key = flow_key(inner, back);
+    let flows = flows(case).ok_or(Reason::IcmpUntracked)?;
     // SAFETY: the value is copied at once; a reused slot would belong to a flow that was judged by some generation too.
-    let flow = unsafe { FLOWS.get(&key) }
+    let flow = unsafe { flows.get(&key) }
         .copied()
+        .filter(|flow| flow.alive(inner.protocol, case.now, case.control.ticks_per_second()))
         .ok_or(Reason::IcmpUntracked)?;
-    if flow.generation() == case.generation {
+    if flow.generation() == case.control.generation() {
         return Ok(());
     }
     // The error came between a flip and the connection's next packet: what that packet would be told holds here too.
-    rejudge(identities, case.generation, case.local, &inner, back, &flow)
-        .map(|_| ())
-        .map_err(|_| Reason::IcmpUntracked)
+    let remote = match back {
+        Direction::Egress => inner.destination,
+        Direction::Ingress => inner.source,
+    };
+    let opener = flow.direction();
+    let port = opened_port(inner, opener == back);
+    let asked = Asked {
+        protocol: inner.protocol,
+        tunnel: inner.enters_tunnel(),
+        port,
+        opener,
+    };
+    meet(case, &remote, opener, kept(&flow)).map_err(|_| Reason::IcmpUntracked)?;
+    match declared(case, &asked) {
+        Ok(()) if case.action != Action::Deny => Ok(()),
+        _ => Err(Reason::IcmpUntracked),
+    }
 }
 
-/// What a generation says of a known flow, of which `packet` goes `way`: the peer and the rule.
+/// The identity of a flow's peer that came from the router's mark.
 #[inline(always)]
-fn rejudge(
-    identities: &Identities,
-    generation: u32,
-    local: Identity,
-    packet: &Packet,
-    way: Direction,
-    flow: &FlowValue,
-) -> Result<(Identity, Rule), Reason> {
-    let direction = flow.direction();
-    let peer = match (flow.marked(), way) {
-        (true, _) => flow.peer(),
-        (false, Direction::Egress) => peer_of(identities, &packet.destination, direction)?,
-        (false, Direction::Ingress) => peer_of(identities, &packet.source, direction)?,
-    };
-    let port = opened_port(packet, direction == way);
-    declared(generation, local, peer, port, packet.protocol, direction).map(|rule| (peer, rule))
+fn kept(flow: &FlowValue) -> Option<Identity> {
+    if flow.marked() {
+        Some(flow.peer())
+    } else {
+        None
+    }
 }
 
 /// The port that a connection was opened to: what its opener sends goes there, what it gets comes from there.
@@ -314,101 +342,147 @@ fn opened_port(packet: &Packet, from_opener: bool) -> u16 {
 
 /// Known flow, stale flow, or new one.
 #[inline(always)]
-fn connection(
-    ctx: &TcContext,
-    identities: &Identities,
+fn connection<const MODE: Dry>(
     case: &mut Case,
     way: Direction,
+    gate: Option<Identity>,
 ) -> Result<(Action, Reason), Reason> {
-    let key = flow_key(&case.packet, case.ifindex, way);
-    // SAFETY: the helper takes no argument and cannot fail.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let remote = match way {
-        Direction::Egress => &case.packet.destination,
-        Direction::Ingress => &case.packet.source,
-    };
-    // SAFETY: the value is copied at once. A slot that another CPU reuses during the copy can mix two values of
-    // the same layout, each of which allowed its flow.
-    let known = unsafe { FLOWS.get(&key) }.copied();
-    let known = known.filter(|flow| {
-        // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
-        !case.packet.opens_tcp()
-            && (case.packet.protocol == protocol::TCP
-                // Another CPU may have seen a packet since `now`; that is not idle for ages.
-                || now.saturating_sub(flow.seen()) < DATAGRAM_IDLE)
-    });
-    let (direction, peer, marked) = match known {
-        Some(flow) => {
-            case.direction = flow.direction();
-            case.peer = flow.peer();
-            case.rule = flow.rule();
-            if flow.generation() == case.generation {
-                if let Some(slot) = FLOWS.get_ptr_mut(&key) {
-                    // SAFETY: the slot is memory of the map. Another CPU may give it to another flow meanwhile (an LRU
-                    // map reuses at once); that flow is then a little younger, and its verdict stays its own.
-                    unsafe { (*slot).touch(now) };
+    case.key = flow_key(&case.packet, way);
+    let flows = flows(case);
+    let slot = flows.and_then(|flows| flows.get_ptr_mut(&case.key));
+    let mut known = None;
+    // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
+    if let Some(slot) = slot
+        && !case.packet.opens_tcp()
+    {
+        // SAFETY: the value is copied at once. A slot that another CPU reuses during the copy can mix two values of the
+        // same layout and pod, each of which allowed its flow.
+        let flow = unsafe { *slot };
+        let from_opener = flow.direction() == way;
+        if flow.alive(
+            case.packet.protocol,
+            case.now,
+            case.control.ticks_per_second(),
+        ) && !(from_opener && flow.state().has(agent_common::FlowState::RESET))
+        {
+            if flow.generation() == case.control.generation() {
+                case.direction = flow.direction();
+                case.peer = flow.peer();
+                case.rule = flow.rule();
+                case.path = flow.path();
+                case.receiver = flow.receiver();
+                if MODE == WET {
+                    // SAFETY: the slot is memory of the map. Another CPU may give it to another flow of the pod meanwhile
+                    // (an LRU map reuses at once); that flow is then a little younger, and its verdict stays its own.
+                    unsafe { (*slot).touch(case.packet.state(from_opener), case.now) };
                 }
                 return Ok((flow.action(), Reason::Established));
             }
-            match flow.marked() {
-                true => (flow.direction(), flow.peer(), true),
-                false => (
-                    flow.direction(),
-                    peer_of(identities, remote, flow.direction())?,
-                    false,
-                ),
-            }
+            known = Some(flow);
         }
-        None => {
-            if case.packet.icmp == Icmp::Reply {
-                return Err(Reason::IcmpUntracked);
-            }
-            case.fresh = true;
-            match gate_mark(ctx, way) {
-                Some(gate) => (way, gate, true),
-                None => (way, peer_of(identities, remote, way)?, false),
-            }
-        }
-    };
-    case.peer = peer;
-    let rule = match declared(
-        case.generation,
-        case.local,
-        peer,
-        opened_port(&case.packet, direction == way),
-        case.packet.protocol,
-        direction,
-    ) {
-        Ok(rule) => rule,
+    }
+    owns(case, way)?;
+    let judged = decide::<MODE>(case, way, gate, known.as_ref());
+    let (action, flow) = match judged {
+        Ok(decided) => decided,
         Err(reason) => {
-            if known.is_some() {
+            if MODE == WET
+                && known.is_some()
+                && let Some(flows) = flows
+            {
                 // What was revoked must not look established to an ICMP error. A failure means it is gone already.
-                let _ = FLOWS.remove(&key);
+                let _ = flows.remove(&case.key);
             }
             return Err(reason);
         }
     };
-    case.rule = rule.id();
-    let flow = FlowValue::new(
-        case.generation,
-        direction,
-        rule.action(),
-        rule.id(),
-        peer,
-        marked,
-        now,
-    );
-    FLOWS
-        .insert(&key, &flow, 0)
-        .map_err(|_| Reason::FlowTable)?;
+    // What follows an abort belongs to no connection any more.
+    if known.is_some() || !case.packet.resets_tcp() {
+        let flows = flows.ok_or(Reason::FlowTable)?;
+        if MODE == WET {
+            flows
+                .insert(&case.key, &flow, 0)
+                .map_err(|_| Reason::FlowTable)?;
+        }
+    }
     Ok((
-        rule.action(),
+        action,
         if known.is_some() {
             Reason::Established
         } else {
             Reason::Policy
         },
     ))
+}
+
+/// What this generation says of a flow that it has not judged yet.
+#[inline(always)]
+fn decide<const MODE: Dry>(
+    case: &mut Case,
+    way: Direction,
+    gate: Option<Identity>,
+    known: Option<&FlowValue>,
+) -> Result<(Action, FlowValue), Reason> {
+    let mut direction = way;
+    let mut mark = gate;
+    let mut picks_up = false;
+    match known {
+        Some(flow) => {
+            direction = flow.direction();
+            mark = kept(flow);
+        }
+        None if case.packet.icmp == Icmp::Reply => return Err(Reason::IcmpUntracked),
+        None if case.packet.accepts_tcp() => return Err(Reason::TcpState),
+        None => {
+            case.fresh = true;
+            picks_up = case.packet.protocol == protocol::TCP
+                && !case.packet.opens_tcp()
+                && case.now < case.control.pick_up_until();
+        }
+    }
+    let remote = match way {
+        Direction::Egress => case.packet.destination,
+        Direction::Ingress => case.packet.source,
+    };
+    meet(case, &remote, direction, mark)?;
+    let mut found = declared(case, &Asked::by(&case.packet, direction == way, direction));
+    if picks_up && found.is_err() && mark.is_none() {
+        // The gates may be younger than the connection, and this packet of the side that was called.
+        direction = match way {
+            Direction::Egress => Direction::Ingress,
+            Direction::Ingress => Direction::Egress,
+        };
+        meet(case, &remote, direction, None)?;
+        found = declared(case, &Asked::by(&case.packet, false, direction));
+    }
+    found?;
+    if MODE == WET {
+        record::hit(case.rule);
+    }
+    if case.action == Action::Deny {
+        return Err(Reason::Denied);
+    }
+    let state = case.packet.state(direction == way);
+    let flow = FlowValue::new(
+        case.control.generation(),
+        direction,
+        case.action,
+        case.rule,
+        case.peer,
+        mark.is_some(),
+        case.receiver,
+        case.path,
+        match known {
+            Some(flow) => flow.state().with(state),
+            None => state,
+        },
+        // A flow that has ended is not kept alive by judging it again.
+        match known {
+            Some(flow) if flow.state().closed() => flow.seen(),
+            _ => case.now,
+        },
+    );
+    Ok((case.action, flow))
 }
 
 /// Bytes that the router sends to a pod carry the gate that it is in the mark; a pod cannot set one, because a mark
@@ -426,51 +500,103 @@ fn gate_mark(ctx: &TcContext, way: Direction) -> Option<Identity> {
     }
 }
 
+/// Judges at the gate of the local pod that a packet goes to, in the program of the pod that sends it.
 #[inline(always)]
-fn peer_of(
-    identities: &Identities,
+pub fn judge_receiver(case: &mut Case) -> Result<(Action, Reason), Reason> {
+    connection::<WET>(case, Direction::Ingress, None)
+}
+
+/// Notes who is at the other side.
+#[inline(always)]
+fn meet(
+    case: &mut Case,
     address: &[u8; 16],
-    direction: Direction,
-) -> Result<Identity, Reason> {
-    match maps::identity(identities, address) {
-        // A gate's address is the gate to whoever calls it. Who calls from it without the router's mark is the node.
-        Some(value)
-            if direction == Direction::Ingress && value.ifindex() == IdentityValue::THIS_NODE =>
-        {
-            Ok(Identity::NODE)
+    opener: Direction,
+    mark: Option<Identity>,
+) -> Result<(), Reason> {
+    case.direction = opener;
+    case.receiver = 0;
+    let mut cell = 0;
+    if let Some(gate) = mark {
+        // The router answers for the address, whosever it is.
+        case.peer = gate;
+    } else {
+        let Some(owner) = maps::identity(case.control.generation(), address) else {
+            return Err(Reason::UnknownPeer);
+        };
+        if opener == Direction::Ingress && owner.ifindex() == IdentityValue::THIS_NODE {
+            // A gate's address is the gate to whoever calls it. Who calls from it without the router's mark is the node.
+            case.peer = Identity::NODE;
+        } else {
+            if owner.identity() == Identity::NONE {
+                return Err(Reason::UnknownPeer);
+            }
+            case.peer = owner.identity();
+            case.receiver = owner.local_pod().unwrap_or(0);
+            cell = owner.cell();
         }
-        Some(value) if value.identity() != Identity::NONE => Ok(value.identity()),
-        _ => Err(Reason::UnknownPeer),
+    }
+    case.path = case.peer.path(opener, cell == case.endpoint.cell());
+    Ok(())
+}
+
+/// What a rule is looked up by, besides the peer.
+struct Asked {
+    protocol: u8,
+    tunnel: bool,
+    port: u16,
+    opener: Direction,
+}
+
+impl Asked {
+    #[inline(always)]
+    fn by(packet: &Packet, from_opener: bool, opener: Direction) -> Self {
+        Self {
+            protocol: packet.protocol,
+            tunnel: packet.enters_tunnel(),
+            port: opened_port(packet, from_opener),
+            opener,
+        }
     }
 }
 
-/// The rule for a connection: the exact port, else any port of the protocol, else anything.
+/// Notes the rule for a connection: the exact port, else any port of the protocol, else anything.
 #[inline(always)]
-fn declared(
-    generation: u32,
-    local: Identity,
-    peer: Identity,
-    port: u16,
-    protocol: u8,
-    direction: Direction,
-) -> Result<Rule, Reason> {
-    // SAFETY: maps of an active generation are neither changed nor emptied by the agent; an inner map lives at least
-    // as long as the program runs (RCU).
-    let rule = unsafe {
-        let rules = POLICIES
-            .get(&PolicyKey::new(generation, local))
-            .ok_or(Reason::NoPolicy)?;
-        match rules.get(RuleKey::new(peer, port, protocol, direction)) {
-            Some(rule) => Some(*rule),
-            None => match rules.get(RuleKey::new(peer, 0, protocol, direction)) {
-                Some(rule) => Some(*rule),
-                None => rules.get(RuleKey::new(peer, 0, 0, direction)).copied(),
-            },
-        }
+fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
+    let Some(rules) = POLICIES.get(case.endpoint.policy()) else {
+        return Err(Reason::NoPolicy);
     };
-    match rule {
-        None => Err(Reason::NotDeclared),
-        Some(rule) if rule.action() == Action::Deny => Err(Reason::Denied),
-        Some(rule) => Ok(rule),
+    let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
+    if !packet::has_ports(protocol) {
+        return match rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
+            true => Ok(()),
+            false => Err(Reason::Protocol),
+        };
+    }
+    if rule(case, rules, RuleKey::new(peer, asked.port, protocol, opener)) {
+        return Ok(());
+    }
+    if asked.tunnel {
+        return Err(Reason::Tunnel);
+    }
+    if rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
+        || rule(case, rules, RuleKey::new(peer, 0, 0, opener))
+    {
+        return Ok(());
+    }
+    Err(Reason::NotDeclared)
+}
+
+#[inline(always)]
+fn rule(case: &mut Case, rules: &Rules, key: RuleKey) -> bool {
+    // SAFETY: a table of rules is not written any more once a generation names it, and lives at least as long as the
+    // program runs (RCU).
+    match unsafe { rules.get(&key) } {
+        Some(rule) => {
+            case.rule = rule.id();
+            case.action = rule.action();
+            true
+        }
+        None => false,
     }
 }

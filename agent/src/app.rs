@@ -28,6 +28,10 @@ use crate::view::AgentView;
 /// How often what failed is tried again, and what others may have removed from the node is put back.
 const REPAIR: Duration = Duration::from_secs(5);
 
+/// How long connections that are older than the gates may be picked up in their middle: a keepalive's worth of silence is
+/// no loss, since the opener's next packet makes them known too.
+const PICK_UP: Duration = Duration::from_secs(60);
+
 /// Runs until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let folder = args.config.clone().context("--config names no folder")?;
@@ -104,6 +108,7 @@ fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
                 cgroup: args.cgroup.clone(),
                 gate_hook: GateHook::default(),
                 object: None,
+                pick_up: PICK_UP,
             };
             match Datapath::open(&config) {
                 Ok(datapath) => Ok(Some(datapath)),

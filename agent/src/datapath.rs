@@ -11,22 +11,26 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use agent_common::{Control, Direction, Lost, Reason, Verdict};
+use agent_common::{Direction, Lost, Path as Border, Reason, Verdict};
 use aya::{Ebpf, EbpfLoader, programs::ProgramInfo};
 
+mod adopt;
 mod checks;
 mod discovery;
 mod error;
 mod events;
+mod identities;
 mod instance;
 mod links;
 mod logs;
 mod maps;
 mod netlink;
 mod routes;
+mod slots;
 mod sys;
 mod tables;
 mod wire;
@@ -56,6 +60,9 @@ pub struct DatapathConfig {
     pub gate_hook: GateHook,
     /// Another object than the one that was built in, for debugging the programs.
     pub object: Option<PathBuf>,
+    /// How long TCP connections that are older than the gates may be picked up in their middle, from either side. Only
+    /// where no generation was active before: on a node without an agent, or with one of another layout of maps.
+    pub pick_up: Duration,
 }
 
 /// A loaded datapath. Cheap to clone; all clones are the same one.
@@ -117,7 +124,9 @@ pub struct CounterRow {
     /// Number of the cell in [`KernelTables::cells`]; 0 for interfaces that are nobody's.
     pub cell: u32,
     /// Which way, seen from the pod.
-    pub direction: Direction,
+    pub way: Direction,
+    /// Which border of the cell the connection crosses.
+    pub path: Border,
     /// What became of the packets.
     pub verdict: Verdict,
     /// Why.
@@ -138,6 +147,12 @@ struct Inner {
     /// Interfaces whose gates hold this process' programs.
     guarded: BTreeSet<u32>,
     root: PathBuf,
+    cgroup: PathBuf,
+    ticks_per_second: u32,
+    /// Whether every program that may have read a generation before the active one has ended.
+    settled: bool,
+    /// Whether gates and hooks still run programs of another layout, until this one's first generation is active.
+    adopting: bool,
     _logs: Option<Logs>,
     _instance: Instance,
 }
@@ -187,42 +202,25 @@ impl Datapath {
         checks::bpffs(&config.bpffs)?;
         let links = Links::new(&config.bpffs, config.gate_hook, has_tcx(&kernel));
         links.check_owner(&config.bpffs)?;
-        check_schema(&config.bpffs)?;
+        let folder = adopt::maps_folder(&config.bpffs)?;
 
         let mut loader = EbpfLoader::new();
         for name in maps::NAMES {
-            loader.map_pin_path(name, config.bpffs.join(name));
+            loader.map_pin_path(name, folder.join(name));
         }
         let mut ebpf = loader.load(&object)?;
         links::load(&mut ebpf)?;
         let programs = program_facts(&ebpf)?;
         let inner_maps = InnerMaker::new(&object, object_btf(&ebpf)?)?;
-        let mut maps = Maps::take(&mut ebpf, &config.bpffs)?;
+        let maps = Maps::take(&mut ebpf, &folder, &inner_maps)?;
         let logs = Logs::start(&mut ebpf)?;
-        let active = maps
-            .control
-            .get(&0, 0)
-            .map_err(Error::map("read", "control"))?
-            .0
-            .generation();
-        maps.control
-            .set(0, wire::Raw(Control::new(active)), 0)
-            .map_err(Error::map("write", "control"))?;
-        // What an interrupted agent prepared or had not yet retired.
-        for generation in maps
-            .generations()?
-            .into_iter()
-            .filter(|generation| *generation != active)
-        {
-            maps.remove_generation(generation)?;
-        }
+        let active = maps.control()?.generation();
         routes::ensure()?;
-        links.node(&mut ebpf, &cgroup)?;
         let facts = Facts {
             kernel,
             hook: links.hook(),
             bpffs: config.bpffs.clone(),
-            cgroup,
+            cgroup: cgroup.clone(),
             programs,
         };
         let mut inner = Inner {
@@ -234,10 +232,20 @@ impl Datapath {
             active,
             guarded: BTreeSet::new(),
             root: config.bpffs.clone(),
+            cgroup,
+            ticks_per_second: sys::ticks_per_second()
+                .map_err(Error::kernel("read the rate of the kernel's clock"))?,
+            settled: true,
+            adopting: false,
             _logs: logs,
             _instance: instance,
         };
-        inner.take_over()?;
+        inner.begin(config.pick_up)?;
+        inner.remember()?;
+        inner.guarded = inner.links.attached()?;
+        if !inner.adopting {
+            inner.install()?;
+        }
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
             facts: Arc::new(facts),
@@ -275,10 +283,19 @@ impl Datapath {
     /// The first thing that the kernel refuses; the rest is looked at all the same.
     pub fn repair(&self) -> Result<(), Error> {
         let mut inner = self.lock();
+        if inner.adopting {
+            // The earlier programs judge until this agent's first generation is active, or as long as they cannot be replaced.
+            return if inner.active == 0 {
+                Ok(())
+            } else {
+                inner.install()
+            };
+        }
         let Inner {
             links,
             ebpf,
             guarded,
+            cgroup,
             ..
         } = &mut *inner;
         let mut outcome = Ok(());
@@ -288,9 +305,7 @@ impl Datapath {
                 outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
             }
         }
-        outcome
-            .and(links.node(ebpf, &self.facts.cgroup))
-            .and(routes::ensure())
+        outcome.and(links.node(ebpf, cgroup)).and(routes::ensure())
     }
 
     /// The reader of events; `None` if it was taken before.
@@ -309,22 +324,39 @@ impl Datapath {
         let mut rows = Vec::new();
         for entry in inner.maps.counters.iter() {
             let (key, values) = entry.map_err(Error::map("read", "counters"))?;
-            let (Some(direction), Some(verdict), Some(reason)) =
-                (key.0.direction(), key.0.verdict(), key.0.reason())
+            let key = key.0;
+            let (Some(way), Some(path), Some(verdict), Some(reason)) =
+                (key.way(), key.path(), key.verdict(), key.reason())
             else {
                 continue;
             };
             rows.push(CounterRow {
-                cell: key.0.cell(),
-                direction,
+                cell: key.cell(),
+                way,
+                path,
                 verdict,
                 reason,
                 packets: values.iter().map(|value| value.0.packets()).sum(),
                 bytes: values.iter().map(|value| value.0.bytes()).sum(),
             });
         }
-        rows.sort_by_key(|row| (row.cell, row.direction, row.verdict, row.reason));
+        rows.sort_by_key(|row| (row.cell, row.way, row.path, row.verdict, row.reason));
         Ok(rows)
+    }
+
+    /// How many connections each rule has decided, by its number in [`KernelTables::rules`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn hits(&self) -> Result<BTreeMap<u32, u64>, Error> {
+        let inner = self.lock();
+        let mut hits = BTreeMap::new();
+        for entry in inner.maps.hits.iter() {
+            let (rule, values) = entry.map_err(Error::map("read", "hits"))?;
+            hits.insert(rule, values.iter().sum());
+        }
+        Ok(hits)
     }
 
     /// How often something could not be recorded.
@@ -350,22 +382,38 @@ impl Datapath {
     pub fn map_facts(&self) -> Result<Vec<MapFacts>, Error> {
         let inner = self.lock();
         let maps = &inner.maps;
-        let used = [
-            ("policies", maps.policies.keys().count()),
-            ("endpoints", maps.endpoints.keys().count()),
-            ("flows", maps.flows.keys().count()),
-            ("services", maps.services.keys().count()),
-            ("backends", maps.backends.keys().count()),
-            ("listeners", maps.listeners.keys().count()),
-            ("counters", maps.counters.keys().count()),
+        let mut flows = 0;
+        let pods = inner.flow_slots();
+        for slot in &pods {
+            flows += maps::count_flows(maps.flows.get(*slot)?)?;
+        }
+        let size = |name| maps.sizes.get(name).copied().unwrap_or(0);
+        let rows = [
+            ("identities", maps.identities.len(), size("identities")),
+            ("policies", maps.policies.used(), maps.policies.size()),
+            (
+                "endpoints",
+                maps.endpoints.keys().count(),
+                size("endpoints"),
+            ),
+            (
+                "flows",
+                flows,
+                pods.len() * inner.inner_maps.flows_per_pod(),
+            ),
+            ("services", maps.services.keys().count(), size("services")),
+            ("backends", maps.backends.keys().count(), size("backends")),
+            (
+                "listeners",
+                maps.listeners.keys().count(),
+                size("listeners"),
+            ),
+            ("counters", maps.counters.keys().count(), size("counters")),
+            ("hits", maps.hits.keys().count(), size("hits")),
         ];
-        Ok(used
+        Ok(rows
             .into_iter()
-            .map(|(name, used)| MapFacts {
-                name,
-                used,
-                size: maps.sizes.get(name).copied().unwrap_or(0),
-            })
+            .map(|(name, used, size)| MapFacts { name, used, size })
             .collect())
     }
 
@@ -378,69 +426,23 @@ impl Datapath {
         let inner = self.lock();
         inner.links.remove_all()?;
         routes::remove()?;
-        for name in maps::NAMES {
-            let path = inner.root.join(name);
-            fs::remove_file(&path).map_err(Error::file("unpin", path))?;
-        }
-        for folder in [inner.root.join("links"), inner.root.clone()] {
-            match fs::remove_dir(&folder) {
-                // The root of a mount is not ours to remove.
-                Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
-                    return Err(Error::file("remove", folder)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        adopt::remove_pins(&inner.root)
     }
 }
 
 impl Inner {
-    /// Puts this agent's programs into the gates that an earlier one left.
-    fn take_over(&mut self) -> Result<(), Error> {
-        for ifindex in self.links.attached()? {
-            let Some(name) = links::interface_name(ifindex) else {
-                // The pod ended while no agent ran.
-                self.links.detach(ifindex)?;
-                continue;
-            };
-            if self.links.attach(&mut self.ebpf, ifindex, &name)? == Attached::Yes {
-                self.guarded.insert(ifindex);
-            }
-        }
-        Ok(())
+    /// The slots of `flows` that the active generation names.
+    fn flow_slots(&self) -> Vec<u32> {
+        self.live
+            .get(&self.active)
+            .map(write::Live::flow_slots)
+            .unwrap_or_default()
     }
 }
 
 /// tcx links came with 6.6.
 fn has_tcx(release: &str) -> bool {
     checks::version(release).is_none_or(|version| version >= (6, 6))
-}
-
-/// Maps of another layout are not touched.
-fn check_schema(root: &Path) -> Result<(), Error> {
-    let path = root.join("control");
-    if !path.exists() {
-        return Ok(());
-    }
-    let map = aya::maps::MapData::from_pin(&path).map_err(Error::map("open pinned", "control"))?;
-    let control: aya::maps::Array<_, wire::Raw<Control>> =
-        aya::maps::Array::try_from(aya::maps::Map::Array(map))
-            .map_err(Error::map("use", "control"))?;
-    let found = control
-        .get(&0, 0)
-        .map_err(Error::map("read", "control"))?
-        .0
-        .schema();
-    // Zero: made by an agent that was interrupted before it wrote anything.
-    if found != 0 && found != Control::SCHEMA {
-        return Err(Error::Schema {
-            path: root.to_owned(),
-            found,
-            expected: Control::SCHEMA,
-        });
-    }
-    Ok(())
 }
 
 fn program_facts(ebpf: &Ebpf) -> Result<Vec<ProgramFacts>, Error> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_common::{Direction, Event, Identity, Lost, address_ip};
+use agent_common::{Event, Hook, Lost, Path, address_ip};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -26,7 +26,7 @@ pub struct EventRecord {
     pub verdict: &'static str,
     /// Why, as in `agent_common::Reason`.
     pub reason: &'static str,
-    /// `north`, `west`, `south`, `east`, `intra`, `platform` or `node`.
+    /// `north`, `west`, `south`, `east`, `intra` or `platform`; `none` if the packet ended before its peer was known.
     pub direction: &'static str,
     /// `cell_egress` or `cell_ingress`.
     pub hook: &'static str,
@@ -50,17 +50,17 @@ pub struct EventRecord {
     pub ifindex: u32,
     /// The generation that decided.
     pub generation: u32,
+    /// Events of this cell and kind that were not told since the one before, because there were too many.
+    pub suppressed: u32,
 }
 
 impl EventRecord {
     fn new(event: &Event, active: Option<&Active>) -> Self {
         let kernel = active.and_then(|active| active.kernel.as_ref());
         let (src, dst) = (address_ip(event.source), address_ip(event.destination));
-        let direction = event.direction();
-        let remote = if direction == Some(Direction::Egress) {
-            dst
-        } else {
-            src
+        let remote = match event.hook() {
+            Hook::CellEgress => dst,
+            Hook::CellIngress => src,
         };
         let peer = match active.and_then(|active| active.component_at(&remote)) {
             Some(component) if event.peer().is_component() => component.to_string(),
@@ -72,7 +72,7 @@ impl EventRecord {
                 .verdict()
                 .map_or("unknown", agent_common::Verdict::name),
             reason: event.reason().map_or("unknown", agent_common::Reason::name),
-            direction: direction_name(direction, event.peer(), in_cell(&peer, cell)),
+            direction: event.path().map_or("unknown", Path::name),
             hook: event.hook().name(),
             cell: cell.to_owned(),
             rule: kernel
@@ -87,31 +87,8 @@ impl EventRecord {
             proto: event.protocol,
             ifindex: event.ifindex,
             generation: event.generation,
+            suppressed: event.suppressed,
         }
-    }
-}
-
-fn in_cell(component: &str, cell: &str) -> bool {
-    component
-        .strip_prefix(cell)
-        .is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// The word for a direction, from the pod's side and the peer's identity.
-fn direction_name(direction: Option<Direction>, peer: Identity, same_cell: bool) -> &'static str {
-    match (direction, peer) {
-        (None, _) => "unknown",
-        (_, Identity::NODE | Identity::OTHER_NODE) => "node",
-        (_, Identity::DNS) => "platform",
-        (Some(Direction::Ingress), Identity::NORTH_GATE) => "north",
-        (Some(Direction::Ingress), Identity::WEST_GATE) => "west",
-        (Some(Direction::Egress), Identity::WEST_GATE) => "east",
-        (Some(_), peer) if peer.is_component() && same_cell => "intra",
-        (Some(Direction::Ingress), peer) if peer.is_component() => "west",
-        (Some(Direction::Egress), peer) if peer.is_component() => "east",
-        (_, peer) if peer.raw() >> 24 == 3 => "platform",
-        (Some(Direction::Egress), _) => "south",
-        (Some(Direction::Ingress), _) => "north",
     }
 }
 
@@ -205,7 +182,8 @@ impl Collector for PacketCounters {
                     .map_or("", |active| active.cell_name(row.cell));
                 let labels = [
                     ("cell", cell),
-                    ("direction", row.direction.name()),
+                    ("direction", row.path.name()),
+                    ("way", row.way.name()),
                     ("verdict", row.verdict.name()),
                     ("reason", row.reason.name()),
                 ];
@@ -216,6 +194,8 @@ impl Collector for PacketCounters {
             (Lost::Event, "events"),
             (Lost::Counter, "counters"),
             (Lost::Translation, "translations"),
+            (Lost::Hit, "hits"),
+            (Lost::Suppressed, "suppressed_events"),
         ] {
             let lost = self.datapath.lost(kind).unwrap_or_else(|error| {
                 tracing::error!(
@@ -235,44 +215,5 @@ impl Collector for PacketCounters {
             counter.encode(descriptor)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use agent_common::{Direction, Identity};
-
-    use super::{direction_name, in_cell};
-
-    #[test]
-    fn directions_have_the_words_of_the_documents() {
-        let component = Identity::component(5);
-        for (direction, peer, same, word) in [
-            (Direction::Ingress, Identity::NORTH_GATE, false, "north"),
-            (Direction::Ingress, Identity::WEST_GATE, false, "west"),
-            (Direction::Egress, Identity::WEST_GATE, false, "east"),
-            (Direction::Egress, component, true, "intra"),
-            (Direction::Ingress, component, true, "intra"),
-            (Direction::Egress, component, false, "east"),
-            (Direction::Ingress, component, false, "west"),
-            (Direction::Egress, Identity::WORLD, false, "south"),
-            (Direction::Egress, Identity::external(1), false, "south"),
-            (Direction::Egress, Identity::METADATA, false, "south"),
-            (Direction::Egress, Identity::DNS, false, "platform"),
-            (Direction::Ingress, Identity::platform(1), false, "platform"),
-            (Direction::Ingress, Identity::NODE, false, "node"),
-        ] {
-            assert_eq!(
-                direction_name(Some(direction), peer, same),
-                word,
-                "{direction} {peer}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_cell_is_not_a_prefix_of_another() {
-        assert!(in_cell("acme/shop/prod/web", "acme/shop/prod"));
-        assert!(!in_cell("acme/shop/prod2/web", "acme/shop/prod"));
     }
 }

@@ -419,7 +419,7 @@ fn drops(datapath: &Datapath, active: &Active, not_enforced: &mut Vec<String>) -
         if row.verdict == Verdict::Drop {
             let key = (
                 active.cell_name(row.cell).to_owned(),
-                row.direction.to_string(),
+                row.path.to_string(),
                 row.reason.to_string(),
             );
             let sum = sums.entry(key).or_default();

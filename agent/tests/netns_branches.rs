@@ -10,8 +10,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agent_common::{Action, Control, Direction, Identity, Reason, Rule, RuleKey, SocketKey};
-use aya::maps::{Array, HashOfMaps, Map, MapData};
+use agent_common::{
+    Action, Control, Direction, Endpoint, Identity, Reason, Rule, RuleKey, SocketKey,
+};
+use aya::maps::{Array, HashMap, Map, MapData};
 use cardinal_agent::datapath::{Datapath, KernelTables, Network, scan};
 use socket2::{Domain, Protocol, Socket, Type};
 use world::{SOON, TestPod, World, inside, udp};
@@ -20,8 +22,8 @@ const CELL: u32 = 7;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Drops that no packet can provoke: the tables of flows and fragments evict instead of refusing.
-const UNREACHABLE: [Reason; 2] = [Reason::FlowTable, Reason::FragmentTable];
+/// Drops that no packet can provoke: the table of fragments evicts instead of refusing.
+const UNREACHABLE: [Reason; 1] = [Reason::FragmentTable];
 
 fn octets(address: IpAddr) -> Vec<u8> {
     match address {
@@ -91,9 +93,13 @@ fn udp_header(port: u16) -> Vec<u8> {
 }
 
 fn syn(port: u16) -> Vec<u8> {
+    tcp(port, 0x02)
+}
+
+fn tcp(port: u16, flags: u8) -> Vec<u8> {
     let mut header = vec![0xc0, 0];
     header.extend(port.to_be_bytes());
-    header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     header
 }
 
@@ -157,7 +163,7 @@ fn send(netns: &str, interface: &str, frame: Vec<u8>) {
 fn count(datapath: &Datapath, direction: Direction, reason: Reason) -> u64 {
     let rows = datapath.counters().expect("counters can be read");
     rows.iter()
-        .filter(|row| (row.direction, row.reason) == (direction, reason))
+        .filter(|row| (row.way, row.reason) == (direction, reason))
         .map(|row| row.packets)
         .sum()
 }
@@ -342,6 +348,67 @@ fn netns_every_branch_drops_with_its_own_reason() {
             Reason::ExtensionHeader,
         ),
         ("SCTP", ipv4(a.v4, b.v4, 132, 0, &[0; 12]), Reason::Protocol),
+        ("GRE", ipv4(a.v4, b.v4, 47, 0, &[0; 12]), Reason::Protocol),
+        (
+            "IPv6 in IPv4",
+            ipv4(a.v4, b.v4, 41, 0, &[0x60; 40]),
+            Reason::Protocol,
+        ),
+        ("ESP", ipv6(a.v6, b.v6, 50, &[0; 24]), Reason::Protocol),
+        (
+            "VXLAN",
+            ipv4(a.v4, b.v4, UDP, 0, &udp_header(4789)),
+            Reason::Tunnel,
+        ),
+        (
+            "Geneve",
+            ipv6(a.v6, b.v6, UDP, &udp_header(6081)),
+            Reason::Tunnel,
+        ),
+        (
+            "MPLS",
+            ethernet(0x8847, &[0x00, 0x01, 0x01, 64, 0x45, 0, 0, 20]),
+            Reason::EtherType,
+        ),
+        (
+            "a priority tag (VLAN 0)",
+            ethernet(0x8100, &[0, 0, 8, 0, 0x45, 0, 0, 0]),
+            Reason::Vlan,
+        ),
+        (
+            "another hardware address",
+            {
+                let mut frame = ipv4(a.v4, b.v4, UDP, 0, &udp_header(53));
+                frame[11] ^= 1;
+                frame
+            },
+            Reason::MacSpoofed,
+        ),
+        (
+            "SYN and FIN",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x03)),
+            Reason::TcpFlags,
+        ),
+        (
+            "SYN and RST",
+            ipv6(a.v6, b.v6, TCP, &tcp(4446, 0x06)),
+            Reason::TcpFlags,
+        ),
+        (
+            "FIN alone",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x01)),
+            Reason::TcpFlags,
+        ),
+        (
+            "no flags",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x08)),
+            Reason::TcpFlags,
+        ),
+        (
+            "an answer to nobody's SYN",
+            ipv4(a.v4, b.v4, TCP, 0, &tcp(4446, 0x12)),
+            Reason::TcpState,
+        ),
         (
             "ICMPv6 over IPv4",
             ipv4(a.v4, b.v4, 58, 0, &[0; 12]),
@@ -525,19 +592,19 @@ fn netns_every_branch_drops_with_its_own_reason() {
     );
 
     // What only a damaged table can cause: take the generation apart behind the agent's back.
-    let bpffs = world.folder.join("bpf");
+    let bpffs = world.folder.join(format!("bpf/maps_{}", Control::SCHEMA));
     let question = || send(&a.netns, "eth0", ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)));
     let pinned = |name: &str| MapData::from_pin(bpffs.join(name)).expect("the map is pinned");
-    let mut policies: HashOfMaps<_, [u32; 2]> =
-        HashOfMaps::try_from(Map::HashOfMaps(pinned("policies"))).expect("a map of maps");
-    policies
-        .remove(&[1, Identity::component(1).raw()])
-        .expect("it is there");
-    let mut identities: HashOfMaps<_, u32> =
-        HashOfMaps::try_from(Map::HashOfMaps(pinned("identities"))).expect("a map of maps");
-    let mut control: Array<_, u64> =
+    let mut endpoints: HashMap<_, [u32; 2], [u32; 6]> =
+        HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash");
+    let mut control: Array<_, [u32; 6]> =
         Array::try_from(Map::Array(pinned("control"))).expect("an array");
-    let schema = u64::from(Control::SCHEMA) << 32;
+    let key = [1, a.ifindex];
+    let whole = endpoints.get(&key, 0).expect("the pod is known");
+    let [identity, cell, policy, _, mac, rest] = whole;
+    let none = Endpoint::NO_SLOT;
+    let mut endpoint = |value| endpoints.insert(key, value, 0).expect("writable for root");
+    endpoint([identity, cell, none, none, mac, rest]);
     expect(
         &datapath,
         Direction::Egress,
@@ -545,15 +612,22 @@ fn netns_every_branch_drops_with_its_own_reason() {
         "no rules",
         question,
     );
-    identities.remove(&1).expect("it is there");
+    endpoint([identity, cell, policy, none, mac, rest]);
     expect(
         &datapath,
         Direction::Egress,
-        Reason::NoIdentities,
-        "no identities",
+        Reason::FlowTable,
+        "no table of flows",
         question,
     );
-    control.set(0, schema | 9, 0).expect("writable for root");
+    endpoint(whole);
+    let schema = Control::SCHEMA;
+    let mut switch = |generation| {
+        control
+            .set(0, [generation, schema, 250, 0, 0, 0], 0)
+            .expect("writable for root");
+    };
+    switch(9);
     expect(
         &datapath,
         Direction::Egress,
@@ -561,7 +635,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
         "an unknown generation",
         question,
     );
-    control.set(0, schema, 0).expect("writable for root");
+    switch(0);
     expect(
         &datapath,
         Direction::Egress,
@@ -571,7 +645,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
     );
     walked.extend([
         Reason::NoPolicy,
-        Reason::NoIdentities,
+        Reason::FlowTable,
         Reason::NoEndpoint,
         Reason::NoGeneration,
     ]);

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_common::{
-    Action, Direction, Identity, Mark, Reason, Rule, RuleKey, SocketKey, Verdict, address_ip,
+    Action, Control, Direction, Identity, Mark, Reason, Rule, RuleKey, SocketKey, Verdict,
+    address_ip,
 };
-use aya::maps::{HashOfMaps, Map, MapData};
+use aya::maps::{ArrayOfMaps, Map, MapData};
 use cardinal_agent::datapath::{
     Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
 };
@@ -69,7 +70,7 @@ fn packets(
 ) -> u64 {
     let rows = datapath.counters().expect("counters can be read");
     rows.iter()
-        .filter(|row| row.cell == cell && row.direction == direction && row.reason == reason)
+        .filter(|row| row.cell == cell && row.way == direction && row.reason == reason)
         .map(|row| row.packets)
         .sum()
 }
@@ -271,8 +272,9 @@ fn netns_unchanged_tables_are_shared_and_an_abandoned_generation_leaves_nothing(
         .policies
         .insert(Identity::component(1), Default::default());
     let prepared = datapath.prepare(&tables).expect("it fits");
-    // Identities are the same, the rules of both components are not.
-    assert_eq!((prepared.cost().shared, prepared.cost().made), (1, 2));
+    // The rules of both components changed; identities and the pods' flows stay.
+    let cost = prepared.cost();
+    assert_eq!((cost.shared, cost.made, cost.identities), (2, 2, 0));
     drop(prepared);
     assert_eq!(facts(), before);
     assert_eq!(datapath.active_generation(), 1);
@@ -578,6 +580,7 @@ fn netns_gateway_addresses_lead_to_the_routers_sockets() {
             Owner {
                 identity: Identity::WEST_GATE,
                 ifindex: 0,
+                cell: 0,
             },
         );
         tables.listeners.insert(
@@ -987,12 +990,13 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
     allow(&mut tables, 1, 1, 80, TCP);
     world.activate(&datapath, tables);
     let pinned = |name: &str| {
-        MapData::from_pin(world.folder.join("bpf").join(name)).expect("the map is pinned")
+        let folder = format!("bpf/maps_{}", Control::SCHEMA);
+        MapData::from_pin(world.folder.join(folder).join(name)).expect("the map is pinned")
     };
     for name in [
         "control",
+        "identities",
         "endpoints",
-        "flows",
         "fragments",
         "services",
         "backends",
@@ -1007,18 +1011,12 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
             "{name} has no types of key and value"
         );
     }
-    let policies: HashOfMaps<_, [u32; 2], MapData> =
-        HashOfMaps::try_from(Map::HashOfMaps(pinned("policies"))).expect("a map of maps");
-    let rules = policies
-        .get(&[1, Identity::component(1).raw()], 0)
-        .expect("the component has rules");
-    let identities: HashOfMaps<_, u32, MapData> =
-        HashOfMaps::try_from(Map::HashOfMaps(pinned("identities"))).expect("a map of maps");
-    let identities = identities
-        .get(&1, 0)
-        .expect("the generation has identities");
-    for (name, map) in [("rules", &rules), ("identities", &identities)] {
-        let (key, value) = type_ids(map);
+    for name in ["policies", "flows"] {
+        let outer: ArrayOfMaps<_, MapData> =
+            ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(name))).expect("a map of maps");
+        // Slot 0 is nobody's; the first pod's things are in the first one after it.
+        let inner = outer.get(&1, 0).expect("the first slot is taken");
+        let (key, value) = type_ids(&inner);
         assert!(key != 0 && value != 0, "inner map of {name} has no types");
     }
 }

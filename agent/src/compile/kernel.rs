@@ -199,9 +199,12 @@ fn identities(
     local: &Locals<'_>,
 ) {
     let mut own = |network: Network, identity: Identity, ifindex: u32| {
-        tables
-            .identities
-            .insert(network, Owner { identity, ifindex });
+        let owner = Owner {
+            identity,
+            ifindex,
+            cell: 0,
+        };
+        tables.identities.insert(network, owner);
     };
     own(
         Network::new(Ipv4Addr::UNSPECIFIED.into(), 0),
@@ -264,11 +267,12 @@ fn identities(
         let addresses =
             component(snapshot, id).map_or(&[][..], |component| component.workloads.addresses());
         for address in addresses {
-            own(
-                Network::host(*address),
-                names.component(id),
-                local.owned.get(address).copied().unwrap_or(0),
-            );
+            let owner = Owner {
+                identity: names.component(id),
+                ifindex: local.owned.get(address).copied().unwrap_or(0),
+                cell: names.cells.get(&id.cell).copied().unwrap_or(0),
+            };
+            tables.identities.insert(Network::host(*address), owner);
         }
     }
 }

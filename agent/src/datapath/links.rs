@@ -97,6 +97,12 @@ where
     program.try_into().map_err(Error::program(name))
 }
 
+/// The descriptor of a program of tc.
+pub(super) fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
+    let program: &mut SchedClassifier = program(ebpf, name)?;
+    program.fd().map(AsFd::as_fd).map_err(Error::program(name))
+}
+
 impl Links {
     /// `root` is the folder of this node's pins.
     pub(super) fn new(root: &Path, hook: GateHook, tcx_exists: bool) -> Self {

@@ -1,30 +1,26 @@
 //! The pinned maps, typed, and the inner maps that the agent makes.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 
 use agent_common::{
     Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue,
-    IdentityValue, Listener, ListenerKey, PolicyKey, Rule, RuleKey, Service, ServiceKey, SocketKey,
-    Wire,
+    Listener, ListenerKey, Rule, RuleKey, Service, ServiceKey, SocketKey, Wire,
 };
 use aya::Ebpf;
-use aya::maps::{
-    Array, HashMap, HashOfMaps, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf,
-    SockHash, lpm_trie::Key as Prefix,
-};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 
 use super::{
     error::Error,
-    sys,
-    tables::{Network, Owner, Rules},
+    identities::Identities,
+    slots::Slots,
+    tables::Rules,
     wire::{OfGeneration, Raw},
 };
 
-/// Every map of the object. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 14] = [
+/// Every map of the object but `cases`, which lasts for one packet. All are pinned under these names, which fit the kernel's 15 characters.
+pub(super) const NAMES: [&str; 16] = [
     "control",
     "identities",
     "policies",
@@ -37,6 +33,8 @@ pub(super) const NAMES: [&str; 14] = [
     "listeners",
     "sockets",
     "counters",
+    "hits",
+    "limits",
     "lost",
     "events",
 ];
@@ -44,20 +42,19 @@ pub(super) const NAMES: [&str; 14] = [
 /// A hash keyed by generation and something else.
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
-/// The maps that the agent reads and writes. The others (`fragments`, `translations`) are the programs' own.
+/// The maps that the agent reads and writes. The others (`fragments`, `translations`, `limits`) are the programs' own.
 pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
-    pub(super) identities: HashOfMaps<MapData, u32>,
-    pub(super) policies: HashOfMaps<MapData, Raw<PolicyKey>>,
-    /// The same map, for calls that aya does not offer.
-    policies_data: MapData,
+    pub(super) identities: Identities,
+    pub(super) policies: Slots,
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
-    pub(super) flows: Hash<FlowKey, FlowValue>,
+    pub(super) flows: Slots,
     pub(super) services: Hash<ServiceKey, Service>,
     pub(super) backends: Hash<BackendKey, Backend>,
     pub(super) listeners: Hash<ListenerKey, Listener>,
     pub(super) sockets: SockHash<MapData, Raw<SocketKey>>,
     pub(super) counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
+    pub(super) hits: PerCpuHashMap<MapData, u32, u64>,
     pub(super) lost: PerCpuArray<MapData, u64>,
     /// Taken by the one reader of events.
     pub(super) events: Option<RingBuf<MapData>>,
@@ -78,92 +75,110 @@ where
 }
 
 impl Maps {
-    /// Takes the maps out of a loaded object whose maps are pinned in `root`.
-    pub(super) fn take(ebpf: &mut Ebpf, root: &Path) -> Result<Self, Error> {
+    /// Takes the maps out of a loaded object whose maps are pinned in `root`, with what an earlier agent left in them: of that
+    /// only the active generation stays.
+    pub(super) fn take(ebpf: &mut Ebpf, root: &Path, inner: &InnerMaker) -> Result<Self, Error> {
         let mut sizes = BTreeMap::new();
         for name in NAMES {
-            let info = MapData::from_pin(root.join(name))
-                .and_then(|map| map.info())
+            let info = pinned(root, name)?
+                .info()
                 .map_err(Error::map("open pinned", name))?;
             sizes.insert(name, info.max_entries() as usize);
         }
+        let control: Array<MapData, Raw<Control>> = take(ebpf, "control")?;
+        let active = control
+            .get(&0, 0)
+            .map_err(Error::map("read", "control"))?
+            .0
+            .generation();
+        let mut endpoints: Hash<EndpointKey, Endpoint> = take(ebpf, "endpoints")?;
+        keep(&mut endpoints, active, "endpoints")?;
+        let mut slots = [BTreeSet::new(), BTreeSet::new()];
+        for entry in endpoints.iter() {
+            let (_, Raw(endpoint)) = entry.map_err(Error::map("read", "endpoints"))?;
+            slots[0].insert(endpoint.policy());
+            slots[1].insert(endpoint.flows());
+        }
+        let [mut policies, mut flows] = slots;
+        policies.remove(&Endpoint::NO_SLOT);
+        flows.remove(&Endpoint::NO_SLOT);
+        let mut services = take(ebpf, "services")?;
+        keep(&mut services, active, "services")?;
+        let mut backends = take(ebpf, "backends")?;
+        keep(&mut backends, active, "backends")?;
+        let mut listeners = take(ebpf, "listeners")?;
+        keep(&mut listeners, active, "listeners")?;
         Ok(Self {
-            control: take(ebpf, "control")?,
-            identities: take(ebpf, "identities")?,
-            policies: take(ebpf, "policies")?,
-            policies_data: MapData::from_pin(root.join("policies"))
-                .map_err(Error::map("open pinned", "policies"))?,
-            endpoints: take(ebpf, "endpoints")?,
-            flows: take(ebpf, "flows")?,
-            services: take(ebpf, "services")?,
-            backends: take(ebpf, "backends")?,
-            listeners: take(ebpf, "listeners")?,
+            control,
+            identities: Identities::take_over(
+                take(ebpf, "identities")?,
+                pinned(root, "identities")?,
+                active,
+            )?,
+            policies: Slots::new(
+                "policies",
+                take(ebpf, "policies")?,
+                pinned(root, "policies")?,
+                inner.rules(&Rules::new())?,
+                policies,
+            ),
+            endpoints,
+            flows: Slots::new(
+                "flows",
+                take(ebpf, "flows")?,
+                pinned(root, "flows")?,
+                inner.flows(1)?,
+                flows,
+            ),
+            services,
+            backends,
+            listeners,
             sockets: take(ebpf, "sockets")?,
             counters: take(ebpf, "counters")?,
+            hits: take(ebpf, "hits")?,
             lost: take(ebpf, "lost")?,
             events: Some(take(ebpf, "events")?),
             sizes,
         })
     }
 
-    /// Writes the rules of many identities.
-    pub(super) fn insert_policies(
-        &mut self,
-        policies: &[(PolicyKey, Arc<MapData>)],
-    ) -> Result<(), Error> {
-        if policies.is_empty() {
-            return Ok(());
-        }
-        let keys: Vec<_> = policies.iter().map(|(key, _)| *key).collect();
-        // A map of maps takes the inner map's descriptor for a value.
-        let values: Vec<u32> = policies
-            .iter()
-            .map(|(_, map)| map.fd().as_fd().as_raw_fd() as u32)
-            .collect();
-        let batch = sys::map_update_batch(self.policies_data.fd().as_fd(), &keys, &values)
-            .map_err(Error::kernel("write the policies of a generation"))?;
-        if batch.is_none() {
-            for (key, map) in policies {
-                self.policies
-                    .insert(Raw(*key), &**map, 0)
-                    .map_err(Error::map("write", "policies"))?;
+    /// The value of `control`.
+    pub(super) fn control(&self) -> Result<Control, Error> {
+        let Raw(control) = self
+            .control
+            .get(&0, 0)
+            .map_err(Error::map("read", "control"))?;
+        Ok(control)
+    }
+
+    /// Switches everything to the generation that `control` names.
+    pub(super) fn set_control(&mut self, control: Control) -> Result<(), Error> {
+        self.control
+            .set(0, Raw(control), 0)
+            .map_err(Error::map("write", "control"))
+    }
+
+    /// Removes the entries of `generation` from the maps that are keyed by it. Readers of the active one see no change.
+    pub(super) fn remove_generation(&mut self, generation: u32) -> Result<(), Error> {
+        clear(&mut self.endpoints, "endpoints", |of| of == generation)?;
+        clear(&mut self.services, "services", |of| of == generation)?;
+        clear(&mut self.backends, "backends", |of| of == generation)?;
+        clear(&mut self.listeners, "listeners", |of| of == generation)
+    }
+
+    /// Forgets the hits of rules that are in no generation any more.
+    pub(super) fn keep_hits(&mut self, rules: &BTreeSet<u32>) -> Result<(), Error> {
+        for rule in keys(self.hits.keys(), "hits")? {
+            if !rules.contains(&rule) {
+                gone(self.hits.remove(&rule), "hits")?;
             }
         }
         Ok(())
     }
+}
 
-    /// Removes everything that belongs to `generation`. Readers of the active generation see no change.
-    pub(super) fn remove_generation(&mut self, generation: u32) -> Result<(), Error> {
-        let stale: Vec<_> = stale(self.policies.keys(), generation, "policies")?;
-        let batch = sys::map_delete_batch(self.policies_data.fd().as_fd(), &stale)
-            .map_err(Error::kernel("remove the policies of a generation"))?;
-        if batch.is_none() {
-            for key in stale {
-                gone(self.policies.remove(&key), "policies")?;
-            }
-        }
-        let stale: Vec<_> = keys(self.identities.keys(), "identities")?;
-        for key in stale.into_iter().filter(|key| *key == generation) {
-            gone(self.identities.remove(&key), "identities")?;
-        }
-        clear(&mut self.endpoints, generation, "endpoints")?;
-        clear(&mut self.services, generation, "services")?;
-        clear(&mut self.backends, generation, "backends")?;
-        clear(&mut self.listeners, generation, "listeners")
-    }
-
-    /// All generations that any map still holds.
-    pub(super) fn generations(&self) -> Result<std::collections::BTreeSet<u32>, Error> {
-        let mut all: std::collections::BTreeSet<u32> = keys(self.identities.keys(), "identities")?
-            .into_iter()
-            .collect();
-        all.extend(numbers(self.policies.keys(), "policies")?);
-        all.extend(numbers(self.endpoints.keys(), "endpoints")?);
-        all.extend(numbers(self.services.keys(), "services")?);
-        all.extend(numbers(self.backends.keys(), "backends")?);
-        all.extend(numbers(self.listeners.keys(), "listeners")?);
-        Ok(all)
-    }
+fn pinned(root: &Path, name: &'static str) -> Result<MapData, Error> {
+    MapData::from_pin(root.join(name)).map_err(Error::map("open pinned", name))
 }
 
 type Keys<'a, K> = aya::maps::MapKeys<'a, K>;
@@ -173,26 +188,11 @@ fn keys<K: aya::Pod>(keys: Keys<'_, K>, map: &'static str) -> Result<Vec<K>, Err
         .map_err(Error::map("list", map))
 }
 
-fn numbers<K: OfGeneration>(all: Keys<'_, Raw<K>>, map: &'static str) -> Result<Vec<u32>, Error> {
-    Ok(keys(all, map)?
-        .into_iter()
-        .map(|key| key.0.generation())
-        .collect())
-}
-
-fn stale<K: OfGeneration>(
-    all: Keys<'_, Raw<K>>,
-    generation: u32,
-    map: &'static str,
-) -> Result<Vec<Raw<K>>, Error> {
-    Ok(keys(all, map)?
-        .into_iter()
-        .filter(|key| key.0.generation() == generation)
-        .collect())
-}
-
 /// A key that is gone already was removed by an earlier, interrupted attempt.
-fn gone(result: Result<(), aya::maps::MapError>, map: &'static str) -> Result<(), Error> {
+pub(super) fn gone(
+    result: Result<(), aya::maps::MapError>,
+    map: &'static str,
+) -> Result<(), Error> {
     match result {
         Err(aya::maps::MapError::KeyNotFound) => Ok(()),
         Err(aya::maps::MapError::SyscallError(error))
@@ -206,19 +206,30 @@ fn gone(result: Result<(), aya::maps::MapError>, map: &'static str) -> Result<()
 
 fn clear<K: OfGeneration, V: Wire>(
     map: &mut Hash<K, V>,
-    generation: u32,
     name: &'static str,
+    stale: impl Fn(u32) -> bool,
 ) -> Result<(), Error> {
-    for key in stale(map.keys(), generation, name)? {
-        gone(map.remove(&key), name)?;
+    for key in keys(map.keys(), name)? {
+        if stale(key.0.generation()) {
+            gone(map.remove(&key), name)?;
+        }
     }
     Ok(())
 }
 
+/// Removes what an interrupted agent prepared or had not yet retired.
+fn keep<K: OfGeneration, V: Wire>(
+    map: &mut Hash<K, V>,
+    active: u32,
+    name: &'static str,
+) -> Result<(), Error> {
+    clear(map, name, |of| of != active)
+}
+
 /// Makes inner maps that carry the object's type information, so that `bpftool map dump` names their fields.
 pub(super) struct InnerMaker {
-    identities: aya_obj::Map,
     policies: aya_obj::Map,
+    flows: aya_obj::Map,
     btf: OwnedFd,
 }
 
@@ -237,8 +248,8 @@ impl InnerMaker {
                 })
         };
         Ok(Self {
-            identities: inner("identities")?,
             policies: inner("policies")?,
+            flows: inner("flows")?,
             btf,
         })
     }
@@ -255,18 +266,14 @@ impl InnerMaker {
             .map_err(Error::map("create inner", name))
     }
 
-    /// A trie that holds exactly these identities.
-    pub(super) fn identities(&self, content: &BTreeMap<Network, Owner>) -> Result<MapData, Error> {
-        let mut map =
-            Map::LpmTrie(self.create(&self.identities, "identities_of", content.len())?);
-        let mut trie: LpmTrie<&mut MapData, [u8; 16], Raw<IdentityValue>> =
-            LpmTrie::try_from(&mut map).map_err(Error::map("use inner", "identities"))?;
-        for (network, owner) in content {
-            let key = Prefix::new(network.bits(), network.address());
-            trie.insert(&key, Raw(IdentityValue::from(*owner)), 0)
-                .map_err(Error::map("write inner", "identities"))?;
-        }
-        into_data(map)
+    /// An empty table of flows for a pod.
+    pub(super) fn flows(&self, entries: usize) -> Result<MapData, Error> {
+        self.create(&self.flows, "flows_of", entries)
+    }
+
+    /// How many flows a pod has room for.
+    pub(super) fn flows_per_pod(&self) -> usize {
+        self.flows.max_entries() as usize
     }
 
     /// A hash that holds exactly these rules.
@@ -278,16 +285,20 @@ impl InnerMaker {
             hash.insert(Raw(*key), Raw(*rule), 0)
                 .map_err(Error::map("write inner", "policies"))?;
         }
-        into_data(map)
+        match map {
+            Map::HashMap(data) => Ok(data),
+            _ => Err(Error::Missing {
+                kind: "inner map of",
+                name: "policies".to_owned(),
+            }),
+        }
     }
 }
 
-fn into_data(map: Map) -> Result<MapData, Error> {
-    match map {
-        Map::LpmTrie(data) | Map::HashMap(data) => Ok(data),
-        _ => Err(Error::Missing {
-            kind: "inner map of",
-            name: "identities or policies".to_owned(),
-        }),
-    }
+/// The flows in a pod's table.
+pub(super) fn count_flows(map: MapData) -> Result<usize, Error> {
+    let map = Map::LruHashMap(map);
+    let flows: HashMap<&MapData, Raw<FlowKey>, Raw<FlowValue>> =
+        HashMap::try_from(&map).map_err(Error::map("use inner", "flows"))?;
+    Ok(flows.keys().flatten().count())
 }

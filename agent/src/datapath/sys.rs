@@ -123,8 +123,83 @@ pub(super) fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
     bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut attr)
 }
 
+/// How many jiffies the kernel counts in a second. Its coarse clocks advance by one jiffy (`clock_getres(2)`).
+pub(super) fn ticks_per_second() -> io::Result<u32> {
+    let step = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)?;
+    match u32::try_from(step.tv_nsec()) {
+        Ok(nanoseconds @ 1..=1_000_000_000) if step.tv_sec() == 0 => {
+            Ok((1_000_000_000 + nanoseconds / 2) / nanoseconds)
+        }
+        _ => Err(io::Error::other(format!(
+            "CLOCK_MONOTONIC_COARSE advances by {step:?}, which is no jiffy"
+        ))),
+    }
+}
+
+/// Writes one entry.
+pub(super) fn map_update<K: Wire, V: Wire>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// The fields of `struct __sk_buff` that a test run takes and gives back, at their places (kernel 5.10).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SkBuff {
+    pub(super) len: u32,
+    pub(super) pkt_type: u32,
+    pub(super) mark: u32,
+    queue_to_protocol: [u32; 5],
+    priority: u32,
+    ingress_ifindex: u32,
+    pub(super) ifindex: u32,
+    tc_index: u32,
+    pub(super) cb: [u32; 5],
+    hash_to_end: [u32; 31],
+}
+const _: () = assert!(size_of::<SkBuff>() == 192);
+
+/// What a test run answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TestRun {
+    /// The program's return code.
+    pub(super) code: u32,
+    /// The context as the program left it.
+    pub(super) context: SkBuff,
+}
+
+/// Runs a program of tc once on a frame, without sending it anywhere (`BPF_PROG_TEST_RUN`).
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    context: SkBuff,
+) -> io::Result<TestRun> {
+    let mut context_out = SkBuff::default();
+    let mut attr = zeroed();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    attr.test.data_in = frame.as_ptr() as u64;
+    attr.test.data_size_in = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    attr.test.ctx_in = std::ptr::from_ref(&context) as u64;
+    attr.test.ctx_size_in = size_of::<SkBuff>() as u32;
+    attr.test.ctx_out = std::ptr::from_mut(&mut context_out) as u64;
+    attr.test.ctx_size_out = size_of::<SkBuff>() as u32;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(TestRun {
+        // SAFETY: the kernel filled the member; it is an integer in any case.
+        code: unsafe { attr.test.retval },
+        context: context_out,
+    })
+}
+
 /// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry.
-/// `None` if the kernel has no such call for this map (before 5.19); then nothing was written.
+/// `None` if the kernel has no such call for this map (maps of maps: before 5.19); then nothing was written.
 pub(super) fn map_update_batch<K: Wire, V: Wire>(
     map: BorrowedFd<'_>,
     keys: &[K],
@@ -137,17 +212,6 @@ pub(super) fn map_update_batch<K: Wire, V: Wire>(
         keys.as_ptr() as u64,
         values.as_ptr() as u64,
         count,
-    )
-}
-
-/// Removes many entries with one call; `None` as for [`map_update_batch`].
-pub(super) fn map_delete_batch<K: Wire>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<Option<()>> {
-    map_batch(
-        bpf_cmd::BPF_MAP_DELETE_BATCH,
-        map,
-        keys.as_ptr() as u64,
-        0,
-        keys.len(),
     )
 }
 

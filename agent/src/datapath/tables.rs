@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use agent_common::{Backend as WireBackend, Endpoint, IdentityValue};
+use agent_common::{Backend as WireBackend, Endpoint, IdentityKey, IdentityValue};
 use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes};
 
 /// Everything that one generation writes into the kernel's maps.
@@ -40,7 +40,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// `length` in bits of the address' own family; longer ones are cut to it.
+    /// `length` in bits of the address' own family; longer ones are cut to it, and so are bits behind the prefix.
     #[must_use]
     pub fn new(address: IpAddr, length: u8) -> Self {
         let bits = match address {
@@ -49,8 +49,9 @@ impl Network {
         };
         Self {
             address: address_bytes(address),
-            bits,
+            bits: 128,
         }
+        .around(bits)
     }
 
     /// The network of one address.
@@ -73,6 +74,29 @@ impl Network {
     pub fn bits(&self) -> u32 {
         self.bits
     }
+
+    /// The network of `bits` bits around this one; bits behind its prefix are cut.
+    pub(super) fn around(&self, bits: u32) -> Self {
+        let bits = bits.min(self.bits);
+        let keep = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+        Self {
+            address: (u128::from_be_bytes(self.address) & keep).to_be_bytes(),
+            bits,
+        }
+    }
+
+    pub(super) fn key(&self) -> IdentityKey {
+        IdentityKey::new(self.bits, self.address)
+    }
+}
+
+impl From<IdentityKey> for Network {
+    fn from(key: IdentityKey) -> Self {
+        Self {
+            address: key.address(),
+            bits: key.bits(),
+        }
+    }
 }
 
 /// Who owns a network.
@@ -80,13 +104,25 @@ impl Network {
 pub struct Owner {
     /// Its identity.
     pub identity: Identity,
-    /// Host-side interface of a local pod, 0 otherwise.
+    /// Host-side interface of a local pod, [`IdentityValue::THIS_NODE`] for this node's own, 0 otherwise.
     pub ifindex: u32,
+    /// Number of a component's cell in [`KernelTables::cells`], 0 for everything else.
+    pub cell: u32,
 }
 
 impl From<Owner> for IdentityValue {
     fn from(owner: Owner) -> Self {
-        Self::new(owner.identity, owner.ifindex)
+        Self::new(owner.identity, owner.ifindex, owner.cell)
+    }
+}
+
+impl From<IdentityValue> for Owner {
+    fn from(value: IdentityValue) -> Self {
+        Self {
+            identity: value.identity(),
+            ifindex: value.ifindex(),
+            cell: value.cell(),
+        }
     }
 }
 
@@ -103,9 +139,10 @@ pub struct Pod {
     pub mac: [u8; 6],
 }
 
-impl From<&Pod> for Endpoint {
-    fn from(pod: &Pod) -> Self {
-        Self::new(pod.identity, pod.cell, pod.mac)
+impl Pod {
+    /// The wire form, with the slots of the component's rules and of the pod's flows.
+    pub(super) fn endpoint(&self, policy: u32, flows: u32) -> Endpoint {
+        Endpoint::new(self.identity, self.cell, policy, flows, self.mac)
     }
 }
 

@@ -29,15 +29,8 @@ macro_rules! of_generation {
     )+};
 }
 of_generation!(
-    agent_common::PolicyKey,
     agent_common::EndpointKey,
     agent_common::ServiceKey,
     agent_common::BackendKey,
     agent_common::ListenerKey
 );
-
-impl OfGeneration for u32 {
-    fn generation(&self) -> u32 {
-        *self
-    }
-}

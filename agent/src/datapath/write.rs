@@ -1,34 +1,52 @@
 //! Generations: prepared beside the active one, switched to by one write, retired when nothing reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, MutexGuard};
 
 use agent_common::{
-    Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, PolicyKey, Service,
+    Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, Service,
     ServiceKey, SocketKey, address_bytes,
 };
-use aya::maps::MapData;
 
 use super::{
-    Attached, Datapath, Inner, error::Error, maps::Maps, tables::KernelTables, tables::Pod,
+    Attached, Datapath, Inner,
+    error::Error,
+    maps::Maps,
+    tables::{KernelTables, Pod, Rules},
     wire::Raw,
 };
 
-/// A generation whose maps exist: its tables, and the inner maps that later ones may share.
+/// A generation that the kernel holds: its tables, and the slots that its endpoints name.
+#[derive(Default)]
 pub(super) struct Live {
     tables: KernelTables,
-    identities: Arc<MapData>,
-    policies: BTreeMap<Identity, Arc<MapData>>,
+    policies: BTreeMap<Identity, u32>,
+    flows: BTreeMap<u32, u32>,
+}
+
+impl Live {
+    /// Where the pods' flows are.
+    pub(super) fn flow_slots(&self) -> Vec<u32> {
+        self.flows.values().copied().collect()
+    }
+
+    /// Every slot of (policies, flows) that the generation names.
+    fn slots(&self) -> (BTreeSet<u32>, BTreeSet<u32>) {
+        let policies = self.policies.values().copied().collect();
+        (policies, self.flows.values().copied().collect())
+    }
 }
 
 /// What preparing a generation cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Inner maps made.
+    /// Inner maps made: rules of components, flows of pods.
     pub made: usize,
-    /// Inner maps shared with an earlier generation, because their content is the same.
+    /// Inner maps shared with an earlier generation: unchanged rules, flows of pods that live on.
     pub shared: usize,
+    /// Identities written.
+    pub identities: usize,
 }
 
 /// A generation that is written and not yet active. Dropped, it is undone.
@@ -194,9 +212,21 @@ impl Inner {
                 .sum::<usize>()
                 + count(tables)
         };
-        let needs: [(&'static str, usize); 6] = [
-            ("identities", live(|_| 1)),
-            ("policies", live(|tables| tables.policies.len())),
+        let policies = tables
+            .policies
+            .iter()
+            .filter(|(identity, rules)| self.slot_of_rules(identity, rules).is_none())
+            .count();
+        let flows = tables
+            .endpoints
+            .iter()
+            .filter(|(ifindex, pod)| self.slot_of_flows(**ifindex, pod).is_none())
+            .count();
+        let maps = &self.maps;
+        let needs: [(&'static str, usize); 7] = [
+            ("identities", maps.identities.needed(&tables.identities)),
+            ("policies", 1 + maps.policies.used() + policies),
+            ("flows", 1 + maps.flows.used() + flows),
             ("endpoints", live(|tables| tables.endpoints.len())),
             ("services", live(|tables| tables.services.len())),
             (
@@ -219,47 +249,84 @@ impl Inner {
         Ok(())
     }
 
-    fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
-        let generation = tables.generation;
-        let mut cost = Cost::default();
-        let identities = match self
-            .live
-            .values()
-            .find(|live| live.tables.identities == tables.identities)
-        {
-            Some(live) => shared(&mut cost, &live.identities),
-            None => made(&mut cost, self.inner_maps.identities(&tables.identities)?),
-        };
-        self.maps
-            .identities
-            .insert(generation, &*identities, 0)
-            .map_err(Error::map("write", "identities"))?;
+    /// Where rules like these are already.
+    fn slot_of_rules(&self, identity: &Identity, rules: &Rules) -> Option<u32> {
+        self.live.values().find_map(|live| {
+            (live.tables.policies.get(identity) == Some(rules))
+                .then(|| live.policies.get(identity).copied())
+                .flatten()
+        })
+    }
 
-        let mut policies = BTreeMap::new();
-        let mut entries = Vec::new();
-        for (identity, rules) in &tables.policies {
-            let same = self.live.values().find_map(|live| {
-                (live.tables.policies.get(identity) == Some(rules))
-                    .then(|| live.policies.get(identity))
-                    .flatten()
-            });
-            let map = match same {
-                Some(map) => shared(&mut cost, map),
-                None => made(&mut cost, self.inner_maps.rules(rules)?),
-            };
-            entries.push((PolicyKey::new(generation, *identity), Arc::clone(&map)));
-            policies.insert(*identity, map);
+    /// Where the flows of this very pod are: another one behind the same interface starts with none.
+    fn slot_of_flows(&self, ifindex: u32, pod: &Pod) -> Option<u32> {
+        self.live.values().find_map(|live| {
+            let known = live.tables.endpoints.get(&ifindex)?;
+            ((known.identity, known.mac) == (pod.identity, pod.mac))
+                .then(|| live.flows.get(&ifindex).copied())
+                .flatten()
+        })
+    }
+
+    fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
+        if !self.settled {
+            self.settle()?;
         }
-        self.maps.insert_policies(&entries)?;
-        write_flat(&mut self.maps, tables)?;
-        self.live.insert(
-            generation,
-            Live {
-                tables: tables.clone(),
-                identities,
-                policies,
-            },
-        );
+        self.maps.identities.sweep()?;
+        let mut live = Live {
+            tables: tables.clone(),
+            ..Live::default()
+        };
+        let written = self.fill(&mut live);
+        // Whatever was written before a failure is undone by `retire`, which looks here.
+        self.live.insert(tables.generation, live);
+        written
+    }
+
+    fn fill(&mut self, live: &mut Live) -> Result<Cost, Error> {
+        let tables = &live.tables;
+        let mut cost = Cost {
+            identities: self
+                .maps
+                .identities
+                .stage(tables.generation, &tables.identities)?,
+            ..Cost::default()
+        };
+        let (mut made, mut owners) = (Vec::new(), Vec::new());
+        for (identity, rules) in &tables.policies {
+            match self.slot_of_rules(identity, rules) {
+                Some(slot) => drop(live.policies.insert(*identity, slot)),
+                None => {
+                    made.push(Arc::new(self.inner_maps.rules(rules)?));
+                    owners.push(*identity);
+                }
+            }
+        }
+        cost.shared += live.policies.len();
+        cost.made += made.len();
+        let slots = self.maps.policies.insert(&made)?;
+        live.policies.extend(owners.into_iter().zip(slots));
+
+        let (mut made, mut owners) = (Vec::new(), Vec::new());
+        for (ifindex, pod) in &tables.endpoints {
+            if pod.identity == Identity::NONE {
+                continue;
+            }
+            match self.slot_of_flows(*ifindex, pod) {
+                Some(slot) => drop(live.flows.insert(*ifindex, slot)),
+                None => {
+                    let entries = self.inner_maps.flows_per_pod();
+                    made.push(Arc::new(self.inner_maps.flows(entries)?));
+                    owners.push(*ifindex);
+                }
+            }
+        }
+        cost.shared += live.flows.len();
+        cost.made += made.len();
+        let slots = self.maps.flows.insert(&made)?;
+        live.flows.extend(owners.into_iter().zip(slots));
+
+        write_flat(&mut self.maps, live)?;
         Ok(cost)
     }
 
@@ -305,11 +372,13 @@ impl Inner {
         let flipped = Flipped {
             interfaces_gone: self.guard(&pods)?,
         };
-        self.maps
-            .control
-            .set(0, Raw(Control::new(generation)), 0)
-            .map_err(Error::map("write", "control"))?;
+        let control = Control::new(generation, self.ticks_per_second)
+            .picking_up_until(self.maps.control()?.pick_up_until());
+        self.maps.set_control(control)?;
         self.active = generation;
+        self.settled = false;
+        self.maps.identities.commit();
+        self.adopt();
         let gone: Vec<u32> = self
             .guarded
             .iter()
@@ -330,19 +399,11 @@ impl Inner {
         Ok(flipped)
     }
 
-    /// Waits until every program that runs now has ended: one that read the generation before the flip must find all of
-    /// it. A write into a map of maps returns only then (kernel 4.20, `maybe_wait_bpf_programs`), so the active
-    /// generation's identities are written once more, as they are.
+    /// A program that read the generation before a flip must find all of it: nothing of it is taken away before.
     fn settle(&mut self) -> Result<(), Error> {
-        match self.live.get(&self.active) {
-            Some(live) => self
-                .maps
-                .identities
-                .insert(self.active, &*live.identities, 0)
-                .map_err(Error::map("write", "identities")),
-            // Before the first flip of this agent nothing that could be retired was ever read.
-            None => Ok(()),
-        }
+        self.maps.policies.settle()?;
+        self.settled = true;
+        Ok(())
     }
 
     fn retire(&mut self, generation: u32) -> Result<(), Error> {
@@ -353,29 +414,67 @@ impl Inner {
             });
         }
         self.settle()?;
+        if generation > self.active {
+            self.maps.identities.abandon()?;
+        }
+        self.maps.identities.sweep()?;
         self.maps.remove_generation(generation)?;
-        self.live.remove(&generation);
+        let Some(retired) = self.live.remove(&generation) else {
+            return Ok(());
+        };
+        let (mut policies, mut flows) = retired.slots();
+        for live in self.live.values() {
+            let (named, kept) = live.slots();
+            policies = &policies - &named;
+            flows = &flows - &kept;
+        }
+        self.maps.policies.free(policies);
+        self.maps.flows.free(flows);
+        let rules = self.live.values().flat_map(|live| live.tables.rules.keys());
+        self.maps.keep_hits(&rules.copied().collect())
+    }
+
+    /// Where pods that an earlier agent left have their flows: this one's first generation goes on with them. Rules are
+    /// written anew, since what they mean is not to be read back.
+    pub(super) fn remember(&mut self) -> Result<(), Error> {
+        let mut live = Live::default();
+        for entry in self.maps.endpoints.iter() {
+            let (Raw(key), Raw(endpoint)) = entry.map_err(Error::map("read", "endpoints"))?;
+            if endpoint.flows() == Endpoint::NO_SLOT {
+                continue;
+            }
+            live.flows.insert(key.ifindex(), endpoint.flows());
+            if endpoint.policy() != Endpoint::NO_SLOT {
+                live.policies.insert(endpoint.identity(), endpoint.policy());
+            }
+            let pod = Pod {
+                ifname: String::new(),
+                identity: endpoint.identity(),
+                cell: endpoint.cell(),
+                mac: endpoint.mac(),
+            };
+            live.tables.endpoints.insert(key.ifindex(), pod);
+        }
+        if self.active > 0 {
+            self.live.insert(self.active, live);
+        }
         Ok(())
     }
 }
 
-fn shared(cost: &mut Cost, map: &Arc<MapData>) -> Arc<MapData> {
-    cost.shared += 1;
-    Arc::clone(map)
-}
-
-fn made(cost: &mut Cost, map: MapData) -> Arc<MapData> {
-    cost.made += 1;
-    Arc::new(map)
-}
-
-fn write_flat(maps: &mut Maps, tables: &KernelTables) -> Result<(), Error> {
+fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {
+    let tables = &live.tables;
     let generation = tables.generation;
     for (ifindex, pod) in &tables.endpoints {
+        let slot = |slot: Option<&u32>| slot.copied().unwrap_or(Endpoint::NO_SLOT);
+        let endpoint = pod.endpoint(
+            slot(live.policies.get(&pod.identity)),
+            slot(live.flows.get(ifindex)),
+        );
         maps.endpoints
             .insert(
                 Raw(EndpointKey::new(generation, *ifindex)),
-                Raw(Endpoint::from(pod)),
+                Raw(endpoint),
                 0,
             )
             .map_err(Error::map("write", "endpoints"))?;

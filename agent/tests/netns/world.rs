@@ -20,6 +20,11 @@ use nix::sched::{CloneFlags, setns};
 /// Longer than any answer takes on this path, shorter than a retransmitted SYN.
 pub(crate) const SOON: Duration = Duration::from_millis(700);
 
+/// The hardware address of the node's end of each pair.
+pub(crate) const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+/// The hardware address of each pod's end: no two pods share a link.
+pub(crate) const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A pod of the world.
@@ -116,6 +121,10 @@ impl World {
         run(&format!(
             "ip link add {ifname} netns {node} type veth peer name eth0 netns {netns}"
         ));
+        for (netns, interface, mac) in [(&node, &*ifname, NODE_MAC), (&netns, "eth0", POD_MAC)] {
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            run(&format!("ip -n {netns} link set {interface} address {mac}"));
+        }
         run(&format!(
             "ip -n {node} addr add 169.254.1.1/32 dev {ifname}"
         ));
@@ -195,6 +204,7 @@ impl World {
             cgroup: Some(self.cgroup.clone()),
             gate_hook,
             object: None,
+            pick_up: Duration::ZERO,
         }
     }
 
@@ -240,6 +250,7 @@ impl World {
                 Owner {
                     identity: Identity::WORLD,
                     ifindex: 0,
+                    cell: 0,
                 },
             );
         }
@@ -251,6 +262,7 @@ impl World {
                     Owner {
                         identity,
                         ifindex: pod.ifindex,
+                        cell: *cell,
                     },
                 );
             }
@@ -261,7 +273,7 @@ impl World {
                     ifname: pod.ifname.clone(),
                     identity,
                     cell: *cell,
-                    mac: [0; 6],
+                    mac: POD_MAC,
                 },
             );
             tables.cells.insert(*cell, format!("cell-{cell}"));

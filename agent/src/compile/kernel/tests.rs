@@ -457,21 +457,24 @@ fn addresses_have_the_owner_that_declared_them_and_the_interface_that_has_them()
         owner(&tables, "192.0.2.21"),
         Owner {
             identity: Identity::WEST_GATE,
-            ifindex: IdentityValue::THIS_NODE
+            ifindex: IdentityValue::THIS_NODE,
+            cell: 0
         }
     );
     assert_eq!(
         owner(&tables, "192.0.2.22"),
         Owner {
             identity: Identity::WEST_GATE,
-            ifindex: 0
+            ifindex: 0,
+            cell: 0
         }
     );
     assert_eq!(
         owner(&tables, "192.0.2.1"),
         Owner {
             identity: Identity::NODE,
-            ifindex: IdentityValue::THIS_NODE
+            ifindex: IdentityValue::THIS_NODE,
+            cell: 0
         }
     );
     assert_eq!(

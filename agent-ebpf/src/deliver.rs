@@ -1,0 +1,78 @@
+//! A packet between two pods of this node, past the node's stack: from the sender's gate to the receiver's interface.
+//!
+//! It looks to the receiver as if the node had routed it: one hop fewer, the node's hardware address as the source.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT},
+    helpers::bpf_redirect_peer,
+    programs::TcContext,
+};
+
+use crate::{
+    packet::{Fragmented, Icmp, NETWORK},
+    verdict::Case,
+};
+
+/// `PACKET_HOST` and `PACKET_OTHERHOST` of the kernel's `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
+
+/// Whether a packet that may pass can go straight. The stack does what is left: it tells a sender that its packet is too
+/// old, and puts fragments together where a firewall of the node's wants them whole.
+#[inline(always)]
+pub fn possible(case: &Case) -> bool {
+    case.receiver != 0
+        && case.receiver != case.ifindex
+        && case.packet.hops > 1
+        && case.packet.fragmented == Fragmented::No
+        && case.packet.icmp != Icmp::Error
+}
+
+/// Sends the packet to the pod behind the case's interface, and gives the program's return code.
+#[inline(always)]
+pub fn redirect(ctx: &TcContext, case: &mut Case) -> i32 {
+    // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
+    let kind = unsafe { (*ctx.skb.skb).pkt_type };
+    // On a bridge the sender addresses the receiver itself, and nothing routes.
+    let ready = if kind == PACKET_OTHERHOST {
+        ctx.change_type(PACKET_HOST).is_ok()
+    } else {
+        route(ctx, case)
+    };
+    if !ready {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the helper takes an interface number and no flags; nothing is done before the program returns.
+    match unsafe { bpf_redirect_peer(case.ifindex, 0) } as i32 {
+        TC_ACT_REDIRECT => TC_ACT_REDIRECT,
+        _ => TC_ACT_SHOT,
+    }
+}
+
+/// What forwarding changes (RFC 1812 section 5.3.1): hop count, its checksum, hardware addresses.
+#[inline(always)]
+fn route(ctx: &TcContext, case: &mut Case) -> bool {
+    /// Ethernet, and IPv4 as far as the checksum.
+    const V4: u32 = NETWORK + 12;
+    /// Ethernet, and IPv6 as far as the hop limit.
+    const V6: u32 = NETWORK + 8;
+    if !case.ordinary && !case.frame.read(ctx) {
+        return false;
+    }
+    let frame = &mut case.frame;
+    frame.from = frame.to;
+    frame.to = case.endpoint.mac();
+    if case.packet.v4 {
+        let h = &mut frame.network;
+        h[8] = h[8].wrapping_sub(1);
+        // RFC 1624: one less in the high byte of a word is one more in the complement's.
+        let sum = u32::from(u16::from_be_bytes([h[10], h[11]])) + 0x0100;
+        let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        h[10] = high;
+        h[11] = low;
+        frame.write::<V4>(ctx)
+    } else {
+        frame.network[7] = frame.network[7].wrapping_sub(1);
+        frame.write::<V6>(ctx)
+    }
+}

@@ -1,0 +1,249 @@
+//! The map of identities, changed in place: a generation writes the prefixes that it changes, and no others.
+//!
+//! An entry that differs between the active generation and the next one holds both values ([`Versioned`]). Longest-prefix match
+//! makes two cases special: a prefix that only the next generation has says to the active one what the prefix around it
+//! says, and so does one that only the active generation has to the next one. Such left-over entries say what the lookup without
+//! them would, and are removed once nobody reads the older generation.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+
+use agent_common::{IdentityKey, IdentityValue, Versioned};
+use aya::maps::{LpmTrie, MapData, lpm_trie::Key as Prefix};
+
+use super::{
+    error::Error,
+    sys,
+    tables::{Network, Owner},
+    wire::Raw,
+};
+
+type Table = BTreeMap<Network, Owner>;
+type Value = Versioned<IdentityValue>;
+/// The pinned map.
+pub(super) type Trie = LpmTrie<MapData, [u8; 16], Raw<Value>>;
+
+const MAP: &str = "identities";
+
+/// What the kernel's map says, as this agent knows it.
+pub(super) struct Identities {
+    trie: Trie,
+    /// The same map, for calls that aya does not offer.
+    data: MapData,
+    active: Table,
+    /// What the generation that is being prepared says.
+    next: Option<Next>,
+    /// Entries that say nothing any more, once the generation before is read by nobody.
+    left_over: Vec<Network>,
+}
+
+struct Next {
+    generation: u32,
+    table: Table,
+}
+
+impl std::fmt::Debug for Identities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identities").finish_non_exhaustive()
+    }
+}
+
+/// What the longest prefix around `network`, itself included, says.
+fn resolve(table: &Table, network: &Network) -> Option<Owner> {
+    (0..=network.bits())
+        .rev()
+        .find_map(|bits| table.get(&network.around(bits)).copied())
+}
+
+impl Identities {
+    /// Takes the map over: what an interrupted agent prepared is undone, what generation `active` says is learnt.
+    pub(super) fn take_over(trie: Trie, data: MapData, active: u32) -> Result<Self, Error> {
+        let mut identities = Self {
+            trie,
+            data,
+            active: Table::new(),
+            next: None,
+            left_over: Vec::new(),
+        };
+        let mut found = Vec::new();
+        for entry in identities.trie.iter() {
+            let (key, Raw(value)) = entry.map_err(Error::map("read", MAP))?;
+            let network = Network::from(IdentityKey::new(key.prefix_len(), key.data()));
+            found.push((network, value));
+        }
+        // Entries of two generations at once are made single; without an active generation nothing holds.
+        let mut rewritten = Vec::new();
+        for (network, value) in found {
+            match value.at(active).copied().filter(|_| active > 0) {
+                Some(owner) => {
+                    identities.active.insert(network, Owner::from(owner));
+                    if value.since() > active || value.previous().is_some() {
+                        rewritten.push((network, Versioned::new(active, Some(owner), None)));
+                    }
+                }
+                None => identities.remove(&network)?,
+            }
+        }
+        identities.write(&rewritten)?;
+        // Entries that repeat the prefix around them may be left over, or may be meant; they decide nothing either way.
+        Ok(identities)
+    }
+
+    /// Entries that the map would hold while `wanted` is prepared.
+    pub(super) fn needed(&self, wanted: &Table) -> usize {
+        let added = wanted
+            .keys()
+            .filter(|network| !self.active.contains_key(network))
+            .count();
+        self.active.len() + self.left_over.len() + added
+    }
+
+    /// Entries in the map.
+    pub(super) fn len(&self) -> usize {
+        self.active.len() + self.left_over.len()
+    }
+
+    /// Writes what `generation` changes beside what is active. Gives the number of entries written.
+    pub(super) fn stage(&mut self, generation: u32, wanted: &Table) -> Result<usize, Error> {
+        let mut changes = Vec::new();
+        for (network, owner) in wanted {
+            let before = match self.active.get(network) {
+                Some(known) if known == owner => continue,
+                Some(known) => Some(*known),
+                None => resolve(&self.active, network),
+            };
+            changes.push((*network, version(generation, Some(*owner), before)));
+        }
+        for (network, owner) in &self.active {
+            if !wanted.contains_key(network) {
+                let after = resolve(wanted, network);
+                changes.push((*network, version(generation, after, Some(*owner))));
+            }
+        }
+        // Known before the first write, so that an interrupted one can be undone.
+        self.next = Some(Next {
+            generation,
+            table: wanted.clone(),
+        });
+        self.write(&changes)?;
+        Ok(changes.len())
+    }
+
+    /// The staged generation is the active one now.
+    pub(super) fn commit(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.left_over.extend(
+                self.active
+                    .keys()
+                    .filter(|network| !next.table.contains_key(network)),
+            );
+            self.active = next.table;
+        }
+    }
+
+    /// Takes the staged generation back.
+    pub(super) fn abandon(&mut self) -> Result<(), Error> {
+        let Some(next) = self.next.take() else {
+            return Ok(());
+        };
+        // Of a generation before the staged one, so that it can be any active one's.
+        let since = next.generation.saturating_sub(1);
+        let mut back = Vec::new();
+        for network in next.table.keys() {
+            if !self.active.contains_key(network) {
+                self.remove(network)?;
+            }
+        }
+        for (network, owner) in &self.active {
+            if next.table.get(network) != Some(owner) {
+                back.push((*network, version(since, Some(*owner), Some(*owner))));
+            }
+        }
+        self.write(&back)
+    }
+
+    /// Removes what is left over. Only when no program reads the generation before the active one any more.
+    pub(super) fn sweep(&mut self) -> Result<(), Error> {
+        while let Some(network) = self.left_over.pop() {
+            if !self.active.contains_key(&network) {
+                self.remove(&network)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, network: &Network) -> Result<(), Error> {
+        let key = Prefix::new(network.bits(), network.address());
+        super::maps::gone(self.trie.remove(&key), MAP)
+    }
+
+    fn write(&mut self, entries: &[(Network, Value)]) -> Result<(), Error> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<_> = entries.iter().map(|(network, _)| network.key()).collect();
+        let values: Vec<_> = entries.iter().map(|(_, value)| *value).collect();
+        let batch = sys::map_update_batch(self.data.fd().as_fd(), &keys, &values)
+            .map_err(Error::kernel("write identities"))?;
+        if batch.is_none() {
+            for (network, value) in entries {
+                let key = Prefix::new(network.bits(), network.address());
+                self.trie
+                    .insert(&key, Raw(*value), 0)
+                    .map_err(Error::map("write", MAP))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn version(generation: u32, current: Option<Owner>, previous: Option<Owner>) -> Value {
+    Versioned::new(
+        generation,
+        current.map(IdentityValue::from),
+        previous.map(IdentityValue::from),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use agent_common::Identity;
+
+    use super::*;
+
+    fn network(text: &str, length: u8) -> Network {
+        Network::new(text.parse::<IpAddr>().expect("an address"), length)
+    }
+
+    #[test]
+    fn the_longest_prefix_around_a_network_speaks_for_it() {
+        let owner = |number| Owner {
+            identity: Identity::external(number),
+            ifindex: 0,
+            cell: 0,
+        };
+        let table = Table::from([
+            (network("0.0.0.0", 0), owner(1)),
+            (network("10.0.0.0", 8), owner(2)),
+            (network("10.1.0.0", 16), owner(3)),
+            (network("::", 0), owner(4)),
+        ]);
+        for (text, length, expected) in [
+            ("10.1.2.3", 32, 3),
+            ("10.1.0.0", 16, 3),
+            ("10.1.0.0", 15, 2),
+            ("10.2.0.0", 16, 2),
+            ("11.0.0.0", 8, 1),
+            ("fd00::1", 128, 4),
+        ] {
+            assert_eq!(
+                resolve(&table, &network(text, length)),
+                Some(owner(expected)),
+                "{text}/{length}"
+            );
+        }
+        assert_eq!(resolve(&Table::new(), &network("10.0.0.1", 32)), None);
+    }
+}

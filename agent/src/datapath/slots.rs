@@ -1,0 +1,129 @@
+//! Maps of maps by slot: endpoints name a slot, so that an unchanged component's rules and a living pod's flows stay where
+//! they are from one generation to the next.
+//!
+//! A slot that no generation names any more keeps its old inner map until the next write, since each write to a map of maps
+//! waits for all readers: many slots at once cost as much as one.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+
+use aya::maps::{ArrayOfMaps, MapData};
+
+use super::{error::Error, sys};
+
+/// One map of maps.
+pub(super) struct Slots {
+    name: &'static str,
+    map: ArrayOfMaps<MapData>,
+    /// The same map, for calls that aya does not offer.
+    data: MapData,
+    /// What a free slot holds.
+    empty: MapData,
+    taken: BTreeSet<u32>,
+    /// Free slots whose old inner maps are still there.
+    stale: BTreeSet<u32>,
+    size: u32,
+}
+
+impl Slots {
+    /// `taken` are the slots that the active generation names; all others are free, whatever they hold.
+    pub(super) fn new(
+        name: &'static str,
+        map: ArrayOfMaps<MapData>,
+        data: MapData,
+        empty: MapData,
+        taken: BTreeSet<u32>,
+    ) -> Self {
+        let size = map.len();
+        // Slot 0 is the one that is written when there is nothing else to write.
+        let stale = (1..size).filter(|slot| !taken.contains(slot)).collect();
+        Self {
+            name,
+            map,
+            data,
+            empty,
+            taken,
+            stale,
+            size,
+        }
+    }
+
+    /// Slots that are in use.
+    pub(super) fn used(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Slots that there are to use.
+    pub(super) fn size(&self) -> usize {
+        // Without slot 0.
+        self.size.saturating_sub(1) as usize
+    }
+
+    /// The inner map in a slot.
+    pub(super) fn get(&self, slot: u32) -> Result<MapData, Error> {
+        self.map
+            .get(&slot, 0)
+            .map_err(Error::map("read", self.name))
+    }
+
+    /// Puts maps into free slots, and gives their numbers in the same order. What earlier maps leave behind goes now.
+    pub(super) fn insert(&mut self, maps: &[Arc<MapData>]) -> Result<Vec<u32>, Error> {
+        if maps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let free: Vec<u32> = (1..self.size)
+            .filter(|slot| !self.taken.contains(slot))
+            .take(maps.len())
+            .collect();
+        if free.len() < maps.len() {
+            return Err(Error::Capacity {
+                map: self.name,
+                generation: 0,
+                needed: self.taken.len() + maps.len(),
+                limit: self.size(),
+            });
+        }
+        let descriptor = |map: &MapData| map.fd().as_fd().as_raw_fd() as u32;
+        let mut slots = free.clone();
+        let mut values: Vec<u32> = maps.iter().map(|map| descriptor(map)).collect();
+        for slot in self.stale.iter().filter(|slot| !free.contains(slot)) {
+            slots.push(*slot);
+            values.push(descriptor(&self.empty));
+        }
+        self.write(&slots, &values)?;
+        self.stale.clear();
+        self.taken.extend(&free);
+        Ok(free)
+    }
+
+    /// Waits until every program that runs now has ended: one that read the generation before a flip must find all of it. A
+    /// write into a map of maps returns only then (kernel 4.20, `maybe_wait_bpf_programs`).
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        self.map
+            .set(0, &self.empty, 0)
+            .map_err(Error::map("write", self.name))
+    }
+
+    /// Gives slots back that no generation names any more. Only when nobody reads a generation that named them.
+    pub(super) fn free(&mut self, slots: impl IntoIterator<Item = u32>) {
+        for slot in slots {
+            if self.taken.remove(&slot) {
+                self.stale.insert(slot);
+            }
+        }
+    }
+
+    fn write(&mut self, slots: &[u32], values: &[u32]) -> Result<(), Error> {
+        let batch = sys::map_update_batch(self.data.fd().as_fd(), slots, values)
+            .map_err(Error::kernel(format!("write {}", self.name)))?;
+        if batch.is_none() {
+            // One call and one wait for each: an old kernel's price, for what is new only.
+            for (slot, value) in slots.iter().zip(values) {
+                sys::map_update(self.data.fd().as_fd(), slot, value)
+                    .map_err(Error::kernel(format!("write {}", self.name)))?;
+            }
+        }
+        Ok(())
+    }
+}
