@@ -1,16 +1,17 @@
 //! The node: real programs and maps, run frame by frame with `BPF_PROG_TEST_RUN`.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use agent_common::{CounterKey, Direction, FlowKey, FlowValue, Wire};
-use aya::maps::{HashMap, Map, MapData, PerCpuHashMap};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs};
+use agent_common::{
+    Counter, CounterKey, Direction, Endpoint, EndpointKey, FlowKey, FlowState, FlowValue, Path,
+    Reason, Verdict, Wire,
+};
+use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuHashMap};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use cardinal_agent::datapath::{Datapath, KernelTables, Prepared};
 
 use crate::cable::{self, Cable};
-use crate::model::{Asked, Ends, Flow, FlowId, Judged, Path};
+use crate::model::{Asked, Ends, Flow, FlowId, Judged, SECOND};
 use crate::sockets::Sockets;
 use crate::world::{World, inside};
 
@@ -25,48 +26,58 @@ unsafe impl<T: Wire> aya::Pod for Raw<T> {}
 /// What a program did with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ran {
-    /// None if the frame went over the wire, where nobody sees it.
-    pub(crate) code: Option<i32>,
+    pub(crate) code: i32,
     pub(crate) mark: u32,
+    pub(crate) control: [u32; 5],
     pub(crate) frame: Vec<u8>,
 }
 
+/// What a packet is counted under: cell, way, path, verdict, reason.
+pub(crate) type Counted = (u32, Direction, Path, Verdict, Reason);
+
 /// Counted packets by what they were counted under.
 pub(crate) type Counters = BTreeMap<Counted, u64>;
-
-/// What a packet is counted under: cell, way, path, verdict, reason (the last ones as they are on the wire).
-pub(crate) type Counted = (u32, u8, Path, u8, u8);
 
 /// What the packet of a judgement is counted under.
 pub(crate) fn counted(judged: &Judged) -> Counted {
     (
         judged.cell,
-        judged.way as u8,
-        Path::None,
-        judged.verdict as u8,
-        judged.reason as u8,
+        judged.way,
+        judged.path,
+        judged.verdict,
+        judged.reason,
     )
 }
+
+type Flows = HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>;
 
 /// A node with its datapath.
 pub(crate) struct Kernel {
     datapath: Datapath,
     prepared: Option<Prepared>,
-    egress: SchedClassifier,
-    ingress: SchedClassifier,
-    counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<agent_common::Counter>>,
-    flows: HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>,
+    gates: [SchedClassifier; 2],
+    explains: [SchedClassifier; 2],
+    clock: SchedClassifier,
+    counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
+    endpoints: HashMap<MapData, Raw<EndpointKey>, Raw<Endpoint>>,
+    outer: ArrayOfMaps<MapData>,
+    /// The table of each pod of the active generation.
+    flows: BTreeMap<u32, Flows>,
     fragments: HashMap<MapData, [u8; 44], [u8; 4]>,
     cable: Cable,
     sockets: Sockets,
+    ticks_per_second: u64,
     out: Vec<u8>,
 }
 
-/// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+fn clock(id: nix::time::ClockId) -> u64 {
+    let time = nix::time::clock_gettime(id).expect("the clock runs");
+    time.tv_sec() as u64 * SECOND + time.tv_nsec() as u64
+}
+
+/// Nanoseconds of a clock that never jumps.
 pub(crate) fn now() -> u64 {
-    let time =
-        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock runs");
-    Duration::from(time).as_nanos() as u64
+    clock(nix::time::ClockId::CLOCK_MONOTONIC)
 }
 
 impl Kernel {
@@ -75,22 +86,38 @@ impl Kernel {
         let cable = Cable::open(world);
         let datapath = world.open();
         let pins = world.folder.join("bpf");
+        let maps = std::fs::read_dir(&pins)
+            .expect("the pins have a folder")
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.join("control").exists())
+            .expect("the maps are pinned");
         let pinned = |name: &str| {
-            MapData::from_pin(pins.join(name)).unwrap_or_else(|error| panic!("map {name}: {error}"))
+            MapData::from_pin(maps.join(name)).unwrap_or_else(|error| panic!("map {name}: {error}"))
         };
-        let control = pinned("control").info().expect("its own map").id();
-        let counters = PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")));
+        let program = |name: &str| {
+            SchedClassifier::from_pin(pins.join("programs").join(name))
+                .unwrap_or_else(|error| panic!("program {name}: {error}"))
+        };
+        let step = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+            .expect("the clock has steps");
         Self {
-            datapath,
             prepared: None,
-            egress: program("cell_egress", control),
-            ingress: program("cell_ingress", control),
-            counters: counters.expect("a hash of each CPU"),
-            flows: HashMap::try_from(Map::LruHashMap(pinned("flows"))).expect("an LRU hash"),
+            gates: ["cell_egress", "cell_ingress"].map(program),
+            explains: ["explain_egress", "explain_ingress"].map(program),
+            clock: program("clock"),
+            counters: PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")))
+                .expect("a hash of each CPU"),
+            endpoints: HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash"),
+            outer: ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned("flows")))
+                .expect("an array of maps"),
+            flows: BTreeMap::new(),
             fragments: HashMap::try_from(Map::LruHashMap(pinned("fragments")))
                 .expect("an LRU hash"),
+            datapath,
             cable,
             sockets: Sockets::default(),
+            ticks_per_second: SECOND / step.tv_nsec() as u64,
             out: vec![0; 16384],
         }
     }
@@ -110,9 +137,19 @@ impl Kernel {
     pub(crate) fn flip(&mut self) {
         let before = self.datapath.active_generation();
         let prepared = self.prepared.take().expect("something is prepared");
+        let active = prepared.generation();
         prepared.flip().expect("the gates can be attached");
         if before != 0 {
             self.datapath.retire(before).expect("it is not active");
+        }
+        self.flows.clear();
+        for entry in self.endpoints.iter() {
+            let (Raw(key), Raw(endpoint)) = entry.expect("endpoints can be listed");
+            if key.generation() == active {
+                let table = self.outer.get(&endpoint.flows(), 0).expect("it has flows");
+                let table = Flows::try_from(Map::LruHashMap(table)).expect("an LRU hash");
+                self.flows.insert(key.ifindex(), table);
+            }
         }
     }
 
@@ -126,79 +163,59 @@ impl Kernel {
         self.sockets.connect(ends);
     }
 
-    /// Runs the program of a gate. Belongs into the node's namespace, where interface numbers are the pods'.
-    pub(crate) fn run(&mut self, asked: &Asked) -> Ran {
+    /// Runs the program of a gate; `None` if the frame had to go over the wire, where nobody sees what became of it. Belongs
+    /// into the node's namespace, where interface numbers are the pods'.
+    pub(crate) fn run(&mut self, asked: &Asked) -> Option<Ran> {
         if cable::refused(&asked.frame) {
             self.cable.send(asked);
-            return Ran {
-                code: None,
-                mark: asked.mark,
-                frame: asked.frame.clone(),
-            };
+            return None;
         }
-        let program = match asked.way {
-            Direction::Egress => &self.egress,
-            Direction::Ingress => &self.ingress,
-        };
-        let mut context = [0_u8; CONTEXT];
-        put(&mut context, MARK, asked.mark);
-        put(&mut context, IFINDEX, asked.gate);
-        let mut after = [0_u8; CONTEXT];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&asked.frame);
-        options.data_out = Some(&mut self.out);
-        options.ctx_in = Some(&context);
-        options.ctx_out = Some(&mut after);
-        let result = program
-            .test_run(options)
-            .unwrap_or_else(|error| panic!("the kernel runs no program on {asked:x?}: {error:?}"));
-        Ran {
-            code: Some(result.return_value as i32),
-            mark: get(&after, MARK),
-            frame: self.out[..result.data_size_out as usize].to_vec(),
-        }
+        Some(test(
+            &self.gates[asked.way as usize],
+            asked,
+            0,
+            &mut self.out,
+        ))
+    }
+
+    /// Asks what a gate would say, in a generation (0: the active one).
+    pub(crate) fn explain(&mut self, asked: &Asked, generation: u32) -> Ran {
+        let program = &self.explains[asked.way as usize];
+        test(program, asked, generation, &mut self.out)
     }
 
     /// Packets counted under a key, all CPUs together.
-    pub(crate) fn count(&self, (cell, way, _, verdict, reason): Counted) -> u64 {
-        let key = CounterKey::new(
-            cell,
-            Direction::from_raw(way).expect("a way"),
-            agent_common::Verdict::from_raw(verdict).expect("a verdict"),
-            agent_common::Reason::from_raw(reason).expect("a reason"),
-        );
+    pub(crate) fn count(&self, (cell, way, path, verdict, reason): Counted) -> u64 {
+        let key = CounterKey::new(cell, way, path, verdict, reason);
         match self.counters.get(&Raw(key), 0) {
             Ok(values) => values.iter().map(|value| value.0.packets()).sum(),
-            Err(aya::maps::MapError::KeyNotFound) => 0,
+            Err(MapError::KeyNotFound) => 0,
             Err(error) => panic!("counters can be read: {error}"),
         }
     }
 
     /// All counters.
     pub(crate) fn counters(&self) -> Counters {
-        self.counters
-            .iter()
-            .map(|entry| {
-                let (key, values) = entry.expect("counters can be listed");
-                let key = (
-                    key.0.cell(),
-                    key.0.direction().expect("a way") as u8,
-                    Path::None,
-                    key.0.verdict().expect("a verdict") as u8,
-                    key.0.reason().expect("a reason") as u8,
-                );
-                (key, values.iter().map(|value| value.0.packets()).sum())
+        let rows = self.datapath.counters().expect("counters can be listed");
+        rows.into_iter()
+            .map(|row| {
+                let key = (row.cell, row.way, row.path, row.verdict, row.reason);
+                (key, row.packets)
             })
             .collect()
     }
 
+    /// How many connections each rule decided.
+    pub(crate) fn hits(&self) -> BTreeMap<u32, u64> {
+        self.datapath.hits().expect("hits can be listed")
+    }
+
     /// What the programs remember of connections.
     pub(crate) fn flows(&self) -> BTreeMap<(u32, FlowId), Flow> {
-        self.flows
-            .iter()
-            .map(|entry| {
-                let (key, value) = entry.expect("flows can be listed");
-                let (key, value) = (key.0, value.0);
+        let mut all = BTreeMap::new();
+        for (ifindex, flows) in &self.flows {
+            for entry in flows.iter() {
+                let (Raw(key), Raw(value)) = entry.expect("flows can be listed");
                 let id = FlowId {
                     local: u128::from_be_bytes(key.local()),
                     remote: u128::from_be_bytes(key.remote()),
@@ -206,34 +223,62 @@ impl Kernel {
                     remote_port: key.remote_port(),
                     protocol: key.protocol(),
                 };
-                ((key.ifindex(), id), flow(&value))
-            })
-            .collect()
+                all.insert((*ifindex, id), flow(&value));
+            }
+        }
+        all
     }
 
-    /// Makes a flow look as if its last packet had passed at `seen`. False if the kernel does not know it.
-    pub(crate) fn age(&mut self, (ifindex, id): (u32, FlowId), seen: u64) -> bool {
+    /// Makes a flow look as if its last packet had passed `idle` nanoseconds ago. False if the kernel does not know it.
+    pub(crate) fn age(&mut self, (ifindex, id): (u32, FlowId), idle: u64) -> bool {
+        let seen = self.jiffies() - idle / (SECOND / self.ticks_per_second);
         let key = Raw(FlowKey::new(
-            ifindex,
             id.local.to_be_bytes(),
             id.remote.to_be_bytes(),
             id.local_port.to_be_bytes(),
             id.remote_port.to_be_bytes(),
             id.protocol,
         ));
-        let Ok(mut value) = self.flows.get(&key, 0) else {
+        let Some(flows) = self.flows.get_mut(&ifindex) else {
             return false;
         };
-        value.0.touch(seen);
-        self.flows.insert(key, value, 0).expect("it is there");
+        let Ok(Raw(flow)) = flows.get(&key, 0) else {
+            return false;
+        };
+        let aged = FlowValue::new(
+            flow.generation(),
+            flow.direction(),
+            flow.action(),
+            flow.rule(),
+            flow.peer(),
+            flow.marked(),
+            flow.receiver(),
+            flow.path(),
+            flow.state(),
+            seen,
+        );
+        flows.insert(key, Raw(aged), 0).expect("it is there");
         true
+    }
+
+    fn jiffies(&mut self) -> u64 {
+        let nobody = Asked {
+            gate: 0,
+            way: Direction::Egress,
+            mark: 0,
+            frame: vec![0; 64],
+        };
+        let [low, high, ..] = test(&self.clock, &nobody, 0, &mut self.out).control;
+        u64::from(low) | u64::from(high) << 32
     }
 
     /// Removes what packets left behind.
     pub(crate) fn forget(&mut self) {
-        let flows: Vec<_> = self.flows.keys().map(|key| key.expect("a flow")).collect();
-        for key in flows {
-            self.flows.remove(&key).expect("nobody else removes it");
+        for flows in self.flows.values_mut() {
+            let keys: Vec<_> = flows.keys().map(|key| key.expect("a flow")).collect();
+            for key in keys {
+                flows.remove(&key).expect("nobody else removes it");
+            }
         }
         let notes: Vec<_> = self
             .fragments
@@ -247,55 +292,57 @@ impl Kernel {
 }
 
 fn flow(value: &FlowValue) -> Flow {
+    let has = |state| value.state().has(state);
     Flow {
-        seen: value.seen(),
+        seen: 0,
         generation: value.generation(),
         direction: value.direction(),
         action: value.action(),
         rule: value.rule(),
         peer: value.peer(),
         marked: value.marked(),
-        path: Path::None,
-        replied: false,
-        fin_opener: false,
-        fin_answerer: false,
-        reset: false,
+        path: value.path(),
+        replied: has(FlowState::REPLIED),
+        fin_opener: has(FlowState::FIN_OPENER),
+        fin_answerer: has(FlowState::FIN_ANSWERER),
+        reset: has(FlowState::RESET),
     }
-}
-
-/// What of a flow is compared: all but the instant of its last packet.
-pub(crate) fn comparable(flow: &Flow) -> Flow {
-    Flow {
-        seen: 0,
-        path: Path::None,
-        replied: false,
-        ..*flow
-    }
-}
-
-/// The loaded program of this name that uses the map.
-fn program(name: &'static str, map: u32) -> SchedClassifier {
-    let found = loaded_programs().find_map(|info| {
-        // Programs of others come and go while they are listed.
-        let info = info.ok()?;
-        let uses = info.map_ids().ok()??.contains(&map);
-        (uses && info.name_as_str() == Some(name)).then_some(info)
-    });
-    let info = found.unwrap_or_else(|| panic!("program {name} is loaded"));
-    SchedClassifier::from_program_info(info, Cow::Borrowed(name)).expect("a program for tc")
 }
 
 /// `struct __sk_buff` of the kernel's `linux/bpf.h`, as far as a test run takes and gives it.
 const CONTEXT: usize = 192;
 const MARK: usize = 8;
 const IFINDEX: usize = 40;
+const CONTROL: usize = 48;
 
-fn put(context: &mut [u8; CONTEXT], at: usize, value: u32) {
-    context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-}
-
-fn get(context: &[u8; CONTEXT], at: usize) -> u32 {
-    u32::from_ne_bytes(context[at..at + 4].try_into().expect("four bytes"))
+fn test(program: &SchedClassifier, asked: &Asked, control: u32, out: &mut [u8]) -> Ran {
+    let mut context = [0_u8; CONTEXT];
+    for (at, value) in [
+        (MARK, asked.mark),
+        (IFINDEX, asked.gate),
+        (CONTROL, control),
+    ] {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    let mut after = [0_u8; CONTEXT];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&asked.frame);
+    options.data_out = Some(out);
+    options.ctx_in = Some(&context);
+    options.ctx_out = Some(&mut after);
+    let result = program
+        .test_run(options)
+        .unwrap_or_else(|error| panic!("the kernel runs no program on {asked:x?}: {error:?}"));
+    let word = |at: usize| {
+        let bytes = after[at..at + 4].try_into().expect("four bytes");
+        u32::from_ne_bytes(bytes)
+    };
+    Ran {
+        code: result.return_value as i32,
+        mark: word(MARK),
+        control: [0, 1, 2, 3, 4].map(|index| word(CONTROL + index * 4)),
+        frame: out[..result.data_size_out as usize].to_vec(),
+    }
 }
 
 /// The hardware addresses of interfaces of the node.

@@ -20,26 +20,9 @@ mod world;
 
 use std::time::Instant;
 
-use agent_common::Reason;
 use kernel::Kernel;
 use story::{Stage, Tally};
 use world::{World, inside};
-
-/// The current programs, not the specified ones. Temporary.
-pub(crate) const TODAY: bool = true;
-
-pub(crate) fn mac_spoofed() -> Reason {
-    Reason::Spoofed
-}
-pub(crate) fn tcp_flags() -> Reason {
-    Reason::Malformed
-}
-pub(crate) fn tcp_state() -> Reason {
-    Reason::Malformed
-}
-pub(crate) fn tunnel() -> Reason {
-    Reason::Malformed
-}
 
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use agent_common::{Action, Direction, Identity, Reason, Rule, RuleKey, Verdict};
+use agent_common::{Action, Direction, Identity, Path, Reason, Rule, RuleKey, Verdict};
 
-use crate::TODAY;
 use crate::parse::{self, ACK, FIN, Icmp, Packet, Parsed, Place, RST, SYN, TCP, UDP};
 use crate::tables::{Owner, Tables};
 
@@ -17,18 +16,6 @@ const THIS_NODE: u32 = 1;
 
 /// Ports of tunnels: VXLAN (RFC 7348), its older number, Geneve (RFC 8926).
 pub(crate) const TUNNELS: [u16; 3] = [4789, 8472, 6081];
-
-/// How a connection is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Path {
-    None,
-    North,
-    West,
-    South,
-    East,
-    Intra,
-    Platform,
-}
 
 /// A connection, seen from the pod at whose gate it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,13 +49,6 @@ pub(crate) struct Flow {
 impl Flow {
     /// How long it may be idle, nanoseconds.
     pub(crate) fn timeout(&self, protocol: u8) -> u64 {
-        if TODAY {
-            return if protocol == TCP {
-                u64::MAX
-            } else {
-                180 * SECOND
-            };
-        }
         SECOND
             * match protocol {
                 TCP if self.reset => 10,
@@ -90,7 +70,7 @@ impl Flow {
         }
         let from_opener = way == self.direction;
         self.replied |= !from_opener;
-        if packet.protocol == TCP && !TODAY {
+        if packet.protocol == TCP {
             let fin = packet.tcp_flags & FIN != 0;
             self.fin_opener |= fin && from_opener;
             self.fin_answerer |= fin && !from_opener;
@@ -101,7 +81,7 @@ impl Flow {
 
 /// The fragments of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Split {
+pub(crate) struct Split {
     gate: u32,
     source: u128,
     destination: u128,
@@ -112,7 +92,7 @@ struct Split {
 
 /// What the first fragment told.
 #[derive(Clone, Copy, Debug)]
-enum Note {
+pub(crate) enum Note {
     Ports(u16, u16),
     Icmp { id: u16, kind: u8 },
 }
@@ -144,6 +124,10 @@ pub(crate) struct Judged {
     pub(crate) generation: u32,
     /// Whether a rule was looked up and found.
     pub(crate) ruled: bool,
+    /// Whether the peer is known by the router's mark.
+    pub(crate) marked: bool,
+    /// The reason before the packet was steered.
+    pub(crate) found: Reason,
 }
 
 /// The two ends of a connection that the router has accepted in the remote's place.
@@ -161,6 +145,7 @@ pub(crate) struct Outcome {
     pub(crate) code: i32,
     /// The packet's mark afterwards.
     pub(crate) mark: u32,
+    pub(crate) frame: Vec<u8>,
     pub(crate) judged: Vec<Judged>,
 }
 
@@ -175,9 +160,13 @@ pub(crate) struct Model {
     /// 0 while none is active.
     pub(crate) active: u32,
     pub(crate) flows: BTreeMap<(u32, FlowId), Flow>,
-    notes: BTreeMap<Split, Note>,
+    pub(crate) notes: BTreeMap<Split, Note>,
     /// Whether the router's transparent listeners are there, for IPv4 and IPv6.
     pub(crate) listeners: (bool, bool),
+    /// The node's hardware address on each interface.
+    pub(crate) hardware: BTreeMap<u32, [u8; 6]>,
+    /// How many connections each rule decided.
+    pub(crate) hits: BTreeMap<u32, u64>,
     /// Connections that the router has.
     pub(crate) connections: Vec<Ends>,
     /// A decision that an instant later could have been another.
@@ -204,9 +193,24 @@ impl Model {
         self.generations.insert(generation, tables);
     }
 
-    /// Whether a generation waits.
-    pub(crate) fn prepared(&self) -> bool {
-        self.generations.keys().any(|number| *number > self.active)
+    /// The generation that is written and not active.
+    pub(crate) fn waiting(&self) -> Option<u32> {
+        let mut numbers = self.generations.keys().copied();
+        numbers.find(|number| *number > self.active)
+    }
+
+    /// What an explanation says of a judgement: it gives no socket anything, and does not look for any but the listener.
+    pub(crate) fn explained(&self, asked: &Asked, judged: &Judged) -> (Verdict, Reason) {
+        let governed = [Reason::ListenerMissing, Reason::SteerFailed];
+        if judged.verdict != Verdict::Steer && !governed.contains(&judged.reason) {
+            return (judged.verdict, judged.reason);
+        }
+        let (v4, v6) = self.listeners;
+        if asked.frame[12..14] == [8, 0] && v4 || asked.frame[12..14] != [8, 0] && v6 {
+            (Verdict::Steer, judged.found)
+        } else {
+            (Verdict::Drop, Reason::ListenerMissing)
+        }
     }
 
     /// What was prepared is undone.
@@ -215,10 +219,23 @@ impl Model {
         self.generations.retain(|number, _| *number == active);
     }
 
-    /// What was prepared is active, and what was active is gone.
+    /// What was prepared is active, and what was active is gone. A pod that lives on keeps its flows, a rule its count.
     pub(crate) fn flip(&mut self) {
+        let before = self
+            .generations
+            .get(&self.active)
+            .cloned()
+            .unwrap_or_default();
         self.active = *self.generations.keys().max().expect("one is prepared");
         self.abandon();
+        let now = self.generations[&self.active].clone();
+        self.flows.retain(|(gate, _), _| {
+            let who = |tables: &Tables| tables.pods.get(gate).map(|pod| (pod.identity, pod.mac));
+            who(&before).is_some() && who(&before) == who(&now)
+        });
+        let rules = now.rules.values().flat_map(BTreeMap::values);
+        let named: Vec<u32> = rules.map(Rule::id).collect();
+        self.hits.retain(|rule, _| named.contains(rule));
     }
 
     fn tables(&self) -> &Tables {
@@ -227,7 +244,7 @@ impl Model {
 
     /// What becomes of a frame at `now`, and what is remembered of it.
     pub(crate) fn run(&mut self, asked: &Asked, now: u64) -> Outcome {
-        let (judged, packet) = self.gate(asked, now);
+        let (judged, _) = self.gate(asked, now);
         let mut outcome = Outcome {
             code: if judged.verdict == Verdict::Drop {
                 SHOT
@@ -235,6 +252,7 @@ impl Model {
                 UNSPEC
             },
             mark: asked.mark,
+            frame: asked.frame.clone(),
             judged: vec![judged],
         };
         let governed = [Reason::ListenerMissing, Reason::SteerFailed];
@@ -242,38 +260,56 @@ impl Model {
         if judged.verdict == Verdict::Steer || governed.contains(&judged.reason) {
             outcome.mark = 0xca51_0000 | asked.mark & 0xffff;
         }
-        if let Some(receiver) = self.receiver(asked, &outcome.judged[0], packet.as_ref()) {
+        if let Some(receiver) = self.receiver(asked, &outcome.judged[0]) {
             let (judged, _) = self.gate(&receiver, now);
-            outcome.code = if judged.verdict == Verdict::Drop {
-                SHOT
-            } else {
-                REDIRECT
-            };
+            outcome.code = SHOT;
+            if judged.verdict == Verdict::Pass {
+                outcome.code = REDIRECT;
+                self.forward(asked.gate, receiver.gate, &mut outcome.frame);
+            }
             outcome.judged.push(judged);
         }
         outcome
     }
 
+    /// What routing changes, unless the frame is addressed to somebody else on the link.
+    fn forward(&self, from: u32, to: u32, frame: &mut [u8]) {
+        let node = self.hardware[&from];
+        if frame[..6] != node && frame[0] & 1 == 0 {
+            return;
+        }
+        frame.copy_within(0..6, 6);
+        frame[..6].copy_from_slice(&self.tables().pods[&to].mac);
+        if frame[12..14] == [0x86, 0xdd] {
+            frame[21] -= 1;
+            return;
+        }
+        frame[22] -= 1;
+        // RFC 1624, equation 3, for a word that is 0x0100 less.
+        let sum = u32::from(!u16::from_be_bytes([frame[24], frame[25]])) + 0xfeff;
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+
     /// The second gate, if the first one judges it too.
-    pub(crate) fn receiver(
-        &self,
-        asked: &Asked,
-        sender: &Judged,
-        packet: Option<&Packet>,
-    ) -> Option<Asked> {
-        let packet = packet?;
-        if TODAY
-            || asked.way == Direction::Ingress
+    pub(crate) fn receiver(&self, asked: &Asked, sender: &Judged) -> Option<Asked> {
+        let Ok(Parsed::Ip(packet)) = parse::parse(&asked.frame) else {
+            return None;
+        };
+        if asked.way == Direction::Ingress
             || sender.verdict != Verdict::Pass
+            // The router answers for the address, whosever it is.
+            || sender.marked
             || matches!(sender.reason, Reason::Neighbour | Reason::IcmpError)
             || packet.place != Place::Whole
             || packet.hops <= 1
         {
             return None;
         }
-        let owner = self.tables().owner(packet.destination)?;
+        let tables = self.generations.get(&sender.generation)?;
+        let owner = tables.owner(packet.destination)?;
         let local = owner.ifindex > THIS_NODE && owner.ifindex != asked.gate;
-        (local && self.tables().pods.contains_key(&owner.ifindex)).then(|| Asked {
+        (local && tables.pods.contains_key(&owner.ifindex)).then(|| Asked {
             gate: owner.ifindex,
             way: Direction::Ingress,
             mark: 0,
@@ -299,11 +335,16 @@ impl Model {
                 rule: 0,
                 generation: self.active,
                 ruled: false,
+                marked: false,
+                found: Reason::NoGeneration,
             },
         };
         let mut packet = None;
         let outcome = self.examine(&mut case, &mut packet);
         let mut judged = case.judged;
+        judged.found = match outcome {
+            Ok((_, reason)) | Err(reason) => reason,
+        };
         (judged.verdict, judged.reason) = match outcome {
             Ok((Action::Deny, _)) => (Verdict::Drop, Reason::Denied),
             Ok((Action::Steer, reason)) if asked.way == Direction::Egress => {
@@ -352,8 +393,8 @@ impl Model {
         case.judged.cell = pod.cell;
         case.judged.local = pod.identity;
         let hardware = parse::bytes(frame, 0, 14)?;
-        if *way == Direction::Egress && hardware[6..12] != pod.mac && !TODAY {
-            return Err(crate::mac_spoofed());
+        if *way == Direction::Egress && hardware[6..12] != pod.mac {
+            return Err(Reason::MacSpoofed);
         }
         let mut packet = match parse::parse(frame)? {
             Parsed::Arp(body) => return self.arp(&body, *gate, *way, pod.mac),
@@ -368,9 +409,6 @@ impl Model {
         }
         if parse::is_group(packet.destination, packet.v4) {
             return Err(Reason::Multicast);
-        }
-        if TODAY {
-            self.own_address(&packet, *gate, *way)?;
         }
         self.fragments(&mut packet, *gate, *way)?;
         *kept = Some(packet.clone());
@@ -424,7 +462,7 @@ impl Model {
         } else {
             sender
         };
-        let hardware = way == Direction::Ingress || body[8..14] == mac || TODAY;
+        let hardware = way == Direction::Ingress || body[8..14] == mac;
         if hardware && self.owns(parse::mapped(claimed), gate) {
             Ok((Action::Pass, Reason::Neighbour))
         } else {
@@ -477,7 +515,7 @@ impl Model {
     }
 
     fn fragments(&mut self, packet: &mut Packet, gate: u32, way: Direction) -> Result<(), Reason> {
-        if packet.place == Place::Whole || packet.is_other() && !TODAY {
+        if packet.place == Place::Whole || packet.is_other() {
             return Ok(());
         }
         let split = Split {
@@ -539,7 +577,7 @@ impl Model {
             .flows
             .get(&(case.asked.gate, id))
             .ok_or(Reason::IcmpUntracked)?;
-        if !TODAY && !self.alive(&flow, id.protocol, case.now) {
+        if !self.alive(&flow, id.protocol, case.now) {
             return Err(Reason::IcmpUntracked);
         }
         if flow.generation != self.active {
@@ -548,10 +586,12 @@ impl Model {
             let (_, peer) = self
                 .peer(Some(&flow), remote(&inner, back), 0, flow.direction)
                 .map_err(|_| Reason::IcmpUntracked)?;
-            self.rule(local, peer, &inner, flow.direction, back)
-                .map_err(|_| Reason::IcmpUntracked)?;
+            let rule = self.rule(local, peer, &inner, flow.direction, back);
+            if rule.is_ok_and(|rule| rule.action() != Action::Deny) {
+                return Ok(());
+            }
+            return Err(Reason::IcmpUntracked);
         }
-        case.judged.path = flow.path;
         Ok(())
     }
 
@@ -568,13 +608,12 @@ impl Model {
             Some(flow) if self.known(&flow, packet, way, now) => Some(flow),
             _ => None,
         };
-        if let Some(flow) = &known {
+        if let Some(mut flow) = known.filter(|flow| flow.generation == active) {
             case.judged.direction = flow.direction;
             case.judged.peer = flow.peer;
             case.judged.rule = flow.rule;
             case.judged.path = flow.path;
-        }
-        if let Some(mut flow) = known.filter(|flow| flow.generation == active) {
+            case.judged.marked = flow.marked;
             flow.note(packet, way, now);
             self.flows.insert(key, flow);
             return Ok((flow.action, Reason::Established));
@@ -586,8 +625,8 @@ impl Model {
                 return Err(Reason::IcmpUntracked);
             }
             let answers = packet.tcp_flags & (SYN | ACK) == SYN | ACK;
-            if packet.protocol == TCP && answers && !TODAY {
-                return Err(crate::tcp_state());
+            if packet.protocol == TCP && answers {
+                return Err(Reason::TcpState);
             }
         }
         let mark = if way == Direction::Ingress {
@@ -596,10 +635,25 @@ impl Model {
             0
         };
         let address = remote(packet, way);
+        case.judged.direction = direction;
         let (marked, peer) = self.peer(known.as_ref(), address, mark, direction)?;
         case.judged.peer = peer;
+        case.judged.marked = marked;
         case.judged.path = self.path(direction, peer, address, case.judged.cell);
-        let rule = match self.rule(case.judged.local, peer, packet, direction, way) {
+        let found = self.rule(case.judged.local, peer, packet, direction, way);
+        if let Ok(rule) = &found {
+            *self.hits.entry(rule.id()).or_default() += 1;
+            case.judged.rule = rule.id();
+            case.judged.ruled = true;
+        }
+        let allowed = found.and_then(|rule| match rule.action() {
+            Action::Deny => Err(Reason::Denied),
+            Action::Steer if way == Direction::Egress && packet.protocol != TCP => {
+                Err(Reason::SteerProtocol)
+            }
+            _ => Ok(rule),
+        });
+        let rule = match allowed {
             Ok(rule) => rule,
             Err(reason) => {
                 if known.is_some() {
@@ -608,8 +662,6 @@ impl Model {
                 return Err(reason);
             }
         };
-        case.judged.rule = rule.id();
-        case.judged.ruled = true;
         let mut flow = known.unwrap_or(Flow {
             seen: now,
             generation: active,
@@ -631,7 +683,7 @@ impl Model {
         flow.path = case.judged.path;
         flow.note(packet, way, now);
         let resets = packet.protocol == TCP && packet.tcp_flags & RST != 0;
-        if known.is_some() || !resets || TODAY {
+        if known.is_some() || !resets {
             self.flows.insert(key, flow);
         }
         let reason = match known {
@@ -642,11 +694,8 @@ impl Model {
     }
 
     fn known(&mut self, flow: &Flow, packet: &Packet, way: Direction, now: u64) -> bool {
-        let after_reset =
-            flow.reset && way == flow.direction && packet.tcp_flags & SYN == 0 && !TODAY;
-        !packet.opens_tcp()
-            && !(packet.protocol == TCP && after_reset)
-            && self.alive(flow, packet.protocol, now)
+        let after_reset = flow.reset && way == flow.direction;
+        !packet.opens_tcp() && !after_reset && self.alive(flow, packet.protocol, now)
     }
 
     /// Whether the peer is known by a mark, and who it is.
@@ -693,10 +742,8 @@ impl Model {
         };
         let find =
             |port: u16, protocol: u8| rules.get(&RuleKey::new(peer, port, protocol, direction));
-        let (found, otherwise) = if TODAY {
-            (None, Reason::NotDeclared)
-        } else if protocol == UDP && TUNNELS.contains(&port) {
-            (Some(find(port, protocol)), crate::tunnel())
+        let (found, otherwise) = if protocol == UDP && TUNNELS.contains(&port) {
+            (Some(find(port, protocol)), Reason::Tunnel)
         } else if packet.is_other() {
             (Some(find(0, protocol)), Reason::Protocol)
         } else {
@@ -707,11 +754,7 @@ impl Model {
                 .or_else(|| find(0, protocol))
                 .or_else(|| find(0, 0))
         });
-        match found {
-            None => Err(otherwise),
-            Some(rule) if rule.action() == Action::Deny => Err(Reason::Denied),
-            Some(rule) => Ok(*rule),
-        }
+        found.copied().ok_or(otherwise)
     }
 
     fn path(&self, direction: Direction, peer: Identity, address: u128, cell: u32) -> Path {

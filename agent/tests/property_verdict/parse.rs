@@ -266,8 +266,6 @@ fn transport(frame: &[u8], packet: &mut Packet) -> Result<(), Reason> {
         }
         (ICMP, false) | (ICMPV6, true) => Err(Reason::Protocol),
         (0 | 43 | 44 | 60, false) => Err(Reason::ExtensionHeader),
-        (0 | 43 | 44 | 60, true) if super::TODAY => Err(Reason::ExtensionHeader),
-        _ if super::TODAY => Err(Reason::Protocol),
         _ => Ok(()),
     }
 }
@@ -278,8 +276,8 @@ fn sensible(flags: u8) -> Result<(), Reason> {
     let never = has(SYN) && (has(FIN) || has(RST))
         || !(has(SYN) || has(ACK) || has(RST) || has(FIN))
         || has(FIN) && !has(ACK) && !has(RST);
-    if never && !super::TODAY {
-        return Err(super::tcp_flags());
+    if never {
+        return Err(Reason::TcpFlags);
     }
     Ok(())
 }

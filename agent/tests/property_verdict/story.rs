@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use agent_common::{Action, Identity, Reason, Verdict};
+use agent_common::{Action, Identity, Path, Reason, Verdict};
 
 use crate::cable;
 use crate::frames::Frames;
-use crate::kernel::{Counters, Kernel, comparable, counted, hardware, now};
-use crate::model::{Asked, Ends, FlowId, Model, SECOND};
+use crate::kernel::{Counters, Kernel, Ran, counted, hardware, now};
+use crate::model::{
+    Asked, Ends, Flow, FlowId, Judged, Model, Outcome, REDIRECT, SECOND, SHOT, UNSPEC,
+};
 use crate::parse::{Parsed, TCP, parse};
 use crate::random::Random;
 use crate::tables::{Tables, Universe};
@@ -46,6 +48,7 @@ pub(crate) struct Tally {
     doubtful: u64,
     reasons: BTreeMap<(Reason, Verdict), u64>,
     codes: BTreeMap<Option<i32>, u64>,
+    paths: BTreeMap<Path, u64>,
 }
 
 impl Tally {
@@ -70,19 +73,15 @@ impl Tally {
     }
 }
 
-/// What no frame can provoke here: tables evict instead of refusing, and every generation has identities.
-const UNREACHABLE: [Reason; 3] = [
-    Reason::NoIdentities,
-    Reason::FlowTable,
-    Reason::FragmentTable,
-];
+/// What no frame can provoke: tables evict instead of refusing.
+const UNREACHABLE: [Reason; 2] = [Reason::FlowTable, Reason::FragmentTable];
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} frames in {} rounds, {} of which ended early in doubt; codes {:?}",
-            self.frames, self.rounds, self.doubtful, self.codes
+            "{} frames in {} rounds, {} of which ended early in doubt; codes {:?}, paths {:?}",
+            self.frames, self.rounds, self.doubtful, self.codes, self.paths
         )?;
         for ((reason, verdict), count) in &self.reasons {
             writeln!(f, "{count:>9} {verdict} {reason}")?;
@@ -96,7 +95,6 @@ pub(crate) struct Stage {
     kernel: Kernel,
     model: Model,
     names: BTreeMap<u32, String>,
-    hardware: BTreeMap<u32, [u8; 6]>,
     generation: u32,
     /// What was counted, as the model says.
     expected: Counters,
@@ -106,13 +104,15 @@ impl Stage {
     pub(crate) fn new(world: &World, kernel: Kernel) -> Self {
         Self {
             kernel,
-            model: Model::default(),
+            model: Model {
+                hardware: hardware(world),
+                ..Model::default()
+            },
             names: world
                 .pods
                 .iter()
                 .map(|pod| (pod.ifindex, pod.ifname.clone()))
                 .collect(),
-            hardware: hardware(world),
             generation: 0,
             expected: Counters::new(),
         }
@@ -124,6 +124,7 @@ impl Stage {
         self.kernel.forget();
         self.model.forget();
         self.model.doubtful = false;
+        self.model.hits = self.kernel.hits();
         self.expected = self.kernel.counters();
     }
 
@@ -132,7 +133,7 @@ impl Stage {
         let mut random = Random::new(seed);
         let interfaces: Vec<u32> = self.names.keys().copied().collect();
         let universe = Universe::random(&mut random, &interfaces);
-        let hardware = self.hardware.clone();
+        let hardware = self.model.hardware.clone();
         let host = |ifindex: u32| hardware[&ifindex];
         let mut frames = Frames::new(&universe, &host);
         let mut tables = universe.tables(&mut random);
@@ -224,7 +225,7 @@ impl Stage {
                 Ok(())
             }
             Step::Flip => {
-                if self.model.prepared() {
+                if self.model.waiting().is_some() {
                     self.kernel.flip();
                     self.model.flip();
                 }
@@ -244,12 +245,12 @@ impl Stage {
                 Ok(())
             }
             Step::Idle(key, idle) => {
-                let seen = now().saturating_sub(*idle);
+                let seen = now() - *idle;
                 match self.model.flows.get_mut(key) {
                     Some(flow) => flow.seen = seen,
                     None => return Ok(()),
                 }
-                if self.kernel.age(*key, seen) {
+                if self.kernel.age(*key, *idle) {
                     Ok(())
                 } else {
                     Err(format!("the kernel has no flow {key:x?}"))
@@ -270,6 +271,8 @@ impl Stage {
             return Ok(());
         }
         tally.frames += 1;
+        self.ahead(asked)?;
+        let explained = (!cable::refused(&asked.frame)).then(|| self.kernel.explain(asked, 0));
         let before = now();
         let ran = self.kernel.run(asked);
         if now() - before > SECOND / 4 {
@@ -277,34 +280,111 @@ impl Stage {
             self.model.doubtful = true;
         }
         let outcome = self.model.run(asked, before);
-        *tally.codes.entry(ran.code).or_default() += 1;
-        let end = now() + 10 * SECOND;
+        *tally
+            .codes
+            .entry(ran.as_ref().map(|ran| ran.code))
+            .or_default() += 1;
         for judged in &outcome.judged {
             let key = (judged.reason, judged.verdict);
             *tally.reasons.entry(key).or_default() += 1;
+            *tally.paths.entry(judged.path).or_default() += 1;
             *self.expected.entry(counted(judged)).or_default() += 1;
         }
+        if self.same(ran.as_ref(), &outcome) {
+            return match explained {
+                Some(explained) => self.explains(&explained, asked, &outcome.judged[0], 0),
+                None => Ok(()),
+            };
+        }
+        Err(format!(
+            "the model says {outcome:x?}\nthe kernel did {ran:x?}, and counted {}",
+            self.miscounted()
+        ))
+    }
+
+    /// Whether a run ended as the model says.
+    fn same(&self, ran: Option<&Ran>, outcome: &Outcome) -> bool {
+        let end = now() + 10 * SECOND;
         let counts = |judged| {
             let key = counted(judged);
             while self.kernel.count(key) != self.expected[&key] {
-                if ran.code.is_some() || now() > end {
+                // What went over the wire arrives some time.
+                if ran.is_some() || now() > end {
                     return false;
                 }
                 std::thread::yield_now();
             }
             true
         };
-        let code = ran
-            .code
-            .is_none_or(|code| (code, ran.mark) == (outcome.code, outcome.mark));
-        if code && outcome.judged.iter().all(counts) {
+        let like = |ran: &Ran| {
+            (ran.code, ran.mark) == (outcome.code, outcome.mark) && ran.frame == outcome.frame
+        };
+        ran.is_none_or(like) && outcome.judged.iter().all(counts)
+    }
+
+    /// What the generation that waits would say.
+    fn ahead(&mut self, asked: &Asked) -> Result<(), String> {
+        let Some(waiting) = self.model.waiting() else {
+            return Ok(());
+        };
+        // One of eight is enough for a copy of all that the model knows.
+        let one = asked
+            .frame
+            .iter()
+            .fold(0_u8, |sum, byte| sum.wrapping_add(*byte))
+            & 7
+            == 0;
+        if !one || cable::refused(&asked.frame) {
+            return Ok(());
+        }
+        let explained = self.kernel.explain(asked, waiting);
+        let mut model = self.model.clone();
+        model.active = waiting;
+        let (judged, _) = model.gate(asked, now());
+        if model.doubtful {
+            return Ok(());
+        }
+        self.explains(&explained, asked, &judged, waiting)
+    }
+
+    /// Whether an explanation is that of the model.
+    fn explains(
+        &self,
+        ran: &Ran,
+        asked: &Asked,
+        judged: &Judged,
+        generation: u32,
+    ) -> Result<(), String> {
+        let (verdict, reason) = self.model.explained(asked, judged);
+        let word = u32::from_le_bytes([
+            verdict as u8,
+            reason as u8,
+            judged.direction as u8,
+            judged.path as u8,
+        ]);
+        let control = [
+            word,
+            judged.rule,
+            judged.peer.raw(),
+            judged.generation,
+            judged.local.raw(),
+        ];
+        let code = match verdict {
+            Verdict::Drop => SHOT,
+            Verdict::Pass if self.model.receiver(asked, judged).is_some() => REDIRECT,
+            _ => UNSPEC,
+        };
+        let should = Ran {
+            code,
+            mark: asked.mark,
+            control,
+            frame: asked.frame.clone(),
+        };
+        if *ran == should {
             return Ok(());
         }
         Err(format!(
-            "the model says {outcome:#?}\nthe kernel's code is {:?}, its mark {:#x}, and it counted {}",
-            ran.code,
-            ran.mark,
-            self.miscounted()
+            "generation {generation} is explained as\n{ran:x?}\ninstead of\n{should:x?}\nby {judged:x?}"
         ))
     }
 
@@ -320,9 +400,7 @@ impl Stage {
                 let (cell, way, path, verdict, reason) = key;
                 let _ = write!(
                     text,
-                    "\n  cell {cell} way {way} {path:?} {:?} {:?}: {is} instead of {should}",
-                    Verdict::from_raw(*verdict),
-                    Reason::from_raw(*reason)
+                    "\n  cell {cell} {way} {path} {verdict} {reason}: {is} instead of {should}"
                 );
             }
         }
@@ -335,10 +413,15 @@ impl Stage {
         if counters != self.expected {
             return Err(format!("the counters differ:{}", self.miscounted()));
         }
-        let kernel: BTreeMap<_, _> = self.kernel.flows();
+        let (is, should) = (self.kernel.hits(), &self.model.hits);
+        if is != *should {
+            return Err(format!("rules decided {is:?} instead of {should:?}"));
+        }
+        let kernel = self.kernel.flows();
         for key in kernel.keys().chain(self.model.flows.keys()) {
-            let is = kernel.get(key).map(comparable);
-            let should = self.model.flows.get(key).map(comparable);
+            let timeless = |flow: &Flow| Flow { seen: 0, ..*flow };
+            let is = kernel.get(key).map(timeless);
+            let should = self.model.flows.get(key).map(timeless);
             if is != should {
                 return Err(format!("flow {key:x?} is\n{is:#?} instead of\n{should:#?}"));
             }

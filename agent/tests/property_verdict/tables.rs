@@ -75,6 +75,7 @@ impl Tables {
             let owner = KernelOwner {
                 identity: owner.identity,
                 ifindex: owner.ifindex,
+                cell: owner.cell,
             };
             tables.identities.insert(network, owner);
         }
