@@ -187,7 +187,7 @@ pub fn judge<const MODE: Dry>(
             owns(case, way)?;
             icmp_error(ctx, case, way).map(|()| (Action::Pass, Reason::IcmpError))
         }
-        Icmp::Other => Err(Reason::IcmpType),
+        Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
         _ => connection::<MODE>(case, way, gate),
     }
 }
