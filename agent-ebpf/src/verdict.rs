@@ -185,7 +185,10 @@ pub fn judge<const MODE: Dry>(
     match case.packet.icmp {
         Icmp::Error => {
             owns(case, way)?;
-            icmp_error(ctx, case, way).map(|()| (Action::Pass, Reason::IcmpError))
+            let judged = icmp_error(ctx, case, way);
+            // The connection that it is about is not its own: whether that had to be judged again is not to be seen.
+            case.forget(way);
+            judged.map(|()| (Action::Pass, Reason::IcmpError))
         }
         Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
         _ => connection::<MODE>(case, way, gate),
