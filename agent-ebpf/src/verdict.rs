@@ -462,8 +462,15 @@ fn decide<const MODE: Dry>(
     if MODE == WET {
         record::hit(case.rule);
     }
-    if case.action == Action::Deny {
-        return Err(Reason::Denied);
+    match case.action {
+        Action::Deny => return Err(Reason::Denied),
+        // Before it is remembered: the other side's packets would find the flow and pass.
+        Action::Steer
+            if way == Direction::Egress && case.packet.protocol != protocol::TCP =>
+        {
+            return Err(Reason::SteerProtocol);
+        }
+        _ => {}
     }
     let state = case.packet.state(direction == way);
     let flow = FlowValue::new(
