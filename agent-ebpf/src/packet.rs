@@ -178,16 +178,12 @@ impl Packet {
         }
         state
     }
+}
 
-    /// Whether the packet goes to a port of VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
-    #[inline(always)]
-    pub const fn enters_tunnel(&self) -> bool {
-        self.protocol == protocol::UDP
-            && matches!(
-                u16::from_be_bytes(self.destination_port),
-                4789 | 8472 | 6081
-            )
-    }
+/// Whether a port is that of a tunnel: VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
+#[inline(always)]
+pub const fn is_tunnel(protocol: u8, port: u16) -> bool {
+    protocol == protocol::UDP && matches!(port, 4789 | 8472 | 6081)
 }
 
 /// Whether the protocol has ports, or an echo's identifier in the place of one.

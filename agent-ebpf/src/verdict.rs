@@ -309,13 +309,7 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
         Direction::Ingress => inner.source,
     };
     let opener = flow.direction();
-    let port = opened_port(inner, opener == back);
-    let asked = Asked {
-        protocol: inner.protocol,
-        tunnel: inner.enters_tunnel(),
-        port,
-        opener,
-    };
+    let asked = Asked::by(inner, opener == back, opener);
     meet(case, &remote, opener, kept(&flow)).map_err(|_| Reason::IcmpUntracked)?;
     match declared(case, &asked) {
         Ok(()) if case.action != Action::Deny => Ok(()),
@@ -553,7 +547,6 @@ fn meet(
 /// What a rule is looked up by, besides the peer.
 struct Asked {
     protocol: u8,
-    tunnel: bool,
     port: u16,
     opener: Direction,
 }
@@ -563,7 +556,6 @@ impl Asked {
     fn by(packet: &Packet, from_opener: bool, opener: Direction) -> Self {
         Self {
             protocol: packet.protocol,
-            tunnel: packet.enters_tunnel(),
             port: opened_port(packet, from_opener),
             opener,
         }
@@ -586,7 +578,7 @@ fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     if rule(case, rules, RuleKey::new(peer, asked.port, protocol, opener)) {
         return Ok(());
     }
-    if asked.tunnel {
+    if packet::is_tunnel(protocol, asked.port) {
         return Err(Reason::Tunnel);
     }
     if rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
