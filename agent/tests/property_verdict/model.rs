@@ -122,8 +122,6 @@ pub(crate) struct Judged {
     pub(crate) peer: Identity,
     pub(crate) rule: u32,
     pub(crate) generation: u32,
-    /// Whether a rule was looked up and found.
-    pub(crate) ruled: bool,
     /// Whether the peer is known by the router's mark.
     pub(crate) marked: bool,
     /// The reason before the packet was steered.
@@ -334,7 +332,6 @@ impl Model {
                 peer: Identity::NONE,
                 rule: 0,
                 generation: self.active,
-                ruled: false,
                 marked: false,
                 found: Reason::NoGeneration,
             },
@@ -636,24 +633,8 @@ impl Model {
         };
         let address = remote(packet, way);
         case.judged.direction = direction;
-        let (marked, peer) = self.peer(known.as_ref(), address, mark, direction)?;
-        case.judged.peer = peer;
-        case.judged.marked = marked;
-        case.judged.path = self.path(direction, peer, address, case.judged.cell);
-        let found = self.rule(case.judged.local, peer, packet, direction, way);
-        if let Ok(rule) = &found {
-            *self.hits.entry(rule.id()).or_default() += 1;
-            case.judged.rule = rule.id();
-            case.judged.ruled = true;
-        }
-        let allowed = found.and_then(|rule| match rule.action() {
-            Action::Deny => Err(Reason::Denied),
-            Action::Steer if way == Direction::Egress && packet.protocol != TCP => {
-                Err(Reason::SteerProtocol)
-            }
-            _ => Ok(rule),
-        });
-        let rule = match allowed {
+        let judged = self.declared(case, known.as_ref(), packet, address, mark);
+        let rule = match judged {
             Ok(rule) => rule,
             Err(reason) => {
                 if known.is_some() {
@@ -668,8 +649,8 @@ impl Model {
             direction,
             action: rule.action(),
             rule: rule.id(),
-            peer,
-            marked,
+            peer: case.judged.peer,
+            marked: case.judged.marked,
             path: Path::None,
             replied: false,
             fin_opener: false,
@@ -679,7 +660,7 @@ impl Model {
         flow.generation = active;
         flow.action = rule.action();
         flow.rule = rule.id();
-        flow.peer = peer;
+        flow.peer = case.judged.peer;
         flow.path = case.judged.path;
         flow.note(packet, way, now);
         let resets = packet.protocol == TCP && packet.tcp_flags & RST != 0;
@@ -691,6 +672,32 @@ impl Model {
             None => Reason::Policy,
         };
         Ok((rule.action(), reason))
+    }
+
+    /// Who the peer is, and what is declared about it.
+    fn declared(
+        &mut self,
+        case: &mut Case<'_>,
+        known: Option<&Flow>,
+        packet: &Packet,
+        address: u128,
+        mark: u32,
+    ) -> Result<Rule, Reason> {
+        let (way, direction) = (case.asked.way, case.judged.direction);
+        let (marked, peer) = self.peer(known, address, mark, direction)?;
+        case.judged.peer = peer;
+        case.judged.marked = marked;
+        case.judged.path = self.path(direction, peer, address, case.judged.cell);
+        let rule = self.rule(case.judged.local, peer, packet, direction, way)?;
+        *self.hits.entry(rule.id()).or_default() += 1;
+        case.judged.rule = rule.id();
+        match rule.action() {
+            Action::Deny => Err(Reason::Denied),
+            Action::Steer if way == Direction::Egress && packet.protocol != TCP => {
+                Err(Reason::SteerProtocol)
+            }
+            _ => Ok(rule),
+        }
     }
 
     fn known(&mut self, flow: &Flow, packet: &Packet, way: Direction, now: u64) -> bool {
