@@ -570,7 +570,8 @@ fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     };
     let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
     if !packet::has_ports(protocol) {
-        return match rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
+        // 0 is a protocol of IPv4's too, but in a rule it means any.
+        return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
             true => Ok(()),
             false => Err(Reason::Protocol),
         };
