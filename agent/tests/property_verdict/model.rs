@@ -752,7 +752,9 @@ impl Model {
         let (found, otherwise) = if protocol == UDP && TUNNELS.contains(&port) {
             (Some(find(port, protocol)), Reason::Tunnel)
         } else if packet.is_other() {
-            (Some(find(0, protocol)), Reason::Protocol)
+            // 0 is a protocol of IPv4's, but in a rule it means any.
+            let named = find(0, protocol).filter(|_| protocol != 0);
+            (Some(named), Reason::Protocol)
         } else {
             (None, Reason::NotDeclared)
         };

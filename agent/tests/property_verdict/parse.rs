@@ -214,6 +214,9 @@ fn ipv6(frame: &[u8]) -> Result<Packet, Reason> {
             43 => return Err(Reason::SourceRoute),
             44 => {
                 let extension: [u8; 8] = array(frame, at)?;
+                if matches!(extension[0], 0 | 43 | 44 | 60) {
+                    return Err(Reason::ExtensionHeader);
+                }
                 packet.protocol = extension[0];
                 packet.transport = at + 8;
                 let (more, offset) = (extension[3] & 1 != 0, be16(frame, at + 2)? >> 3);
@@ -265,7 +268,6 @@ fn transport(frame: &[u8], packet: &mut Packet) -> Result<(), Reason> {
             Ok(())
         }
         (ICMP, false) | (ICMPV6, true) => Err(Reason::Protocol),
-        (0 | 43 | 44 | 60, false) => Err(Reason::ExtensionHeader),
         _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use agent_common::{Action, Identity, Path, Reason, Verdict};
+use agent_common::{Action, Direction, Identity, Path, Reason, Verdict};
 
 use crate::cable;
 use crate::frames::Frames;
@@ -18,7 +18,7 @@ use crate::tables::{Tables, Universe};
 use crate::world::World;
 
 /// Frames of one round.
-const ROUND: usize = 4000;
+const ROUND: usize = 8000;
 /// How often a round's generation changes.
 const SWITCHES: usize = 4;
 
@@ -60,7 +60,7 @@ impl Tally {
             self.doubtful,
             self.rounds
         );
-        if self.frames < 100_000 {
+        if self.frames < 500_000 {
             return;
         }
         for reason in Reason::ALL {
@@ -272,7 +272,7 @@ impl Stage {
         }
         tally.frames += 1;
         self.ahead(asked)?;
-        let explained = (!cable::refused(&asked.frame)).then(|| self.kernel.explain(asked, 0));
+        let explained = self.explained(asked);
         let before = now();
         let ran = self.kernel.run(asked);
         if now() - before > SECOND / 4 {
@@ -291,15 +291,60 @@ impl Stage {
             *self.expected.entry(counted(judged)).or_default() += 1;
         }
         if self.same(ran.as_ref(), &outcome) {
-            return match explained {
-                Some(explained) => self.explains(&explained, asked, &outcome.judged[0], 0),
-                None => Ok(()),
-            };
+            if explained.len() > outcome.judged.len() {
+                return Err(format!(
+                    "two gates are explained, but {:x?}",
+                    outcome.judged
+                ));
+            }
+            for ((asked, ran), judged) in explained.iter().zip(&outcome.judged) {
+                self.explains(ran, asked, judged, 0)?;
+            }
+            return Ok(());
         }
         Err(format!(
-            "the model says {outcome:x?}\nthe kernel did {ran:x?}, and counted {}",
+            "the model says code {}, mark {:#x}, {:x?}\nthe kernel did {:?}{}, and counted {}",
+            outcome.code,
+            outcome.mark,
+            outcome.judged,
+            ran.as_ref().map(|ran| (ran.code, ran.mark)),
+            match &ran {
+                Some(ran) if ran.frame != outcome.frame => {
+                    format!(
+                        "\n  {} instead of\n  {}",
+                        hex(&ran.frame),
+                        hex(&outcome.frame)
+                    )
+                }
+                _ => String::new(),
+            },
             self.miscounted()
         ))
+    }
+
+    /// What the gates that the packet meets would say, asked before they are.
+    fn explained(&mut self, asked: &Asked) -> Vec<(Asked, Ran)> {
+        if cable::refused(&asked.frame) {
+            return Vec::new();
+        }
+        let sender = self.kernel.explain(asked, 0);
+        let code = sender.code;
+        let mut all = vec![(asked.clone(), sender)];
+        if code == REDIRECT
+            && let Ok(Parsed::Ip(packet)) = parse(&asked.frame)
+            && let Some(owner) =
+                self.model.generations[&self.model.active].owner(packet.destination)
+        {
+            let receiver = Asked {
+                gate: owner.ifindex,
+                way: Direction::Ingress,
+                mark: 0,
+                frame: asked.frame.clone(),
+            };
+            let ran = self.kernel.explain(&receiver, 0);
+            all.push((receiver, ran));
+        }
+        all
     }
 
     /// Whether a run ended as the model says.

@@ -216,7 +216,32 @@ impl Universe {
         for _ in 0..random.below(20) {
             self.network(&mut tables, random);
         }
+        for _ in 0..random.below(40) {
+            self.agreement(&mut tables, random);
+        }
         tables
+    }
+
+    /// Two components with pods here declare the same connection, each its side of it.
+    fn agreement(&self, tables: &mut Tables, random: &mut Random) {
+        let pod = |random: &mut Random| self.homes[random.below(self.homes.len())].identity;
+        let (from, to) = (pod(random), pod(random));
+        let protocol = random.pick(&[TCP, TCP, TCP, UDP, UDP, ICMP, ICMPV6, 47, 132]);
+        let port = match protocol {
+            TCP | UDP => random.pick(&PORTS),
+            _ => 0,
+        };
+        let sides = [
+            (from, to, Direction::Egress),
+            (to, from, Direction::Ingress),
+        ];
+        for (of, peer, direction) in sides {
+            let key = RuleKey::new(peer, port, protocol, direction);
+            let rule = Rule::new(Action::Pass, random.within(1, 40) as u32);
+            if let Some(rules) = tables.rules.get_mut(&of) {
+                rules.insert(key, rule);
+            }
+        }
     }
 
     /// A pod with its addresses and rules.
@@ -235,7 +260,7 @@ impl Universe {
                 tables.networks.insert((*address, 128), owner);
             }
         }
-        if random.percent(97) {
+        if random.percent(93) {
             let mut rules = BTreeMap::new();
             for _ in 0..random.within(20, 150) {
                 let (key, rule) = self.rule(random);
@@ -314,10 +339,22 @@ impl Universe {
     ) -> Option<(u128, u128, u16, u8)> {
         let home = &self.homes[random.below(self.homes.len())];
         let rules = tables.rules.get(&home.identity)?;
-        let key = nth(rules.keys(), random)?;
+        let mut key = nth(rules.keys(), random)?;
+        for _ in 0..3 {
+            // Most rules are about somebody far away.
+            if self.homes.iter().any(|home| home.identity == key.peer()) {
+                break;
+            }
+            key = nth(rules.keys(), random)?;
+        }
         let own = random.pick(&home.addresses);
         let homes = self.homes.iter().filter(|home| home.identity == key.peer());
-        let others = self.others.iter();
+        // Connections between two pods here meet two gates.
+        let local = random.percent(60) && homes.clone().next().is_some();
+        let others = self
+            .others
+            .iter()
+            .take(if local { 0 } else { self.others.len() });
         let others = others.filter(|(_, owner)| owner.identity == key.peer());
         let peers: Vec<u128> = homes
             .flat_map(|home| home.addresses.iter().copied())
@@ -349,7 +386,8 @@ impl Universe {
             _ => {}
         }
         for _ in 0..random.within(1, 6) {
-            match random.below(6) {
+            match random.below(7) {
+                6 => self.agreement(&mut tables, random),
                 0 => self.network(&mut tables, random),
                 1 => {
                     if let Some(key) = nth(tables.networks.keys(), random) {
