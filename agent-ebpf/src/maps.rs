@@ -27,10 +27,12 @@ use agent_common::{
 use aya_ebpf::{
     btf_maps::{
         Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
-        SockHash, lpm_trie::Key,
+        SockHash,
     },
     macros::btf_map,
 };
+
+use crate::address::Address;
 
 /// Rules of one component. The agent makes one per content, sized to it; this type is the template.
 pub type Rules = HashMap<RuleKey, Rule, 1024>;
@@ -109,9 +111,9 @@ pub fn active_generation() -> u32 {
 
 /// Who owns an address in a generation.
 #[inline(always)]
-pub fn identity(generation: u32, address: &[u8; 16]) -> Option<IdentityValue> {
+pub fn identity(generation: u32, address: Address) -> Option<IdentityValue> {
     IDENTITIES
-        .get(&Key::new(128, *address))
+        .get(&address.prefix())
         .and_then(|value| value.at(generation))
         .copied()
 }

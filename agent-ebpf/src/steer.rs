@@ -84,21 +84,24 @@ fn release(socket: *mut c_void) {
 /// Whether the stack will find a socket of this very connection.
 #[inline(always)]
 fn has_socket(ctx: &TcContext, packet: &Packet) -> bool {
-    let s = &packet.source;
-    let d = &packet.destination;
+    let (s, d) = (packet.source.bytes(), packet.destination.bytes());
+    let (from, to) = (
+        packet.source_port.to_ne_bytes(),
+        packet.destination_port.to_ne_bytes(),
+    );
     // The kernel tells the families apart by the size of the tuple.
     let mut tuple = [0u8; 36];
     let size = if packet.v4 {
         tuple[0..4].copy_from_slice(&s[12..16]);
         tuple[4..8].copy_from_slice(&d[12..16]);
-        tuple[8..10].copy_from_slice(&packet.source_port);
-        tuple[10..12].copy_from_slice(&packet.destination_port);
+        tuple[8..10].copy_from_slice(&from);
+        tuple[10..12].copy_from_slice(&to);
         12
     } else {
-        tuple[0..16].copy_from_slice(s);
-        tuple[16..32].copy_from_slice(d);
-        tuple[32..34].copy_from_slice(&packet.source_port);
-        tuple[34..36].copy_from_slice(&packet.destination_port);
+        tuple[0..16].copy_from_slice(&s);
+        tuple[16..32].copy_from_slice(&d);
+        tuple[32..34].copy_from_slice(&from);
+        tuple[34..36].copy_from_slice(&to);
         36
     };
     // SAFETY: the tuple has `size` readable bytes; the helper reads no more.
