@@ -1,6 +1,8 @@
 //! Random frames: mostly the packets of conversations between addresses of the universe, and everything that a pod could
 //! send instead.
 
+use std::collections::BTreeMap;
+
 use agent_common::Direction;
 
 use crate::build::{Datagram, arp, echo, ethernet, icmp, icmp_of, transport};
@@ -29,7 +31,7 @@ struct Split {
 pub(crate) struct Frames<'a> {
     pub(crate) universe: &'a Universe,
     /// The hardware address of each pod's host-side interface.
-    host_mac: &'a dyn Fn(u32) -> [u8; 6],
+    host_mac: &'a BTreeMap<u32, [u8; 6]>,
     /// The generation that is active.
     pub(crate) tables: Tables,
     talks: Vec<Talk>,
@@ -39,7 +41,7 @@ pub(crate) struct Frames<'a> {
 const HOPS: [u8; 6] = [64, 64, 255, 2, 1, 0];
 
 impl<'a> Frames<'a> {
-    pub(crate) fn new(universe: &'a Universe, host_mac: &'a dyn Fn(u32) -> [u8; 6]) -> Self {
+    pub(crate) fn new(universe: &'a Universe, host_mac: &'a BTreeMap<u32, [u8; 6]>) -> Self {
         Self {
             universe,
             host_mac,
@@ -101,7 +103,7 @@ impl<'a> Frames<'a> {
         if random.percent(2) {
             (ifindex, way) = self.any_gate(random);
         }
-        let (pod, host) = (self.home_of(ifindex).mac, (self.host_mac)(ifindex));
+        let (pod, host) = (self.home_of(ifindex).mac, self.host_mac[&ifindex]);
         let other = [2, 9, 9, 9, 9, random.byte()];
         let (mut source, mut destination) = match way {
             Direction::Egress => (pod, host),

@@ -1,6 +1,8 @@
 //! The node: real programs and maps, run frame by frame with `BPF_PROG_TEST_RUN`.
 
 use std::collections::BTreeMap;
+use std::path::Path as FilePath;
+use std::time::Duration;
 
 use agent_common::{
     Counter, CounterKey, Direction, Endpoint, EndpointKey, FlowKey, FlowState, FlowValue, Path,
@@ -8,12 +10,12 @@ use agent_common::{
 };
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use cardinal_agent::datapath::{Datapath, KernelTables, Prepared};
+use cardinal_agent::datapath::{Datapath, DatapathConfig, GateHook, KernelTables, Prepared};
 
 use crate::cable::{self, Cable};
 use crate::model::{Asked, Ends, Flow, FlowId, Judged, SECOND};
 use crate::sockets::Sockets;
-use crate::world::{World, inside};
+use crate::world::{World, chain, inside};
 
 /// A wire type that aya may copy.
 #[repr(transparent)]
@@ -56,7 +58,7 @@ pub(crate) struct Kernel {
     datapath: Datapath,
     prepared: Option<Prepared>,
     gates: [SchedClassifier; 2],
-    explains: [SchedClassifier; 2],
+    explainer: Explainer,
     clock: SchedClassifier,
     counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
     endpoints: HashMap<MapData, Raw<EndpointKey>, Raw<Endpoint>>,
@@ -81,10 +83,15 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Kernel {
-    /// Opens the datapath on the node.
-    pub(crate) fn open(world: &World) -> Self {
+    /// Opens the datapath on the node. Connections that are older than it are picked up for this long.
+    pub(crate) fn open(world: &World, pick_up: Duration) -> Self {
         let cable = Cable::open(world);
-        let datapath = world.open();
+        let config = DatapathConfig {
+            pick_up,
+            ..world.config(GateHook::Auto)
+        };
+        let datapath = inside(&world.node, move || Datapath::open(&config))
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
         let pins = world.folder.join("bpf");
         let maps = std::fs::read_dir(&pins)
             .expect("the pins have a folder")
@@ -95,16 +102,13 @@ impl Kernel {
         let pinned = |name: &str| {
             MapData::from_pin(maps.join(name)).unwrap_or_else(|error| panic!("map {name}: {error}"))
         };
-        let program = |name: &str| {
-            SchedClassifier::from_pin(pins.join("programs").join(name))
-                .unwrap_or_else(|error| panic!("program {name}: {error}"))
-        };
+        let program = |name: &str| program(&pins, name);
         let step = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
             .expect("the clock has steps");
         Self {
             prepared: None,
             gates: ["cell_egress", "cell_ingress"].map(program),
-            explains: ["explain_egress", "explain_ingress"].map(program),
+            explainer: Explainer::open(world),
             clock: program("clock"),
             counters: PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")))
                 .expect("a hash of each CPU"),
@@ -180,8 +184,7 @@ impl Kernel {
 
     /// Asks what a gate would say, in a generation (0: the active one).
     pub(crate) fn explain(&mut self, asked: &Asked, generation: u32) -> Ran {
-        let program = &self.explains[asked.way as usize];
-        test(program, asked, generation, &mut self.out)
+        self.explainer.explain(asked, generation)
     }
 
     /// Packets counted under a key, all CPUs together.
@@ -288,6 +291,33 @@ impl Kernel {
         for key in notes {
             self.fragments.remove(&key).expect("nobody else removes it");
         }
+    }
+}
+
+fn program(pins: &FilePath, name: &str) -> SchedClassifier {
+    SchedClassifier::from_pin(pins.join("programs").join(name))
+        .unwrap_or_else(|error| panic!("program {name}: {error}"))
+}
+
+/// The programs that explain, of a node whose datapath is open.
+pub(crate) struct Explainer {
+    programs: [SchedClassifier; 2],
+    out: Vec<u8>,
+}
+
+impl Explainer {
+    pub(crate) fn open(world: &World) -> Self {
+        let pins = world.folder.join("bpf");
+        Self {
+            programs: ["explain_egress", "explain_ingress"].map(|name| program(&pins, name)),
+            out: vec![0; 16384],
+        }
+    }
+
+    /// Asks what a gate would say, in a generation (0: the active one).
+    pub(crate) fn explain(&mut self, asked: &Asked, generation: u32) -> Ran {
+        let program = &self.programs[asked.way as usize];
+        test(program, asked, generation, &mut self.out)
     }
 }
 

@@ -13,6 +13,7 @@ mod parse;
 mod random;
 mod sockets;
 mod story;
+mod switching;
 mod tables;
 #[path = "../netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
@@ -20,7 +21,6 @@ mod world;
 
 use std::time::Instant;
 
-use kernel::Kernel;
 use story::{Stage, Tally};
 use world::{World, inside};
 
@@ -33,19 +33,16 @@ fn number(name: &str, default: u64) -> u64 {
     }
 }
 
-#[test]
-fn property_gates_do_what_the_specification_says() {
-    let frames = number("CARDINAL_FRAMES", 1_000_000);
+/// Rounds until so many frames were judged.
+fn play(frames: u64, picks_up: bool) -> Tally {
     let first = number("CARDINAL_SEED", 20_260_101);
     let world = World::new(4);
     // The router's connections have addresses of the universe, to which the node needs some route.
     world.on_node("ip route add default dev lo");
     world.on_node("ip -6 route add default dev lo");
-    let kernel = Kernel::open(&world);
-    let stage = Stage::new(&world, kernel);
+    let mut stage = Stage::new(&world, picks_up);
     let start = Instant::now();
-    let tally = inside(&world.node.clone(), move || {
-        let mut stage = stage;
+    let tally = inside(&world.node, move || {
         let mut tally = Tally::default();
         for seed in first.. {
             if tally.frames >= frames {
@@ -55,8 +52,21 @@ fn property_gates_do_what_the_specification_says() {
         }
         tally
     });
-    println!("{tally}");
-    println!("took {} s", start.elapsed().as_secs());
-    tally.assert_meaningful();
-    drop(world);
+    println!("{tally}took {} s", start.elapsed().as_secs());
+    tally
+}
+
+#[test]
+fn property_gates_do_what_the_specification_says() {
+    play(number("CARDINAL_FRAMES", 1_000_000), false).assert_meaningful();
+}
+
+#[test]
+fn property_gates_pick_up_connections_that_are_older() {
+    play(number("CARDINAL_FRAMES", 1_000_000) / 10, true).assert_meaningful();
+}
+
+#[test]
+fn property_a_packet_sees_one_generation() {
+    switching::play(number("CARDINAL_SEED", 20_260_101));
 }

@@ -167,6 +167,8 @@ pub(crate) struct Model {
     pub(crate) hits: BTreeMap<u32, u64>,
     /// Connections that the router has.
     pub(crate) connections: Vec<Ends>,
+    /// Whether TCP connections that are older than the gates may be picked up from either side.
+    pub(crate) picks_up: bool,
     /// A decision that an instant later could have been another.
     pub(crate) doubtful: bool,
 }
@@ -579,11 +581,12 @@ impl Model {
         }
         if flow.generation != self.active {
             // The connection would be judged again by its next packet.
-            let local = case.judged.local;
-            let (_, peer) = self
+            let mut judged = case.judged.clone();
+            judged.direction = flow.direction;
+            (_, judged.peer) = self
                 .peer(Some(&flow), remote(&inner, back), 0, flow.direction)
                 .map_err(|_| Reason::IcmpUntracked)?;
-            let rule = self.rule(local, peer, &inner, flow.direction, back);
+            let rule = self.rule(&judged, &inner, flow.direction == back);
             if rule.is_ok_and(|rule| rule.action() != Action::Deny) {
                 return Ok(());
             }
@@ -626,14 +629,8 @@ impl Model {
                 return Err(Reason::TcpState);
             }
         }
-        let mark = if way == Direction::Ingress {
-            case.asked.mark
-        } else {
-            0
-        };
-        let address = remote(packet, way);
         case.judged.direction = direction;
-        let judged = self.declared(case, known.as_ref(), packet, address, mark);
+        let judged = self.declared(case, known.as_ref(), packet);
         let rule = match judged {
             Ok(rule) => rule,
             Err(reason) => {
@@ -646,7 +643,7 @@ impl Model {
         let mut flow = known.unwrap_or(Flow {
             seen: now,
             generation: active,
-            direction,
+            direction: case.judged.direction,
             action: rule.action(),
             rule: rule.id(),
             peer: case.judged.peer,
@@ -674,21 +671,27 @@ impl Model {
         Ok((rule.action(), reason))
     }
 
-    /// Who the peer is, and what is declared about it.
+    /// Who the peer is, and what is declared about it. While connections are picked up, a packet of none may be that of the
+    /// side that was called.
     fn declared(
         &mut self,
         case: &mut Case<'_>,
         known: Option<&Flow>,
         packet: &Packet,
-        address: u128,
-        mark: u32,
     ) -> Result<Rule, Reason> {
-        let (way, direction) = (case.asked.way, case.judged.direction);
-        let (marked, peer) = self.peer(known, address, mark, direction)?;
-        case.judged.peer = peer;
-        case.judged.marked = marked;
-        case.judged.path = self.path(direction, peer, address, case.judged.cell);
-        let rule = self.rule(case.judged.local, peer, packet, direction, way)?;
+        let way = case.asked.way;
+        self.meet(case, known, packet)?;
+        let mut found = self.rule(&case.judged, packet, case.judged.direction == way);
+        let unknown = known.is_none() && packet.protocol == TCP && !packet.opens_tcp();
+        if self.picks_up && unknown && !case.judged.marked && found.is_err() {
+            case.judged.direction = match way {
+                Direction::Egress => Direction::Ingress,
+                Direction::Ingress => Direction::Egress,
+            };
+            self.meet(case, known, packet)?;
+            found = self.rule(&case.judged, packet, false);
+        }
+        let rule = found?;
         *self.hits.entry(rule.id()).or_default() += 1;
         case.judged.rule = rule.id();
         match rule.action() {
@@ -698,6 +701,26 @@ impl Model {
             }
             _ => Ok(rule),
         }
+    }
+
+    /// Notes who the peer is, and how the connection is counted.
+    fn meet(
+        &self,
+        case: &mut Case<'_>,
+        known: Option<&Flow>,
+        packet: &Packet,
+    ) -> Result<(), Reason> {
+        let (way, direction) = (case.asked.way, case.judged.direction);
+        let address = remote(packet, way);
+        let mark = match way {
+            Direction::Egress => 0,
+            Direction::Ingress => case.asked.mark,
+        };
+        let (marked, peer) = self.peer(known, address, mark, direction)?;
+        case.judged.marked = marked;
+        case.judged.peer = peer;
+        case.judged.path = self.path(direction, peer, address, case.judged.cell);
+        Ok(())
     }
 
     fn known(&mut self, flow: &Flow, packet: &Packet, way: Direction, now: u64) -> bool {
@@ -731,21 +754,16 @@ impl Model {
         Ok((false, identity))
     }
 
-    /// What the pod's component declares about a connection that `direction` opened, of which `packet` goes `way`.
-    fn rule(
-        &self,
-        local: Identity,
-        peer: Identity,
-        packet: &Packet,
-        direction: Direction,
-        way: Direction,
-    ) -> Result<Rule, Reason> {
-        let rules = self.tables().rules.get(&local).ok_or(Reason::NoPolicy)?;
+    /// What the pod's component declares about the connection of a packet, which its opener sent or the other side.
+    fn rule(&self, judged: &Judged, packet: &Packet, from_opener: bool) -> Result<Rule, Reason> {
+        let rules = self.tables().rules.get(&judged.local);
+        let rules = rules.ok_or(Reason::NoPolicy)?;
+        let (peer, direction) = (judged.peer, judged.direction);
         let protocol = packet.protocol;
-        let port = match (packet.icmp, direction == way) {
-            (Some((Icmp::Request | Icmp::Reply, _)), _) => 0,
-            (_, true) => packet.destination_port,
-            (_, false) => packet.source_port,
+        let port = match packet.icmp {
+            Some((Icmp::Request | Icmp::Reply, _)) => 0,
+            _ if from_opener => packet.destination_port,
+            _ => packet.source_port,
         };
         let find =
             |port: u16, protocol: u8| rules.get(&RuleKey::new(peer, port, protocol, direction));

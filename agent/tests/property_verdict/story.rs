@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use agent_common::{Action, Direction, Identity, Path, Reason, Verdict};
 
@@ -101,10 +102,13 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(world: &World, kernel: Kernel) -> Self {
+    pub(crate) fn new(world: &World, picks_up: bool) -> Self {
+        let day = Duration::from_secs(86_400);
+        let pick_up = if picks_up { day } else { Duration::ZERO };
         Self {
-            kernel,
+            kernel: Kernel::open(world, pick_up),
             model: Model {
+                picks_up,
                 hardware: hardware(world),
                 ..Model::default()
             },
@@ -134,8 +138,7 @@ impl Stage {
         let interfaces: Vec<u32> = self.names.keys().copied().collect();
         let universe = Universe::random(&mut random, &interfaces);
         let hardware = self.model.hardware.clone();
-        let host = |ifindex: u32| hardware[&ifindex];
-        let mut frames = Frames::new(&universe, &host);
+        let mut frames = Frames::new(&universe, &hardware);
         let mut tables = universe.tables(&mut random);
         let mut steps = Vec::new();
         self.forget();
@@ -298,7 +301,7 @@ impl Stage {
                 ));
             }
             for ((asked, ran), judged) in explained.iter().zip(&outcome.judged) {
-                self.explains(ran, asked, judged, 0)?;
+                explains(&self.model, ran, asked, judged)?;
             }
             return Ok(());
         }
@@ -389,48 +392,7 @@ impl Stage {
         if model.doubtful {
             return Ok(());
         }
-        self.explains(&explained, asked, &judged, waiting)
-    }
-
-    /// Whether an explanation is that of the model.
-    fn explains(
-        &self,
-        ran: &Ran,
-        asked: &Asked,
-        judged: &Judged,
-        generation: u32,
-    ) -> Result<(), String> {
-        let (verdict, reason) = self.model.explained(asked, judged);
-        let word = u32::from_le_bytes([
-            verdict as u8,
-            reason as u8,
-            judged.direction as u8,
-            judged.path as u8,
-        ]);
-        let control = [
-            word,
-            judged.rule,
-            judged.peer.raw(),
-            judged.generation,
-            judged.local.raw(),
-        ];
-        let code = match verdict {
-            Verdict::Drop => SHOT,
-            Verdict::Pass if self.model.receiver(asked, judged).is_some() => REDIRECT,
-            _ => UNSPEC,
-        };
-        let should = Ran {
-            code,
-            mark: asked.mark,
-            control,
-            frame: asked.frame.clone(),
-        };
-        if *ran == should {
-            return Ok(());
-        }
-        Err(format!(
-            "generation {generation} is explained as\n{ran:x?}\ninstead of\n{should:x?}\nby {judged:x?}"
-        ))
+        explains(&self.model, &explained, asked, &judged)
     }
 
     fn miscounted(&self) -> String {
@@ -543,6 +505,46 @@ impl Stage {
             Step::Flip => "that generation becomes active\n".to_owned(),
         }
     }
+}
+
+/// Whether an explanation is that of the model.
+pub(crate) fn explains(
+    model: &Model,
+    ran: &Ran,
+    asked: &Asked,
+    judged: &Judged,
+) -> Result<(), String> {
+    let (verdict, reason) = model.explained(asked, judged);
+    let word = u32::from_le_bytes([
+        verdict as u8,
+        reason as u8,
+        judged.direction as u8,
+        judged.path as u8,
+    ]);
+    let control = [
+        word,
+        judged.rule,
+        judged.peer.raw(),
+        judged.generation,
+        judged.local.raw(),
+    ];
+    let code = match verdict {
+        Verdict::Drop => SHOT,
+        Verdict::Pass if model.receiver(asked, judged).is_some() => REDIRECT,
+        _ => UNSPEC,
+    };
+    let should = Ran {
+        code,
+        mark: asked.mark,
+        control,
+        frame: asked.frame.clone(),
+    };
+    if *ran == should {
+        return Ok(());
+    }
+    Err(format!(
+        "a gate is explained as\n{ran:x?}\ninstead of\n{should:x?}\nby {judged:x?}"
+    ))
 }
 
 /// The addresses that a step is about, the lower one first.
