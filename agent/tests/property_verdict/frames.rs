@@ -5,11 +5,17 @@ use std::collections::BTreeMap;
 
 use agent_common::Direction;
 
-use crate::build::{Datagram, arp, echo, ethernet, icmp, icmp_of, transport};
+use crate::build::{Datagram, echo, ethernet, icmp_of, transport};
 use crate::model::{Asked, TUNNELS};
-use crate::parse::{ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP, is_mapped};
+use crate::parse::{ICMP, ICMPV6, TCP, UDP, is_mapped};
 use crate::random::Random;
-use crate::tables::{Home, OTHER_PROTOCOLS, PORTS, Tables, Universe};
+use crate::tables::Tables;
+use crate::universe::{Home, OTHER_PROTOCOLS, PORTS, Universe};
+
+mod others;
+mod parts;
+
+use parts::{extensions, flags, options, quote, spoil};
 
 /// Two ends that have something to say to each other. `a` begins.
 #[derive(Clone, Copy, Debug)]
@@ -281,200 +287,4 @@ impl<'a> Frames<'a> {
         };
         self.frame(gate, error.ether_type(), &error.bytes(), random)
     }
-
-    fn arp(&self, random: &mut Random) -> Asked {
-        let (ifindex, way) = self.any_gate(random);
-        let home = self.home_of(ifindex);
-        let own = random.pick(&home.addresses);
-        let other = self.universe.address(random);
-        let sender = random.pick(&[own, own, other, 0]);
-        let target = random.pick(&[own, own, other]);
-        let hardware = if random.percent(85) {
-            home.mac
-        } else {
-            [2, 9, 9, 9, 9, 9]
-        };
-        let mut body = arp(random.pick(&[1, 2, 3]), hardware, sender, target);
-        if random.percent(8) {
-            let at = random.below(6);
-            body[at] ^= random.byte();
-        }
-        self.frame((ifindex, way), 0x0806, &body, random)
-    }
-
-    /// Neighbour discovery, and claims to route.
-    fn neighbour(&self, random: &mut Random) -> Asked {
-        let (ifindex, way) = self.any_gate(random);
-        let home = self.home_of(ifindex);
-        let link_local = 0xfe80_u128 << 112 | 7;
-        let group = 0xff02_u128 << 112 | 0x1_ff00_0001;
-        let some = |random: &mut Random| {
-            let own = random.pick(&home.addresses);
-            let other = self.universe.address(random);
-            let wide = 0xff05_u128 << 112 | 2;
-            random.pick(&[own, own, other, link_local, link_local, group, wide, 0])
-        };
-        let (source, destination, target) = (some(random), some(random), some(random));
-        let kind = random.pick(&[135, 135, 136, 136, 133, 134, 137]);
-        let mut rest = vec![0; 4];
-        rest.extend(target.to_be_bytes());
-        let mut datagram = Datagram::new(source, destination, ICMPV6, icmp(kind, &rest));
-        datagram.hops = random.pick(&[255, 255, 255, 64]);
-        if random.percent(10) {
-            datagram.extensions = extensions(random);
-        }
-        if random.percent(5) {
-            datagram.fragment = Some((9, 0, random.percent(50)));
-        }
-        self.frame(
-            (ifindex, way),
-            datagram.ether_type(),
-            &datagram.bytes(),
-            random,
-        )
-    }
-
-    /// Messages that are neither echo, error nor discovery, and ICMP of the other family.
-    fn other_icmp(&mut self, random: &mut Random) -> Asked {
-        let mut datagram = self.said(random);
-        datagram.protocol = random.pick(&[ICMP, ICMPV6]);
-        let kind = random.pick(&[0, 5, 8, 9, 10, 13, 17, 130, 133, 134, 137, 143, 255]);
-        let id = random.pick(&[40000_u16, 40001]).to_be_bytes();
-        datagram.payload = icmp(kind, &[id[0], id[1], 0, 1]);
-        self.datagram(&datagram, random)
-    }
-
-    fn group(&mut self, random: &mut Random) -> Asked {
-        let mut datagram = self.said(random);
-        datagram.destination = if is_mapped(datagram.source) {
-            0xffff_0000_0000 | u128::from(random.pick(&[0xe000_0001_u32, !0, 0xf000_0001, 0]))
-        } else {
-            random.pick(&[0xff02 << 112 | 1, 0xff0e << 112 | 5, 0, 0xfe80 << 112 | 9])
-        };
-        self.datagram(&datagram, random)
-    }
-
-    /// Tags, and what is neither IP nor ARP.
-    fn ether_type(&mut self, random: &mut Random) -> Asked {
-        let datagram = self.said(random);
-        let gate = self.gate(datagram.source, datagram.destination, random);
-        let kind = random.pick(&[0x8100, 0x88a8, 0x8847, 0x88b5, 0x8863, 0x0800, 0x86dd, 46]);
-        let mut body = datagram.bytes();
-        if kind == 0x8100 || kind == 0x88a8 {
-            let inner = datagram.ether_type().to_be_bytes();
-            body.splice(0..0, [0, 5, inner[0], inner[1]]);
-        }
-        self.frame(gate, kind, &body, random)
-    }
-
-    /// Source and destination of two families, or mapped addresses on the wire.
-    fn mixed_families(&mut self, random: &mut Random) -> Asked {
-        let mut datagram = self.said(random);
-        datagram.destination = self.universe.address(random);
-        let gate = self.gate(datagram.source, datagram.destination, random);
-        let kind = random.pick(&[0x0800, 0x86dd]);
-        self.frame(gate, kind, &datagram.bytes(), random)
-    }
-
-    fn noise(&self, random: &mut Random) -> Asked {
-        let gate = self.any_gate(random);
-        let length = random.within(2, 120);
-        let kind = random.pick(&[0x0800, 0x86dd, 0x0806]);
-        let mut body = random.bytes(length);
-        body[0] = random.pick(&[0x45, 0x46, 0x60, 0]);
-        self.frame(gate, kind, &body, random)
-    }
 }
-
-/// Flags as a connection has them, and any others.
-fn flags(first: bool, random: &mut Random) -> u8 {
-    const PSH: u8 = 8;
-    if random.percent(8) {
-        return random.byte();
-    }
-    let usual = [
-        (if first { 30 } else { 2 }, SYN),
-        (if first { 2 } else { 25 }, SYN | ACK),
-        (40, ACK),
-        (15, ACK | PSH),
-        (8, FIN | ACK),
-        (2, RST),
-        (2, RST | ACK),
-    ];
-    random.weighted(&usual)
-}
-
-/// Some error about a packet, from its receiver to its sender.
-fn quote(quoted: &Datagram, random: &mut Random) -> Datagram {
-    let kind = if is_mapped(quoted.source) {
-        random.pick(&[3, 11, 12])
-    } else {
-        random.pick(&[1, 2, 3, 4])
-    };
-    let mut rest = vec![0; 4];
-    rest.extend(quoted.bytes());
-    let keep = random.pick(&[60, 100, 1000]);
-    rest.truncate(keep);
-    Datagram::new(
-        quoted.destination,
-        quoted.source,
-        icmp_of(quoted.source),
-        icmp(kind, &rest),
-    )
-}
-
-/// IPv4 options, padded to four bytes.
-fn options(random: &mut Random) -> Vec<u8> {
-    let mut options = Vec::new();
-    for _ in 0..random.within(1, 8) {
-        match random.below(16) {
-            0 => options.push(0),
-            1 => options.extend([131, 7, 4, 10, 77, 0, 9]),
-            2 => options.extend([137, 7, 4, 10, 77, 0, 9]),
-            3 => options.extend([7, random.byte() & 3]),
-            4..8 => options.extend([148, 4, 0, 0]),
-            _ => options.push(1),
-        }
-    }
-    options.truncate(40);
-    let padded = options.len().next_multiple_of(4);
-    options.resize(padded, 0);
-    options
-}
-
-/// IPv6 extension headers, each without its first byte, which names the next.
-fn extensions(random: &mut Random) -> Vec<(u8, Vec<u8>)> {
-    (0..random.within(1, 7))
-        .map(|_| {
-            let number = random.weighted(&[(12, 60), (4, 0), (1, 43), (1, 44), (1, 51)]);
-            let units = random.pick(&[0, 0, 0, 1, 3]);
-            let mut bytes = vec![units];
-            bytes.extend([1, 4, 0, 0, 0, 0]);
-            bytes.extend(vec![0; usize::from(units) * 8]);
-            (number, bytes)
-        })
-        .collect()
-}
-
-/// Cuts a frame, or changes some of its bits or bytes. What is left can be told to a program: an Ethernet header and more.
-fn spoil(frame: &mut Vec<u8>, random: &mut Random) {
-    match random.below(4) {
-        0 => {
-            let length = random.within(SHORTEST, frame.len().max(SHORTEST));
-            frame.truncate(length);
-        }
-        1 | 2 => {
-            for _ in 0..random.within(1, 3) {
-                let at = random.below(frame.len().min(80));
-                frame[at] ^= 1 << random.below(8);
-            }
-        }
-        _ => {
-            let at = random.below(frame.len().min(80));
-            frame[at] = random.byte();
-        }
-    }
-}
-
-/// The kernel runs no program on a frame that ends with its Ethernet header.
-const SHORTEST: usize = 15;

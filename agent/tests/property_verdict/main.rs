@@ -4,6 +4,7 @@
 //! `CARDINAL_FRAMES` says how many frames (1000000 if absent), `CARDINAL_SEED` where to begin: the seed that a failure
 //! names plays its round first.
 
+mod answer;
 mod build;
 mod cable;
 mod frames;
@@ -15,6 +16,7 @@ mod sockets;
 mod story;
 mod switching;
 mod tables;
+mod universe;
 #[path = "../netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::answer::explains;
 use crate::cable;
 use crate::frames::Frames;
 use crate::kernel::{Explainer, Kernel, Ran, hardware, now};
 use crate::model::{Asked, Model};
 use crate::random::Random;
-use crate::story::explains;
-use crate::tables::{Tables, Universe};
+use crate::tables::Tables;
+use crate::universe::Universe;
 use crate::world::{World, inside};
 
 /// How often the generation changes.
