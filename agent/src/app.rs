@@ -43,6 +43,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         )
     })?);
 
+    // Before anything is started: who ends an agent that is just starting wants it to end as orderly as any other.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let _lock = StateLock::take(&args.state)?;
     let datapath = open_datapath(&args)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
@@ -70,8 +73,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
 
     let mut documents = watch_documents(&folder, &loaded)?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let mut repair = tokio::time::interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -14,7 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{interrupt, world::World};
+use crate::{
+    interrupt,
+    world::{World, run},
+};
 
 /// How long an answer on the admin socket may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -258,6 +261,27 @@ impl Agent {
         self.child.kill().context("failed to kill the agent")?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// SIGTERM, as an upgrade would be, and the wait for the end.
+    ///
+    /// # Errors
+    /// The system refuses, the agent does not end in time, or it ends with an error.
+    pub fn end(&mut self, wait: Duration) -> Result<()> {
+        run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
+        let end = Instant::now() + wait;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                if !status.success() {
+                    bail!("the agent ended with {status}:\n{}", self.log_tail());
+                }
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("the agent does not end:\n{}", self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The admin socket.
