@@ -59,7 +59,6 @@ pub(crate) struct Kernel {
     prepared: Option<Prepared>,
     gates: [SchedClassifier; 2],
     explainer: Explainer,
-    clock: SchedClassifier,
     counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
     endpoints: HashMap<MapData, Raw<EndpointKey>, Raw<Endpoint>>,
     outer: ArrayOfMaps<MapData>,
@@ -72,14 +71,11 @@ pub(crate) struct Kernel {
     out: Vec<u8>,
 }
 
-fn clock(id: nix::time::ClockId) -> u64 {
-    let time = nix::time::clock_gettime(id).expect("the clock runs");
-    time.tv_sec() as u64 * SECOND + time.tv_nsec() as u64
-}
-
-/// Nanoseconds of a clock that never jumps.
+/// Nanoseconds of a clock that never jumps. It is some days ahead, so that what was long ago has a time too.
 pub(crate) fn now() -> u64 {
-    clock(nix::time::ClockId::CLOCK_MONOTONIC)
+    let time =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock runs");
+    (time.tv_sec() as u64 + 1_000_000) * SECOND + time.tv_nsec() as u64
 }
 
 impl Kernel {
@@ -109,7 +105,6 @@ impl Kernel {
             prepared: None,
             gates: ["cell_egress", "cell_ingress"].map(program),
             explainer: Explainer::open(world),
-            clock: program("clock"),
             counters: PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")))
                 .expect("a hash of each CPU"),
             endpoints: HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash"),
@@ -232,9 +227,9 @@ impl Kernel {
         all
     }
 
-    /// Makes a flow look as if its last packet had passed `idle` nanoseconds ago. False if the kernel does not know it.
+    /// Makes a flow look as if its last packet had passed `idle` nanoseconds earlier. False if the kernel does not know it.
     pub(crate) fn age(&mut self, (ifindex, id): (u32, FlowId), idle: u64) -> bool {
-        let seen = self.jiffies() - idle / (SECOND / self.ticks_per_second);
+        let ticks = idle / (SECOND / self.ticks_per_second);
         let key = Raw(FlowKey::new(
             id.local.to_be_bytes(),
             id.remote.to_be_bytes(),
@@ -258,21 +253,10 @@ impl Kernel {
             flow.receiver(),
             flow.path(),
             flow.state(),
-            seen,
+            flow.seen() - ticks,
         );
         flows.insert(key, Raw(aged), 0).expect("it is there");
         true
-    }
-
-    fn jiffies(&mut self) -> u64 {
-        let nobody = Asked {
-            gate: 0,
-            way: Direction::Egress,
-            mark: 0,
-            frame: vec![0; 64],
-        };
-        let [low, high, ..] = test(&self.clock, &nobody, 0, &mut self.out).control;
-        u64::from(low) | u64::from(high) << 32
     }
 
     /// Removes what packets left behind.

@@ -43,7 +43,7 @@ enum Step {
     Listeners(bool, bool),
     /// The router accepted a connection.
     Connection(Ends),
-    /// A flow was idle for this long, nanoseconds.
+    /// A flow was idle for so much longer, nanoseconds.
     Idle((u32, FlowId), u64),
 }
 
@@ -143,9 +143,11 @@ impl Stage {
             let flows = &self.model.flows;
             let at = random.below(flows.len());
             let (key, flow) = flows.iter().nth(at).expect("it is below their number");
-            let timeout = flow.timeout(key.1.protocol).min(10_000 * SECOND);
-            let idle = [timeout - 3 * SECOND, timeout + 3 * SECOND, 5 * SECOND];
-            return Step::Idle(*key, random.pick(&idle));
+            let timeout = flow.timeout(key.1.protocol);
+            // Timeouts are multiples of five seconds, and no sum of a few of these is one.
+            let half = timeout / 2 / (5 * SECOND) * 5 * SECOND;
+            let idle = random.pick(&[0, half, timeout - 5 * SECOND, timeout]);
+            return Step::Idle(*key, idle + SECOND);
         }
         if random.percent(1) {
             let governed = |(_, id): &&(u32, FlowId)| {
@@ -204,9 +206,8 @@ impl Stage {
                 Ok(())
             }
             Step::Idle(key, idle) => {
-                let seen = now() - *idle;
                 match self.model.flows.get_mut(key) {
-                    Some(flow) => flow.seen = seen,
+                    Some(flow) => flow.seen -= *idle,
                     None => return Ok(()),
                 }
                 if self.kernel.age(*key, *idle) {

@@ -61,7 +61,7 @@ impl Stage {
 
     fn told(&self, step: &Step, all: &[Step]) -> String {
         match step {
-            Step::Idle(key, idle) => format!("flow {key:x?} idles {} s\n", idle / SECOND),
+            Step::Idle(key, idle) => format!("flow {key:x?} idles {} s more\n", idle / SECOND),
             Step::Listeners(v4, v6) => format!("listeners: {v4} for IPv4, {v6} for IPv6\n"),
             Step::Connection(ends) => format!("the router has {ends:x?}\n"),
             Step::Frame(asked) => format!(
