@@ -19,8 +19,7 @@ use crate::{
     verdict::{DRY, Dry},
 };
 
-/// `TCP_TIME_WAIT` and `TCP_LISTEN` of the kernel's `net/tcp_states.h`.
-const TIME_WAIT: u32 = 6;
+/// `TCP_LISTEN` of the kernel's `net/tcp_states.h`.
 const LISTEN: u32 = 10;
 
 /// Marks the packet and, if it has no socket yet, gives it the listener.
@@ -120,6 +119,7 @@ fn has_socket(ctx: &TcContext, packet: &Packet) -> bool {
     // SAFETY: the pointer is not null and referenced until the release below.
     let state = unsafe { (*socket).state };
     release(socket.cast::<c_void>());
-    // Somebody's listener on the same port is not this connection, and neither is its remainder when it opens again.
-    state != LISTEN && !(state == TIME_WAIT && packet.opens_tcp())
+    // Somebody's listener on the same port is not this connection. A connection that is over may be opened again: the stack
+    // then puts the new one in its remainder's place, and asks `listen` for the listener.
+    state != LISTEN
 }

@@ -215,7 +215,6 @@ impl Datapath {
         let maps = Maps::take(&mut ebpf, &folder, &inner_maps)?;
         let logs = Logs::start(&mut ebpf)?;
         let active = maps.control()?.generation();
-        routes::ensure()?;
         let facts = Facts {
             kernel,
             hook: links.hook(),
@@ -283,6 +282,7 @@ impl Datapath {
     /// The first thing that the kernel refuses; the rest is looked at all the same.
     pub fn repair(&self) -> Result<(), Error> {
         let mut inner = self.lock();
+        let steers = inner.steers();
         if inner.adopting {
             // The earlier programs judge until this agent's first generation is active, or as long as they cannot be replaced.
             return if inner.active == 0 {
@@ -305,7 +305,11 @@ impl Datapath {
                 outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
             }
         }
-        outcome.and(links.node(ebpf, cgroup)).and(routes::ensure())
+        outcome = outcome.and(links.node(ebpf, cgroup));
+        if steers {
+            outcome = outcome.and(routes::ensure());
+        }
+        outcome
     }
 
     /// The reader of events; `None` if it was taken before.

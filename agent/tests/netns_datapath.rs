@@ -498,6 +498,82 @@ fn netns_governed_connections_reach_the_router_with_their_destination() {
 }
 
 #[test]
+fn netns_a_governed_connection_that_the_router_ended_can_be_opened_again_at_once() {
+    let world = World::new(1);
+    let a = world.pods[0].clone();
+    let datapath = world.open();
+    let rules = |world: &World, generation, action| {
+        let mut tables = world.tables(generation, &[1]);
+        let key = RuleKey::new(Identity::WORLD, 443, TCP, Direction::Egress);
+        rule(&mut tables, Identity::component(1), key, action);
+        tables
+    };
+    let policy_route = || {
+        world.on_node("ip rule").contains("0xca51")
+            && world.on_node("ip -6 rule").contains("0xca51")
+    };
+    world.activate(&datapath, rules(&world, 1, Action::Pass));
+    assert!(!policy_route(), "nothing is steered");
+    world.activate(&datapath, rules(&world, 2, Action::Steer));
+    assert!(policy_route());
+    for (v6, to, key) in [
+        (false, "203.0.113.5:443", SocketKey::TRANSPARENT_V4),
+        (true, "[2001:db8::5]:443", SocketKey::TRANSPARENT_V6),
+    ] {
+        let to: SocketAddr = to.parse().expect("an address");
+        let listener = inside(&world.node, move || transparent(v6));
+        datapath
+            .set_socket(key, &listener)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let (pod, netns) = (if v6 { a.v6 } else { a.v4 }, a.netns.clone());
+        for time in 1..=3 {
+            let netns = netns.clone();
+            let client = std::thread::spawn(move || {
+                inside(&netns, move || {
+                    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+                    socket.set_reuse_address(true)?;
+                    socket.bind(&at(pod, 40_000).into())?;
+                    socket.connect_timeout(&to.into(), SOON)?;
+                    let mut stream = TcpStream::from(socket);
+                    stream.set_read_timeout(Some(SOON))?;
+                    // The end that the router makes first; what it remembers of the connection is in the way of the next.
+                    stream.read(&mut [0; 1])
+                })
+            });
+            let accepted = {
+                let listener = listener.try_clone().expect("a listener");
+                listener.set_nonblocking(true).expect("a socket");
+                let end = Instant::now() + SOON;
+                loop {
+                    match listener.accept() {
+                        Ok((stream, _)) => break Some(stream),
+                        Err(_) if Instant::now() < end => {
+                            std::thread::sleep(Duration::from_millis(2));
+                        }
+                        Err(_) => break None,
+                    }
+                }
+            };
+            assert!(accepted.is_some(), "{to}: connection {time}");
+            drop(accepted);
+            let end = client.join().expect("the client does not panic");
+            assert_eq!(
+                end.expect("a connection that ends"),
+                0,
+                "{to}: connection {time}"
+            );
+        }
+    }
+    world.activate(&datapath, rules(&world, 3, Action::Pass));
+    let handle = datapath.clone();
+    inside(&world.node, move || {
+        handle.retire(2).expect("not the active one");
+        handle.retire(1).expect("not the active one");
+    });
+    assert!(!policy_route(), "nothing is steered any more");
+}
+
+#[test]
 fn netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them() {
     let world = World::new(1);
     let a = world.pods[0].clone();
@@ -922,7 +998,11 @@ fn netns_what_others_remove_is_put_back() {
         let datapath = world
             .try_open(hook)
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
-        world.activate(&datapath, world.tables(1, &[1, 1]));
+        let mut tables = world.tables(1, &[1, 1]);
+        // The policy route is there for those who steer.
+        let key = RuleKey::new(Identity::WORLD, 443, TCP, Direction::Egress);
+        rule(&mut tables, Identity::component(1), key, Action::Steer);
+        world.activate(&datapath, tables);
         echo_tcp(&b.netns, at(b.v4, 80));
         assert!(!tcp(&a.netns, at(b.v4, 80)), "{hook:?}: undeclared");
         for pod in [&a, &b] {

@@ -1,9 +1,10 @@
 //! Cardinal's own build program: `cargo xtask <command>`.
 //!
 //! It flows from nothing to a running world: `setup` installs what a machine lacks, `build-ebpf` makes the
-//! kernel object, `demo` and `quickstart` show the product, `test` and `tidy` judge it. Nothing in here knows
+//! kernel object, `demo` and `quickstart` show the product, `bench` measures it, `test` and `tidy` judge it. Nothing in here knows
 //! how a cell works; the scenarios are the `tests` crate's.
 
+mod bench;
 mod ebpf;
 mod setup;
 mod shell;
@@ -34,6 +35,8 @@ enum Command {
     Demo(stage::DemoOptions),
     /// Run the router alone in front of two small backends on loopback (no root).
     Quickstart(stage::QuickstartOptions),
+    /// Measure what the datapath costs beside a node without it and beside its peers (root).
+    Bench(bench::Options),
     /// Build and run all tests: unit, property, proxy and namespace (root).
     Test(suite::Options),
     /// Run what CI runs: formatting, lints, docs, dependencies, tests.
@@ -46,6 +49,7 @@ fn main() -> std::process::ExitCode {
         Command::BuildEbpf(options) => ebpf::run(&options),
         Command::Demo(options) => stage::demo(&options),
         Command::Quickstart(options) => stage::quickstart(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Test(options) => suite::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     };

@@ -91,6 +91,20 @@ pub(crate) fn world() -> Result<()> {
     ])
 }
 
+/// What the benchmark compares the datapath with.
+pub(crate) fn peers() -> Result<()> {
+    apt(vec![
+        Package::new(
+            "nftables",
+            "is a peer of the benchmark: policy as a set, services as chains",
+        ),
+        Package::new(
+            "iptables",
+            "is a peer of the benchmark: services as a list of rules",
+        ),
+    ])
+}
+
 /// A compiler and a linker for the eBPF programs, if either is missing.
 pub(crate) fn ebpf() -> Result<()> {
     let toolchain = Toolchain::find(None);

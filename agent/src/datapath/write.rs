@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, MutexGuard};
 
 use agent_common::{
-    Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, Service,
+    Action, Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, Service,
     ServiceKey, SocketKey, address_bytes,
 };
 
@@ -13,6 +13,7 @@ use super::{
     Attached, Datapath, Inner,
     error::Error,
     maps::Maps,
+    routes,
     tables::{KernelTables, Pod, Rules},
     wire::Raw,
 };
@@ -23,6 +24,8 @@ pub(super) struct Live {
     tables: KernelTables,
     policies: BTreeMap<Identity, u32>,
     flows: BTreeMap<u32, u32>,
+    /// Whether a rule steers to the router.
+    steers: bool,
 }
 
 impl Live {
@@ -220,7 +223,9 @@ impl Inner {
         let flows = tables
             .endpoints
             .iter()
-            .filter(|(ifindex, pod)| self.slot_of_flows(**ifindex, pod).is_none())
+            .filter(|(ifindex, pod)| {
+                pod.identity != Identity::NONE && self.slot_of_flows(**ifindex, pod).is_none()
+            })
             .count();
         let maps = &self.maps;
         let needs: [(&'static str, usize); 7] = [
@@ -275,8 +280,12 @@ impl Inner {
         self.maps.identities.sweep()?;
         let mut live = Live {
             tables: tables.clone(),
+            steers: steers(tables),
             ..Live::default()
         };
+        if live.steers {
+            routes::ensure()?;
+        }
         let written = self.fill(&mut live);
         // Whatever was written before a failure is undone by `retire`, which looks here.
         self.live.insert(tables.generation, live);
@@ -399,6 +408,11 @@ impl Inner {
         Ok(flipped)
     }
 
+    /// Whether a generation that lives steers connections to the router, which takes the policy route.
+    pub(super) fn steers(&self) -> bool {
+        self.live.values().any(|live| live.steers)
+    }
+
     /// A program that read the generation before a flip must find all of it: nothing of it is taken away before.
     fn settle(&mut self) -> Result<(), Error> {
         self.maps.policies.settle()?;
@@ -430,6 +444,10 @@ impl Inner {
         }
         self.maps.policies.free(policies);
         self.maps.flows.free(flows);
+        if retired.steers && !self.steers() {
+            // Any policy rule makes the kernel look longer for every route of the node.
+            routes::remove()?;
+        }
         let rules = self.live.values().flat_map(|live| live.tables.rules.keys());
         self.maps.keep_hits(&rules.copied().collect())
     }
@@ -437,7 +455,11 @@ impl Inner {
     /// Where pods that an earlier agent left have their flows: this one's first generation goes on with them. Rules are
     /// written anew, since what they mean is not to be read back.
     pub(super) fn remember(&mut self) -> Result<(), Error> {
-        let mut live = Live::default();
+        let mut live = Live {
+            // Not known any more: the policy route stays as long as it may be needed.
+            steers: true,
+            ..Live::default()
+        };
         for entry in self.maps.endpoints.iter() {
             let (Raw(key), Raw(endpoint)) = entry.map_err(Error::map("read", "endpoints"))?;
             if endpoint.flows() == Endpoint::NO_SLOT {
@@ -460,6 +482,14 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn steers(tables: &KernelTables) -> bool {
+    tables
+        .policies
+        .values()
+        .flat_map(Rules::values)
+        .any(|rule| rule.action() == Action::Steer)
 }
 
 fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {
