@@ -7,7 +7,7 @@ use agent_common::Identity;
 use super::{Stage, Step, Tally};
 use crate::kernel::now;
 use crate::model::SECOND;
-use crate::parse::{Parsed, parse};
+use crate::parse::{Parsed, parse, quoted};
 use crate::tables::Tables;
 
 impl Stage {
@@ -113,11 +113,14 @@ pub(super) fn hex(frame: &[u8]) -> String {
 fn told_tables(tables: &Tables, all: &[Step]) -> String {
     let mut text = "a new generation\n".to_owned();
     let mut addresses = Vec::new();
+    let mut protocols = vec![0];
     for step in all {
         if let Step::Frame(asked) = step
             && let Ok(Parsed::Ip(packet)) = parse(&asked.frame)
         {
             addresses.extend([packet.source, packet.destination]);
+            let about = quoted(&asked.frame, &packet).map(|quoted| quoted.protocol);
+            protocols.extend([packet.protocol, about.unwrap_or(0)]);
         }
     }
     addresses.sort_unstable();
@@ -133,7 +136,10 @@ fn told_tables(tables: &Tables, all: &[Step]) -> String {
     }
     for (of, rules) in &tables.rules {
         for (key, rule) in rules {
-            if identities.contains(of) && identities.contains(&key.peer()) {
+            if identities.contains(of)
+                && identities.contains(&key.peer())
+                && protocols.contains(&key.protocol())
+            {
                 let _ = writeln!(
                     text,
                     "  {of}: {} port {} protocol {} {:?} -> {:?} {}",
