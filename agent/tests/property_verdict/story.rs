@@ -158,7 +158,7 @@ impl Stage {
             };
             let flows = self.model.flows.iter();
             let steered = flows.filter(|(_, flow)| flow.action == Action::Steer);
-            if let Some((_, id)) = steered.map(|(key, _)| key).filter(governed).next_back() {
+            if let Some((_, id)) = steered.map(|(key, _)| key).rfind(governed) {
                 return Step::Connection(Ends {
                     pod: id.local,
                     pod_port: id.local_port,
