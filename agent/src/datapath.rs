@@ -23,13 +23,16 @@ mod checks;
 mod discovery;
 mod error;
 mod events;
+mod grace;
 mod identities;
 mod instance;
 mod links;
 mod logs;
+mod mapped;
 mod maps;
 mod netlink;
 mod routes;
+mod services;
 mod slots;
 mod sys;
 mod tables;
@@ -40,13 +43,16 @@ pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
 pub use links::{Attached, GateHook};
-pub use tables::{Backend, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
+pub use tables::{
+    Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress,
+};
 pub use write::{Cost, Flipped, Prepared};
 
 use instance::Instance;
 use links::Links;
 use logs::Logs;
 use maps::{InnerMaker, Maps};
+use services::Services;
 use write::Live;
 
 /// Where the datapath keeps its things.
@@ -140,6 +146,7 @@ pub struct CounterRow {
 struct Inner {
     ebpf: Ebpf,
     maps: Maps,
+    services: Services,
     links: Links,
     inner_maps: InnerMaker,
     live: BTreeMap<u32, Live>,
@@ -204,10 +211,12 @@ impl Datapath {
         links.check_owner(&config.bpffs)?;
         let folder = adopt::maps_folder(&config.bpffs)?;
 
+        let refusal = u8::from(names_refusal(&kernel));
         let mut loader = EbpfLoader::new();
         for name in maps::NAMES {
             loader.map_pin_path(name, folder.join(name));
         }
+        loader.override_global("NAMES_REFUSAL", &refusal, true);
         let mut ebpf = loader.load(&object)?;
         links::load(&mut ebpf)?;
         let programs = program_facts(&ebpf)?;
@@ -215,6 +224,7 @@ impl Datapath {
         let maps = Maps::take(&mut ebpf, &folder, &inner_maps)?;
         let logs = Logs::start(&mut ebpf)?;
         let active = maps.control()?.generation();
+        let services = Services::take(&mut ebpf, &folder, active)?;
         let facts = Facts {
             kernel,
             hook: links.hook(),
@@ -225,6 +235,7 @@ impl Datapath {
         let mut inner = Inner {
             ebpf,
             maps,
+            services,
             links,
             inner_maps,
             live: BTreeMap::new(),
@@ -405,8 +416,6 @@ impl Datapath {
                 flows,
                 pods.len() * inner.inner_maps.flows_per_pod(),
             ),
-            ("services", maps.services.keys().count(), size("services")),
-            ("backends", maps.backends.keys().count(), size("backends")),
             (
                 "listeners",
                 maps.listeners.keys().count(),
@@ -417,6 +426,12 @@ impl Datapath {
         ];
         Ok(rows
             .into_iter()
+            .chain(
+                inner
+                    .services
+                    .used()
+                    .map(|(name, used)| (name, used, size(name))),
+            )
             .map(|(name, used, size)| MapFacts { name, used, size })
             .collect())
     }
@@ -447,6 +462,12 @@ impl Inner {
 /// tcx links came with 6.6.
 fn has_tcx(release: &str) -> bool {
     checks::version(release).is_none_or(|version| version >= (6, 6))
+}
+
+/// `bpf_set_retval`, by which a program says why a call fails, came with 5.18. A kernel whose release says no version is
+/// taken for an older one.
+fn names_refusal(release: &str) -> bool {
+    checks::version(release).is_some_and(|version| version >= (5, 18))
 }
 
 fn program_facts(ebpf: &Ebpf) -> Result<Vec<ProgramFacts>, Error> {

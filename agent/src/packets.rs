@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use serde::Serialize;
 
 use crate::activate::Active;
-use crate::datapath::{CounterRow, Datapath, EventReader};
+use crate::datapath::{CounterRow, Datapath, EventReader, RuleSource};
 use crate::recent::Recent;
 
 /// Events kept for readers of the admin interface.
@@ -32,8 +32,12 @@ pub struct EventRecord {
     pub hook: &'static str,
     /// organization/project/environment of the pod; empty if the interface is nobody's.
     pub cell: String,
-    /// What the document and field were that made the rule; empty if no rule decided.
+    /// What was declared for the rule that decided, such as `public acme/shop/prod/web/site`; empty if no rule decided.
     pub rule: String,
+    /// File, line and document of that declaration; empty if no rule decided.
+    pub document: String,
+    /// Its field, such as `spec.egress.south[2]`; empty if no rule decided.
+    pub field: String,
     /// The other side: a component, a gate, `world` and so on.
     pub peer: String,
     /// Source address.
@@ -67,6 +71,7 @@ impl EventRecord {
             _ => event.peer().to_string(),
         };
         let cell = active.map_or("", |active| active.cell_name(event.cell));
+        let rule = kernel.and_then(|kernel| kernel.rules.get(&event.rule));
         Self {
             verdict: event
                 .verdict()
@@ -75,10 +80,9 @@ impl EventRecord {
             direction: event.path().map_or("unknown", Path::name),
             hook: event.hook().name(),
             cell: cell.to_owned(),
-            rule: kernel
-                .and_then(|kernel| kernel.rules.get(&event.rule))
-                .cloned()
-                .unwrap_or_default(),
+            rule: rule.map_or_else(String::new, |rule| rule.text().to_owned()),
+            document: rule.map_or_else(String::new, RuleSource::document),
+            field: rule.map_or_else(String::new, RuleSource::field),
             peer,
             src: src.to_string(),
             sport: u16::from_be_bytes(event.source_port),
@@ -112,6 +116,9 @@ pub fn follow(reader: EventReader, current: &Current) -> std::io::Result<Arc<Rec
                         reason = record.reason,
                         direction = record.direction,
                         cell = record.cell,
+                        rule = record.rule,
+                        document = record.document,
+                        field = record.field,
                         src = record.src,
                         dst = record.dst,
                         dport = record.dport,
@@ -196,6 +203,7 @@ impl Collector for PacketCounters {
             (Lost::Translation, "translations"),
             (Lost::Hit, "hits"),
             (Lost::Suppressed, "suppressed_events"),
+            (Lost::Affinity, "affinities"),
         ] {
             let lost = self.datapath.lost(kind).unwrap_or_else(|error| {
                 tracing::error!(

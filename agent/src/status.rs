@@ -4,6 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod rules;
+
+pub use rules::RuleStatus;
+
 /// Everything that `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Status {
@@ -21,6 +25,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// Dropped packets since the tables were made, most first.
     pub drops: Vec<DropStatus>,
+    /// Rules of this node's pods, most used first.
+    pub rules: Vec<RuleStatus>,
     /// What is declared and not enforced, or without effect. Empty is good.
     pub not_enforced: Vec<String>,
 }
@@ -205,6 +211,7 @@ impl fmt::Display for Status {
         self.write_pods(f)?;
         self.write_listeners(f)?;
         self.write_drops(f)?;
+        self.write_rules(f)?;
         section(f, "not enforced", self.not_enforced.len())?;
         for line in &self.not_enforced {
             writeln!(f, "  {line}")?;
@@ -333,7 +340,7 @@ fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
 mod tests {
     use super::{
         AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-        ListenerStatus, PodStatus, Status,
+        ListenerStatus, PodStatus, RuleStatus, Status, rules::SHOWN_RULES,
     };
 
     fn status() -> Status {
@@ -398,6 +405,15 @@ mod tests {
                 packets: 2,
                 bytes: 120,
             }],
+            rules: (0..100)
+                .rev()
+                .map(|decisions| RuleStatus {
+                    rule: format!("public acme/shop/prod/web/site-{decisions}"),
+                    document: "shop.yaml:9 (Cell default/shop)".into(),
+                    field: "spec.components[0].endpoints[0].visibility.public".into(),
+                    decisions,
+                })
+                .collect(),
             not_enforced: vec![],
         }
     }
@@ -414,10 +430,25 @@ mod tests {
             "not a cell's: never touched",
             "192.0.2.1:443",
             "not_declared",
+            "rules (100)",
+            "99 decisions  public acme/shop/prod/web/site-99  shop.yaml:9 (Cell default/shop)  spec.components[0].endpoints[0].visibility.public",
+            "and 80 that decided less or nothing",
             "not enforced: none",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn rules_that_decided_nothing_are_counted_and_not_listed() {
+        let mut status = status();
+        status.rules.drain(..99 - SHOWN_RULES / 2);
+        let text = status.to_string();
+        assert!(
+            text.contains("and 1 that decided less or nothing"),
+            "{text}"
+        );
+        assert!(!text.contains("site-0 "), "{text}");
     }
 
     #[test]

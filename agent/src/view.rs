@@ -27,6 +27,8 @@ use crate::status::{
     ListenerStatus, PodStatus, ProgramStatus, Status,
 };
 
+mod rules;
+
 /// The agent as seen from its admin interface.
 pub struct AgentView {
     folder: PathBuf,
@@ -228,9 +230,12 @@ impl View for AgentView {
         not_enforced.extend(
             failed.map(|error| format!("pods that came since the active generation: {error}")),
         );
-        let drops = match (&self.datapath, active.as_deref()) {
-            (Some(datapath), Some(active)) => drops(datapath, active, &mut not_enforced),
-            _ => Vec::new(),
+        let (drops, rules) = match (&self.datapath, active.as_deref()) {
+            (Some(datapath), Some(active)) => (
+                drops(datapath, active, &mut not_enforced),
+                rules::rows(datapath, active, &mut not_enforced),
+            ),
+            _ => Default::default(),
         };
         Status {
             agent: AgentStatus {
@@ -245,6 +250,7 @@ impl View for AgentView {
             pods,
             listeners,
             drops,
+            rules,
             not_enforced,
         }
     }

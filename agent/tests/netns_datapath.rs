@@ -19,14 +19,11 @@ use agent_common::{
 };
 use aya::maps::{ArrayOfMaps, Map, MapData};
 use cardinal_agent::datapath::{
-    Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
+    Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
 };
 use cardinal_agent::proxy::{Ingress, Proxy, ProxyConfig, Sharing, SocketKind};
 use socket2::{Domain, Protocol, Socket, Type};
-use world::{
-    SOON, World, chain, connect, echo_tcp, echo_udp, in_cgroup, inside, report, talks, tcp, udp,
-    wait_event,
-};
+use world::{SOON, World, chain, connect, echo_tcp, echo_udp, inside, talks, tcp, udp, wait_event};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -295,7 +292,7 @@ fn netns_unchanged_tables_are_shared_and_an_abandoned_generation_leaves_nothing(
                 port: 80,
                 protocol: TCP,
             },
-            Vec::new(),
+            Default::default(),
         );
     }
     let error = datapath
@@ -725,104 +722,6 @@ fn netns_gateway_addresses_lead_to_the_routers_sockets() {
 }
 
 #[test]
-fn netns_service_addresses_become_backends_where_a_connection_starts() {
-    let world = World::new(2);
-    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
-    let datapath = world.open();
-    let mut tables = world.tables(1, &[1, 1]);
-    allow(&mut tables, 1, 2, 8080, TCP);
-    allow(&mut tables, 1, 2, 5353, UDP);
-    let services = ["10.96.0.1", "fd96::1"].map(|text| text.parse::<IpAddr>().expect("an address"));
-    for (service, backend) in services.into_iter().zip([b.v4, b.v6]) {
-        let at = |port, protocol| ServiceAddress {
-            address: service,
-            port,
-            protocol,
-        };
-        tables.services.insert(
-            at(80, TCP),
-            vec![Backend {
-                address: backend,
-                port: 8080,
-            }],
-        );
-        tables.services.insert(
-            at(53, UDP),
-            vec![Backend {
-                address: backend,
-                port: 5353,
-            }],
-        );
-        tables.services.insert(at(81, TCP), Vec::new());
-    }
-    world.activate(&datapath, tables);
-    for (service, backend) in services.into_iter().zip([b.v4, b.v6]) {
-        echo_tcp(&b.netns, at(backend, 8080));
-        echo_udp(&b.netns, at(backend, 5353));
-        let answer = in_cgroup(&world, &a.netns, || {
-            report((|| {
-                let mut stream = TcpStream::connect_timeout(&at(service, 80), SOON)?;
-                Ok(format!("{} {}", talks(&mut stream), stream.peer_addr()?))
-            })())
-        });
-        assert_eq!(
-            answer,
-            format!("true {}", at(service, 80)),
-            "TCP, and getpeername shows the service"
-        );
-        let answer = in_cgroup(&world, &a.netns, || {
-            report(TcpStream::connect_timeout(&at(service, 81), SOON).map(|_| "connected".into()))
-        });
-        assert_eq!(
-            answer, "PermissionDenied",
-            "a service without backends refuses"
-        );
-        let any: SocketAddr = if service.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        }
-        .parse()
-        .expect("an address");
-        for connected in [false, true] {
-            let answer = in_cgroup(&world, &a.netns, || {
-                report((|| {
-                    let socket = UdpSocket::bind(any)?;
-                    socket.set_read_timeout(Some(SOON))?;
-                    if connected {
-                        socket.connect(at(service, 53))?;
-                        socket.send(b"hello")?;
-                    } else {
-                        socket.send_to(b"hello", at(service, 53))?;
-                    }
-                    let (length, from) = socket.recv_from(&mut [0; 16])?;
-                    Ok(format!("{length} {from}"))
-                })())
-            });
-            assert_eq!(
-                answer,
-                format!("5 {}", at(service, 53)),
-                "UDP, connected: {connected}"
-            );
-        }
-    }
-    // An IPv6 socket that speaks IPv4.
-    let answer = in_cgroup(&world, &a.netns, || {
-        report((|| {
-            let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-            let to = SocketAddr::new(Ipv4Addr::new(10, 96, 0, 1).to_ipv6_mapped().into(), 80);
-            socket.connect_timeout(&to.into(), SOON)?;
-            Ok(talks(&mut TcpStream::from(socket)).to_string())
-        })())
-    });
-    assert_eq!(answer, "true");
-    assert!(
-        !tcp(&a.netns, at(services[0], 80)),
-        "a process outside the cgroup is left alone"
-    );
-}
-
-#[test]
 fn netns_pins_of_a_living_node_are_refused_and_of_a_gone_one_taken_over() {
     let first = World::new(1);
     let datapath = first.open();
@@ -977,7 +876,7 @@ fn netns_pods_of_a_generation_that_failed_are_denied() {
             port: 80,
             protocol: TCP,
         };
-        tables.services.insert(service, Vec::new());
+        tables.services.insert(service, Default::default());
     }
     let (refused, handle) = (tables, datapath.clone());
     inside(&world.node.clone(), move || {
@@ -1079,7 +978,9 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
         "endpoints",
         "fragments",
         "services",
+        "choices",
         "backends",
+        "affinities",
         "listeners",
         "translations",
         "counters",

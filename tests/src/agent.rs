@@ -39,6 +39,10 @@ pub struct Event {
     pub verdict: String,
     /// Its name of the reason.
     pub reason: String,
+    /// File, line and document of the declaration behind the verdict; empty if nothing was declared.
+    pub document: String,
+    /// Its field.
+    pub field: String,
     /// Source address.
     pub src: IpAddr,
     /// Destination address.
@@ -46,6 +50,16 @@ pub struct Event {
     /// Destination port.
     #[serde(default)]
     pub dport: u16,
+}
+
+impl Event {
+    /// The kernel's reason, with the field that it comes from.
+    #[must_use]
+    pub fn said(&self) -> String {
+        format!("kernel {} {}", self.reason, self.field)
+            .trim_end()
+            .to_owned()
+    }
 }
 
 impl Agent {

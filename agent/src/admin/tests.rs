@@ -48,6 +48,7 @@ impl View for Small {
             pods: Vec::new(),
             listeners: Vec::new(),
             drops: Vec::new(),
+            rules: Vec::new(),
             not_enforced: Vec::new(),
         }
     }

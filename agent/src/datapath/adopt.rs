@@ -25,7 +25,7 @@ const MAPS: &str = "maps_";
 const LINKS: &str = "links";
 const PROGRAMS: &str = "programs";
 /// Maps that the first layout pinned beside the folders, and no later one has.
-const FIRST_LAYOUT: [&str; 16] = maps::NAMES;
+const FIRST_LAYOUT: &[&str] = &maps::NAMES;
 
 /// The folder of this layout's maps; made if it is not there.
 pub(super) fn maps_folder(root: &Path) -> Result<PathBuf, Error> {

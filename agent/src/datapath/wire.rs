@@ -28,9 +28,4 @@ macro_rules! of_generation {
         }
     )+};
 }
-of_generation!(
-    agent_common::EndpointKey,
-    agent_common::ServiceKey,
-    agent_common::BackendKey,
-    agent_common::ListenerKey
-);
+of_generation!(agent_common::EndpointKey, agent_common::ListenerKey);

@@ -4,17 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, MutexGuard};
 
-use agent_common::{
-    Action, Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, Service,
-    ServiceKey, SocketKey, address_bytes,
-};
+use agent_common::{Action, Control, Endpoint, EndpointKey, Identity, ListenerKey, SocketKey};
 
 use super::{
     Attached, Datapath, Inner,
     error::Error,
     maps::Maps,
     routes,
-    tables::{KernelTables, Pod, Rules},
+    tables::{KernelTables, Network, Owner, Pod, Rules},
     wire::Raw,
 };
 
@@ -136,7 +133,10 @@ impl Datapath {
             }),
             Err(error) => {
                 inner.guard_or_warn(&tables.endpoints);
-                if matches!(error, Error::Capacity { .. } | Error::Generation { .. }) {
+                if matches!(
+                    error,
+                    Error::Capacity { .. } | Error::Generation { .. } | Error::Staged { .. }
+                ) {
                     // Nothing was written, and the number may be another's.
                     return Err(error);
                 }
@@ -194,7 +194,7 @@ impl Datapath {
 
 impl Inner {
     /// Whether the generation fits beside those that live. Nothing is written before.
-    fn check(&self, tables: &KernelTables) -> Result<(), Error> {
+    fn check(&mut self, tables: &KernelTables) -> Result<(), Error> {
         let newest = self
             .live
             .keys()
@@ -228,16 +228,11 @@ impl Inner {
             })
             .count();
         let maps = &self.maps;
-        let needs: [(&'static str, usize); 7] = [
+        let needs: [(&'static str, usize); 5] = [
             ("identities", maps.identities.needed(&tables.identities)),
             ("policies", 1 + maps.policies.used() + policies),
             ("flows", 1 + maps.flows.used() + flows),
             ("endpoints", live(|tables| tables.endpoints.len())),
-            ("services", live(|tables| tables.services.len())),
-            (
-                "backends",
-                live(|tables| tables.services.values().map(Vec::len).sum()),
-            ),
             ("listeners", live(|tables| tables.listeners.len())),
         ];
         for (map, needed) in needs {
@@ -251,7 +246,7 @@ impl Inner {
                 });
             }
         }
-        Ok(())
+        self.services.plan(tables.generation, &tables.services)
     }
 
     /// Where rules like these are already.
@@ -279,26 +274,37 @@ impl Inner {
         }
         self.maps.identities.sweep()?;
         let mut live = Live {
-            tables: tables.clone(),
+            tables: KernelTables {
+                generation: tables.generation,
+                policies: tables.policies.clone(),
+                endpoints: tables.endpoints.clone(),
+                listeners: tables.listeners.clone(),
+                cells: tables.cells.clone(),
+                rules: tables.rules.clone(),
+                // `Identities` and `Services` know theirs.
+                ..KernelTables::default()
+            },
             steers: steers(tables),
             ..Live::default()
         };
         if live.steers {
             routes::ensure()?;
         }
-        let written = self.fill(&mut live);
+        let written = self.fill(&mut live, &tables.identities);
         // Whatever was written before a failure is undone by `retire`, which looks here.
         self.live.insert(tables.generation, live);
         written
     }
 
-    fn fill(&mut self, live: &mut Live) -> Result<Cost, Error> {
+    fn fill(
+        &mut self,
+        live: &mut Live,
+        identities: &BTreeMap<Network, Owner>,
+    ) -> Result<Cost, Error> {
+        self.services.stage()?;
         let tables = &live.tables;
         let mut cost = Cost {
-            identities: self
-                .maps
-                .identities
-                .stage(tables.generation, &tables.identities)?,
+            identities: self.maps.identities.stage(tables.generation, identities)?,
             ..Cost::default()
         };
         let (mut made, mut owners) = (Vec::new(), Vec::new());
@@ -387,6 +393,7 @@ impl Inner {
         self.active = generation;
         self.settled = false;
         self.maps.identities.commit();
+        self.services.commit();
         self.adopt();
         let gone: Vec<u32> = self
             .guarded
@@ -416,6 +423,7 @@ impl Inner {
     /// A program that read the generation before a flip must find all of it: nothing of it is taken away before.
     fn settle(&mut self) -> Result<(), Error> {
         self.maps.policies.settle()?;
+        self.services.settled();
         self.settled = true;
         Ok(())
     }
@@ -430,6 +438,9 @@ impl Inner {
         self.settle()?;
         if generation > self.active {
             self.maps.identities.abandon()?;
+            self.services.abandon(generation)?;
+        } else {
+            self.services.retire()?;
         }
         self.maps.identities.sweep()?;
         self.maps.remove_generation(generation)?;
@@ -508,30 +519,6 @@ fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {
                 0,
             )
             .map_err(Error::map("write", "endpoints"))?;
-    }
-    let mut first = 0;
-    for (service, backends) in &tables.services {
-        for (index, backend) in (first..).zip(backends) {
-            maps.backends
-                .insert(
-                    Raw(BackendKey::new(generation, index)),
-                    Raw(Backend::from(*backend)),
-                    0,
-                )
-                .map_err(Error::map("write", "backends"))?;
-        }
-        // The map of backends holds fewer than 2^32 (see `check`).
-        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let key = ServiceKey::new(
-            generation,
-            address_bytes(service.address),
-            service.port.to_be_bytes(),
-            service.protocol,
-        );
-        maps.services
-            .insert(Raw(key), Raw(Service::new(first, count)), 0)
-            .map_err(Error::map("write", "services"))?;
-        first += count;
     }
     for (address, gate) in &tables.listeners {
         maps.listeners

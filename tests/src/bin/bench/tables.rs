@@ -1,13 +1,12 @@
 //! What the kernel is told on the sides that have the datapath. The only file of the benchmark that knows the layout of
 //! [`KernelTables`].
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::{Action, Direction, Identity, IdentityValue, Rule, RuleKey, SocketKey};
 use anyhow::{Context as _, Result};
 use cardinal_agent::datapath::{
-    Backend, Datapath, DiscoveredPod, Discovery, KernelTables, Network, Owner, Pod, Rules,
+    Backend, Datapath, DiscoveredPod, Discovery, KernelTables, Network, Owner, Pod, Rules, Service,
     ServiceAddress,
 };
 use tests::world::NODE;
@@ -68,10 +67,6 @@ pub(crate) fn tables(generation: u32, discovery: &Discovery, shape: Shape) -> Re
         },
         Identity::NORTH_GATE,
     );
-    tables.rules = BTreeMap::from([
-        (FILLER, "filler".to_owned()),
-        (MEASURED, "measured".to_owned()),
-    ]);
     Ok(tables)
 }
 
@@ -205,8 +200,13 @@ fn services(tables: &mut KernelTables, count: u32) {
         let backend = Backend {
             address: SERVER.v4.into(),
             port,
+            weight: 1,
         };
-        tables.services.insert(at, vec![backend]);
+        let service = Service {
+            backends: vec![backend],
+            affinity: None,
+        };
+        tables.services.insert(at, service);
     };
     for number in 1..count {
         add(filler_service(number), 80, TCP);
