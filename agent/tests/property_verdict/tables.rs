@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_common::{Identity, Rule, RuleKey};
-use cardinal_agent::datapath::{KernelTables, Network, Owner as KernelOwner, Pod};
+use cardinal_agent::datapath::{KernelTables, Network, Owner as KernelOwner, Pod, RuleSource};
 
 use crate::parse::is_mapped;
 
@@ -87,9 +87,7 @@ impl Tables {
             tables.cells.insert(row.cell, format!("cell-{}", row.cell));
         }
         for rule in self.rules.values().flat_map(BTreeMap::values) {
-            tables
-                .rules
-                .insert(rule.id(), format!("rule {}", rule.id()));
+            tables.rules.insert(rule.id(), RuleSource::new([]));
         }
         tables
     }
