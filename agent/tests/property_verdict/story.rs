@@ -154,7 +154,9 @@ impl Stage {
                 id.protocol == TCP
                     && id.local_port != 0
                     && id.remote_port != 0
-                    && frames.universe.knows(id.remote)
+                    && [id.local, id.remote]
+                        .iter()
+                        .all(|end| frames.universe.knows(*end))
             };
             let flows = self.model.flows.iter();
             let steered = flows.filter(|(_, flow)| flow.action == Action::Steer);
