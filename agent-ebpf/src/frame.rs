@@ -156,9 +156,10 @@ impl Frame {
         if v4 {
             let head = w[3] as u32;
             let [hops, kind, high, low] = head.to_ne_bytes();
-            // RFC 1624: one less in the high byte of a word is one more in the complement's.
+            // One less in the high byte of a word is one more in the complement's. Zero is written as 0, never as 0xffff (RFC
+            // 1624 section 3): who recomputes a checksum instead of adding it up takes the other zero for an error.
             let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
-            let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+            let [high, low] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
             let head = u32::from_ne_bytes([hops.wrapping_sub(1), kind, high, low]);
             w[3] = w[3] & 0xffff_ffff_0000_0000 | u64::from(head);
             self.put::<ROUTED_V4>(ctx)

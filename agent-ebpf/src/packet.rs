@@ -178,13 +178,12 @@ impl Packet {
         }
         state
     }
+}
 
-    /// Whether the packet goes to a port of VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
-    #[inline(always)]
-    pub const fn enters_tunnel(&self) -> bool {
-        self.protocol == protocol::UDP
-            && matches!(u16::from_be(self.destination_port), 4789 | 8472 | 6081)
-    }
+/// Whether a port is that of a tunnel: VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
+#[inline(always)]
+pub const fn is_tunnel(protocol: u8, port: u16) -> bool {
+    protocol == protocol::UDP && matches!(port, 4789 | 8472 | 6081)
 }
 
 /// Whether the protocol has ports, or an echo's identifier in the place of one.
@@ -308,6 +307,10 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             FRAGMENT => {
                 let x: [u8; 8] = load(ctx, offset)?;
                 let place = u16::from_be_bytes([x[2], x[3]]);
+                // A chain that goes on is not followed; a later fragment of it is no other protocol's.
+                if matches!(x[0], HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+                    return Err(Reason::ExtensionHeader);
+                }
                 packet.protocol = x[0];
                 packet.transport = offset + 8;
                 packet.fragment_id = u32::from_be_bytes([x[4], x[5], x[6], x[7]]);
@@ -372,9 +375,6 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             packet.icmp = icmp_v6(h[0]);
             packet.source_port = port([h[4], h[5]]);
             Ok(())
-        }
-        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS if !packet.v4 => {
-            Err(Reason::ExtensionHeader)
         }
         // Either family's ICMP in the other one means nothing.
         protocol::ICMP | protocol::ICMPV6 => Err(Reason::Protocol),

@@ -239,9 +239,12 @@ pub fn judge<const MODE: Dry>(
     match case.packet.icmp {
         Icmp::Error => {
             owns(case, way)?;
-            icmp_error(ctx, case, way).map(|()| (Action::Pass, Reason::IcmpError))
+            let judged = icmp_error(ctx, case, way);
+            // The connection that it is about is not its own: whether that had to be judged again is not to be seen.
+            case.forget(way);
+            judged.map(|()| (Action::Pass, Reason::IcmpError))
         }
-        Icmp::Other => Err(Reason::IcmpType),
+        Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
         _ => connection::<MODE>(case, way, gate),
     }
 }
@@ -362,13 +365,7 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
         Direction::Ingress => inner.source,
     };
     let opener = flow.direction();
-    let port = opened_port(inner, opener == back);
-    let asked = Asked {
-        protocol: inner.protocol,
-        tunnel: inner.enters_tunnel(),
-        port,
-        opener,
-    };
+    let asked = Asked::by(inner, opener == back, opener);
     meet(case, remote, opener, kept(&flow)).map_err(|_| Reason::IcmpUntracked)?;
     match declared(case, &asked) {
         Ok(()) if case.action != Action::Deny => Ok(()),
@@ -511,8 +508,15 @@ fn decide<const MODE: Dry>(
     if MODE == WET {
         record::hit(case.rule);
     }
-    if case.action == Action::Deny {
-        return Err(Reason::Denied);
+    match case.action {
+        Action::Deny => return Err(Reason::Denied),
+        // Before it is remembered: the other side's packets would find the flow and pass.
+        Action::Steer
+            if way == Direction::Egress && case.packet.protocol != protocol::TCP =>
+        {
+            return Err(Reason::SteerProtocol);
+        }
+        _ => {}
     }
     let state = case.packet.state(direction == way);
     let flow = FlowValue::new(
@@ -595,7 +599,6 @@ fn meet(
 /// What a rule is looked up by, besides the peer.
 struct Asked {
     protocol: u8,
-    tunnel: bool,
     port: u16,
     opener: Direction,
 }
@@ -605,7 +608,6 @@ impl Asked {
     fn by(packet: &Packet, from_opener: bool, opener: Direction) -> Self {
         Self {
             protocol: packet.protocol,
-            tunnel: packet.enters_tunnel(),
             port: opened_port(packet, from_opener),
             opener,
         }
@@ -620,7 +622,8 @@ fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     };
     let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
     if !packet::has_ports(protocol) {
-        return match rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
+        // 0 is a protocol of IPv4's too, but in a rule it means any.
+        return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
             true => Ok(()),
             false => Err(Reason::Protocol),
         };
@@ -628,7 +631,7 @@ fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     if rule(case, rules, RuleKey::new(peer, asked.port, protocol, opener)) {
         return Ok(());
     }
-    if asked.tunnel {
+    if packet::is_tunnel(protocol, asked.port) {
         return Err(Reason::Tunnel);
     }
     if rule(case, rules, RuleKey::new(peer, 0, protocol, opener))

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: builds and runs every test, and counts them by kind.
 //!
 //! Kinds are names: a binary `netns_*` needs a kernel and root, `proxy_*` needs sockets only, a binary or
-//! a test whose name starts with `property_` draws its input, doc tests are doc tests, and everything else is a unit test.
-//! What the machines with other kernels run ([`vm`]) is counted once more for each of them.
+//! a test whose name starts with `property_` draws its input (and `property_verdict` needs a kernel and root as well), doc
+//! tests are doc tests, and everything else is a unit test. What the machines with other kernels run ([`vm`]) is counted once
+//! more for each of them.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +39,14 @@ enum Part {
 }
 
 /// What `--long` asks of the tests, by the variables that they read.
-const LONG: [(&str, &str); 2] = [("CARDINAL_ROUNDS", "1000"), ("PROPTEST_CASES", "25600")];
+const LONG: [(&str, &str); 3] = [
+    ("CARDINAL_ROUNDS", "1000"),
+    ("PROPTEST_CASES", "25600"),
+    ("CARDINAL_FRAMES", "20000000"),
+];
+
+/// Binaries that draw their input and need a kernel and root too.
+const DRAWN_FOR_THE_KERNEL: [&str; 1] = ["property_verdict"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -152,7 +160,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             .filter(|_| options.long)
             .map(|(name, value)| (*name, PathBuf::from(value)))
             .collect();
-        let mut command = if Kind::of(&binary.name, "") == Kind::Namespace {
+        let privileged = Kind::of(&binary.name, "") == Kind::Namespace
+            || DRAWN_FOR_THE_KERNEL.contains(&binary.name.as_str());
+        let mut command = if privileged {
             let more = [
                 ("CARGO_MANIFEST_DIR", binary.package.clone()),
                 ("CARDINAL_EBPF_LOGS", logs.clone()),
