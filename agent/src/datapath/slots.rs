@@ -2,7 +2,8 @@
 //! they are from one generation to the next.
 //!
 //! A slot that no generation names any more keeps its old inner map until the next write, since each write to a map of maps
-//! waits for all readers: many slots at once cost as much as one.
+//! waits for all readers: many slots at once cost as much as one. Before kernel 6.8 each slot costs a wait of its own, some 20 ms,
+//! reading one too, so that no slot is touched there without need.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -27,17 +28,26 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// `taken` are the slots that the active generation names; all others are free, whatever they hold.
+    /// `taken` are the slots that the active generation names; all others are free, whatever they hold. `waits_once` tells
+    /// whether many slots can be written for the price of one.
     pub(super) fn new(
         name: &'static str,
         map: ArrayOfMaps<MapData>,
         data: MapData,
         empty: MapData,
         taken: BTreeSet<u32>,
+        waits_once: bool,
     ) -> Self {
         let size = map.len();
+        // The lowest free slots are taken first, so that few above the highest taken one hold anything. What an earlier
+        // agent had in these stays until the slot is taken again.
+        let end = if waits_once {
+            size
+        } else {
+            taken.last().copied().unwrap_or(1)
+        };
         // Slot 0 is the one that is written when there is nothing else to write.
-        let stale = (1..size).filter(|slot| !taken.contains(slot)).collect();
+        let stale = (1..end).filter(|slot| !taken.contains(slot)).collect();
         Self {
             name,
             map,
