@@ -176,10 +176,11 @@ fn netns_pods_that_send_from_their_first_instant_reach_no_other_cell() {
     assert_eq!(starts.to_the_other_cell, 0, "{}", agent.log());
     // The kernel tells of an interface and does not wait: on a machine that is busy with other things, a pod may be first.
     assert!(starts.early <= rounds().div_ceil(20), "{}", agent.log());
-    assert_eq!(
+    // One that a generation guards before the message about it is read needs no holding.
+    assert!(
+        held.len() as u32 + rounds().div_ceil(20) >= rounds(),
+        "{} were held: {}",
         held.len(),
-        rounds() as usize,
-        "each was held: {}",
         agent.log()
     );
     nobody_is_held(&agent);
