@@ -215,7 +215,7 @@ pub(super) fn map_create(kind: bpf_map_type, inner: Option<BorrowedFd<'_>>) -> i
     bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
-/// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry.
+/// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry (kernel 6.8).
 /// `None` if the kernel has no such call for this map (maps of maps: before 5.19); then nothing was written.
 pub(super) fn map_update_batch<K: Wire, V: Wire>(
     map: BorrowedFd<'_>,
