@@ -18,6 +18,7 @@ use snapshot::{Mistake, Rejections, Snapshot};
 
 use crate::compile;
 use crate::datapath::{self, Datapath, DiscoveredPod, Discovery, KernelTables, ServiceAddress};
+use crate::explain::{Explanation, Question, Refusal, rehearsal::rehearse};
 use crate::proxy::{ListenError, Proxy, SocketKind};
 use crate::route::RouteTable;
 
@@ -62,7 +63,7 @@ pub struct Active {
 }
 
 impl Active {
-    fn new(
+    pub(crate) fn new(
         generation: u32,
         snapshot: &Arc<Snapshot>,
         discovery: &Discovery,
@@ -138,6 +139,25 @@ impl Activator {
     /// Puts back what others may have removed from the node.
     pub fn repair(&self) -> Result<(), datapath::Error> {
         self.datapath.as_ref().map_or(Ok(()), Datapath::repair)
+    }
+
+    /// Asks what a snapshot would say of a connection, without making it active.
+    ///
+    /// # Errors
+    ///
+    /// Its mistakes, or why it cannot be tried.
+    pub fn rehearse(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        discovery: &Discovery,
+        question: &Question,
+    ) -> Result<Explanation, Refusal> {
+        let Some(datapath) = &self.datapath else {
+            return Err(Refusal::Failed(
+                "the agent runs with --datapath none: there is nothing to ask".to_owned(),
+            ));
+        };
+        rehearse(datapath, self.generation + 1, snapshot, discovery, question)
     }
 
     /// Makes a snapshot and a discovery the active generation.

@@ -1,6 +1,6 @@
 //! The admin interface: a Unix socket for everybody who may open it, and optionally loopback.
 //!
-//! It only reads. There is no authentication, so the socket's mode is the owner's alone and an address is
+//! It reads; what it is asked to try it takes back, and only the socket may ask for that. There is no authentication, so the socket's mode is the owner's alone and an address is
 //! a loopback one.
 
 use std::convert::Infallible;
@@ -9,13 +9,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,9 +25,26 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::explain::{Explanation, Names, Refusal, Request as Asked};
+
 mod client;
 
-pub use client::{ClientError, get};
+pub use client::{ClientError, get, post};
+
+/// An answer to come about documents that are not active.
+pub type Rehearsed = Pin<Box<dyn Future<Output = Result<Explanation, Refusal>> + Send>>;
+
+/// How large documents may be together.
+const MAX_DOCUMENTS: usize = 64 << 20;
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// The owner's socket.
+    Socket,
+    /// A port of the loopback interface, which every user of the machine reaches.
+    Loopback,
+}
 
 /// What the interface shows. Implemented once by the app; tests implement it small.
 pub trait View: Send + Sync + 'static {
@@ -38,6 +56,10 @@ pub trait View: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Kernel events from a number on: `{"next", "events"}`.
     fn events(&self, since: u64) -> serde_json::Value;
+    /// What the numbers of the kernel's maps mean; none without a datapath.
+    fn names(&self) -> Option<Names>;
+    /// What documents would say that are not active.
+    fn rehearse(&self, request: Asked) -> Rehearsed;
     /// Requests from a number on: `{"next", "requests"}`.
     fn requests(&self, since: u64) -> serde_json::Value;
 }
@@ -93,7 +115,7 @@ impl Admin {
         admin.tasks.push(tokio::spawn(async move {
             loop {
                 match unix.accept().await {
-                    Ok((stream, _)) => serve(stream, Arc::clone(&served)),
+                    Ok((stream, _)) => serve(stream, Door::Socket, Arc::clone(&served)),
                     Err(error) => accept_failed(&error).await,
                 }
             }
@@ -105,7 +127,7 @@ impl Admin {
             admin.tasks.push(tokio::spawn(async move {
                 loop {
                     match tcp.accept().await {
-                        Ok((stream, _)) => serve(stream, Arc::clone(&view)),
+                        Ok((stream, _)) => serve(stream, Door::Loopback, Arc::clone(&view)),
                         Err(error) => accept_failed(&error).await,
                     }
                 }
@@ -158,11 +180,15 @@ async fn accept_failed(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, view: Arc<dyn View>) {
+fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    door: Door,
+    view: Arc<dyn View>,
+) {
     tokio::spawn(async move {
         let service = service_fn(move |request| {
-            let response = answer(&request, view.as_ref());
-            async move { Ok::<_, Infallible>(response) }
+            let view = Arc::clone(&view);
+            async move { Ok::<_, Infallible>(answer(request, door, view.as_ref()).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -175,15 +201,61 @@ fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, view: Arc
 }
 
 const JSON: &str = "application/json";
+const EXPLAIN: &str = "/debug/explain";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn answer(request: &Request<Incoming>, view: &dyn View) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, door: Door, view: &dyn View) -> Response<Full<Bytes>> {
+    if request.uri().path() == EXPLAIN {
+        return explain(request, door, view).await;
+    }
     route(
         request.method(),
         request.uri().path(),
         request.uri().query(),
         view,
     )
+}
+
+/// Takes documents and a question, and answers for them.
+async fn explain(request: Request<Incoming>, door: Door, view: &dyn View) -> Response<Full<Bytes>> {
+    if request.method() != Method::POST {
+        let mut response = respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only POST\n".to_owned(),
+        );
+        response
+            .headers_mut()
+            .insert(ALLOW, http::HeaderValue::from_static("POST"));
+        return response;
+    }
+    if door == Door::Loopback {
+        return respond(
+            StatusCode::FORBIDDEN,
+            TEXT,
+            "documents are tried for the owner of the admin socket only\n".to_owned(),
+        );
+    }
+    let bad = |message: String| respond(StatusCode::BAD_REQUEST, TEXT, message + "\n");
+    let body = match Limited::new(request.into_body(), MAX_DOCUMENTS)
+        .collect()
+        .await
+    {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return bad(error.to_string()),
+    };
+    let asked: Asked = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => return bad(error.to_string()),
+    };
+    match view.rehearse(asked).await {
+        Ok(explanation) => json(&explanation),
+        Err(refusal) => {
+            let mut response = json(&refusal);
+            *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+            response
+        }
+    }
 }
 
 fn route(
@@ -200,6 +272,7 @@ fn route(
         "/debug/status",
         "/debug/events",
         "/debug/requests",
+        "/debug/names",
     ];
     if !known.contains(&path) {
         return respond(
@@ -234,6 +307,14 @@ fn route(
         ),
         "/debug/config" => json(&view.status().config),
         "/debug/status" => json(&view.status()),
+        "/debug/names" => match view.names() {
+            Some(names) => json(&names),
+            None => respond(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "the agent runs with --datapath none: nothing is judged in the kernel\n".to_owned(),
+            ),
+        },
         numbered => match since(query) {
             Ok(since) if numbered == "/debug/events" => json(&view.events(since)),
             Ok(since) => json(&view.requests(since)),

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod compile;
 pub mod config;
 pub mod datapath;
+pub mod explain;
 pub mod lock;
 pub mod logs;
 pub mod metrics;

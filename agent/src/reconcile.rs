@@ -10,6 +10,7 @@ use snapshot::Snapshot;
 
 use crate::activate::{ActivateError, Activator};
 use crate::datapath::Discovery;
+use crate::explain::Rehearsal;
 use crate::metrics::Reload;
 use crate::source::{Loaded, SourceError};
 use crate::view::{self, AgentView};
@@ -103,6 +104,21 @@ impl Reconciler {
                 error = &error as &dyn std::error::Error,
                 "failed to look after the kernel's hooks; a gate or the policy route may be missing"
             );
+        }
+    }
+
+    /// Answers what other documents would say. What is active and what is wanted stay as they are.
+    pub fn rehearse(&self, rehearsal: Rehearsal) {
+        let answer = tokio::task::block_in_place(|| {
+            self.activator
+                .rehearse(&rehearsal.snapshot, &self.discovery, &rehearsal.question)
+        });
+        tracing::info!(
+            answered = answer.is_ok(),
+            "documents were tried beside the active generation"
+        );
+        if rehearsal.reply.send(answer).is_err() {
+            tracing::debug!("whoever asked about documents did not wait for the answer");
         }
     }
 

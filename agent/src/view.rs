@@ -13,11 +13,12 @@ use snapshot::model::{EndpointKind, ListenerProtocol, Workloads};
 use snapshot::{Snapshot, Source};
 
 use crate::activate::Active;
-use crate::admin::View;
+use crate::admin::{Rehearsed, View};
 use crate::clock;
 use agent_common::{Lost, Verdict};
 
 use crate::datapath::Datapath;
+use crate::explain::{Names, Rehearsals, Request};
 use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
@@ -38,6 +39,7 @@ pub struct AgentView {
     registry: Registry,
     current: Current,
     events: Option<Arc<Recent<EventRecord>>>,
+    rehearsals: Rehearsals,
     state: Mutex<State>,
 }
 
@@ -56,7 +58,12 @@ impl AgentView {
     ///
     /// # Errors
     /// The kernel's events cannot be followed.
-    pub fn new(folder: &Path, datapath: Option<Datapath>, proxy: &Proxy) -> io::Result<Self> {
+    pub fn new(
+        folder: &Path,
+        datapath: Option<Datapath>,
+        proxy: &Proxy,
+        rehearsals: Rehearsals,
+    ) -> io::Result<Self> {
         let current = Current::default();
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("cardinal");
@@ -83,6 +90,7 @@ impl AgentView {
             registry,
             current,
             events,
+            rehearsals,
             state: Mutex::default(),
         })
     }
@@ -263,6 +271,34 @@ impl View for AgentView {
             None => (1, Vec::new()),
         };
         json!({ "next": next, "events": events })
+    }
+
+    fn names(&self) -> Option<Names> {
+        let bpffs = self.datapath.as_ref()?.facts().bpffs.display().to_string();
+        let mut names = self
+            .active()
+            .map(|active| Names::of(&active, &bpffs))
+            .unwrap_or_default();
+        names.bpffs = bpffs;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.mistakes.is_empty() {
+            names.waiting.push(format!(
+                "the documents in {} were refused at {}, so generation {} goes on:\n{}",
+                self.folder.display(),
+                state.last_attempt_at,
+                names.generation,
+                state.mistakes.join("\n")
+            ));
+        }
+        names.waiting.extend(state.pods_failed.iter().map(|error| {
+            format!("pods changed, and the generation for them is tried again: {error}")
+        }));
+        Some(names)
+    }
+
+    fn rehearse(&self, request: Request) -> Rehearsed {
+        let rehearsals = self.rehearsals.clone();
+        Box::pin(async move { rehearsals.ask(request).await })
     }
 
     fn requests(&self, since: u64) -> serde_json::Value {

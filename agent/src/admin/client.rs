@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
@@ -34,6 +34,24 @@ pub enum ClientError {
 
 /// Fetches a path of the admin interface.
 pub async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    exchange(socket, Method::GET, path, Bytes::new()).await
+}
+
+/// Sends JSON to a path of the admin interface.
+pub async fn post(
+    socket: &Path,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<(StatusCode, Bytes), ClientError> {
+    exchange(socket, Method::POST, path, body.into()).await
+}
+
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Connect {
@@ -48,9 +66,11 @@ pub async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), Clien
         .await
         .map_err(failed)?;
     let driver = tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(http::header::HOST, "admin")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .expect("paths are constants of the callers");
     let response = sender.send_request(request).await.map_err(failed)?;
     let status = response.status();

@@ -22,14 +22,19 @@ use aya::maps::{Array, Map, MapData};
 use super::{Attached, Inner, error::Error, links, maps, sys, wire};
 
 const MAPS: &str = "maps_";
-const LINKS: &str = "links";
-const PROGRAMS: &str = "programs";
+pub(super) const LINKS: &str = "links";
+pub(super) const PROGRAMS: &str = "programs";
 /// Maps that the first layout pinned beside the folders, and no later one has.
 const FIRST_LAYOUT: [&str; 16] = maps::NAMES;
 
+/// The folder of this layout's maps.
+pub(super) fn own_maps(root: &Path) -> PathBuf {
+    root.join(format!("{MAPS}{}", Control::SCHEMA))
+}
+
 /// The folder of this layout's maps; made if it is not there.
 pub(super) fn maps_folder(root: &Path) -> Result<PathBuf, Error> {
-    let folder = root.join(format!("{MAPS}{}", Control::SCHEMA));
+    let folder = own_maps(root);
     match fs::create_dir(&folder) {
         Ok(()) => return Ok(folder),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -93,7 +98,7 @@ fn remove(path: &Path) -> Result<(), Error> {
 /// Removes every pin that an agent of any layout made, and nothing else that may be in the folder.
 pub(super) fn remove_pins(root: &Path) -> Result<(), Error> {
     for path in other_layouts(root)?.into_iter().chain([
-        root.join(format!("{MAPS}{}", Control::SCHEMA)),
+        own_maps(root),
         root.join(LINKS),
         root.join(PROGRAMS),
     ]) {

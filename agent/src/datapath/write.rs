@@ -191,7 +191,7 @@ impl Datapath {
 
 impl Inner {
     /// Whether the generation fits beside those that live. Nothing is written before.
-    fn check(&self, tables: &KernelTables) -> Result<(), Error> {
+    pub(super) fn check(&self, tables: &KernelTables) -> Result<(), Error> {
         let newest = self
             .live
             .keys()
@@ -268,7 +268,7 @@ impl Inner {
         })
     }
 
-    fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
+    pub(super) fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
         if !self.settled {
             self.settle()?;
         }
@@ -406,7 +406,7 @@ impl Inner {
         Ok(())
     }
 
-    fn retire(&mut self, generation: u32) -> Result<(), Error> {
+    pub(super) fn retire(&mut self, generation: u32) -> Result<(), Error> {
         if generation == self.active {
             return Err(Error::Generation {
                 given: generation,
