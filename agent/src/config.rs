@@ -34,6 +34,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Ask the kernel what becomes of a connection or a frame, by which rule, and what other documents would say
     Explain(ExplainArgs),
+    /// Without an agent: show or remove all that one left in the kernel, and nothing else; cells are not enforced then
+    Cleanup(CleanupArgs),
 }
 
 /// Options of a running agent.
@@ -191,6 +193,23 @@ pub struct ExplainArgs {
     /// Folder of the node's pins [default: the agent's, or /sys/fs/bpf/cardinal]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
+
+    /// Unix socket of the agent's admin interface
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
+    pub admin: PathBuf,
+}
+
+/// Options of `cleanup`.
+#[derive(Debug, Args)]
+#[command(after_help = "Run it on the node, in the network namespace that the agent ran in.")]
+pub struct CleanupArgs {
+    /// Remove it; without this it is only shown
+    #[arg(long)]
+    pub yes: bool,
+
+    /// Folder of the node's pins
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
 
     /// Unix socket of the agent's admin interface
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]

@@ -20,10 +20,12 @@ use aya::{Ebpf, EbpfLoader, programs::ProgramInfo};
 
 mod adopt;
 mod checks;
+mod cleanup;
 mod discovery;
 mod error;
 mod events;
 mod explain;
+mod filters;
 mod identities;
 mod instance;
 mod links;
@@ -37,6 +39,7 @@ mod tables;
 mod wire;
 mod write;
 
+pub use cleanup::{Leftovers, Thing};
 pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
 pub use error::Error;
 pub use events::{EventReader, EventStream};

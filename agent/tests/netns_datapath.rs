@@ -1,6 +1,7 @@
 //! The datapath on a real kernel, with real interfaces and real packets. Needs root; fails without it.
 
 #[path = "netns/foreign.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of what others do")]
 mod foreign;
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]

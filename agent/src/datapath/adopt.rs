@@ -74,6 +74,14 @@ fn other_layouts(root: &Path) -> Result<Vec<PathBuf>, Error> {
         .collect())
 }
 
+/// Where an agent of any layout has its maps: folders, and pins of the first layout.
+pub(super) fn all_maps(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut all = other_layouts(root)?;
+    all.extend(Some(own_maps(root)).filter(|folder| folder.exists()));
+    all.sort();
+    Ok(all)
+}
+
 /// Removes a folder of pins, or one pin. What is gone already is as good.
 fn remove(path: &Path) -> Result<(), Error> {
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;

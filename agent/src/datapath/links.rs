@@ -18,7 +18,7 @@ use aya::programs::tc::{
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup};
 use aya_obj::generated::bpf_attach_type as At;
 
-use super::{error::Error, sys};
+use super::{error::Error, filters, netlink::Netlink, sys};
 
 /// The hooks of processes, by program.
 const CGROUP: [(&str, At); 8] = [
@@ -37,9 +37,60 @@ const GATES: [(&str, Direction); 2] = [
     ("cell_ingress", Direction::Ingress),
 ];
 
-/// Priority and handle of our clsact filters; others keep theirs.
-const CLSACT_PRIORITY: u16 = 0xca5;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0xca5);
+/// Every program that an agent pins.
+pub(super) const PROGRAMS: [&str; 14] = [
+    "cell_egress",
+    "cell_ingress",
+    "explain_egress",
+    "explain_ingress",
+    "clock",
+    "listen",
+    "steer_connect4",
+    "steer_connect6",
+    "steer_sendmsg4",
+    "steer_sendmsg6",
+    "steer_recvmsg4",
+    "steer_recvmsg6",
+    "steer_getpeer4",
+    "steer_getpeer6",
+];
+
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, filters::HANDLE);
+
+/// What a name in the folder of links means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A gate of an interface.
+    Gate(u32),
+    /// A hook of processes or of listening sockets.
+    Hook,
+    /// That an interface has filters, and whether the agent made the qdisc that they are in.
+    Note {
+        /// The interface.
+        ifindex: u32,
+        /// Whether the agent made the qdisc.
+        made: bool,
+    },
+}
+
+/// What a name in the folder of links means; `None` for one that no agent gives.
+pub(super) fn kind(name: &str) -> Option<Kind> {
+    if let Some(rest) = name.strip_prefix("clsact_") {
+        let (number, made) = match rest.strip_suffix("_made") {
+            Some(number) => (number, true),
+            None => (rest, false),
+        };
+        let ifindex = number.parse().ok()?;
+        return Some(Kind::Note { ifindex, made });
+    }
+    let (program, number) = name.rsplit_once('_')?;
+    let number: u64 = number.parse().ok()?;
+    if GATES.iter().any(|(gate, _)| *gate == program) {
+        return u32::try_from(number).ok().map(Kind::Gate);
+    }
+    let hook = program == LOOKUP || CGROUP.iter().any(|(hook, _)| *hook == program);
+    hook.then_some(Kind::Hook)
+}
 
 /// How gates are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,6 +197,15 @@ impl Links {
     /// Refuses pins of another node, that is of another network namespace that lives. Links of one that is gone hold
     /// nothing any more and are removed, all of them: their interface numbers mean other interfaces here.
     pub(super) fn check_owner(&self, root: &Path) -> Result<(), Error> {
+        if self.is_left_behind(root)? {
+            self.remove_all()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the pins are those of a network namespace that is gone. Those of another one that lives are an error.
+    pub(super) fn is_left_behind(&self, root: &Path) -> Result<bool, Error> {
         let (_, inode) = own_netns()?;
         let own = format!("{LOOKUP}_{inode}");
         let mut left_behind = false;
@@ -164,11 +224,7 @@ impl Links {
             }
             left_behind = true;
         }
-        if left_behind {
-            self.remove_all()
-        } else {
-            Ok(())
-        }
+        Ok(left_behind)
     }
 
     /// The steering of a cgroup that is no longer asked for ends.
@@ -186,7 +242,7 @@ impl Links {
         Ok(())
     }
 
-    fn names(&self) -> Result<Vec<String>, Error> {
+    pub(super) fn names(&self) -> Result<Vec<String>, Error> {
         let entries = fs::read_dir(&self.folder).map_err(Error::file("list", &self.folder))?;
         Ok(entries
             .flatten()
@@ -195,7 +251,7 @@ impl Links {
     }
 
     /// Detaches a link and removes its pin. Removing alone would detach too, but only some time later.
-    fn unpin(&self, name: &str) -> Result<(), Error> {
+    pub(super) fn unpin(&self, name: &str) -> Result<(), Error> {
         let path = self.folder.join(name);
         match sys::pinned(&path).and_then(|link| sys::link_detach(link.as_fd())) {
             Ok(()) => {}
@@ -254,6 +310,13 @@ impl Links {
             } else {
                 self.note_clsact(ifindex)
                     .and_then(|()| clsact(program(ebpf, name)?, name, ifindex, ifname, direction))
+                    .and_then(|made| {
+                        if made {
+                            self.note_made(ifindex)
+                        } else {
+                            Ok(())
+                        }
+                    })
             };
             match placed {
                 Ok(()) => {}
@@ -319,14 +382,39 @@ impl Links {
         }
     }
 
-    fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
-        let path = self.note(ifindex);
-        match fs::remove_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::file("remove", path)(error))
+    /// Remembers that the qdisc is the agent's own, which the kernel does not tell.
+    fn note_made(&self, ifindex: u32) -> Result<(), Error> {
+        let path = self.made(ifindex);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::file("create", path)(error))
             }
             _ => Ok(()),
         }
+    }
+
+    fn made(&self, ifindex: u32) -> PathBuf {
+        self.folder.join(format!("clsact_{ifindex}_made"))
+    }
+
+    /// The qdisc goes if the agent made it and nobody put anything into it meanwhile.
+    fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
+        if self.made(ifindex).exists() {
+            let failed = || Error::kernel(format!("remove the qdisc of interface {ifindex}"));
+            let mut netlink = Netlink::open().map_err(failed())?;
+            if filters::is_empty(&mut netlink, ifindex).map_err(failed())? {
+                filters::remove_qdisc(&mut netlink, ifindex).map_err(failed())?;
+            }
+        }
+        for path in [self.note(ifindex), self.made(ifindex)] {
+            match fs::remove_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::file("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Takes every attachment away.
@@ -335,7 +423,9 @@ impl Links {
             self.detach(ifindex)?;
         }
         for name in self.names()? {
-            self.unpin(&name)?;
+            if matches!(kind(&name), Some(Kind::Gate(_) | Kind::Hook)) {
+                self.unpin(&name)?;
+            }
         }
         Ok(())
     }
@@ -349,34 +439,34 @@ fn tc_type(direction: Direction) -> TcAttachType {
     }
 }
 
-/// Replaces our filter of an interface, or adds it.
+/// Replaces our filter of an interface, or adds it. Tells whether the qdisc had to be made.
 fn clsact(
     program: &mut SchedClassifier,
     name: &str,
     ifindex: u32,
     ifname: &str,
     direction: Direction,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     // Filters are addressed by name, and a name may have gone to another interface.
     if nix::net::if_::if_nametoindex(ifname) != Ok(ifindex) {
         return Err(Error::kernel(format!("find interface {ifname}"))(
             io::Error::from_raw_os_error(libc::ENODEV),
         ));
     }
-    match tc::qdisc_add_clsact(ifname) {
-        Ok(()) => {}
+    let made = match tc::qdisc_add_clsact(ifname) {
+        Ok(()) => true,
         // The qdisc is there already: ours or another's. If it is not, the filter below says so.
-        Err(TcError::NetlinkError(_) | TcError::AlreadyAttached) => {}
+        Err(TcError::NetlinkError(_) | TcError::AlreadyAttached) => false,
         Err(error) => return Err(Error::program(name)(error)),
-    }
+    };
     let hook = tc_type(direction);
-    let known = SchedClassifierLink::attached(ifname, hook, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+    let known = SchedClassifierLink::attached(ifname, hook, filters::PRIORITY, CLSACT_HANDLE, None)
         .map_err(Error::kernel(format!("find interface {ifname}")))?;
     let id = match program.attach_to_link(known) {
         Ok(id) => id,
         Err(_) => {
             let options = NlOptions {
-                priority: CLSACT_PRIORITY,
+                priority: filters::PRIORITY,
                 handle: CLSACT_HANDLE,
                 classid: None,
             };
@@ -387,7 +477,7 @@ fn clsact(
     };
     // The filter belongs to the node, not to this process: a dropped link would detach it.
     std::mem::forget(program.take_link(id).map_err(Error::program(name))?);
-    Ok(())
+    Ok(made)
 }
 
 /// The name of an interface, if it exists.
@@ -419,4 +509,41 @@ fn own_netns() -> Result<(File, u64), Error> {
     let file = File::open(PATH).map_err(Error::file("open", PATH))?;
     let inode = file.metadata().map_err(Error::file("read", PATH))?.ino();
     Ok((file, inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_links_are_told_from_others() {
+        for (name, expected) in [
+            ("cell_egress_12", Some(Kind::Gate(12))),
+            ("cell_ingress_7", Some(Kind::Gate(7))),
+            ("listen_4026531840", Some(Kind::Hook)),
+            ("steer_connect4_1", Some(Kind::Hook)),
+            (
+                "clsact_3",
+                Some(Kind::Note {
+                    ifindex: 3,
+                    made: false,
+                }),
+            ),
+            (
+                "clsact_3_made",
+                Some(Kind::Note {
+                    ifindex: 3,
+                    made: true,
+                }),
+            ),
+            ("cell_egress_", None),
+            ("cell_egress_x", None),
+            ("cell_egress_99999999999", None),
+            ("clsact_", None),
+            ("other_12", None),
+            ("listen", None),
+        ] {
+            assert_eq!(kind(name), expected, "{name}");
+        }
+    }
 }

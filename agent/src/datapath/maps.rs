@@ -39,6 +39,9 @@ pub(super) const NAMES: [&str; 16] = [
     "events",
 ];
 
+/// Maps of this and every earlier layout, by the names of their pins.
+pub(super) const KNOWN: &[&str] = &NAMES;
+
 /// A hash keyed by generation and something else.
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 

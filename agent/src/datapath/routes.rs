@@ -60,6 +60,90 @@ pub(super) fn remove() -> Result<(), Error> {
     Ok(())
 }
 
+/// A part of the policy route that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    family: AddressFamily,
+    rule: bool,
+}
+
+impl std::fmt::Display for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = match self.family {
+            AddressFamily::Inet6 => "IPv6",
+            _ => "IPv4",
+        };
+        if self.rule {
+            write!(
+                f,
+                "{family} rule {PRIORITY}: mark {:#x}/{:#x} to table {:#x}",
+                Mark::Steer.raw(),
+                Mark::MASK,
+                Mark::STEER_TABLE
+            )
+        } else {
+            write!(f, "{family} local route of table {:#x}", Mark::STEER_TABLE)
+        }
+    }
+}
+
+impl Piece {
+    /// Takes it away; gone already is fine.
+    pub(super) fn remove(self) -> Result<(), Error> {
+        let message = if self.rule {
+            RouteNetlinkMessage::DelRule(rule(self.family))
+        } else {
+            RouteNetlinkMessage::DelRoute(route(self.family))
+        };
+        match open()?.request(message, 0) {
+            Err(error) if is_gone(&error) => Ok(()),
+            result => result
+                .map(drop)
+                .map_err(Error::kernel("remove the policy route of steered packets")),
+        }
+    }
+}
+
+/// What of the rules and routes is there, exactly as [`ensure`] makes it; others that look similar are somebody else's.
+pub(super) fn find() -> Result<Vec<Piece>, Error> {
+    let mut netlink = open()?;
+    let mut found = Vec::new();
+    for family in families() {
+        let mut dump = |message| {
+            netlink
+                .dump(message)
+                .map_err(Error::kernel("list the policy routes of this node"))
+        };
+        let mut asked = RuleMessage::default();
+        asked.header.family = family;
+        let rules = dump(RouteNetlinkMessage::GetRule(asked))?;
+        let own = rule(family).attributes;
+        if rules.iter().any(|message| {
+            matches!(message, RouteNetlinkMessage::NewRule(rule)
+                if rule.header.action == RuleAction::ToTable
+                    && own.iter().all(|attribute| rule.attributes.contains(attribute)))
+        }) {
+            found.push(Piece { family, rule: true });
+        }
+        let mut asked = RouteMessage::default();
+        asked.header.address_family = family;
+        let routes = dump(RouteNetlinkMessage::GetRoute(asked))?;
+        let own = route(family).attributes;
+        if routes.iter().any(|message| {
+            matches!(message, RouteNetlinkMessage::NewRoute(route)
+                if route.header.kind == RouteType::Local
+                    && route.header.destination_prefix_length == 0
+                    && own.iter().all(|attribute| route.attributes.contains(attribute)))
+        }) {
+            found.push(Piece {
+                family,
+                rule: false,
+            });
+        }
+    }
+    Ok(found)
+}
+
 fn open() -> Result<Netlink, Error> {
     Netlink::open().map_err(Error::kernel("open a netlink socket"))
 }
