@@ -17,7 +17,9 @@ use snapshot::model::ComponentId;
 use snapshot::{Mistake, Rejections, Snapshot};
 
 use crate::compile;
-use crate::datapath::{self, Datapath, DiscoveredPod, Discovery, KernelTables, ServiceAddress};
+use crate::datapath::{
+    self, Care, Datapath, DiscoveredPod, Discovery, KernelTables, ServiceAddress,
+};
 use crate::explain::{Explanation, Question, Refusal, rehearsal::rehearse};
 use crate::proxy::{ListenError, Proxy, SocketKind};
 use crate::route::RouteTable;
@@ -136,9 +138,33 @@ impl Activator {
         }
     }
 
-    /// Puts back what others may have removed from the node.
-    pub fn repair(&self) -> Result<(), datapath::Error> {
-        self.datapath.as_ref().map_or(Ok(()), Datapath::repair)
+    /// Compares what the kernel holds with what it was given, its many `identities` only if asked to, and puts it right. Nothing to compare without a datapath.
+    pub fn look_after(&self, identities: bool) -> Care {
+        match &self.datapath {
+            Some(datapath) => datapath.look_after(&self.sockets(&self.steered), identities),
+            None => Care::default(),
+        }
+    }
+
+    /// The router's sockets as the kernel should have them: for these gateways' addresses, and for steered connections.
+    fn sockets(&self, listeners: &BTreeSet<SocketAddr>) -> Vec<(SocketKey, RawFd)> {
+        let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
+        let gateways = listeners.iter().map(|address| {
+            let kind = if address.is_ipv4() {
+                SocketKind::GatewayV4
+            } else {
+                SocketKind::GatewayV6
+            };
+            (socket_key(*address), kind)
+        });
+        let transparent = [
+            (SocketKey::TRANSPARENT_V4, SocketKind::SteeredV4),
+            (SocketKey::TRANSPARENT_V6, SocketKind::SteeredV6),
+        ];
+        gateways
+            .chain(transparent)
+            .filter_map(|(key, kind)| Some((key, *sockets.get(&kind)?)))
+            .collect()
     }
 
     /// Asks what a snapshot would say of a connection, without making it active.
@@ -206,31 +232,16 @@ impl Activator {
             .into_iter()
             .collect();
         let prepared = datapath.prepare(&tables).map_err(failed)?;
-        let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
+        let sockets = self.sockets(listeners);
         for address in listeners {
-            let kind = if address.is_ipv4() {
-                SocketKind::GatewayV4
-            } else {
-                SocketKind::GatewayV6
-            };
-            match sockets.get(&kind) {
-                Some(socket) => datapath
-                    .set_socket(socket_key(*address), &Borrowed(*socket))
-                    .map_err(failed)?,
-                None => {
-                    tracing::warn!(%address, "the node has no such address family; nobody answers there")
-                }
+            if !sockets.iter().any(|(key, _)| *key == socket_key(*address)) {
+                tracing::warn!(%address, "the node has no such address family; nobody answers there");
             }
         }
-        for (kind, key) in [
-            (SocketKind::SteeredV4, SocketKey::TRANSPARENT_V4),
-            (SocketKind::SteeredV6, SocketKey::TRANSPARENT_V6),
-        ] {
-            if let Some(socket) = sockets.get(&kind) {
-                datapath
-                    .set_socket(key, &Borrowed(*socket))
-                    .map_err(failed)?;
-            }
+        for (key, socket) in sockets {
+            datapath
+                .set_socket(key, &Borrowed(socket))
+                .map_err(failed)?;
         }
         let published = self.routes.swap(Arc::new(routes));
         match prepared.flip() {

@@ -22,6 +22,7 @@ mod adopt;
 mod checks;
 mod cleanup;
 mod discovery;
+mod drift;
 mod error;
 mod events;
 mod explain;
@@ -41,6 +42,7 @@ mod write;
 
 pub use cleanup::{Leftovers, Thing};
 pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
+pub use drift::{Care, TableState};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
 pub use explain::{Answer, Asked, Explainer, KnownPod};
@@ -278,39 +280,6 @@ impl Datapath {
     #[must_use]
     pub fn guarded(&self) -> BTreeSet<u32> {
         self.lock().guarded.clone()
-    }
-
-    /// Repairs what others may have removed: gates, hooks, and the policy route of steered packets. What is in place is
-    /// replaced by itself, without a gap. Blocking, some system calls per pod.
-    ///
-    /// # Errors
-    ///
-    /// The first thing that the kernel refuses; the rest is looked at all the same.
-    pub fn repair(&self) -> Result<(), Error> {
-        let mut inner = self.lock();
-        if inner.adopting {
-            // The earlier programs judge until this agent's first generation is active, or as long as they cannot be replaced.
-            return if inner.active == 0 {
-                Ok(())
-            } else {
-                inner.install()
-            };
-        }
-        let Inner {
-            links,
-            ebpf,
-            guarded,
-            cgroup,
-            ..
-        } = &mut *inner;
-        let mut outcome = Ok(());
-        for ifindex in guarded.iter() {
-            // An interface that is gone is a pod that is gone, which discovery tells.
-            if let Some(name) = links::interface_name(*ifindex) {
-                outcome = outcome.and(links.attach(ebpf, *ifindex, &name).map(drop));
-            }
-        }
-        outcome.and(links.node(ebpf, cgroup)).and(routes::ensure())
     }
 
     /// The reader of events; `None` if it was taken before.

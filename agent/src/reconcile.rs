@@ -5,6 +5,7 @@
 //! full table) is tried again at the next tick, and pods never wait for documents.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use snapshot::Snapshot;
 
@@ -14,6 +15,10 @@ use crate::explain::Rehearsal;
 use crate::metrics::Reload;
 use crate::source::{Loaded, SourceError};
 use crate::view::{self, AgentView};
+
+/// How many times as long as the comparison of identities the agent rests from it: one fiftieth of a core at most. Up to 120,000
+/// of them are compared at every tick.
+const REST: u32 = 50;
 
 /// Documents that parse.
 #[derive(Clone)]
@@ -33,6 +38,8 @@ pub struct Reconciler {
     discovery: Discovery,
     /// Whether the active generation was made for other pods than `discovery` has.
     stale: bool,
+    /// When the identities may be compared again.
+    rested: Option<Instant>,
 }
 
 impl Reconciler {
@@ -58,6 +65,7 @@ impl Reconciler {
             waiting: None,
             discovery,
             stale: false,
+            rested: None,
         };
         reconciler.activate(&documents, Reload::Start)?;
         Ok(reconciler)
@@ -99,12 +107,27 @@ impl Reconciler {
     /// Tries again what failed, and puts back what somebody may have removed.
     pub fn repair(&mut self) {
         self.reconcile();
-        if let Err(error) = tokio::task::block_in_place(|| self.activator.repair()) {
+        let identities = self.rested.is_none_or(|rested| Instant::now() >= rested);
+        let care = tokio::task::block_in_place(|| self.activator.look_after(identities));
+        if let Some(took) = care.identities_took {
+            self.rested = Some(Instant::now() + took * REST);
+        }
+        for table in care.tables.iter().filter(|table| table.drifted > 0) {
             tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "failed to look after the kernel's hooks; a gate or the policy route may be missing"
+                table = table.table,
+                drifted = table.drifted,
+                entries = table.entries,
+                repaired = table.repaired,
+                "the kernel does not hold what it was given; somebody else may write there"
             );
         }
+        for error in &care.failed {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "failed to look after the kernel's side; a table, a gate or the policy route may be missing"
+            );
+        }
+        self.view.looked_after(&care);
     }
 
     /// Answers what other documents would say. What is active and what is wanted stay as they are.

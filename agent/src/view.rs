@@ -17,7 +17,7 @@ use crate::admin::{Rehearsed, View};
 use crate::clock;
 use agent_common::{Lost, Verdict};
 
-use crate::datapath::Datapath;
+use crate::datapath::{Care, Datapath};
 use crate::explain::{Names, Rehearsals, Request};
 use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
@@ -25,7 +25,7 @@ use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-    ListenerStatus, PodStatus, ProgramStatus, Status,
+    ListenerStatus, PodStatus, ProgramStatus, Status, TableStatus,
 };
 
 /// The agent as seen from its admin interface.
@@ -40,6 +40,7 @@ pub struct AgentView {
     current: Current,
     events: Option<Arc<Recent<EventRecord>>>,
     rehearsals: Rehearsals,
+    tables: Mutex<BTreeMap<&'static str, TableStatus>>,
     state: Mutex<State>,
 }
 
@@ -91,6 +92,7 @@ impl AgentView {
             current,
             events,
             rehearsals,
+            tables: Mutex::default(),
             state: Mutex::default(),
         })
     }
@@ -124,6 +126,32 @@ impl AgentView {
         self.metrics.pods_failed();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.pods_failed = Some(error);
+    }
+
+    /// The kernel's tables were compared with what they should hold.
+    pub fn looked_after(&self, care: &Care) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        for found in &care.tables {
+            self.metrics
+                .compared(found.table, found.drifted, found.repaired);
+            let table = tables.entry(found.table).or_insert_with(|| TableStatus {
+                table: found.table.to_owned(),
+                entries: 0,
+                drifted: 0,
+                repairs: 0,
+                last_drift_at: String::new(),
+                hash: String::new(),
+            });
+            table.entries = found.entries;
+            table.drifted = found.drifted;
+            table.hash = format!("{:016x}", found.hash);
+            if found.drifted > 0 {
+                table.last_drift_at = clock::now();
+                if found.repaired {
+                    table.repairs += found.drifted as u64;
+                }
+            }
+        }
     }
 
     /// The agent is about to end: it is not ready any more.
@@ -169,6 +197,7 @@ impl AgentView {
                 generation: 0,
                 events_lost: 0,
                 programs: Vec::new(),
+                tables: Vec::new(),
             };
         };
         let facts = datapath.facts();
@@ -194,6 +223,13 @@ impl AgentView {
                     verified_instructions: program.verified_instructions,
                     jited_bytes: program.jited_bytes,
                 })
+                .collect(),
+            tables: self
+                .tables
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .cloned()
                 .collect(),
         }
     }

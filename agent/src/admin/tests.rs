@@ -44,6 +44,7 @@ impl View for Small {
                 generation: 0,
                 events_lost: 0,
                 programs: Vec::new(),
+                tables: Vec::new(),
             },
             cells: Vec::new(),
             pods: Vec::new(),

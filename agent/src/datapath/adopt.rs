@@ -83,7 +83,7 @@ pub(super) fn all_maps(root: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Removes a folder of pins, or one pin. What is gone already is as good.
-fn remove(path: &Path) -> Result<(), Error> {
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     if path.is_dir() {
         for entry in fs::read_dir(path)
@@ -186,7 +186,7 @@ impl Inner {
         }
     }
 
-    fn pin_programs(&mut self) -> Result<(), Error> {
+    pub(super) fn pin_programs(&mut self) -> Result<(), Error> {
         let folder = self.root.join(PROGRAMS);
         remove(&folder)?;
         fs::create_dir(&folder).map_err(Error::file("create", &folder))?;

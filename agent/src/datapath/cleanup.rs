@@ -189,7 +189,9 @@ impl Leftovers {
                 How::Pin(known) | How::Folder(known) => *known == path,
                 _ => false,
             });
-            if !ours {
+            // The file system's own files, at its root.
+            let debug = path.extension().is_some_and(|end| end == "debug");
+            if !ours && !debug {
                 self.kept.push(format!("{} is no agent's", path.display()));
             }
         }

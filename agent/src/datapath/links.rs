@@ -32,7 +32,7 @@ const CGROUP: [(&str, At); 8] = [
     ("steer_getpeer6", At::BPF_CGROUP_INET6_GETPEERNAME),
 ];
 const LOOKUP: &str = "listen";
-const GATES: [(&str, Direction); 2] = [
+pub(super) const GATES: [(&str, Direction); 2] = [
     ("cell_egress", Direction::Egress),
     ("cell_ingress", Direction::Ingress),
 ];
@@ -146,6 +146,15 @@ where
         name: name.to_owned(),
     })?;
     program.try_into().map_err(Error::program(name))
+}
+
+/// The kernel's number of a program.
+fn program_id(ebpf: &mut Ebpf, name: &str) -> Result<u32, Error> {
+    let program = ebpf.program(name).ok_or_else(|| Error::Missing {
+        kind: "program",
+        name: name.to_owned(),
+    })?;
+    Ok(program.info().map_err(Error::program(name))?.id())
 }
 
 /// The descriptor of a program of tc.
@@ -353,6 +362,49 @@ impl Links {
             }
         }
         self.forget_clsact(ifindex)
+    }
+
+    /// How many of an interface's gates run this agent's programs now.
+    pub(super) fn standing(&self, ebpf: &mut Ebpf, ifindex: u32) -> Result<usize, Error> {
+        let mut standing = 0;
+        for (name, direction) in GATES {
+            let stands = if self.tcx {
+                self.holds(ebpf, name, &format!("{name}_{ifindex}"))?
+            } else {
+                let wanted = program_id(ebpf, name)?;
+                let failed = || Error::kernel(format!("list the filters of interface {ifindex}"));
+                let mut netlink = Netlink::open().map_err(failed())?;
+                filters::list(&mut netlink, ifindex, direction)
+                    .map_err(failed())?
+                    .iter()
+                    .any(|filter| filter.ours && filter.program == Some(wanted))
+            };
+            standing += usize::from(stands);
+        }
+        Ok(standing)
+    }
+
+    /// Whether a pinned link holds this agent's program at its hook.
+    pub(super) fn holds(&self, ebpf: &mut Ebpf, program: &str, pin: &str) -> Result<bool, Error> {
+        let wanted = program_id(ebpf, program)?;
+        match sys::pinned(&self.folder.join(pin)).and_then(|link| sys::link_state(link.as_fd())) {
+            Ok(state) => Ok(state.attached && state.program == wanted),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::kernel(format!("read link {pin}"))(error)),
+        }
+    }
+
+    /// The hooks of processes and of listening sockets: each program with the name of its pin.
+    pub(super) fn hooks(&self, cgroup: &Path) -> Result<Vec<(&'static str, String)>, Error> {
+        let inode = fs::metadata(cgroup)
+            .map_err(Error::file("read", cgroup))?
+            .ino();
+        let (_, netns) = own_netns()?;
+        let hooks = CGROUP.iter().map(|(name, _)| (*name, inode));
+        Ok(hooks
+            .chain([(LOOKUP, netns)])
+            .map(|(name, number)| (name, format!("{name}_{number}")))
+            .collect())
     }
 
     /// The interfaces that have gates.

@@ -15,6 +15,7 @@ use super::{
     error::Error,
     identities::Identities,
     slots::Slots,
+    sys,
     tables::Rules,
     wire::{OfGeneration, Raw},
 };
@@ -61,6 +62,8 @@ pub(super) struct Maps {
     pub(super) lost: PerCpuArray<MapData, u64>,
     /// Taken by the one reader of events.
     pub(super) events: Option<RingBuf<MapData>>,
+    /// All of them, whoever uses them: a pin that somebody removes is made again from here.
+    pub(super) held: BTreeMap<&'static str, OwnedFd>,
     /// Sizes, as the kernel tells them.
     pub(super) sizes: BTreeMap<&'static str, usize>,
 }
@@ -81,8 +84,11 @@ impl Maps {
     /// Takes the maps out of a loaded object whose maps are pinned in `root`, with what an earlier agent left in them: of that
     /// only the active generation stays.
     pub(super) fn take(ebpf: &mut Ebpf, root: &Path, inner: &InnerMaker) -> Result<Self, Error> {
-        let mut sizes = BTreeMap::new();
+        let (mut sizes, mut held) = (BTreeMap::new(), BTreeMap::new());
         for name in NAMES {
+            let map = sys::pinned(&root.join(name))
+                .map_err(Error::file("open pinned", root.join(name)))?;
+            held.insert(name, map);
             let info = pinned(root, name)?
                 .info()
                 .map_err(Error::map("open pinned", name))?;
@@ -124,7 +130,7 @@ impl Maps {
                 pinned(root, "policies")?,
                 inner.rules(&Rules::new())?,
                 policies,
-            ),
+            )?,
             endpoints,
             flows: Slots::new(
                 "flows",
@@ -132,7 +138,7 @@ impl Maps {
                 pinned(root, "flows")?,
                 inner.flows(1)?,
                 flows,
-            ),
+            )?,
             services,
             backends,
             listeners,
@@ -141,6 +147,7 @@ impl Maps {
             hits: take(ebpf, "hits")?,
             lost: take(ebpf, "lost")?,
             events: Some(take(ebpf, "events")?),
+            held,
             sizes,
         })
     }

@@ -20,25 +20,41 @@ const PRIORITY: u32 = 101;
 /// The loopback interface is the first of every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 
-/// Installs rule and route for each family that the node speaks; what is there already stays.
-pub(super) fn ensure() -> Result<(), Error> {
+/// Installs rule and route for each family that the node speaks; what is there already stays. Gives how many there are, and how
+/// many were missing.
+pub(super) fn ensure() -> Result<(usize, usize), Error> {
     let mut netlink = open()?;
+    let (mut pieces, mut missing) = (0, 0);
     for family in families() {
+        pieces += 2;
         let rule = RouteNetlinkMessage::NewRule(rule(family));
         match netlink.request(rule, NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             result => {
-                drop(result.map_err(Error::kernel("install the policy rule of steered packets"))?)
+                drop(result.map_err(Error::kernel("install the policy rule of steered packets"))?);
+                missing += 1;
             }
         }
-        let route = RouteNetlinkMessage::NewRoute(route(family));
-        netlink
-            .request(route, NLM_F_CREATE | NLM_F_REPLACE)
-            .map_err(Error::kernel(
+        let failed = || {
+            Error::kernel(
                 "install the local route of steered packets (is the loopback interface up?)",
-            ))?;
+            )
+        };
+        let wanted = || RouteNetlinkMessage::NewRoute(route(family));
+        match netlink.request(wanted(), NLM_F_CREATE | NLM_F_EXCL) {
+            // Another route to everywhere may have taken its place.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                netlink
+                    .request(wanted(), NLM_F_CREATE | NLM_F_REPLACE)
+                    .map_err(failed())?;
+            }
+            result => {
+                drop(result.map_err(failed())?);
+                missing += 1;
+            }
+        }
     }
-    Ok(())
+    Ok((pieces, missing))
 }
 
 /// Takes rule and route away; what is gone already is fine.

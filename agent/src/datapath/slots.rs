@@ -4,7 +4,7 @@
 //! A slot that no generation names any more keeps its old inner map until the next write, since each write to a map of maps
 //! waits for all readers: many slots at once cost as much as one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ pub(super) struct Slots {
     /// What a free slot holds.
     empty: MapData,
     taken: BTreeSet<u32>,
+    /// The kernel's number of the map that was put into each taken slot.
+    own: BTreeMap<u32, u32>,
     /// Free slots whose old inner maps are still there.
     stale: BTreeSet<u32>,
     size: u32,
@@ -34,19 +36,46 @@ impl Slots {
         data: MapData,
         empty: MapData,
         taken: BTreeSet<u32>,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let size = map.len();
         // Slot 0 is the one that is written when there is nothing else to write.
         let stale = (1..size).filter(|slot| !taken.contains(slot)).collect();
-        Self {
+        let mut slots = Self {
             name,
             map,
             data,
             empty,
             taken,
+            own: BTreeMap::new(),
             stale,
             size,
+        };
+        for slot in slots.taken.clone() {
+            if let Some(id) = slots.found(slot)? {
+                slots.own.insert(slot, id);
+            }
         }
+        Ok(slots)
+    }
+
+    /// The kernel's number of the map in a slot; `None` if there is none.
+    fn found(&self, slot: u32) -> Result<Option<u32>, Error> {
+        sys::map_lookup(self.data.fd().as_fd(), &slot)
+            .map_err(Error::kernel(format!("read {}", self.name)))
+    }
+
+    /// Whether a slot still holds the map that was put there.
+    pub(super) fn holds_its_own(&self, slot: u32) -> Result<bool, Error> {
+        Ok(self
+            .found(slot)?
+            .is_some_and(|id| self.own.get(&slot) == Some(&id)))
+    }
+
+    /// Puts another map into a taken slot, in one step.
+    pub(super) fn replace(&mut self, slot: u32, map: &MapData) -> Result<(), Error> {
+        self.write(&[slot], &[descriptor(map)])?;
+        self.own.insert(slot, number(map, self.name)?);
+        Ok(())
     }
 
     /// Slots that are in use.
@@ -84,7 +113,6 @@ impl Slots {
                 limit: self.size(),
             });
         }
-        let descriptor = |map: &MapData| map.fd().as_fd().as_raw_fd() as u32;
         let mut slots = free.clone();
         let mut values: Vec<u32> = maps.iter().map(|map| descriptor(map)).collect();
         for slot in self.stale.iter().filter(|slot| !free.contains(slot)) {
@@ -94,6 +122,9 @@ impl Slots {
         self.write(&slots, &values)?;
         self.stale.clear();
         self.taken.extend(&free);
+        for (slot, map) in free.iter().zip(maps) {
+            self.own.insert(*slot, number(map, self.name)?);
+        }
         Ok(free)
     }
 
@@ -109,6 +140,7 @@ impl Slots {
     pub(super) fn free(&mut self, slots: impl IntoIterator<Item = u32>) {
         for slot in slots {
             if self.taken.remove(&slot) {
+                self.own.remove(&slot);
                 self.stale.insert(slot);
             }
         }
@@ -126,4 +158,14 @@ impl Slots {
         }
         Ok(())
     }
+}
+
+/// What a map of maps takes for a value.
+fn descriptor(map: &MapData) -> u32 {
+    map.fd().as_fd().as_raw_fd() as u32
+}
+
+fn number(map: &MapData, name: &'static str) -> Result<u32, Error> {
+    let info = map.info().map_err(Error::map("ask about inner", name))?;
+    Ok(info.id())
 }

@@ -31,6 +31,31 @@ impl Live {
         self.flows.values().copied().collect()
     }
 
+    /// What was written.
+    pub(super) fn tables(&self) -> &KernelTables {
+        &self.tables
+    }
+
+    /// Where the rules of each component are.
+    pub(super) fn policy_slots(&self) -> impl Iterator<Item = (&Identity, &u32)> {
+        self.policies.iter()
+    }
+
+    /// The entries of `endpoints`, as the kernel holds them.
+    pub(super) fn endpoints(
+        &self,
+        generation: u32,
+    ) -> impl Iterator<Item = (EndpointKey, Endpoint)> {
+        let slot = |slot: Option<&u32>| slot.copied().unwrap_or(Endpoint::NO_SLOT);
+        self.tables.endpoints.iter().map(move |(ifindex, pod)| {
+            let endpoint = pod.endpoint(
+                slot(self.policies.get(&pod.identity)),
+                slot(self.flows.get(ifindex)),
+            );
+            (EndpointKey::new(generation, *ifindex), endpoint)
+        })
+    }
+
     /// Every slot of (policies, flows) that the generation names.
     fn slots(&self) -> (BTreeSet<u32>, BTreeSet<u32>) {
         let policies = self.policies.values().copied().collect();
@@ -400,7 +425,7 @@ impl Inner {
     }
 
     /// A program that read the generation before a flip must find all of it: nothing of it is taken away before.
-    fn settle(&mut self) -> Result<(), Error> {
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
         self.maps.policies.settle()?;
         self.settled = true;
         Ok(())
@@ -464,55 +489,67 @@ impl Inner {
 
 fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {
     let tables = &live.tables;
-    let generation = tables.generation;
-    for (ifindex, pod) in &tables.endpoints {
-        let slot = |slot: Option<&u32>| slot.copied().unwrap_or(Endpoint::NO_SLOT);
-        let endpoint = pod.endpoint(
-            slot(live.policies.get(&pod.identity)),
-            slot(live.flows.get(ifindex)),
-        );
+    for (key, endpoint) in live.endpoints(tables.generation) {
         maps.endpoints
-            .insert(
-                Raw(EndpointKey::new(generation, *ifindex)),
-                Raw(endpoint),
-                0,
-            )
+            .insert(Raw(key), Raw(endpoint), 0)
             .map_err(Error::map("write", "endpoints"))?;
     }
-    let mut first = 0;
+    let (services, backends) = services(tables);
+    for (key, backend) in backends {
+        maps.backends
+            .insert(Raw(key), Raw(backend), 0)
+            .map_err(Error::map("write", "backends"))?;
+    }
+    for (key, service) in services {
+        maps.services
+            .insert(Raw(key), Raw(service), 0)
+            .map_err(Error::map("write", "services"))?;
+    }
+    for (key, listener) in listeners(tables) {
+        maps.listeners
+            .insert(Raw(key), Raw(listener), 0)
+            .map_err(Error::map("write", "listeners"))?;
+    }
+    Ok(())
+}
+
+/// The entries of `services` and `backends`, as the kernel holds them.
+#[expect(clippy::type_complexity, reason = "two lists of entries")]
+pub(super) fn services(
+    tables: &KernelTables,
+) -> (Vec<(ServiceKey, Service)>, Vec<(BackendKey, Backend)>) {
+    let (mut services, mut all, mut first) = (Vec::new(), Vec::new(), 0);
     for (service, backends) in &tables.services {
         for (index, backend) in (first..).zip(backends) {
-            maps.backends
-                .insert(
-                    Raw(BackendKey::new(generation, index)),
-                    Raw(Backend::from(*backend)),
-                    0,
-                )
-                .map_err(Error::map("write", "backends"))?;
+            all.push((
+                BackendKey::new(tables.generation, index),
+                Backend::from(*backend),
+            ));
         }
         // The map of backends holds fewer than 2^32 (see `check`).
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
         let key = ServiceKey::new(
-            generation,
+            tables.generation,
             address_bytes(service.address),
             service.port.to_be_bytes(),
             service.protocol,
         );
-        maps.services
-            .insert(Raw(key), Raw(Service::new(first, count)), 0)
-            .map_err(Error::map("write", "services"))?;
+        services.push((key, Service::new(first, count)));
         first += count;
     }
-    for (address, gate) in &tables.listeners {
-        maps.listeners
-            .insert(
-                Raw(ListenerKey::new(generation, address.socket_key())),
-                Raw(KernelTables::listener(*gate)),
-                0,
-            )
-            .map_err(Error::map("write", "listeners"))?;
-    }
-    Ok(())
+    (services, all)
+}
+
+/// The entries of `listeners`, as the kernel holds them.
+pub(super) fn listeners(
+    tables: &KernelTables,
+) -> impl Iterator<Item = (ListenerKey, agent_common::Listener)> {
+    tables.listeners.iter().map(|(address, gate)| {
+        (
+            ListenerKey::new(tables.generation, address.socket_key()),
+            KernelTables::listener(*gate),
+        )
+    })
 }
 
 /// The lock of the one writer.
