@@ -102,6 +102,12 @@ impl Active {
             .find_map(|address| self.component_at(address))
     }
 
+    /// What a rule was made from, by its number in the kernel's counts and events.
+    pub fn rule(&self, number: u32) -> Option<String> {
+        let rule = self.kernel.as_ref()?.rules.get(&number)?;
+        Some(rule.to_string())
+    }
+
     /// The cell behind a number in the kernel's counters and events; empty for nobody's.
     pub fn cell_name(&self, number: u32) -> &str {
         self.kernel

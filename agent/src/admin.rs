@@ -11,12 +11,14 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,11 +27,14 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
+use tokio::sync::mpsc;
+
 use crate::explain::{Explanation, Names, Refusal, Request as Asked};
+use crate::flows::Wanted;
 
 mod client;
 
-pub use client::{ClientError, get, post};
+pub use client::{ClientError, get, lines, post};
 
 /// An answer to come about documents that are not active.
 pub type Rehearsed = Pin<Box<dyn Future<Output = Result<Explanation, Refusal>> + Send>>;
@@ -58,6 +63,8 @@ pub trait View: Send + Sync + 'static {
     fn events(&self, since: u64) -> serde_json::Value;
     /// What the numbers of the kernel's maps mean; none without a datapath.
     fn names(&self) -> Option<Names>;
+    /// Kernel events as lines, for a reader that may stay; none without a datapath.
+    fn flows(&self, wanted: Wanted) -> Option<mpsc::Receiver<Bytes>>;
     /// What documents would say that are not active.
     fn rehearse(&self, request: Asked) -> Rehearsed;
     /// Requests from a number on: `{"next", "requests"}`.
@@ -202,11 +209,15 @@ fn serve(
 
 const JSON: &str = "application/json";
 const EXPLAIN: &str = "/debug/explain";
+const FLOWS: &str = "/debug/flows";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-async fn answer(request: Request<Incoming>, door: Door, view: &dyn View) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, door: Door, view: &dyn View) -> Response<Answered> {
     if request.uri().path() == EXPLAIN {
-        return explain(request, door, view).await;
+        return explain(request, door, view).await.map(Either::Left);
+    }
+    if request.uri().path() == FLOWS && request.method() == Method::GET {
+        return flows(request.uri().query().unwrap_or_default(), view);
     }
     route(
         request.method(),
@@ -214,7 +225,55 @@ async fn answer(request: Request<Incoming>, door: Door, view: &dyn View) -> Resp
         request.uri().query(),
         view,
     )
+    .map(Either::Left)
 }
+
+/// Kernel events, line by line.
+fn flows(query: &str, view: &dyn View) -> Response<Answered> {
+    let wanted = match Wanted::parse(query) {
+        Ok(wanted) => wanted,
+        Err(message) => {
+            return respond(StatusCode::BAD_REQUEST, TEXT, message + "\n").map(Either::Left);
+        }
+    };
+    let Some(lines) = view.flows(wanted) else {
+        return unjudged().map(Either::Left);
+    };
+    let mut response = Response::new(Either::Right(Lines(lines)));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("application/x-ndjson"),
+    );
+    response
+}
+
+fn unjudged() -> Response<Full<Bytes>> {
+    respond(
+        StatusCode::NOT_FOUND,
+        TEXT,
+        "the agent runs with --datapath none: nothing is judged in the kernel\n".to_owned(),
+    )
+}
+
+/// A body whose end is not known, in chunks.
+#[derive(Debug)]
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let line = ready!(self.0.poll_recv(context));
+        Poll::Ready(line.map(|line| Ok(Frame::data(line))))
+    }
+}
+
+/// A body that is all there, or one that comes.
+type Answered = Either<Full<Bytes>, Lines>;
 
 /// Takes documents and a question, and answers for them.
 async fn explain(request: Request<Incoming>, door: Door, view: &dyn View) -> Response<Full<Bytes>> {
@@ -273,6 +332,8 @@ fn route(
         "/debug/events",
         "/debug/requests",
         "/debug/names",
+        FLOWS,
+        EXPLAIN,
     ];
     if !known.contains(&path) {
         return respond(
@@ -305,15 +366,13 @@ fn route(
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
             view.metrics(),
         ),
+        // `answer` takes the methods that these are for.
+        FLOWS | EXPLAIN => respond(StatusCode::OK, JSON, String::new()),
         "/debug/config" => json(&view.status().config),
         "/debug/status" => json(&view.status()),
         "/debug/names" => match view.names() {
             Some(names) => json(&names),
-            None => respond(
-                StatusCode::NOT_FOUND,
-                TEXT,
-                "the agent runs with --datapath none: nothing is judged in the kernel\n".to_owned(),
-            ),
+            None => unjudged(),
         },
         numbered => match since(query) {
             Ok(since) if numbered == "/debug/events" => json(&view.events(since)),

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::explain::{Family, Gate, Place, Question, Target, from_hex};
+use crate::flows::Wanted;
 
 /// Cells enforced in the kernel and routed in user space, from one folder of documents.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Ask the kernel what becomes of a connection or a frame, by which rule, and what other documents would say
     Explain(ExplainArgs),
+    /// Show new flows and drops of this node's cells as they happen, with their reasons and rules
+    Flows(FlowsArgs),
     /// Without an agent: show or remove all that one left in the kernel, and nothing else; cells are not enforced then
     Cleanup(CleanupArgs),
 }
@@ -197,6 +201,75 @@ pub struct ExplainArgs {
     /// Unix socket of the agent's admin interface
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
     pub admin: PathBuf,
+}
+
+/// Options of `flows`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each new flow and each drop is an event; of a cell at most 256 a second are told, and the rest is counted. \
+        Lines that begin with `!` say what was lost."
+)]
+pub struct FlowsArgs {
+    /// Only of this cell, organization/project/environment
+    #[arg(long, value_name = "CELL", value_parser = cell)]
+    pub cell: Option<String>,
+
+    /// Only with this verdict
+    #[arg(long, value_parser = PossibleValuesParser::new(crate::flows::verdicts()))]
+    pub verdict: Option<String>,
+
+    /// Only for this reason
+    #[arg(long, value_parser = PossibleValuesParser::new(crate::flows::reasons()), hide_possible_values = true)]
+    pub reason: Option<String>,
+
+    /// Only at this border
+    #[arg(long, value_parser = PossibleValuesParser::new(crate::flows::directions()))]
+    pub direction: Option<String>,
+
+    /// How many of the events that the agent keeps to show first, of the last 4096
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub last: usize,
+
+    /// Stay, and show what comes
+    #[arg(long, short)]
+    pub follow: bool,
+
+    /// Print each event as a line of JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Unix socket of the agent's admin interface
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
+    pub admin: PathBuf,
+}
+
+impl FlowsArgs {
+    /// What is asked for.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            cell: self.cell.clone(),
+            verdict: self.verdict.clone(),
+            reason: self.reason.clone(),
+            direction: self.direction.clone(),
+            last: self.last,
+            follow: self.follow,
+        }
+    }
+}
+
+fn cell(text: &str) -> Result<String, String> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    if text.split('/').count() == 3 && text.split('/').all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected organization/project/environment, such as acme/shop/prod".to_owned())
+    }
 }
 
 /// Options of `cleanup`.

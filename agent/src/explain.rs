@@ -17,13 +17,15 @@ use crate::source;
 
 mod answer;
 mod frame;
+mod judge;
 mod names;
 pub(crate) mod rehearsal;
 mod target;
 mod text;
 
-pub use answer::{AskError, End, Explanation, Family, GateAnswer, Question, answer};
+pub use answer::{AskError, End, Explanation, Family, GateAnswer, Question};
 pub use frame::from_hex;
+pub use judge::answer;
 pub use names::{Names, PodName};
 pub use rehearsal::{Document, Refusal, Rehearsal, Rehearsals, Request};
 pub use target::{Gate, Place, Protocol, Target};

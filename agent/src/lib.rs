@@ -12,6 +12,7 @@ pub mod compile;
 pub mod config;
 pub mod datapath;
 pub mod explain;
+pub mod flows;
 pub mod lock;
 pub mod logs;
 pub mod metrics;

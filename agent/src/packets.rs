@@ -1,5 +1,6 @@
 //! What the kernel did, in the words of the documents: events and counters with the names of cells, components and rules.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use serde::Serialize;
 
 use crate::activate::Active;
+use crate::clock;
 use crate::datapath::{CounterRow, Datapath, EventReader};
 use crate::recent::Recent;
 
@@ -22,6 +24,8 @@ pub type Current = Arc<Mutex<Option<Arc<Active>>>>;
 /// One event of the kernel's programs.
 #[derive(Clone, Debug, Serialize)]
 pub struct EventRecord {
+    /// When the kernel saw the packet, RFC 3339 with milliseconds.
+    pub time: String,
     /// `pass`, `drop` or `steer`.
     pub verdict: &'static str,
     /// Why, as in `agent_common::Reason`.
@@ -68,6 +72,7 @@ impl EventRecord {
         };
         let cell = active.map_or("", |active| active.cell_name(event.cell));
         Self {
+            time: clock::of_monotonic(event.time),
             verdict: event
                 .verdict()
                 .map_or("unknown", agent_common::Verdict::name),
@@ -149,6 +154,37 @@ impl fmt::Debug for PacketCounters {
     }
 }
 
+impl PacketCounters {
+    /// One series per rule of the active generation: a rule that it does not have is counted no more.
+    fn encode_rules(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        active: Option<&Active>,
+    ) -> fmt::Result {
+        let hits = self.datapath.hits().unwrap_or_else(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to read the kernel's counts of rules"
+            );
+            BTreeMap::new()
+        });
+        let counters = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "rule_connections",
+            "Connections that a rule decided, at each gate that they met",
+            None,
+            counters.metric_type(),
+        )?;
+        for (number, connections) in hits {
+            if let Some(rule) = active.and_then(|active| active.rule(number)) {
+                let labels = [("rule", rule.as_str())];
+                ConstCounter::new(connections).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 type Value = fn(&CounterRow) -> u64;
 
 impl Collector for PacketCounters {
@@ -190,6 +226,7 @@ impl Collector for PacketCounters {
                 ConstCounter::new(value(row)).encode(family.encode_family(&labels)?)?;
             }
         }
+        self.encode_rules(&mut encoder, active.as_deref())?;
         for (kind, name) in [
             (Lost::Event, "events"),
             (Lost::Counter, "counters"),

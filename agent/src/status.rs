@@ -21,6 +21,9 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// Dropped packets since the tables were made, most first.
     pub drops: Vec<DropStatus>,
+    /// What rules decided since they were made, most first.
+    #[serde(default)]
+    pub rules: Vec<RuleStatus>,
     /// What is declared and not enforced, or without effect. Empty is good.
     pub not_enforced: Vec<String>,
 }
@@ -165,6 +168,15 @@ pub struct ListenerStatus {
     pub hostname: String,
 }
 
+/// A rule that decided something.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct RuleStatus {
+    /// What it was made from.
+    pub rule: String,
+    /// Connections that it decided, at each gate that they met.
+    pub connections: u64,
+}
+
 /// Dropped packets of one kind.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct DropStatus {
@@ -226,6 +238,7 @@ impl fmt::Display for Status {
         self.write_pods(f)?;
         self.write_listeners(f)?;
         self.write_drops(f)?;
+        self.write_rules(f)?;
         section(f, "not enforced", self.not_enforced.len())?;
         for line in &self.not_enforced {
             writeln!(f, "  {line}")?;
@@ -319,6 +332,24 @@ impl Status {
         table(f, rows.collect())
     }
 
+    fn write_rules(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        section(f, "rules", self.rules.len())?;
+        let rows = self.rules.iter().take(TOP_RULES).map(|rule| {
+            vec![
+                plural(
+                    usize::try_from(rule.connections).unwrap_or(usize::MAX),
+                    "connection",
+                ),
+                rule.rule.clone(),
+            ]
+        });
+        table(f, rows.collect())?;
+        match self.rules.len().saturating_sub(TOP_RULES) {
+            0 => Ok(()),
+            more => writeln!(f, "  and {more} more, which --json shows"),
+        }
+    }
+
     fn write_drops(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         section(f, "drops", self.drops.len())?;
         let rows = self.drops.iter().map(|drop| {
@@ -338,6 +369,9 @@ impl Status {
         table(f, rows.collect())
     }
 }
+
+/// Rules that people see; `--json` has all.
+const TOP_RULES: usize = 20;
 
 fn plural(count: usize, noun: &str) -> String {
     if count == 1 {
@@ -386,7 +420,7 @@ fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
 mod tests {
     use super::{
         AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-        ListenerStatus, PodStatus, Status, TableStatus,
+        ListenerStatus, PodStatus, RuleStatus, Status, TableStatus,
     };
 
     fn status() -> Status {
@@ -469,6 +503,13 @@ mod tests {
                 packets: 2,
                 bytes: 120,
             }],
+            rules: (1..=25)
+                .rev()
+                .map(|connections| RuleStatus {
+                    rule: format!("rule {connections}"),
+                    connections,
+                })
+                .collect(),
             not_enforced: vec![],
         }
     }
@@ -487,6 +528,9 @@ mod tests {
             "not a cell's: never touched",
             "192.0.2.1:443",
             "not_declared",
+            "rules (25)",
+            "25 connections  rule 25",
+            "and 5 more, which --json shows",
             "not enforced: none",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");

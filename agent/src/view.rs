@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use snapshot::model::{EndpointKind, ListenerProtocol, Workloads};
 use snapshot::{Snapshot, Source};
+use tokio::sync::mpsc;
 
 use crate::activate::Active;
 use crate::admin::{Rehearsed, View};
@@ -19,13 +21,14 @@ use agent_common::{Lost, Verdict};
 
 use crate::datapath::{Care, Datapath};
 use crate::explain::{Names, Rehearsals, Request};
+use crate::flows::{self, Wanted};
 use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-    ListenerStatus, PodStatus, ProgramStatus, Status, TableStatus,
+    ListenerStatus, PodStatus, ProgramStatus, RuleStatus, Status, TableStatus,
 };
 
 /// The agent as seen from its admin interface.
@@ -276,6 +279,10 @@ impl View for AgentView {
             (Some(datapath), Some(active)) => drops(datapath, active, &mut not_enforced),
             _ => Vec::new(),
         };
+        let rules = match (&self.datapath, active.as_deref()) {
+            (Some(datapath), Some(active)) => rules(datapath, active, &mut not_enforced),
+            _ => Vec::new(),
+        };
         Status {
             agent: AgentStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -289,6 +296,7 @@ impl View for AgentView {
             pods,
             listeners,
             drops,
+            rules,
             not_enforced,
         }
     }
@@ -330,6 +338,13 @@ impl View for AgentView {
             format!("pods changed, and the generation for them is tried again: {error}")
         }));
         Some(names)
+    }
+
+    fn flows(&self, wanted: Wanted) -> Option<mpsc::Receiver<Bytes>> {
+        let events = Arc::clone(self.events.as_ref()?);
+        let (sender, receiver) = flows::reader();
+        tokio::spawn(flows::serve(wanted, events, self.datapath.clone(), sender));
+        Some(receiver)
     }
 
     fn rehearse(&self, request: Request) -> Rehearsed {
@@ -473,6 +488,25 @@ fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
             });
         }
     }
+    rows
+}
+
+fn rules(datapath: &Datapath, active: &Active, not_enforced: &mut Vec<String>) -> Vec<RuleStatus> {
+    let hits = datapath.hits().unwrap_or_else(|error| {
+        not_enforced.push(format!(
+            "unknown: the kernel's counts of rules cannot be read: {error}"
+        ));
+        BTreeMap::new()
+    });
+    let mut rows: Vec<_> = hits
+        .into_iter()
+        .filter_map(|(number, connections)| {
+            // Of rules that no generation has any more the count is about to go.
+            let rule = active.rule(number)?;
+            Some(RuleStatus { rule, connections })
+        })
+        .collect();
+    rows.sort_by(|a, b| (b.connections.cmp(&a.connections)).then_with(|| a.rule.cmp(&b.rule)));
     rows
 }
 

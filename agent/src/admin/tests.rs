@@ -4,8 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, StatusCode};
 
-use super::{Admin, AdminError, Rehearsed, View, get, post, route};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Admin, AdminError, Rehearsed, View, get, lines, post, route};
 use crate::explain::{Names, Refusal, Request};
+use crate::flows::Wanted;
 use crate::status::{AgentStatus, ConfigStatus, DatapathStatus, Status};
 
 struct Small {
@@ -50,6 +54,7 @@ impl View for Small {
             pods: Vec::new(),
             listeners: Vec::new(),
             drops: Vec::new(),
+            rules: Vec::new(),
             not_enforced: Vec::new(),
         }
     }
@@ -64,6 +69,15 @@ impl View for Small {
 
     fn names(&self) -> Option<Names> {
         None
+    }
+
+    fn flows(&self, wanted: Wanted) -> Option<mpsc::Receiver<Bytes>> {
+        let (sender, receiver) = mpsc::channel(wanted.last);
+        for number in 0..wanted.last {
+            // The channel has room for them all.
+            drop(sender.try_send(format!("{{\"n\":{number}}}\n").into()));
+        }
+        Some(receiver)
     }
 
     fn rehearse(&self, request: Request) -> Rehearsed {
@@ -155,6 +169,34 @@ async fn the_socket_is_the_owners_and_a_dead_one_is_replaced() {
     Admin::open(&path, None, small())
         .await
         .expect("replaces the dead socket");
+}
+
+#[tokio::test]
+async fn lines_come_one_by_one() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("admin.sock");
+    let _admin = Admin::open(&path, None, small()).await.expect("opens");
+    let mut seen = Vec::new();
+    lines(&path, "/debug/flows?last=3", &mut |line| {
+        seen.push(String::from_utf8_lossy(line).into_owned());
+        Ok(())
+    })
+    .await
+    .expect("answers");
+    assert_eq!(seen, [r#"{"n":0}"#, r#"{"n":1}"#, r#"{"n":2}"#]);
+    let error = lines(&path, "/debug/flows?sinse=3", &mut |_| Ok(()))
+        .await
+        .expect_err("a word that is not known");
+    assert!(
+        error.to_string().contains("`sinse` is not known"),
+        "{error}"
+    );
+    // Who wants no more says so by an error.
+    lines(&path, "/debug/flows?last=3", &mut |_| {
+        anyhow::bail!("enough")
+    })
+    .await
+    .expect_err("enough");
 }
 
 #[tokio::test]

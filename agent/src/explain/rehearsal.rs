@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use snapshot::{Snapshot, SourceFile};
 use tokio::sync::{mpsc, oneshot};
 
-use super::answer::{AskError, Explanation, Question, answer};
+use super::answer::{AskError, Explanation, Question};
+use super::judge::answer;
 use super::names::Names;
 use crate::activate::Active;
 use crate::compile;
