@@ -40,6 +40,7 @@ spec:
   egress:
     south:
       - { name: db, from: [web], cidrs: ["203.0.113.0/24"], port: 5432, protocol: TCP }
+      - { name: pay, from: [web], hosts: ["api.pay.test"], port: 443, protocol: TLS }
 "#;
 const BANK: &str = r#"
 apiVersion: cardinal.dev/v1alpha1
@@ -183,6 +184,11 @@ fn netns_explain_says_what_the_kernel_does() {
         (
             &["--from", "shop/web", "--to", "203.0.113.9:5432"],
             "pass",
+            &[(sender, "policy", "south")],
+        ),
+        (
+            &["--from", "shop/web", "--to", "198.51.100.5:443"],
+            "steer",
             &[(sender, "policy", "south")],
         ),
         (
