@@ -110,11 +110,13 @@ pub enum Lost {
     Hit = 3,
     /// More events than a cell may cause in a second.
     Suppressed = 4,
+    /// The map `affinities` refused an entry: the client's next connection may go to another backend.
+    Affinity = 5,
 }
 
 impl Lost {
     /// How many kinds there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
 }
 
 /// The key of the map `limits`: whose events are limited together.

@@ -34,14 +34,17 @@ pub use listener::{Listener, ListenerKey, SocketKey};
 pub use mark::Mark;
 pub use policy::{Action, Rule, RuleKey};
 pub use reason::{Direction, Path, Reason, Verdict};
-pub use service::{Backend, BackendKey, Service, ServiceKey, TranslationKey, TranslationValue};
+pub use service::{
+    Affinity, AffinityKey, Backend, Choice, Service, ServiceKey, TranslationKey, TranslationValue,
+};
 pub use versioned::Versioned;
 
 /// A type that may cross the border between the agent and the kernel as bytes.
 ///
 /// # Safety
 ///
-/// The type is `repr(C)`, has no implicit padding, and every bit pattern of its size is a value of it.
+/// The type is `repr(C)`, has no implicit padding and an alignment of at most 8, and every bit pattern of its size is a
+/// value of it.
 pub unsafe trait Wire: Copy + 'static {}
 
 macro_rules! wire {

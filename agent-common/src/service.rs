@@ -1,107 +1,171 @@
-//! Service addresses, their backends, and the way back.
+//! Service addresses, the choice of a backend, and the way back.
+//!
+//! A [`Service`] names a range of the array `choices`, of which a random [`Choice`] leads to an index of the array
+//! `backends`. Slots of both arrays are written only while no live generation names them, so that a reader needs no
+//! lock; what a service is to a generation is the [`crate::Versioned`] entry of `services` and nothing else.
 
 /// A service address, as a client connects to it. The key of the map `services`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
-    generation: u32,
     address: [u8; 16],
     port: [u8; 2],
     protocol: u8,
     pad: u8,
 }
-crate::wire!(ServiceKey = 24);
+crate::wire!(ServiceKey = 20);
 
 impl ServiceKey {
     /// `port` in network order; `protocol` is the IP protocol number.
     #[must_use]
     #[inline(always)]
-    pub const fn new(generation: u32, address: [u8; 16], port: [u8; 2], protocol: u8) -> Self {
+    pub const fn new(address: [u8; 16], port: [u8; 2], protocol: u8) -> Self {
         Self {
-            generation,
             address,
             port,
             protocol,
             pad: 0,
         }
     }
-    /// The generation that the entry belongs to.
+    /// The service's address.
     #[must_use]
-    pub const fn generation(&self) -> u32 {
-        self.generation
+    pub const fn address(&self) -> [u8; 16] {
+        self.address
+    }
+    /// The service's port, network order.
+    #[must_use]
+    pub const fn port(&self) -> [u8; 2] {
+        self.port
+    }
+    /// IP protocol number.
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
     }
 }
 
-/// Where a service's backends stand in the map `backends`.
+/// How connections to a service address are answered.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
     first: u32,
     count: u32,
+    affinity_seconds: u32,
 }
-crate::wire!(Service = 8);
+crate::wire!(Service = 12);
 
 impl Service {
-    /// Backends `first .. first + count`; a count of 0 refuses every connection.
+    /// Choices `first .. first + count`; a count of 0 refuses every connection. A client keeps its backend for
+    /// `affinity_seconds` after its last connection, 0 for not at all.
     #[must_use]
-    pub const fn new(first: u32, count: u32) -> Self {
-        Self { first, count }
+    pub const fn new(first: u32, count: u32, affinity_seconds: u32) -> Self {
+        Self {
+            first,
+            count,
+            affinity_seconds,
+        }
     }
-    /// Index of the first backend.
+    /// Index of the first choice.
     #[must_use]
     #[inline(always)]
     pub const fn first(&self) -> u32 {
         self.first
     }
-    /// How many backends there are.
+    /// How many choices there are: one for each backend.
     #[must_use]
     #[inline(always)]
     pub const fn count(&self) -> u32 {
         self.count
     }
-}
-
-/// The key of the map `backends`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BackendKey {
-    generation: u32,
-    index: u32,
-}
-crate::wire!(BackendKey = 8);
-
-impl BackendKey {
-    /// Backend number `index` of `generation`.
+    /// How long a client keeps its backend, 0 for not at all.
     #[must_use]
     #[inline(always)]
-    pub const fn new(generation: u32, index: u32) -> Self {
-        Self { generation, index }
+    pub const fn affinity_seconds(&self) -> u32 {
+        self.affinity_seconds
     }
-    /// The generation that the entry belongs to.
+
+    /// The choice that a random number falls on, and where in that choice it falls, as [`Choice::backend`] takes it.
+    /// Both are parts of one product (Lemire, "Fast Random Integer Generation in an Interval", 2019), which costs no
+    /// division. Uneven by less than `count` in 2^32.
     #[must_use]
-    pub const fn generation(&self) -> u32 {
-        self.generation
+    #[inline(always)]
+    pub const fn pick(&self, random: u32) -> (u32, u32) {
+        let product = random as u64 * self.count as u64;
+        (
+            self.first.wrapping_add((product >> 32) as u32),
+            product as u32,
+        )
     }
 }
 
-/// A backend's address.
+/// One column of a service's alias table (Walker, "An Efficient Method for Generating Discrete Random Variables with
+/// General Distributions", 1977): a weighted choice at the price of one look-up, however many backends there are.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    backend: u32,
+    alias: u32,
+    threshold: u32,
+}
+crate::wire!(Choice = 12);
+
+impl Choice {
+    /// Leads to `backend` for `threshold` of 2^32 random numbers, and to `alias` for the others.
+    #[must_use]
+    pub const fn new(backend: u32, alias: u32, threshold: u32) -> Self {
+        Self {
+            backend,
+            alias,
+            threshold,
+        }
+    }
+    /// The index in `backends` that a random number leads to.
+    #[must_use]
+    #[inline(always)]
+    pub const fn backend(&self, random: u32) -> u32 {
+        if random < self.threshold {
+            self.backend
+        } else {
+            self.alias
+        }
+    }
+    /// The backend that this column belongs to.
+    #[must_use]
+    pub const fn own(&self) -> u32 {
+        self.backend
+    }
+}
+
+/// A backend of one service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
     address: [u8; 16],
     port: [u8; 2],
     pad: [u8; 2],
+    since: u32,
+    until: u32,
 }
-crate::wire!(Backend = 20);
+crate::wire!(Backend = 28);
 
 impl Backend {
-    /// `port` in network order.
+    /// `port` in network order; `since` is the generation that the slot was written for.
     #[must_use]
-    pub const fn new(address: [u8; 16], port: [u8; 2]) -> Self {
+    pub const fn new(address: [u8; 16], port: [u8; 2], since: u32) -> Self {
         Self {
             address,
             port,
             pad: [0; 2],
+            since,
+            until: u32::MAX,
+        }
+    }
+    /// The same backend, which `generation` does not have any more.
+    #[must_use]
+    pub const fn until(self, generation: u32) -> Self {
+        Self {
+            until: generation,
+            ..self
         }
     }
     /// The backend's address.
@@ -115,6 +179,101 @@ impl Backend {
     #[inline(always)]
     pub const fn port(&self) -> [u8; 2] {
         self.port
+    }
+    /// The first generation that has it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn since(&self) -> u32 {
+        self.since
+    }
+    /// Whether it ends with a generation that was prepared or is there already.
+    #[must_use]
+    pub const fn ends(&self) -> bool {
+        self.until != u32::MAX
+    }
+    /// Whether this is the backend that was in the slot since `since`, and `generation` has it. Only what was remembered
+    /// has to ask: what a [`Choice`] of a generation names is that generation's. A slot that is given to another backend
+    /// gets another `since`, unless the first one was never offered to anybody.
+    #[must_use]
+    #[inline(always)]
+    pub const fn serves(&self, since: u32, generation: u32) -> bool {
+        self.since == since && since <= generation && generation < self.until
+    }
+}
+
+/// A client of a service with affinity. The key of the map `affinities`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffinityKey {
+    client: u64,
+    service: ServiceKey,
+    pad: [u8; 4],
+}
+crate::wire!(AffinityKey = 32);
+
+impl AffinityKey {
+    /// `client` is the cookie of the client's network namespace: a pod, or the node itself.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(client: u64, service: ServiceKey) -> Self {
+        Self {
+            client,
+            service,
+            pad: [0; 4],
+        }
+    }
+    /// The service that was asked for.
+    #[must_use]
+    pub const fn service(&self) -> ServiceKey {
+        self.service
+    }
+}
+
+/// The backend that a client got last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    seen: u64,
+    backend: u32,
+    since: u32,
+}
+crate::wire!(Affinity = 16);
+
+impl Affinity {
+    /// `since` is the backend's, `seen` is in nanoseconds of the monotonic clock (`bpf_ktime_get_ns`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(backend: u32, since: u32, seen: u64) -> Self {
+        Self {
+            seen,
+            backend,
+            since,
+        }
+    }
+    /// Index in `backends`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn backend(&self) -> u32 {
+        self.backend
+    }
+    /// What the slot said of itself.
+    #[must_use]
+    #[inline(always)]
+    pub const fn since(&self) -> u32 {
+        self.since
+    }
+    /// The client connected again.
+    #[inline(always)]
+    pub const fn touch(&mut self, now: u64) {
+        self.seen = now;
+    }
+    /// Whether the client is bound to it at `now`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn holds(&self, service: &Service, now: u64) -> bool {
+        const SECOND: u64 = 1_000_000_000;
+        // Another CPU may have noted a connection since `now`.
+        now.saturating_sub(self.seen) < service.affinity_seconds as u64 * SECOND
     }
 }
 

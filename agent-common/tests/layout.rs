@@ -205,3 +205,61 @@ fn identities_of_two_kinds_never_meet() {
     assert_eq!(Identity::component(7).to_string(), "component:7");
     assert_eq!(Identity::WEST_GATE.to_string(), "west-gate");
 }
+
+#[test]
+fn a_versioned_entry_says_to_each_generation_what_was_said_to_it() {
+    let entry = Versioned::new(5, Some(11u32), None);
+    assert_eq!(
+        (entry.at(4), entry.at(5), entry.at(9)),
+        (None, Some(&11), Some(&11))
+    );
+    assert_eq!(
+        bytes(&entry),
+        [5, 0, 0, 0, 1, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0]
+    );
+    let changed = entry.then(5, 6, Some(22));
+    assert_eq!((changed.at(5), changed.at(6)), (Some(&11), Some(&22)));
+    assert_eq!(
+        bytes(&changed),
+        [6, 0, 0, 0, 3, 0, 0, 0, 22, 0, 0, 0, 11, 0, 0, 0]
+    );
+    // What `previous` says is of no generation that lives when the entry changes again.
+    let removed = changed.then(6, 8, None);
+    assert_eq!(
+        (removed.at(6), removed.at(7), removed.at(8)),
+        (Some(&22), Some(&22), None)
+    );
+    assert_eq!(bytes(&Versioned::new(1, Some(1u64), Some(2))).len(), 24);
+}
+
+#[test]
+fn a_random_number_falls_on_one_choice_and_one_of_its_two_backends() {
+    let service = Service::new(100, 3, 0);
+    assert_eq!(service.pick(0), (100, 0));
+    assert_eq!(service.pick(u32::MAX), (102, u32::MAX - 2));
+    let (column, _) = service.pick(1 << 31);
+    assert_eq!(column, 101);
+    let choice = Choice::new(7, 9, 1 << 30);
+    assert_eq!(
+        (choice.backend((1 << 30) - 1), choice.backend(1 << 30)),
+        (7, 9)
+    );
+}
+
+#[test]
+fn what_is_remembered_holds_for_a_time_and_for_generations_that_have_the_backend() {
+    let service = Service::new(0, 1, 10);
+    let second = 1_000_000_000;
+    let known = Affinity::new(2, 3, 5 * second);
+    assert!(known.holds(&service, 14 * second) && !known.holds(&service, 15 * second));
+    assert!(
+        known.holds(&service, 4 * second),
+        "seen by another CPU a moment ago"
+    );
+    assert!(!known.holds(&Service::new(0, 1, 0), 5 * second));
+    let backend = Backend::new([1; 16], [0, 80], 3);
+    assert!(backend.serves(3, 3) && !backend.serves(3, 2) && !backend.serves(2, 3));
+    let ending = backend.until(6);
+    assert!(ending.ends() && ending.serves(3, 5) && !ending.serves(3, 6));
+    assert_eq!(ending.until(u32::MAX), backend);
+}

@@ -1,26 +1,47 @@
 //! Service addresses become backends where a connection starts, so that no packet needs translation.
 //!
 //! A socket's own view stays the service address: `getpeername` and the source of received datagrams are turned back.
+//!
+//! Which backend: the one that the client had, if the service has affinity, it is not older than the service says, and
+//! the backend still is one of this generation's; otherwise a random one by weight. A random choice needs no memory and
+//! no agreement between nodes, since nothing asks again: what was chosen stays with the socket as long as that lives.
+//! Consistent hashing (Maglev) would answer another question, which is how nodes that share no memory send every packet
+//! of one connection to one backend. Here the client's own node decides, once for each connection (for each datagram of
+//! a socket that is not connected), and what must be remembered of a client is in the map `affinities`.
+//!
+//! Who the client is: the network namespace, that is the pod, or the node with all that runs in its own namespace.
 
 use agent_common::{
-    BackendKey, Lost, ServiceKey, TranslationKey, TranslationValue, address::mapped, is_v4,
+    Affinity, AffinityKey, Backend, Lost, Service, ServiceKey, TranslationKey, TranslationValue,
+    address::mapped, is_v4,
 };
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext as _, Global,
     bindings::bpf_sock_addr,
-    helpers::{bpf_get_prandom_u32, bpf_get_socket_cookie},
+    helpers::{
+        bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
+        bpf_set_retval,
+    },
     programs::SockAddrContext,
 };
 
-use crate::maps::{BACKENDS, SERVICES, TRANSLATIONS, active_generation, count_lost};
+use crate::maps::{
+    AFFINITIES, BACKENDS, CHOICES, SERVICES, TRANSLATIONS, active_generation, count_lost,
+};
 
 /// Return code of a hook that lets the call go on.
 pub const ALLOW: i32 = 1;
 
+/// Whether `bpf_set_retval` exists (kernel 5.18). The agent sets it before the programs are loaded; the verifier takes it
+/// for a constant, so that an older kernel never looks at the call behind it.
+#[unsafe(no_mangle)]
+static NAMES_REFUSAL: Global<u8> = Global::new(0);
+
 /// What a connect or sendmsg hook answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// The call fails with `EPERM`.
+    /// The call fails with `ECONNREFUSED`, as nobody is there; with `EPERM` where the kernel has no other word (below
+    /// 5.18).
     Refuse,
     /// It goes on.
     Allow,
@@ -29,8 +50,16 @@ pub enum Answer {
 impl From<Answer> for i32 {
     #[inline(always)]
     fn from(answer: Answer) -> Self {
+        /// Of the kernel's `asm-generic/errno.h`.
+        const ECONNREFUSED: i32 = 111;
         match answer {
-            Answer::Refuse => 0,
+            Answer::Refuse => {
+                if NAMES_REFUSAL.load() != 0 {
+                    // SAFETY: the helper takes a number and fails only for one that is no error.
+                    unsafe { bpf_set_retval(-ECONNREFUSED) };
+                }
+                0
+            }
             Answer::Allow => ALLOW,
         }
     }
@@ -126,7 +155,84 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
-/// Service address to a random backend. An address that is no service's is left alone.
+/// An entry was replaced twice while it was read.
+struct Unsteady;
+
+/// What a service address is to a generation.
+///
+/// The kernel gives the memory of an entry to another key as soon as it is replaced, and a program at these hooks may be
+/// preempted while it reads. So the entry is copied and looked up again: the agent writes a key at most once between two
+/// grace periods, so one that is found at the same place and of the same generation was not replaced meanwhile, and the
+/// copy is whole. What was replaced is read once more. There is no barrier between the two (5.10 has none for these
+/// programs): a processor that reorders loads would have to hold the copy back for a whole look-up, in which the agent
+/// replaces this entry and another one.
+#[inline(always)]
+fn service(key: &ServiceKey, generation: u32) -> Result<Option<Service>, Unsteady> {
+    for _ in 0..2 {
+        let Some(found) = SERVICES.get_ptr(key) else {
+            return Ok(None);
+        };
+        // SAFETY: the pointer is memory of the map, whatever entry it holds, and every bit pattern is a value.
+        let copy = unsafe { core::ptr::read_volatile(found) };
+        if let Some(again) = SERVICES.get_ptr(key)
+            && again == found
+            // SAFETY: as above.
+            && unsafe { core::ptr::read_volatile(again) }.since() == copy.since()
+        {
+            return Ok(copy.at(generation).copied());
+        }
+    }
+    Err(Unsteady)
+}
+
+/// A backend by weight; `None` if the tables contradict each other.
+#[inline(always)]
+fn choose(service: &Service) -> Option<(u32, Backend)> {
+    // SAFETY: the helper takes no argument and cannot fail.
+    let (column, rest) = service.pick(unsafe { bpf_get_prandom_u32() });
+    // Slots that a live generation names are not written.
+    let index = CHOICES.get(column)?.backend(rest);
+    Some((index, *BACKENDS.get(index)?))
+}
+
+/// The backend that this client had, else one by weight, which is then the client's.
+#[inline(always)]
+fn remembered(
+    ctx: &SockAddrContext,
+    service: &Service,
+    key: ServiceKey,
+    generation: u32,
+) -> Option<Backend> {
+    // SAFETY: the helper takes the program's context.
+    let client = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: the helper takes no argument and cannot fail.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let key = AffinityKey::new(client, key);
+    if let Some(known) = AFFINITIES.get_ptr_mut(&key) {
+        // SAFETY: the pointer is memory of the map, whatever entry it holds, and every bit pattern is a value.
+        let had = unsafe { core::ptr::read_volatile(known) };
+        if had.holds(service, now)
+            && let Some(backend) = BACKENDS.get(had.backend())
+            && backend.serves(had.since(), generation)
+            // The kernel may have given the entry's memory to another client while it was read.
+            && AFFINITIES.get_ptr_mut(&key) == Some(known)
+        {
+            // SAFETY: as above; at worst another client's entry lives a little longer.
+            unsafe { (*known).touch(now) };
+            return Some(*backend);
+        }
+    }
+    let (index, backend) = choose(service)?;
+    if AFFINITIES
+        .insert(&key, &Affinity::new(index, backend.since(), now), 0)
+        .is_err()
+    {
+        count_lost(Lost::Affinity);
+    }
+    Some(backend)
+}
+
+/// Service address to backend. An address that is no service's is left alone.
 #[inline(always)]
 pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
     let addr = ctx.sock_addr;
@@ -135,25 +241,20 @@ pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
     let asked_port = port(addr);
     // SAFETY: the context is valid for the program's run; all hooks may read the field.
     let protocol = unsafe { core::ptr::read_volatile(&raw const (*addr).protocol) } as u8;
-    // SAFETY: entries of an active generation are neither changed nor removed by the agent.
-    let service =
-        unsafe { SERVICES.get(ServiceKey::new(generation, asked, asked_port, protocol)) }.copied();
-    let Some(service) = service else {
-        return Answer::Allow;
+    let key = ServiceKey::new(asked, asked_port, protocol);
+    let service = match service(&key, generation) {
+        Ok(Some(service)) => service,
+        Ok(None) => return Answer::Allow,
+        Err(Unsteady) => return Answer::Refuse,
     };
     if service.count() == 0 {
         return Answer::Refuse;
     }
-    // SAFETY: the helper takes no argument and cannot fail.
-    let pick = unsafe { bpf_get_prandom_u32() } % service.count();
-    // SAFETY: as for the service.
-    let backend = unsafe {
-        BACKENDS.get(BackendKey::new(
-            generation,
-            service.first().wrapping_add(pick),
-        ))
-    }
-    .copied();
+    let backend = if service.affinity_seconds() == 0 {
+        choose(&service).map(|(_, backend)| backend)
+    } else {
+        remembered(ctx, &service, key, generation)
+    };
     let Some(backend) = backend else {
         return Answer::Refuse;
     };

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    packet::{Fragmented, Icmp, NETWORK},
+    packet::{Fragmented, Icmp},
     verdict::Case,
 };
 
@@ -37,7 +37,8 @@ pub fn redirect(ctx: &TcContext, case: &mut Case) -> i32 {
     let ready = if kind == PACKET_OTHERHOST {
         ctx.change_type(PACKET_HOST).is_ok()
     } else {
-        route(ctx, case)
+        let (read, v4, to) = (case.ordinary, case.packet.v4, case.hardware);
+        case.frame.route(ctx, read, v4, to)
     };
     if !ready {
         return TC_ACT_SHOT;
@@ -46,33 +47,5 @@ pub fn redirect(ctx: &TcContext, case: &mut Case) -> i32 {
     match unsafe { bpf_redirect_peer(case.ifindex, 0) } as i32 {
         TC_ACT_REDIRECT => TC_ACT_REDIRECT,
         _ => TC_ACT_SHOT,
-    }
-}
-
-/// What forwarding changes (RFC 1812 section 5.3.1): hop count, its checksum, hardware addresses.
-#[inline(always)]
-fn route(ctx: &TcContext, case: &mut Case) -> bool {
-    /// Ethernet, and IPv4 as far as the checksum.
-    const V4: u32 = NETWORK + 12;
-    /// Ethernet, and IPv6 as far as the hop limit.
-    const V6: u32 = NETWORK + 8;
-    if !case.ordinary && !case.frame.read(ctx) {
-        return false;
-    }
-    let frame = &mut case.frame;
-    frame.from = frame.to;
-    frame.to = case.endpoint.mac();
-    if case.packet.v4 {
-        let h = &mut frame.network;
-        h[8] = h[8].wrapping_sub(1);
-        // RFC 1624: one less in the high byte of a word is one more in the complement's.
-        let sum = u32::from(u16::from_be_bytes([h[10], h[11]])) + 0x0100;
-        let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
-        h[10] = high;
-        h[11] = low;
-        frame.write::<V4>(ctx)
-    } else {
-        frame.network[7] = frame.network[7].wrapping_sub(1);
-        frame.write::<V6>(ctx)
     }
 }

@@ -4,7 +4,7 @@
 //! event. Asked for is the generation in the first word of the control block (0: the active one); the answer is in all five:
 //! verdict, reason, direction and path; the rule; the peer's identity; the generation; the pod's identity.
 
-use agent_common::{Control, Direction, Verdict};
+use agent_common::{Direction, Verdict};
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::bpf_jiffies64,
@@ -26,8 +26,7 @@ pub fn gate(ctx: &TcContext, way: Direction) -> i32 {
     // bytes at a time, which volatile keeps whole.
     let asked = unsafe { core::ptr::read_volatile(&raw const (*ctx.skb.skb).cb[0]) };
     if asked != 0 {
-        case.control = Control::new(asked, case.control.ticks_per_second())
-            .picking_up_until(case.control.pick_up_until());
+        case.generation = asked;
     }
     let judged = verdict::judge::<DRY>(ctx, case, way);
     let (verdict, reason) = verdict::enact::<DRY>(ctx, case, way, judged);
@@ -42,8 +41,8 @@ pub fn gate(ctx: &TcContext, way: Direction) -> i32 {
             ]),
             case.rule,
             case.peer.raw(),
-            case.control.generation(),
-            case.endpoint.identity().raw(),
+            case.generation,
+            case.local.raw(),
         ],
     );
     match verdict {

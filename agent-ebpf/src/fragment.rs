@@ -3,6 +3,7 @@
 use agent_common::{Direction, FragmentKey, FragmentValue, Reason};
 
 use crate::{
+    address::port,
     maps::FRAGMENTS,
     packet::{self, Fragmented, Icmp, protocol},
     verdict::{Case, Dry, WET},
@@ -18,8 +19,8 @@ pub fn follow<const MODE: Dry>(case: &mut Case, way: Direction) -> Result<(), Re
     }
     let key = FragmentKey::new(
         case.ifindex,
-        packet.source,
-        packet.destination,
+        packet.source.bytes(),
+        packet.destination.bytes(),
         packet.fragment_id,
         packet.protocol,
         way,
@@ -31,10 +32,13 @@ pub fn follow<const MODE: Dry>(case: &mut Case, way: Direction) -> Result<(), Re
             return Err(Reason::Fragment);
         }
         let note = if has_ports {
-            FragmentValue::new(packet.source_port, packet.destination_port)
+            FragmentValue::new(
+                packet.source_port.to_ne_bytes(),
+                packet.destination_port.to_ne_bytes(),
+            )
         } else {
             // The later ones carry the identifier and kind of the first.
-            FragmentValue::new(packet.source_port, [packet.icmp_type, 0])
+            FragmentValue::new(packet.source_port.to_ne_bytes(), [packet.icmp_type, 0])
         };
         return if MODE == WET {
             FRAGMENTS
@@ -49,9 +53,9 @@ pub fn follow<const MODE: Dry>(case: &mut Case, way: Direction) -> Result<(), Re
     let note = unsafe { FRAGMENTS.get(&key) }
         .copied()
         .ok_or(Reason::Fragment)?;
-    packet.source_port = note.source_port();
+    packet.source_port = port(note.source_port());
     if has_ports {
-        packet.destination_port = note.destination_port();
+        packet.destination_port = port(note.destination_port());
         return Ok(());
     }
     packet.icmp_type = note.destination_port()[0];

@@ -1,15 +1,20 @@
 //! Any gateway address and port to the router's socket for it.
 
-use agent_common::{ListenerKey, SocketKey, address::mapped};
+use agent_common::{IdentityValue, ListenerKey, SocketKey, address::mapped};
 use aya_ebpf::programs::SkLookupContext;
 
-use crate::maps::{LISTENERS, SOCKETS, active_generation};
+use crate::{
+    address::Address,
+    maps::{self, LISTENERS, SOCKETS, active_generation},
+};
 
 /// `SK_DROP` and `SK_PASS` of the kernel's `enum sk_action`.
 const DROP: u32 = 0;
 const PASS: u32 = 1;
 
 const AF_INET: u32 = 2;
+/// IP protocol number.
+const TCP: u32 = 6;
 
 /// A known listener's socket; drop when the router has not opened it; everything else is left to the stack.
 #[inline(always)]
@@ -31,13 +36,50 @@ pub fn choose(ctx: &SkLookupContext) -> u32 {
         }
         bytes
     };
-    let socket = SocketKey::new(address, (port as u16).to_be_bytes(), protocol as u8);
+    let mut socket = SocketKey::new(address, (port as u16).to_be_bytes(), protocol as u8);
+    let generation = active_generation();
     // SAFETY: entries of an active generation are neither changed nor removed by the agent; only presence is read.
-    if unsafe { LISTENERS.get(ListenerKey::new(active_generation(), socket)) }.is_none() {
-        return PASS;
+    let known = unsafe { LISTENERS.get(ListenerKey::new(generation, socket)) }.is_some();
+    if !known {
+        if protocol != TCP || !steered(ctx, generation, Address::of(address)) {
+            return PASS;
+        }
+        socket = if family == AF_INET {
+            SocketKey::TRANSPARENT_V4
+        } else {
+            SocketKey::TRANSPARENT_V6
+        };
     }
     match SOCKETS.redirect_sk_lookup(ctx, socket, 0) {
         Ok(()) => PASS,
         Err(_) => DROP,
+    }
+}
+
+/// Whether a connection comes from a pod here and goes to an address that is not this node's: the stack looks for such a
+/// listener only if the packet was steered. A new one brings its listener; one that reopens a connection whose remainder the
+/// stack still holds (TIME-WAIT, RFC 9293 section 3.6.1) does not.
+#[inline(always)]
+fn steered(ctx: &SkLookupContext, generation: u32, local: Address) -> bool {
+    let pod = maps::identity(generation, remote(ctx)).and_then(|owner| owner.local_pod());
+    let here = maps::identity(generation, local)
+        .is_some_and(|owner| owner.ifindex() == IdentityValue::THIS_NODE);
+    pod.is_some() && !here
+}
+
+#[inline(always)]
+fn remote(ctx: &SkLookupContext) -> Address {
+    let lookup = ctx.lookup;
+    // SAFETY: as in `choose`.
+    unsafe {
+        if (*lookup).family == AF_INET {
+            return Address::v4((*lookup).remote_ip4);
+        }
+        let word = |index: usize| {
+            u64::from(core::ptr::read_volatile(
+                &raw const (*lookup).remote_ip6[index],
+            ))
+        };
+        Address::v6(word(0) | word(1) << 32, word(2) | word(3) << 32)
     }
 }

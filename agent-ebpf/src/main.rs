@@ -7,10 +7,12 @@
 #![no_std]
 #![no_main]
 
+mod address;
 mod connect;
 mod deliver;
 mod explain;
 mod fragment;
+mod frame;
 mod listen;
 mod maps;
 mod neighbour;

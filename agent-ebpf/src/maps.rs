@@ -7,11 +7,12 @@
 //! | `identities` | agent, before the flip | tc | the generation is refused before the flip |
 //! | `policies` | agent, before the flip | tc | the generation is refused before the flip |
 //! | `endpoints` | agent, before the flip | tc | the generation is refused before the flip |
-//! | `services`, `backends` | agent, before the flip | cgroup | the generation is refused before the flip |
+//! | `services`, `choices`, `backends` | agent, before the flip | cgroup | the generation is refused before the flip |
 //! | `listeners` | agent, before the flip | sk_lookup | the generation is refused before the flip |
 //! | `sockets` | agent, when it opens listeners | tc, sk_lookup | the listener is refused |
 //! | `flows` | tc | tc, agent (status) | the pod's own least recently used flow goes; its next packet is judged as new |
 //! | `fragments` | tc | tc | the least recently used goes; its later fragments drop |
+//! | `affinities` | cgroup | cgroup | the least recently used goes; that client's next connection is a new choice |
 //! | `translations` | cgroup | cgroup | the least recently used goes; answers show the backend's address |
 //! | `counters`, `hits` | tc | agent | what comes is counted in `lost` instead; verdicts stand |
 //! | `limits` | tc | tc | the least recently used goes; its cell may tell more for a second |
@@ -19,23 +20,29 @@
 //! | `events` | tc | agent | the event is counted in `lost` instead; the verdict stands |
 
 use agent_common::{
-    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, Event, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey, Listener, ListenerKey,
-    Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey, TranslationValue,
-    Versioned,
+    Affinity, AffinityKey, Backend, Choice, Control, Counter, CounterKey, Endpoint, EndpointKey,
+    Event, FlowKey, FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey, Listener,
+    ListenerKey, Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey,
+    TranslationValue, Versioned,
 };
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{
         Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
-        SockHash, lpm_trie::Key,
+        SockHash,
     },
     macros::btf_map,
 };
+
+use crate::address::Address;
 
 /// Rules of one component. The agent makes one per content, sized to it; this type is the template.
 pub type Rules = HashMap<RuleKey, Rule, 1024>;
 /// Flows of one pod. The agent makes one per pod; this type is the template.
 pub type Flows = LruHashMap<FlowKey, FlowValue, 8192>;
+
+/// The agent writes such an array as memory of its own (kernel 5.5).
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// The active generation. One entry.
 #[btf_map(name = "control")]
@@ -61,13 +68,21 @@ pub static FLOWS: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
 #[btf_map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, 8192> = LruHashMap::new();
 
-/// Service addresses by generation.
+/// Service addresses, each as the generation before a flip and the one after it have it.
 #[btf_map(name = "services")]
-pub static SERVICES: HashMap<ServiceKey, Service, 32768> = HashMap::new();
+pub static SERVICES: HashMap<ServiceKey, Versioned<Service>, 32768> = HashMap::new();
 
-/// Backends by generation and index.
+/// Alias tables of the services, one range each.
+#[btf_map(name = "choices")]
+pub static CHOICES: Array<Choice, 262144, MAPPED> = Array::new();
+
+/// Backends of the services.
 #[btf_map(name = "backends")]
-pub static BACKENDS: HashMap<BackendKey, Backend, 131072, 1> = HashMap::new();
+pub static BACKENDS: Array<Backend, 262144, MAPPED> = Array::new();
+
+/// The backend that a client of a service had last.
+#[btf_map(name = "affinities")]
+pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, 65536> = LruHashMap::new();
 
 /// From a socket's backend to the service address that it asked for.
 #[btf_map(name = "translations")]
@@ -109,9 +124,9 @@ pub fn active_generation() -> u32 {
 
 /// Who owns an address in a generation.
 #[inline(always)]
-pub fn identity(generation: u32, address: &[u8; 16]) -> Option<IdentityValue> {
+pub fn identity(generation: u32, address: Address) -> Option<IdentityValue> {
     IDENTITIES
-        .get(&Key::new(128, *address))
+        .get(&address.prefix())
         .and_then(|value| value.at(generation))
         .copied()
 }

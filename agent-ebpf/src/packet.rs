@@ -3,13 +3,10 @@
 //! Everything goes through `bpf_skb_load_bytes`, which copies and checks bounds, also for packets whose bytes are not
 //! linear. What is parsed is what the rest of the stack would parse: no header is skipped that a receiver would read.
 
-use agent_common::{FlowState, Reason, address::mapped};
-use aya_ebpf::{
-    bindings::BPF_F_RECOMPUTE_CSUM,
-    cty::c_void,
-    helpers::{bpf_skb_load_bytes, bpf_skb_store_bytes},
-    programs::TcContext,
-};
+use agent_common::{FlowState, Reason};
+use aya_ebpf::programs::TcContext;
+
+use crate::address::{Address, port};
 
 /// IP protocol numbers (IANA).
 pub mod protocol {
@@ -31,10 +28,13 @@ mod tcp {
     pub(super) const ACK: u8 = 0x10;
 }
 
-const ETHERNET: u32 = 14;
-const ETHER_IPV4: u16 = 0x0800;
+/// Bytes of an Ethernet header.
+pub const ETHERNET: u32 = 14;
+/// EtherTypes (IANA).
+pub const ETHER_IPV4: u16 = 0x0800;
 const ETHER_ARP: u16 = 0x0806;
-const ETHER_IPV6: u16 = 0x86dd;
+/// IPv6.
+pub const ETHER_IPV6: u16 = 0x86dd;
 const ETHER_VLAN: u16 = 0x8100;
 const ETHER_QINQ: u16 = 0x88a8;
 
@@ -88,17 +88,17 @@ pub enum Icmp {
     Other,
 }
 
-/// The headers of an IP packet. Aligned, so that addresses are copied by words.
-#[repr(C, align(8))]
+/// The headers of an IP packet.
+#[repr(C)]
 pub struct Packet {
-    /// Map form.
-    pub source: [u8; 16],
-    /// Map form.
-    pub destination: [u8; 16],
-    /// Network order; an echo's identifier.
-    pub source_port: [u8; 2],
-    /// Network order; zero for an echo.
-    pub destination_port: [u8; 2],
+    /// Where it comes from.
+    pub source: Address,
+    /// Where it goes.
+    pub destination: Address,
+    /// As it lies in memory, in network order; an echo's identifier.
+    pub source_port: u16,
+    /// The same; zero for an echo.
+    pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,
     /// TCP flags, 0 otherwise.
@@ -123,10 +123,10 @@ impl Packet {
     /// Forgets what was read before: what an event shows of a packet that could not be parsed.
     #[inline(always)]
     pub const fn clear(&mut self) {
-        self.source = [0; 16];
-        self.destination = [0; 16];
-        self.source_port = [0; 2];
-        self.destination_port = [0; 2];
+        self.source = Address::NONE;
+        self.destination = Address::NONE;
+        self.source_port = 0;
+        self.destination_port = 0;
         self.protocol = 0;
         self.tcp_flags = 0;
         self.icmp = Icmp::None;
@@ -178,16 +178,12 @@ impl Packet {
         }
         state
     }
+}
 
-    /// Whether the packet goes to a port of VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
-    #[inline(always)]
-    pub const fn enters_tunnel(&self) -> bool {
-        self.protocol == protocol::UDP
-            && matches!(
-                u16::from_be_bytes(self.destination_port),
-                4789 | 8472 | 6081
-            )
-    }
+/// Whether a port is that of a tunnel: VXLAN (RFC 7348; 8472 is Linux' own) or Geneve (RFC 8926).
+#[inline(always)]
+pub const fn is_tunnel(protocol: u8, port: u16) -> bool {
+    protocol == protocol::UDP && matches!(port, 4789 | 8472 | 6081)
 }
 
 /// Whether the protocol has ports, or an echo's identifier in the place of one.
@@ -204,137 +200,6 @@ pub const fn has_ports(protocol: u8) -> bool {
 pub fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Result<[u8; N], Reason> {
     ctx.load::<[u8; N]>(offset as usize)
         .map_err(|_| Reason::Truncated)
-}
-
-/// The offset right behind the Ethernet header.
-pub const NETWORK: u32 = ETHERNET;
-
-/// The first bytes of a frame: Ethernet, and an IPv4 or IPv6 header and as much of TCP as has its flags.
-#[repr(C, align(8))]
-pub struct Frame {
-    /// Puts the network header at a multiple of eight.
-    pad: [u8; 2],
-    /// Where it is sent to on the link.
-    pub to: [u8; 6],
-    /// Who sends it on the link.
-    pub from: [u8; 6],
-    kind: [u8; 2],
-    /// What the frame carries.
-    pub network: [u8; 56],
-}
-
-/// Bytes of a frame that hold an IPv4 header without options, and ports and flags.
-const SHORT: usize = ETHERNET as usize + 20 + TRANSPORT;
-/// The same for IPv6.
-const LONG: usize = ETHERNET as usize + 40 + TRANSPORT;
-/// As far as TCP's flags.
-const TRANSPORT: usize = 14;
-
-impl Frame {
-    /// Copies bytes `from..to` of the packet to their place; `false` if it is shorter.
-    #[inline(always)]
-    fn fill<const FROM: usize, const TO: usize>(&mut self, ctx: &TcContext) -> bool {
-        // SAFETY: `to`, `from`, `kind` and `network` lie one behind the other without padding (`repr(C)`) and hold 70 bytes,
-        // of which the callers name no more than `LONG`, 68.
-        unsafe {
-            let place = (&raw mut self.to).cast::<u8>().add(FROM);
-            bpf_skb_load_bytes(
-                ctx.skb.skb.cast::<c_void>().cast_const(),
-                FROM as u32,
-                place.cast(),
-                (TO - FROM) as u32,
-            ) == 0
-        }
-    }
-
-    /// Reads what `write` changes a part of.
-    #[inline(always)]
-    pub fn read(&mut self, ctx: &TcContext) -> bool {
-        self.fill::<0, { ETHERNET as usize + 20 }>(ctx)
-    }
-
-    /// Puts the first `TO` bytes into the packet.
-    #[inline(always)]
-    pub fn write<const TO: u32>(&self, ctx: &TcContext) -> bool {
-        // SAFETY: as in `fill`.
-        unsafe {
-            bpf_skb_store_bytes(
-                ctx.skb.skb.cast(),
-                0,
-                (&raw const self.to).cast::<c_void>(),
-                TO,
-                BPF_F_RECOMPUTE_CSUM as u64,
-            ) == 0
-        }
-    }
-
-    #[inline(always)]
-    fn ports<const AT: usize>(&self, packet: &mut Packet) {
-        packet.source_port = [self.network[AT], self.network[AT + 1]];
-        packet.destination_port = [self.network[AT + 2], self.network[AT + 3]];
-        packet.transport = ETHERNET + AT as u32;
-    }
-}
-
-/// Reads the headers of an ordinary packet: TCP or UDP, whole, in IPv4 without options or IPv6 without extension headers.
-/// Nearly every packet is one. `false`: `parse` has to look at it. It says of a packet what `parse` would say.
-#[inline(always)]
-pub fn glance(ctx: &TcContext, frame: &mut Frame, packet: &mut Packet) -> bool {
-    const V4: usize = 20;
-    const V6: usize = 40;
-    const FLAGS: usize = 13;
-    // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
-    if unsafe { (*ctx.skb.skb).vlan_present } != 0 || !frame.fill::<0, SHORT>(ctx) {
-        return false;
-    }
-    let flags = match u16::from_be_bytes(frame.kind) {
-        ETHER_IPV4 => {
-            let h = &frame.network;
-            // Version 4, no options; neither more fragments nor an offset.
-            if h[0] != 0x45 || h[6] & 0x3f != 0 || h[7] != 0 {
-                return false;
-            }
-            packet.v4 = true;
-            packet.source = mapped(h[12], h[13], h[14], h[15]);
-            packet.destination = mapped(h[16], h[17], h[18], h[19]);
-            packet.protocol = h[9];
-            packet.hops = h[8];
-            h[V4 + FLAGS]
-        }
-        ETHER_IPV6 => {
-            if !frame.fill::<SHORT, LONG>(ctx) || frame.network[0] >> 4 != 6 {
-                return false;
-            }
-            let h = &frame.network;
-            packet.v4 = false;
-            packet.source.copy_from_slice(&h[8..24]);
-            packet.destination.copy_from_slice(&h[24..40]);
-            if agent_common::is_v4(&packet.source) || agent_common::is_v4(&packet.destination) {
-                return false;
-            }
-            packet.protocol = h[6];
-            packet.hops = h[7];
-            h[V6 + FLAGS]
-        }
-        _ => return false,
-    };
-    match packet.protocol {
-        protocol::TCP if plausible(flags).is_ok() => packet.tcp_flags = flags,
-        protocol::UDP => {}
-        _ => return false,
-    }
-    if packet.v4 {
-        frame.ports::<V4>(packet);
-    } else {
-        frame.ports::<V6>(packet);
-    }
-    true
-}
-
-/// The Ethernet source address.
-#[inline(always)]
-pub fn hardware_source(ctx: &TcContext) -> Result<[u8; 6], Reason> {
-    load(ctx, 6)
 }
 
 /// Parses Ethernet and what is in it.
@@ -358,6 +223,13 @@ pub fn parse(ctx: &TcContext, packet: &mut Packet) -> Result<Layer, Reason> {
     Ok(Layer::Ip)
 }
 
+/// The address at byte `at` of an IPv4 header.
+#[inline(always)]
+fn v4(header: &[u8; 20], at: usize) -> Address {
+    let [a, b, c, d] = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+    Address::v4(u32::from_ne_bytes([a, b, c, d]))
+}
+
 #[inline(always)]
 fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     const MORE_FRAGMENTS: u16 = 0x2000;
@@ -371,8 +243,8 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
         options(ctx, ETHERNET + length)?;
     }
     packet.v4 = true;
-    packet.source = mapped(h[12], h[13], h[14], h[15]);
-    packet.destination = mapped(h[16], h[17], h[18], h[19]);
+    packet.source = v4(&h, 12);
+    packet.destination = v4(&h, 16);
     packet.protocol = h[9];
     packet.hops = h[8];
     packet.transport = ETHERNET + length;
@@ -415,11 +287,11 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     if h[0] >> 4 != 6 {
         return Err(Reason::Malformed);
     }
-    packet.source = load(ctx, ETHERNET + 8)?;
-    packet.destination = load(ctx, ETHERNET + 24)?;
+    packet.source = Address::of(load(ctx, ETHERNET + 8)?);
+    packet.destination = Address::of(load(ctx, ETHERNET + 24)?);
     packet.hops = h[7];
     // A v4-mapped address on the wire would be taken for IPv4 by every table (RFC 4942 section 2.2).
-    if agent_common::is_v4(&packet.source) || agent_common::is_v4(&packet.destination) {
+    if packet.source.is_v4() || packet.destination.is_v4() {
         return Err(Reason::Malformed);
     }
     let mut next = h[6];
@@ -435,6 +307,10 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
             FRAGMENT => {
                 let x: [u8; 8] = load(ctx, offset)?;
                 let place = u16::from_be_bytes([x[2], x[3]]);
+                // A chain that goes on is not followed; a later fragment of it is no other protocol's.
+                if matches!(x[0], HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+                    return Err(Reason::ExtensionHeader);
+                }
                 packet.protocol = x[0];
                 packet.transport = offset + 8;
                 packet.fragment_id = u32::from_be_bytes([x[4], x[5], x[6], x[7]]);
@@ -475,33 +351,30 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {
         protocol::TCP => {
             let h: [u8; 14] = load(ctx, packet.transport)?;
-            packet.source_port = [h[0], h[1]];
-            packet.destination_port = [h[2], h[3]];
+            packet.source_port = port([h[0], h[1]]);
+            packet.destination_port = port([h[2], h[3]]);
             packet.tcp_flags = h[13];
             plausible(h[13])
         }
         protocol::UDP => {
             let h: [u8; 8] = load(ctx, packet.transport)?;
-            packet.source_port = [h[0], h[1]];
-            packet.destination_port = [h[2], h[3]];
+            packet.source_port = port([h[0], h[1]]);
+            packet.destination_port = port([h[2], h[3]]);
             Ok(())
         }
         protocol::ICMP if packet.v4 => {
             let h: [u8; 8] = load(ctx, packet.transport)?;
             packet.icmp_type = h[0];
             packet.icmp = icmp_v4(h[0]);
-            packet.source_port = [h[4], h[5]];
+            packet.source_port = port([h[4], h[5]]);
             Ok(())
         }
         protocol::ICMPV6 if !packet.v4 => {
             let h: [u8; 8] = load(ctx, packet.transport)?;
             packet.icmp_type = h[0];
             packet.icmp = icmp_v6(h[0]);
-            packet.source_port = [h[4], h[5]];
+            packet.source_port = port([h[4], h[5]]);
             Ok(())
-        }
-        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS if !packet.v4 => {
-            Err(Reason::ExtensionHeader)
         }
         // Either family's ICMP in the other one means nothing.
         protocol::ICMP | protocol::ICMPV6 => Err(Reason::Protocol),
@@ -511,7 +384,7 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), Reason> {
 
 /// Refuses flags that no connection sends (RFC 9293 section 3.5): scans, and packets by which stacks are told apart.
 #[inline(always)]
-fn plausible(flags: u8) -> Result<(), Reason> {
+pub fn plausible(flags: u8) -> Result<(), Reason> {
     let has = |flag: u8| flags & flag != 0;
     let nothing = flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == 0;
     let contradicts = has(tcp::SYN) && flags & (tcp::FIN | tcp::RST) != 0;
@@ -559,8 +432,8 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
             return Err(Reason::Malformed);
         }
         inner.v4 = true;
-        inner.source = mapped(h[12], h[13], h[14], h[15]);
-        inner.destination = mapped(h[16], h[17], h[18], h[19]);
+        inner.source = v4(&h, 12);
+        inner.destination = v4(&h, 16);
         inner.protocol = h[9];
         inner.transport = offset + length;
     } else {
@@ -568,8 +441,8 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
         if h[0] >> 4 != 6 {
             return Err(Reason::Malformed);
         }
-        inner.source = load(ctx, offset + 8)?;
-        inner.destination = load(ctx, offset + 24)?;
+        inner.source = Address::of(load(ctx, offset + 8)?);
+        inner.destination = Address::of(load(ctx, offset + 24)?);
         inner.protocol = h[6];
         inner.transport = offset + 40;
     }
@@ -577,34 +450,18 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
     let h: [u8; 8] = load(ctx, inner.transport)?;
     match inner.protocol {
         protocol::TCP | protocol::UDP => {
-            inner.source_port = [h[0], h[1]];
-            inner.destination_port = [h[2], h[3]];
+            inner.source_port = port([h[0], h[1]]);
+            inner.destination_port = port([h[2], h[3]]);
         }
         protocol::ICMP if inner.v4 => {
             inner.icmp = icmp_v4(h[0]);
-            inner.source_port = [h[4], h[5]];
+            inner.source_port = port([h[4], h[5]]);
         }
         protocol::ICMPV6 if !inner.v4 => {
             inner.icmp = icmp_v6(h[0]);
-            inner.source_port = [h[4], h[5]];
+            inner.source_port = port([h[4], h[5]]);
         }
         _ => return Err(Reason::IcmpUntracked),
     }
     Ok(())
-}
-
-/// 224.0.0.0/4, 255.255.255.255, ff00::/8.
-#[inline(always)]
-pub fn is_group(address: &[u8; 16], v4: bool) -> bool {
-    if v4 {
-        address[12] >= 224 && (address[12] < 240 || address[12] == 255)
-    } else {
-        address[0] == 0xff
-    }
-}
-
-/// fe80::/10.
-#[inline(always)]
-pub fn is_link_local(address: &[u8; 16]) -> bool {
-    address[0] == 0xfe && address[1] & 0xc0 == 0x80
 }

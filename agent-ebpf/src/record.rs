@@ -27,7 +27,7 @@ pub fn judged(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, re
 /// Adds the packet to the counter of its cell, way, border, verdict and reason.
 #[inline(always)]
 fn count(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
-    let key = CounterKey::new(case.endpoint.cell(), way, case.path, verdict, reason);
+    let key = CounterKey::new(case.cell, way, case.path, verdict, reason);
     let bytes = u64::from(ctx.len());
     if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the pointer is this CPU's slot of a per-CPU map; entries are never removed while programs run.
@@ -55,14 +55,14 @@ pub fn hit(rule: u32) {
 /// How many events of the cell were not told since the last one; `None` if this one is not to be told either.
 #[inline(always)]
 fn admitted(case: &Case, verdict: Verdict) -> Option<u32> {
-    let key = LimitKey::new(case.endpoint.cell(), verdict == Verdict::Drop);
+    let key = LimitKey::new(case.cell, verdict == Verdict::Drop);
     let Some(limit) = LIMITS.get_ptr_mut(&key) else {
         // A table that refuses limits nobody: it holds back events only, and the ring has an end of its own.
         let _ = LIMITS.insert(&key, &Limit::starting(case.now), 0);
         return Some(0);
     };
     // SAFETY: the slot is memory of the map. Two CPUs at once may lose one of the other's counts.
-    unsafe { (*limit).admit(case.now, case.control.ticks_per_second()) }
+    unsafe { (*limit).admit(case.now, case.ticks_per_second) }
 }
 
 /// Tells the agent about a new flow or a drop.
@@ -82,16 +82,16 @@ fn tell(case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
     let packet = &case.packet;
     entry.write(Event {
         time,
-        source: packet.source,
-        destination: packet.destination,
+        source: packet.source.bytes(),
+        destination: packet.destination.bytes(),
         ifindex: case.ifindex,
-        cell: case.endpoint.cell(),
-        local: case.endpoint.identity().raw(),
+        cell: case.cell,
+        local: case.local.raw(),
         peer: case.peer.raw(),
         rule: case.rule,
-        generation: case.control.generation(),
-        source_port: packet.source_port,
-        destination_port: packet.destination_port,
+        generation: case.generation,
+        source_port: packet.source_port.to_ne_bytes(),
+        destination_port: packet.destination_port.to_ne_bytes(),
         protocol: packet.protocol,
         direction: case.direction as u8,
         verdict: verdict as u8,
@@ -118,8 +118,8 @@ fn log(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: R
         "hook={} ifindex={} generation={} cell={} verdict={} reason={} rule={}",
         way as u8,
         case.ifindex,
-        case.control.generation(),
-        case.endpoint.cell(),
+        case.generation,
+        case.cell,
         verdict as u8,
         reason as u8,
         case.rule
@@ -127,14 +127,14 @@ fn log(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: R
     aya_log_ebpf::debug!(
         ctx,
         "  {:i} port {} -> {:i} port {} protocol={} flags={:x} icmp={} local={:x} peer={:x} bytes={}",
-        packet.source,
-        u16::from_be_bytes(packet.source_port),
-        packet.destination,
-        u16::from_be_bytes(packet.destination_port),
+        packet.source.bytes(),
+        u16::from_be(packet.source_port),
+        packet.destination.bytes(),
+        u16::from_be(packet.destination_port),
         packet.protocol,
         packet.tcp_flags,
         packet.icmp_type,
-        case.endpoint.identity().raw(),
+        case.local.raw(),
         case.peer.raw(),
         ctx.len()
     );

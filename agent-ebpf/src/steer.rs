@@ -19,8 +19,7 @@ use crate::{
     verdict::{DRY, Dry},
 };
 
-/// `TCP_TIME_WAIT` and `TCP_LISTEN` of the kernel's `net/tcp_states.h`.
-const TIME_WAIT: u32 = 6;
+/// `TCP_LISTEN` of the kernel's `net/tcp_states.h`.
 const LISTEN: u32 = 10;
 
 /// Marks the packet and, if it has no socket yet, gives it the listener.
@@ -84,21 +83,24 @@ fn release(socket: *mut c_void) {
 /// Whether the stack will find a socket of this very connection.
 #[inline(always)]
 fn has_socket(ctx: &TcContext, packet: &Packet) -> bool {
-    let s = &packet.source;
-    let d = &packet.destination;
+    let (s, d) = (packet.source.bytes(), packet.destination.bytes());
+    let (from, to) = (
+        packet.source_port.to_ne_bytes(),
+        packet.destination_port.to_ne_bytes(),
+    );
     // The kernel tells the families apart by the size of the tuple.
     let mut tuple = [0u8; 36];
     let size = if packet.v4 {
         tuple[0..4].copy_from_slice(&s[12..16]);
         tuple[4..8].copy_from_slice(&d[12..16]);
-        tuple[8..10].copy_from_slice(&packet.source_port);
-        tuple[10..12].copy_from_slice(&packet.destination_port);
+        tuple[8..10].copy_from_slice(&from);
+        tuple[10..12].copy_from_slice(&to);
         12
     } else {
-        tuple[0..16].copy_from_slice(s);
-        tuple[16..32].copy_from_slice(d);
-        tuple[32..34].copy_from_slice(&packet.source_port);
-        tuple[34..36].copy_from_slice(&packet.destination_port);
+        tuple[0..16].copy_from_slice(&s);
+        tuple[16..32].copy_from_slice(&d);
+        tuple[32..34].copy_from_slice(&from);
+        tuple[34..36].copy_from_slice(&to);
         36
     };
     // SAFETY: the tuple has `size` readable bytes; the helper reads no more.
@@ -117,6 +119,7 @@ fn has_socket(ctx: &TcContext, packet: &Packet) -> bool {
     // SAFETY: the pointer is not null and referenced until the release below.
     let state = unsafe { (*socket).state };
     release(socket.cast::<c_void>());
-    // Somebody's listener on the same port is not this connection, and neither is its remainder when it opens again.
-    state != LISTEN && !(state == TIME_WAIT && packet.opens_tcp())
+    // Somebody's listener on the same port is not this connection. A connection that is over may be opened again: the stack
+    // then puts the new one in its remainder's place, and asks `listen` for the listener.
+    state != LISTEN
 }

@@ -21,18 +21,20 @@
 //! the flow's making went through it.
 
 use agent_common::{
-    Action, Control, Direction, Endpoint, EndpointKey, FlowKey, FlowValue, Identity, IdentityValue,
-    Mark, Path, Reason, RuleKey, Verdict,
+    Action, Direction, EndpointKey, FlowKey, FlowState, FlowValue, Identity, IdentityValue, Mark,
+    Path, Reason, RuleKey, Verdict,
 };
 use aya_ebpf::{
     btf_maps::PerCpuArray, helpers::bpf_jiffies64, macros::btf_map, programs::TcContext,
 };
 
 use crate::{
+    address::Address,
     fragment,
+    frame::Frame,
     maps::{self, CONTROL, ENDPOINTS, FLOWS, Flows, POLICIES, Rules},
     neighbour,
-    packet::{self, Frame, Icmp, Layer, Packet, is_group, protocol},
+    packet::{self, Icmp, Layer, Packet, protocol},
     record, steer,
 };
 
@@ -41,40 +43,72 @@ use crate::{
 /// It lives in a map of one element per CPU, not on the stack: there is room, and the verifier does not follow every value
 /// through it, which would multiply the paths that it walks. Programs of tc run with soft interrupts off, so that none finds
 /// another's case half-way.
-#[repr(C, align(8))]
+#[repr(C)]
 pub struct Case {
     /// Its headers.
     pub packet: Packet,
-    /// The first bytes of the frame, as far as `packet::glance` read them.
+    /// The first bytes of the frame, as far as they were read.
     pub frame: Frame,
     /// The headers that an ICMP error quotes.
     quoted: Packet,
     /// The flow that it belongs to.
-    key: FlowKey,
+    key: Key,
     /// Now, in jiffies.
     pub now: u64,
-    /// The generation that judges, and the clock that goes with it.
-    pub control: Control,
-    /// The pod.
-    pub endpoint: Endpoint,
+    /// Until which jiffy connections may be picked up in their middle.
+    pick_up_until: u64,
+    /// The pod's hardware address, as it lies in memory.
+    pub hardware: u64,
+    /// The generation that judges.
+    pub generation: u32,
+    /// How many jiffies a second has.
+    pub ticks_per_second: u32,
+    /// The number of the pod's cell.
+    pub cell: u32,
+    /// The pod's component.
+    pub local: Identity,
+    /// Where the component's rules are.
+    policy: u32,
+    /// Where the pod's flows are.
+    flows: u32,
     /// The pod's host-side interface.
     pub ifindex: u32,
     /// The rule that decided.
     pub rule: u32,
-    /// What it says.
-    action: Action,
     /// The other side's identity.
     pub peer: Identity,
     /// The host-side interface of the local pod that has the other side's address; 0 if none has.
     pub receiver: u32,
     /// Who opened the flow, or which way the packet goes while that is not known.
     pub direction: Direction,
+    /// What the rule says.
+    action: Action,
     /// The border that the connection crosses.
     pub path: Path,
     /// Whether the flow was not known before.
     pub fresh: bool,
-    /// Whether the packet was read by `packet::glance`.
+    /// Whether `Frame::glance` has read the packet.
     pub ordinary: bool,
+}
+
+/// A [`FlowKey`] in words, which are copied at once.
+#[repr(C)]
+struct Key {
+    local: Address,
+    remote: Address,
+    local_port: u16,
+    remote_port: u16,
+    /// The protocol, and three bytes of zero.
+    protocol: u32,
+}
+const _: () = assert!(size_of::<Key>() == size_of::<FlowKey>());
+
+impl Key {
+    #[inline(always)]
+    const fn wire(&self) -> &FlowKey {
+        // SAFETY: the same bytes at the same places, and `FlowKey` takes any.
+        unsafe { &*core::ptr::from_ref(self).cast::<FlowKey>() }
+    }
 }
 
 /// How a program runs: the attached ones leave traces (flows, counters, events), those that only explain leave none.
@@ -92,55 +126,73 @@ impl Case {
     /// Nothing but where the packet is seen.
     #[inline(always)]
     pub fn at<const MODE: Dry>(ctx: &TcContext, way: Direction) -> Option<&'static mut Self> {
-        let control = *CONTROL.get(0)?;
+        let control = CONTROL.get(0)?;
         let case = CASES.get_ptr_mut(MODE as u32)?;
         // SAFETY: the pointer is this CPU's element, which nobody else uses while the program runs (see above). Zero is a value
         // of every field, and so is everything that a program leaves there.
         let case = unsafe { &mut *case };
-        case.packet.clear();
-        // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
-        case.ifindex = unsafe { (*ctx.skb.skb).ifindex };
-        case.control = control;
+        case.generation = control.generation();
+        case.ticks_per_second = control.ticks_per_second();
+        case.pick_up_until = control.pick_up_until();
         // SAFETY: the helper takes no argument and cannot fail.
         case.now = unsafe { bpf_jiffies64() };
-        case.endpoint = Endpoint::nobody();
+        // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
+        case.ifindex = unsafe { (*ctx.skb.skb).ifindex };
         case.forget(way);
-        case.ordinary = false;
         Some(case)
+    }
+
+    /// A packet that ends before anything is known of it.
+    #[inline(always)]
+    fn unknown(&mut self) {
+        self.cell = 0;
+        self.local = Identity::NONE;
+        self.packet.clear();
     }
 
     /// Forgets what another gate said.
     #[inline(always)]
     fn forget(&mut self, way: Direction) {
         self.rule = 0;
-        self.action = Action::Deny;
         self.peer = Identity::NONE;
         self.receiver = 0;
+        self.action = Action::Deny;
         self.direction = way;
         self.path = Path::None;
         self.fresh = false;
     }
 
-    /// The same packet at the gate of the local pod that it goes to; `false` if no cell's pod is there.
+    /// Notes whose interface it is; `false` if nobody's in this generation.
     #[inline(always)]
-    pub fn at_receiver(&mut self) -> bool {
-        let ifindex = self.receiver;
-        let Some(endpoint) = endpoint(self.control.generation(), ifindex) else {
+    fn settle(&mut self, ifindex: u32) -> bool {
+        // SAFETY: entries of an active generation are not changed by the agent. One that it removes because its pod has ended
+        // may be reused meanwhile, for another pod of a generation to come: nothing that is looked up with the mixture belongs
+        // to this packet's addresses.
+        let endpoint = unsafe { ENDPOINTS.get(EndpointKey::new(self.generation, ifindex)) };
+        let Some(endpoint) = endpoint else {
             return false;
         };
         self.ifindex = ifindex;
-        self.endpoint = *endpoint;
+        self.cell = endpoint.cell();
+        self.local = endpoint.identity();
+        self.policy = endpoint.policy();
+        self.flows = endpoint.flows();
+        // SAFETY: an endpoint is six words; the hardware address, and two bytes of zero, are the last two of them.
+        let words = unsafe { &*core::ptr::from_ref(endpoint).cast::<[u32; 6]>() };
+        self.hardware = u64::from(words[4]) | u64::from(words[5]) << 32;
+        true
+    }
+
+    /// The same packet at the gate of the local pod that it goes to; `false` if no cell's pod is there.
+    #[inline(always)]
+    pub fn at_receiver(&mut self) -> bool {
+        let receiver = self.receiver;
+        if !self.settle(receiver) {
+            return false;
+        }
         self.forget(Direction::Ingress);
         true
     }
-}
-
-#[inline(always)]
-fn endpoint(generation: u32, ifindex: u32) -> Option<&'static Endpoint> {
-    // SAFETY: entries of an active generation are not changed by the agent. One that it removes because its pod has ended
-    // may be reused during the copy, for another pod of a generation to come: its interface then is not this one, and
-    // nothing that is looked up with the mixture belongs to this packet's addresses.
-    unsafe { ENDPOINTS.get(EndpointKey::new(generation, ifindex)) }
 }
 
 /// Judges a packet that comes in at this program's interface. `Err` is a drop.
@@ -150,19 +202,21 @@ pub fn judge<const MODE: Dry>(
     case: &mut Case,
     way: Direction,
 ) -> Result<(Action, Reason), Reason> {
-    if case.control.generation() == 0 {
+    if case.generation == 0 {
+        case.unknown();
         return Err(Reason::NoGeneration);
     }
-    match endpoint(case.control.generation(), case.ifindex) {
-        Some(endpoint) => case.endpoint = *endpoint,
-        None => return Err(Reason::NoEndpoint),
+    if !case.settle(case.ifindex) {
+        case.unknown();
+        return Err(Reason::NoEndpoint);
     }
-    case.ordinary = packet::glance(ctx, &mut case.frame, &mut case.packet);
+    case.ordinary = case.frame.glance(ctx, &mut case.packet);
     if !case.ordinary {
-        case.frame.from = packet::hardware_source(ctx)?;
+        case.packet.clear();
+        case.frame.ethernet(ctx)?;
     }
     // A pod sends from its own interface only: another source address on the wire is somebody else's.
-    if way == Direction::Egress && case.frame.from != case.endpoint.mac() {
+    if way == Direction::Egress && case.frame.from() != case.hardware {
         return Err(Reason::MacSpoofed);
     }
     if !case.ordinary {
@@ -177,7 +231,7 @@ pub fn judge<const MODE: Dry>(
             _ => {}
         }
     }
-    if is_group(&case.packet.destination, case.packet.v4) {
+    if case.packet.destination.is_group(case.packet.v4) {
         return Err(Reason::Multicast);
     }
     fragment::follow::<MODE>(case, way)?;
@@ -185,9 +239,12 @@ pub fn judge<const MODE: Dry>(
     match case.packet.icmp {
         Icmp::Error => {
             owns(case, way)?;
-            icmp_error(ctx, case, way).map(|()| (Action::Pass, Reason::IcmpError))
+            let judged = icmp_error(ctx, case, way);
+            // The connection that it is about is not its own: whether that had to be judged again is not to be seen.
+            case.forget(way);
+            judged.map(|()| (Action::Pass, Reason::IcmpError))
         }
-        Icmp::Other => Err(Reason::IcmpType),
+        Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
         _ => connection::<MODE>(case, way, gate),
     }
 }
@@ -217,8 +274,8 @@ pub fn enact<const MODE: Dry>(
 #[inline(always)]
 fn owns(case: &Case, way: Direction) -> Result<(), Reason> {
     let own = match way {
-        Direction::Egress => &case.packet.source,
-        Direction::Ingress => &case.packet.destination,
+        Direction::Egress => case.packet.source,
+        Direction::Ingress => case.packet.destination,
     };
     if neighbour::owns(case, own) {
         return Ok(());
@@ -231,46 +288,48 @@ fn owns(case: &Case, way: Direction) -> Result<(), Reason> {
 
 /// The flow that a packet going `way` belongs to.
 #[inline(always)]
-fn flow_key(packet: &Packet, way: Direction) -> FlowKey {
+fn flow_key(packet: &Packet, way: Direction) -> Key {
+    let (local, remote, local_port, remote_port) = match way {
+        Direction::Egress => (
+            packet.source,
+            packet.destination,
+            packet.source_port,
+            packet.destination_port,
+        ),
+        Direction::Ingress => (
+            packet.destination,
+            packet.source,
+            packet.destination_port,
+            packet.source_port,
+        ),
+    };
+    let protocol = u32::from_ne_bytes([packet.protocol, 0, 0, 0]);
+    if packet.icmp == Icmp::None {
+        return Key {
+            local,
+            remote,
+            local_port,
+            remote_port,
+            protocol,
+        };
+    }
     let opener = match (packet.icmp, way) {
         (Icmp::Request, way) => way as u8,
         (_, Direction::Egress) => Direction::Ingress as u8,
         (_, Direction::Ingress) => Direction::Egress as u8,
     };
-    let echo = packet.icmp != Icmp::None;
-    match way {
-        Direction::Egress => FlowKey::new(
-            packet.source,
-            packet.destination,
-            packet.source_port,
-            if echo {
-                [0, 1 + opener]
-            } else {
-                packet.destination_port
-            },
-            packet.protocol,
-        ),
-        Direction::Ingress => FlowKey::new(
-            packet.destination,
-            packet.source,
-            if echo {
-                packet.source_port
-            } else {
-                packet.destination_port
-            },
-            if echo {
-                [0, 1 + opener]
-            } else {
-                packet.source_port
-            },
-            packet.protocol,
-        ),
+    Key {
+        local,
+        remote,
+        local_port: packet.source_port,
+        remote_port: u16::from_ne_bytes([0, 1 + opener]),
+        protocol,
     }
 }
 
 #[inline(always)]
 fn flows(case: &Case) -> Option<&'static Flows> {
-    FLOWS.get(case.endpoint.flows())
+    FLOWS.get(case.flows)
 }
 
 /// An ICMP error passes if the packet that it quotes belongs to a flow that this generation allows.
@@ -280,24 +339,24 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
     let inner = &case.quoted;
     // The quoted packet went the other way.
     let (own, back, claimed) = match way {
-        Direction::Egress => (&case.packet.source, Direction::Ingress, &inner.destination),
-        Direction::Ingress => (&case.packet.destination, Direction::Egress, &inner.source),
+        Direction::Egress => (case.packet.source, Direction::Ingress, inner.destination),
+        Direction::Ingress => (case.packet.destination, Direction::Egress, inner.source),
     };
-    if own != claimed {
+    if !own.is(claimed) {
         return Err(Reason::IcmpUntracked);
     }
     // What the pod sends must go to whom it is about; what it receives may come from any router on the way.
-    if way == Direction::Egress && case.packet.destination != inner.source {
+    if way == Direction::Egress && !case.packet.destination.is(inner.source) {
         return Err(Reason::IcmpUntracked);
     }
     let key = flow_key(inner, back);
     let flows = flows(case).ok_or(Reason::IcmpUntracked)?;
     // SAFETY: the value is copied at once; a reused slot would belong to a flow that was judged by some generation too.
-    let flow = unsafe { flows.get(&key) }
+    let flow = unsafe { flows.get(key.wire()) }
         .copied()
-        .filter(|flow| flow.alive(inner.protocol, case.now, case.control.ticks_per_second()))
+        .filter(|flow| flow.alive(inner.protocol, case.now, case.ticks_per_second))
         .ok_or(Reason::IcmpUntracked)?;
-    if flow.generation() == case.control.generation() {
+    if flow.generation() == case.generation {
         return Ok(());
     }
     // The error came between a flip and the connection's next packet: what that packet would be told holds here too.
@@ -306,14 +365,8 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
         Direction::Ingress => inner.source,
     };
     let opener = flow.direction();
-    let port = opened_port(inner, opener == back);
-    let asked = Asked {
-        protocol: inner.protocol,
-        tunnel: inner.enters_tunnel(),
-        port,
-        opener,
-    };
-    meet(case, &remote, opener, kept(&flow)).map_err(|_| Reason::IcmpUntracked)?;
+    let asked = Asked::by(inner, opener == back, opener);
+    meet(case, remote, opener, kept(&flow)).map_err(|_| Reason::IcmpUntracked)?;
     match declared(case, &asked) {
         Ok(()) if case.action != Action::Deny => Ok(()),
         _ => Err(Reason::IcmpUntracked),
@@ -333,8 +386,8 @@ fn kept(flow: &FlowValue) -> Option<Identity> {
 /// The port that a connection was opened to: what its opener sends goes there, what it gets comes from there.
 #[inline(always)]
 fn opened_port(packet: &Packet, from_opener: bool) -> u16 {
-    u16::from_be_bytes(match (from_opener, packet.icmp) {
-        (_, Icmp::Request | Icmp::Reply) => [0; 2],
+    u16::from_be(match (from_opener, packet.icmp) {
+        (_, Icmp::Request | Icmp::Reply) => 0,
         (true, _) => packet.destination_port,
         (false, _) => packet.source_port,
     })
@@ -349,36 +402,32 @@ fn connection<const MODE: Dry>(
 ) -> Result<(Action, Reason), Reason> {
     case.key = flow_key(&case.packet, way);
     let flows = flows(case);
-    let slot = flows.and_then(|flows| flows.get_ptr_mut(&case.key));
+    let slot = flows.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
     let mut known = None;
     // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
     if let Some(slot) = slot
         && !case.packet.opens_tcp()
     {
-        // SAFETY: the value is copied at once. A slot that another CPU reuses during the copy can mix two values of the
-        // same layout and pod, each of which allowed its flow.
-        let flow = unsafe { *slot };
+        // SAFETY: the slot is memory of the map. A slot that another CPU reuses meanwhile (an LRU map reuses at once) mixes two
+        // values of the same layout and pod, each of which allowed its flow.
+        let flow = unsafe { &mut *slot };
         let from_opener = flow.direction() == way;
-        if flow.alive(
-            case.packet.protocol,
-            case.now,
-            case.control.ticks_per_second(),
-        ) && !(from_opener && flow.state().has(agent_common::FlowState::RESET))
+        if flow.alive(case.packet.protocol, case.now, case.ticks_per_second)
+            && !(from_opener && flow.state().has(FlowState::RESET))
         {
-            if flow.generation() == case.control.generation() {
+            if flow.generation() == case.generation {
                 case.direction = flow.direction();
                 case.peer = flow.peer();
                 case.rule = flow.rule();
                 case.path = flow.path();
                 case.receiver = flow.receiver();
                 if MODE == WET {
-                    // SAFETY: the slot is memory of the map. Another CPU may give it to another flow of the pod meanwhile
-                    // (an LRU map reuses at once); that flow is then a little younger, and its verdict stays its own.
-                    unsafe { (*slot).touch(case.packet.state(from_opener), case.now) };
+                    // A flow that took the slot meanwhile is then a little younger, and its verdict stays its own.
+                    flow.touch(case.packet.state(from_opener), case.now);
                 }
                 return Ok((flow.action(), Reason::Established));
             }
-            known = Some(flow);
+            known = Some(*flow);
         }
     }
     owns(case, way)?;
@@ -391,7 +440,7 @@ fn connection<const MODE: Dry>(
                 && let Some(flows) = flows
             {
                 // What was revoked must not look established to an ICMP error. A failure means it is gone already.
-                let _ = flows.remove(&case.key);
+                let _ = flows.remove(case.key.wire());
             }
             return Err(reason);
         }
@@ -401,7 +450,7 @@ fn connection<const MODE: Dry>(
         let flows = flows.ok_or(Reason::FlowTable)?;
         if MODE == WET {
             flows
-                .insert(&case.key, &flow, 0)
+                .insert(case.key.wire(), &flow, 0)
                 .map_err(|_| Reason::FlowTable)?;
         }
     }
@@ -437,14 +486,14 @@ fn decide<const MODE: Dry>(
             case.fresh = true;
             picks_up = case.packet.protocol == protocol::TCP
                 && !case.packet.opens_tcp()
-                && case.now < case.control.pick_up_until();
+                && case.now < case.pick_up_until;
         }
     }
     let remote = match way {
         Direction::Egress => case.packet.destination,
         Direction::Ingress => case.packet.source,
     };
-    meet(case, &remote, direction, mark)?;
+    meet(case, remote, direction, mark)?;
     let mut found = declared(case, &Asked::by(&case.packet, direction == way, direction));
     if picks_up && found.is_err() && mark.is_none() {
         // The gates may be younger than the connection, and this packet of the side that was called.
@@ -452,19 +501,26 @@ fn decide<const MODE: Dry>(
             Direction::Egress => Direction::Ingress,
             Direction::Ingress => Direction::Egress,
         };
-        meet(case, &remote, direction, None)?;
+        meet(case, remote, direction, None)?;
         found = declared(case, &Asked::by(&case.packet, false, direction));
     }
     found?;
     if MODE == WET {
         record::hit(case.rule);
     }
-    if case.action == Action::Deny {
-        return Err(Reason::Denied);
+    match case.action {
+        Action::Deny => return Err(Reason::Denied),
+        // Before it is remembered: the other side's packets would find the flow and pass.
+        Action::Steer
+            if way == Direction::Egress && case.packet.protocol != protocol::TCP =>
+        {
+            return Err(Reason::SteerProtocol);
+        }
+        _ => {}
     }
     let state = case.packet.state(direction == way);
     let flow = FlowValue::new(
-        case.control.generation(),
+        case.generation,
         direction,
         case.action,
         case.rule,
@@ -510,7 +566,7 @@ pub fn judge_receiver(case: &mut Case) -> Result<(Action, Reason), Reason> {
 #[inline(always)]
 fn meet(
     case: &mut Case,
-    address: &[u8; 16],
+    address: Address,
     opener: Direction,
     mark: Option<Identity>,
 ) -> Result<(), Reason> {
@@ -521,7 +577,7 @@ fn meet(
         // The router answers for the address, whosever it is.
         case.peer = gate;
     } else {
-        let Some(owner) = maps::identity(case.control.generation(), address) else {
+        let Some(owner) = maps::identity(case.generation, address) else {
             return Err(Reason::UnknownPeer);
         };
         if opener == Direction::Ingress && owner.ifindex() == IdentityValue::THIS_NODE {
@@ -536,14 +592,13 @@ fn meet(
             cell = owner.cell();
         }
     }
-    case.path = case.peer.path(opener, cell == case.endpoint.cell());
+    case.path = case.peer.path(opener, cell == case.cell);
     Ok(())
 }
 
 /// What a rule is looked up by, besides the peer.
 struct Asked {
     protocol: u8,
-    tunnel: bool,
     port: u16,
     opener: Direction,
 }
@@ -553,7 +608,6 @@ impl Asked {
     fn by(packet: &Packet, from_opener: bool, opener: Direction) -> Self {
         Self {
             protocol: packet.protocol,
-            tunnel: packet.enters_tunnel(),
             port: opened_port(packet, from_opener),
             opener,
         }
@@ -563,12 +617,13 @@ impl Asked {
 /// Notes the rule for a connection: the exact port, else any port of the protocol, else anything.
 #[inline(always)]
 fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
-    let Some(rules) = POLICIES.get(case.endpoint.policy()) else {
+    let Some(rules) = POLICIES.get(case.policy) else {
         return Err(Reason::NoPolicy);
     };
     let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
     if !packet::has_ports(protocol) {
-        return match rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
+        // 0 is a protocol of IPv4's too, but in a rule it means any.
+        return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
             true => Ok(()),
             false => Err(Reason::Protocol),
         };
@@ -576,7 +631,7 @@ fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     if rule(case, rules, RuleKey::new(peer, asked.port, protocol, opener)) {
         return Ok(());
     }
-    if asked.tunnel {
+    if packet::is_tunnel(protocol, asked.port) {
         return Err(Reason::Tunnel);
     }
     if rule(case, rules, RuleKey::new(peer, 0, protocol, opener))

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_common::SocketKey;
 
@@ -18,7 +19,7 @@ use snapshot::{Mistake, Rejections, Snapshot};
 
 use crate::compile;
 use crate::datapath::{
-    self, Care, Datapath, DiscoveredPod, Discovery, KernelTables, ServiceAddress,
+    self, Care, Datapath, DiscoveredPod, Discovery, KernelTables, RuleSource, ServiceAddress,
 };
 use crate::explain::{Explanation, Question, Refusal, rehearsal::rehearse};
 use crate::proxy::{ListenError, Proxy, SocketKind};
@@ -103,9 +104,8 @@ impl Active {
     }
 
     /// What a rule was made from, by its number in the kernel's counts and events.
-    pub fn rule(&self, number: u32) -> Option<String> {
-        let rule = self.kernel.as_ref()?.rules.get(&number)?;
-        Some(rule.to_string())
+    pub fn rule(&self, number: u32) -> Option<&RuleSource> {
+        self.kernel.as_ref()?.rules.get(&number)
     }
 
     /// The cell behind a number in the kernel's counters and events; empty for nobody's.
@@ -144,10 +144,10 @@ impl Activator {
         }
     }
 
-    /// Compares what the kernel holds with what it was given, its many `identities` only if asked to, and puts it right. Nothing to compare without a datapath.
-    pub fn look_after(&self, identities: bool) -> Care {
+    /// Compares what the kernel holds with what it was given, its large tables only if asked to, and puts it right. Nothing to compare without a datapath.
+    pub fn look_after(&self, large: bool) -> Care {
         match &self.datapath {
-            Some(datapath) => datapath.look_after(&self.sockets(&self.steered), identities),
+            Some(datapath) => datapath.look_after(&self.sockets(&self.steered), large),
             None => Care::default(),
         }
     }
@@ -190,6 +190,25 @@ impl Activator {
             ));
         };
         rehearse(datapath, self.generation + 1, snapshot, discovery, question)
+    }
+
+    /// Lets the interfaces go that are nobody's, whatever becomes of the generation for them: `snapshots` are the active
+    /// documents and those that are wanted.
+    pub fn release(&self, discovery: &Discovery, patience: Duration, snapshots: &[&Snapshot]) {
+        let Some(datapath) = &self.datapath else {
+            return;
+        };
+        if datapath.held().is_empty() {
+            return;
+        }
+        let claimed: BTreeSet<IpAddr> = snapshots
+            .iter()
+            .flat_map(|snapshot| snapshot.cells.values())
+            .flat_map(|cell| cell.components.values())
+            .flat_map(|component| component.workloads.addresses())
+            .copied()
+            .collect();
+        datapath.release(discovery, patience, |address| claimed.contains(address));
     }
 
     /// Makes a snapshot and a discovery the active generation.
@@ -238,6 +257,7 @@ impl Activator {
             .into_iter()
             .collect();
         let prepared = datapath.prepare(&tables).map_err(failed)?;
+        datapath.withdraw(generation, discovery).map_err(failed)?;
         let sockets = self.sockets(listeners);
         for address in listeners {
             if !sockets.iter().any(|(key, _)| *key == socket_key(*address)) {

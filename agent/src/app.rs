@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::activate::Activator;
@@ -44,6 +44,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         )
     })?);
 
+    // Before anything is started: who ends an agent that is just starting wants it to end as orderly as any other.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let _lock = StateLock::take(&args.state)?;
     let datapath = open_datapath(&args)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
@@ -55,15 +58,24 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let _admin = Admin::open(&args.admin, args.admin_listen, Arc::clone(&view) as _).await?;
 
     let (discovery, mut discoveries) = match &datapath {
-        Some(_) => {
-            let (found, changes) = pods::watch().await.context("failed to look for pods")?;
+        Some(datapath) => {
+            let watched = pods::watch(datapath, args.quarantine > 0).await;
+            let (found, changes) = watched.context("failed to look for pods")?;
             (found, Some(changes))
         }
         None => (Discovery::default(), None),
     };
     let activator = Activator::new(routes, Arc::clone(&proxy), datapath);
     let cells = snapshot.cells.len();
-    let mut reconciler = Reconciler::start(activator, view, snapshot, &loaded.digest, discovery)?;
+    let patience = Duration::from_secs(args.quarantine);
+    let mut reconciler = Reconciler::start(
+        activator,
+        view,
+        snapshot,
+        &loaded.digest,
+        discovery,
+        patience,
+    )?;
     if args.datapath == DatapathMode::None {
         tracing::warn!(
             cells,
@@ -72,8 +84,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
 
     let mut documents = watch_documents(&folder, &loaded)?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let mut repair = tokio::time::interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -172,9 +182,12 @@ fn watch_documents(
     Ok(receiver)
 }
 
-async fn next(discoveries: &mut Option<mpsc::Receiver<Discovery>>) -> Option<Discovery> {
+async fn next(discoveries: &mut Option<watch::Receiver<Discovery>>) -> Option<Discovery> {
     match discoveries {
-        Some(discoveries) => discoveries.recv().await,
+        Some(discoveries) => {
+            discoveries.changed().await.ok()?;
+            Some(discoveries.borrow_and_update().clone())
+        }
         None => std::future::pending().await,
     }
 }

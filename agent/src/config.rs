@@ -81,6 +81,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub drain: u64,
 
+    /// Time that a new interface without addresses is held, in seconds: all its packets are dropped until it is known whose pod
+    /// is behind it. 0 holds no new interface, and a pod of a cell may send before it is guarded
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub quarantine: u64,
+
     /// Log format [default: pretty on a terminal, JSON otherwise]
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,

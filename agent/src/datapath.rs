@@ -21,19 +21,25 @@ use aya::{Ebpf, EbpfLoader, programs::ProgramInfo};
 mod adopt;
 mod checks;
 mod cleanup;
+mod clsact;
 mod discovery;
 mod drift;
 mod error;
 mod events;
 mod explain;
 mod filters;
+mod gates;
+mod grace;
 mod identities;
 mod instance;
 mod links;
 mod logs;
+mod mapped;
 mod maps;
 mod netlink;
+mod quarantine;
 mod routes;
+mod services;
 mod slots;
 mod sys;
 mod tables;
@@ -41,19 +47,24 @@ mod wire;
 mod write;
 
 pub use cleanup::{Leftovers, Thing};
-pub use discovery::{Changes, Discovery, Pod as DiscoveredPod, scan};
+pub use discovery::{Discovery, Pod as DiscoveredPod, scan};
 pub use drift::{Care, TableState};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
 pub use explain::{Answer, Asked, Explainer, KnownPod};
-pub use links::{Attached, GateHook};
-pub use tables::{Backend, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
+pub use links::GateHook;
+pub use quarantine::{Held, PodWatch};
+pub use tables::{
+    Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress,
+};
 pub use write::{Cost, Flipped, Prepared};
 
+use gates::Gates;
 use instance::Instance;
-use links::Links;
+use links::{GatePrograms, Links};
 use logs::Logs;
 use maps::{InnerMaker, Maps};
+use services::Services;
 use write::Live;
 
 /// Where the datapath keeps its things.
@@ -76,6 +87,8 @@ pub struct DatapathConfig {
 #[derive(Clone)]
 pub struct Datapath {
     inner: Arc<Mutex<Inner>>,
+    /// The same as in `inner`: a new interface must not wait until a generation is written.
+    gates: Arc<Gates>,
     facts: Arc<Facts>,
 }
 
@@ -147,12 +160,11 @@ pub struct CounterRow {
 struct Inner {
     ebpf: Ebpf,
     maps: Maps,
-    links: Links,
+    services: Services,
     inner_maps: InnerMaker,
     live: BTreeMap<u32, Live>,
     active: u32,
-    /// Interfaces whose gates hold this process' programs.
-    guarded: BTreeSet<u32>,
+    gates: Arc<Gates>,
     root: PathBuf,
     cgroup: PathBuf,
     ticks_per_second: u32,
@@ -211,10 +223,12 @@ impl Datapath {
         links.check_owner(&config.bpffs)?;
         let folder = adopt::maps_folder(&config.bpffs)?;
 
+        let refusal = u8::from(names_refusal(&kernel));
         let mut loader = EbpfLoader::new();
         for name in maps::NAMES {
             loader.map_pin_path(name, folder.join(name));
         }
+        loader.override_global("NAMES_REFUSAL", &refusal, true);
         let mut ebpf = loader.load(&object)?;
         links::load(&mut ebpf)?;
         let programs = program_facts(&ebpf)?;
@@ -222,7 +236,7 @@ impl Datapath {
         let maps = Maps::take(&mut ebpf, &folder, &inner_maps)?;
         let logs = Logs::start(&mut ebpf)?;
         let active = maps.control()?.generation();
-        routes::ensure()?;
+        let services = Services::take(&mut ebpf, &folder, active)?;
         let facts = Facts {
             kernel,
             hook: links.hook(),
@@ -230,14 +244,16 @@ impl Datapath {
             cgroup: cgroup.clone(),
             programs,
         };
+        let programs = GatePrograms::of(&mut ebpf)?;
+        let gates = Arc::new(Gates::new(links, programs, &folder, active)?);
         let mut inner = Inner {
             ebpf,
             maps,
-            links,
+            services,
+            gates: Arc::clone(&gates),
             inner_maps,
             live: BTreeMap::new(),
             active,
-            guarded: BTreeSet::new(),
             root: config.bpffs.clone(),
             cgroup,
             ticks_per_second: sys::ticks_per_second()
@@ -249,12 +265,13 @@ impl Datapath {
         };
         inner.begin(config.pick_up)?;
         inner.remember()?;
-        inner.guarded = inner.links.attached()?;
+        inner.gates.take_over(!inner.adopting)?;
         if !inner.adopting {
             inner.install()?;
         }
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
+            gates,
             facts: Arc::new(facts),
         })
     }
@@ -279,7 +296,7 @@ impl Datapath {
     /// Interfaces with gates.
     #[must_use]
     pub fn guarded(&self) -> BTreeSet<u32> {
-        self.lock().guarded.clone()
+        self.gates.interfaces()
     }
 
     /// The reader of events; `None` if it was taken before.
@@ -375,8 +392,6 @@ impl Datapath {
                 flows,
                 pods.len() * inner.inner_maps.flows_per_pod(),
             ),
-            ("services", maps.services.keys().count(), size("services")),
-            ("backends", maps.backends.keys().count(), size("backends")),
             (
                 "listeners",
                 maps.listeners.keys().count(),
@@ -387,6 +402,12 @@ impl Datapath {
         ];
         Ok(rows
             .into_iter()
+            .chain(
+                inner
+                    .services
+                    .used()
+                    .map(|(name, used)| (name, used, size(name))),
+            )
             .map(|(name, used, size)| MapFacts { name, used, size })
             .collect())
     }
@@ -398,7 +419,7 @@ impl Datapath {
     /// When something cannot be removed; what comes after it is then still there.
     pub fn cleanup(self) -> Result<(), Error> {
         let inner = self.lock();
-        inner.links.remove_all()?;
+        inner.gates.remove_all()?;
         routes::remove()?;
         adopt::remove_pins(&inner.root)
     }
@@ -417,6 +438,12 @@ impl Inner {
 /// tcx links came with 6.6.
 fn has_tcx(release: &str) -> bool {
     checks::version(release).is_none_or(|version| version >= (6, 6))
+}
+
+/// `bpf_set_retval`, by which a program says why a call fails, came with 5.18. A kernel whose release says no version is
+/// taken for an older one.
+fn names_refusal(release: &str) -> bool {
+    checks::version(release).is_some_and(|version| version >= (5, 18))
 }
 
 fn program_facts(ebpf: &Ebpf) -> Result<Vec<ProgramFacts>, Error> {

@@ -26,7 +26,7 @@ mod text;
 pub use answer::{AskError, End, Explanation, Family, GateAnswer, Question};
 pub use frame::from_hex;
 pub use judge::answer;
-pub use names::{Names, PodName};
+pub use names::{Names, PodName, RuleName};
 pub use rehearsal::{Document, Refusal, Rehearsal, Rehearsals, Request};
 pub use target::{Gate, Place, Protocol, Target};
 

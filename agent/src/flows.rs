@@ -325,6 +325,8 @@ mod tests {
             hook: "cell_egress",
             cell: "acme/shop/prod".into(),
             rule: String::new(),
+            document: String::new(),
+            field: String::new(),
             peer: String::new(),
             src: String::new(),
             sport: 0,

@@ -8,11 +8,12 @@ use agent_common::{Event, Hook, Lost, Path, address_ip};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
 use crate::activate::Active;
 use crate::clock;
-use crate::datapath::{CounterRow, Datapath, EventReader};
+use crate::datapath::{CounterRow, Datapath, EventReader, RuleSource};
 use crate::recent::Recent;
 
 /// Events kept for readers of the admin interface.
@@ -36,8 +37,12 @@ pub struct EventRecord {
     pub hook: &'static str,
     /// organization/project/environment of the pod; empty if the interface is nobody's.
     pub cell: String,
-    /// What the document and field were that made the rule; empty if no rule decided.
+    /// What was declared for the rule that decided, such as `public acme/shop/prod/web/site`; empty if no rule decided.
     pub rule: String,
+    /// File, line and document of that declaration; empty if no rule decided.
+    pub document: String,
+    /// Its field, such as `spec.egress.south[2]`; empty if no rule decided.
+    pub field: String,
     /// The other side: a component, a gate, `world` and so on.
     pub peer: String,
     /// Source address.
@@ -71,6 +76,7 @@ impl EventRecord {
             _ => event.peer().to_string(),
         };
         let cell = active.map_or("", |active| active.cell_name(event.cell));
+        let rule = kernel.and_then(|kernel| kernel.rules.get(&event.rule));
         Self {
             time: clock::of_monotonic(event.time),
             verdict: event
@@ -80,10 +86,9 @@ impl EventRecord {
             direction: event.path().map_or("unknown", Path::name),
             hook: event.hook().name(),
             cell: cell.to_owned(),
-            rule: kernel
-                .and_then(|kernel| kernel.rules.get(&event.rule))
-                .cloned()
-                .unwrap_or_default(),
+            rule: rule.map_or_else(String::new, |rule| rule.text().to_owned()),
+            document: rule.map_or_else(String::new, RuleSource::document),
+            field: rule.map_or_else(String::new, RuleSource::field),
             peer,
             src: src.to_string(),
             sport: u16::from_be_bytes(event.source_port),
@@ -117,6 +122,9 @@ pub fn follow(reader: EventReader, current: &Current) -> std::io::Result<Arc<Rec
                         reason = record.reason,
                         direction = record.direction,
                         cell = record.cell,
+                        rule = record.rule,
+                        document = record.document,
+                        field = record.field,
                         src = record.src,
                         dst = record.dst,
                         dport = record.dport,
@@ -177,7 +185,12 @@ impl PacketCounters {
         )?;
         for (number, connections) in hits {
             if let Some(rule) = active.and_then(|active| active.rule(number)) {
-                let labels = [("rule", rule.as_str())];
+                let (document, field) = (rule.document(), rule.field());
+                let labels = [
+                    ("rule", rule.text()),
+                    ("document", document.as_str()),
+                    ("field", field.as_str()),
+                ];
                 ConstCounter::new(connections).encode(family.encode_family(&labels)?)?;
             }
         }
@@ -233,6 +246,7 @@ impl Collector for PacketCounters {
             (Lost::Translation, "translations"),
             (Lost::Hit, "hits"),
             (Lost::Suppressed, "suppressed_events"),
+            (Lost::Affinity, "affinities"),
         ] {
             let lost = self.datapath.lost(kind).unwrap_or_else(|error| {
                 tracing::error!(
@@ -251,6 +265,21 @@ impl Collector for PacketCounters {
             )?;
             counter.encode(descriptor)?;
         }
-        Ok(())
+        let held = ConstGauge::new(self.datapath.held().len() as u64);
+        let descriptor = encoder.encode_descriptor(
+            "datapath_quarantined_interfaces",
+            "New interfaces whose packets are all dropped until it is known whose they are",
+            None,
+            held.metric_type(),
+        )?;
+        held.encode(descriptor)?;
+        let expired = ConstCounter::new(self.datapath.expired());
+        let descriptor = encoder.encode_descriptor(
+            "datapath_quarantine_expired",
+            "Interfaces that were released because they got no address in time",
+            None,
+            expired.metric_type(),
+        )?;
+        expired.encode(descriptor)
     }
 }

@@ -1,46 +1,52 @@
 //! Pods that come and go, as a stream of what is on the node.
 //!
-//! The kernel tells when interfaces or addresses change; a scan every five seconds is the net under that.
+//! The kernel tells when interfaces or addresses change, and what it names is looked at; a look at everything every five
+//! seconds is the net under that.
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::datapath::{Changes, Discovery, Error, scan};
+use crate::datapath::{Datapath, Discovery, Error, PodWatch};
 
-/// A scan without a reason, since a message of the kernel may be lost.
+/// A look without a reason, since a message of the kernel may be lost.
 const NET: Duration = Duration::from_secs(5);
-/// Pause after a change: interfaces and their addresses come in several messages.
-const QUIET: Duration = Duration::from_millis(20);
+/// Pause after a change: an interface and its addresses come in several messages, and each different look may become a
+/// generation.
+const QUIET: Duration = Duration::from_millis(2);
 
-/// Scans now, and again whenever something changes. The receiver gets each discovery that differs from the one before, the first
-/// one always.
-pub async fn watch() -> Result<(Discovery, mpsc::Receiver<Discovery>), Error> {
-    let mut changes = Changes::listen()?;
-    let first = blocking_scan().await?;
-    let (sender, receiver) = mpsc::channel(1);
-    let mut last = first.clone();
+/// Looks now, and again whenever something changes. The receiver has the newest discovery, and is told of each that
+/// differs from the one before. With `hold`, new interfaces are in quarantine until they are released.
+pub async fn watch(
+    datapath: &Datapath,
+    hold: bool,
+) -> Result<(Discovery, watch::Receiver<Discovery>), Error> {
+    let pods = datapath.watch_pods(hold)?;
+    let (mut pods, first) = look(pods, true).await;
+    let first = first?;
+    let (sender, receiver) = watch::channel(first.clone());
     tokio::spawn(async move {
+        let mut net = Instant::now() + NET;
         loop {
-            let net = Instant::now() + NET;
-            tokio::select! {
-                changed = changes.changed() => match changed {
-                    Ok(()) => sleep(QUIET).await,
-                    Err(error) => {
-                        tracing::error!(%error, "changes of interfaces are not told any more; the node is scanned every {} s", NET.as_secs());
-                        sleep_until(net).await;
-                    }
-                },
-                () = sleep_until(net) => {}
+            let all = tokio::select! {
+                () = pods.changed() => false,
+                () = sleep_until(net) => true,
+                () = sender.closed() => return,
+            };
+            match all {
+                true => net = Instant::now() + NET,
+                false => sleep(QUIET).await,
             }
-            match blocking_scan().await {
-                Ok(found) if found == last => {}
+            let found;
+            (pods, found) = look(pods, all).await;
+            match found {
                 Ok(found) => {
-                    last.clone_from(&found);
-                    if sender.send(found).await.is_err() {
-                        return;
-                    }
+                    sender.send_if_modified(|last| {
+                        let differs = *last != found;
+                        *last = found;
+                        differs
+                    });
                 }
                 Err(error) => {
                     tracing::error!(
@@ -54,8 +60,11 @@ pub async fn watch() -> Result<(Discovery, mpsc::Receiver<Discovery>), Error> {
     Ok((first, receiver))
 }
 
-async fn blocking_scan() -> Result<Discovery, Error> {
-    tokio::task::spawn_blocking(scan)
-        .await
-        .expect("a scan does not panic")
+async fn look(mut pods: PodWatch, all: bool) -> (PodWatch, Result<Discovery, Error>) {
+    tokio::task::spawn_blocking(move || {
+        let found = pods.look(all);
+        (pods, found)
+    })
+    .await
+    .expect("a look does not panic")
 }

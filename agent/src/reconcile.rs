@@ -5,7 +5,7 @@
 //! full table) is tried again at the next tick, and pods never wait for documents.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use snapshot::Snapshot;
 
@@ -16,8 +16,8 @@ use crate::metrics::Reload;
 use crate::source::{Loaded, SourceError};
 use crate::view::{self, AgentView};
 
-/// How many times as long as the comparison of identities the agent rests from it: one fiftieth of a core at most. Up to 120,000
-/// of them are compared at every tick.
+/// How many times as long as the comparison of large tables the agent rests from it: one fiftieth of a core at most. Up to 120,000
+/// identities are compared at every tick.
 const REST: u32 = 50;
 
 /// Documents that parse.
@@ -38,8 +38,10 @@ pub struct Reconciler {
     discovery: Discovery,
     /// Whether the active generation was made for other pods than `discovery` has.
     stale: bool,
-    /// When the identities may be compared again.
+    /// When the large tables may be compared again.
     rested: Option<Instant>,
+    /// How long an interface without addresses stays in quarantine.
+    patience: Duration,
 }
 
 impl Reconciler {
@@ -53,6 +55,7 @@ impl Reconciler {
         snapshot: Arc<Snapshot>,
         digest: &str,
         discovery: Discovery,
+        patience: Duration,
     ) -> Result<Self, ActivateError> {
         let documents = Documents {
             snapshot,
@@ -66,8 +69,10 @@ impl Reconciler {
             discovery,
             stale: false,
             rested: None,
+            patience,
         };
         reconciler.activate(&documents, Reload::Start)?;
+        reconciler.release();
         Ok(reconciler)
     }
 
@@ -101,15 +106,18 @@ impl Reconciler {
     pub fn pods(&mut self, discovery: Discovery) {
         self.discovery = discovery;
         self.stale = true;
+        // Those who are nobody's wait for no generation.
+        self.release();
         self.reconcile();
     }
 
     /// Tries again what failed, and puts back what somebody may have removed.
     pub fn repair(&mut self) {
         self.reconcile();
-        let identities = self.rested.is_none_or(|rested| Instant::now() >= rested);
-        let care = tokio::task::block_in_place(|| self.activator.look_after(identities));
-        if let Some(took) = care.identities_took {
+        self.release();
+        let large = self.rested.is_none_or(|rested| Instant::now() >= rested);
+        let care = tokio::task::block_in_place(|| self.activator.look_after(large));
+        if let Some(took) = care.large_took {
             self.rested = Some(Instant::now() + took * REST);
         }
         for table in care.tables.iter().filter(|table| table.drifted > 0) {
@@ -148,6 +156,15 @@ impl Reconciler {
     /// The agent is about to end.
     pub fn drain(&self) {
         self.view.drain();
+    }
+
+    fn release(&self) {
+        let waiting = self.waiting.iter().map(|documents| &*documents.snapshot);
+        let snapshots: Vec<_> = waiting.chain([&*self.documents.snapshot]).collect();
+        tokio::task::block_in_place(|| {
+            self.activator
+                .release(&self.discovery, self.patience, &snapshots);
+        });
     }
 
     fn reconcile(&mut self) {

@@ -4,6 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod rules;
+
+pub use rules::RuleStatus;
+
 /// Everything that `status` shows.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Status {
@@ -21,8 +25,7 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// Dropped packets since the tables were made, most first.
     pub drops: Vec<DropStatus>,
-    /// What rules decided since they were made, most first.
-    #[serde(default)]
+    /// Rules of this node's pods, most used first.
     pub rules: Vec<RuleStatus>,
     /// What is declared and not enforced, or without effect. Empty is good.
     pub not_enforced: Vec<String>,
@@ -79,6 +82,8 @@ pub struct DatapathStatus {
     pub generation: u64,
     /// Events that were lost because nobody read them fast enough.
     pub events_lost: u64,
+    /// New interfaces of which nobody knows yet whose they are: all their packets are dropped.
+    pub quarantine: Vec<QuarantineStatus>,
     /// The programs, as the kernel took them.
     pub programs: Vec<ProgramStatus>,
     /// What the kernel holds against what it was given.
@@ -101,6 +106,17 @@ pub struct TableStatus {
     pub last_drift_at: String,
     /// Hash over the wanted entries.
     pub hash: String,
+}
+
+/// An interface in quarantine.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct QuarantineStatus {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Seconds since it came.
+    pub seconds: u64,
 }
 
 /// A program in the kernel.
@@ -168,15 +184,6 @@ pub struct ListenerStatus {
     pub hostname: String,
 }
 
-/// A rule that decided something.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct RuleStatus {
-    /// What it was made from.
-    pub rule: String,
-    /// Connections that it decided, at each gate that they met.
-    pub connections: u64,
-}
-
 /// Dropped packets of one kind.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct DropStatus {
@@ -232,6 +239,17 @@ impl fmt::Display for Status {
             )?;
         } else {
             writeln!(f, "datapath    NONE: nothing is enforced in the kernel")?;
+        }
+        if !datapath.quarantine.is_empty() {
+            let all = datapath.quarantine.iter();
+            let names: Vec<_> = all
+                .map(|held| format!("{} ({} s)", held.interface, held.seconds))
+                .collect();
+            writeln!(
+                f,
+                "            QUARANTINE, all packets dropped until it is known whose they are: {}",
+                names.join(", ")
+            )?;
         }
         self.write_tables(f)?;
         self.write_cells(f)?;
@@ -332,24 +350,6 @@ impl Status {
         table(f, rows.collect())
     }
 
-    fn write_rules(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        section(f, "rules", self.rules.len())?;
-        let rows = self.rules.iter().take(TOP_RULES).map(|rule| {
-            vec![
-                plural(
-                    usize::try_from(rule.connections).unwrap_or(usize::MAX),
-                    "connection",
-                ),
-                rule.rule.clone(),
-            ]
-        });
-        table(f, rows.collect())?;
-        match self.rules.len().saturating_sub(TOP_RULES) {
-            0 => Ok(()),
-            more => writeln!(f, "  and {more} more, which --json shows"),
-        }
-    }
-
     fn write_drops(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         section(f, "drops", self.drops.len())?;
         let rows = self.drops.iter().map(|drop| {
@@ -369,9 +369,6 @@ impl Status {
         table(f, rows.collect())
     }
 }
-
-/// Rules that people see; `--json` has all.
-const TOP_RULES: usize = 20;
 
 fn plural(count: usize, noun: &str) -> String {
     if count == 1 {
@@ -420,7 +417,7 @@ fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
 mod tests {
     use super::{
         AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-        ListenerStatus, PodStatus, RuleStatus, Status, TableStatus,
+        ListenerStatus, PodStatus, RuleStatus, Status, TableStatus, rules::SHOWN_RULES,
     };
 
     fn status() -> Status {
@@ -452,6 +449,7 @@ mod tests {
                 bpffs: "/sys/fs/bpf/cardinal".into(),
                 generation: 3,
                 events_lost: 0,
+                quarantine: Vec::new(),
                 programs: vec![],
                 tables: vec![
                     TableStatus {
@@ -503,11 +501,13 @@ mod tests {
                 packets: 2,
                 bytes: 120,
             }],
-            rules: (1..=25)
+            rules: (0..100)
                 .rev()
-                .map(|connections| RuleStatus {
-                    rule: format!("rule {connections}"),
-                    connections,
+                .map(|decisions| RuleStatus {
+                    rule: format!("public acme/shop/prod/web/site-{decisions}"),
+                    document: "shop.yaml:9 (Cell default/shop)".into(),
+                    field: "spec.components[0].endpoints[0].visibility.public".into(),
+                    decisions,
                 })
                 .collect(),
             not_enforced: vec![],
@@ -528,13 +528,25 @@ mod tests {
             "not a cell's: never touched",
             "192.0.2.1:443",
             "not_declared",
-            "rules (25)",
-            "25 connections  rule 25",
-            "and 5 more, which --json shows",
+            "rules (100)",
+            "99 decisions  public acme/shop/prod/web/site-99  shop.yaml:9 (Cell default/shop)  spec.components[0].endpoints[0].visibility.public",
+            "and 80 that decided less or nothing",
             "not enforced: none",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn rules_that_decided_nothing_are_counted_and_not_listed() {
+        let mut status = status();
+        status.rules.drain(..99 - SHOWN_RULES / 2);
+        let text = status.to_string();
+        assert!(
+            text.contains("and 1 that decided less or nothing"),
+            "{text}"
+        );
+        assert!(!text.contains("site-0 "), "{text}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Line {
             file: source.file.to_string(),
             document: source.document,
             object: source.object.to_string(),
-            field: source.field.clone(),
+            field: source.field.to_string(),
             line: source.line,
             message: message.to_owned(),
             text,

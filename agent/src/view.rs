@@ -28,8 +28,10 @@ use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-    ListenerStatus, PodStatus, ProgramStatus, RuleStatus, Status, TableStatus,
+    ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status, TableStatus,
 };
+
+mod rules;
 
 /// The agent as seen from its admin interface.
 pub struct AgentView {
@@ -199,6 +201,7 @@ impl AgentView {
                 bpffs: String::new(),
                 generation: 0,
                 events_lost: 0,
+                quarantine: Vec::new(),
                 programs: Vec::new(),
                 tables: Vec::new(),
             };
@@ -218,6 +221,15 @@ impl AgentView {
             bpffs: facts.bpffs.display().to_string(),
             generation: generation.into(),
             events_lost,
+            quarantine: datapath
+                .held()
+                .into_iter()
+                .map(|held| QuarantineStatus {
+                    interface: held.name,
+                    ifindex: held.ifindex,
+                    seconds: held.since.as_secs(),
+                })
+                .collect(),
             programs: facts
                 .programs
                 .iter()
@@ -256,7 +268,7 @@ impl View for AgentView {
                 );
                 not_enforced.extend(active.snapshot.warnings.iter().map(ToString::to_string));
                 not_enforced.extend(active.discovery.unidentified.iter().map(|interface| {
-                    format!("interface {interface}: nobody could be found at its other end, so it has no gates")
+                    format!("interface {interface}: the kernel says nothing of its other end, so it has no gates")
                 }));
                 (
                     cells(active, &mut not_enforced),
@@ -275,13 +287,12 @@ impl View for AgentView {
         not_enforced.extend(
             failed.map(|error| format!("pods that came since the active generation: {error}")),
         );
-        let drops = match (&self.datapath, active.as_deref()) {
-            (Some(datapath), Some(active)) => drops(datapath, active, &mut not_enforced),
-            _ => Vec::new(),
-        };
-        let rules = match (&self.datapath, active.as_deref()) {
-            (Some(datapath), Some(active)) => rules(datapath, active, &mut not_enforced),
-            _ => Vec::new(),
+        let (drops, rules) = match (&self.datapath, active.as_deref()) {
+            (Some(datapath), Some(active)) => (
+                drops(datapath, active, &mut not_enforced),
+                rules::rows(datapath, active, &mut not_enforced),
+            ),
+            _ => Default::default(),
         };
         Status {
             agent: AgentStatus {
@@ -488,25 +499,6 @@ fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
             });
         }
     }
-    rows
-}
-
-fn rules(datapath: &Datapath, active: &Active, not_enforced: &mut Vec<String>) -> Vec<RuleStatus> {
-    let hits = datapath.hits().unwrap_or_else(|error| {
-        not_enforced.push(format!(
-            "unknown: the kernel's counts of rules cannot be read: {error}"
-        ));
-        BTreeMap::new()
-    });
-    let mut rows: Vec<_> = hits
-        .into_iter()
-        .filter_map(|(number, connections)| {
-            // Of rules that no generation has any more the count is about to go.
-            let rule = active.rule(number)?;
-            Some(RuleStatus { rule, connections })
-        })
-        .collect();
-    rows.sort_by(|a, b| (b.connections.cmp(&a.connections)).then_with(|| a.rule.cmp(&b.rule)));
     rows
 }
 

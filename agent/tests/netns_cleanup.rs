@@ -18,7 +18,7 @@ use binary::{Agent, err, out, run, wait};
 use cardinal_agent::datapath::GateHook;
 use world::{World, echo_tcp, inside, tcp};
 
-/// Two pods of one cell that may not speak to each other.
+/// Two pods of one cell that may not speak to each other. What they say to the world is steered.
 const CELL: &str = r#"
 apiVersion: cardinal.dev/v1alpha1
 kind: Cell
@@ -33,6 +33,8 @@ spec:
       workloads: { addresses: ["10.77.0.1", "fd77::1"] }
     - name: orders
       workloads: { addresses: ["10.77.0.2", "fd77::2"] }
+  egress:
+    south: [{ name: pay, hosts: ["api.pay.test"], port: 443, protocol: TLS }]
 "#;
 
 fn cleanup(world: &World, more: &[&str]) -> (bool, String) {

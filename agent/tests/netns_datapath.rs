@@ -20,14 +20,11 @@ use agent_common::{
 };
 use aya::maps::{ArrayOfMaps, Map, MapData};
 use cardinal_agent::datapath::{
-    Backend, Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
+    Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
 };
 use cardinal_agent::proxy::{Ingress, Proxy, ProxyConfig, Sharing, SocketKind};
 use socket2::{Domain, Protocol, Socket, Type};
-use world::{
-    SOON, World, chain, connect, echo_tcp, echo_udp, in_cgroup, inside, report, talks, tcp, udp,
-    wait_event,
-};
+use world::{SOON, World, chain, connect, echo_tcp, echo_udp, inside, talks, tcp, udp, wait_event};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -296,7 +293,7 @@ fn netns_unchanged_tables_are_shared_and_an_abandoned_generation_leaves_nothing(
                 port: 80,
                 protocol: TCP,
             },
-            Vec::new(),
+            Default::default(),
         );
     }
     let error = datapath
@@ -399,29 +396,27 @@ fn netns_discovery_finds_pods_and_their_addresses() {
     };
     assert_eq!(seen(found), expected(&world));
 
-    let node = world.node.clone();
-    let (told, hears) = std::sync::mpsc::channel();
-    let listener = std::thread::spawn(move || {
-        inside(&node, move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async move {
-                let mut changes =
-                    cardinal_agent::datapath::Changes::listen().expect("root may listen");
-                told.send(()).expect("the test waits");
-                tokio::time::timeout(Duration::from_secs(5), changes.changed()).await
-            })
-        })
-    });
-    hears.recv().expect("the listener is ready");
-    world.add_pod(3);
-    let heard = listener.join().expect("the listener ends");
-    assert!(
-        matches!(heard, Ok(Ok(()))),
-        "a new pod is a change: {heard:?}"
+    let datapath = world.open();
+    let mut pods = inside(&world.node, move || datapath.watch_pods(false))
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(
+        seen(pods.look(true).expect("the node can be looked at")),
+        expected(&world)
     );
+    world.add_pod(3);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        // What changed is told, and looked at alone.
+        let changed = async { tokio::time::timeout_at(end.into(), pods.changed()).await };
+        runtime.block_on(changed).expect("a new pod is a change");
+        if seen(pods.look(false).expect("the node can be looked at")) == expected(&world) {
+            break;
+        }
+    }
     assert_eq!(
         seen(inside(&world.node, scan).expect("the node can be scanned")),
         expected(&world)
@@ -496,6 +491,82 @@ fn netns_governed_connections_reach_the_router_with_their_destination() {
         drop(listener);
         assert!(connect(&a.netns, to).is_err(), "the listener is gone again");
     }
+}
+
+#[test]
+fn netns_a_governed_connection_that_the_router_ended_can_be_opened_again_at_once() {
+    let world = World::new(1);
+    let a = world.pods[0].clone();
+    let datapath = world.open();
+    let rules = |world: &World, generation, action| {
+        let mut tables = world.tables(generation, &[1]);
+        let key = RuleKey::new(Identity::WORLD, 443, TCP, Direction::Egress);
+        rule(&mut tables, Identity::component(1), key, action);
+        tables
+    };
+    let policy_route = || {
+        world.on_node("ip rule").contains("0xca51")
+            && world.on_node("ip -6 rule").contains("0xca51")
+    };
+    world.activate(&datapath, rules(&world, 1, Action::Pass));
+    assert!(!policy_route(), "nothing is steered");
+    world.activate(&datapath, rules(&world, 2, Action::Steer));
+    assert!(policy_route());
+    for (v6, to, key) in [
+        (false, "203.0.113.5:443", SocketKey::TRANSPARENT_V4),
+        (true, "[2001:db8::5]:443", SocketKey::TRANSPARENT_V6),
+    ] {
+        let to: SocketAddr = to.parse().expect("an address");
+        let listener = inside(&world.node, move || transparent(v6));
+        datapath
+            .set_socket(key, &listener)
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let (pod, netns) = (if v6 { a.v6 } else { a.v4 }, a.netns.clone());
+        for time in 1..=3 {
+            let netns = netns.clone();
+            let client = std::thread::spawn(move || {
+                inside(&netns, move || {
+                    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+                    socket.set_reuse_address(true)?;
+                    socket.bind(&at(pod, 40_000).into())?;
+                    socket.connect_timeout(&to.into(), SOON)?;
+                    let mut stream = TcpStream::from(socket);
+                    stream.set_read_timeout(Some(SOON))?;
+                    // The end that the router makes first; what it remembers of the connection is in the way of the next.
+                    stream.read(&mut [0; 1])
+                })
+            });
+            let accepted = {
+                let listener = listener.try_clone().expect("a listener");
+                listener.set_nonblocking(true).expect("a socket");
+                let end = Instant::now() + SOON;
+                loop {
+                    match listener.accept() {
+                        Ok((stream, _)) => break Some(stream),
+                        Err(_) if Instant::now() < end => {
+                            std::thread::sleep(Duration::from_millis(2));
+                        }
+                        Err(_) => break None,
+                    }
+                }
+            };
+            assert!(accepted.is_some(), "{to}: connection {time}");
+            drop(accepted);
+            let end = client.join().expect("the client does not panic");
+            assert_eq!(
+                end.expect("a connection that ends"),
+                0,
+                "{to}: connection {time}"
+            );
+        }
+    }
+    world.activate(&datapath, rules(&world, 3, Action::Pass));
+    let handle = datapath.clone();
+    inside(&world.node, move || {
+        handle.retire(2).expect("not the active one");
+        handle.retire(1).expect("not the active one");
+    });
+    assert!(!policy_route(), "nothing is steered any more");
 }
 
 #[test]
@@ -647,104 +718,6 @@ fn netns_gateway_addresses_lead_to_the_routers_sockets() {
             .map(|()| TcpStream::from(socket))
     });
     assert!(talks(&mut marked.expect("the west gate is declared")));
-}
-
-#[test]
-fn netns_service_addresses_become_backends_where_a_connection_starts() {
-    let world = World::new(2);
-    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
-    let datapath = world.open();
-    let mut tables = world.tables(1, &[1, 1]);
-    allow(&mut tables, 1, 2, 8080, TCP);
-    allow(&mut tables, 1, 2, 5353, UDP);
-    let services = ["10.96.0.1", "fd96::1"].map(|text| text.parse::<IpAddr>().expect("an address"));
-    for (service, backend) in services.into_iter().zip([b.v4, b.v6]) {
-        let at = |port, protocol| ServiceAddress {
-            address: service,
-            port,
-            protocol,
-        };
-        tables.services.insert(
-            at(80, TCP),
-            vec![Backend {
-                address: backend,
-                port: 8080,
-            }],
-        );
-        tables.services.insert(
-            at(53, UDP),
-            vec![Backend {
-                address: backend,
-                port: 5353,
-            }],
-        );
-        tables.services.insert(at(81, TCP), Vec::new());
-    }
-    world.activate(&datapath, tables);
-    for (service, backend) in services.into_iter().zip([b.v4, b.v6]) {
-        echo_tcp(&b.netns, at(backend, 8080));
-        echo_udp(&b.netns, at(backend, 5353));
-        let answer = in_cgroup(&world, &a.netns, || {
-            report((|| {
-                let mut stream = TcpStream::connect_timeout(&at(service, 80), SOON)?;
-                Ok(format!("{} {}", talks(&mut stream), stream.peer_addr()?))
-            })())
-        });
-        assert_eq!(
-            answer,
-            format!("true {}", at(service, 80)),
-            "TCP, and getpeername shows the service"
-        );
-        let answer = in_cgroup(&world, &a.netns, || {
-            report(TcpStream::connect_timeout(&at(service, 81), SOON).map(|_| "connected".into()))
-        });
-        assert_eq!(
-            answer, "PermissionDenied",
-            "a service without backends refuses"
-        );
-        let any: SocketAddr = if service.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        }
-        .parse()
-        .expect("an address");
-        for connected in [false, true] {
-            let answer = in_cgroup(&world, &a.netns, || {
-                report((|| {
-                    let socket = UdpSocket::bind(any)?;
-                    socket.set_read_timeout(Some(SOON))?;
-                    if connected {
-                        socket.connect(at(service, 53))?;
-                        socket.send(b"hello")?;
-                    } else {
-                        socket.send_to(b"hello", at(service, 53))?;
-                    }
-                    let (length, from) = socket.recv_from(&mut [0; 16])?;
-                    Ok(format!("{length} {from}"))
-                })())
-            });
-            assert_eq!(
-                answer,
-                format!("5 {}", at(service, 53)),
-                "UDP, connected: {connected}"
-            );
-        }
-    }
-    // An IPv6 socket that speaks IPv4.
-    let answer = in_cgroup(&world, &a.netns, || {
-        report((|| {
-            let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
-            let to = SocketAddr::new(Ipv4Addr::new(10, 96, 0, 1).to_ipv6_mapped().into(), 80);
-            socket.connect_timeout(&to.into(), SOON)?;
-            Ok(talks(&mut TcpStream::from(socket)).to_string())
-        })())
-    });
-    assert_eq!(answer, "true");
-    assert!(
-        !tcp(&a.netns, at(services[0], 80)),
-        "a process outside the cgroup is left alone"
-    );
 }
 
 #[test]
@@ -902,7 +875,7 @@ fn netns_pods_of_a_generation_that_failed_are_denied() {
             port: 80,
             protocol: TCP,
         };
-        tables.services.insert(service, Vec::new());
+        tables.services.insert(service, Default::default());
     }
     let (refused, handle) = (tables, datapath.clone());
     inside(&world.node.clone(), move || {
@@ -923,7 +896,11 @@ fn netns_what_others_remove_is_put_back() {
         let datapath = world
             .try_open(hook)
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
-        world.activate(&datapath, world.tables(1, &[1, 1]));
+        let mut tables = world.tables(1, &[1, 1]);
+        // The policy route is there for those who steer.
+        let key = RuleKey::new(Identity::WORLD, 443, TCP, Direction::Egress);
+        rule(&mut tables, Identity::component(1), key, Action::Steer);
+        world.activate(&datapath, tables);
         echo_tcp(&b.netns, at(b.v4, 80));
         assert!(!tcp(&a.netns, at(b.v4, 80)), "{hook:?}: undeclared");
         for pod in [&a, &b] {
@@ -1001,7 +978,9 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
         "endpoints",
         "fragments",
         "services",
+        "choices",
         "backends",
+        "affinities",
         "listeners",
         "translations",
         "counters",

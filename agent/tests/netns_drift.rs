@@ -21,7 +21,7 @@ use agent_common::{Action, Control, Direction, Identity, Rule, RuleKey, SocketKe
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use binary::{Agent, out, wait};
 use cardinal_agent::datapath::{
-    Backend, Datapath, GateHook, Network, Owner, ServiceAddress, TableState,
+    Backend, Datapath, GateHook, Network, Owner, Service, ServiceAddress, TableState,
 };
 use world::{World, chain, echo_tcp, inside, tcp};
 
@@ -106,17 +106,31 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                     Rule::new(Action::Pass, 7),
                 );
         }
+        // What is steered needs the policy route.
+        tables
+            .policies
+            .get_mut(&Identity::component(1))
+            .expect("the component has a pod")
+            .insert(
+                RuleKey::new(Identity::WORLD, 443, TCP, Direction::Egress),
+                Rule::new(Action::Steer, 8),
+            );
         for n in 1..=2 {
             let at = ServiceAddress {
                 address: Ipv4Addr::new(10, 96, 0, n).into(),
                 port: 80,
                 protocol: TCP,
             };
-            let backend = Backend {
+            let backend = |port| Backend {
                 address: b.v4,
-                port: 8080,
+                port,
+                weight: 1,
             };
-            tables.services.insert(at, vec![backend; 2]);
+            let service = Service {
+                backends: vec![backend(8080), backend(8081)],
+                affinity: None,
+            };
+            tables.services.insert(at, service);
             tables.listeners.insert(at, Identity::WEST_GATE);
         }
         world.activate(&datapath, tables);
@@ -137,11 +151,12 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                 "pins",
                 "control",
                 "identities",
+                "backends",
+                "choices",
+                "services",
                 "endpoints",
                 "policies",
                 "flows",
-                "services",
-                "backends",
                 "listeners",
                 "sockets",
                 "gates",
@@ -166,9 +181,23 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
             };
         }
         spoiled!("endpoints", 8, 24);
-        spoiled!("services", 24, 8);
-        spoiled!("backends", 8, 20);
+        spoiled!("services", 20, 32);
         spoiled!("listeners", 24, 4);
+
+        // What services lead to: entries of arrays that are in use.
+        fn spoil_array<const V: usize>(maps: &Path, name: &str) {
+            let mut array: Array<_, [u8; V]> =
+                Array::try_from(Map::Array(open(maps, name))).expect("an array");
+            let mut index = 0;
+            while array.get(&index, 0).expect("an entry") == [0; V] {
+                index += 1;
+            }
+            array.set(index, [0x77; V], 0).expect("changed");
+        }
+        spoil_array::<28>(&maps, "backends");
+        found("backends", &[("backends", 1)]);
+        spoil_array::<12>(&maps, "choices");
+        found("choices", &[("choices", 1)]);
 
         // Identities: a wider prefix and a narrower one.
         let mut trie: LpmTrie<_, [u8; 16], [u8; 32]> =
@@ -275,6 +304,36 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
         assert!(tcp(&a.netns, SocketAddr::new(b.v4, 8080)), "{hook:?}");
         assert!(!tcp(&a.netns, SocketAddr::new(b.v4, 8081)), "{hook:?}");
     }
+}
+
+#[test]
+fn netns_drift_does_not_bring_a_pod_back_whose_interface_went() {
+    let world = World::new(2);
+    let gone = world.pods[1].ifindex;
+    let datapath = world.open();
+    let handle = datapath.clone();
+    let _watch = inside(&world.node, move || handle.watch_pods(true)).expect("pods are followed");
+    world.activate(&datapath, world.tables(1, &[10, 20]));
+    let pods = || entries(&hash::<8, 24>(&maps(&world), "endpoints"));
+    assert_eq!(pods().len(), 2);
+    world.remove_interface(1);
+    wait("the pod to be forgotten", || {
+        (pods().len() == 1).then_some(())
+    });
+    for _ in 0..2 {
+        assert_eq!(drifted(&look(&world, &datapath, &[])), []);
+        assert!(
+            pods().keys().all(|key| key[4..] != gone.to_ne_bytes()),
+            "its index may be another's by now"
+        );
+    }
+    // What somebody else removes is put back beside it.
+    let key = *pods().keys().next().expect("the other pod");
+    hash::<8, 24>(&maps(&world), "endpoints")
+        .remove(&key)
+        .expect("removed");
+    assert_eq!(drifted(&look(&world, &datapath, &[])), [("endpoints", 1)]);
+    assert_eq!(pods().keys().collect::<Vec<_>>(), [&key]);
 }
 
 #[test]

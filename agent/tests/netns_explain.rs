@@ -231,6 +231,12 @@ fn netns_explain_says_what_the_kernel_does() {
         declared.contains("acme/shop/prod/web") && declared.contains("orders/feed"),
         "{declared}"
     );
+    let document = gate["document"].as_str().expect("a text");
+    assert!(
+        document.starts_with("shop.yaml:") && document.ends_with("(Cell default/shop)"),
+        "{document}"
+    );
+    assert_eq!(gate["field"], "spec.components[0].connections[0]");
     assert_eq!(report["active"]["gates"][1]["ifindex"], orders.ifindex);
     let status = agent.status();
     assert_eq!(

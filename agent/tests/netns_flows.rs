@@ -1,201 +1,427 @@
-//! `flows` by the real program: what the kernel tells reaches the one who asked. Needs root; fails without it.
+//! Flows: how connections are known, how they end, and whose room they take, on a real kernel. Needs root; fails without it.
 
-#[path = "netns/binary.rs"]
-#[allow(dead_code, reason = "each test binary uses its part of the harness")]
-mod binary;
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, UdpSocket};
-use std::process::Stdio;
-use std::sync::mpsc;
-use std::thread;
+#[path = "netns/frames.rs"]
+#[allow(dead_code, reason = "each test binary makes its own frames")]
+mod frames;
 
-use binary::{Agent, PATIENCE, err, out, program, wait};
-use serde_json::Value;
-use world::{World, echo_tcp, inside, tcp};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
-const CELL: &str = r#"
-apiVersion: cardinal.dev/v1alpha1
-kind: Cell
-metadata: { name: shop }
-spec:
-  organization: acme
-  project: shop
-  environment: prod
-  intra: declared
-  components:
-    - name: web
-      workloads: { addresses: ["10.77.0.1", "fd77::1"] }
-      connections: [{ component: orders, endpoint: feed }]
-    - name: orders
-      workloads: { addresses: ["10.77.0.2", "fd77::2"] }
-      endpoints: [{ name: feed, type: TCP, port: 7000 }]
-"#;
+use agent_common::{
+    Action, Control, Direction, FlowState, FlowValue, Identity, Path, Reason, Rule, RuleKey,
+};
+use aya::maps::{ArrayOfMaps, HashMap, Map, MapData};
+use cardinal_agent::datapath::{Datapath, GateHook, KernelTables};
+use frames::{ipv4, send, udp_header};
+use world::{SOON, TestPod, World, chain, connect, echo_udp, inside, talks, udp};
 
-/// A reader that stays; it ends with this value.
-struct Follower {
-    child: std::process::Child,
-    lines: mpsc::Receiver<String>,
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP: u8 = 1;
+
+fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
 }
 
-impl Follower {
-    fn start(world: &World, agent: &Agent<'_>, words: &[&str]) -> Self {
-        let admin = agent.admin().display().to_string();
-        let words = [&["flows", "--follow", "--admin", &admin], words].concat();
-        let mut child = program(world, &words)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let (sender, lines) = mpsc::channel();
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// The next line that fits, and those before it.
-    fn wait(&self, what: &str, fits: impl Fn(&str) -> bool) -> (String, Vec<String>) {
-        let mut others = Vec::new();
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if fits(&line) => return (line, others),
-                Ok(line) => others.push(line),
-                Err(error) => panic!("{what}: {error}; lines: {others:#?}"),
-            }
-        }
+/// Lets component `from` open connections to `to`; port 0 is any.
+fn allow(tables: &mut KernelTables, from: u32, to: u32, port: u16, protocol: u8) {
+    let sides = [
+        (from, to, Direction::Egress),
+        (to, from, Direction::Ingress),
+    ];
+    for (of, peer, direction) in sides {
+        let key = RuleKey::new(Identity::component(peer), port, protocol, direction);
+        let rules = tables.policies.get_mut(&Identity::component(of));
+        rules
+            .expect("it has a pod")
+            .insert(key, Rule::new(Action::Pass, 7));
     }
 }
 
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.child.kill().expect("the reader is ours");
-        self.child.wait().expect("the reader is ours");
+fn pinned(world: &World, name: &str) -> MapData {
+    let folder = format!("bpf/maps_{}", Control::SCHEMA);
+    MapData::from_pin(world.folder.join(folder).join(name)).expect("the map is pinned")
+}
+
+/// A pod's own table of flows, as the kernel has it: keys of 40 bytes, values of 32.
+struct Table(HashMap<MapData, [u8; 40], [u8; 32]>);
+
+impl Table {
+    fn of(world: &World, generation: u32, pod: &TestPod) -> Self {
+        let endpoints: HashMap<_, [u32; 2], [u32; 6]> =
+            HashMap::try_from(Map::HashMap(pinned(world, "endpoints"))).expect("a hash");
+        let [_, _, _, slot, ..] = endpoints
+            .get(&[generation, pod.ifindex], 0)
+            .expect("the pod is known");
+        let outer: ArrayOfMaps<_, MapData> =
+            ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(world, "flows"))).expect("a map of maps");
+        let inner = outer.get(&slot, 0).expect("the pod has flows");
+        Self(HashMap::try_from(Map::LruHashMap(inner)).expect("a hash"))
+    }
+
+    /// The flows of one protocol with their values.
+    fn flows(&self, protocol: u8) -> Vec<([u8; 40], FlowValue)> {
+        self.0
+            .iter()
+            .map(|entry| entry.expect("the table can be read"))
+            .filter(|(key, _)| key[36] == protocol)
+            .map(|(key, value)| {
+                // SAFETY: a flow's value is 32 bytes, any of which are one.
+                let value = unsafe { std::mem::transmute::<[u8; 32], FlowValue>(value) };
+                (key, value)
+            })
+            .collect()
+    }
+
+    fn only(&self, protocol: u8) -> ([u8; 40], FlowValue) {
+        let flows = self.flows(protocol);
+        assert_eq!(flows.len(), 1, "{flows:?}");
+        flows[0]
+    }
+
+    /// Makes a flow look as if its last packet had come `seconds` earlier.
+    fn age(&mut self, key: &[u8; 40], value: &FlowValue, seconds: u64) {
+        let mut bytes = self.0.get(key, 0).expect("it is there");
+        let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+            .expect("every kernel has this clock")
+            .tv_nsec() as u64;
+        let seen = value.seen() - seconds * 1_000_000_000 / tick;
+        bytes[..8].copy_from_slice(&seen.to_ne_bytes());
+        self.0.insert(key, bytes, 0).expect("writable for root");
+    }
+}
+
+fn count(datapath: &Datapath, fits: impl Fn(Direction, Path, Reason) -> bool) -> u64 {
+    let rows = datapath.counters().expect("counters can be read");
+    rows.iter()
+        .filter(|row| fits(row.way, row.path, row.reason))
+        .map(|row| row.packets)
+        .sum()
+}
+
+/// A server that sends first whenever it is told to, and otherwise nothing.
+fn push(netns: &str, address: SocketAddr) -> TcpListener {
+    inside(netns, move || TcpListener::bind(address)).expect("the pod's own address")
+}
+
+fn receives(stream: &mut TcpStream) -> bool {
+    let mut buffer = [0; 4];
+    stream
+        .set_read_timeout(Some(SOON))
+        .expect("a time above zero");
+    stream.read_exact(&mut buffer).is_ok()
+}
+
+#[test]
+fn netns_a_flow_that_was_idle_for_too_long_is_no_answer_any_more() {
+    for v6 in [false, true] {
+        let world = World::new(2);
+        let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+        let datapath = world.open();
+        let mut tables = world.tables(1, &[1, 1]);
+        allow(&mut tables, 1, 2, 80, TCP);
+        world.activate(&datapath, tables);
+        let to = at(if v6 { b.v6 } else { b.v4 }, 80);
+        let listener = push(&b.netns, to);
+        let mut client = connect(&a.netns, to).expect("declared");
+        let (mut server, _) = listener.accept().expect("a connection");
+        server.write_all(b"once").expect("an open connection");
+        assert!(receives(&mut client));
+
+        let mut table = Table::of(&world, 1, &b);
+        let (key, flow) = table.only(TCP);
+        assert_eq!(flow.direction(), Direction::Ingress);
+        assert!(flow.state().has(FlowState::REPLIED));
+        table.age(&key, &flow, 7441);
+        let before = count(&datapath, |_, _, reason| reason == Reason::NotDeclared);
+        server.write_all(b"late").expect("an open connection");
+        assert!(!receives(&mut client), "the server opens nothing");
+        assert!(count(&datapath, |_, _, reason| reason == Reason::NotDeclared) > before);
+        // The opener's next packet makes it known again, and the retransmission comes through.
+        client.write_all(b"hello").expect("an open connection");
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time above zero");
+        let mut buffer = [0; 4];
+        client.read_exact(&mut buffer).expect("the answer arrives");
+        assert_eq!(&buffer, b"late");
     }
 }
 
 #[test]
-fn netns_flows_show_what_the_kernel_does() {
+fn netns_the_end_of_a_connection_is_noted() {
     let world = World::new(2);
     let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
-    let agent = Agent::start(&world, &[("shop.yaml", CELL)]);
-    wait("the pods' gates", || {
-        let status = agent.status();
-        let pods = status["pods"].as_array()?;
-        (pods.len() == 2 && pods.iter().all(|pod| pod["enforced"] == true)).then_some(())
-    });
-    let all = Follower::start(&world, &agent, &["--json", "--cell", "acme/shop/prod"]);
-    let drops = Follower::start(
-        &world,
-        &agent,
-        &[
-            "--verdict",
-            "drop",
-            "--reason",
-            "not_declared",
-            "--direction",
-            "intra",
-        ],
-    );
-    let (declared, undeclared) = (SocketAddr::new(b.v4, 7000), SocketAddr::new(b.v4, 7001));
-    echo_tcp(&b.netns, declared);
-    assert!(tcp(&a.netns, declared));
-    assert!(!tcp(&a.netns, undeclared));
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    allow(&mut tables, 1, 2, 80, TCP);
+    world.activate(&datapath, tables);
+    let listener = push(&b.netns, at(b.v4, 80));
+    let states = |pod: &TestPod| {
+        let mut states: Vec<_> = Table::of(&world, 1, pod)
+            .flows(TCP)
+            .into_iter()
+            .map(|(_, flow)| flow.state())
+            .collect();
+        states.sort_by_key(|state| format!("{state:?}"));
+        states
+    };
 
-    let json = |line: &str| serde_json::from_str::<Value>(line).expect("a line is JSON");
-    let (line, _) = all.wait("the new flow", |line| {
-        let event = json(line);
-        event["verdict"] == "pass" && event["dport"] == 7000
-    });
-    let event = json(&line);
-    assert_eq!(event["reason"], "policy");
-    assert_eq!(event["direction"], "intra");
-    assert_eq!(event["cell"], "acme/shop/prod");
-    assert_eq!(event["src"], a.v4.to_string());
-    assert!(event["seq"].as_u64().is_some_and(|number| number > 0));
-    let time = event["time"].as_str().expect("a time");
-    assert!(time.len() >= 20 && time.ends_with('Z'), "{time}");
-    assert!(event["rule"].to_string().contains("orders/feed"), "{event}");
-    all.wait("the drop", |line| {
-        let event = json(line);
-        event["verdict"] == "drop" && event["dport"] == 7001
-    });
-    let (line, others) = drops.wait("the drop", |line| line.contains("10.77.0.2:7001"));
-    assert!(
-        line.contains("  drop  not_declared") && line.contains("acme/shop/prod"),
-        "{line}"
-    );
-    assert!(
-        others.iter().all(|line| !line.contains(":7000 ")),
-        "only what was asked for: {others:#?}"
-    );
-
-    // A cell that causes more than it may is told about, once a second.
-    let stranger = SocketAddr::new(b.v4, 9);
-    inside(&a.netns, move || {
-        let socket = UdpSocket::bind("0.0.0.0:0").expect("any address is free");
-        for _ in 0..5000 {
-            // A full queue is as good as a drop here.
-            let _ = socket.send_to(b"x", stranger);
-        }
-    });
-    drops.wait("what was not told", |line| {
-        line.starts_with("! ") && line.contains("more than a cell may cause in a second")
-    });
-
-    // Without staying: the last of what is kept, filtered.
-    let output = agent.command(&["flows", "--json", "--last", "3", "--verdict", "drop"]);
-    assert!(output.status.success(), "{}", err(&output));
-    let text = out(&output);
-    assert_eq!(text.lines().count(), 3, "{text}");
-    assert!(text.lines().all(|line| json(line)["verdict"] == "drop"));
-    for (words, part) in [
-        (
-            &["flows", "--verdict", "maybe"][..],
-            "invalid value 'maybe'",
-        ),
-        (&["flows", "--reason", "maybe"], "invalid value 'maybe'"),
-        (
-            &["flows", "--cell", "shop"],
-            "expected organization/project/environment",
-        ),
-    ] {
-        let output = agent.command(words);
-        assert_eq!(output.status.code(), Some(2), "{words:?}");
-        assert!(err(&output).contains(part), "{words:?}: {}", err(&output));
+    let client = connect(&a.netns, at(b.v4, 80)).expect("declared");
+    let (server, _) = listener.accept().expect("a connection");
+    assert!(states(&a).iter().all(|state| !state.closed()));
+    drop(client);
+    drop(server);
+    std::thread::sleep(Duration::from_millis(50));
+    let fins = FlowState::FIN_OPENER.with(FlowState::FIN_ANSWERER);
+    for pod in [&a, &b] {
+        let seen = states(pod);
+        assert!(
+            seen.len() == 1 && seen[0].has(fins) && seen[0].closed(),
+            "{seen:?}"
+        );
     }
 
-    // What the rules decided.
-    let rules = wait("the rule's count", || {
-        let status = agent.status();
-        let rules = status["rules"].as_array()?.clone();
-        (!rules.is_empty()).then_some(rules)
+    let client = connect(&a.netns, at(b.v4, 80)).expect("declared");
+    let (server, _) = listener.accept().expect("a connection");
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .expect("a TCP socket");
+    drop(client);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(
+        states(&b).iter().any(|state| state.has(FlowState::RESET)),
+        "{:?}",
+        states(&b)
+    );
+    drop(server);
+}
+
+#[test]
+fn netns_a_pod_pushes_out_no_flows_but_its_own() {
+    let world = World::new(4);
+    let [a, b, c, d] = [0, 1, 2, 3].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1, 2, 2]);
+    allow(&mut tables, 1, 2, 0, UDP);
+    allow(&mut tables, 3, 4, 5353, UDP);
+    world.activate(&datapath, tables);
+    // c asks d, and d answers only when it is told to: its answer passes by the flow alone.
+    let asker = inside(&c.netns, {
+        let from = at(c.v4, 4000);
+        move || UdpSocket::bind(from)
+    })
+    .expect("the pod's own address");
+    let answerer = inside(&d.netns, {
+        let from = at(d.v4, 5353);
+        move || UdpSocket::bind(from)
+    })
+    .expect("the pod's own address");
+    asker.send_to(b"ask", at(d.v4, 5353)).expect("declared");
+    let mut buffer = [0; 16];
+    answerer.set_read_timeout(Some(SOON)).expect("above zero");
+    let (_, back) = answerer.recv_from(&mut buffer).expect("the question");
+
+    const FLOWS: u16 = 20_000;
+    let target = b.v4;
+    inside(&a.netns, move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("any port");
+        for port in 1..=FLOWS {
+            // The receiver has no such port; what it answers may come back as an error of an earlier datagram.
+            let _ = socket.send_to(b"x", at(target, port));
+        }
     });
+    let own = Table::of(&world, 1, &a).flows(UDP).len();
     assert!(
-        rules[0]["rule"].to_string().contains("orders/feed"),
-        "{rules:#?}"
+        (4000..=8192).contains(&own),
+        "{own} flows of {FLOWS}: as many as there is room for"
     );
-    // Both gates of the one connection.
-    assert_eq!(rules[0]["connections"], 2, "{rules:#?}");
-    let (_, metrics) = agent.ask("/metrics").expect("the agent answers");
-    let line = metrics
-        .lines()
-        .find(|line| line.starts_with("cardinal_rule_connections_total{"))
-        .expect("the rule's series");
+    let fresh = count(&datapath, |way, path, reason| {
+        (way, path, reason) == (Direction::Egress, Path::Intra, Reason::Policy)
+    });
+    // All but the three ports of tunnels.
+    assert!(fresh >= u64::from(FLOWS) - 3, "{fresh}");
+    answerer.send_to(b"answer", back).expect("an open socket");
+    asker.set_read_timeout(Some(SOON)).expect("above zero");
+    asker
+        .recv_from(&mut buffer)
+        .expect("the answer passes by the flow of before");
+}
+
+#[test]
+fn netns_connections_older_than_the_gates_live_on_when_they_may_be_picked_up() {
+    for (window, lives) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
+        let world = World::new(2);
+        let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+        let listener = push(&b.netns, at(b.v6, 80));
+        let mut client = connect(&a.netns, at(b.v6, 80)).expect("nothing is guarded yet");
+        let (mut server, _) = listener.accept().expect("a connection");
+
+        let mut config = world.config(GateHook::Auto);
+        config.pick_up = window;
+        let datapath = inside(&world.node, move || Datapath::open(&config))
+            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let mut tables = world.tables(1, &[1, 1]);
+        allow(&mut tables, 1, 2, 80, TCP);
+        world.activate(&datapath, tables.clone());
+        server.write_all(b"push").expect("an open connection");
+        assert_eq!(receives(&mut client), lives, "{window:?}");
+        if lives {
+            let (_, flow) = Table::of(&world, 1, &b).only(TCP);
+            assert_eq!(flow.direction(), Direction::Ingress, "who opened it");
+            // What may not be opened may not be picked up either.
+            tables.generation = 2;
+            tables.policies.values_mut().for_each(|rules| rules.clear());
+            world.activate(&datapath, tables);
+            server.write_all(b"more").expect("an open connection");
+            assert!(!receives(&mut client));
+        }
+    }
+}
+
+#[test]
+fn netns_an_agent_with_other_maps_takes_over_without_a_gap() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let tables = |generation| {
+        let mut tables = world.tables(generation, &[1, 1]);
+        allow(&mut tables, 1, 2, 80, TCP);
+        tables
+    };
+    let datapath = world.open();
+    world.activate(&datapath, tables(1));
+    world::echo_tcp(&b.netns, at(b.v4, 80));
+    world::echo_tcp(&b.netns, at(b.v4, 81));
+    let mut stream = connect(&a.netns, at(b.v4, 80)).expect("declared");
+    assert!(talks(&mut stream));
+    drop(datapath);
+    // The maps of another layout, as far as this agent can tell.
+    let root = world.folder.join("bpf");
+    let (own, other) = (format!("maps_{}", Control::SCHEMA), "maps_1");
+    fs::rename(root.join(&own), root.join(other)).expect("pins can be moved");
+
+    let datapath = world.open();
+    assert_eq!(datapath.active_generation(), 0, "its own maps are new");
+    assert!(talks(&mut stream), "the earlier programs judge on");
+    assert!(!world::tcp(&a.netns, at(b.v4, 81)), "and deny on");
+    let care = datapath.look_after(&[], true);
     assert!(
-        line.contains("orders/feed") && line.ends_with(" 2"),
-        "{line}"
+        care.failed.is_empty() && care.tables.is_empty(),
+        "nothing is replaced before its time: {care:?}"
     );
-    let said = out(&agent.command(&["status"]));
+    assert!(talks(&mut stream));
+    assert!(root.join(other).exists());
+    world.activate(&datapath, tables(1));
     assert!(
-        said.contains("rules (1)") && said.contains("2 connections"),
-        "{said}"
+        !root.join(other).exists(),
+        "nothing is left of the other layout"
+    );
+    assert!(talks(&mut stream), "judged by the new programs");
+    assert!(!world::tcp(&a.netns, at(b.v4, 81)));
+    assert_eq!(datapath.guarded().len(), 2);
+    let established = count(&datapath, |_, _, reason| reason == Reason::Established);
+    assert!(established > 0, "the new maps count");
+}
+
+#[test]
+fn netns_packets_between_pods_look_routed_and_the_old_ones_end_at_the_node() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    allow(&mut tables, 1, 2, 0, UDP);
+    allow(&mut tables, 1, 2, 0, ICMP);
+    world.activate(&datapath, tables);
+    echo_udp(&b.netns, at(b.v4, 5353));
+    assert!(udp(&a.netns, at(b.v4, 5353), 64));
+    assert!(
+        udp(&a.netns, at(b.v4, 5353), 4000),
+        "fragments take the stack"
+    );
+
+    for (to, level, name, kind) in [
+        (b.v4, libc::IPPROTO_IP, libc::IP_RECVTTL, libc::IP_TTL),
+        (
+            b.v6,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_RECVHOPLIMIT,
+            libc::IPV6_HOPLIMIT,
+        ),
+    ] {
+        let receiver = inside(&b.netns, move || UdpSocket::bind(at(to, 6000))).expect("own");
+        let on: i32 = 1;
+        // SAFETY: the option's value is an integer of the size that is told.
+        let set = unsafe {
+            libc::setsockopt(
+                receiver.as_raw_fd(),
+                level,
+                name,
+                std::ptr::from_ref(&on).cast(),
+                size_of::<i32>() as u32,
+            )
+        };
+        assert_eq!(set, 0);
+        receiver.set_read_timeout(Some(SOON)).expect("above zero");
+        inside(&a.netns, move || {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).expect("any port");
+            socket.send_to(b"hop", at(to, 6000)).expect("declared");
+        });
+        let (mut bytes, mut control) = ([0u8; 16], [0u8; 64]);
+        let mut vector = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: all zero is a valid message header, and the pointers outlive the call.
+        let (length, hops) = unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = &raw mut vector;
+            message.msg_iovlen = 1;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = control.len();
+            let length = libc::recvmsg(receiver.as_raw_fd(), &raw mut message, 0);
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            assert!(!header.is_null(), "the kernel tells the hop count");
+            assert_eq!(((*header).cmsg_level, (*header).cmsg_type), (level, kind));
+            (
+                length,
+                std::ptr::read_unaligned(libc::CMSG_DATA(header).cast::<i32>()),
+            )
+        };
+        assert_eq!(
+            (length, hops),
+            (3, 63),
+            "{to}: one hop fewer than it was sent with"
+        );
+    }
+
+    // One that has no hop left is the node's to answer for.
+    let mut frame = ipv4(a.v4, b.v4, UDP, 0, &udp_header(6001));
+    frame[22] = 1;
+    let sum = frame[14..34]
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum::<u32>();
+    let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let errors = || {
+        count(&datapath, |way, _, reason| {
+            (way, reason) == (Direction::Ingress, Reason::IcmpError)
+        })
+    };
+    let before = errors();
+    send(&a.netns, "eth0", frame);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(
+        errors(),
+        before + 1,
+        "time exceeded comes back to the sender"
     );
 }

@@ -81,7 +81,7 @@ pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
             file,
             document: 1,
             object: "".into(),
-            field: String::new(),
+            field: "".into(),
             line: 0,
         };
         sink.warning(source, "the file holds no document");
@@ -94,13 +94,17 @@ pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
             file: file.clone(),
             document: tree.position,
             object: object.unwrap_or_default().into(),
-            field: String::new(),
+            field: "".into(),
             line: 0,
         };
         let hidden = hidden(&source, bytes);
         for fault in tree.faults {
             let source = Source {
-                field: if hidden { String::new() } else { fault.field },
+                field: if hidden {
+                    "".into()
+                } else {
+                    fault.field.into()
+                },
                 line: fault.line,
                 ..source.clone()
             };

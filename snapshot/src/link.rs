@@ -12,8 +12,8 @@ use crate::document::cell::{CellDraft, ExposureDraft};
 use crate::document::gateway::GatewayDraft;
 use crate::document::platform::PlatformDraft;
 use crate::model::{
-    Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, ListenerProtocol, ObjectName,
-    Platform, RemoteNode, Route, Snapshot,
+    Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, ListenerProtocol, Node,
+    ObjectName, Platform, Route, Snapshot,
 };
 use crate::reader::Sink;
 use crate::report::Source;
@@ -25,6 +25,7 @@ mod security_policy;
 /// Makes a snapshot without digest and warnings.
 pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
     addresses::unique(&drafts, sink);
+    addresses::pod_networks(&drafts, sink);
     let secrets = drafts.secrets;
     let (platform_source, platform_draft) = match drafts.platform {
         Some((source, draft)) => (Some(source), draft),
@@ -277,13 +278,16 @@ fn platform(
         internal,
         jwt_providers: draft.jwt_providers,
         dns: plain(&draft.dns),
+        dns_declared: draft.dns_declared,
         dns_service_addresses: plain(&draft.dns_service_addresses),
         nodes: draft
             .nodes
             .into_iter()
-            .map(|(name, addresses)| RemoteNode {
-                name,
-                addresses: plain(&addresses),
+            .map(|node| Node {
+                name: node.name,
+                addresses: plain(&node.addresses),
+                zone: node.zone,
+                pod_networks: node.pod_networks.into_iter().map(|(one, _)| one).collect(),
             })
             .collect(),
         services: draft.services,

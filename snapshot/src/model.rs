@@ -20,8 +20,8 @@ mod platform;
 mod routing;
 
 pub use cell::{
-    Cell, Component, ComponentKind, East, Endpoint, EndpointKind, Exposure, Intra, Operation,
-    South, SouthDestination, SouthProtocol, Workloads,
+    Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
+    Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
 pub use gateway::{
     Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Filter, Gateway,
@@ -29,7 +29,7 @@ pub use gateway::{
     Pattern, RequestMatch, Route, Rule, Target, Upstream, UpstreamHost, WeightedTarget,
 };
 pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
-pub use platform::{GateRef, Platform, PlatformPort, PlatformService, RemoteNode, VirtualHosts};
+pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
 
 /// Everything a node is told, valid as a whole.

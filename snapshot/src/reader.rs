@@ -109,17 +109,17 @@ impl<'a> Field<'a> {
     /// are indented wrongly may become keys of a mapping.
     fn below(&self, key: &str) -> String {
         if self.is_secret() {
-            self.source.field.clone()
+            self.source.field.to_string()
         } else {
             below(&self.source.field, key)
         }
     }
 
-    fn child(&self, field: String, node: &'a Node, line: usize) -> Self {
+    fn child(&self, field: impl Into<Arc<str>>, node: &'a Node, line: usize) -> Self {
         Self {
             node,
             source: Source {
-                field,
+                field: field.into(),
                 line,
                 ..self.source.clone()
             },
@@ -397,7 +397,7 @@ impl<'a> Object<'a> {
                 continue;
             }
             let source = Source {
-                field: self.field.below(key),
+                field: self.field.below(key).into(),
                 line: entry.line,
                 ..self.field.source.clone()
             };

@@ -13,14 +13,14 @@ pub struct Source {
     /// `Kind namespace/name` of the document where it is known, else empty.
     pub object: Arc<str>,
     /// Path of the field, such as `spec.egress.south[1].cidrs[0]`; empty for the whole document.
-    pub field: String,
+    pub field: Arc<str>,
     /// One-based line of the value, 0 where it is not known.
     pub line: usize,
 }
 
 impl Source {
     /// The same document, at another field.
-    pub fn at(&self, field: impl Into<String>) -> Self {
+    pub fn at(&self, field: impl Into<Arc<str>>) -> Self {
         Self {
             field: field.into(),
             ..self.clone()

@@ -115,7 +115,7 @@ fn judged(path: &Path) -> Result<(), String> {
     println!("{rejections}");
     match &rejections.mistakes[..] {
         [only]
-            if only.source.field == field
+            if *only.source.field == field
                 && only.message.contains(part)
                 && only.source.line > 0 =>
         {

@@ -383,7 +383,7 @@ fn every_document_with_mistakes_is_heard() {
     let found: Vec<(usize, &str)> = rejections
         .mistakes
         .iter()
-        .map(|mistake| (mistake.source.document, mistake.source.field.as_str()))
+        .map(|mistake| (mistake.source.document, &*mistake.source.field))
         .collect();
     assert_eq!(
         found,
@@ -516,4 +516,64 @@ fn weights_and_targets_are_kept() {
         .as_ref()
         .map(Name::as_str);
     assert_eq!(listener, Some("http"));
+}
+
+#[test]
+fn service_addresses_say_who_keeps_what_and_which_are_near() {
+    use snapshot::model::TrafficDistribution::{Anywhere, PreferSameNode, PreferSameZone};
+    let with = |fields: &str| {
+        let one = component("orders", "10.1.0.5", "");
+        let text = cell("shop", "shop", &format!("  components:\n{one}{fields}"));
+        let snapshot = yaml(&text);
+        let shop = snapshot.cells.values().next().expect("the cell");
+        let orders = shop.components.values().next().expect("the component");
+        (
+            orders.session_affinity.map(|time| time.as_secs()),
+            orders.traffic_distribution,
+            snapshot.warnings.len(),
+        )
+    };
+    let service = "      serviceAddresses: [10.96.0.5]\n";
+    for (fields, expected) in [
+        ("", (None, Anywhere)),
+        ("      sessionAffinity: None\n", (None, Anywhere)),
+        (
+            "      sessionAffinity: ClientIP\n      trafficDistribution: PreferSameNode\n",
+            (Some(10_800), PreferSameNode),
+        ),
+        (
+            "      sessionAffinity: ClientIP\n      sessionAffinityConfig: { clientIP: {} }\n      trafficDistribution: PreferSameZone\n",
+            (Some(10_800), PreferSameZone),
+        ),
+        (
+            "      sessionAffinity: ClientIP\n      sessionAffinityConfig: { clientIP: { timeoutSeconds: 60 } }\n",
+            (Some(60), Anywhere),
+        ),
+    ] {
+        let (affinity, near, warnings) = with(&format!("{service}{fields}"));
+        assert_eq!(((affinity, near), warnings), (expected, 0), "{fields}");
+    }
+    let (_, _, warnings) =
+        with("      sessionAffinity: ClientIP\n      trafficDistribution: PreferSameNode\n");
+    assert_eq!(warnings, 2, "without a service address they have no effect");
+}
+
+#[test]
+fn nodes_say_where_they_stand_and_where_their_pods_are() {
+    let snapshot = yaml(
+        "---
+apiVersion: cardinal.dev/v1alpha1
+kind: Platform
+metadata: { name: platform }
+spec:
+  nodes:
+    - { name: a, addresses: [192.168.0.11], zone: west, podCIDRs: [10.1.0.0/24, 10.1.2.0/24, 'fd00::/64'] }
+    - { name: b, addresses: [192.168.0.12], podCIDRs: [10.1.1.0/24] }
+",
+    );
+    let [a, b] = &snapshot.platform.nodes[..] else {
+        panic!("{:?}", snapshot.platform.nodes);
+    };
+    assert_eq!((a.zone.as_deref(), a.pod_networks.len()), (Some("west"), 3));
+    assert_eq!((b.zone.as_deref(), b.pod_networks.len()), (None, 1));
 }

@@ -63,7 +63,7 @@ fn outcome(path: &str, bytes: Vec<u8>) -> Result<Snapshot, Vec<String>> {
         rejections
             .mistakes
             .into_iter()
-            .map(|mistake| mistake.source.field)
+            .map(|mistake| mistake.source.field.to_string())
             .collect()
     })
 }

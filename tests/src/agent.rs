@@ -14,7 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{interrupt, world::World};
+use crate::{
+    interrupt,
+    world::{World, run},
+};
 
 /// How long an answer on the admin socket may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +39,10 @@ pub struct Event {
     pub verdict: String,
     /// Its name of the reason.
     pub reason: String,
+    /// File, line and document of the declaration behind the verdict; empty if nothing was declared.
+    pub document: String,
+    /// Its field.
+    pub field: String,
     /// Source address.
     pub src: IpAddr,
     /// Destination address.
@@ -43,6 +50,16 @@ pub struct Event {
     /// Destination port.
     #[serde(default)]
     pub dport: u16,
+}
+
+impl Event {
+    /// The kernel's reason, with the field that it comes from.
+    #[must_use]
+    pub fn said(&self) -> String {
+        format!("kernel {} {}", self.reason, self.field)
+            .trim_end()
+            .to_owned()
+    }
 }
 
 impl Agent {
@@ -258,6 +275,27 @@ impl Agent {
         self.child.kill().context("failed to kill the agent")?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// SIGTERM, as an upgrade would be, and the wait for the end.
+    ///
+    /// # Errors
+    /// The system refuses, the agent does not end in time, or it ends with an error.
+    pub fn end(&mut self, wait: Duration) -> Result<()> {
+        run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
+        let end = Instant::now() + wait;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                if !status.success() {
+                    bail!("the agent ended with {status}:\n{}", self.log_tail());
+                }
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("the agent does not end:\n{}", self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The admin socket.

@@ -9,6 +9,7 @@ mod lifecycle;
 mod north;
 mod routing;
 mod row;
+mod rules;
 mod scene;
 mod south;
 
@@ -27,6 +28,7 @@ pub fn play(demo: &mut Demo, only: Option<&str>, show: &mut dyn FnMut(&Row)) -> 
     north::play(&mut stage)?;
     cells::play(&mut stage)?;
     south::play(&mut stage)?;
+    rules::play(&mut stage)?;
     routing::play(&mut stage)?;
     lifecycle::play(&mut stage)?;
     Ok(stage.report())

@@ -100,6 +100,28 @@ pub struct LoadReport {
     pub slowest_us: u64,
 }
 
+/// What `peer steady` saw.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SteadyReport {
+    /// How many connections were opened.
+    pub connections: u32,
+    /// Why connections were lost, one text each.
+    pub lost: Vec<String>,
+    /// Messages that came back.
+    pub exchanges: u64,
+    /// The longest that one took.
+    pub longest_us: u64,
+}
+
+/// What `peer knock` saw.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct KnockReport {
+    /// Connections and datagrams that were tried.
+    pub probes: u64,
+    /// What came back.
+    pub leaks: Vec<String>,
+}
+
 /// A running process whose lines of JSON are read as they come. Dropping it kills it.
 #[derive(Debug)]
 pub struct Running {

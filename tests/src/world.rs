@@ -324,7 +324,7 @@ fn cgroup2() -> Result<PathBuf> {
 }
 
 /// Runs a command to its end, quietly; its words are the error's.
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command
         .output()
         .with_context(|| format!("failed to start {command:?}"))?;

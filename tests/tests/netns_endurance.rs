@@ -27,3 +27,8 @@ fn netns_a_killed_agent_leaks_nothing_and_cuts_nothing_each_time() -> Result<()>
 fn netns_a_changed_document_fails_no_request_each_time() -> Result<()> {
     endurance::changes(&mut Demo::set_up(&Programs::locate()?)?, rounds()?)
 }
+
+#[test]
+fn netns_a_hundred_connections_talk_on_while_agents_come_and_go() -> Result<()> {
+    endurance::takeovers(&mut Demo::set_up(&Programs::locate()?)?, rounds()?.min(20))
+}

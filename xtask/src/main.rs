@@ -1,15 +1,17 @@
 //! Cardinal's own build program: `cargo xtask <command>`.
 //!
 //! It flows from nothing to a running world: `setup` installs what a machine lacks, `build-ebpf` makes the
-//! kernel object, `demo` and `quickstart` show the product, `test` and `tidy` judge it. Nothing in here knows
+//! kernel object, `demo` and `quickstart` show the product, `bench` measures it, `test` and `tidy` judge it. Nothing in here knows
 //! how a cell works; the scenarios are the `tests` crate's.
 
+mod bench;
 mod ebpf;
 mod setup;
 mod shell;
 mod stage;
 mod suite;
 mod tidy;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -34,7 +36,9 @@ enum Command {
     Demo(stage::DemoOptions),
     /// Run the router alone in front of two small backends on loopback (no root).
     Quickstart(stage::QuickstartOptions),
-    /// Build and run all tests: unit, property, proxy and namespace (root).
+    /// Measure what the datapath costs beside a node without it and beside its peers (root).
+    Bench(bench::Options),
+    /// Build and run all tests: unit, property, proxy, namespace (root) and, in machines, those of older kernels.
     Test(suite::Options),
     /// Run what CI runs: formatting, lints, docs, dependencies, tests.
     Tidy(tidy::Options),
@@ -46,6 +50,7 @@ fn main() -> std::process::ExitCode {
         Command::BuildEbpf(options) => ebpf::run(&options),
         Command::Demo(options) => stage::demo(&options),
         Command::Quickstart(options) => stage::quickstart(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Test(options) => suite::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     };

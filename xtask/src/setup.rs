@@ -91,6 +91,36 @@ pub(crate) fn world() -> Result<()> {
     ])
 }
 
+/// What the benchmark compares the datapath with.
+pub(crate) fn peers() -> Result<()> {
+    apt(vec![
+        Package::new(
+            "nftables",
+            "is a peer of the benchmark: policy as a set, services as chains",
+        ),
+        Package::new(
+            "iptables",
+            "is a peer of the benchmark: services as a list of rules",
+        ),
+    ])
+}
+
+/// What booting other kernels needs.
+pub(crate) fn machines() -> Result<()> {
+    apt(vec![
+        Package::new(
+            "qemu-system-x86",
+            "boots the kernels of other distributions, in software",
+        ),
+        Package::new(
+            "debian-archive-keyring",
+            "has the keys that Debian's kernel packages are signed with",
+        ),
+        Package::new("dpkg", "unpacks them"),
+        Package::new("xz-utils", "unpacks their modules"),
+    ])
+}
+
 /// A compiler and a linker for the eBPF programs, if either is missing.
 pub(crate) fn ebpf() -> Result<()> {
     let toolchain = Toolchain::find(None);

@@ -91,6 +91,11 @@ impl Programs {
         ]
     }
 
+    /// The first process of a machine.
+    pub(crate) fn init(&self) -> PathBuf {
+        self.dir.join("vm_init")
+    }
+
     fn stage(&self) -> PathBuf {
         self.dir.join("stage")
     }

@@ -1,7 +1,9 @@
 //! `cargo xtask test`: builds and runs every test, and counts them by kind.
 //!
 //! Kinds are names: a binary `netns_*` needs a kernel and root, `proxy_*` needs sockets only, a binary or
-//! a test whose name starts with `property_` draws its input, doc tests are doc tests, and everything else is a unit test.
+//! a test whose name starts with `property_` draws its input (and `property_verdict` needs a kernel and root as well), doc
+//! tests are doc tests, and everything else is a unit test. What the machines with other kernels run ([`vm`]) is counted once
+//! more for each of them.
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +15,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use crate::{ebpf, setup, shell, stage};
+use crate::{ebpf, setup, shell, stage, vm};
 
 /// What `cargo xtask test` can be told.
 #[derive(Args, Debug, Default)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Run only tests whose path contains this text.
     filter: Option<String>,
     /// A thousand rounds of what is otherwise done a few times, and a hundred times as many drawn inputs (an hour or more).
@@ -27,8 +32,21 @@ pub(crate) struct Options {
     long: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Only what depends on the kernel, on the kernels of Debian 11, 12 and 12 with backports, booted in software.
+    Vm(vm::Options),
+}
+
 /// What `--long` asks of the tests, by the variables that they read.
-const LONG: [(&str, &str); 2] = [("CARDINAL_ROUNDS", "1000"), ("PROPTEST_CASES", "25600")];
+const LONG: [(&str, &str); 3] = [
+    ("CARDINAL_ROUNDS", "1000"),
+    ("PROPTEST_CASES", "25600"),
+    ("CARDINAL_FRAMES", "20000000"),
+];
+
+/// Binaries that draw their input and need a kernel and root too.
+const DRAWN_FOR_THE_KERNEL: [&str; 1] = ["property_verdict"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -37,6 +55,7 @@ enum Kind {
     Proxy,
     Namespace,
     Doc,
+    Machine,
 }
 
 impl fmt::Display for Kind {
@@ -47,6 +66,7 @@ impl fmt::Display for Kind {
             Self::Proxy => "proxy",
             Self::Namespace => "namespace",
             Self::Doc => "doc",
+            Self::Machine => "machine",
         })
     }
 }
@@ -112,14 +132,17 @@ impl Tally {
 
 /// A program of tests that cargo built.
 #[derive(Debug)]
-struct Binary {
-    name: String,
-    executable: PathBuf,
+pub(crate) struct Binary {
+    pub(crate) name: String,
+    pub(crate) executable: PathBuf,
     package: PathBuf,
 }
 
 /// Builds everything, runs everything, prints the counts. Succeeds only if nothing failed and nothing was left out.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(Part::Vm(options)) = &options.part {
+        return vm::run(options);
+    }
     let start = Instant::now();
     setup::host_build()?;
     setup::world()?;
@@ -127,7 +150,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let object = ebpf::build(&ebpf::Options::default())?;
     let logs = ebpf::build(&ebpf::Options::with_logs())?;
     let programs = stage::build(Some(&object), false)?;
-    let binaries = binaries(&object)?;
+    let binaries = binaries(&object, &[])?;
     eprintln!("built in {} s", start.elapsed().as_secs());
 
     let mut tally = Tally::default();
@@ -137,7 +160,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             .filter(|_| options.long)
             .map(|(name, value)| (*name, PathBuf::from(value)))
             .collect();
-        let mut command = if Kind::of(&binary.name, "") == Kind::Namespace {
+        let privileged = Kind::of(&binary.name, "") == Kind::Namespace
+            || DRAWN_FOR_THE_KERNEL.contains(&binary.name.as_str());
+        let mut command = if privileged {
             let more = [
                 ("CARGO_MANIFEST_DIR", binary.package.clone()),
                 ("CARDINAL_EBPF_LOGS", logs.clone()),
@@ -164,6 +189,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .args(&options.filter);
     stage::embed(&mut docs, Some(&object));
     play(&mut docs, &mut tally, |_| ("doc".to_owned(), Kind::Doc))?;
+    let without = machines(options, &programs.init(), &binaries, &mut tally);
 
     println!(
         "\n{:<12}{:>8}{:>8}{:>9}",
@@ -177,6 +203,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     for failure in &tally.failures {
         println!("failed: {failure}");
+    }
+    for reason in &without {
+        println!("without a machine: {reason}");
     }
     let total = tally.total();
     if total.ignored > 0 {
@@ -196,8 +225,31 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// Builds the test programs of the workspace.
-fn binaries(object: &Path) -> Result<Vec<Binary>> {
+/// Boots other kernels and counts what their tests did. Gives what could not be booted here, and why.
+fn machines(options: &Options, init: &Path, binaries: &[Binary], tally: &mut Tally) -> Vec<String> {
+    if options.filter.is_some() {
+        return vec!["a filter was given; `cargo xtask test vm` boots the kernels".to_owned()];
+    }
+    let available = vm::prepare(&[]);
+    match vm::boot(init, binaries, available.kernels) {
+        Ok(reports) => {
+            vm::print(&reports);
+            for report in &reports {
+                for test in &report.passed {
+                    tally.add(Kind::Machine, report.name(), test, Outcome::Passed);
+                }
+                for failure in &report.failures {
+                    tally.add(Kind::Machine, report.name(), failure, Outcome::Failed);
+                }
+            }
+        }
+        Err(error) => tally.add(Kind::Machine, "vm", &format!("{error:#}"), Outcome::Failed),
+    }
+    available.missing
+}
+
+/// Builds the test programs of the workspace, or the targets that cargo is told.
+pub(crate) fn binaries(object: &Path, targets: &[&str]) -> Result<Vec<Binary>> {
     let mut cargo = shell::cargo();
     cargo
         .args([
@@ -207,6 +259,7 @@ fn binaries(object: &Path) -> Result<Vec<Binary>> {
             "--no-run",
             "--message-format=json-render-diagnostics",
         ])
+        .args(targets)
         .stdout(Stdio::piped());
     stage::embed(&mut cargo, Some(object));
     let line = shell::line(&cargo);

@@ -47,6 +47,7 @@ impl View for Small {
                 bpffs: String::new(),
                 generation: 0,
                 events_lost: 0,
+                quarantine: Vec::new(),
                 programs: Vec::new(),
                 tables: Vec::new(),
             },

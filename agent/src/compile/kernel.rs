@@ -14,16 +14,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::{Identity, IdentityValue, Rule, RuleKey};
 use snapshot::model::{Component, ComponentId, Endpoint, EndpointId, Gate, Snapshot, Transport};
 
-use crate::datapath::{
-    Backend, Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress,
-};
+use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
 
 mod names;
+mod origin;
 mod policy;
+mod services;
 #[cfg(test)]
 mod tests;
 
-use names::{Names, numbers};
+use names::Names;
+use origin::Origins;
 use policy::{Declared, Policy};
 
 const ICMP: u8 = 1;
@@ -71,7 +72,7 @@ pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> K
         };
         tables.endpoints.insert(pod.ifindex, endpoint);
     }
-    let mut texts = BTreeSet::new();
+    let mut origins = Origins::default();
     let declared: BTreeMap<Identity, BTreeMap<RuleKey, Declared>> = local
         .by_interface
         .values()
@@ -87,26 +88,24 @@ pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> K
             let rules = Policy {
                 snapshot,
                 names: &names,
+                origins: &mut origins,
                 rules: BTreeMap::new(),
             }
             .of(cell, component);
-            texts.extend(rules.values().map(|rule| rule.text.clone()));
             Some((names.component(id), rules))
         })
         .collect();
-    let numbers = numbers(
-        texts.into_iter().map(|text| (text.clone(), vec![text])),
-        u32::MAX,
-    );
-    tables.rules = numbers
-        .iter()
-        .map(|(text, number)| (*number, text.clone()))
+    let used = declared
+        .values()
+        .flat_map(|rules| rules.values().map(|rule| rule.origin))
         .collect();
+    let (numbers, rules) = origins.finish(&used);
+    tables.rules = rules;
     tables.policies = declared
         .into_iter()
         .map(|(identity, rules)| {
             let rule = |rule: Declared| {
-                Rule::new(rule.action, numbers.get(&rule.text).copied().unwrap_or(0))
+                Rule::new(rule.action, numbers.get(&rule.origin).copied().unwrap_or(0))
             };
             (
                 identity,
@@ -117,7 +116,7 @@ pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> K
             )
         })
         .collect();
-    services(&mut tables, snapshot);
+    services::add(&mut tables, snapshot, discovery, &local.owned);
     listeners(&mut tables, snapshot);
     tables
 }
@@ -288,49 +287,6 @@ fn protocol(transport: Transport) -> u8 {
     match transport {
         Transport::Tcp => TCP,
         Transport::Udp => UDP,
-    }
-}
-
-fn services(tables: &mut KernelTables, snapshot: &Snapshot) {
-    let mut add = |address: IpAddr, port: u16, protocol: u8, to: &[IpAddr]| {
-        let backends = to
-            .iter()
-            .filter(|backend| backend.is_ipv4() == address.is_ipv4())
-            .map(|backend| Backend {
-                address: *backend,
-                port,
-            })
-            .collect();
-        tables.services.insert(
-            ServiceAddress {
-                address,
-                port,
-                protocol,
-            },
-            backends,
-        );
-    };
-    for component in snapshot
-        .cells
-        .values()
-        .flat_map(|cell| cell.components.values())
-    {
-        for address in &component.service_addresses {
-            for endpoint in component.endpoints.values() {
-                let protocol = protocol(endpoint.kind.transport());
-                add(
-                    *address,
-                    endpoint.port.get(),
-                    protocol,
-                    component.workloads.addresses(),
-                );
-            }
-        }
-    }
-    for address in &snapshot.platform.dns_service_addresses {
-        for protocol in [UDP, TCP] {
-            add(*address, DNS_PORT, protocol, &snapshot.platform.dns);
-        }
     }
 }
 

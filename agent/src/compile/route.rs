@@ -526,7 +526,12 @@ fn caller(cell: &Cell, component: &Component) -> Caller {
         .iter()
         .filter(|east| from(&east.from))
         .map(|east| &east.to)
-        .chain(&component.connections)
+        .chain(
+            component
+                .connections
+                .iter()
+                .map(|connection| &connection.to),
+        )
         .cloned()
         .collect();
     Caller {

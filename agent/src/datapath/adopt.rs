@@ -19,13 +19,13 @@ use std::time::Duration;
 use agent_common::Control;
 use aya::maps::{Array, Map, MapData};
 
-use super::{Attached, Inner, error::Error, links, maps, sys, wire};
+use super::{Inner, error::Error, links, maps, sys, wire};
 
 const MAPS: &str = "maps_";
 pub(super) const LINKS: &str = "links";
 pub(super) const PROGRAMS: &str = "programs";
 /// Maps that the first layout pinned beside the folders, and no later one has.
-const FIRST_LAYOUT: [&str; 16] = maps::NAMES;
+const FIRST_LAYOUT: &[&str] = &maps::NAMES;
 
 /// The folder of this layout's maps.
 pub(super) fn own_maps(root: &Path) -> PathBuf {
@@ -153,18 +153,9 @@ impl Inner {
 
     /// Puts this agent's programs into every gate and hook, and takes away what other layouts left.
     pub(super) fn install(&mut self) -> Result<(), Error> {
-        self.links.node(&mut self.ebpf, &self.cgroup)?;
-        for ifindex in self.links.attached()? {
-            let Some(name) = links::interface_name(ifindex) else {
-                // The pod ended while no agent ran.
-                self.links.detach(ifindex)?;
-                self.guarded.remove(&ifindex);
-                continue;
-            };
-            match self.links.attach(&mut self.ebpf, ifindex, &name)? {
-                Attached::Yes => drop(self.guarded.insert(ifindex)),
-                Attached::InterfaceGone => drop(self.guarded.remove(&ifindex)),
-            }
+        self.gates.links().node(&mut self.ebpf, &self.cgroup)?;
+        if self.adopting {
+            self.gates.take_over(true)?;
         }
         self.pin_programs()?;
         for path in other_layouts(&self.root)? {
@@ -188,11 +179,11 @@ impl Inner {
 
     pub(super) fn pin_programs(&mut self) -> Result<(), Error> {
         let folder = self.root.join(PROGRAMS);
-        remove(&folder)?;
-        fs::create_dir(&folder).map_err(Error::file("create", &folder))?;
+        fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
         for (name, program) in self.ebpf.programs() {
             let fd = program.fd().map_err(Error::program(name))?;
             let path = folder.join(name);
+            remove(&path)?;
             sys::pin(std::os::fd::AsFd::as_fd(fd), &path).map_err(Error::file("pin", path))?;
         }
         Ok(())

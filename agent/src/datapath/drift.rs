@@ -56,16 +56,16 @@ pub struct Care {
     pub tables: Vec<TableState>,
     /// What could not be read or put right.
     pub failed: Vec<Error>,
-    /// How long the reading of `identities` took, if it was read. A trie is read at 0.8 µs per entry (6.18), so 100,000 of them
-    /// cost 80 ms; whoever has many more should not look as often.
-    pub identities_took: Option<Duration>,
+    /// How long the large tables took, if they were looked at: identities and services. A trie is read at 0.8 µs per entry
+    /// (6.18), so 100,000 of them cost 80 ms; whoever has many more should not look as often.
+    pub large_took: Option<Duration>,
 }
 
 impl Datapath {
     /// Compares everything that the kernel should hold with what it holds, and puts it right. `sockets` are the router's;
-    /// `identities` says whether that map is read too. Blocking: some system calls per pod, a few per thousand entries.
+    /// `large` says whether identities and services are looked at too. Blocking: some system calls per pod, a few per thousand entries.
     #[must_use]
-    pub fn look_after(&self, sockets: &[(SocketKey, RawFd)], identities: bool) -> Care {
+    pub fn look_after(&self, sockets: &[(SocketKey, RawFd)], large: bool) -> Care {
         let mut inner = self.lock();
         let mut care = Care::default();
         if inner.adopting {
@@ -80,10 +80,10 @@ impl Datapath {
         care.note(inner.check_control());
         // Of what an earlier agent wrote nothing is known but that it holds.
         if inner.is_own() {
-            inner.check_tables(&mut care, identities);
+            inner.check_tables(&mut care, large);
             care.note(inner.check_sockets(sockets));
         }
-        care.note(inner.check_gates());
+        care.note(inner.gates.restore());
         care.note(inner.check_hooks());
         care.note(inner.check_route());
         care

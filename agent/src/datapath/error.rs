@@ -81,6 +81,22 @@ pub enum Error {
         /// Size of the map.
         limit: usize,
     },
+    /// One generation at a time is prepared.
+    #[error(
+        "generation {generation} cannot be prepared: another one is, and neither active nor dropped"
+    )]
+    Staged {
+        /// The generation that was to be prepared.
+        generation: u32,
+    },
+    /// Pinned maps that do not fit together.
+    #[error(
+        "pinned map `{map}` contradicts the others: drain the node, run `cardinal-agent cleanup` and start again"
+    )]
+    Contradiction {
+        /// Name of the map.
+        map: &'static str,
+    },
     /// Generations only go up.
     #[error("generation {given} is not newer than {newest}")]
     Generation {

@@ -42,7 +42,8 @@ pub(super) struct Identities {
 
 struct Next {
     generation: u32,
-    table: Table,
+    /// None if it is the active one's.
+    table: Option<Table>,
 }
 
 impl std::fmt::Debug for Identities {
@@ -127,7 +128,7 @@ impl Identities {
         // Known before the first write, so that an interrupted one can be undone.
         self.next = Some(Next {
             generation,
-            table: wanted.clone(),
+            table: (!changes.is_empty()).then(|| wanted.clone()),
         });
         self.write(&changes)?;
         Ok(changes.len())
@@ -135,32 +136,36 @@ impl Identities {
 
     /// The staged generation is the active one now.
     pub(super) fn commit(&mut self) {
-        if let Some(next) = self.next.take() {
+        if let Some(table) = self.next.take().and_then(|next| next.table) {
             self.left_over.extend(
                 self.active
                     .keys()
-                    .filter(|network| !next.table.contains_key(network)),
+                    .filter(|network| !table.contains_key(network)),
             );
-            self.active = next.table;
+            self.active = table;
             self.digest = None;
         }
     }
 
     /// Takes the staged generation back.
     pub(super) fn abandon(&mut self) -> Result<(), Error> {
-        let Some(next) = self.next.take() else {
+        let Some(Next {
+            generation,
+            table: Some(table),
+        }) = self.next.take()
+        else {
             return Ok(());
         };
         // Of a generation before the staged one, so that it can be any active one's.
-        let since = next.generation.saturating_sub(1);
+        let since = generation.saturating_sub(1);
         let mut back = Vec::new();
-        for network in next.table.keys() {
+        for network in table.keys() {
             if !self.active.contains_key(network) {
                 self.remove(network)?;
             }
         }
         for (network, owner) in &self.active {
-            if next.table.get(network) != Some(owner) {
+            if table.get(network) != Some(owner) {
                 back.push((*network, version(since, Some(*owner), Some(*owner))));
             }
         }

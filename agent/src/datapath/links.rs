@@ -6,19 +6,17 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use agent_common::Direction;
 use aya::Ebpf;
-use aya::programs::tc::{
-    self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
-};
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup};
 use aya_obj::generated::bpf_attach_type as At;
 
-use super::{error::Error, filters, netlink::Netlink, sys};
+use super::{clsact, error::Error, filters, netlink::Netlink, sys};
 
 /// The hooks of processes, by program.
 const CGROUP: [(&str, At); 8] = [
@@ -55,8 +53,6 @@ pub(super) const PROGRAMS: [&str; 14] = [
     "steer_getpeer6",
 ];
 
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, filters::HANDLE);
-
 /// What a name in the folder of links means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -92,6 +88,40 @@ pub(super) fn kind(name: &str) -> Option<Kind> {
     hook.then_some(Kind::Hook)
 }
 
+/// How often, and after which pause, a program is attached again that a dying link still holds there.
+const LAST_BREATHS: u32 = 50;
+const BREATH: Duration = Duration::from_millis(20);
+
+/// By what a gate stands at its interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A pinned tcx link: before every program of others, and replaced without a gap.
+    Link,
+    /// A filter of clsact: quick to make. Where tcx exists it is a beginning only.
+    Filter,
+}
+
+/// The programs of a pod's two gates, loaded.
+#[derive(Debug)]
+pub(super) struct GatePrograms([OwnedFd; 2]);
+
+impl GatePrograms {
+    pub(super) fn of(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let mut open = |name: &str| {
+            let program: &mut SchedClassifier = program(ebpf, name)?;
+            let fd = program.fd().map_err(Error::program(name))?;
+            fd.as_fd()
+                .try_clone_to_owned()
+                .map_err(Error::kernel(format!("keep program {name}")))
+        };
+        Ok(Self([open(GATES[0].0)?, open(GATES[1].0)?]))
+    }
+
+    fn gates(&self) -> [clsact::Gate<'_>; 2] {
+        [0, 1].map(|gate: usize| (self.0[gate].as_fd(), GATES[gate].0, GATES[gate].1))
+    }
+}
+
 /// How gates are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GateHook {
@@ -104,7 +134,7 @@ pub enum GateHook {
 
 /// What became of a gate that was to be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attached {
+pub(super) enum Attached {
     /// It stands.
     Yes,
     /// The interface went away meanwhile.
@@ -149,12 +179,8 @@ where
 }
 
 /// The kernel's number of a program.
-fn program_id(ebpf: &mut Ebpf, name: &str) -> Result<u32, Error> {
-    let program = ebpf.program(name).ok_or_else(|| Error::Missing {
-        kind: "program",
-        name: name.to_owned(),
-    })?;
-    Ok(program.info().map_err(Error::program(name))?.id())
+fn number(program: BorrowedFd<'_>) -> Result<u32, Error> {
+    sys::object_id(program).map_err(Error::kernel("ask the kernel for its number of a program"))
 }
 
 /// The descriptor of a program of tc.
@@ -290,103 +316,154 @@ impl Links {
                 return Err(Error::kernel(format!("replace the program of link {name}"))(error));
             }
         }
-        let link = sys::link_create(program, target, hook)
-            .map_err(Error::kernel(format!("attach {name}")))?;
+        let mut attempts = LAST_BREATHS;
+        let link = loop {
+            match sys::link_create(program, target, hook) {
+                // A link whose pin was removed keeps its program at the hook until the kernel gets to free it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts > 0 => {
+                    attempts -= 1;
+                    std::thread::sleep(BREATH);
+                }
+                made => break made.map_err(Error::kernel(format!("attach {name}")))?,
+            }
+        };
         sys::pin(link.as_fd(), &path).map_err(Error::file("pin", path))
     }
 
-    /// Attaches both gates of a pod's interface, or replaces their programs.
+    /// By what gates stand in the end.
+    pub(super) fn preferred(&self) -> By {
+        if self.tcx { By::Link } else { By::Filter }
+    }
+
+    /// By what the gates of an interface stand that an earlier agent left.
+    pub(super) fn found(&self, ifindex: u32) -> By {
+        let pinned = GATES
+            .iter()
+            .any(|(name, _)| self.folder.join(format!("{name}_{ifindex}")).exists());
+        if self.tcx && pinned {
+            By::Link
+        } else {
+            By::Filter
+        }
+    }
+
+    /// Attaches both gates of a pod's interface, what it sends first, or replaces their programs. Where links take the
+    /// place of filters, each direction has the one or the other at every moment.
     pub(super) fn attach(
         &self,
-        ebpf: &mut Ebpf,
+        programs: &GatePrograms,
         ifindex: u32,
-        ifname: &str,
+        by: By,
     ) -> Result<Attached, Error> {
-        for (name, direction) in GATES {
-            let placed = if self.tcx {
-                let program: &mut SchedClassifier = program(ebpf, name)?;
-                let fd = program.fd().map_err(Error::program(name))?;
-                let hook = match direction {
-                    Direction::Egress => At::BPF_TCX_INGRESS,
-                    Direction::Ingress => At::BPF_TCX_EGRESS,
-                };
-                self.place(
-                    fd.as_fd(),
-                    &sys::Target::Interface(ifindex),
-                    hook,
-                    &format!("{name}_{ifindex}"),
-                )
-            } else {
-                self.note_clsact(ifindex)
-                    .and_then(|()| clsact(program(ebpf, name)?, name, ifindex, ifname, direction))
-                    .and_then(|made| {
-                        if made {
-                            self.note_made(ifindex)
-                        } else {
-                            Ok(())
-                        }
-                    })
+        let placed = match by {
+            By::Link => self.attach_links(programs, ifindex),
+            By::Filter => self.attach_filters(programs, ifindex),
+        };
+        match placed {
+            Ok(()) => Ok(Attached::Yes),
+            Err(error) if interface_gone(&error) => {
+                self.detach(ifindex)?;
+                Ok(Attached::InterfaceGone)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn attach_links(&self, programs: &GatePrograms, ifindex: u32) -> Result<(), Error> {
+        let filters = self.note(ifindex).exists();
+        for (program, name, direction) in programs.gates() {
+            let hook = match direction {
+                Direction::Egress => At::BPF_TCX_INGRESS,
+                Direction::Ingress => At::BPF_TCX_EGRESS,
             };
-            match placed {
-                Ok(()) => {}
-                Err(error) if interface_gone(&error) => {
-                    self.detach(ifindex)?;
-                    return Ok(Attached::InterfaceGone);
-                }
-                Err(error) => return Err(error),
+            let target = sys::Target::Interface(ifindex);
+            self.place(program, &target, hook, &format!("{name}_{ifindex}"))?;
+            if filters {
+                // Both would judge, and count, each packet twice.
+                detach_filters(ifindex, &[direction])?;
             }
         }
-        Ok(Attached::Yes)
+        // The qdisc goes with the gates: an interface's first moments are no time to wait for that.
+        remove_note(&self.note(ifindex))
+    }
+
+    fn attach_filters(&self, programs: &GatePrograms, ifindex: u32) -> Result<(), Error> {
+        self.note_clsact(ifindex)?;
+        let made = clsact::attach(ifindex, &programs.gates()).map_err(Error::kernel(format!(
+            "add the filters of interface {ifindex}"
+        )))?;
+        if made {
+            self.note_made(ifindex)?;
+        }
+        // What an agent left that used the other hook.
+        self.unpin_gates(ifindex)
     }
 
     /// Takes both gates of an interface away.
     pub(super) fn detach(&self, ifindex: u32) -> Result<(), Error> {
-        // Also what an agent left that used the other hook.
-        let noted = self.note(ifindex).exists();
-        for (name, direction) in GATES {
-            self.unpin(&format!("{name}_{ifindex}"))?;
-            if noted && let Some(ifname) = interface_name(ifindex) {
-                match tc::qdisc_detach_program(&ifname, tc_type(direction), name) {
-                    Ok(()) => {}
-                    Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                    // The qdisc went away with our filter in it, or with the interface.
-                    Err(TcError::NetlinkError(error)) => {
-                        tracing::debug!(
-                            ifname,
-                            error = &error as &dyn std::error::Error,
-                            "no filter to detach"
-                        );
-                    }
-                    Err(error) => return Err(Error::program(name)(error)),
+        self.unpin_gates(ifindex)?;
+        if self.note(ifindex).exists() {
+            detach_filters(ifindex, &[Direction::Egress, Direction::Ingress])?;
+        }
+        self.leave_clsact(ifindex)?;
+        self.forget_clsact(ifindex)
+    }
+
+    /// Removes the pins of an interface that is gone from here. Where it lives on, in another namespace, the kernel
+    /// detaches the programs some time later; filters do not survive the way there.
+    pub(super) fn forget(&self, ifindex: u32) -> Result<(), Error> {
+        for (name, _) in GATES {
+            let path = self.folder.join(format!("{name}_{ifindex}"));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::file("unpin", path)(error));
                 }
+                _ => {}
             }
         }
         self.forget_clsact(ifindex)
     }
 
-    /// How many of an interface's gates run this agent's programs now.
-    pub(super) fn standing(&self, ebpf: &mut Ebpf, ifindex: u32) -> Result<usize, Error> {
+    /// How many of an interface's gates run these programs now.
+    pub(super) fn standing(
+        &self,
+        programs: &GatePrograms,
+        ifindex: u32,
+        by: By,
+    ) -> Result<usize, Error> {
         let mut standing = 0;
-        for (name, direction) in GATES {
-            let stands = if self.tcx {
-                self.holds(ebpf, name, &format!("{name}_{ifindex}"))?
-            } else {
-                let wanted = program_id(ebpf, name)?;
-                let failed = || Error::kernel(format!("list the filters of interface {ifindex}"));
-                let mut netlink = Netlink::open().map_err(failed())?;
-                filters::list(&mut netlink, ifindex, direction)
-                    .map_err(failed())?
-                    .iter()
-                    .any(|filter| filter.ours && filter.program == Some(wanted))
+        for (program, name, direction) in programs.gates() {
+            let stands = match by {
+                By::Link => self.holds_program(program, &format!("{name}_{ifindex}"))?,
+                By::Filter => {
+                    let wanted = number(program)?;
+                    let failed =
+                        || Error::kernel(format!("list the filters of interface {ifindex}"));
+                    let mut netlink = Netlink::open().map_err(failed())?;
+                    filters::list(&mut netlink, ifindex, direction)
+                        .map_err(failed())?
+                        .iter()
+                        .any(|filter| filter.ours && filter.program == Some(wanted))
+                }
             };
             standing += usize::from(stands);
         }
         Ok(standing)
     }
 
+    /// Whether the pinned link of a hook holds this agent's program there.
+    pub(super) fn holds(&self, ebpf: &Ebpf, name: &str, pin: &str) -> Result<bool, Error> {
+        let program = ebpf.program(name).ok_or_else(|| Error::Missing {
+            kind: "program",
+            name: name.to_owned(),
+        })?;
+        let fd = program.fd().map_err(Error::program(name))?;
+        self.holds_program(fd.as_fd(), pin)
+    }
+
     /// Whether a pinned link holds this agent's program at its hook.
-    pub(super) fn holds(&self, ebpf: &mut Ebpf, program: &str, pin: &str) -> Result<bool, Error> {
-        let wanted = program_id(ebpf, program)?;
+    fn holds_program(&self, program: BorrowedFd<'_>, pin: &str) -> Result<bool, Error> {
+        let wanted = number(program)?;
         match sys::pinned(&self.folder.join(pin)).and_then(|link| sys::link_state(link.as_fd())) {
             Ok(state) => Ok(state.attached && state.program == wanted),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -405,6 +482,13 @@ impl Links {
             .chain([(LOOKUP, netns)])
             .map(|(name, number)| (name, format!("{name}_{number}")))
             .collect())
+    }
+
+    fn unpin_gates(&self, ifindex: u32) -> Result<(), Error> {
+        for (name, _) in GATES {
+            self.unpin(&format!("{name}_{ifindex}"))?;
+        }
+        Ok(())
     }
 
     /// The interfaces that have gates.
@@ -450,23 +534,21 @@ impl Links {
     }
 
     /// The qdisc goes if the agent made it and nobody put anything into it meanwhile.
-    fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
-        if self.made(ifindex).exists() {
-            let failed = || Error::kernel(format!("remove the qdisc of interface {ifindex}"));
-            let mut netlink = Netlink::open().map_err(failed())?;
-            if filters::is_empty(&mut netlink, ifindex).map_err(failed())? {
-                filters::remove_qdisc(&mut netlink, ifindex).map_err(failed())?;
-            }
+    fn leave_clsact(&self, ifindex: u32) -> Result<(), Error> {
+        if !self.made(ifindex).exists() {
+            return Ok(());
         }
-        for path in [self.note(ifindex), self.made(ifindex)] {
-            match fs::remove_dir(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::file("remove", path)(error));
-                }
-                _ => {}
-            }
+        let failed = || Error::kernel(format!("remove the qdisc of interface {ifindex}"));
+        let mut netlink = Netlink::open().map_err(failed())?;
+        if filters::is_empty(&mut netlink, ifindex).map_err(failed())? {
+            filters::remove_qdisc(&mut netlink, ifindex).map_err(failed())?;
         }
         Ok(())
+    }
+
+    fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
+        remove_note(&self.note(ifindex))?;
+        remove_note(&self.made(ifindex))
     }
 
     /// Takes every attachment away.
@@ -483,53 +565,19 @@ impl Links {
     }
 }
 
-fn tc_type(direction: Direction) -> TcAttachType {
-    // What a pod sends comes in at the host side of its pair.
-    match direction {
-        Direction::Egress => TcAttachType::Ingress,
-        Direction::Ingress => TcAttachType::Egress,
+fn remove_note(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path)(error))
+        }
+        _ => Ok(()),
     }
 }
 
-/// Replaces our filter of an interface, or adds it. Tells whether the qdisc had to be made.
-fn clsact(
-    program: &mut SchedClassifier,
-    name: &str,
-    ifindex: u32,
-    ifname: &str,
-    direction: Direction,
-) -> Result<bool, Error> {
-    // Filters are addressed by name, and a name may have gone to another interface.
-    if nix::net::if_::if_nametoindex(ifname) != Ok(ifindex) {
-        return Err(Error::kernel(format!("find interface {ifname}"))(
-            io::Error::from_raw_os_error(libc::ENODEV),
-        ));
-    }
-    let made = match tc::qdisc_add_clsact(ifname) {
-        Ok(()) => true,
-        // The qdisc is there already: ours or another's. If it is not, the filter below says so.
-        Err(TcError::NetlinkError(_) | TcError::AlreadyAttached) => false,
-        Err(error) => return Err(Error::program(name)(error)),
-    };
-    let hook = tc_type(direction);
-    let known = SchedClassifierLink::attached(ifname, hook, filters::PRIORITY, CLSACT_HANDLE, None)
-        .map_err(Error::kernel(format!("find interface {ifname}")))?;
-    let id = match program.attach_to_link(known) {
-        Ok(id) => id,
-        Err(_) => {
-            let options = NlOptions {
-                priority: filters::PRIORITY,
-                handle: CLSACT_HANDLE,
-                classid: None,
-            };
-            program
-                .attach_with_options(ifname, hook, TcAttachOptions::Netlink(options))
-                .map_err(Error::program(name))?
-        }
-    };
-    // The filter belongs to the node, not to this process: a dropped link would detach it.
-    std::mem::forget(program.take_link(id).map_err(Error::program(name))?);
-    Ok(made)
+fn detach_filters(ifindex: u32, directions: &[Direction]) -> Result<(), Error> {
+    clsact::detach(ifindex, directions).map_err(Error::kernel(format!(
+        "remove the filters of interface {ifindex}"
+    )))
 }
 
 /// The name of an interface, if it exists.

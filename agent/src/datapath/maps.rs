@@ -5,8 +5,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use agent_common::{
-    Backend, BackendKey, Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue,
-    Listener, ListenerKey, Rule, RuleKey, Service, ServiceKey, SocketKey, Wire,
+    Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue, Listener, ListenerKey,
+    Rule, RuleKey, SocketKey, Wire,
 };
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Every map of the object but `cases`, which lasts for one packet. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 18] = [
     "control",
     "identities",
     "policies",
@@ -29,7 +29,9 @@ pub(super) const NAMES: [&str; 16] = [
     "flows",
     "fragments",
     "services",
+    "choices",
     "backends",
+    "affinities",
     "translations",
     "listeners",
     "sockets",
@@ -46,15 +48,14 @@ pub(super) const KNOWN: &[&str] = &NAMES;
 /// A hash keyed by generation and something else.
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
-/// The maps that the agent reads and writes. The others (`fragments`, `translations`, `limits`) are the programs' own.
+/// The maps that the agent reads and writes. `services` and what they name are in
+/// [`super::services::Services`]; the others (`fragments`, `affinities`, `translations`, `limits`) are the programs' own.
 pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
     pub(super) identities: Identities,
     pub(super) policies: Slots,
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) flows: Slots,
-    pub(super) services: Hash<ServiceKey, Service>,
-    pub(super) backends: Hash<BackendKey, Backend>,
     pub(super) listeners: Hash<ListenerKey, Listener>,
     pub(super) sockets: SockHash<MapData, Raw<SocketKey>>,
     pub(super) counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
@@ -68,7 +69,7 @@ pub(super) struct Maps {
     pub(super) sizes: BTreeMap<&'static str, usize>,
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error>
 where
     T: TryFrom<Map>,
     T::Error: Into<aya::maps::MapError>,
@@ -111,10 +112,6 @@ impl Maps {
         let [mut policies, mut flows] = slots;
         policies.remove(&Endpoint::NO_SLOT);
         flows.remove(&Endpoint::NO_SLOT);
-        let mut services = take(ebpf, "services")?;
-        keep(&mut services, active, "services")?;
-        let mut backends = take(ebpf, "backends")?;
-        keep(&mut backends, active, "backends")?;
         let mut listeners = take(ebpf, "listeners")?;
         keep(&mut listeners, active, "listeners")?;
         Ok(Self {
@@ -139,8 +136,6 @@ impl Maps {
                 inner.flows(1)?,
                 flows,
             )?,
-            services,
-            backends,
             listeners,
             sockets: take(ebpf, "sockets")?,
             counters: take(ebpf, "counters")?,
@@ -171,8 +166,6 @@ impl Maps {
     /// Removes the entries of `generation` from the maps that are keyed by it. Readers of the active one see no change.
     pub(super) fn remove_generation(&mut self, generation: u32) -> Result<(), Error> {
         clear(&mut self.endpoints, "endpoints", |of| of == generation)?;
-        clear(&mut self.services, "services", |of| of == generation)?;
-        clear(&mut self.backends, "backends", |of| of == generation)?;
         clear(&mut self.listeners, "listeners", |of| of == generation)
     }
 

@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use agent_common::Wire;
-use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{
+    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type,
+};
 
 /// What a link attaches to.
 pub(super) enum Target<'a> {
@@ -195,6 +197,21 @@ pub(super) fn test_run(
     })
 }
 
+/// Makes a map of one entry, whose key and value have four bytes each; `inner` shows what a map of maps holds.
+pub(super) fn map_create(kind: bpf_map_type, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: all members are integers, and this one is zeroed like the rest.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = kind as u32;
+    create.key_size = 4;
+    create.value_size = 4;
+    create.max_entries = 1;
+    if let Some(inner) = inner {
+        create.inner_map_fd = inner.as_raw_fd() as u32;
+    }
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
 /// Writes many entries with one call, for which a map of maps waits for its readers once instead of once per entry.
 /// `None` if the kernel has no such call for this map (maps of maps: before 5.19); then nothing was written.
 pub(super) fn map_update_batch<K: Wire, V: Wire>(
@@ -209,6 +226,17 @@ pub(super) fn map_update_batch<K: Wire, V: Wire>(
         keys.as_ptr() as u64,
         values.as_ptr() as u64,
         count,
+    )
+}
+
+/// Removes many entries with one call; `None` as for [`map_update_batch`].
+pub(super) fn map_delete_batch<K: Wire>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<Option<()>> {
+    map_batch(
+        bpf_cmd::BPF_MAP_DELETE_BATCH,
+        map,
+        keys.as_ptr() as u64,
+        0,
+        keys.len(),
     )
 }
 

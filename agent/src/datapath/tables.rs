@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
-use agent_common::{Backend as WireBackend, Endpoint, IdentityKey, IdentityValue};
+use agent_common::{Endpoint, IdentityKey, IdentityValue};
 use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes};
+use snapshot::Source;
 
 /// Everything that one generation writes into the kernel's maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,18 +19,83 @@ pub struct KernelTables {
     pub policies: BTreeMap<Identity, Rules>,
     /// Local pods by host-side interface.
     pub endpoints: BTreeMap<u32, Pod>,
-    /// Backends by service address. Without backends connections are refused.
-    pub services: BTreeMap<ServiceAddress, Vec<Backend>>,
+    /// Services by address.
+    pub services: BTreeMap<ServiceAddress, Service>,
     /// Gateways' addresses and the gate that each plays ([`Identity::NONE`] for neither).
     pub listeners: BTreeMap<ServiceAddress, Identity>,
     /// Cells by the number under which the kernel counts their packets.
     pub cells: BTreeMap<u32, String>,
-    /// What rule numbers in events mean.
-    pub rules: BTreeMap<u32, String>,
+    /// What rule numbers in events and hits mean.
+    pub rules: BTreeMap<u32, RuleSource>,
 }
 
 /// Rules of one component.
 pub type Rules = BTreeMap<RuleKey, Rule>;
+
+/// What made a rule: one declaration, or several that come to the same rule. They are all of one document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSource {
+    /// What was declared, such as `public acme/shop/prod/web/site`.
+    text: String,
+    /// Where, in the order of the document.
+    sources: Vec<Source>,
+}
+
+impl RuleSource {
+    /// A rule by what was declared, and where.
+    pub fn new<'a>(declarations: impl IntoIterator<Item = (&'a str, Source)>) -> Self {
+        let mut texts: Vec<&str> = Vec::new();
+        let mut sources = Vec::new();
+        for (text, source) in declarations {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+            sources.push(source);
+        }
+        Self {
+            text: few(&texts),
+            sources,
+        }
+    }
+
+    /// What was declared, such as `public acme/shop/prod/web/site`.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Every field that made the rule.
+    #[must_use]
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// File, line and document, as refusals name them: `shop.yaml:21 (Cell default/shop)`.
+    #[must_use]
+    pub fn document(&self) -> String {
+        self.sources
+            .first()
+            .map_or_else(String::new, |source| source.at("").to_string())
+    }
+
+    /// The field, such as `spec.egress.south[2]`. Of several the first few are named.
+    #[must_use]
+    pub fn field(&self) -> String {
+        let fields: Vec<&str> = self.sources.iter().map(|source| &*source.field).collect();
+        few(&fields)
+    }
+}
+
+/// Texts that an event has room for; a component may call hundreds of names through one port.
+const NAMED: usize = 3;
+
+fn few(texts: &[&str]) -> String {
+    let named = &texts[..texts.len().min(NAMED)];
+    match texts.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
 
 /// A network, ordered so that tables are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,19 +236,24 @@ impl ServiceAddress {
     }
 }
 
-/// Where a service's connections go.
+/// Where connections to a service address go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Who answers. Without any connections are refused.
+    pub backends: Vec<Backend>,
+    /// How long a client keeps its backend after its last connection, in whole seconds (more is rounded up).
+    pub affinity: Option<Duration>,
+}
+
+/// A backend of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
     /// The address, of the service's family.
     pub address: IpAddr,
     /// The port.
     pub port: u16,
-}
-
-impl From<Backend> for WireBackend {
-    fn from(backend: Backend) -> Self {
-        Self::new(address_bytes(backend.address), backend.port.to_be_bytes())
-    }
+    /// Its share of new connections among the service's backends; none at 0.
+    pub weight: u32,
 }
 
 impl KernelTables {

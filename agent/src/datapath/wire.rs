@@ -28,12 +28,7 @@ macro_rules! of_generation {
         }
     )+};
 }
-of_generation!(
-    agent_common::EndpointKey,
-    agent_common::ServiceKey,
-    agent_common::BackendKey,
-    agent_common::ListenerKey
-);
+of_generation!(agent_common::EndpointKey, agent_common::ListenerKey);
 
 /// The bytes of a wire value.
 pub(super) fn bytes<T: Wire>(value: &T) -> &[u8] {

@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, MutexGuard};
 
-use agent_common::{
-    Backend, BackendKey, Control, Endpoint, EndpointKey, Identity, ListenerKey, Service,
-    ServiceKey, SocketKey, address_bytes,
-};
+use agent_common::{Action, Control, Endpoint, EndpointKey, Identity, ListenerKey, SocketKey};
 
 use super::{
-    Attached, Datapath, Inner,
+    Datapath, Inner,
     error::Error,
     maps::Maps,
-    tables::{KernelTables, Pod, Rules},
+    routes,
+    tables::{KernelTables, Network, Owner, Pod, Rules},
     wire::Raw,
 };
 
@@ -23,6 +21,8 @@ pub(super) struct Live {
     tables: KernelTables,
     policies: BTreeMap<Identity, u32>,
     flows: BTreeMap<u32, u32>,
+    /// Whether a rule steers to the router.
+    steers: bool,
 }
 
 impl Live {
@@ -104,7 +104,7 @@ impl Prepared {
     }
 
     /// Attaches the gates of new pods, makes the generation the active one, and takes the gates away of interfaces
-    /// that are no cell's any more. Gates come first: a pod without a verdict is denied, never let through.
+    /// that are no cell's any more and not in quarantine. Gates come first: a pod without a verdict is denied, never let through.
     ///
     /// # Errors
     ///
@@ -158,7 +158,10 @@ impl Datapath {
             }),
             Err(error) => {
                 inner.guard_or_warn(&tables.endpoints);
-                if matches!(error, Error::Capacity { .. } | Error::Generation { .. }) {
+                if matches!(
+                    error,
+                    Error::Capacity { .. } | Error::Generation { .. } | Error::Staged { .. }
+                ) {
                     // Nothing was written, and the number may be another's.
                     return Err(error);
                 }
@@ -216,7 +219,7 @@ impl Datapath {
 
 impl Inner {
     /// Whether the generation fits beside those that live. Nothing is written before.
-    pub(super) fn check(&self, tables: &KernelTables) -> Result<(), Error> {
+    pub(super) fn check(&mut self, tables: &KernelTables) -> Result<(), Error> {
         let newest = self
             .live
             .keys()
@@ -245,19 +248,16 @@ impl Inner {
         let flows = tables
             .endpoints
             .iter()
-            .filter(|(ifindex, pod)| self.slot_of_flows(**ifindex, pod).is_none())
+            .filter(|(ifindex, pod)| {
+                pod.identity != Identity::NONE && self.slot_of_flows(**ifindex, pod).is_none()
+            })
             .count();
         let maps = &self.maps;
-        let needs: [(&'static str, usize); 7] = [
+        let needs: [(&'static str, usize); 5] = [
             ("identities", maps.identities.needed(&tables.identities)),
             ("policies", 1 + maps.policies.used() + policies),
             ("flows", 1 + maps.flows.used() + flows),
             ("endpoints", live(|tables| tables.endpoints.len())),
-            ("services", live(|tables| tables.services.len())),
-            (
-                "backends",
-                live(|tables| tables.services.values().map(Vec::len).sum()),
-            ),
             ("listeners", live(|tables| tables.listeners.len())),
         ];
         for (map, needed) in needs {
@@ -271,7 +271,7 @@ impl Inner {
                 });
             }
         }
-        Ok(())
+        self.services.plan(tables.generation, &tables.services)
     }
 
     /// Where rules like these are already.
@@ -294,27 +294,43 @@ impl Inner {
     }
 
     pub(super) fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
+        self.gates.writing(tables.generation);
         if !self.settled {
             self.settle()?;
         }
         self.maps.identities.sweep()?;
         let mut live = Live {
-            tables: tables.clone(),
+            tables: KernelTables {
+                generation: tables.generation,
+                policies: tables.policies.clone(),
+                endpoints: tables.endpoints.clone(),
+                listeners: tables.listeners.clone(),
+                cells: tables.cells.clone(),
+                rules: tables.rules.clone(),
+                // `Identities` and `Services` know theirs.
+                ..KernelTables::default()
+            },
+            steers: steers(tables),
             ..Live::default()
         };
-        let written = self.fill(&mut live);
+        if live.steers {
+            routes::ensure()?;
+        }
+        let written = self.fill(&mut live, &tables.identities);
         // Whatever was written before a failure is undone by `retire`, which looks here.
         self.live.insert(tables.generation, live);
         written
     }
 
-    fn fill(&mut self, live: &mut Live) -> Result<Cost, Error> {
+    fn fill(
+        &mut self,
+        live: &mut Live,
+        identities: &BTreeMap<Network, Owner>,
+    ) -> Result<Cost, Error> {
+        self.services.stage()?;
         let tables = &live.tables;
         let mut cost = Cost {
-            identities: self
-                .maps
-                .identities
-                .stage(tables.generation, &tables.identities)?,
+            identities: self.maps.identities.stage(tables.generation, identities)?,
             ..Cost::default()
         };
         let (mut made, mut owners) = (Vec::new(), Vec::new());
@@ -355,34 +371,9 @@ impl Inner {
         Ok(cost)
     }
 
-    /// Attaches the gates of pods that have none; gives the interfaces that are gone. One that cannot be guarded does not
-    /// keep the others from it; the first error is returned.
-    fn guard(&mut self, pods: &BTreeMap<u32, Pod>) -> Result<Vec<u32>, Error> {
-        let mut gone = Vec::new();
-        let mut failed = None;
-        for (ifindex, pod) in pods {
-            if self.guarded.contains(ifindex) {
-                continue;
-            }
-            match self.links.attach(&mut self.ebpf, *ifindex, &pod.ifname) {
-                Ok(Attached::Yes) => drop(self.guarded.insert(*ifindex)),
-                Ok(Attached::InterfaceGone) => gone.push(*ifindex),
-                Err(error) => {
-                    tracing::error!(
-                        interface = pod.ifname,
-                        error = &error as &dyn std::error::Error,
-                        "a pod has no gates and is not held back"
-                    );
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        failed.map_or(Ok(gone), Err)
-    }
-
     fn guard_or_warn(&mut self, pods: &BTreeMap<u32, Pod>) {
         // `guard` has told each failure; the generation failed for its own reason, which the caller returns.
-        if let Ok(gone) = self.guard(pods)
+        if let Ok(gone) = self.gates.guard(pods)
             && !gone.is_empty()
         {
             tracing::debug!(?gone, "interfaces went away before they were guarded");
@@ -395,7 +386,7 @@ impl Inner {
             None => BTreeMap::new(),
         };
         let flipped = Flipped {
-            interfaces_gone: self.guard(&pods)?,
+            interfaces_gone: self.gates.guard(&pods)?,
         };
         let control = Control::new(generation, self.ticks_per_second)
             .picking_up_until(self.maps.control()?.pick_up_until());
@@ -403,30 +394,21 @@ impl Inner {
         self.active = generation;
         self.settled = false;
         self.maps.identities.commit();
+        self.services.commit();
         self.adopt();
-        let gone: Vec<u32> = self
-            .guarded
-            .iter()
-            .copied()
-            .filter(|ifindex| !pods.contains_key(ifindex))
-            .collect();
-        for ifindex in gone {
-            match self.links.detach(ifindex) {
-                Ok(()) => drop(self.guarded.remove(&ifindex)),
-                // The generation is active; a failure now must not look as if it were not. The next flip tries again.
-                Err(error) => tracing::warn!(
-                    ifindex,
-                    error = &error as &dyn std::error::Error,
-                    "gates of an interface that is no pod's any more stay; it is denied"
-                ),
-            }
-        }
+        self.gates.activated(&pods);
         Ok(flipped)
+    }
+
+    /// Whether a generation that lives steers connections to the router, which takes the policy route.
+    pub(super) fn steers(&self) -> bool {
+        self.live.values().any(|live| live.steers)
     }
 
     /// A program that read the generation before a flip must find all of it: nothing of it is taken away before.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
         self.maps.policies.settle()?;
+        self.services.settled();
         self.settled = true;
         Ok(())
     }
@@ -441,9 +423,13 @@ impl Inner {
         self.settle()?;
         if generation > self.active {
             self.maps.identities.abandon()?;
+            self.services.abandon(generation)?;
+        } else {
+            self.services.retire()?;
         }
         self.maps.identities.sweep()?;
         self.maps.remove_generation(generation)?;
+        self.gates.retired(generation);
         let Some(retired) = self.live.remove(&generation) else {
             return Ok(());
         };
@@ -455,6 +441,10 @@ impl Inner {
         }
         self.maps.policies.free(policies);
         self.maps.flows.free(flows);
+        if retired.steers && !self.steers() {
+            // Any policy rule makes the kernel look longer for every route of the node.
+            routes::remove()?;
+        }
         let rules = self.live.values().flat_map(|live| live.tables.rules.keys());
         self.maps.keep_hits(&rules.copied().collect())
     }
@@ -462,7 +452,11 @@ impl Inner {
     /// Where pods that an earlier agent left have their flows: this one's first generation goes on with them. Rules are
     /// written anew, since what they mean is not to be read back.
     pub(super) fn remember(&mut self) -> Result<(), Error> {
-        let mut live = Live::default();
+        let mut live = Live {
+            // Not known any more: the policy route stays as long as it may be needed.
+            steers: true,
+            ..Live::default()
+        };
         for entry in self.maps.endpoints.iter() {
             let (Raw(key), Raw(endpoint)) = entry.map_err(Error::map("read", "endpoints"))?;
             if endpoint.flows() == Endpoint::NO_SLOT {
@@ -487,6 +481,14 @@ impl Inner {
     }
 }
 
+fn steers(tables: &KernelTables) -> bool {
+    tables
+        .policies
+        .values()
+        .flat_map(Rules::values)
+        .any(|rule| rule.action() == Action::Steer)
+}
+
 fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {
     let tables = &live.tables;
     for (key, endpoint) in live.endpoints(tables.generation) {
@@ -494,50 +496,12 @@ fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {
             .insert(Raw(key), Raw(endpoint), 0)
             .map_err(Error::map("write", "endpoints"))?;
     }
-    let (services, backends) = services(tables);
-    for (key, backend) in backends {
-        maps.backends
-            .insert(Raw(key), Raw(backend), 0)
-            .map_err(Error::map("write", "backends"))?;
-    }
-    for (key, service) in services {
-        maps.services
-            .insert(Raw(key), Raw(service), 0)
-            .map_err(Error::map("write", "services"))?;
-    }
     for (key, listener) in listeners(tables) {
         maps.listeners
             .insert(Raw(key), Raw(listener), 0)
             .map_err(Error::map("write", "listeners"))?;
     }
     Ok(())
-}
-
-/// The entries of `services` and `backends`, as the kernel holds them.
-#[expect(clippy::type_complexity, reason = "two lists of entries")]
-pub(super) fn services(
-    tables: &KernelTables,
-) -> (Vec<(ServiceKey, Service)>, Vec<(BackendKey, Backend)>) {
-    let (mut services, mut all, mut first) = (Vec::new(), Vec::new(), 0);
-    for (service, backends) in &tables.services {
-        for (index, backend) in (first..).zip(backends) {
-            all.push((
-                BackendKey::new(tables.generation, index),
-                Backend::from(*backend),
-            ));
-        }
-        // The map of backends holds fewer than 2^32 (see `check`).
-        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let key = ServiceKey::new(
-            tables.generation,
-            address_bytes(service.address),
-            service.port.to_be_bytes(),
-            service.protocol,
-        );
-        services.push((key, Service::new(first, count)));
-        first += count;
-    }
-    (services, all)
 }
 
 /// The entries of `listeners`, as the kernel holds them.

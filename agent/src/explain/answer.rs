@@ -119,6 +119,10 @@ pub struct GateAnswer {
     pub rule: u32,
     /// What the rule was made from; empty if none decided, or without an agent.
     pub declared: String,
+    /// File, line and document of that.
+    pub document: String,
+    /// Its field, such as `spec.egress.south[2]`.
+    pub field: String,
     /// The generation that judged.
     pub generation: u32,
 }

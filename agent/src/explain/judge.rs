@@ -234,6 +234,8 @@ impl Judge<'_> {
         router: Option<Gate>,
         reached: bool,
     ) -> GateAnswer {
+        let rule = self.names.rules.get(&answer.rule);
+        let rule = rule.cloned().unwrap_or_default();
         GateAnswer {
             gate: gate.to_owned(),
             interface: self.interface(ifindex),
@@ -247,12 +249,9 @@ impl Judge<'_> {
             opened: answer.direction.to_string(),
             peer: self.names.identity(answer.peer),
             rule: answer.rule,
-            declared: self
-                .names
-                .rules
-                .get(&answer.rule)
-                .cloned()
-                .unwrap_or_default(),
+            declared: rule.text,
+            document: rule.document,
+            field: rule.field,
             generation: answer.generation,
         }
     }

@@ -7,7 +7,7 @@ use agent_common::{Identity, address_ip};
 use serde::{Deserialize, Serialize};
 
 use crate::activate::Active;
-use crate::datapath::{Error, Explainer};
+use crate::datapath::{Error, Explainer, RuleSource};
 
 use super::target::{Gate, Place};
 
@@ -25,11 +25,32 @@ pub struct Names {
     /// What identities mean, by raw number.
     pub identities: BTreeMap<u32, String>,
     /// What rules mean, by number.
-    pub rules: BTreeMap<u32, String>,
+    pub rules: BTreeMap<u32, RuleName>,
     /// Addresses that play a gate.
     pub gates: Vec<(Gate, IpAddr)>,
     /// What the next generation waits for, if there is to be one.
     pub waiting: Vec<String>,
+}
+
+/// What a rule was made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleName {
+    /// What was declared, such as `public acme/shop/prod/web/site`.
+    pub text: String,
+    /// File, line and document.
+    pub document: String,
+    /// The field, such as `spec.egress.south[2]`.
+    pub field: String,
+}
+
+impl RuleName {
+    fn of(rule: &RuleSource) -> Self {
+        Self {
+            text: rule.text().to_owned(),
+            document: rule.document(),
+            field: rule.field(),
+        }
+    }
 }
 
 /// A pod.
@@ -80,7 +101,7 @@ impl Names {
         names.rules = kernel
             .rules
             .iter()
-            .map(|(number, rule)| (*number, rule.to_string()))
+            .map(|(number, rule)| (*number, RuleName::of(rule)))
             .collect();
         for (network, owner) in &kernel.identities {
             let address = address_ip(network.address());

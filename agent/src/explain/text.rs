@@ -90,7 +90,10 @@ impl fmt::Display for GateAnswer {
         match (self.rule, self.declared.as_str()) {
             (0, _) => writeln!(f, "            no rule decided"),
             (number, "") => writeln!(f, "            rule {number}"),
-            (number, declared) => writeln!(f, "            rule {number}: {declared}"),
+            (number, declared) => {
+                writeln!(f, "            rule {number}: {declared}")?;
+                writeln!(f, "            {} {}", self.document, self.field)
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn source() -> Source {
         file: "test.yaml".into(),
         document: 1,
         object: "".into(),
-        field: String::new(),
+        field: "".into(),
         line: 0,
     }
 }
@@ -219,6 +219,8 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
         kind: ComponentKind::Service,
         workloads: Workloads::Addresses(vec![address]),
         service_addresses: Vec::new(),
+        session_affinity: None,
+        traffic_distribution: Default::default(),
         endpoints: BTreeMap::from([(name("api"), endpoint)]),
         connections: Vec::new(),
     };
@@ -226,6 +228,7 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
         id: cell_id(project),
         declared: source(),
         intra: Intra::Open,
+        intra_declared: source(),
         components: BTreeMap::from([(id.component, one)]),
         east: Vec::new(),
         south: Vec::new(),

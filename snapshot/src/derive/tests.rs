@@ -252,7 +252,7 @@ fn refused(id: &str, input: &Value, field: &str, outcome: Result<Snapshot, Rejec
             rejections
                 .mistakes
                 .iter()
-                .any(|mistake| mistake.source.field == own),
+                .any(|mistake| *mistake.source.field == own),
             "{id}: expected a mistake at {own}, got\n{rejections}"
         ),
     }
@@ -361,7 +361,7 @@ fn addresses_are_host_and_prefix() {
                 file: "".into(),
                 document: 1,
                 object: "".into(),
-                field: String::new(),
+                field: "".into(),
                 line: 0,
             },
             base_path: Template::new(text(input, "base_path"), Parameters::Refused)

@@ -1,18 +1,20 @@
 //! `Cell`: components, endpoints and what a cell may call.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::addresses::{Placed, addresses, network_address};
 use super::template::{Parameters, Template};
 use super::{Meta, name};
 use crate::model::{
-    Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind,
-    Exposure, Gate, Intra, Name, Operation, Port, Transport, Workloads,
+    Cell, CellId, Component, ComponentId, ComponentKind, Connection, Endpoint, EndpointId,
+    EndpointKind, Exposure, Gate, Intra, Name, Operation, Port, Transport, Workloads,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
 
 mod egress;
+mod service;
 mod visibility;
 
 pub(crate) use visibility::scope;
@@ -48,7 +50,11 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
     let organization = spec.required("organization").as_ref().and_then(name);
     let project = spec.required("project").as_ref().and_then(name);
     let environment = spec.required("environment").as_ref().and_then(name);
-    let intra = match spec.optional("intra") {
+    let intra_field = spec.optional("intra");
+    let intra_declared = intra_field
+        .as_ref()
+        .map_or_else(|| spec.at("intra"), |field| field.source().clone());
+    let intra = match intra_field {
         Some(field) => field.choice(&[("open", Intra::Open), ("declared", Intra::Declared)]),
         None => Some(Intra::Open),
     };
@@ -92,6 +98,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
             id,
             declared: meta.declared.clone(),
             intra: intra?,
+            intra_declared,
             components,
             east,
             south,
@@ -135,7 +142,7 @@ struct CellReader {
 impl CellReader {
     fn components(&mut self, items: Vec<Field<'_>>) -> BTreeMap<Name, Component> {
         let mut components: BTreeMap<Name, Component> = BTreeMap::new();
-        let mut seen: BTreeMap<Name, String> = BTreeMap::new();
+        let mut seen: BTreeMap<Name, Arc<str>> = BTreeMap::new();
         for item in items {
             let Some(mut object) = item.object() else {
                 continue;
@@ -157,7 +164,7 @@ impl CellReader {
     fn component(
         &mut self,
         object: &mut Object<'_>,
-        seen: &mut BTreeMap<Name, String>,
+        seen: &mut BTreeMap<Name, Arc<str>>,
     ) -> Option<Component> {
         let declared = object.field().source().clone();
         let component = object
@@ -179,6 +186,7 @@ impl CellReader {
             .required("workloads")
             .and_then(|field| self.workloads(&field, &id));
         let service_addresses = addresses(object.list("serviceAddresses"), network_address);
+        let traffic = service::traffic(object, !service_addresses.is_empty());
         let endpoints = object.list("endpoints");
         if kind == Some(ComponentKind::Task)
             && let Some(first) = endpoints.first()
@@ -206,6 +214,8 @@ impl CellReader {
             kind: kind?,
             workloads: workloads?,
             service_addresses,
+            session_affinity: traffic.session_affinity,
+            traffic_distribution: traffic.distribution,
             endpoints,
             connections,
         })
@@ -255,7 +265,7 @@ impl CellReader {
         }
     }
 
-    fn connection(&self, field: &Field<'_>) -> Option<EndpointId> {
+    fn connection(&self, field: &Field<'_>) -> Option<Connection> {
         let mut object = field.object()?;
         let component_field = object.required("component");
         let endpoint_field = object.required("endpoint");
@@ -274,12 +284,15 @@ impl CellReader {
             ));
             return None;
         }
-        Some(EndpointId {
-            component: ComponentId {
-                cell: self.id.clone(),
-                component,
+        Some(Connection {
+            declared: field.source().clone(),
+            to: EndpointId {
+                component: ComponentId {
+                    cell: self.id.clone(),
+                    component,
+                },
+                endpoint,
             },
-            endpoint,
         })
     }
 
@@ -325,7 +338,7 @@ impl CellReader {
         object: &mut Object<'_>,
         component: &ComponentId,
         component_kind: ComponentKind,
-        seen: &mut BTreeMap<Name, String>,
+        seen: &mut BTreeMap<Name, Arc<str>>,
     ) -> Option<Endpoint> {
         let declared = object.field().source().clone();
         let endpoint = object
@@ -374,6 +387,7 @@ impl CellReader {
                 return None;
             };
             let exposure = Exposure {
+                declared: section.source.clone(),
                 jwt: section.provider.as_ref().map(|(name, _)| name.clone()),
                 operations: section
                     .operations
@@ -429,7 +443,7 @@ fn unique(
     field: &Field<'_>,
     what: &str,
     item: &Source,
-    seen: &mut BTreeMap<Name, String>,
+    seen: &mut BTreeMap<Name, Arc<str>>,
 ) -> Option<Name> {
     let name = name(field)?;
     if let Some(first) = seen.get(&name) {

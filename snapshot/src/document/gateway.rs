@@ -1,6 +1,7 @@
 //! `Gateway` (Gateway API).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::addresses::{Placed, address, addresses};
 use super::{Meta, name, reference};
@@ -44,7 +45,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
         gateway_address,
     );
     let mut listeners: Vec<ListenerDraft> = Vec::new();
-    let mut names: BTreeMap<Name, String> = BTreeMap::new();
+    let mut names: BTreeMap<Name, Arc<str>> = BTreeMap::new();
     let items = spec
         .required("listeners")
         .map(|field| field.some_limited_list(MAX_LISTENERS))
@@ -106,7 +107,7 @@ fn gateway_address(field: &Field<'_>) -> Option<Placed> {
 fn listener(
     object: &mut Object<'_>,
     meta: &Meta,
-    names: &mut BTreeMap<Name, String>,
+    names: &mut BTreeMap<Name, Arc<str>>,
 ) -> Option<ListenerDraft> {
     let declared = object.field().source().clone();
     let listener_name = object.required("name").and_then(|field| {

@@ -73,7 +73,7 @@ fn keys(text: &str, source: &Source, sink: &Sink) -> Option<Vec<Key>> {
         .next()?;
     for fault in &tree.faults {
         let field = match fault.field.as_str() {
-            "" => source.field.clone(),
+            "" => source.field.to_string(),
             field => format!("{} {field}", source.field),
         };
         sink.mistake(

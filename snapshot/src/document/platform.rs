@@ -20,9 +20,18 @@ pub(crate) struct PlatformDraft {
     pub(crate) internal: Option<GateDraft>,
     pub(crate) jwt_providers: BTreeMap<Name, Arc<JwtProvider>>,
     pub(crate) dns: Vec<Placed>,
+    pub(crate) dns_declared: Option<Source>,
     pub(crate) dns_service_addresses: Vec<Placed>,
-    pub(crate) nodes: Vec<(String, Vec<Placed>)>,
+    pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
+}
+
+/// A node.
+pub(crate) struct NodeDraft {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<Placed>,
+    pub(crate) zone: Option<String>,
+    pub(crate) pod_networks: Vec<(Cidr, Source)>,
 }
 
 /// A gate.
@@ -69,17 +78,16 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         jwt_provider(object)
     });
     let (mut dns, mut dns_service_addresses) = (Vec::new(), Vec::new());
+    let mut dns_declared = None;
     if let Some(mut object) = spec.optional("dns").and_then(|field| field.object()) {
         if let Some(field) = object.required("addresses") {
             dns = addresses(field.some_list(), address);
+            dns_declared = Some(field.source().clone());
         }
         dns_service_addresses = addresses(object.list("serviceAddresses"), address);
         object.finish();
     }
-    let nodes = named(spec.list("nodes"), "node", |object| {
-        let field = object.required("addresses")?;
-        Some(addresses(field.some_list(), network_address))
-    });
+    let nodes = named(spec.list("nodes"), "node", node);
     let services = named(spec.list("services"), "service", service);
     Some(PlatformDraft {
         dns_prefixes,
@@ -91,10 +99,14 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             .map(|(name, provider)| (name, Arc::new(provider)))
             .collect(),
         dns,
+        dns_declared,
         dns_service_addresses,
         nodes: nodes
             .into_iter()
-            .map(|(name, addresses)| (name.to_string(), addresses))
+            .map(|(name, node)| NodeDraft {
+                name: name.to_string(),
+                ..node
+            })
             .collect(),
         services: services.into_values().collect(),
     })
@@ -106,7 +118,7 @@ fn named<'a, T>(
     what: &str,
     mut read: impl FnMut(&mut Object<'a>) -> Option<T>,
 ) -> BTreeMap<Name, T> {
-    let mut seen: BTreeMap<Name, String> = BTreeMap::new();
+    let mut seen: BTreeMap<Name, Arc<str>> = BTreeMap::new();
     let mut values = BTreeMap::new();
     for item in items {
         let Some(mut object) = item.object() else {
@@ -128,6 +140,25 @@ fn named<'a, T>(
         }
     }
     values
+}
+
+/// A node, whose name the caller knows.
+fn node(object: &mut Object<'_>) -> Option<NodeDraft> {
+    let zone = object
+        .optional("zone")
+        .and_then(|field| field.some_string().map(str::to_owned));
+    let pod_networks = object
+        .list("podCIDRs")
+        .iter()
+        .filter_map(|field| Some((network(field)?, field.source().clone())))
+        .collect();
+    let field = object.required("addresses")?;
+    Some(NodeDraft {
+        name: String::new(),
+        addresses: addresses(field.some_list(), network_address),
+        zone,
+        pod_networks,
+    })
 }
 
 fn gate(field: &Field<'_>, meta: &Meta) -> Option<GateDraft> {

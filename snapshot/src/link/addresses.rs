@@ -47,6 +47,39 @@ pub(super) fn unique(drafts: &Drafts, sink: &Sink) {
     }
 }
 
+/// Reports every network of pods that lies inside of one before it: a pod is on one node.
+pub(super) fn pod_networks(drafts: &Drafts, sink: &Sink) {
+    let platform = drafts
+        .platform
+        .as_ref()
+        .and_then(|(_, draft)| draft.as_ref());
+    let mut networks: Vec<(Cidr, &str, &Source)> = platform
+        .iter()
+        .flat_map(|platform| &platform.nodes)
+        .flat_map(|node| {
+            let name = node.name.as_str();
+            let own = node.pod_networks.iter();
+            own.map(move |(network, source)| (*network, name, source))
+        })
+        .collect();
+    // Networks are apart or one is inside the other, which then follows it with nothing wider between.
+    networks.sort_by(|(a, _, one), (b, _, other)| {
+        (a.address(), a.length(), one.position()).cmp(&(b.address(), b.length(), other.position()))
+    });
+    let mut outer: Option<(Cidr, &str, &Source)> = None;
+    for (network, node, source) in networks {
+        match outer {
+            Some((wide, owner, first)) if wide.contains(&network) => sink.mistake(
+                source.clone(),
+                format_args!(
+                    "`{network}` is inside of `{wide}`, the pods of node `{owner}`, by {first}"
+                ),
+            ),
+            _ => outer = Some((network, node, source)),
+        }
+    }
+}
+
 fn claims(drafts: &Drafts) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut hosts = |placed: &[Placed], owner: &str| {
@@ -74,8 +107,8 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
                 hosts(&gate.remote_addresses, owner);
             }
         }
-        for (name, addresses) in &platform.nodes {
-            hosts(addresses, &format!("node `{name}`"));
+        for node in &platform.nodes {
+            hosts(&node.addresses, &format!("node `{}`", node.name));
         }
     }
     for draft in drafts.gateways.values().filter_map(|(_, d)| d.as_ref()) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{
     CellId, Cidr, ClaimRequirement, ComponentId, Declared, DocumentPath, EndpointId, Hostname,
@@ -17,6 +18,8 @@ pub struct Cell {
     pub declared: Declared,
     /// What its components may do among themselves.
     pub intra: Intra,
+    /// Document and field of `intra`, also where the default holds.
+    pub intra_declared: Declared,
     /// Its components by name.
     pub components: BTreeMap<Name, Component>,
     /// Calls to endpoints of other cells.
@@ -48,10 +51,35 @@ pub struct Component {
     /// Service addresses: a connection to one of these addresses and an endpoint's port goes to one of
     /// the component's workloads, at connect time.
     pub service_addresses: Vec<IpAddr>,
+    /// How long a client of a service address keeps its workload after its last connection.
+    pub session_affinity: Option<Duration>,
+    /// Which workloads a service address prefers.
+    pub traffic_distribution: TrafficDistribution,
     /// Its endpoints by name.
     pub endpoints: BTreeMap<Name, Endpoint>,
     /// Endpoints of the same cell that it calls; they matter when `intra` is `declared`.
-    pub connections: Vec<EndpointId>,
+    pub connections: Vec<Connection>,
+}
+
+/// A declared call to an endpoint of the same cell.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its document and field.
+    pub declared: Declared,
+    /// The endpoint called; it exists.
+    pub to: EndpointId,
+}
+
+/// Which workloads a connection to a service address goes to. Those that are not preferred are taken when none is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficDistribution {
+    /// Any.
+    #[default]
+    Anywhere,
+    /// Those on the client's node, else those in its zone.
+    PreferSameNode,
+    /// Those in the zone of the client's node.
+    PreferSameZone,
 }
 
 /// Type of a component.
@@ -144,6 +172,8 @@ impl EndpointKind {
 /// One visibility of an endpoint.
 #[derive(Clone, Debug)]
 pub struct Exposure {
+    /// Document and field of the visibility; the endpoint's if it is exposed without a word.
+    pub declared: Declared,
     /// Name of the platform's token provider; every request needs a token of it.
     pub jwt: Option<Name>,
     /// Operations; when there are any, everything else under the base path is refused.

@@ -21,10 +21,12 @@ pub struct Platform {
     pub jwt_providers: BTreeMap<Name, Arc<JwtProvider>>,
     /// Addresses of the name servers that every component may ask.
     pub dns: Vec<IpAddr>,
+    /// Document and field of `dns`; none if there are none.
+    pub dns_declared: Option<Declared>,
     /// Service addresses of the name servers: connections to port 53 there go to one of `dns`.
     pub dns_service_addresses: Vec<IpAddr>,
-    /// Other nodes.
-    pub nodes: Vec<RemoteNode>,
+    /// Nodes; this one may be among them.
+    pub nodes: Vec<Node>,
     /// Services of the platform that may reach components, such as monitoring.
     pub services: Vec<PlatformService>,
 }
@@ -49,13 +51,17 @@ pub struct GateRef {
     pub remote_addresses: Vec<IpAddr>,
 }
 
-/// Another node of the platform.
+/// A node of the platform.
 #[derive(Clone, Debug)]
-pub struct RemoteNode {
+pub struct Node {
     /// Its name.
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The zone that it stands in.
+    pub zone: Option<String>,
+    /// Networks of its pods; no two nodes share an address.
+    pub pod_networks: Vec<Cidr>,
 }
 
 /// A service of the platform that may reach components.

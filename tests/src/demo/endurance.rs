@@ -1,6 +1,6 @@
 //! The same crash and the same change, many times: what must hold once must hold each time.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -8,10 +8,18 @@ use super::{
     lifecycle::{CHANGE, end, hold, load, still_answers},
     scene::{Demo, LEDGER, Spot},
 };
-use crate::world::Family;
+use crate::{
+    peer::{KnockReport, Running, SteadyReport},
+    world::Family,
+};
 
 /// Memory that an agent may have after many changes, in kilobytes resident.
 const MEMORY_KB: u64 = 256 << 10;
+
+/// How long a witness may take to begin, and an agent to end.
+const START: Duration = Duration::from_secs(20);
+/// How long a witness may take to end: longer than it waits for a lost connection.
+const LOST: Duration = Duration::from_secs(40);
 
 /// Kills the agent, over and over. Each time, without an agent and with the next one: a connection that was never declared is
 /// dropped, and the same declared connections, opened before the first kill, answer.
@@ -50,6 +58,53 @@ pub fn kills(demo: &mut Demo, rounds: u32) -> Result<()> {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+/// Kills the agent and ends it in turn, each time with another one in its place, while many declared connections talk without a
+/// pause and somebody undeclared calls without a pause. No connection may be lost, and nothing may come back to the caller.
+///
+/// # Errors
+/// What did not hold.
+pub fn takeovers(demo: &mut Demo, rounds: u32) -> Result<()> {
+    let mut talks = Vec::new();
+    for family in Family::BOTH {
+        let to = SocketAddr::new(LEDGER.of(family), 7000).to_string();
+        let arguments = ["steady", "--to", &to, "--connections", "50"];
+        let mut steady = Running::start("peer steady", demo.peer(Spot::Orders, &arguments))?;
+        steady.wait_for(START, |line| line["event"] == "ready")?;
+        let arguments = ["knock", "--to", &to];
+        let mut knock = Running::start("peer knock", demo.peer(Spot::Web, &arguments))?;
+        knock.wait_for(START, |line| line["event"] == "ready")?;
+        talks.push((family, steady, knock));
+    }
+    for _ in 0..rounds {
+        demo.agent.kill()?;
+        demo.restart_agent()?;
+        demo.agent.end(START)?;
+        demo.restart_agent()?;
+    }
+    for (family, mut steady, mut knock) in talks {
+        steady.finish();
+        let talked: SteadyReport = steady.next(LOST)?;
+        knock.finish();
+        let knocked: KnockReport = knock.next(LOST)?;
+        println!(
+            "{}: {rounds} kills and {rounds} ends: {} of {} connections lost, {} exchanges, the longest took {} us; \
+             {} probes, {} leaks",
+            family.name(),
+            talked.lost.len(),
+            talked.connections,
+            talked.exchanges,
+            talked.longest_us,
+            knocked.probes,
+            knocked.leaks.len()
+        );
+        ensure!(talked.lost.is_empty(), "{:?}", talked.lost);
+        ensure!(talked.exchanges > 0, "nothing was said");
+        ensure!(knocked.leaks.is_empty(), "{:?}", knocked.leaks);
+        ensure!(knocked.probes > 0, "nothing was probed");
     }
     Ok(())
 }

@@ -353,13 +353,13 @@ impl Demo {
                 (false, _) if outcome.answer.is_empty() => outcome.outcome,
                 (false, _) => "passed".to_owned(),
             },
-            reason: event.map_or_else(String::new, |event| format!("kernel {}", event.reason)),
+            reason: event.as_ref().map_or_else(String::new, Event::said),
             latency_us: outcome.latency_us,
         })
     }
 
     /// The event of a packet; the kernel's records reach us a little later than its verdicts hold.
-    fn event(&self, since: u64, way: Way, dropped: bool) -> Result<Option<Event>> {
+    pub(super) fn event(&self, since: u64, way: Way, dropped: bool) -> Result<Option<Event>> {
         let start = Instant::now();
         loop {
             let events = self.agent.events(since)?;
@@ -409,7 +409,7 @@ impl Demo {
                     None => "timeout, and the kernel tells of no drop".to_owned(),
                 };
             }
-            reasons.extend(event.map(|event| format!("kernel {}", event.reason)));
+            reasons.extend(event.as_ref().map(Event::said));
         }
         if !timeout {
             reasons.extend(

@@ -156,7 +156,7 @@ fn by_address(stage: &mut Stage<'_>, family: Family) -> Result<()> {
             PARTNER,
             5432,
             "passed",
-            "kernel policy",
+            "kernel policy spec.egress.south[2]",
         ),
         (
             "declared network, another port",

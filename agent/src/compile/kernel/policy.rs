@@ -3,21 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{Action, Direction, Identity, RuleKey};
-use snapshot::model::{Cell, Component, Gate, Intra, Snapshot, SouthDestination};
+use snapshot::Source;
+use snapshot::model::{Cell, Component, East, Gate, Intra, Snapshot, SouthDestination};
 
 use super::names::Names;
+use super::origin::{Declaration, Origin, Origins};
 use super::{DNS_PORT, ICMP, ICMPV6, TCP, UDP, endpoint, protocol};
 
-/// A rule and the declaration behind it.
+/// A rule and what it comes from.
 pub(super) struct Declared {
     pub(super) action: Action,
-    pub(super) text: String,
+    pub(super) origin: Origin,
 }
 
 /// Collects the rules of one component.
 pub(super) struct Policy<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) names: &'a Names<'a>,
+    pub(super) origins: &'a mut Origins,
     pub(super) rules: BTreeMap<RuleKey, Declared>,
 }
 
@@ -31,7 +34,8 @@ impl Policy<'_> {
         self.rules
     }
 
-    /// Of two declarations for the same packets, the one that needs no router wins: it was declared by address.
+    /// Of two declarations for the same packets, the one that needs no router wins: it was declared by address. If they
+    /// want the same, the rule comes from both.
     fn allow(
         &mut self,
         peer: Identity,
@@ -39,40 +43,55 @@ impl Policy<'_> {
         protocol: u8,
         direction: Direction,
         action: Action,
-        text: &str,
+        by: Declaration,
     ) {
-        let rule = Declared {
-            action,
-            text: text.to_owned(),
-        };
         let key = RuleKey::new(peer, port, protocol, direction);
-        match self.rules.get(&key) {
-            Some(known) if known.action == Action::Pass || action == Action::Steer => {}
-            _ => drop(self.rules.insert(key, rule)),
-        }
+        let before = match self.rules.get(&key) {
+            Some(known) if known.action == action => Some(known.origin),
+            Some(known) if known.action == Action::Pass => return,
+            _ => None,
+        };
+        let origin = self.origins.and(before, by);
+        self.rules.insert(key, Declared { action, origin });
     }
 
-    fn pass(&mut self, peer: Identity, port: u16, protocol: u8, direction: Direction, text: &str) {
-        self.allow(peer, port, protocol, direction, Action::Pass, text);
+    fn pass(
+        &mut self,
+        peer: Identity,
+        port: u16,
+        protocol: u8,
+        direction: Direction,
+        by: Declaration,
+    ) {
+        self.allow(peer, port, protocol, direction, Action::Pass, by);
+    }
+
+    fn declare(&mut self, text: String, source: &Source) -> Declaration {
+        self.origins.declare(text, &[], || source.clone())
     }
 
     fn intra(&mut self, cell: &Cell, component: &Component) {
         match cell.intra {
             Intra::Open => {
-                let text = format!("intra open of {}", cell.id);
+                let by = self.declare(format!("intra open of {}", cell.id), &cell.intra_declared);
                 for other in cell.components.values() {
                     for direction in [Direction::Egress, Direction::Ingress] {
-                        self.pass(self.names.component(&other.id), 0, 0, direction, &text);
+                        self.pass(self.names.component(&other.id), 0, 0, direction, by);
                     }
                 }
             }
             Intra::Declared => {
                 for caller in cell.components.values() {
-                    for to in &caller.connections {
+                    for connection in &caller.connections {
+                        let to = &connection.to;
+                        if caller.id != component.id && to.component != component.id {
+                            continue;
+                        }
                         let Some(endpoint) = endpoint(self.snapshot, to) else {
                             continue;
                         };
                         let text = format!("connection {} to {to}", caller.id);
+                        let by = self.declare(text, &connection.declared);
                         let port = endpoint.port.get();
                         let protocol = protocol(endpoint.kind.transport());
                         let sides = [
@@ -82,10 +101,10 @@ impl Policy<'_> {
                         for (side, peer, direction) in sides {
                             if *side == component.id {
                                 let peer = self.names.component(peer);
-                                self.pass(peer, port, protocol, direction, &text);
+                                self.pass(peer, port, protocol, direction, by);
                                 // Echo follows the intra rule.
                                 for echo in [ICMP, ICMPV6] {
-                                    self.pass(peer, 0, echo, direction, &text);
+                                    self.pass(peer, 0, echo, direction, by);
                                 }
                             }
                         }
@@ -100,47 +119,32 @@ impl Policy<'_> {
         let ingress = Direction::Ingress;
         for endpoint in component.endpoints.values() {
             let (port, protocol) = (endpoint.port.get(), protocol(endpoint.kind.transport()));
-            if endpoint.public.is_some() {
-                self.pass(
-                    Identity::NORTH_GATE,
-                    port,
-                    protocol,
-                    ingress,
-                    &format!("public {}", endpoint.id),
-                );
+            for (exposure, gate, word) in [
+                (&endpoint.public, Identity::NORTH_GATE, "public"),
+                (&endpoint.organization, Identity::WEST_GATE, "organization"),
+            ] {
+                if let Some(exposure) = exposure {
+                    let by = self.declare(format!("{word} {}", endpoint.id), &exposure.declared);
+                    self.pass(gate, port, protocol, ingress, by);
+                }
             }
-            if endpoint.organization.is_some() {
-                self.pass(
-                    Identity::WEST_GATE,
-                    port,
-                    protocol,
-                    ingress,
-                    &format!("organization {}", endpoint.id),
-                );
-            }
-            self.pass(
-                Identity::NODE,
-                port,
-                protocol,
-                ingress,
-                &format!("probes of {}", endpoint.id),
-            );
+            let text = format!("probes of {}", endpoint.id);
+            let declared = &endpoint.declared;
+            let by = self.origins.declare(text, &[], || {
+                declared.at(format!("{}.port", declared.field))
+            });
+            self.pass(Identity::NODE, port, protocol, ingress, by);
         }
         for service in &self.snapshot.platform.services {
             let text = format!("platform service {}", service.name);
+            let by = self.declare(text, &service.declared);
             for peer in service
                 .addresses
                 .iter()
                 .flat_map(|cidr| self.names.within_platform(cidr))
             {
                 for port in &service.ports {
-                    self.pass(
-                        peer,
-                        port.port.get(),
-                        protocol(port.transport),
-                        ingress,
-                        &text,
-                    );
+                    self.pass(peer, port.port.get(), protocol(port.transport), ingress, by);
                 }
             }
         }
@@ -157,7 +161,7 @@ impl Policy<'_> {
                 if endpoint.kind.is_http() || endpoint.organization.is_none() {
                     continue;
                 }
-                let text = format!("east {} to {}", caller.id, east.to);
+                let by = self.call(caller, east);
                 for from in caller
                     .components
                     .values()
@@ -169,7 +173,7 @@ impl Policy<'_> {
                         endpoint.port.get(),
                         protocol(endpoint.kind.transport()),
                         ingress,
-                        &text,
+                        by,
                     );
                 }
             }
@@ -177,15 +181,21 @@ impl Policy<'_> {
     }
 
     fn name_servers(&mut self) {
+        // Where none are declared, no address is one.
+        let Some(declared) = &self.snapshot.platform.dns_declared else {
+            return;
+        };
+        let by = self.declare("platform dns".to_owned(), declared);
         for protocol in [UDP, TCP] {
-            self.pass(
-                Identity::DNS,
-                DNS_PORT,
-                protocol,
-                Direction::Egress,
-                "platform dns",
-            );
+            self.pass(Identity::DNS, DNS_PORT, protocol, Direction::Egress, by);
         }
+    }
+
+    /// A cell may declare a call to one endpoint more than once, for different callers.
+    fn call(&mut self, cell: &Cell, east: &East) -> Declaration {
+        let text = format!("east {} to {}", cell.id, east.to);
+        self.origins
+            .declare(text, &east.from, || east.declared.clone())
     }
 
     fn east(&mut self, cell: &Cell, component: &Component) {
@@ -193,7 +203,7 @@ impl Policy<'_> {
             let Some(endpoint) = endpoint(self.snapshot, &east.to) else {
                 continue;
             };
-            let text = format!("east {} to {}", cell.id, east.to);
+            let by = self.call(cell, east);
             let peer = self.names.component(&east.to.component);
             let port = endpoint.port.get();
             if !endpoint.kind.is_http() {
@@ -202,11 +212,11 @@ impl Policy<'_> {
                     port,
                     protocol(endpoint.kind.transport()),
                     Direction::Egress,
-                    &text,
+                    by,
                 );
                 continue;
             }
-            self.allow(peer, port, TCP, Direction::Egress, Action::Steer, &text);
+            self.allow(peer, port, TCP, Direction::Egress, Action::Steer, by);
             // The endpoint's host names lead to the west gate's own address. The gate knows callers by their source address,
             // which the sender's gate has checked, and asks there what they declared.
             let gates: BTreeSet<u16> = self
@@ -218,7 +228,7 @@ impl Policy<'_> {
                 .map(|listener| listener.port.get())
                 .collect();
             for port in gates {
-                self.pass(Identity::WEST_GATE, port, TCP, Direction::Egress, &text);
+                self.pass(Identity::WEST_GATE, port, TCP, Direction::Egress, by);
             }
         }
     }
@@ -230,11 +240,12 @@ impl Policy<'_> {
             .filter(|south| calls(&south.from, component))
         {
             let text = format!("south {} of {}", south.name, cell.id);
+            let by = self.declare(text, &south.declared);
             let port = south.port.get();
             match &south.destination {
                 SouthDestination::Networks { cidrs, transport } => {
                     for peer in cidrs.iter().flat_map(|cidr| self.names.within_south(cidr)) {
-                        self.pass(peer, port, protocol(*transport), Direction::Egress, &text);
+                        self.pass(peer, port, protocol(*transport), Direction::Egress, by);
                     }
                 }
                 SouthDestination::Hosts { .. } => {
@@ -246,7 +257,7 @@ impl Policy<'_> {
                         .copied()
                         .chain([Identity::WORLD])
                     {
-                        self.allow(peer, port, TCP, Direction::Egress, Action::Steer, &text);
+                        self.allow(peer, port, TCP, Direction::Egress, Action::Steer, by);
                     }
                 }
             }

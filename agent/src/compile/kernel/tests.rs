@@ -1,25 +1,28 @@
 //! The verdict tables, row by row.
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use agent_common::{Action, Direction};
 use snapshot::Source;
 use snapshot::model::{
-    Cell, CellId, Cidr, ComponentKind, East, EndpointKind, Exposure, GateRef, Gateway, Intra,
-    Listener, ListenerProtocol, Name, ObjectName, Platform, PlatformPort, PlatformService,
-    RemoteNode, South, SouthDestination, SouthProtocol, Workloads,
+    Cell, CellId, Cidr, ComponentKind, Connection, East, EndpointKind, Exposure, GateRef, Gateway,
+    Intra, Listener, ListenerProtocol, Name, Node, ObjectName, Platform, PlatformPort,
+    PlatformService, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
 use snapshot::path::CanonicalPath;
 
 use super::*;
-use crate::datapath::DiscoveredPod;
+use crate::datapath::{Backend, DiscoveredPod, Service};
+
+mod sources;
 
 fn source() -> Source {
     Source {
         file: "test.yaml".into(),
         document: 1,
         object: "".into(),
-        field: String::new(),
+        field: "".into(),
         line: 0,
     }
 }
@@ -73,6 +76,7 @@ fn component(
 ) -> (Name, Component) {
     let exposure = |exposed: bool| {
         exposed.then(|| Exposure {
+            declared: source(),
             jwt: None,
             operations: Vec::new(),
         })
@@ -97,6 +101,8 @@ fn component(
         kind: ComponentKind::Service,
         workloads: Workloads::Addresses(addresses.iter().map(|address| ip(address)).collect()),
         service_addresses: Vec::new(),
+        session_affinity: None,
+        traffic_distribution: Default::default(),
         endpoints: endpoints.collect(),
         connections: Vec::new(),
     };
@@ -108,6 +114,7 @@ fn cell(project: &str, intra: Intra, components: Vec<(Name, Component)>) -> (Cel
         id: cell_id(project),
         declared: source(),
         intra,
+        intra_declared: source(),
         components: components.into_iter().collect(),
         east: Vec::new(),
         south: Vec::new(),
@@ -198,10 +205,13 @@ fn world() -> (Snapshot, Discovery) {
         digest: "".into(),
         platform: Platform {
             dns: vec![ip("10.9.0.53")],
+            dns_declared: Some(source()),
             dns_service_addresses: vec![ip("10.96.0.10")],
-            nodes: vec![RemoteNode {
+            nodes: vec![Node {
                 name: "other".into(),
                 addresses: vec![ip("192.0.2.2")],
+                zone: None,
+                pod_networks: Vec::new(),
             }],
             internal: Some(GateRef {
                 gateway: ObjectName::new("default", "internal").expect("a name"),
@@ -250,7 +260,7 @@ fn pod(ifindex: u32, addresses: &[&str]) -> DiscoveredPod {
         host_ifname: format!("veth{ifindex}"),
         mac: [2, 0, 0, 0, 0, ifindex as u8],
         addresses: addresses.iter().map(|address| ip(address)).collect(),
-        netns: u64::from(ifindex),
+        number: u64::from(ifindex),
     }
 }
 
@@ -375,7 +385,10 @@ fn a_declared_connection_is_one_way_and_carries_echo() {
         .components
         .get_mut(&name("audit"))
         .expect("its component");
-    audit.connections = vec![endpoint_id("bank", "ledger", "private")];
+    audit.connections = vec![Connection {
+        declared: source(),
+        to: endpoint_id("bank", "ledger", "private"),
+    }];
     let tables = compile(&snapshot, &discovery, 1);
     let (ledger, audit) = ("10.2.0.1", "10.2.0.2");
     let of = |address: &str| owner(&tables, address).identity;
@@ -502,11 +515,13 @@ fn services_and_listeners() {
         port,
         protocol,
     };
-    let backend = |address: &str, port| {
-        vec![Backend {
+    let backend = |address: &str, port| Service {
+        backends: vec![Backend {
             address: ip(address),
             port,
-        }]
+            weight: 1,
+        }],
+        affinity: None,
     };
     assert_eq!(
         tables.services[&service("10.96.0.1", 9000, TCP)],
@@ -532,6 +547,71 @@ fn services_and_listeners() {
 }
 
 #[test]
+fn near_backends_are_preferred_where_the_component_asks_for_it() {
+    let (mut snapshot, mut discovery) = world();
+    let all = ["10.2.0.1", "10.2.1.1", "10.2.2.1", "fd02::1", "fd02:1::1"];
+    let node = |name: &str, address: &str, zone: Option<&str>, pods: &[&str]| Node {
+        name: name.into(),
+        addresses: vec![ip(address)],
+        zone: zone.map(Into::into),
+        pod_networks: pods.iter().map(|network| cidr(network)).collect(),
+    };
+    let mut backends = |distribution, service: &str, zone: Option<&str>, here: &[&str]| {
+        snapshot.platform.nodes = vec![
+            // The one that has an address of this node.
+            node("this", "192.0.2.1", zone, &["10.2.0.0/24", "fd02::/64"]),
+            node(
+                "near",
+                "192.0.2.2",
+                Some("west"),
+                &["10.2.1.0/24", "fd02:1::/64"],
+            ),
+            node("far", "192.0.2.3", Some("east"), &["10.2.2.0/24"]),
+        ];
+        let bank = snapshot.cells.get_mut(&cell_id("bank")).expect("the bank");
+        let ledger = bank
+            .components
+            .get_mut(&name("ledger"))
+            .expect("its component");
+        ledger.workloads = Workloads::Addresses(all.map(ip).to_vec());
+        ledger.service_addresses = vec![ip("10.96.0.1"), ip("fd96::1")];
+        ledger.traffic_distribution = distribution;
+        ledger.session_affinity = Some(Duration::from_secs(60));
+        discovery.pods = vec![pod(21, here)];
+        let tables = compile(&snapshot, &discovery, 1);
+        let service = &tables.services[&ServiceAddress {
+            address: ip(service),
+            port: 9000,
+            protocol: TCP,
+        }];
+        assert_eq!(service.affinity, Some(Duration::from_secs(60)));
+        let addresses = service.backends.iter().map(|one| one.address.to_string());
+        addresses.collect::<Vec<_>>()
+    };
+    use TrafficDistribution::{Anywhere, PreferSameNode, PreferSameZone};
+    let (v4, v6) = ("10.96.0.1", "fd96::1");
+    let west = Some("west");
+    let here = &["10.2.0.1"][..];
+    assert_eq!(backends(Anywhere, v4, west, here), all[..3]);
+    assert_eq!(backends(PreferSameNode, v4, west, here), all[..1]);
+    assert_eq!(backends(PreferSameZone, v4, west, here), all[..2]);
+    // Of this family no pod is here, though its network is of this node: nearest is the zone.
+    assert_eq!(backends(PreferSameNode, v6, west, here), all[3..]);
+    assert_eq!(backends(PreferSameNode, v4, west, &["10.2.9.9"]), all[..2]);
+    assert_eq!(
+        backends(PreferSameNode, v4, Some("south"), &["10.2.9.9"]),
+        all[..1]
+    );
+    assert_eq!(
+        backends(PreferSameZone, v4, Some("north"), &["10.2.2.1"]),
+        ["10.2.0.1", "10.2.2.1"]
+    );
+    // Where nobody says in which zone this node is, none is its own.
+    assert_eq!(backends(PreferSameZone, v4, None, here), all[..3]);
+    assert_eq!(backends(PreferSameNode, v4, None, &["10.2.9.9"]), all[..3]);
+}
+
+#[test]
 fn the_same_input_gives_the_same_tables_and_a_new_cell_changes_no_other() {
     let (mut snapshot, discovery) = world();
     let before = compile(&snapshot, &discovery, 1);
@@ -548,23 +628,4 @@ fn the_same_input_gives_the_same_tables_and_a_new_cell_changes_no_other() {
     for (network, owner) in &before.identities {
         assert_eq!(after.identities[network], *owner);
     }
-}
-
-#[test]
-fn every_rule_names_its_declaration() {
-    let (snapshot, discovery) = world();
-    let tables = compile(&snapshot, &discovery, 1);
-    let named: BTreeSet<u32> = tables.rules.keys().copied().collect();
-    let used: BTreeSet<u32> = tables
-        .policies
-        .values()
-        .flat_map(|rules| rules.values().map(Rule::id))
-        .collect();
-    assert_eq!(used, named);
-    assert!(
-        tables
-            .rules
-            .values()
-            .any(|text| text == "south partner of acme/shop/prod")
-    );
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use super::{Digest, Looked, TableState};
-use crate::datapath::{Inner, adopt, checks, error::Error, links, routes, sys};
+use crate::datapath::{Inner, adopt, checks, error::Error, routes, sys};
 
 fn state(table: &'static str, entries: usize, drifted: usize) -> TableState {
     TableState {
@@ -20,38 +20,15 @@ fn unknown(name: &str) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl Inner {
-    /// Each pod's gates: this agent's programs, at their interface.
-    pub(super) fn check_gates(&mut self) -> Looked {
-        let Self {
-            links,
-            ebpf,
-            guarded,
-            ..
-        } = self;
-        let (mut entries, mut drifted, mut repaired) = (0, 0, Ok(()));
-        for ifindex in guarded.iter() {
-            // An interface that is gone is a pod that is gone, which discovery tells.
-            let Some(name) = links::interface_name(*ifindex) else {
-                continue;
-            };
-            entries += links::GATES.len();
-            let standing = links.standing(ebpf, *ifindex)?;
-            if standing < links::GATES.len() {
-                drifted += links::GATES.len() - standing;
-                repaired = repaired.and(links.attach(ebpf, *ifindex, &name).map(drop));
-            }
-        }
-        Ok((state("gates", entries, drifted), repaired))
-    }
-
     /// The hooks of processes and of listening sockets.
     pub(super) fn check_hooks(&mut self) -> Looked {
         let Self {
-            links,
+            gates,
             ebpf,
             cgroup,
             ..
         } = self;
+        let links = gates.links();
         let hooks = links.hooks(cgroup)?;
         let mut drifted = 0;
         for (program, pin) in &hooks {
@@ -66,9 +43,13 @@ impl Inner {
         Ok((state("hooks", hooks.len(), drifted), repaired))
     }
 
-    /// The policy route of steered packets.
+    /// The policy route of steered packets, if a generation that lives steers any.
     pub(super) fn check_route(&self) -> Looked {
-        let (entries, missing) = routes::ensure()?;
+        let (entries, missing) = if self.steers() {
+            routes::ensure()?
+        } else {
+            (0, 0)
+        };
         Ok((state("policy_route", entries, missing), Ok(())))
     }
 

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::time::Instant;
 
-use agent_common::{
-    Backend, BackendKey, Control, EndpointKey, Listener, ListenerKey, Rule, RuleKey, SocketKey,
-};
+use agent_common::{Control, Listener, ListenerKey, Rule, RuleKey, SocketKey};
 
 use super::{Care, Digest, Looked, TableState, restore};
 use crate::datapath::{
@@ -36,16 +34,18 @@ impl Inner {
     }
 
     /// Every map that belongs to a generation.
-    pub(super) fn check_tables(&mut self, care: &mut Care, identities: bool) {
-        if identities {
+    pub(super) fn check_tables(&mut self, care: &mut Care, large: bool) {
+        if large {
             let started = Instant::now();
             care.note(self.check_identities());
-            care.identities_took = Some(started.elapsed());
+            for looked in self.services.restore(self.active) {
+                care.note(looked);
+            }
+            care.large_took = Some(started.elapsed());
         }
         care.note(self.check_endpoints());
         care.note(self.check_policies());
         care.note(self.check_flows());
-        self.check_services(care);
         care.note(self.check_listeners());
     }
 
@@ -61,11 +61,11 @@ impl Inner {
 
     fn check_endpoints(&self) -> Looked {
         let (map, size) = self.map("endpoints")?;
-        let wanted: BTreeMap<EndpointKey, _> = match self.live.get(&self.active) {
+        let wanted = match self.live.get(&self.active) {
             Some(live) => live.endpoints(self.active).collect(),
             None => BTreeMap::new(),
         };
-        restore("endpoints", map, size, &wanted)
+        self.gates.restore_pods(map, size, wanted)
     }
 
     fn check_listeners(&self) -> Looked {
@@ -75,22 +75,6 @@ impl Inner {
             None => BTreeMap::new(),
         };
         restore("listeners", map, size, &wanted)
-    }
-
-    /// Services and what they lead to.
-    fn check_services(&self, care: &mut Care) {
-        let Some(live) = self.live.get(&self.active) else {
-            return;
-        };
-        let (services, backends) = write::services(live.tables());
-        let backends: BTreeMap<BackendKey, Backend> = backends.into_iter().collect();
-        care.note(self.map("services").and_then(|(map, size)| {
-            restore("services", map, size, &services.into_iter().collect())
-        }));
-        care.note(
-            self.map("backends")
-                .and_then(|(map, size)| restore("backends", map, size, &backends)),
-        );
     }
 
     /// The rules of each component: whether the slot holds the table that was put there, and the table what was written.

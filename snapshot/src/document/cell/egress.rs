@@ -1,6 +1,7 @@
 //! What the components of a cell may call.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{CellReader, unique};
 use crate::document::addresses::network;
@@ -84,7 +85,7 @@ impl CellReader {
             .collect()
     }
 
-    fn south(&self, object: &mut Object<'_>, seen: &mut BTreeMap<Name, String>) -> Option<South> {
+    fn south(&self, object: &mut Object<'_>, seen: &mut BTreeMap<Name, Arc<str>>) -> Option<South> {
         let declared = object.field().source().clone();
         let name = object
             .required("name")

@@ -1,6 +1,7 @@
 //! Who may reach an endpoint from outside of its cell, and for which operations.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::document::name;
 use crate::document::template::{Parameters, Template};
@@ -53,7 +54,7 @@ fn section(field: &Field<'_>, layer4: bool) -> Option<Section> {
     {
         items.mistake("operations need `jwt` beside them: without a token nobody has scopes");
     }
-    let mut seen: BTreeMap<(String, String), String> = BTreeMap::new();
+    let mut seen: BTreeMap<(String, String), Arc<str>> = BTreeMap::new();
     let mut operations = Vec::new();
     let items = items.map(|field| field.some_limited_list(MAX_OPERATIONS));
     for item in items.unwrap_or_default() {

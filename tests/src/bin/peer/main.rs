@@ -8,6 +8,7 @@ mod load;
 mod probe;
 mod raw;
 mod serve;
+mod steady;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,10 @@ enum Command {
     Raw(raw::Options),
     /// Send HTTP requests until standard input ends, and count what did not answer 200.
     Load(load::Options),
+    /// Keep many TCP connections talking until standard input ends.
+    Steady(steady::SteadyOptions),
+    /// Call somebody who may not be reached, until standard input ends, and count what comes back.
+    Knock(steady::KnockOptions),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +71,8 @@ fn main() -> ExitCode {
             Command::Dns(options) => dns::ask(options).await,
             Command::Raw(options) => raw::send(&options),
             Command::Load(options) => load::run(options).await,
+            Command::Steady(options) => steady::steady(options).await,
+            Command::Knock(options) => steady::knock(options).await,
         }
     });
     // Standard input is read by a thread that nobody can interrupt.

@@ -1,0 +1,171 @@
+//! The first bytes of a frame, in words: what nearly every packet is judged by, read with one or two copies.
+
+use agent_common::Reason;
+use aya_ebpf::{
+    bindings::BPF_F_RECOMPUTE_CSUM,
+    cty::c_void,
+    helpers::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+
+use crate::{
+    address::Address,
+    packet::{ETHER_IPV4, ETHER_IPV6, ETHERNET, Fragmented, Icmp, Packet, plausible, protocol},
+};
+
+/// Ethernet, an IPv4 or IPv6 header, and as much of TCP as has its flags. Two bytes before the frame put the network header at a
+/// multiple of eight, so that what is read is whole words. Words are as they lie in memory; the programs are little-endian.
+#[repr(C)]
+pub struct Frame {
+    words: [u64; 9],
+}
+
+const PAD: usize = 2;
+const MAC: u64 = 0x0000_ffff_ffff_ffff;
+/// Ethernet, an IPv4 header without options, and TCP as far as its flags.
+const SHORT: usize = ETHERNET as usize + 20 + 14;
+/// The same for IPv6.
+const LONG: usize = ETHERNET as usize + 40 + 14;
+/// Ethernet and IPv4 as far as the checksum.
+const ROUTED_V4: u32 = ETHERNET + 12;
+/// Ethernet and IPv6 as far as the hop limit.
+const ROUTED_V6: u32 = ETHERNET + 8;
+
+impl Frame {
+    /// Copies bytes `FROM..TO` of the frame to their place; `false` if it is shorter.
+    #[inline(always)]
+    fn fill<const FROM: usize, const TO: usize>(&mut self, ctx: &TcContext) -> bool {
+        const { assert!(PAD + TO <= size_of::<Self>()) };
+        // SAFETY: the assertion above holds the copy inside `words`.
+        unsafe {
+            let place = self.words.as_mut_ptr().cast::<u8>().add(PAD + FROM);
+            bpf_skb_load_bytes(
+                ctx.skb.skb.cast::<c_void>().cast_const(),
+                FROM as u32,
+                place.cast(),
+                (TO - FROM) as u32,
+            ) == 0
+        }
+    }
+
+    /// Puts the first `TO` bytes into the frame.
+    #[inline(always)]
+    fn put<const TO: u32>(&self, ctx: &TcContext) -> bool {
+        const { assert!(PAD + TO as usize <= size_of::<Self>()) };
+        // SAFETY: the assertion above holds the copy inside `words`.
+        unsafe {
+            let place = self.words.as_ptr().cast::<u8>().add(PAD);
+            bpf_skb_store_bytes(
+                ctx.skb.skb.cast(),
+                0,
+                place.cast(),
+                TO,
+                BPF_F_RECOMPUTE_CSUM as u64,
+            ) == 0
+        }
+    }
+
+    /// The Ethernet source address, as `Case::hardware` has the pod's.
+    #[inline(always)]
+    pub fn from(&self) -> u64 {
+        self.words[1] & MAC
+    }
+
+    /// Reads the Ethernet header alone.
+    #[inline(always)]
+    pub fn ethernet(&mut self, ctx: &TcContext) -> Result<(), Reason> {
+        if self.fill::<0, { ETHERNET as usize }>(ctx) {
+            Ok(())
+        } else {
+            Err(Reason::Truncated)
+        }
+    }
+
+    /// Reads the headers of an ordinary packet: TCP or UDP, whole, in IPv4 without options or IPv6 without extension headers.
+    /// Nearly every packet is one. `false`: `packet::parse` has to look at it. It says of a packet what `parse` would say.
+    #[inline(always)]
+    pub fn glance(&mut self, ctx: &TcContext, packet: &mut Packet) -> bool {
+        // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
+        if unsafe { (*ctx.skb.skb).vlan_present } != 0 || !self.fill::<0, SHORT>(ctx) {
+            return false;
+        }
+        let (ports, flags, kind, at);
+        match u16::from_be((self.words[1] >> 48) as u16) {
+            ETHER_IPV4 => {
+                let w = &self.words;
+                // Version 4, no options; neither more fragments nor an offset.
+                if w[2] as u8 != 0x45 || (w[2] >> 48) & 0xff3f != 0 {
+                    return false;
+                }
+                packet.v4 = true;
+                packet.source = Address::v4((w[3] >> 32) as u32);
+                packet.destination = Address::v4(w[4] as u32);
+                packet.hops = w[3] as u8;
+                kind = (w[3] >> 8) as u8;
+                ports = (w[4] >> 32) as u32;
+                flags = (w[6] >> 8) as u8;
+                at = ETHERNET + 20;
+            }
+            ETHER_IPV6 => {
+                if !self.fill::<SHORT, LONG>(ctx) {
+                    return false;
+                }
+                let w = &self.words;
+                if w[2] as u8 >> 4 != 6 {
+                    return false;
+                }
+                packet.v4 = false;
+                packet.source = Address::v6(w[3], w[4]);
+                packet.destination = Address::v6(w[5], w[6]);
+                if packet.source.is_v4() || packet.destination.is_v4() {
+                    return false;
+                }
+                packet.hops = (w[2] >> 56) as u8;
+                kind = (w[2] >> 48) as u8;
+                ports = w[7] as u32;
+                flags = (w[8] >> 40) as u8;
+                at = ETHERNET + 40;
+            }
+            _ => return false,
+        }
+        match kind {
+            protocol::TCP if plausible(flags).is_ok() => packet.tcp_flags = flags,
+            protocol::UDP => packet.tcp_flags = 0,
+            _ => return false,
+        }
+        packet.protocol = kind;
+        packet.source_port = ports as u16;
+        packet.destination_port = (ports >> 16) as u16;
+        packet.transport = at;
+        packet.icmp = Icmp::None;
+        packet.icmp_type = 0;
+        packet.fragmented = Fragmented::No;
+        true
+    }
+
+    /// Changes what forwarding changes (RFC 1812 section 5.3.1): hop count, its checksum, hardware addresses. `read` tells
+    /// whether `glance` has read the frame; `to` is the receiver's hardware address.
+    #[inline(always)]
+    pub fn route(&mut self, ctx: &TcContext, read: bool, v4: bool, to: u64) -> bool {
+        if !read && !self.fill::<0, { ROUTED_V4 as usize }>(ctx) {
+            return false;
+        }
+        let w = &mut self.words;
+        w[1] = w[1] & !MAC | w[0] >> 16;
+        w[0] = to << 16;
+        if v4 {
+            let head = w[3] as u32;
+            let [hops, kind, high, low] = head.to_ne_bytes();
+            // One less in the high byte of a word is one more in the complement's. Zero is written as 0, never as 0xffff (RFC
+            // 1624 section 3): who recomputes a checksum instead of adding it up takes the other zero for an error.
+            let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
+            let [high, low] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
+            let head = u32::from_ne_bytes([hops.wrapping_sub(1), kind, high, low]);
+            w[3] = w[3] & 0xffff_ffff_0000_0000 | u64::from(head);
+            self.put::<ROUTED_V4>(ctx)
+        } else {
+            w[2] = w[2].wrapping_sub(1 << 56);
+            self.put::<ROUTED_V6>(ctx)
+        }
+    }
+}

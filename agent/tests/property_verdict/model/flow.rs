@@ -1,0 +1,118 @@
+//! Connections as they are remembered, and how long.
+
+use agent_common::{Action, Direction, Identity, Path};
+
+use super::SECOND;
+use crate::parse::{self, FIN, Icmp, Packet, RST, TCP, UDP};
+
+/// A connection, seen from the pod at whose gate it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FlowId {
+    pub(crate) local: u128,
+    pub(crate) remote: u128,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+    pub(crate) protocol: u8,
+}
+
+/// What is remembered of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// Time of the last packet that kept it alive, nanoseconds.
+    pub(crate) seen: u64,
+    pub(crate) generation: u32,
+    /// Who opened it.
+    pub(crate) direction: Direction,
+    pub(crate) action: Action,
+    pub(crate) rule: u32,
+    pub(crate) peer: Identity,
+    pub(crate) marked: bool,
+    pub(crate) path: Path,
+    pub(crate) replied: bool,
+    pub(crate) fin_opener: bool,
+    pub(crate) fin_answerer: bool,
+    pub(crate) reset: bool,
+}
+
+impl Flow {
+    /// How long it may be idle, nanoseconds.
+    pub(crate) fn timeout(&self, protocol: u8) -> u64 {
+        SECOND
+            * match protocol {
+                TCP if self.reset => 10,
+                TCP if self.fin_opener && self.fin_answerer => 120,
+                TCP if !self.replied => 120,
+                TCP => 7440,
+                UDP if !self.replied => 30,
+                UDP => 180,
+                parse::ICMP | parse::ICMPV6 => 30,
+                _ => 600,
+            }
+    }
+
+    /// A packet of the connection came by at `now`, on its way `way`.
+    pub(super) fn note(&mut self, packet: &Packet, way: Direction, now: u64) {
+        let closed = self.reset || self.fin_opener && self.fin_answerer;
+        if !closed {
+            self.seen = now;
+        }
+        let from_opener = way == self.direction;
+        self.replied |= !from_opener;
+        if packet.protocol == TCP {
+            let fin = packet.tcp_flags & FIN != 0;
+            self.fin_opener |= fin && from_opener;
+            self.fin_answerer |= fin && !from_opener;
+            self.reset |= packet.tcp_flags & RST != 0;
+        }
+    }
+}
+
+/// The fragments of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Split {
+    pub(super) gate: u32,
+    pub(super) source: u128,
+    pub(super) destination: u128,
+    pub(super) id: u32,
+    pub(super) protocol: u8,
+    pub(super) way: Direction,
+}
+
+/// What the first fragment told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Note {
+    Ports(u16, u16),
+    Icmp { id: u16, kind: u8 },
+}
+
+pub(super) fn remote(packet: &Packet, way: Direction) -> u128 {
+    match way {
+        Direction::Egress => packet.destination,
+        Direction::Ingress => packet.source,
+    }
+}
+
+/// The connection of a packet that goes `way`. An echo's ports are its identifier, and one more than the way of its
+/// request (0 from the pod, 1 to it).
+pub(super) fn flow_id(packet: &Packet, way: Direction) -> FlowId {
+    let (mut local_port, mut remote_port) = (packet.source_port, packet.destination_port);
+    if way == Direction::Ingress {
+        (local_port, remote_port) = (remote_port, local_port);
+    }
+    if let Some((kind, _)) = packet.icmp {
+        local_port = packet.icmp_id;
+        let from_pod = (kind == Icmp::Request) == (way == Direction::Egress);
+        remote_port = if from_pod { 1 } else { 2 };
+    }
+    let (local, remote) = match way {
+        Direction::Egress => (packet.source, packet.destination),
+        Direction::Ingress => (packet.destination, packet.source),
+    };
+    FlowId {
+        local,
+        remote,
+        local_port,
+        remote_port,
+        protocol: packet.protocol,
+    }
+}

@@ -1,0 +1,56 @@
+//! What was seen, over all rounds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use agent_common::{Path, Reason, Verdict};
+
+/// What was seen, over all rounds.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) frames: u64,
+    pub(crate) rounds: u64,
+    pub(crate) doubtful: u64,
+    pub(crate) reasons: BTreeMap<(Reason, Verdict), u64>,
+    pub(crate) codes: BTreeMap<Option<i32>, u64>,
+    pub(crate) paths: BTreeMap<Path, u64>,
+}
+
+impl Tally {
+    /// A run that never saw a packet live, or most of what can happen, proves nothing.
+    pub(crate) fn assert_meaningful(&self) {
+        assert!(
+            self.doubtful * 20 <= self.rounds,
+            "{} of {} rounds ended in doubt: this machine is too slow to tell when a flow ends",
+            self.doubtful,
+            self.rounds
+        );
+        if self.frames < 500_000 {
+            return;
+        }
+        for reason in Reason::ALL {
+            let seen = self.reasons.keys().any(|(seen, _)| seen == reason);
+            assert!(
+                seen != UNREACHABLE.contains(reason),
+                "{reason}: seen is {seen}, and the other is expected"
+            );
+        }
+    }
+}
+
+/// What no frame can provoke: tables evict instead of refusing.
+const UNREACHABLE: [Reason; 2] = [Reason::FlowTable, Reason::FragmentTable];
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} frames in {} rounds, {} of which ended early in doubt; codes {:?}, paths {:?}",
+            self.frames, self.rounds, self.doubtful, self.codes, self.paths
+        )?;
+        for ((reason, verdict), count) in &self.reasons {
+            writeln!(f, "{count:>9} {verdict} {reason}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,61 @@
+//! The benchmark program: `cargo xtask bench` builds it with optimisations and becomes it.
+//!
+//! It flows from a table to a table: `scenarios` says what is compared with what, `side` makes each side of a comparison
+//! (a world of namespaces, with Cardinal's datapath, with a peer's rules, or with nothing), `load` is the process inside
+//! of it that sends and receives, `measure` lets the sides take turns, and `rows` shows the ratios.
+
+mod l4;
+mod load;
+mod loading;
+mod measure;
+mod peers;
+mod profile;
+mod router;
+mod rows;
+mod scenarios;
+mod side;
+mod snapshots;
+mod tables;
+mod traffic;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tests::interrupt;
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures Cardinal's datapath")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Packets and connections: what the kernel datapath costs, in ratios to a node without it and to its peers.
+    L4(l4::Options),
+    /// Sends and receives for one side of a comparison, as it is told on standard input.
+    #[command(hide = true)]
+    Load(load::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::L4(options) => {
+            interrupt::watch()?;
+            l4::run(&options)
+        }
+        Command::Load(options) => load::run(&options),
+    }
+}
