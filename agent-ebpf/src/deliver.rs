@@ -18,7 +18,8 @@ const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 
 /// Whether a packet that may pass can go straight. The stack does what is left: it tells a sender that its packet is too
-/// old, and puts fragments together where a firewall of the node's wants them whole.
+/// old, puts fragments together where a firewall of the node's wants them whole, and does not forward what was sent to a
+/// group of the link.
 #[inline(always)]
 pub fn possible(case: &Case) -> bool {
     case.receiver != 0
@@ -26,6 +27,7 @@ pub fn possible(case: &Case) -> bool {
         && case.packet.hops > 1
         && case.packet.fragmented == Fragmented::No
         && case.packet.icmp != Icmp::Error
+        && !case.frame.is_for_a_group()
 }
 
 /// Sends the packet to the pod behind the case's interface, and gives the program's return code.

@@ -71,6 +71,12 @@ impl Frame {
         self.words[1] & MAC
     }
 
+    /// Whether it is sent to all or many on the link (IEEE 802: the first bit on the wire).
+    #[inline(always)]
+    pub fn is_for_a_group(&self) -> bool {
+        (self.words[0] >> 16) & 1 != 0
+    }
+
     /// Reads the Ethernet header alone.
     #[inline(always)]
     pub fn ethernet(&mut self, ctx: &TcContext) -> Result<(), Reason> {

@@ -436,6 +436,10 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
         inner.destination = v4(&h, 16);
         inner.protocol = h[9];
         inner.transport = offset + length;
+        // Of a later fragment nobody knows the ports.
+        if h[6] & 0x1f != 0 || h[7] != 0 {
+            return Err(Reason::IcmpUntracked);
+        }
     } else {
         let h: [u8; 8] = load(ctx, offset)?;
         if h[0] >> 4 != 6 {
@@ -445,6 +449,15 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
         inner.destination = Address::of(load(ctx, offset + 24)?);
         inner.protocol = h[6];
         inner.transport = offset + 40;
+        // Packet Too Big is most often about what was sent in fragments.
+        if inner.protocol == FRAGMENT {
+            let x: [u8; 8] = load(ctx, inner.transport)?;
+            if u16::from_be_bytes([x[2], x[3]]) >> 3 != 0 {
+                return Err(Reason::IcmpUntracked);
+            }
+            inner.protocol = x[0];
+            inner.transport += 8;
+        }
     }
     // An error quotes at least eight bytes of the transport header (RFC 792; RFC 4443 quotes more).
     let h: [u8; 8] = load(ctx, inner.transport)?;
@@ -463,5 +476,8 @@ pub fn quoted(ctx: &TcContext, outer: &Packet, inner: &mut Packet) -> Result<(),
         }
         _ => return Err(Reason::IcmpUntracked),
     }
-    Ok(())
+    match inner.icmp {
+        Icmp::None | Icmp::Request | Icmp::Reply => Ok(()),
+        _ => Err(Reason::IcmpUntracked),
+    }
 }

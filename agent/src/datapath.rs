@@ -233,7 +233,7 @@ impl Datapath {
         links::load(&mut ebpf)?;
         let programs = program_facts(&ebpf)?;
         let inner_maps = InnerMaker::new(&object, object_btf(&ebpf)?)?;
-        let maps = Maps::take(&mut ebpf, &folder, &inner_maps)?;
+        let maps = Maps::take(&mut ebpf, &folder, &inner_maps, &kernel)?;
         let logs = Logs::start(&mut ebpf)?;
         let active = maps.control()?.generation();
         let services = Services::take(&mut ebpf, &folder, active)?;

@@ -610,7 +610,7 @@ fn netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them()
             let to = to.parse().expect("an address");
             connect(&a.netns, to).unwrap_or_else(|error| panic!("{transparent:?} {to}: {error}"));
         }
-        let end = Instant::now() + Duration::from_secs(3);
+        let end = Instant::now() + Duration::from_secs(20);
         let records = loop {
             let records = proxy.log().since(0);
             if records.len() >= asked.len() || Instant::now() > end {

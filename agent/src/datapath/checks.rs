@@ -49,6 +49,12 @@ fn read(path: &'static str) -> Result<String, Error> {
     fs::read_to_string(path).map_err(Error::file("read", path))
 }
 
+/// Whether a batch of writes to a map of maps waits for the running programs once, and a read does not wait at all. Before
+/// Linux 6.8 each entry waits (`maybe_wait_bpf_programs` in `kernel/bpf/syscall.c`).
+pub(super) fn waits_once(release: &str) -> bool {
+    version(release).is_some_and(|version| version >= (6, 8))
+}
+
 /// Major and minor version of a release such as `6.18.44-fc`.
 pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);

@@ -12,6 +12,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 
 use super::{
+    checks,
     error::Error,
     identities::Identities,
     slots::Slots,
@@ -84,7 +85,13 @@ where
 impl Maps {
     /// Takes the maps out of a loaded object whose maps are pinned in `root`, with what an earlier agent left in them: of that
     /// only the active generation stays.
-    pub(super) fn take(ebpf: &mut Ebpf, root: &Path, inner: &InnerMaker) -> Result<Self, Error> {
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        root: &Path,
+        inner: &InnerMaker,
+        kernel: &str,
+    ) -> Result<Self, Error> {
+        let waits_once = checks::waits_once(kernel);
         let (mut sizes, mut held) = (BTreeMap::new(), BTreeMap::new());
         for name in NAMES {
             let map = sys::pinned(&root.join(name))
@@ -127,6 +134,7 @@ impl Maps {
                 pinned(root, "policies")?,
                 inner.rules(&Rules::new())?,
                 policies,
+                waits_once,
             )?,
             endpoints,
             flows: Slots::new(
@@ -135,6 +143,7 @@ impl Maps {
                 pinned(root, "flows")?,
                 inner.flows(1)?,
                 flows,
+                waits_once,
             )?,
             listeners,
             sockets: take(ebpf, "sockets")?,

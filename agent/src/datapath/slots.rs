@@ -2,7 +2,8 @@
 //! they are from one generation to the next.
 //!
 //! A slot that no generation names any more keeps its old inner map until the next write, since each write to a map of maps
-//! waits for all readers: many slots at once cost as much as one.
+//! waits for all readers: many slots at once cost as much as one. Before kernel 6.8 each slot costs a wait of its own, some 20 ms,
+//! reading one too, so that no slot is touched there without need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -21,25 +22,38 @@ pub(super) struct Slots {
     /// What a free slot holds.
     empty: MapData,
     taken: BTreeSet<u32>,
-    /// The kernel's number of the map that was put into each taken slot.
+    /// The kernel's number of the map that was put into each taken slot; of an earlier agent's, once it was looked at.
     own: BTreeMap<u32, u32>,
+    /// Whether the slots of one look cost one wait at most.
+    waits_once: bool,
+    /// The one slot that is looked at this time, where each costs a wait.
+    turn: u32,
     /// Free slots whose old inner maps are still there.
     stale: BTreeSet<u32>,
     size: u32,
 }
 
 impl Slots {
-    /// `taken` are the slots that the active generation names; all others are free, whatever they hold.
+    /// `taken` are the slots that the active generation names; all others are free, whatever they hold. `waits_once` tells
+    /// whether many slots can be written for the price of one.
     pub(super) fn new(
         name: &'static str,
         map: ArrayOfMaps<MapData>,
         data: MapData,
         empty: MapData,
         taken: BTreeSet<u32>,
+        waits_once: bool,
     ) -> Result<Self, Error> {
         let size = map.len();
+        // The lowest free slots are taken first, so that few above the highest taken one hold anything. What an earlier
+        // agent had in these stays until the slot is taken again.
+        let end = if waits_once {
+            size
+        } else {
+            taken.last().copied().unwrap_or(1)
+        };
         // Slot 0 is the one that is written when there is nothing else to write.
-        let stale = (1..size).filter(|slot| !taken.contains(slot)).collect();
+        let stale = (1..end).filter(|slot| !taken.contains(slot)).collect();
         let mut slots = Self {
             name,
             map,
@@ -47,12 +61,14 @@ impl Slots {
             empty,
             taken,
             own: BTreeMap::new(),
+            waits_once,
+            turn: 0,
             stale,
             size,
         };
-        for slot in slots.taken.clone() {
-            if let Some(id) = slots.found(slot)? {
-                slots.own.insert(slot, id);
+        if waits_once {
+            for slot in slots.taken.clone() {
+                slots.holds_its_own(slot)?;
             }
         }
         Ok(slots)
@@ -64,11 +80,33 @@ impl Slots {
             .map_err(Error::kernel(format!("read {}", self.name)))
     }
 
-    /// Whether a slot still holds the map that was put there.
-    pub(super) fn holds_its_own(&self, slot: u32) -> Result<bool, Error> {
-        Ok(self
-            .found(slot)?
-            .is_some_and(|id| self.own.get(&slot) == Some(&id)))
+    /// A look at all slots begins. Before kernel 6.8 only one of them has its turn.
+    pub(super) fn look(&mut self) {
+        let next = self.taken.range(self.turn.saturating_add(1)..).next();
+        self.turn = next.or(self.taken.first()).copied().unwrap_or(0);
+    }
+
+    /// Whether a slot still holds the map that was put there; also if it is not the slot's turn to be looked at.
+    pub(super) fn holds_its_own(&mut self, slot: u32) -> Result<bool, Error> {
+        if !self.waits_once && slot != self.turn {
+            return Ok(true);
+        }
+        let found = self.found(slot)?;
+        match (self.own.get(&slot), found) {
+            (Some(own), found) => Ok(found == Some(*own)),
+            (None, Some(found)) => {
+                self.own.insert(slot, found);
+                Ok(true)
+            }
+            (None, None) => Ok(false),
+        }
+    }
+
+    /// The map that was put into a slot, wherever it is now; `None` if it is nowhere any more, or not known.
+    pub(super) fn own(&self, slot: u32) -> Option<MapData> {
+        self.own
+            .get(&slot)
+            .and_then(|id| MapData::from_id(*id).ok())
     }
 
     /// Puts another map into a taken slot, in one step.

@@ -271,6 +271,10 @@ impl<'a> Frames<'a> {
         if random.percent(8) {
             quoted.options = vec![1; 4];
         }
+        if random.percent(8) {
+            let place = if random.percent(70) { 0 } else { 2 };
+            quoted.fragment = Some((7, place, true));
+        }
         if random.percent(5) {
             quoted = quote(&quoted, random);
         }

@@ -200,7 +200,7 @@ impl Model {
     /// What routing changes, unless the frame is addressed to somebody else on the link.
     fn forward(&self, from: u32, to: u32, frame: &mut [u8]) {
         let node = self.hardware[&from];
-        if frame[..6] != node && frame[0] & 1 == 0 {
+        if frame[..6] != node {
             return;
         }
         frame.copy_within(0..6, 6);
@@ -228,6 +228,8 @@ impl Model {
             || matches!(sender.reason, Reason::Neighbour | Reason::IcmpError)
             || packet.place != Place::Whole
             || packet.hops <= 1
+            // What was sent to a group of the link is not routed.
+            || asked.frame[0] & 1 != 0
         {
             return None;
         }

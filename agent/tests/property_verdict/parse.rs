@@ -312,6 +312,9 @@ pub(crate) fn quoted(frame: &[u8], outer: &Packet) -> Result<Packet, Reason> {
         );
         inner.protocol = header[9];
         inner.transport = at + length;
+        if be16(frame, at + 6)? & 0x1fff != 0 {
+            return Err(Reason::IcmpUntracked);
+        }
         inner
     } else {
         let header: [u8; 8] = array(frame, at)?;
@@ -325,6 +328,14 @@ pub(crate) fn quoted(frame: &[u8], outer: &Packet) -> Result<Packet, Reason> {
         );
         inner.protocol = header[6];
         inner.transport = at + 40;
+        if inner.protocol == 44 {
+            let header: [u8; 8] = array(frame, inner.transport)?;
+            if u16::from_be_bytes([header[2], header[3]]) / 8 != 0 {
+                return Err(Reason::IcmpUntracked);
+            }
+            inner.protocol = header[0];
+            inner.transport += 8;
+        }
         inner
     };
     let at = inner.transport;
@@ -340,5 +351,8 @@ pub(crate) fn quoted(frame: &[u8], outer: &Packet) -> Result<Packet, Reason> {
         }
         _ => return Err(Reason::IcmpUntracked),
     }
-    Ok(inner)
+    match inner.icmp {
+        None | Some((Icmp::Request | Icmp::Reply, _)) => Ok(inner),
+        Some(_) => Err(Reason::IcmpUntracked),
+    }
 }

@@ -84,6 +84,7 @@ impl Inner {
         let Some(live) = self.live.get(&self.active) else {
             return Ok((TableState::sound("policies", digest), repaired));
         };
+        self.maps.policies.look();
         for (identity, slot) in live.policy_slots() {
             let Some(rules) = live.tables().policies.get(identity) else {
                 continue;
@@ -91,7 +92,7 @@ impl Inner {
             let wanted = Digest::of(rules.iter());
             digest.add(&identity.raw().to_be_bytes(), &wanted.hash().to_be_bytes());
             entries += wanted.count();
-            let differs = differs(&self.maps.policies, *slot, rules, wanted)?;
+            let differs = differs(&mut self.maps.policies, *slot, rules, wanted)?;
             if differs > 0 {
                 drifted += differs;
                 // A table of its own takes its place in one step, so that no packet sees it half repaired.
@@ -114,6 +115,7 @@ impl Inner {
     fn check_flows(&mut self) -> Looked {
         let mut state = TableState::sound("flows", Digest::default());
         let mut repaired = Ok(());
+        self.maps.flows.look();
         for slot in self.flow_slots() {
             state.entries += 1;
             if !self.maps.flows.holds_its_own(slot)? {
@@ -160,15 +162,16 @@ impl Inner {
 }
 
 /// How many rules of a slot are not as wanted; all of them if the slot holds another table.
-fn differs(slots: &Slots, slot: u32, rules: &Rules, wanted: Digest) -> Result<usize, Error> {
+fn differs(slots: &mut Slots, slot: u32, rules: &Rules, wanted: Digest) -> Result<usize, Error> {
     let all = rules.len().max(1);
     if !slots.holds_its_own(slot)? {
         return Ok(all);
     }
-    let map = slots.get(slot)?;
-    let failed = || Error::kernel("read a table of rules");
-    let found = super::compare(map.fd().as_fd(), all, rules, wanted, |rule: &Rule| *rule)
-        .map_err(failed())?;
-    let found: Option<super::Difference<RuleKey, Rule>> = found;
+    let Some(map) = slots.own(slot) else {
+        return Ok(all);
+    };
+    let found: Option<super::Difference<RuleKey, Rule>> =
+        super::compare(map.fd().as_fd(), all, rules, wanted, |rule| *rule)
+            .map_err(Error::kernel("read a table of rules"))?;
     Ok(found.map_or(0, |difference| difference.len()))
 }
