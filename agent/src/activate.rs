@@ -18,7 +18,10 @@ use snapshot::model::ComponentId;
 use snapshot::{Mistake, Rejections, Snapshot};
 
 use crate::compile;
-use crate::datapath::{self, Datapath, DiscoveredPod, Discovery, KernelTables, ServiceAddress};
+use crate::datapath::{
+    self, Care, Datapath, DiscoveredPod, Discovery, KernelTables, RuleSource, ServiceAddress,
+};
+use crate::explain::{Explanation, Question, Refusal, rehearsal::rehearse};
 use crate::proxy::{ListenError, Proxy, SocketKind};
 use crate::route::RouteTable;
 
@@ -63,7 +66,7 @@ pub struct Active {
 }
 
 impl Active {
-    fn new(
+    pub(crate) fn new(
         generation: u32,
         snapshot: &Arc<Snapshot>,
         discovery: &Discovery,
@@ -98,6 +101,11 @@ impl Active {
         pod.addresses
             .iter()
             .find_map(|address| self.component_at(address))
+    }
+
+    /// What a rule was made from, by its number in the kernel's counts and events.
+    pub fn rule(&self, number: u32) -> Option<&RuleSource> {
+        self.kernel.as_ref()?.rules.get(&number)
     }
 
     /// The cell behind a number in the kernel's counters and events; empty for nobody's.
@@ -136,9 +144,52 @@ impl Activator {
         }
     }
 
-    /// Puts back what others may have removed from the node.
-    pub fn repair(&self) -> Result<(), datapath::Error> {
-        self.datapath.as_ref().map_or(Ok(()), Datapath::repair)
+    /// Compares what the kernel holds with what it was given, its large tables only if asked to, and puts it right. Nothing to compare without a datapath.
+    pub fn look_after(&self, large: bool) -> Care {
+        match &self.datapath {
+            Some(datapath) => datapath.look_after(&self.sockets(&self.steered), large),
+            None => Care::default(),
+        }
+    }
+
+    /// The router's sockets as the kernel should have them: for these gateways' addresses, and for steered connections.
+    fn sockets(&self, listeners: &BTreeSet<SocketAddr>) -> Vec<(SocketKey, RawFd)> {
+        let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
+        let gateways = listeners.iter().map(|address| {
+            let kind = if address.is_ipv4() {
+                SocketKind::GatewayV4
+            } else {
+                SocketKind::GatewayV6
+            };
+            (socket_key(*address), kind)
+        });
+        let transparent = [
+            (SocketKey::TRANSPARENT_V4, SocketKind::SteeredV4),
+            (SocketKey::TRANSPARENT_V6, SocketKind::SteeredV6),
+        ];
+        gateways
+            .chain(transparent)
+            .filter_map(|(key, kind)| Some((key, *sockets.get(&kind)?)))
+            .collect()
+    }
+
+    /// Asks what a snapshot would say of a connection, without making it active.
+    ///
+    /// # Errors
+    ///
+    /// Its mistakes, or why it cannot be tried.
+    pub fn rehearse(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        discovery: &Discovery,
+        question: &Question,
+    ) -> Result<Explanation, Refusal> {
+        let Some(datapath) = &self.datapath else {
+            return Err(Refusal::Failed(
+                "the agent runs with --datapath none: there is nothing to ask".to_owned(),
+            ));
+        };
+        rehearse(datapath, self.generation + 1, snapshot, discovery, question)
     }
 
     /// Lets the interfaces go that are nobody's, whatever becomes of the generation for them: `snapshots` are the active
@@ -207,31 +258,16 @@ impl Activator {
             .collect();
         let prepared = datapath.prepare(&tables).map_err(failed)?;
         datapath.withdraw(generation, discovery).map_err(failed)?;
-        let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
+        let sockets = self.sockets(listeners);
         for address in listeners {
-            let kind = if address.is_ipv4() {
-                SocketKind::GatewayV4
-            } else {
-                SocketKind::GatewayV6
-            };
-            match sockets.get(&kind) {
-                Some(socket) => datapath
-                    .set_socket(socket_key(*address), &Borrowed(*socket))
-                    .map_err(failed)?,
-                None => {
-                    tracing::warn!(%address, "the node has no such address family; nobody answers there")
-                }
+            if !sockets.iter().any(|(key, _)| *key == socket_key(*address)) {
+                tracing::warn!(%address, "the node has no such address family; nobody answers there");
             }
         }
-        for (kind, key) in [
-            (SocketKind::SteeredV4, SocketKey::TRANSPARENT_V4),
-            (SocketKind::SteeredV6, SocketKey::TRANSPARENT_V6),
-        ] {
-            if let Some(socket) = sockets.get(&kind) {
-                datapath
-                    .set_socket(key, &Borrowed(*socket))
-                    .map_err(failed)?;
-            }
+        for (key, socket) in sockets {
+            datapath
+                .set_socket(key, &Borrowed(socket))
+                .map_err(failed)?;
         }
         let published = self.routes.swap(Arc::new(routes));
         match prepared.flip() {

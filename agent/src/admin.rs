@@ -1,6 +1,6 @@
 //! The admin interface: a Unix socket for everybody who may open it, and optionally loopback.
 //!
-//! It only reads. There is no authentication, so the socket's mode is the owner's alone and an address is
+//! It reads; what it is asked to try it takes back, and only the socket may ask for that. There is no authentication, so the socket's mode is the owner's alone and an address is
 //! a loopback one.
 
 use std::convert::Infallible;
@@ -9,13 +9,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,9 +27,29 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
+use tokio::sync::mpsc;
+
+use crate::explain::{Explanation, Names, Refusal, Request as Asked};
+use crate::flows::Wanted;
+
 mod client;
 
-pub use client::{ClientError, get};
+pub use client::{ClientError, get, lines, post};
+
+/// An answer to come about documents that are not active.
+pub type Rehearsed = Pin<Box<dyn Future<Output = Result<Explanation, Refusal>> + Send>>;
+
+/// How large documents may be together.
+const MAX_DOCUMENTS: usize = 64 << 20;
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// The owner's socket.
+    Socket,
+    /// A port of the loopback interface, which every user of the machine reaches.
+    Loopback,
+}
 
 /// What the interface shows. Implemented once by the app; tests implement it small.
 pub trait View: Send + Sync + 'static {
@@ -38,6 +61,12 @@ pub trait View: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Kernel events from a number on: `{"next", "events"}`.
     fn events(&self, since: u64) -> serde_json::Value;
+    /// What the numbers of the kernel's maps mean; none without a datapath.
+    fn names(&self) -> Option<Names>;
+    /// Kernel events as lines, for a reader that may stay; none without a datapath.
+    fn flows(&self, wanted: Wanted) -> Option<mpsc::Receiver<Bytes>>;
+    /// What documents would say that are not active.
+    fn rehearse(&self, request: Asked) -> Rehearsed;
     /// Requests from a number on: `{"next", "requests"}`.
     fn requests(&self, since: u64) -> serde_json::Value;
 }
@@ -93,7 +122,7 @@ impl Admin {
         admin.tasks.push(tokio::spawn(async move {
             loop {
                 match unix.accept().await {
-                    Ok((stream, _)) => serve(stream, Arc::clone(&served)),
+                    Ok((stream, _)) => serve(stream, Door::Socket, Arc::clone(&served)),
                     Err(error) => accept_failed(&error).await,
                 }
             }
@@ -105,7 +134,7 @@ impl Admin {
             admin.tasks.push(tokio::spawn(async move {
                 loop {
                     match tcp.accept().await {
-                        Ok((stream, _)) => serve(stream, Arc::clone(&view)),
+                        Ok((stream, _)) => serve(stream, Door::Loopback, Arc::clone(&view)),
                         Err(error) => accept_failed(&error).await,
                     }
                 }
@@ -158,11 +187,15 @@ async fn accept_failed(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, view: Arc<dyn View>) {
+fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    door: Door,
+    view: Arc<dyn View>,
+) {
     tokio::spawn(async move {
         let service = service_fn(move |request| {
-            let response = answer(&request, view.as_ref());
-            async move { Ok::<_, Infallible>(response) }
+            let view = Arc::clone(&view);
+            async move { Ok::<_, Infallible>(answer(request, door, view.as_ref()).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -175,15 +208,113 @@ fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, view: Arc
 }
 
 const JSON: &str = "application/json";
+const EXPLAIN: &str = "/debug/explain";
+const FLOWS: &str = "/debug/flows";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn answer(request: &Request<Incoming>, view: &dyn View) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, door: Door, view: &dyn View) -> Response<Answered> {
+    if request.uri().path() == EXPLAIN {
+        return explain(request, door, view).await.map(Either::Left);
+    }
+    if request.uri().path() == FLOWS && request.method() == Method::GET {
+        return flows(request.uri().query().unwrap_or_default(), view);
+    }
     route(
         request.method(),
         request.uri().path(),
         request.uri().query(),
         view,
     )
+    .map(Either::Left)
+}
+
+/// Kernel events, line by line.
+fn flows(query: &str, view: &dyn View) -> Response<Answered> {
+    let wanted = match Wanted::parse(query) {
+        Ok(wanted) => wanted,
+        Err(message) => {
+            return respond(StatusCode::BAD_REQUEST, TEXT, message + "\n").map(Either::Left);
+        }
+    };
+    let Some(lines) = view.flows(wanted) else {
+        return unjudged().map(Either::Left);
+    };
+    let mut response = Response::new(Either::Right(Lines(lines)));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("application/x-ndjson"),
+    );
+    response
+}
+
+fn unjudged() -> Response<Full<Bytes>> {
+    respond(
+        StatusCode::NOT_FOUND,
+        TEXT,
+        "the agent runs with --datapath none: nothing is judged in the kernel\n".to_owned(),
+    )
+}
+
+/// A body whose end is not known, in chunks.
+#[derive(Debug)]
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let line = ready!(self.0.poll_recv(context));
+        Poll::Ready(line.map(|line| Ok(Frame::data(line))))
+    }
+}
+
+/// A body that is all there, or one that comes.
+type Answered = Either<Full<Bytes>, Lines>;
+
+/// Takes documents and a question, and answers for them.
+async fn explain(request: Request<Incoming>, door: Door, view: &dyn View) -> Response<Full<Bytes>> {
+    if request.method() != Method::POST {
+        let mut response = respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only POST\n".to_owned(),
+        );
+        response
+            .headers_mut()
+            .insert(ALLOW, http::HeaderValue::from_static("POST"));
+        return response;
+    }
+    if door == Door::Loopback {
+        return respond(
+            StatusCode::FORBIDDEN,
+            TEXT,
+            "documents are tried for the owner of the admin socket only\n".to_owned(),
+        );
+    }
+    let bad = |message: String| respond(StatusCode::BAD_REQUEST, TEXT, message + "\n");
+    let body = match Limited::new(request.into_body(), MAX_DOCUMENTS)
+        .collect()
+        .await
+    {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return bad(error.to_string()),
+    };
+    let asked: Asked = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => return bad(error.to_string()),
+    };
+    match view.rehearse(asked).await {
+        Ok(explanation) => json(&explanation),
+        Err(refusal) => {
+            let mut response = json(&refusal);
+            *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+            response
+        }
+    }
 }
 
 fn route(
@@ -200,6 +331,9 @@ fn route(
         "/debug/status",
         "/debug/events",
         "/debug/requests",
+        "/debug/names",
+        FLOWS,
+        EXPLAIN,
     ];
     if !known.contains(&path) {
         return respond(
@@ -232,8 +366,14 @@ fn route(
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
             view.metrics(),
         ),
+        // `answer` takes the methods that these are for.
+        FLOWS | EXPLAIN => respond(StatusCode::OK, JSON, String::new()),
         "/debug/config" => json(&view.status().config),
         "/debug/status" => json(&view.status()),
+        "/debug/names" => match view.names() {
+            Some(names) => json(&names),
+            None => unjudged(),
+        },
         numbered => match since(query) {
             Ok(since) if numbered == "/debug/events" => json(&view.events(since)),
             Ok(since) => json(&view.requests(since)),

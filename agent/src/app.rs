@@ -17,6 +17,7 @@ use crate::activate::Activator;
 use crate::admin::Admin;
 use crate::config::{DatapathMode, RunArgs};
 use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
+use crate::explain::Rehearsals;
 use crate::lock::StateLock;
 use crate::pods;
 use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
@@ -51,7 +52,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
     let proxy = Arc::new(start_proxy(&args, datapath.as_ref(), &routes)?);
 
-    let view = AgentView::new(&folder, datapath.clone(), &proxy);
+    let (rehearsals, mut asked) = Rehearsals::channel();
+    let view = AgentView::new(&folder, datapath.clone(), &proxy, rehearsals);
     let view = Arc::new(view.context("failed to follow the kernel's events")?);
     let _admin = Admin::open(&args.admin, args.admin_listen, Arc::clone(&view) as _).await?;
 
@@ -89,6 +91,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             _ = repair.tick() => reconciler.repair(),
             Some(loaded) = documents.recv() => reconciler.documents(loaded),
             Some(discovery) = next(&mut discoveries) => reconciler.pods(discovery),
+            Some(rehearsal) = asked.recv() => reconciler.rehearse(rehearsal),
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }

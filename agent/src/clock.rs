@@ -1,5 +1,6 @@
 //! Wall-clock time as the interfaces show it.
 
+use nix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -15,6 +16,22 @@ pub fn rfc3339(unix: i64) -> String {
         .and_then(|moment| moment.format(&Rfc3339).ok())
         // Outside of the years 0 to 9999 there is no RFC 3339.
         .unwrap_or_else(|| format!("{unix} s since 1970"))
+}
+
+/// A moment of `CLOCK_MONOTONIC`, in nanoseconds as the kernel's programs tell it, as RFC 3339 with milliseconds.
+pub fn of_monotonic(nanoseconds: u64) -> String {
+    let now = OffsetDateTime::now_utc();
+    // A clock that cannot be read would not let this process run.
+    let ago = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |monotonic| {
+        let now = i128::from(monotonic.tv_sec()) * 1_000_000_000 + i128::from(monotonic.tv_nsec());
+        now - i128::from(nanoseconds)
+    });
+    let moment = now.unix_timestamp_nanos() - ago;
+    // Whole milliseconds: the format writes as many digits as there are.
+    OffsetDateTime::from_unix_timestamp_nanos(moment - moment.rem_euclid(1_000_000))
+        .ok()
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{moment} ns since 1970"))
 }
 
 /// Seconds since 1970.

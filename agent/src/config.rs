@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::explain::{Family, Gate, Place, Question, Target, from_hex};
+use crate::flows::Wanted;
 
 /// Cells enforced in the kernel and routed in user space, from one folder of documents.
 #[derive(Debug, Parser)]
@@ -30,6 +34,12 @@ pub enum Command {
     Validate(ValidateArgs),
     /// Show what a running agent does: generation, cells, pods, listeners, drops, what is not enforced
     Status(StatusArgs),
+    /// Ask the kernel what becomes of a connection or a frame, by which rule, and what other documents would say
+    Explain(ExplainArgs),
+    /// Show new flows and drops of this node's cells as they happen, with their reasons and rules
+    Flows(FlowsArgs),
+    /// Without an agent: show or remove all that one left in the kernel, and nothing else; cells are not enforced then
+    Cleanup(CleanupArgs),
 }
 
 /// Options of a running agent.
@@ -44,7 +54,7 @@ pub struct RunArgs {
     pub datapath: DatapathMode,
 
     /// Folder of this node's pinned maps, programs and links; bpffs is mounted there if it is missing
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/cardinal")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
 
     /// cgroup2 folder whose processes are steered at connect time [default: where cgroup2 is mounted]
@@ -80,6 +90,9 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
 }
+
+/// Where the pins are unless `--bpffs` says otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/cardinal";
 
 /// Where the admin socket is unless `--admin` says otherwise.
 pub const DEFAULT_ADMIN: &str = "/run/cardinal/admin.sock";
@@ -125,6 +138,201 @@ pub struct StatusArgs {
     pub admin: PathBuf,
 }
 
+/// Options of `explain`.
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("asked").required(true).args(["to", "frame"]),
+    after_help = "Run it on the node, in the network namespace of its agent.\n\n\
+        cardinal-agent explain --from shop/web --to bank/ledger:7000/tcp\n\
+        cardinal-agent explain --from veth12 --to [fd00::7]:53/udp --json\n\
+        cardinal-agent explain --from north-gate --to shop/web:8080 --config /etc/cardinal.next\n\
+        cardinal-agent explain --interface veth12 --frame 0200000000010200000000020806…"
+)]
+pub struct ExplainArgs {
+    /// Who opens the connection: a component (`shop/web`, `acme/shop/prod/web`), an address, a pod's host-side interface,
+    /// `north-gate` or `west-gate` for the router
+    #[arg(long, value_name = "WHO", required_unless_present = "interface")]
+    pub from: Option<Place>,
+
+    /// Where to: `WHO:PORT/tcp`, `WHO:PORT/udp`, `WHO/icmp`, or another protocol such as `WHO/sctp` and `WHO/ip-99`
+    #[arg(long, value_name = "WHERE", conflicts_with = "frame")]
+    pub to: Option<Target>,
+
+    /// A whole frame in hexadecimal digits, instead of `--to`
+    #[arg(long, value_name = "HEX")]
+    pub frame: Option<String>,
+
+    /// The pod at whose gate the frame is seen, by its host-side interface [default: that of --from]
+    #[arg(
+        long,
+        value_name = "INTERFACE",
+        requires = "frame",
+        conflicts_with = "from"
+    )]
+    pub interface: Option<Place>,
+
+    /// The frame is one that the pod gets, not one that it sends
+    #[arg(long, requires = "frame")]
+    pub received: bool,
+
+    /// The frame that the pod gets is the router's
+    #[arg(long, value_name = "GATE", requires = "received", value_parser = gate)]
+    pub router: Option<Gate>,
+
+    /// Source port, or identifier of the echo [default: one that no connection has]
+    #[arg(long, value_name = "PORT", conflicts_with = "frame", value_parser = clap::value_parser!(u16).range(1..))]
+    pub sport: Option<u16>,
+
+    /// Over IPv4 only
+    #[arg(short = '4', long, conflicts_with_all = ["ipv6", "frame"])]
+    pub ipv4: bool,
+
+    /// Over IPv6 only
+    #[arg(short = '6', long, conflicts_with = "frame")]
+    pub ipv6: bool,
+
+    /// Ask what these documents would say too; the agent writes them beside the active generation and takes them back
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Folder of the node's pins [default: the agent's, or /sys/fs/bpf/cardinal]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+
+    /// Unix socket of the agent's admin interface
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
+    pub admin: PathBuf,
+}
+
+/// Options of `flows`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each new flow and each drop is an event; of a cell at most 256 a second are told, and the rest is counted. \
+        Lines that begin with `!` say what was lost."
+)]
+pub struct FlowsArgs {
+    /// Only of this cell, organization/project/environment
+    #[arg(long, value_name = "CELL", value_parser = cell)]
+    pub cell: Option<String>,
+
+    /// Only with this verdict
+    #[arg(long, value_parser = PossibleValuesParser::new(crate::flows::verdicts()))]
+    pub verdict: Option<String>,
+
+    /// Only for this reason
+    #[arg(long, value_parser = PossibleValuesParser::new(crate::flows::reasons()), hide_possible_values = true)]
+    pub reason: Option<String>,
+
+    /// Only at this border
+    #[arg(long, value_parser = PossibleValuesParser::new(crate::flows::directions()))]
+    pub direction: Option<String>,
+
+    /// How many of the events that the agent keeps to show first, of the last 4096
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub last: usize,
+
+    /// Stay, and show what comes
+    #[arg(long, short)]
+    pub follow: bool,
+
+    /// Print each event as a line of JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Unix socket of the agent's admin interface
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
+    pub admin: PathBuf,
+}
+
+impl FlowsArgs {
+    /// What is asked for.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            cell: self.cell.clone(),
+            verdict: self.verdict.clone(),
+            reason: self.reason.clone(),
+            direction: self.direction.clone(),
+            last: self.last,
+            follow: self.follow,
+        }
+    }
+}
+
+fn cell(text: &str) -> Result<String, String> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    if text.split('/').count() == 3 && text.split('/').all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected organization/project/environment, such as acme/shop/prod".to_owned())
+    }
+}
+
+/// Options of `cleanup`.
+#[derive(Debug, Args)]
+#[command(after_help = "Run it on the node, in the network namespace that the agent ran in.")]
+pub struct CleanupArgs {
+    /// Remove it; without this it is only shown
+    #[arg(long)]
+    pub yes: bool,
+
+    /// Folder of the node's pins
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// Unix socket of the agent's admin interface
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
+    pub admin: PathBuf,
+}
+
+impl ExplainArgs {
+    /// The question.
+    ///
+    /// # Errors
+    ///
+    /// The frame is none.
+    pub fn question(&self) -> anyhow::Result<Question> {
+        let from = self.from.clone().or_else(|| self.interface.clone());
+        // clap has asked for one of each pair.
+        let from = from.ok_or_else(|| anyhow::anyhow!("--from is missing"))?;
+        if let Some(to) = &self.to {
+            return Ok(Question::Connection {
+                from,
+                to: to.clone(),
+                sport: self.sport,
+                family: match (self.ipv4, self.ipv6) {
+                    (true, _) => Some(Family::V4),
+                    (_, true) => Some(Family::V6),
+                    _ => None,
+                },
+            });
+        }
+        let digits = self.frame.as_deref().unwrap_or_default();
+        Ok(Question::Frame {
+            bytes: from_hex(digits).map_err(anyhow::Error::msg)?,
+            at: from,
+            sent: !self.received,
+            mark: self.router,
+        })
+    }
+}
+
+fn gate(text: &str) -> Result<Gate, String> {
+    match text.parse() {
+        Ok(Place::Router(gate)) => Ok(gate),
+        _ => Err("expected `north-gate` or `west-gate`".to_owned()),
+    }
+}
+
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .parse()
@@ -154,6 +362,54 @@ mod tests {
         assert!(run.command.is_none());
         let status = Cli::try_parse_from(["cardinal-agent", "status", "--json"]).expect("status");
         assert!(matches!(status.command, Some(Command::Status(_))));
+    }
+
+    #[test]
+    fn a_question_is_a_connection_or_a_frame() {
+        let parse = |args: &[&str]| {
+            let cli = Cli::try_parse_from(["cardinal-agent", "explain"].iter().chain(args));
+            cli.map(|cli| match cli.command {
+                Some(Command::Explain(args)) => args,
+                _ => panic!("the command is explain"),
+            })
+        };
+        let frame = "020000000001 020000000002 0806";
+        for good in [
+            &["--from", "shop/web", "--to", "10.0.0.7:443/tcp"][..],
+            &["--from", "shop/web", "--to", "10.0.0.7/icmp", "-4"],
+            &["--from", "veth1", "--frame", frame],
+            &[
+                "--interface",
+                "veth1",
+                "--frame",
+                frame,
+                "--received",
+                "--router",
+                "west-gate",
+            ],
+        ] {
+            parse(good).expect("parses").question().expect("a question");
+        }
+        for bad in [
+            &["--from", "shop/web"][..],
+            &["--to", "10.0.0.7:443/tcp"],
+            &["--from", "a", "--to", "b:1", "--frame", frame],
+            &["--from", "a", "--to", "b:1", "-4", "-6"],
+            &["--from", "a", "--to", "b"],
+            &[
+                "--interface",
+                "veth1",
+                "--frame",
+                frame,
+                "--router",
+                "west-gate",
+            ],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        let no_frame = parse(&["--from", "veth1", "--frame", "0xzz"]).expect("parses");
+        let error = no_frame.question().expect_err("no digits").to_string();
+        assert!(error.contains("hexadecimal"), "{error}");
     }
 
     #[test]

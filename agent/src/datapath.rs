@@ -20,10 +20,14 @@ use aya::{Ebpf, EbpfLoader, programs::ProgramInfo};
 
 mod adopt;
 mod checks;
+mod cleanup;
 mod clsact;
 mod discovery;
+mod drift;
 mod error;
 mod events;
+mod explain;
+mod filters;
 mod gates;
 mod grace;
 mod identities;
@@ -42,9 +46,12 @@ mod tables;
 mod wire;
 mod write;
 
+pub use cleanup::{Leftovers, Thing};
 pub use discovery::{Discovery, Pod as DiscoveredPod, scan};
+pub use drift::{Care, TableState};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
+pub use explain::{Answer, Asked, Explainer, KnownPod};
 pub use links::GateHook;
 pub use quarantine::{Held, PodWatch};
 pub use tables::{
@@ -290,36 +297,6 @@ impl Datapath {
     #[must_use]
     pub fn guarded(&self) -> BTreeSet<u32> {
         self.gates.interfaces()
-    }
-
-    /// Repairs what others may have removed: gates, hooks, and the policy route of steered packets. What is in place is
-    /// replaced by itself, without a gap. Blocking, some system calls per pod.
-    ///
-    /// # Errors
-    ///
-    /// The first thing that the kernel refuses; the rest is looked at all the same.
-    pub fn repair(&self) -> Result<(), Error> {
-        let mut inner = self.lock();
-        let steers = inner.steers();
-        if inner.adopting {
-            // The earlier programs judge until this agent's first generation is active, or as long as they cannot be replaced.
-            return if inner.active == 0 {
-                Ok(())
-            } else {
-                inner.install()
-            };
-        }
-        let Inner {
-            gates,
-            ebpf,
-            cgroup,
-            ..
-        } = &mut *inner;
-        let mut outcome = gates.repair().and(gates.links().node(ebpf, cgroup));
-        if steers {
-            outcome = outcome.and(routes::ensure());
-        }
-        outcome
     }
 
     /// The reader of events; `None` if it was taken before.

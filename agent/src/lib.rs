@@ -6,10 +6,13 @@
 pub mod activate;
 pub mod admin;
 pub mod app;
+pub mod cleanup;
 pub mod clock;
 pub mod compile;
 pub mod config;
 pub mod datapath;
+pub mod explain;
+pub mod flows;
 pub mod lock;
 pub mod logs;
 pub mod metrics;

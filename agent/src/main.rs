@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use cardinal_agent::config::{Cli, Command, LogFormat, RunArgs, StatusArgs};
 use cardinal_agent::source::SourceError;
 use cardinal_agent::status::Status;
-use cardinal_agent::{admin, app, logs, validate};
+use cardinal_agent::{admin, app, cleanup, explain, flows, logs, validate};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::Validate(args)) => validate::run(&args),
         Some(Command::Status(args)) => finish(status(&args), LogFormat::Pretty),
+        Some(Command::Cleanup(args)) => finish(cleanup::run(&args), LogFormat::Pretty),
+        Some(Command::Explain(args)) => finish(explain::run(&args), LogFormat::Pretty),
+        Some(Command::Flows(args)) => finish(flows::run(&args), LogFormat::Pretty),
         None => {
             let format = logs::init(cli.run.log_format);
             finish(run(cli.run), format)

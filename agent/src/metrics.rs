@@ -36,6 +36,11 @@ struct ReloadLabels {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TableLabels {
+    table: &'static str,
+}
+
 /// What the agent counts of its configuration.
 #[derive(Default)]
 pub struct Metrics {
@@ -44,6 +49,8 @@ pub struct Metrics {
     last_reload: Gauge,
     refused: Gauge,
     enforcing: Gauge,
+    drift: Family<TableLabels, Gauge>,
+    repairs: Family<TableLabels, Counter>,
 }
 
 impl Metrics {
@@ -73,6 +80,16 @@ impl Metrics {
             "datapath_enforcing",
             "1 while cells are enforced in the kernel",
             self.enforcing.clone(),
+        );
+        registry.register(
+            "datapath_drift",
+            "Entries of a table that were not as the agent wrote them when it last looked",
+            self.drift.clone(),
+        );
+        registry.register(
+            "datapath_repairs",
+            "Entries of a table that the agent put right after somebody else changed them",
+            self.repairs.clone(),
         );
     }
 
@@ -110,6 +127,17 @@ impl Metrics {
                 result: "failed",
             })
             .inc();
+    }
+
+    /// A table of the kernel's was compared with what it was given.
+    pub fn compared(&self, table: &'static str, drifted: usize, repaired: bool) {
+        let labels = TableLabels { table };
+        let count = i64::try_from(drifted).unwrap_or(i64::MAX);
+        self.drift.get_or_create(&labels).set(count);
+        let repairs = self.repairs.get_or_create(&labels);
+        if repaired {
+            repairs.inc_by(drifted as u64);
+        }
     }
 
     /// Whether cells are enforced.

@@ -1,5 +1,6 @@
 //! What the kernel did, in the words of the documents: events and counters with the names of cells, components and rules.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
 use crate::activate::Active;
+use crate::clock;
 use crate::datapath::{CounterRow, Datapath, EventReader, RuleSource};
 use crate::recent::Recent;
 
@@ -23,6 +25,8 @@ pub type Current = Arc<Mutex<Option<Arc<Active>>>>;
 /// One event of the kernel's programs.
 #[derive(Clone, Debug, Serialize)]
 pub struct EventRecord {
+    /// When the kernel saw the packet, RFC 3339 with milliseconds.
+    pub time: String,
     /// `pass`, `drop` or `steer`.
     pub verdict: &'static str,
     /// Why, as in `agent_common::Reason`.
@@ -74,6 +78,7 @@ impl EventRecord {
         let cell = active.map_or("", |active| active.cell_name(event.cell));
         let rule = kernel.and_then(|kernel| kernel.rules.get(&event.rule));
         Self {
+            time: clock::of_monotonic(event.time),
             verdict: event
                 .verdict()
                 .map_or("unknown", agent_common::Verdict::name),
@@ -157,6 +162,42 @@ impl fmt::Debug for PacketCounters {
     }
 }
 
+impl PacketCounters {
+    /// One series per rule of the active generation: a rule that it does not have is counted no more.
+    fn encode_rules(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        active: Option<&Active>,
+    ) -> fmt::Result {
+        let hits = self.datapath.hits().unwrap_or_else(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "failed to read the kernel's counts of rules"
+            );
+            BTreeMap::new()
+        });
+        let counters = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "rule_connections",
+            "Connections that a rule decided, at each gate that they met",
+            None,
+            counters.metric_type(),
+        )?;
+        for (number, connections) in hits {
+            if let Some(rule) = active.and_then(|active| active.rule(number)) {
+                let (document, field) = (rule.document(), rule.field());
+                let labels = [
+                    ("rule", rule.text()),
+                    ("document", document.as_str()),
+                    ("field", field.as_str()),
+                ];
+                ConstCounter::new(connections).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 type Value = fn(&CounterRow) -> u64;
 
 impl Collector for PacketCounters {
@@ -198,6 +239,7 @@ impl Collector for PacketCounters {
                 ConstCounter::new(value(row)).encode(family.encode_family(&labels)?)?;
             }
         }
+        self.encode_rules(&mut encoder, active.as_deref())?;
         for (kind, name) in [
             (Lost::Event, "events"),
             (Lost::Counter, "counters"),

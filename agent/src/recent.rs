@@ -1,9 +1,10 @@
-//! The last few records of something, numbered, for readers that come by now and then.
+//! The last few records of something, numbered, for readers that come by now and then, and for readers that stay.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
+use tokio::sync::broadcast;
 
 /// A bounded log: the oldest record makes room for the newest.
 ///
@@ -13,6 +14,8 @@ use serde::Serialize;
 pub struct Recent<T> {
     capacity: usize,
     inner: Mutex<Inner<T>>,
+    /// To readers that stay. Each has as much room as the log; one that is slower loses records and is told how many.
+    readers: broadcast::Sender<Numbered<T>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl<T: Clone> Recent<T> {
         Self {
             capacity,
             inner: Mutex::new(inner),
+            readers: broadcast::Sender::new(capacity),
         }
     }
 
@@ -50,8 +54,33 @@ impl<T: Clone> Recent<T> {
         if inner.records.len() == self.capacity {
             inner.records.pop_front();
         }
+        // Sent under the lock, so that readers get the numbers in order. Nobody may be there.
+        if self.readers.receiver_count() > 0 {
+            let numbered = Numbered {
+                seq: inner.next,
+                record: record.clone(),
+            };
+            drop(self.readers.send(numbered));
+        }
         inner.records.push_back(record);
         inner.next += 1;
+    }
+
+    /// The last `count` records, and all that come after them.
+    pub fn follow(&self, count: usize) -> (Vec<Numbered<T>>, broadcast::Receiver<Numbered<T>>) {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = self.readers.subscribe();
+        let skipped = inner.records.len().saturating_sub(count);
+        let first = inner.next - inner.records.len() as u64;
+        let records = (first..)
+            .zip(&inner.records)
+            .skip(skipped)
+            .map(|(seq, record)| Numbered {
+                seq,
+                record: record.clone(),
+            })
+            .collect();
+        (records, receiver)
     }
 
     /// The records from number `seq` on, as far as they are still there, and the number of the next one.
@@ -72,6 +101,8 @@ impl<T: Clone> Recent<T> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::broadcast::error::TryRecvError;
+
     use super::Recent;
 
     #[test]
@@ -89,5 +120,25 @@ mod tests {
         assert_eq!(seen, [(3, 2), (4, 3), (5, 4)]);
         assert_eq!(recent.since(5).1.len(), 1);
         assert!(recent.since(6).1.is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_stays_misses_nothing_or_is_told_how_much() {
+        let recent = Recent::new(4);
+        recent.push('a');
+        recent.push('b');
+        let (before, mut reader) = recent.follow(1);
+        assert_eq!((before[0].seq, before[0].record), (2, 'b'));
+        recent.push('c');
+        let next = reader.try_recv().expect("a record");
+        assert_eq!((next.seq, next.record), (3, 'c'));
+        for record in ['d', 'e', 'f', 'g', 'h', 'i'] {
+            recent.push(record);
+        }
+        match reader.try_recv() {
+            Err(TryRecvError::Lagged(lost)) => assert_eq!(lost, 2),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(reader.try_recv().expect("a record").record, 'f');
     }
 }

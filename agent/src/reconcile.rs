@@ -5,15 +5,20 @@
 //! full table) is tried again at the next tick, and pods never wait for documents.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use snapshot::Snapshot;
 
 use crate::activate::{ActivateError, Activator};
 use crate::datapath::Discovery;
+use crate::explain::Rehearsal;
 use crate::metrics::Reload;
 use crate::source::{Loaded, SourceError};
 use crate::view::{self, AgentView};
+
+/// How many times as long as the comparison of large tables the agent rests from it: one fiftieth of a core at most. Up to 120,000
+/// identities are compared at every tick.
+const REST: u32 = 50;
 
 /// Documents that parse.
 #[derive(Clone)]
@@ -33,6 +38,8 @@ pub struct Reconciler {
     discovery: Discovery,
     /// Whether the active generation was made for other pods than `discovery` has.
     stale: bool,
+    /// When the large tables may be compared again.
+    rested: Option<Instant>,
     /// How long an interface without addresses stays in quarantine.
     patience: Duration,
 }
@@ -61,6 +68,7 @@ impl Reconciler {
             waiting: None,
             discovery,
             stale: false,
+            rested: None,
             patience,
         };
         reconciler.activate(&documents, Reload::Start)?;
@@ -107,11 +115,41 @@ impl Reconciler {
     pub fn repair(&mut self) {
         self.reconcile();
         self.release();
-        if let Err(error) = tokio::task::block_in_place(|| self.activator.repair()) {
+        let large = self.rested.is_none_or(|rested| Instant::now() >= rested);
+        let care = tokio::task::block_in_place(|| self.activator.look_after(large));
+        if let Some(took) = care.large_took {
+            self.rested = Some(Instant::now() + took * REST);
+        }
+        for table in care.tables.iter().filter(|table| table.drifted > 0) {
             tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "failed to look after the kernel's hooks; a gate or the policy route may be missing"
+                table = table.table,
+                drifted = table.drifted,
+                entries = table.entries,
+                repaired = table.repaired,
+                "the kernel does not hold what it was given; somebody else may write there"
             );
+        }
+        for error in &care.failed {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "failed to look after the kernel's side; a table, a gate or the policy route may be missing"
+            );
+        }
+        self.view.looked_after(&care);
+    }
+
+    /// Answers what other documents would say. What is active and what is wanted stay as they are.
+    pub fn rehearse(&self, rehearsal: Rehearsal) {
+        let answer = tokio::task::block_in_place(|| {
+            self.activator
+                .rehearse(&rehearsal.snapshot, &self.discovery, &rehearsal.question)
+        });
+        tracing::info!(
+            answered = answer.is_ok(),
+            "documents were tried beside the active generation"
+        );
+        if rehearsal.reply.send(answer).is_err() {
+            tracing::debug!("whoever asked about documents did not wait for the answer");
         }
     }
 

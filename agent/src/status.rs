@@ -86,6 +86,26 @@ pub struct DatapathStatus {
     pub quarantine: Vec<QuarantineStatus>,
     /// The programs, as the kernel took them.
     pub programs: Vec<ProgramStatus>,
+    /// What the kernel holds against what it was given.
+    #[serde(default)]
+    pub tables: Vec<TableStatus>,
+}
+
+/// A table of the kernel's.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct TableStatus {
+    /// Its name.
+    pub table: String,
+    /// Entries that it should have.
+    pub entries: usize,
+    /// Entries that were not as written when it was last looked at; 0 is in sync.
+    pub drifted: usize,
+    /// Entries that were put right since the agent started.
+    pub repairs: u64,
+    /// When an entry was last found that was not as written, RFC 3339; empty if never.
+    pub last_drift_at: String,
+    /// Hash over the wanted entries.
+    pub hash: String,
 }
 
 /// An interface in quarantine.
@@ -231,6 +251,7 @@ impl fmt::Display for Status {
                 names.join(", ")
             )?;
         }
+        self.write_tables(f)?;
         self.write_cells(f)?;
         self.write_pods(f)?;
         self.write_listeners(f)?;
@@ -245,6 +266,36 @@ impl fmt::Display for Status {
 }
 
 impl Status {
+    fn write_tables(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables = &self.datapath.tables;
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let (sound, drifted): (Vec<_>, Vec<_>) =
+            tables.iter().partition(|table| table.drifted == 0);
+        writeln!(
+            f,
+            "tables      {} in sync, {} drifted",
+            sound.len(),
+            drifted.len()
+        )?;
+        for table in tables
+            .iter()
+            .filter(|table| !table.last_drift_at.is_empty())
+        {
+            let now = match table.drifted {
+                0 => "in sync again".to_owned(),
+                drifted => format!("DRIFTED: {drifted} of {}", plural(table.entries, "entry")),
+            };
+            writeln!(
+                f,
+                "            {} {now}, {} put right, last at {}",
+                table.table, table.repairs, table.last_drift_at
+            )?;
+        }
+        Ok(())
+    }
+
     fn write_cells(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         section(f, "cells", self.cells.len())?;
         for cell in &self.cells {
@@ -322,6 +373,8 @@ impl Status {
 fn plural(count: usize, noun: &str) -> String {
     if count == 1 {
         format!("1 {noun}")
+    } else if let Some(stem) = noun.strip_suffix('y') {
+        format!("{count} {stem}ies")
     } else {
         format!("{count} {noun}s")
     }
@@ -364,7 +417,7 @@ fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
 mod tests {
     use super::{
         AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-        ListenerStatus, PodStatus, RuleStatus, Status, rules::SHOWN_RULES,
+        ListenerStatus, PodStatus, RuleStatus, Status, TableStatus, rules::SHOWN_RULES,
     };
 
     fn status() -> Status {
@@ -398,6 +451,24 @@ mod tests {
                 events_lost: 0,
                 quarantine: Vec::new(),
                 programs: vec![],
+                tables: vec![
+                    TableStatus {
+                        table: "identities".into(),
+                        entries: 9,
+                        drifted: 0,
+                        repairs: 0,
+                        last_drift_at: String::new(),
+                        hash: "0011".into(),
+                    },
+                    TableStatus {
+                        table: "endpoints".into(),
+                        entries: 2,
+                        drifted: 1,
+                        repairs: 3,
+                        last_drift_at: "2026-01-01T00:00:09Z".into(),
+                        hash: "0011".into(),
+                    },
+                ],
             },
             cells: vec![CellStatus {
                 cell: "acme/shop/prod".into(),
@@ -451,6 +522,8 @@ mod tests {
             "REFUSED at 2026-01-01T00:00:02Z; the generation above goes on serving:",
             "spec.intra: expected `open` or `declared`",
             "enforcing generation 3 through tcx",
+            "1 in sync, 1 drifted",
+            "endpoints DRIFTED: 1 of 2 entries, 3 put right, last at 2026-01-01T00:00:09Z",
             "1 pod here of 2 addresses",
             "not a cell's: never touched",
             "192.0.2.1:443",

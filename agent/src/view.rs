@@ -6,25 +6,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use snapshot::model::{EndpointKind, ListenerProtocol, Workloads};
 use snapshot::{Snapshot, Source};
+use tokio::sync::mpsc;
 
 use crate::activate::Active;
-use crate::admin::View;
+use crate::admin::{Rehearsed, View};
 use crate::clock;
 use agent_common::{Lost, Verdict};
 
-use crate::datapath::Datapath;
+use crate::datapath::{Care, Datapath};
+use crate::explain::{Names, Rehearsals, Request};
+use crate::flows::{self, Wanted};
 use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-    ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status,
+    ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status, TableStatus,
 };
 
 mod rules;
@@ -40,6 +44,8 @@ pub struct AgentView {
     registry: Registry,
     current: Current,
     events: Option<Arc<Recent<EventRecord>>>,
+    rehearsals: Rehearsals,
+    tables: Mutex<BTreeMap<&'static str, TableStatus>>,
     state: Mutex<State>,
 }
 
@@ -58,7 +64,12 @@ impl AgentView {
     ///
     /// # Errors
     /// The kernel's events cannot be followed.
-    pub fn new(folder: &Path, datapath: Option<Datapath>, proxy: &Proxy) -> io::Result<Self> {
+    pub fn new(
+        folder: &Path,
+        datapath: Option<Datapath>,
+        proxy: &Proxy,
+        rehearsals: Rehearsals,
+    ) -> io::Result<Self> {
         let current = Current::default();
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("cardinal");
@@ -85,6 +96,8 @@ impl AgentView {
             registry,
             current,
             events,
+            rehearsals,
+            tables: Mutex::default(),
             state: Mutex::default(),
         })
     }
@@ -118,6 +131,32 @@ impl AgentView {
         self.metrics.pods_failed();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.pods_failed = Some(error);
+    }
+
+    /// The kernel's tables were compared with what they should hold.
+    pub fn looked_after(&self, care: &Care) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        for found in &care.tables {
+            self.metrics
+                .compared(found.table, found.drifted, found.repaired);
+            let table = tables.entry(found.table).or_insert_with(|| TableStatus {
+                table: found.table.to_owned(),
+                entries: 0,
+                drifted: 0,
+                repairs: 0,
+                last_drift_at: String::new(),
+                hash: String::new(),
+            });
+            table.entries = found.entries;
+            table.drifted = found.drifted;
+            table.hash = format!("{:016x}", found.hash);
+            if found.drifted > 0 {
+                table.last_drift_at = clock::now();
+                if found.repaired {
+                    table.repairs += found.drifted as u64;
+                }
+            }
+        }
     }
 
     /// The agent is about to end: it is not ready any more.
@@ -164,6 +203,7 @@ impl AgentView {
                 events_lost: 0,
                 quarantine: Vec::new(),
                 programs: Vec::new(),
+                tables: Vec::new(),
             };
         };
         let facts = datapath.facts();
@@ -198,6 +238,13 @@ impl AgentView {
                     verified_instructions: program.verified_instructions,
                     jited_bytes: program.jited_bytes,
                 })
+                .collect(),
+            tables: self
+                .tables
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .cloned()
                 .collect(),
         }
     }
@@ -279,6 +326,41 @@ impl View for AgentView {
             None => (1, Vec::new()),
         };
         json!({ "next": next, "events": events })
+    }
+
+    fn names(&self) -> Option<Names> {
+        let bpffs = self.datapath.as_ref()?.facts().bpffs.display().to_string();
+        let mut names = self
+            .active()
+            .map(|active| Names::of(&active, &bpffs))
+            .unwrap_or_default();
+        names.bpffs = bpffs;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.mistakes.is_empty() {
+            names.waiting.push(format!(
+                "the documents in {} were refused at {}, so generation {} goes on:\n{}",
+                self.folder.display(),
+                state.last_attempt_at,
+                names.generation,
+                state.mistakes.join("\n")
+            ));
+        }
+        names.waiting.extend(state.pods_failed.iter().map(|error| {
+            format!("pods changed, and the generation for them is tried again: {error}")
+        }));
+        Some(names)
+    }
+
+    fn flows(&self, wanted: Wanted) -> Option<mpsc::Receiver<Bytes>> {
+        let events = Arc::clone(self.events.as_ref()?);
+        let (sender, receiver) = flows::reader();
+        tokio::spawn(flows::serve(wanted, events, self.datapath.clone(), sender));
+        Some(receiver)
+    }
+
+    fn rehearse(&self, request: Request) -> Rehearsed {
+        let rehearsals = self.rehearsals.clone();
+        Box::pin(async move { rehearsals.ask(request).await })
     }
 
     fn requests(&self, since: u64) -> serde_json::Value {

@@ -1,6 +1,7 @@
 //! The datapath on a real kernel, with real interfaces and real packets. Needs root; fails without it.
 
 #[path = "netns/foreign.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of what others do")]
 mod foreign;
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
@@ -915,7 +916,8 @@ fn netns_what_others_remove_is_put_back() {
         world.on_node("ip rule del pref 101");
         assert!(tcp(&a.netns, at(b.v4, 80)), "{hook:?}: the gates are gone");
         let (handle, node) = (datapath.clone(), world.node.clone());
-        inside(&node, move || handle.repair()).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let care = inside(&node, move || handle.look_after(&[], true));
+        assert!(care.failed.is_empty(), "{:?}", care.failed);
         assert!(!tcp(&a.netns, at(b.v4, 80)), "{hook:?}: put back");
         assert!(
             world.on_node("ip rule show pref 101").contains("0xca5"),

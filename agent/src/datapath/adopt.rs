@@ -22,14 +22,19 @@ use aya::maps::{Array, Map, MapData};
 use super::{Inner, error::Error, links, maps, sys, wire};
 
 const MAPS: &str = "maps_";
-const LINKS: &str = "links";
-const PROGRAMS: &str = "programs";
+pub(super) const LINKS: &str = "links";
+pub(super) const PROGRAMS: &str = "programs";
 /// Maps that the first layout pinned beside the folders, and no later one has.
 const FIRST_LAYOUT: &[&str] = &maps::NAMES;
 
+/// The folder of this layout's maps.
+pub(super) fn own_maps(root: &Path) -> PathBuf {
+    root.join(format!("{MAPS}{}", Control::SCHEMA))
+}
+
 /// The folder of this layout's maps; made if it is not there.
 pub(super) fn maps_folder(root: &Path) -> Result<PathBuf, Error> {
-    let folder = root.join(format!("{MAPS}{}", Control::SCHEMA));
+    let folder = own_maps(root);
     match fs::create_dir(&folder) {
         Ok(()) => return Ok(folder),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -69,8 +74,16 @@ fn other_layouts(root: &Path) -> Result<Vec<PathBuf>, Error> {
         .collect())
 }
 
+/// Where an agent of any layout has its maps: folders, and pins of the first layout.
+pub(super) fn all_maps(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut all = other_layouts(root)?;
+    all.extend(Some(own_maps(root)).filter(|folder| folder.exists()));
+    all.sort();
+    Ok(all)
+}
+
 /// Removes a folder of pins, or one pin. What is gone already is as good.
-fn remove(path: &Path) -> Result<(), Error> {
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     if path.is_dir() {
         for entry in fs::read_dir(path)
@@ -93,7 +106,7 @@ fn remove(path: &Path) -> Result<(), Error> {
 /// Removes every pin that an agent of any layout made, and nothing else that may be in the folder.
 pub(super) fn remove_pins(root: &Path) -> Result<(), Error> {
     for path in other_layouts(root)?.into_iter().chain([
-        root.join(format!("{MAPS}{}", Control::SCHEMA)),
+        own_maps(root),
         root.join(LINKS),
         root.join(PROGRAMS),
     ]) {
@@ -164,13 +177,13 @@ impl Inner {
         }
     }
 
-    fn pin_programs(&mut self) -> Result<(), Error> {
+    pub(super) fn pin_programs(&mut self) -> Result<(), Error> {
         let folder = self.root.join(PROGRAMS);
-        remove(&folder)?;
-        fs::create_dir(&folder).map_err(Error::file("create", &folder))?;
+        fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
         for (name, program) in self.ebpf.programs() {
             let fd = program.fd().map_err(Error::program(name))?;
             let path = folder.join(name);
+            remove(&path)?;
             sys::pin(std::os::fd::AsFd::as_fd(fd), &path).map_err(Error::file("pin", path))?;
         }
         Ok(())

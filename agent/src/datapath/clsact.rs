@@ -13,13 +13,11 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption},
 };
 
-use super::netlink::Netlink;
+use super::{filters, netlink::Netlink};
 
-/// Priority and handle of our filters; others keep theirs.
-const PRIORITY: u16 = 0xca5;
 const HANDLE: TcHandle = TcHandle {
     major: 0,
-    minor: 0xca5,
+    minor: filters::HANDLE,
 };
 /// `ETH_P_ALL` of the kernel's `linux/if_ether.h`.
 const EVERY_PROTOCOL: u16 = 3;
@@ -27,8 +25,9 @@ const EVERY_PROTOCOL: u16 = 3;
 /// A gate: the program, its name and which way the packets go that it judges.
 pub(super) type Gate<'a> = (BorrowedFd<'a>, &'static str, Direction);
 
-/// Adds our filters to an interface in this order, or replaces their programs. The qdisc is made if there is none.
-pub(super) fn attach(ifindex: u32, gates: &[Gate<'_>]) -> io::Result<()> {
+/// Adds our filters to an interface in this order, or replaces their programs. The qdisc is made if there is none; tells whether
+/// it was.
+pub(super) fn attach(ifindex: u32, gates: &[Gate<'_>]) -> io::Result<bool> {
     let mut qdisc = message(ifindex, TcHandle::CLSACT)?;
     qdisc.header.handle = TcHandle {
         major: TcHandle::CLSACT.major,
@@ -49,14 +48,16 @@ pub(super) fn attach(ifindex: u32, gates: &[Gate<'_>]) -> io::Result<()> {
         messages.push((RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE));
     }
     let mut results = Netlink::open()?.batch(messages)?.into_iter();
-    match results.next() {
+    let made = match results.next() {
         // There is a qdisc already, ours or another's. If it is none that takes filters, they say so.
-        Some(Err(error)) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
-        _ => results.collect(),
-    }
+        Some(Err(error)) if error.raw_os_error() != Some(libc::EEXIST) => return Err(error),
+        Some(Ok(())) => true,
+        _ => false,
+    };
+    results.collect::<io::Result<()>>().map(|()| made)
 }
 
-/// Takes our filters off an interface. The qdisc stays: another's filters may be in it by now. What is gone is fine.
+/// Takes our filters off an interface. The qdisc is not this function's: another's filters may be in it by now. What is gone is fine.
 pub(super) fn detach(ifindex: u32, directions: &[Direction]) -> io::Result<()> {
     let messages = directions
         .iter()
@@ -104,7 +105,7 @@ fn filter(ifindex: u32, direction: Direction) -> io::Result<TcMessage> {
     )?;
     message.header = TcHeader {
         handle: HANDLE,
-        info: u32::from(PRIORITY) << 16 | u32::from(EVERY_PROTOCOL.to_be()),
+        info: u32::from(filters::PRIORITY) << 16 | u32::from(EVERY_PROTOCOL.to_be()),
         ..message.header
     };
     message.attributes = vec![TcAttribute::Kind("bpf".to_owned())];

@@ -5,6 +5,7 @@
 //! outside of the lock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use agent_common::{Endpoint, EndpointKey};
 use aya::maps::{Map, MapData};
 
 use super::{
+    drift::{self, Digest, Looked, TableState},
     error::Error,
     links::{self, Attached, By, GatePrograms, Links},
     maps::Hash,
@@ -44,6 +46,8 @@ struct State {
     generations: BTreeSet<u32>,
     /// Interfaces whose pod in the generation that is being prepared is not the one that is there now.
     withdrawn: BTreeSet<u32>,
+    /// Pods that were removed from a generation that is in the kernel, because their interface went: nobody puts them back.
+    gone: BTreeSet<(u32, u32)>,
     endpoints: Hash<EndpointKey, Endpoint>,
     last_event: Instant,
     expired: u64,
@@ -84,6 +88,7 @@ impl Gates {
             last_number: 0,
             generations: BTreeSet::from([active]),
             withdrawn: BTreeSet::new(),
+            gone: BTreeSet::new(),
             endpoints: Hash::try_from(Map::HashMap(endpoints))
                 .map_err(Error::map("use", "endpoints"))?,
             last_event: Instant::now(),
@@ -233,24 +238,55 @@ impl Gates {
         .map(Some)
     }
 
-    /// Attaches what somebody took away.
-    pub(super) fn repair(&self) -> Result<(), Error> {
-        let mut outcome = Ok(());
+    /// Looks whether each gate stands, and attaches what somebody took away.
+    pub(super) fn restore(&self) -> Looked {
+        let mut table = TableState::sound("gates", Digest::default());
+        let mut repaired = Ok(());
         for ifindex in self.interfaces() {
             let state = self.idle(ifindex);
             let Some(by) = state.gates.get(&ifindex).map(|gate| gate.by) else {
                 continue;
             };
-            let attached = self.work(
+            let missing = self.work(
                 state,
                 ifindex,
-                // An interface that is gone is a pod that is gone, which the kernel tells or discovery does.
-                || self.links.attach(&self.programs, ifindex, by),
+                || {
+                    let standing = self.links.standing(&self.programs, ifindex, by)?;
+                    let missing = links::GATES.len() - standing;
+                    // An interface that is gone is a pod that is gone, which the kernel tells or discovery does.
+                    if missing > 0
+                        && self.links.attach(&self.programs, ifindex, by)?
+                            == Attached::InterfaceGone
+                    {
+                        return Ok(0);
+                    }
+                    Ok(missing)
+                },
                 |_, _| {},
             );
-            outcome = outcome.and(attached.map(drop));
+            table.entries += links::GATES.len();
+            match missing {
+                Ok(missing) => table.drifted += missing,
+                Err(error) => {
+                    table.drifted += 1;
+                    repaired = repaired.and(Err(error));
+                }
+            }
         }
-        outcome
+        Ok((table, repaired))
+    }
+
+    /// Compares the pods of the active generation with those that it was written with, and puts right what differs; pods whose
+    /// interface went stay away. Nobody comes or goes meanwhile.
+    pub(super) fn restore_pods(
+        &self,
+        map: BorrowedFd<'_>,
+        size: usize,
+        mut wanted: BTreeMap<EndpointKey, Endpoint>,
+    ) -> Looked {
+        let state = self.lock();
+        wanted.retain(|key, _| !state.gone.contains(&(key.generation(), key.ifindex())));
+        drift::restore("endpoints", map, size, &wanted)
     }
 
     /// A generation is about to be written.
@@ -260,7 +296,9 @@ impl Gates {
 
     /// A generation is no longer in the kernel.
     pub(super) fn retired(&self, generation: u32) {
-        self.lock().generations.remove(&generation);
+        let mut state = self.lock();
+        state.generations.remove(&generation);
+        state.gone.retain(|(of, _)| *of != generation);
     }
 
     /// A generation is active: its pods leave quarantine, and the gates go that are neither in it nor in quarantine.
@@ -350,6 +388,7 @@ impl Gates {
         let had = state.gates.remove(&ifindex).is_some();
         let mut outcome = Ok(false);
         for generation in state.generations.clone() {
+            state.gone.insert((generation, ifindex));
             let removed = remove(&mut state.endpoints, generation, ifindex);
             outcome = outcome.and_then(|any| Ok(any | removed?));
         }
@@ -372,6 +411,7 @@ impl Gates {
         for (ifindex, number) in pods {
             if state.known.get(&ifindex).copied().unwrap_or(0) != number {
                 state.withdrawn.insert(ifindex);
+                state.gone.insert((generation, ifindex));
                 count += usize::from(remove(&mut state.endpoints, generation, ifindex)?);
             }
         }

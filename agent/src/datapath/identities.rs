@@ -12,10 +12,11 @@ use agent_common::{IdentityKey, IdentityValue, Versioned};
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key as Prefix};
 
 use super::{
+    drift::{self, Digest, Looked, TableState},
     error::Error,
     sys,
     tables::{Network, Owner},
-    wire::Raw,
+    wire::{Raw, bytes},
 };
 
 type Table = BTreeMap<Network, Owner>;
@@ -33,6 +34,8 @@ pub(super) struct Identities {
     active: Table,
     /// What the generation that is being prepared says.
     next: Option<Next>,
+    /// Of the active entries, once it was asked for.
+    digest: Option<Digest>,
     /// Entries that say nothing any more, once the generation before is read by nobody.
     left_over: Vec<Network>,
 }
@@ -64,6 +67,7 @@ impl Identities {
             data,
             active: Table::new(),
             next: None,
+            digest: None,
             left_over: Vec::new(),
         };
         let mut found = Vec::new();
@@ -139,6 +143,7 @@ impl Identities {
                     .filter(|network| !table.contains_key(network)),
             );
             self.active = table;
+            self.digest = None;
         }
     }
 
@@ -175,6 +180,65 @@ impl Identities {
             }
         }
         Ok(())
+    }
+
+    /// Compares what the map says to `active`, the active generation, with what it should, and puts it right. Only while no
+    /// other generation is prepared, and after a sweep. `size` is the map's.
+    pub(super) fn restore(&mut self, active: u32, size: usize) -> Looked {
+        let wanted = |owner: &Owner| Versioned::new(0, Some(IdentityValue::from(*owner)), None);
+        let digest = *self.digest.get_or_insert_with(|| {
+            let mut digest = Digest::default();
+            for (network, owner) in &self.active {
+                digest.add(bytes(&network.key()), bytes(&wanted(owner)));
+            }
+            digest
+        });
+        let says = |value: &Value| -> Value {
+            // What only a later generation would be told is as wrong as what this one is told.
+            let since = if value.since() > active {
+                value.since()
+            } else {
+                0
+            };
+            Versioned::new(since, value.at(active).copied(), None)
+        };
+        let mut state = TableState::sound(MAP, digest);
+        let map = self.data.fd().as_fd();
+        let failed = || Error::kernel("read map `identities`");
+        let mut found = Digest::default();
+        sys::map_read(map, size, |key: &IdentityKey, value: &Value| {
+            found.add(bytes(key), bytes(&says(value)));
+        })
+        .map_err(failed())?;
+        if found == digest {
+            return Ok((state, Ok(())));
+        }
+        let all: BTreeMap<IdentityKey, Value> = self
+            .active
+            .iter()
+            .map(|(network, owner)| (network.key(), wanted(owner)))
+            .collect();
+        let difference = drift::compare(map, size, &all, digest, says).map_err(failed())?;
+        let Some(difference) = difference else {
+            return Ok((state, Ok(())));
+        };
+        state.drifted = difference.len();
+        let entries: Vec<_> = difference
+            .write
+            .into_iter()
+            .map(|(key, value)| {
+                let holds = Versioned::new(active, value.current().copied(), None);
+                (Network::from(key), holds)
+            })
+            .collect();
+        // What is too many first: the map may be full of it.
+        let removed = difference
+            .remove
+            .iter()
+            .try_for_each(|key| sys::map_delete(map, key))
+            .map_err(Error::kernel("remove an entry of map `identities`"));
+        let written = self.write(&entries);
+        Ok((state, removed.and(written)))
     }
 
     fn remove(&mut self, network: &Network) -> Result<(), Error> {

@@ -9,13 +9,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use agent_common::Direction;
 use aya::Ebpf;
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup};
 use aya_obj::generated::bpf_attach_type as At;
 
-use super::{clsact, error::Error, sys};
+use super::{clsact, error::Error, filters, netlink::Netlink, sys};
 
 /// The hooks of processes, by program.
 const CGROUP: [(&str, At); 8] = [
@@ -29,10 +30,67 @@ const CGROUP: [(&str, At); 8] = [
     ("steer_getpeer6", At::BPF_CGROUP_INET6_GETPEERNAME),
 ];
 const LOOKUP: &str = "listen";
-const GATES: [(&str, Direction); 2] = [
+pub(super) const GATES: [(&str, Direction); 2] = [
     ("cell_egress", Direction::Egress),
     ("cell_ingress", Direction::Ingress),
 ];
+
+/// Every program that an agent pins.
+pub(super) const PROGRAMS: [&str; 14] = [
+    "cell_egress",
+    "cell_ingress",
+    "explain_egress",
+    "explain_ingress",
+    "clock",
+    "listen",
+    "steer_connect4",
+    "steer_connect6",
+    "steer_sendmsg4",
+    "steer_sendmsg6",
+    "steer_recvmsg4",
+    "steer_recvmsg6",
+    "steer_getpeer4",
+    "steer_getpeer6",
+];
+
+/// What a name in the folder of links means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A gate of an interface.
+    Gate(u32),
+    /// A hook of processes or of listening sockets.
+    Hook,
+    /// That an interface has filters, and whether the agent made the qdisc that they are in.
+    Note {
+        /// The interface.
+        ifindex: u32,
+        /// Whether the agent made the qdisc.
+        made: bool,
+    },
+}
+
+/// What a name in the folder of links means; `None` for one that no agent gives.
+pub(super) fn kind(name: &str) -> Option<Kind> {
+    if let Some(rest) = name.strip_prefix("clsact_") {
+        let (number, made) = match rest.strip_suffix("_made") {
+            Some(number) => (number, true),
+            None => (rest, false),
+        };
+        let ifindex = number.parse().ok()?;
+        return Some(Kind::Note { ifindex, made });
+    }
+    let (program, number) = name.rsplit_once('_')?;
+    let number: u64 = number.parse().ok()?;
+    if GATES.iter().any(|(gate, _)| *gate == program) {
+        return u32::try_from(number).ok().map(Kind::Gate);
+    }
+    let hook = program == LOOKUP || CGROUP.iter().any(|(hook, _)| *hook == program);
+    hook.then_some(Kind::Hook)
+}
+
+/// How often, and after which pause, a program is attached again that a dying link still holds there.
+const LAST_BREATHS: u32 = 50;
+const BREATH: Duration = Duration::from_millis(20);
 
 /// By what a gate stands at its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +178,11 @@ where
     program.try_into().map_err(Error::program(name))
 }
 
+/// The kernel's number of a program.
+fn number(program: BorrowedFd<'_>) -> Result<u32, Error> {
+    sys::object_id(program).map_err(Error::kernel("ask the kernel for its number of a program"))
+}
+
 /// The descriptor of a program of tc.
 pub(super) fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<BorrowedFd<'a>, Error> {
     let program: &mut SchedClassifier = program(ebpf, name)?;
@@ -169,6 +232,15 @@ impl Links {
     /// Refuses pins of another node, that is of another network namespace that lives. Links of one that is gone hold
     /// nothing any more and are removed, all of them: their interface numbers mean other interfaces here.
     pub(super) fn check_owner(&self, root: &Path) -> Result<(), Error> {
+        if self.is_left_behind(root)? {
+            self.remove_all()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the pins are those of a network namespace that is gone. Those of another one that lives are an error.
+    pub(super) fn is_left_behind(&self, root: &Path) -> Result<bool, Error> {
         let (_, inode) = own_netns()?;
         let own = format!("{LOOKUP}_{inode}");
         let mut left_behind = false;
@@ -187,11 +259,7 @@ impl Links {
             }
             left_behind = true;
         }
-        if left_behind {
-            self.remove_all()
-        } else {
-            Ok(())
-        }
+        Ok(left_behind)
     }
 
     /// The steering of a cgroup that is no longer asked for ends.
@@ -209,7 +277,7 @@ impl Links {
         Ok(())
     }
 
-    fn names(&self) -> Result<Vec<String>, Error> {
+    pub(super) fn names(&self) -> Result<Vec<String>, Error> {
         let entries = fs::read_dir(&self.folder).map_err(Error::file("list", &self.folder))?;
         Ok(entries
             .flatten()
@@ -218,7 +286,7 @@ impl Links {
     }
 
     /// Detaches a link and removes its pin. Removing alone would detach too, but only some time later.
-    fn unpin(&self, name: &str) -> Result<(), Error> {
+    pub(super) fn unpin(&self, name: &str) -> Result<(), Error> {
         let path = self.folder.join(name);
         match sys::pinned(&path).and_then(|link| sys::link_detach(link.as_fd())) {
             Ok(()) => {}
@@ -248,8 +316,17 @@ impl Links {
                 return Err(Error::kernel(format!("replace the program of link {name}"))(error));
             }
         }
-        let link = sys::link_create(program, target, hook)
-            .map_err(Error::kernel(format!("attach {name}")))?;
+        let mut attempts = LAST_BREATHS;
+        let link = loop {
+            match sys::link_create(program, target, hook) {
+                // A link whose pin was removed keeps its program at the hook until the kernel gets to free it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts > 0 => {
+                    attempts -= 1;
+                    std::thread::sleep(BREATH);
+                }
+                made => break made.map_err(Error::kernel(format!("attach {name}")))?,
+            }
+        };
         sys::pin(link.as_fd(), &path).map_err(Error::file("pin", path))
     }
 
@@ -306,14 +383,18 @@ impl Links {
                 detach_filters(ifindex, &[direction])?;
             }
         }
-        self.forget_clsact(ifindex)
+        // The qdisc goes with the gates: an interface's first moments are no time to wait for that.
+        remove_note(&self.note(ifindex))
     }
 
     fn attach_filters(&self, programs: &GatePrograms, ifindex: u32) -> Result<(), Error> {
         self.note_clsact(ifindex)?;
-        clsact::attach(ifindex, &programs.gates()).map_err(Error::kernel(format!(
+        let made = clsact::attach(ifindex, &programs.gates()).map_err(Error::kernel(format!(
             "add the filters of interface {ifindex}"
         )))?;
+        if made {
+            self.note_made(ifindex)?;
+        }
         // What an agent left that used the other hook.
         self.unpin_gates(ifindex)
     }
@@ -324,6 +405,7 @@ impl Links {
         if self.note(ifindex).exists() {
             detach_filters(ifindex, &[Direction::Egress, Direction::Ingress])?;
         }
+        self.leave_clsact(ifindex)?;
         self.forget_clsact(ifindex)
     }
 
@@ -340,6 +422,66 @@ impl Links {
             }
         }
         self.forget_clsact(ifindex)
+    }
+
+    /// How many of an interface's gates run these programs now.
+    pub(super) fn standing(
+        &self,
+        programs: &GatePrograms,
+        ifindex: u32,
+        by: By,
+    ) -> Result<usize, Error> {
+        let mut standing = 0;
+        for (program, name, direction) in programs.gates() {
+            let stands = match by {
+                By::Link => self.holds_program(program, &format!("{name}_{ifindex}"))?,
+                By::Filter => {
+                    let wanted = number(program)?;
+                    let failed =
+                        || Error::kernel(format!("list the filters of interface {ifindex}"));
+                    let mut netlink = Netlink::open().map_err(failed())?;
+                    filters::list(&mut netlink, ifindex, direction)
+                        .map_err(failed())?
+                        .iter()
+                        .any(|filter| filter.ours && filter.program == Some(wanted))
+                }
+            };
+            standing += usize::from(stands);
+        }
+        Ok(standing)
+    }
+
+    /// Whether the pinned link of a hook holds this agent's program there.
+    pub(super) fn holds(&self, ebpf: &Ebpf, name: &str, pin: &str) -> Result<bool, Error> {
+        let program = ebpf.program(name).ok_or_else(|| Error::Missing {
+            kind: "program",
+            name: name.to_owned(),
+        })?;
+        let fd = program.fd().map_err(Error::program(name))?;
+        self.holds_program(fd.as_fd(), pin)
+    }
+
+    /// Whether a pinned link holds this agent's program at its hook.
+    fn holds_program(&self, program: BorrowedFd<'_>, pin: &str) -> Result<bool, Error> {
+        let wanted = number(program)?;
+        match sys::pinned(&self.folder.join(pin)).and_then(|link| sys::link_state(link.as_fd())) {
+            Ok(state) => Ok(state.attached && state.program == wanted),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::kernel(format!("read link {pin}"))(error)),
+        }
+    }
+
+    /// The hooks of processes and of listening sockets: each program with the name of its pin.
+    pub(super) fn hooks(&self, cgroup: &Path) -> Result<Vec<(&'static str, String)>, Error> {
+        let inode = fs::metadata(cgroup)
+            .map_err(Error::file("read", cgroup))?
+            .ino();
+        let (_, netns) = own_netns()?;
+        let hooks = CGROUP.iter().map(|(name, _)| (*name, inode));
+        Ok(hooks
+            .chain([(LOOKUP, netns)])
+            .map(|(name, number)| (name, format!("{name}_{number}")))
+            .collect())
     }
 
     fn unpin_gates(&self, ifindex: u32) -> Result<(), Error> {
@@ -376,14 +518,37 @@ impl Links {
         }
     }
 
-    fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
-        let path = self.note(ifindex);
-        match fs::remove_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::file("remove", path)(error))
+    /// Remembers that the qdisc is the agent's own, which the kernel does not tell.
+    fn note_made(&self, ifindex: u32) -> Result<(), Error> {
+        let path = self.made(ifindex);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::file("create", path)(error))
             }
             _ => Ok(()),
         }
+    }
+
+    fn made(&self, ifindex: u32) -> PathBuf {
+        self.folder.join(format!("clsact_{ifindex}_made"))
+    }
+
+    /// The qdisc goes if the agent made it and nobody put anything into it meanwhile.
+    fn leave_clsact(&self, ifindex: u32) -> Result<(), Error> {
+        if !self.made(ifindex).exists() {
+            return Ok(());
+        }
+        let failed = || Error::kernel(format!("remove the qdisc of interface {ifindex}"));
+        let mut netlink = Netlink::open().map_err(failed())?;
+        if filters::is_empty(&mut netlink, ifindex).map_err(failed())? {
+            filters::remove_qdisc(&mut netlink, ifindex).map_err(failed())?;
+        }
+        Ok(())
+    }
+
+    fn forget_clsact(&self, ifindex: u32) -> Result<(), Error> {
+        remove_note(&self.note(ifindex))?;
+        remove_note(&self.made(ifindex))
     }
 
     /// Takes every attachment away.
@@ -392,9 +557,20 @@ impl Links {
             self.detach(ifindex)?;
         }
         for name in self.names()? {
-            self.unpin(&name)?;
+            if matches!(kind(&name), Some(Kind::Gate(_) | Kind::Hook)) {
+                self.unpin(&name)?;
+            }
         }
         Ok(())
+    }
+}
+
+fn remove_note(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", path)(error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -433,4 +609,41 @@ fn own_netns() -> Result<(File, u64), Error> {
     let file = File::open(PATH).map_err(Error::file("open", PATH))?;
     let inode = file.metadata().map_err(Error::file("read", PATH))?.ino();
     Ok((file, inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_links_are_told_from_others() {
+        for (name, expected) in [
+            ("cell_egress_12", Some(Kind::Gate(12))),
+            ("cell_ingress_7", Some(Kind::Gate(7))),
+            ("listen_4026531840", Some(Kind::Hook)),
+            ("steer_connect4_1", Some(Kind::Hook)),
+            (
+                "clsact_3",
+                Some(Kind::Note {
+                    ifindex: 3,
+                    made: false,
+                }),
+            ),
+            (
+                "clsact_3_made",
+                Some(Kind::Note {
+                    ifindex: 3,
+                    made: true,
+                }),
+            ),
+            ("cell_egress_", None),
+            ("cell_egress_x", None),
+            ("cell_egress_99999999999", None),
+            ("clsact_", None),
+            ("other_12", None),
+            ("listen", None),
+        ] {
+            assert_eq!(kind(name), expected, "{name}");
+        }
+    }
 }

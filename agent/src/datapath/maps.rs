@@ -16,6 +16,7 @@ use super::{
     error::Error,
     identities::Identities,
     slots::Slots,
+    sys,
     tables::Rules,
     wire::{OfGeneration, Raw},
 };
@@ -42,6 +43,9 @@ pub(super) const NAMES: [&str; 18] = [
     "events",
 ];
 
+/// Maps of this and every earlier layout, by the names of their pins.
+pub(super) const KNOWN: &[&str] = &NAMES;
+
 /// A hash keyed by generation and something else.
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
@@ -60,6 +64,8 @@ pub(super) struct Maps {
     pub(super) lost: PerCpuArray<MapData, u64>,
     /// Taken by the one reader of events.
     pub(super) events: Option<RingBuf<MapData>>,
+    /// All of them, whoever uses them: a pin that somebody removes is made again from here.
+    pub(super) held: BTreeMap<&'static str, OwnedFd>,
     /// Sizes, as the kernel tells them.
     pub(super) sizes: BTreeMap<&'static str, usize>,
 }
@@ -86,8 +92,11 @@ impl Maps {
         kernel: &str,
     ) -> Result<Self, Error> {
         let waits_once = checks::waits_once(kernel);
-        let mut sizes = BTreeMap::new();
+        let (mut sizes, mut held) = (BTreeMap::new(), BTreeMap::new());
         for name in NAMES {
+            let map = sys::pinned(&root.join(name))
+                .map_err(Error::file("open pinned", root.join(name)))?;
+            held.insert(name, map);
             let info = pinned(root, name)?
                 .info()
                 .map_err(Error::map("open pinned", name))?;
@@ -126,7 +135,7 @@ impl Maps {
                 inner.rules(&Rules::new())?,
                 policies,
                 waits_once,
-            ),
+            )?,
             endpoints,
             flows: Slots::new(
                 "flows",
@@ -135,13 +144,14 @@ impl Maps {
                 inner.flows(1)?,
                 flows,
                 waits_once,
-            ),
+            )?,
             listeners,
             sockets: take(ebpf, "sockets")?,
             counters: take(ebpf, "counters")?,
             hits: take(ebpf, "hits")?,
             lost: take(ebpf, "lost")?,
             events: Some(take(ebpf, "events")?),
+            held,
             sizes,
         })
     }

@@ -23,25 +23,41 @@ const PRIORITY: u32 = 101;
 /// The loopback interface is the first of every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 
-/// Installs rule and route for each family that the node speaks; what is there already stays.
-pub(super) fn ensure() -> Result<(), Error> {
+/// Installs rule and route for each family that the node speaks; what is there already stays. Gives how many there are, and how
+/// many were missing.
+pub(super) fn ensure() -> Result<(usize, usize), Error> {
     let mut netlink = open()?;
+    let (mut pieces, mut missing) = (0, 0);
     for family in families() {
+        pieces += 2;
         let rule = RouteNetlinkMessage::NewRule(rule(family));
         match netlink.request(rule, NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             result => {
-                drop(result.map_err(Error::kernel("install the policy rule of steered packets"))?)
+                drop(result.map_err(Error::kernel("install the policy rule of steered packets"))?);
+                missing += 1;
             }
         }
-        let route = RouteNetlinkMessage::NewRoute(route(family));
-        netlink
-            .request(route, NLM_F_CREATE | NLM_F_REPLACE)
-            .map_err(Error::kernel(
+        let failed = || {
+            Error::kernel(
                 "install the local route of steered packets (is the loopback interface up?)",
-            ))?;
+            )
+        };
+        let wanted = || RouteNetlinkMessage::NewRoute(route(family));
+        match netlink.request(wanted(), NLM_F_CREATE | NLM_F_EXCL) {
+            // Another route to everywhere may have taken its place.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                netlink
+                    .request(wanted(), NLM_F_CREATE | NLM_F_REPLACE)
+                    .map_err(failed())?;
+            }
+            result => {
+                drop(result.map_err(failed())?);
+                missing += 1;
+            }
+        }
     }
-    Ok(())
+    Ok((pieces, missing))
 }
 
 /// Takes rule and route away; what is gone already is fine.
@@ -61,6 +77,90 @@ pub(super) fn remove() -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// A part of the policy route that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    family: AddressFamily,
+    rule: bool,
+}
+
+impl std::fmt::Display for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = match self.family {
+            AddressFamily::Inet6 => "IPv6",
+            _ => "IPv4",
+        };
+        if self.rule {
+            write!(
+                f,
+                "{family} rule {PRIORITY}: mark {:#x}/{:#x} to table {:#x}",
+                Mark::Steer.raw(),
+                Mark::MASK,
+                Mark::STEER_TABLE
+            )
+        } else {
+            write!(f, "{family} local route of table {:#x}", Mark::STEER_TABLE)
+        }
+    }
+}
+
+impl Piece {
+    /// Takes it away; gone already is fine.
+    pub(super) fn remove(self) -> Result<(), Error> {
+        let message = if self.rule {
+            RouteNetlinkMessage::DelRule(rule(self.family))
+        } else {
+            RouteNetlinkMessage::DelRoute(route(self.family))
+        };
+        match open()?.request(message, 0) {
+            Err(error) if is_gone(&error) => Ok(()),
+            result => result
+                .map(drop)
+                .map_err(Error::kernel("remove the policy route of steered packets")),
+        }
+    }
+}
+
+/// What of the rules and routes is there, exactly as [`ensure`] makes it; others that look similar are somebody else's.
+pub(super) fn find() -> Result<Vec<Piece>, Error> {
+    let mut netlink = open()?;
+    let mut found = Vec::new();
+    for family in families() {
+        let mut dump = |message| {
+            netlink
+                .dump(message)
+                .map_err(Error::kernel("list the policy routes of this node"))
+        };
+        let mut asked = RuleMessage::default();
+        asked.header.family = family;
+        let rules = dump(RouteNetlinkMessage::GetRule(asked))?;
+        let own = rule(family).attributes;
+        if rules.iter().any(|message| {
+            matches!(message, RouteNetlinkMessage::NewRule(rule)
+                if rule.header.action == RuleAction::ToTable
+                    && own.iter().all(|attribute| rule.attributes.contains(attribute)))
+        }) {
+            found.push(Piece { family, rule: true });
+        }
+        let mut asked = RouteMessage::default();
+        asked.header.address_family = family;
+        let routes = dump(RouteNetlinkMessage::GetRoute(asked))?;
+        let own = route(family).attributes;
+        if routes.iter().any(|message| {
+            matches!(message, RouteNetlinkMessage::NewRoute(route)
+                if route.header.kind == RouteType::Local
+                    && route.header.destination_prefix_length == 0
+                    && own.iter().all(|attribute| route.attributes.contains(attribute)))
+        }) {
+            found.push(Piece {
+                family,
+                rule: false,
+            });
+        }
+    }
+    Ok(found)
 }
 
 fn open() -> Result<Netlink, Error> {

@@ -12,13 +12,14 @@ use agent_common::{Backend, Choice, Service as WireService, ServiceKey, Versione
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 
+use super::drift::{self, Digest, Looked, TableState};
 use super::error::Error;
 use super::grace::Grace;
 use super::mapped::Mapped;
 use super::maps::{gone, take};
 use super::sys;
 use super::tables::{Service, ServiceAddress};
-use super::wire::Raw;
+use super::wire::{Raw, bytes};
 
 mod alias;
 mod book;
@@ -166,6 +167,68 @@ impl Services {
         Ok(())
     }
 
+    /// Compares what the maps hold for `active`, the active generation, with what they should, and puts it right. Only while no
+    /// other generation is prepared. Nothing is looked at while something is left of a step that failed: the next one that
+    /// succeeds makes it good.
+    pub(super) fn restore(&mut self, active: u32) -> Vec<Looked> {
+        let Some(wanted) = self.book.wanted() else {
+            return Vec::new();
+        };
+        // What an entry names is right before the entry is.
+        vec![
+            Ok(restore_array(
+                "backends",
+                &mut self.backends,
+                &wanted.backends,
+            )),
+            Ok(restore_array("choices", &mut self.choices, &wanted.choices)),
+            self.restore_entries(active, &wanted.entries.into_iter().collect()),
+        ]
+    }
+
+    fn restore_entries(
+        &mut self,
+        active: u32,
+        wanted: &BTreeMap<ServiceKey, Versioned<WireService>>,
+    ) -> Looked {
+        let says = |value: &Versioned<WireService>| {
+            // What only a later generation would be told is as wrong as what this one is told.
+            let since = if value.since() > active {
+                value.since()
+            } else {
+                0
+            };
+            Versioned::new(since, value.at(active).copied(), None)
+        };
+        let canonical: BTreeMap<_, _> = wanted
+            .iter()
+            .map(|(key, entry)| (*key, says(entry)))
+            .collect();
+        let digest = Digest::of(canonical.iter());
+        let mut state = TableState::sound("services", digest);
+        let map = self.entries_data.fd().as_fd();
+        let difference = drift::compare(map, self.book.limit(), &canonical, digest, says)
+            .map_err(Error::kernel("read map `services`"))?;
+        let Some(difference) = difference else {
+            return Ok((state, Ok(())));
+        };
+        state.drifted = difference.len();
+        let removed = difference
+            .remove
+            .iter()
+            .try_for_each(|key| sys::map_delete(map, key));
+        let written = difference.write.iter().try_for_each(|(key, _)| {
+            let entry = wanted.get(key).copied();
+            entry.map_or(Ok(()), |entry| sys::map_update(map, key, &entry))
+        });
+        Ok((
+            state,
+            removed
+                .and(written)
+                .map_err(Error::kernel("put map `services` right")),
+        ))
+    }
+
     /// Slots in use, by map; those of a generation that is not retired count.
     pub(super) fn used(&self) -> impl Iterator<Item = (&'static str, usize)> {
         NAMES.into_iter().zip(self.book.used())
@@ -202,6 +265,29 @@ impl Services {
             entries.insert(Raw(key), Raw(value), 0)
         })
     }
+}
+
+/// Writes the entries of an array that are not as wanted. Others are nobody's, whatever is in them.
+fn restore_array<T: Wire>(
+    name: &'static str,
+    array: &mut Mapped<T>,
+    wanted: &[(u32, T)],
+) -> (TableState, Result<(), Error>) {
+    let digest = Digest::of(wanted.iter().map(|(index, value)| (index, value)));
+    let mut state = TableState::sound(name, digest);
+    let mut repaired = Ok(());
+    for (index, value) in wanted {
+        let same = array
+            .get(*index)
+            .is_some_and(|found| bytes(&found) == bytes(value));
+        if !same {
+            state.drifted += 1;
+            if !array.set(*index, *value) {
+                repaired = Err(Error::Contradiction { map: name });
+            }
+        }
+    }
+    (state, repaired)
 }
 
 /// Writes entries with one call, or one by one where the kernel has no such call.

@@ -5,7 +5,7 @@
 //! waits for all readers: many slots at once cost as much as one. Before kernel 6.8 each slot costs a wait of its own, some 20 ms,
 //! reading one too, so that no slot is touched there without need.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
@@ -22,6 +22,12 @@ pub(super) struct Slots {
     /// What a free slot holds.
     empty: MapData,
     taken: BTreeSet<u32>,
+    /// The kernel's number of the map that was put into each taken slot; of an earlier agent's, once it was looked at.
+    own: BTreeMap<u32, u32>,
+    /// Whether the slots of one look cost one wait at most.
+    waits_once: bool,
+    /// The one slot that is looked at this time, where each costs a wait.
+    turn: u32,
     /// Free slots whose old inner maps are still there.
     stale: BTreeSet<u32>,
     size: u32,
@@ -37,7 +43,7 @@ impl Slots {
         empty: MapData,
         taken: BTreeSet<u32>,
         waits_once: bool,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let size = map.len();
         // The lowest free slots are taken first, so that few above the highest taken one hold anything. What an earlier
         // agent had in these stays until the slot is taken again.
@@ -48,15 +54,66 @@ impl Slots {
         };
         // Slot 0 is the one that is written when there is nothing else to write.
         let stale = (1..end).filter(|slot| !taken.contains(slot)).collect();
-        Self {
+        let mut slots = Self {
             name,
             map,
             data,
             empty,
             taken,
+            own: BTreeMap::new(),
+            waits_once,
+            turn: 0,
             stale,
             size,
+        };
+        if waits_once {
+            for slot in slots.taken.clone() {
+                slots.holds_its_own(slot)?;
+            }
         }
+        Ok(slots)
+    }
+
+    /// The kernel's number of the map in a slot; `None` if there is none.
+    fn found(&self, slot: u32) -> Result<Option<u32>, Error> {
+        sys::map_lookup(self.data.fd().as_fd(), &slot)
+            .map_err(Error::kernel(format!("read {}", self.name)))
+    }
+
+    /// A look at all slots begins. Before kernel 6.8 only one of them has its turn.
+    pub(super) fn look(&mut self) {
+        let next = self.taken.range(self.turn.saturating_add(1)..).next();
+        self.turn = next.or(self.taken.first()).copied().unwrap_or(0);
+    }
+
+    /// Whether a slot still holds the map that was put there; also if it is not the slot's turn to be looked at.
+    pub(super) fn holds_its_own(&mut self, slot: u32) -> Result<bool, Error> {
+        if !self.waits_once && slot != self.turn {
+            return Ok(true);
+        }
+        let found = self.found(slot)?;
+        match (self.own.get(&slot), found) {
+            (Some(own), found) => Ok(found == Some(*own)),
+            (None, Some(found)) => {
+                self.own.insert(slot, found);
+                Ok(true)
+            }
+            (None, None) => Ok(false),
+        }
+    }
+
+    /// The map that was put into a slot, wherever it is now; `None` if it is nowhere any more, or not known.
+    pub(super) fn own(&self, slot: u32) -> Option<MapData> {
+        self.own
+            .get(&slot)
+            .and_then(|id| MapData::from_id(*id).ok())
+    }
+
+    /// Puts another map into a taken slot, in one step.
+    pub(super) fn replace(&mut self, slot: u32, map: &MapData) -> Result<(), Error> {
+        self.write(&[slot], &[descriptor(map)])?;
+        self.own.insert(slot, number(map, self.name)?);
+        Ok(())
     }
 
     /// Slots that are in use.
@@ -94,7 +151,6 @@ impl Slots {
                 limit: self.size(),
             });
         }
-        let descriptor = |map: &MapData| map.fd().as_fd().as_raw_fd() as u32;
         let mut slots = free.clone();
         let mut values: Vec<u32> = maps.iter().map(|map| descriptor(map)).collect();
         for slot in self.stale.iter().filter(|slot| !free.contains(slot)) {
@@ -104,6 +160,9 @@ impl Slots {
         self.write(&slots, &values)?;
         self.stale.clear();
         self.taken.extend(&free);
+        for (slot, map) in free.iter().zip(maps) {
+            self.own.insert(*slot, number(map, self.name)?);
+        }
         Ok(free)
     }
 
@@ -119,6 +178,7 @@ impl Slots {
     pub(super) fn free(&mut self, slots: impl IntoIterator<Item = u32>) {
         for slot in slots {
             if self.taken.remove(&slot) {
+                self.own.remove(&slot);
                 self.stale.insert(slot);
             }
         }
@@ -136,4 +196,14 @@ impl Slots {
         }
         Ok(())
     }
+}
+
+/// What a map of maps takes for a value.
+fn descriptor(map: &MapData) -> u32 {
+    map.fd().as_fd().as_raw_fd() as u32
+}
+
+fn number(map: &MapData, name: &'static str) -> Result<u32, Error> {
+    let info = map.info().map_err(Error::map("ask about inner", name))?;
+    Ok(info.id())
 }

@@ -21,6 +21,9 @@ pub(super) enum Target<'a> {
     File(BorrowedFd<'a>),
 }
 
+/// `ENOTSUPP` of the kernel's `linux/errno.h`, which it returns although it is not for user space.
+const ENOTSUPP: i32 = 524;
+
 fn zeroed() -> bpf_attr {
     // SAFETY: `bpf_attr` is a union of plain integers; the kernel demands zero in unused fields.
     unsafe { std::mem::zeroed() }
@@ -90,13 +93,7 @@ pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Inode of the network namespace that a link of sk_lookup is attached in; 0 when that namespace is gone.
 pub(super) fn link_netns(link: BorrowedFd<'_>) -> io::Result<u32> {
-    // SAFETY: all zero is a valid `bpf_link_info`, which the kernel fills.
-    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = link.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_link_info>() as u32;
-    attr.info.info = std::ptr::from_mut(&mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let info = info(link)?;
     // SAFETY: the kernel fills this member for links of this type; all members are integers in any case.
     Ok(unsafe { info.__bindgen_anon_1.netns.netns_ino })
 }
@@ -250,8 +247,6 @@ fn map_batch(
     values: u64,
     count: usize,
 ) -> io::Result<Option<()>> {
-    /// `ENOTSUPP` of the kernel's `linux/errno.h`, which it returns although it is not for user space.
-    const ENOTSUPP: i32 = 524;
     let mut attr = zeroed();
     attr.batch.keys = keys;
     attr.batch.values = values;
@@ -269,4 +264,166 @@ fn map_batch(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Reads one entry; `None` if there is none.
+pub(super) fn map_lookup<K: Wire, V: Wire + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_mut(&mut value) as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes one entry; gone already is fine.
+pub(super) fn map_delete<K: Wire>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    match bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Hands every entry of a map to `each`, many per call. Where the kernel has no such call for this map (LPM tries: before
+/// 5.16), one by one. `max_entries` is the map's size.
+pub(super) fn map_read<K: Wire, V: Wire>(
+    map: BorrowedFd<'_>,
+    max_entries: usize,
+    mut each: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    /// Entries per call; a bucket of a hash must fit.
+    const MANY: usize = 4096;
+    let many = MANY.min(max_entries.max(1));
+    // SAFETY: `Wire` types are valid for every bit pattern.
+    let (mut keys, mut values): (Vec<K>, Vec<V>) = unsafe {
+        (
+            vec![std::mem::zeroed(); many],
+            vec![std::mem::zeroed(); many],
+        )
+    };
+    // Where the next call goes on: a bucket for hashes, a key for tries.
+    let mut place = [0u8; 64];
+    const { assert!(size_of::<K>() <= 64) };
+    let mut first = true;
+    loop {
+        let mut attr = zeroed();
+        let mut next = [0u8; 64];
+        attr.batch.in_batch = if first { 0 } else { place.as_ptr() as u64 };
+        attr.batch.out_batch = next.as_mut_ptr() as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = many as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let outcome = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let done = match &outcome {
+            Ok(_) => false,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => true,
+                Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP | libc::ENOSPC) if first => {
+                    return map_read_singly(map, each);
+                }
+                _ => return outcome.map(drop),
+            },
+        };
+        // SAFETY: the kernel filled the member; it is an integer in any case.
+        let count = (unsafe { attr.batch.count } as usize).min(many);
+        for (key, value) in keys.iter().zip(&values).take(count) {
+            each(key, value);
+        }
+        if done {
+            return Ok(());
+        }
+        place = next;
+        first = false;
+    }
+}
+
+fn map_read_singly<K: Wire, V: Wire>(
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    // SAFETY: `Wire` types are valid for every bit pattern.
+    let (mut key, mut next, mut value): (K, K, V) = unsafe { std::mem::zeroed() };
+    let mut first = true;
+    loop {
+        let mut attr = zeroed();
+        attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+        attr.__bindgen_anon_2.key = if first {
+            0
+        } else {
+            std::ptr::from_ref(&key) as u64
+        };
+        attr.__bindgen_anon_2.__bindgen_anon_1.next_key = std::ptr::from_mut(&mut next) as u64;
+        match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        (key, first) = (next, false);
+        let mut attr = zeroed();
+        attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+        attr.__bindgen_anon_2.key = std::ptr::from_ref(&key) as u64;
+        attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_mut(&mut value) as u64;
+        match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+            Ok(_) => each(&key, &value),
+            // Removed in between.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The kernel's number of a map or program: what it is told apart by from another in the same place.
+pub(super) fn object_id(object: BorrowedFd<'_>) -> io::Result<u32> {
+    // All three kinds of information begin with the type and the number.
+    info(object).map(|info| info.id)
+}
+
+/// What a link does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkState {
+    /// The number of its program.
+    pub(super) program: u32,
+    /// Whether the program is still at its hook.
+    pub(super) attached: bool,
+}
+
+/// Asks a link what it does.
+pub(super) fn link_state(link: BorrowedFd<'_>) -> io::Result<LinkState> {
+    /// `BPF_LINK_TYPE_CGROUP` of the kernel's `linux/bpf.h`.
+    const CGROUP: u32 = 3;
+    let info = info(link)?;
+    // SAFETY: the kernel fills the member of the link's type, and zero where there is no hook any more; all are integers.
+    let attached = unsafe {
+        match info.type_ {
+            CGROUP => info.__bindgen_anon_1.cgroup.cgroup_id != 0,
+            // An interface's number or a namespace's inode, both in the first four bytes.
+            _ => info.__bindgen_anon_1.netns.netns_ino != 0,
+        }
+    };
+    Ok(LinkState {
+        program: info.prog_id,
+        attached,
+    })
+}
+
+fn info(object: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
+    // SAFETY: all zero is a valid `bpf_link_info`, which the kernel fills as far as it is long.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = object.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
 }

@@ -29,3 +29,9 @@ macro_rules! of_generation {
     )+};
 }
 of_generation!(agent_common::EndpointKey, agent_common::ListenerKey);
+
+/// The bytes of a wire value.
+pub(super) fn bytes<T: Wire>(value: &T) -> &[u8] {
+    // SAFETY: a wire type has no padding, so every byte of it is initialised; the slice lives as long as the value.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}

@@ -31,6 +31,31 @@ impl Live {
         self.flows.values().copied().collect()
     }
 
+    /// What was written.
+    pub(super) fn tables(&self) -> &KernelTables {
+        &self.tables
+    }
+
+    /// Where the rules of each component are.
+    pub(super) fn policy_slots(&self) -> impl Iterator<Item = (&Identity, &u32)> {
+        self.policies.iter()
+    }
+
+    /// The entries of `endpoints`, as the kernel holds them.
+    pub(super) fn endpoints(
+        &self,
+        generation: u32,
+    ) -> impl Iterator<Item = (EndpointKey, Endpoint)> {
+        let slot = |slot: Option<&u32>| slot.copied().unwrap_or(Endpoint::NO_SLOT);
+        self.tables.endpoints.iter().map(move |(ifindex, pod)| {
+            let endpoint = pod.endpoint(
+                slot(self.policies.get(&pod.identity)),
+                slot(self.flows.get(ifindex)),
+            );
+            (EndpointKey::new(generation, *ifindex), endpoint)
+        })
+    }
+
     /// Every slot of (policies, flows) that the generation names.
     fn slots(&self) -> (BTreeSet<u32>, BTreeSet<u32>) {
         let policies = self.policies.values().copied().collect();
@@ -194,7 +219,7 @@ impl Datapath {
 
 impl Inner {
     /// Whether the generation fits beside those that live. Nothing is written before.
-    fn check(&mut self, tables: &KernelTables) -> Result<(), Error> {
+    pub(super) fn check(&mut self, tables: &KernelTables) -> Result<(), Error> {
         let newest = self
             .live
             .keys()
@@ -268,7 +293,7 @@ impl Inner {
         })
     }
 
-    fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
+    pub(super) fn write(&mut self, tables: &KernelTables) -> Result<Cost, Error> {
         self.gates.writing(tables.generation);
         if !self.settled {
             self.settle()?;
@@ -381,14 +406,14 @@ impl Inner {
     }
 
     /// A program that read the generation before a flip must find all of it: nothing of it is taken away before.
-    fn settle(&mut self) -> Result<(), Error> {
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
         self.maps.policies.settle()?;
         self.services.settled();
         self.settled = true;
         Ok(())
     }
 
-    fn retire(&mut self, generation: u32) -> Result<(), Error> {
+    pub(super) fn retire(&mut self, generation: u32) -> Result<(), Error> {
         if generation == self.active {
             return Err(Error::Generation {
                 given: generation,
@@ -466,31 +491,29 @@ fn steers(tables: &KernelTables) -> bool {
 
 fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {
     let tables = &live.tables;
-    let generation = tables.generation;
-    for (ifindex, pod) in &tables.endpoints {
-        let slot = |slot: Option<&u32>| slot.copied().unwrap_or(Endpoint::NO_SLOT);
-        let endpoint = pod.endpoint(
-            slot(live.policies.get(&pod.identity)),
-            slot(live.flows.get(ifindex)),
-        );
+    for (key, endpoint) in live.endpoints(tables.generation) {
         maps.endpoints
-            .insert(
-                Raw(EndpointKey::new(generation, *ifindex)),
-                Raw(endpoint),
-                0,
-            )
+            .insert(Raw(key), Raw(endpoint), 0)
             .map_err(Error::map("write", "endpoints"))?;
     }
-    for (address, gate) in &tables.listeners {
+    for (key, listener) in listeners(tables) {
         maps.listeners
-            .insert(
-                Raw(ListenerKey::new(generation, address.socket_key())),
-                Raw(KernelTables::listener(*gate)),
-                0,
-            )
+            .insert(Raw(key), Raw(listener), 0)
             .map_err(Error::map("write", "listeners"))?;
     }
     Ok(())
+}
+
+/// The entries of `listeners`, as the kernel holds them.
+pub(super) fn listeners(
+    tables: &KernelTables,
+) -> impl Iterator<Item = (ListenerKey, agent_common::Listener)> {
+    tables.listeners.iter().map(|(address, gate)| {
+        (
+            ListenerKey::new(tables.generation, address.socket_key()),
+            KernelTables::listener(*gate),
+        )
+    })
 }
 
 /// The lock of the one writer.

@@ -37,8 +37,8 @@ fn zeroed() -> bpf_attr {
     unsafe { std::mem::zeroed() }
 }
 
-/// A program of somebody else at an interface (tcx ingress, 6.6) that lets everything pass, as long as this lives.
-pub(crate) fn lets_all_pass(ifindex: u32) -> OwnedFd {
+/// A program of somebody else that lets everything pass.
+pub(crate) fn program() -> OwnedFd {
     // `r0 = 0` (`TCX_PASS`), `exit`.
     let code: [u64; 2] = [0xb7, 0x95];
     let license = c"GPL";
@@ -47,7 +47,21 @@ pub(crate) fn lets_all_pass(ifindex: u32) -> OwnedFd {
     load.__bindgen_anon_3.insns = code.as_ptr() as u64;
     load.__bindgen_anon_3.insn_cnt = code.len() as u32;
     load.__bindgen_anon_3.license = license.as_ptr() as u64;
-    let program = owned(bpf(bpf_cmd::BPF_PROG_LOAD, &mut load));
+    owned(bpf(bpf_cmd::BPF_PROG_LOAD, &mut load))
+}
+
+/// Pins something of somebody else's.
+pub(crate) fn pin(object: &OwnedFd, path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("a path has no NUL");
+    let mut pin = zeroed();
+    pin.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    pin.__bindgen_anon_4.bpf_fd = object.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut pin);
+}
+
+/// A program of somebody else at an interface (tcx ingress, 6.6), as long as this lives.
+pub(crate) fn lets_all_pass(ifindex: u32) -> OwnedFd {
+    let program = program();
     let mut link = zeroed();
     link.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
     link.link_create.__bindgen_anon_2.target_ifindex = ifindex;

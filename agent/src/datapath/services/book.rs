@@ -92,6 +92,32 @@ impl Book {
         }
     }
 
+    /// What the maps should hold for the active generation; `None` while they hold more, of a step that is under way or failed.
+    pub(super) fn wanted(&self) -> Option<Writes> {
+        let remains = &self.remains;
+        if self.staged.is_some()
+            || !(remains.keys.is_empty() && remains.entries.is_empty() && remains.ended.is_empty())
+        {
+            return None;
+        }
+        let mut wanted = Writes::default();
+        for (address, placed) in &self.placed {
+            let entry = Versioned::new(placed.since, Some(placed.wire), None);
+            wanted.entries.push((key(address), entry));
+            let slots = placed.backends.iter().map(|slot| (slot.index, slot.wire));
+            wanted.backends.extend(slots);
+            wanted
+                .choices
+                .extend((placed.wire.first()..).zip(placed.choices()));
+        }
+        Some(wanted)
+    }
+
+    /// Entries that the map `services` can hold.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Entries, choices and backends in use, also by what is not retired yet.
     pub(super) fn used(&self) -> [usize; 3] {
         let staged = self.staged.iter().flat_map(|staged| &staged.after);

@@ -33,6 +33,19 @@ pub(super) enum Wish {
 }
 
 impl Placed {
+    /// The choices that the kernel should have for it.
+    pub(super) fn choices(&self) -> Vec<Choice> {
+        match &self.wish {
+            Wish::Told(backends) => {
+                let weights: Vec<_> = (self.backends.iter().zip(whole(backends)))
+                    .map(|(slot, backend)| (slot.index, backend.weight))
+                    .collect();
+                columns(&weights)
+            }
+            Wish::Read(choices) => choices.clone(),
+        }
+    }
+
     /// Whether this is the service that is wanted.
     pub(super) fn means(&mut self, wanted: &Service) -> bool {
         if self.wire.affinity_seconds() != seconds(wanted.affinity) {
