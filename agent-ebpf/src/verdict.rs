@@ -511,9 +511,7 @@ fn decide<const MODE: Dry>(
     match case.action {
         Action::Deny => return Err(Reason::Denied),
         // Before it is remembered: the other side's packets would find the flow and pass.
-        Action::Steer
-            if way == Direction::Egress && case.packet.protocol != protocol::TCP =>
-        {
+        Action::Steer if way == Direction::Egress && case.packet.protocol != protocol::TCP => {
             return Err(Reason::SteerProtocol);
         }
         _ => {}
@@ -628,7 +626,11 @@ fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
             false => Err(Reason::Protocol),
         };
     }
-    if rule(case, rules, RuleKey::new(peer, asked.port, protocol, opener)) {
+    if rule(
+        case,
+        rules,
+        RuleKey::new(peer, asked.port, protocol, opener),
+    ) {
         return Ok(());
     }
     if packet::is_tunnel(protocol, asked.port) {
