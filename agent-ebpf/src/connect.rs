@@ -174,10 +174,10 @@ fn service(key: &ServiceKey, generation: u32) -> Result<Option<Service>, Unstead
         };
         // SAFETY: the pointer is memory of the map, whatever entry it holds, and every bit pattern is a value.
         let copy = unsafe { core::ptr::read_volatile(found) };
-        if let Some(again) = SERVICES.get_ptr(key)
-            && again == found
+        // What is read is the pointer that was found first: verifiers before 5.18 do not see that its equal is not null either.
+        if SERVICES.get_ptr(key) == Some(found)
             // SAFETY: as above.
-            && unsafe { core::ptr::read_volatile(again) }.since() == copy.since()
+            && unsafe { core::ptr::read_volatile(found) }.since() == copy.since()
         {
             return Ok(copy.at(generation).copied());
         }
