@@ -143,7 +143,7 @@ fn poke(demo: &Demo, programs: &Programs) {
 {orders} curl -sS --max-time 3 http://198.51.100.20:7000/
 # what the kernel holds
 ls {bpffs}
-bpftool map dump pinned {bpffs}/counters
+bpftool map dump pinned {bpffs}/maps_{layout}/counters
 # what the agent says
 {agent} status --admin {admin}
 curl -sS --unix-socket {admin} http://admin/debug/events
@@ -153,5 +153,6 @@ ls {config}
 {node} bash\n",
         admin = demo.agent.admin().display(),
         config = demo.config().display(),
+        layout = agent_common::Control::SCHEMA,
     );
 }
