@@ -6,6 +6,7 @@
 //! nothing here decides who may talk to whom.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod address;
 mod connect;

@@ -22,8 +22,8 @@
 
 use agent_common::{
     Affinity, AffinityKey, Backend, Choice, Control, Counter, CounterKey, Endpoint, EndpointKey,
-    Event, FlowKey, FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey, Listener,
-    ListenerKey, Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, Tally,
+    Event, FlowKey, FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey,
+    Listener, ListenerKey, Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, Tally,
     TranslationKey, TranslationValue, Versioned,
 };
 use aya_ebpf::{

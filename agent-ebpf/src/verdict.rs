@@ -75,20 +75,20 @@ pub struct Case {
     pub ifindex: u32,
     /// The rule that decided.
     pub rule: u32,
-    /// The other side's identity.
-    pub peer: Identity,
-    /// The host-side interface of the local pod that has the other side's address; 0 if none has.
-    pub receiver: u32,
     /// Who opened the flow, or which way the packet goes while that is not known.
     pub direction: Direction,
     /// What the rule says.
     action: Action,
-    /// The border that the connection crosses.
-    pub path: Path,
-    /// Whether the flow was not known before.
-    pub fresh: bool,
     /// Whether `Frame::glance` has read the packet.
     pub ordinary: bool,
+    /// The border that the connection crosses.
+    pub path: Path,
+    /// The other side's identity.
+    pub peer: Identity,
+    /// Whether the flow was not known before.
+    pub fresh: bool,
+    /// The host-side interface of the local pod that has the other side's address; 0 if none has.
+    pub receiver: u32,
 }
 
 /// A [`FlowKey`] in words, which are copied at once.
@@ -150,7 +150,8 @@ impl Case {
         self.packet.clear();
     }
 
-    /// Forgets what another gate said.
+    /// Forgets what another gate said. The fields do not lie side by side: the compiler would call a function that clears them
+    /// byte by byte.
     #[inline(always)]
     fn forget(&mut self, way: Direction) {
         self.rule = 0;
@@ -511,9 +512,7 @@ fn decide<const MODE: Dry>(
     match case.action {
         Action::Deny => return Err(Reason::Denied),
         // Before it is remembered: the other side's packets would find the flow and pass.
-        Action::Steer
-            if way == Direction::Egress && case.packet.protocol != protocol::TCP =>
-        {
+        Action::Steer if way == Direction::Egress && case.packet.protocol != protocol::TCP => {
             return Err(Reason::SteerProtocol);
         }
         _ => {}
@@ -628,7 +627,11 @@ fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
             false => Err(Reason::Protocol),
         };
     }
-    if rule(case, rules, RuleKey::new(peer, asked.port, protocol, opener)) {
+    if rule(
+        case,
+        rules,
+        RuleKey::new(peer, asked.port, protocol, opener),
+    ) {
         return Ok(());
     }
     if packet::is_tunnel(protocol, asked.port) {
