@@ -89,6 +89,9 @@ pub struct Case {
     pub fresh: bool,
     /// The host-side interface of the local pod that has the other side's address; 0 if none has.
     pub receiver: u32,
+    /// Whether the gate has judged a connection that this generation did not know. If so, `owner` is who has the pod's own address.
+    looked: bool,
+    owner: IdentityValue,
 }
 
 /// A [`FlowKey`] in words, which are copied at once.
@@ -139,6 +142,7 @@ impl Case {
         // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
         case.ifindex = unsafe { (*ctx.skb.skb).ifindex };
         case.forget(way);
+        case.looked = false;
         Some(case)
     }
 
@@ -246,7 +250,7 @@ pub fn judge<const MODE: Dry>(
             judged.map(|()| (Action::Pass, Reason::IcmpError))
         }
         Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
-        _ => connection::<MODE>(case, way, gate),
+        _ => connection::<MODE, false>(case, way, gate),
     }
 }
 
@@ -281,10 +285,16 @@ fn owns(case: &Case, way: Direction) -> Result<(), Reason> {
     if neighbour::owns(case, own) {
         return Ok(());
     }
-    Err(match way {
+    Err(foreign(way))
+}
+
+/// Why a packet drops whose end at the pod is not the pod's.
+#[inline(always)]
+const fn foreign(way: Direction) -> Reason {
+    match way {
         Direction::Egress => Reason::Spoofed,
         Direction::Ingress => Reason::WrongDestination,
-    })
+    }
 }
 
 /// The flow that a packet going `way` belongs to.
@@ -367,7 +377,7 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
     };
     let opener = flow.direction();
     let asked = Asked::by(inner, opener == back, opener);
-    meet(case, remote, opener, kept(&flow)).map_err(|_| Reason::IcmpUntracked)?;
+    meet(case, remote, opener, kept(&flow), false).map_err(|_| Reason::IcmpUntracked)?;
     match declared(case, &asked) {
         Ok(()) if case.action != Action::Deny => Ok(()),
         _ => Err(Reason::IcmpUntracked),
@@ -394,9 +404,9 @@ fn opened_port(packet: &Packet, from_opener: bool) -> u16 {
     })
 }
 
-/// Known flow, stale flow, or new one.
+/// Known flow, stale flow, or new one. `SECOND` tells that the sender's gate was judged before, in the same run.
 #[inline(always)]
-fn connection<const MODE: Dry>(
+fn connection<const MODE: Dry, const SECOND: bool>(
     case: &mut Case,
     way: Direction,
     gate: Option<Identity>,
@@ -431,8 +441,20 @@ fn connection<const MODE: Dry>(
             known = Some(*flow);
         }
     }
-    owns(case, way)?;
-    let judged = decide::<MODE>(case, way, gate, known.as_ref());
+    // What the sender's gate has just looked up need not be looked up again. It has not where it knew the flow.
+    let met = SECOND && case.looked;
+    if !met {
+        let own = match way {
+            Direction::Egress => case.packet.source,
+            Direction::Ingress => case.packet.destination,
+        };
+        match maps::identity(case.generation, own) {
+            Some(owner) if owner.ifindex() == case.ifindex => case.owner = owner,
+            _ => return Err(foreign(way)),
+        }
+        case.looked = true;
+    }
+    let judged = decide::<MODE>(case, way, gate, known.as_ref(), met);
     let (action, flow) = match judged {
         Ok(decided) => decided,
         Err(reason) => {
@@ -472,6 +494,7 @@ fn decide<const MODE: Dry>(
     way: Direction,
     gate: Option<Identity>,
     known: Option<&FlowValue>,
+    met: bool,
 ) -> Result<(Action, FlowValue), Reason> {
     let mut direction = way;
     let mut mark = gate;
@@ -494,7 +517,7 @@ fn decide<const MODE: Dry>(
         Direction::Egress => case.packet.destination,
         Direction::Ingress => case.packet.source,
     };
-    meet(case, remote, direction, mark)?;
+    meet(case, remote, direction, mark, met)?;
     let mut found = declared(case, &Asked::by(&case.packet, direction == way, direction));
     if picks_up && found.is_err() && mark.is_none() {
         // The gates may be younger than the connection, and this packet of the side that was called.
@@ -502,7 +525,7 @@ fn decide<const MODE: Dry>(
             Direction::Egress => Direction::Ingress,
             Direction::Ingress => Direction::Egress,
         };
-        meet(case, remote, direction, None)?;
+        meet(case, remote, direction, None, met)?;
         found = declared(case, &Asked::by(&case.packet, false, direction));
     }
     found?;
@@ -558,16 +581,17 @@ fn gate_mark(ctx: &TcContext, way: Direction) -> Option<Identity> {
 /// Judges at the gate of the local pod that a packet goes to, in the program of the pod that sends it.
 #[inline(always)]
 pub fn judge_receiver(case: &mut Case) -> Result<(Action, Reason), Reason> {
-    connection::<WET>(case, Direction::Ingress, None)
+    connection::<WET, true>(case, Direction::Ingress, None)
 }
 
-/// Notes who is at the other side.
+/// Notes who is at the other side: `met` tells that it is the one whom the gate before this one has noted as the owner.
 #[inline(always)]
 fn meet(
     case: &mut Case,
     address: Address,
     opener: Direction,
     mark: Option<Identity>,
+    met: bool,
 ) -> Result<(), Reason> {
     case.direction = opener;
     case.receiver = 0;
@@ -576,8 +600,10 @@ fn meet(
         // The router answers for the address, whosever it is.
         case.peer = gate;
     } else {
-        let Some(owner) = maps::identity(case.generation, address) else {
-            return Err(Reason::UnknownPeer);
+        let owner = if met {
+            case.owner
+        } else {
+            maps::identity(case.generation, address).ok_or(Reason::UnknownPeer)?
         };
         if opener == Direction::Ingress && owner.ifindex() == IdentityValue::THIS_NODE {
             // A gate's address is the gate to whoever calls it. Who calls from it without the router's mark is the node.
