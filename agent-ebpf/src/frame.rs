@@ -1,4 +1,4 @@
-//! The first bytes of a frame, in words: what nearly every packet is judged by, read with one or two copies.
+//! The first bytes of a frame, in words: what nearly every packet is judged by, read and written where it lies.
 
 use core::arch::asm;
 
