@@ -262,16 +262,18 @@ pub fn enact<const MODE: Dry>(
     way: Direction,
     judged: Result<(Action, Reason), Reason>,
 ) -> (Verdict, Reason) {
-    let outcome = judged.and_then(|(action, reason)| match (action, way) {
-        (Action::Deny, _) => Err(Reason::Denied),
-        (Action::Pass, _) | (Action::Steer, Direction::Ingress) => Ok((Verdict::Pass, reason)),
-        (Action::Steer, Direction::Egress) => {
-            steer::assign::<MODE>(ctx, &case.packet).map(|()| (Verdict::Steer, reason))
-        }
-    });
-    match outcome {
-        Ok(passed) => passed,
-        Err(reason) => (Verdict::Drop, reason),
+    // No closure: the compiler would make it a function, and each return from one costs as much as a lookup.
+    let (action, reason) = match judged {
+        Ok(judged) => judged,
+        Err(reason) => return (Verdict::Drop, reason),
+    };
+    match (action, way) {
+        (Action::Deny, _) => (Verdict::Drop, Reason::Denied),
+        (Action::Pass, _) | (Action::Steer, Direction::Ingress) => (Verdict::Pass, reason),
+        (Action::Steer, Direction::Egress) => match steer::assign::<MODE>(ctx, &case.packet) {
+            Ok(()) => (Verdict::Steer, reason),
+            Err(refused) => (Verdict::Drop, refused),
+        },
     }
 }
 
