@@ -33,6 +33,28 @@ impl CounterKey {
             reason: reason as u8,
         }
     }
+    /// The key as one number, which is never 0: no reason is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn packed(&self) -> u64 {
+        self.cell as u64
+            | (self.way as u64) << 32
+            | (self.path as u64) << 40
+            | (self.verdict as u64) << 48
+            | (self.reason as u64) << 56
+    }
+    /// The key of a number that [`Self::packed`] gave.
+    #[must_use]
+    pub const fn unpacked(packed: u64) -> Self {
+        let [way, path, verdict, reason] = ((packed >> 32) as u32).to_le_bytes();
+        Self {
+            cell: packed as u32,
+            way,
+            path,
+            verdict,
+            reason,
+        }
+    }
     /// The number of the cell.
     #[must_use]
     pub const fn cell(&self) -> u32 {
@@ -93,6 +115,55 @@ impl Counter {
     pub const fn add(&mut self, bytes: u64) {
         self.packets = self.packets.wrapping_add(1);
         self.bytes = self.bytes.wrapping_add(bytes);
+    }
+}
+
+/// An element of the per-CPU array `tallies`: the counter of the first key that this CPU counted in it.
+///
+/// Once there, the key stays. What other keys count that have the same place is in the map `counters`, so that the sum of
+/// both is right whoever came first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    key: u64,
+    counter: Counter,
+}
+crate::wire!(Tally = 24);
+
+impl Tally {
+    /// How many elements the array has, a power of two.
+    pub const PLACES: u32 = 1 << Self::BITS;
+    const BITS: u32 = 11;
+
+    /// The element for a key: the high bits of a product that every bit of the key has its part in (Fibonacci hashing).
+    #[must_use]
+    #[inline(always)]
+    pub const fn place(key: &CounterKey) -> u32 {
+        (key.packed().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Self::BITS)) as u32
+    }
+
+    /// Adds one packet of `bytes` bytes; `false` if the element is another key's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn add(&mut self, key: &CounterKey, bytes: u64) -> bool {
+        let key = key.packed();
+        if self.key != key {
+            if self.key != 0 {
+                return false;
+            }
+            self.key = key;
+        }
+        self.counter.add(bytes);
+        true
+    }
+
+    /// What was counted, and for whom; `None` if nothing was.
+    #[must_use]
+    pub const fn read(&self) -> Option<(CounterKey, Counter)> {
+        match self.key {
+            0 => None,
+            key => Some((CounterKey::unpacked(key), self.counter)),
+        }
     }
 }
 

@@ -142,7 +142,8 @@ pub struct FlowValue {
     marked: u8,
     state: u8,
     path: u8,
-    pad: [u8; 3],
+    pad: u8,
+    spare: u16,
 }
 crate::wire!(FlowValue = 32);
 
@@ -179,7 +180,8 @@ impl FlowValue {
             marked: marked as u8,
             state: state.0,
             path: path as u8,
-            pad: [0; 3],
+            pad: 0,
+            spare: 0,
         }
     }
 

@@ -25,7 +25,7 @@ pub mod versioned;
 
 pub use address::{address_bytes, address_ip, is_v4};
 pub use control::Control;
-pub use counter::{Counter, CounterKey, Limit, LimitKey, Lost};
+pub use counter::{Counter, CounterKey, Limit, LimitKey, Lost, Tally};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use event::{Event, Hook};
 pub use flow::{FlowKey, FlowState, FlowValue, FragmentKey, FragmentValue};

@@ -146,6 +146,34 @@ fn a_flow_ends_when_its_state_says_so() {
 }
 
 #[test]
+fn a_tally_is_of_the_first_key_that_it_counted() {
+    let key =
+        |cell, reason| CounterKey::new(cell, Direction::Ingress, Path::West, Verdict::Pass, reason);
+    let (first, second) = (key(7, Reason::Policy), key(u32::MAX, Reason::Established));
+    let mut tally = Tally::default();
+    assert_eq!(tally.read(), None);
+    assert!(tally.add(&first, 60));
+    assert!(!tally.add(&second, 60), "the place is another's");
+    assert!(tally.add(&first, 40));
+    assert_eq!(tally.read(), Some((first, Counter::new(2, 100))));
+
+    let mut places = BTreeSet::new();
+    for cell in 0..64 {
+        for reason in [Reason::Policy, Reason::Established] {
+            let key = key(cell, reason);
+            assert_eq!(CounterKey::unpacked(key.packed()), key);
+            assert!(Tally::place(&key) < Tally::PLACES);
+            places.insert(Tally::place(&key));
+        }
+    }
+    assert!(
+        places.len() > 112,
+        "128 keys have only {} places",
+        places.len()
+    );
+}
+
+#[test]
 fn a_cell_tells_so_many_events_in_a_second_and_how_many_it_did_not() {
     let mut limit = Limit::starting(1000);
     for _ in 1..Limit::PER_SECOND {

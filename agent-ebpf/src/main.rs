@@ -6,6 +6,7 @@
 //! nothing here decides who may talk to whom.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod address;
 mod connect;
@@ -33,6 +34,7 @@ use verdict::{Case, WET};
 ///
 /// A packet to another pod of this node meets that pod's gate here too, and goes to it past the node's stack.
 #[classifier]
+#[inline(always)]
 pub fn cell_egress(ctx: TcContext) -> i32 {
     let Some(case) = Case::at::<WET>(&ctx, Direction::Egress) else {
         return TC_ACT_SHOT;
@@ -52,6 +54,7 @@ pub fn cell_egress(ctx: TcContext) -> i32 {
 
 /// The pod's gate for packets that it receives. Host side of the pod's veth, tc egress.
 #[classifier]
+#[inline(always)]
 pub fn cell_ingress(ctx: TcContext) -> i32 {
     match Case::at::<WET>(&ctx, Direction::Ingress) {
         Some(case) => act(gate(&ctx, case, Direction::Ingress)),

@@ -14,6 +14,7 @@
 //! | `fragments` | tc | tc | the least recently used goes; its later fragments drop |
 //! | `affinities` | cgroup | cgroup | the least recently used goes; that client's next connection is a new choice |
 //! | `translations` | cgroup | cgroup | the least recently used goes; answers show the backend's address |
+//! | `tallies` | tc | agent | cannot be: what has no place in it is in `counters` |
 //! | `counters`, `hits` | tc | agent | what comes is counted in `lost` instead; verdicts stand |
 //! | `limits` | tc | tc | the least recently used goes; its cell may tell more for a second |
 //! | `lost` | all programs | agent | cannot be: one entry per kind |
@@ -22,8 +23,8 @@
 use agent_common::{
     Affinity, AffinityKey, Backend, Choice, Control, Counter, CounterKey, Endpoint, EndpointKey,
     Event, FlowKey, FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey,
-    Listener, ListenerKey, Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, TranslationKey,
-    TranslationValue, Versioned,
+    Listener, ListenerKey, Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, Tally,
+    TranslationKey, TranslationValue, Versioned,
 };
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -96,7 +97,11 @@ pub static LISTENERS: HashMap<ListenerKey, Listener, 4096> = HashMap::new();
 #[btf_map(name = "sockets")]
 pub static SOCKETS: SockHash<SocketKey, 4096> = SockHash::new();
 
-/// Packets and bytes by cell, way, border, verdict and reason.
+/// Packets and bytes of nearly all keys: a place is computed, not searched.
+#[btf_map(name = "tallies")]
+pub static TALLIES: PerCpuArray<Tally, { Tally::PLACES as usize }> = PerCpuArray::new();
+
+/// Packets and bytes by cell, way, border, verdict and reason, of keys whose place in `tallies` is another's.
 #[btf_map(name = "counters")]
 pub static COUNTERS: PerCpuHashMap<CounterKey, Counter, 16384> = PerCpuHashMap::new();
 

@@ -1,6 +1,6 @@
-//! The only reader of packet bytes.
+//! The reader of all packets but the ordinary ones, of which `frame.rs` has read what there is.
 //!
-//! Everything goes through `bpf_skb_load_bytes`, which copies and checks bounds, also for packets whose bytes are not
+//! Everything here goes through `bpf_skb_load_bytes`, which copies and checks bounds, also for packets whose bytes are not
 //! linear. What is parsed is what the rest of the stack would parse: no header is skipped that a receiver would read.
 
 use agent_common::{FlowState, Reason};

@@ -2,12 +2,12 @@
 //! a line for every verdict.
 
 use agent_common::{
-    Counter, CounterKey, Direction, Event, Hook, Limit, LimitKey, Lost, Reason, Verdict,
+    Counter, CounterKey, Direction, Event, Hook, Limit, LimitKey, Lost, Reason, Tally, Verdict,
 };
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 
 use crate::{
-    maps::{COUNTERS, EVENTS, HITS, LIMITS, count_lost},
+    maps::{COUNTERS, EVENTS, HITS, LIMITS, TALLIES, count_lost},
     verdict::Case,
 };
 
@@ -29,6 +29,12 @@ pub fn judged(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, re
 fn count(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
     let key = CounterKey::new(case.cell, way, case.path, verdict, reason);
     let bytes = u64::from(ctx.len());
+    if let Some(tally) = TALLIES.get_ptr_mut(Tally::place(&key)) {
+        // SAFETY: the pointer is this CPU's element of a per-CPU map, which the agent only reads.
+        if unsafe { (*tally).add(&key, bytes) } {
+            return;
+        }
+    }
     if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the pointer is this CPU's slot of a per-CPU map; entries are never removed while programs run.
         unsafe { (*counter).add(bytes) };

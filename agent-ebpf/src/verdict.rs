@@ -53,6 +53,8 @@ pub struct Case {
     quoted: Packet,
     /// The flow that it belongs to.
     key: Key,
+    /// What is remembered of it from an earlier generation.
+    stale: FlowValue,
     /// Now, in jiffies.
     pub now: u64,
     /// Until which jiffy connections may be picked up in their middle.
@@ -75,20 +77,23 @@ pub struct Case {
     pub ifindex: u32,
     /// The rule that decided.
     pub rule: u32,
-    /// The other side's identity.
-    pub peer: Identity,
-    /// The host-side interface of the local pod that has the other side's address; 0 if none has.
-    pub receiver: u32,
     /// Who opened the flow, or which way the packet goes while that is not known.
     pub direction: Direction,
     /// What the rule says.
     action: Action,
-    /// The border that the connection crosses.
-    pub path: Path,
-    /// Whether the flow was not known before.
-    pub fresh: bool,
     /// Whether `Frame::glance` has read the packet.
     pub ordinary: bool,
+    /// The border that the connection crosses.
+    pub path: Path,
+    /// The other side's identity.
+    pub peer: Identity,
+    /// Whether the flow was not known before.
+    pub fresh: bool,
+    /// The host-side interface of the local pod that has the other side's address; 0 if none has.
+    pub receiver: u32,
+    /// Whether the gate has judged a connection that this generation did not know. If so, `owner` is who has the pod's own address.
+    looked: bool,
+    owner: IdentityValue,
 }
 
 /// A [`FlowKey`] in words, which are copied at once.
@@ -139,6 +144,7 @@ impl Case {
         // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
         case.ifindex = unsafe { (*ctx.skb.skb).ifindex };
         case.forget(way);
+        case.looked = false;
         Some(case)
     }
 
@@ -150,7 +156,8 @@ impl Case {
         self.packet.clear();
     }
 
-    /// Forgets what another gate said.
+    /// Forgets what another gate said. The fields do not lie side by side: the compiler would call a function that clears them
+    /// byte by byte.
     #[inline(always)]
     fn forget(&mut self, way: Direction) {
         self.rule = 0;
@@ -245,7 +252,7 @@ pub fn judge<const MODE: Dry>(
             judged.map(|()| (Action::Pass, Reason::IcmpError))
         }
         Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
-        _ => connection::<MODE>(case, way, gate),
+        _ => connection::<MODE, false>(case, way, gate),
     }
 }
 
@@ -257,16 +264,18 @@ pub fn enact<const MODE: Dry>(
     way: Direction,
     judged: Result<(Action, Reason), Reason>,
 ) -> (Verdict, Reason) {
-    let outcome = judged.and_then(|(action, reason)| match (action, way) {
-        (Action::Deny, _) => Err(Reason::Denied),
-        (Action::Pass, _) | (Action::Steer, Direction::Ingress) => Ok((Verdict::Pass, reason)),
-        (Action::Steer, Direction::Egress) => {
-            steer::assign::<MODE>(ctx, &case.packet).map(|()| (Verdict::Steer, reason))
-        }
-    });
-    match outcome {
-        Ok(passed) => passed,
-        Err(reason) => (Verdict::Drop, reason),
+    // No closure: the compiler would make it a function, and each return from one costs as much as a lookup.
+    let (action, reason) = match judged {
+        Ok(judged) => judged,
+        Err(reason) => return (Verdict::Drop, reason),
+    };
+    match (action, way) {
+        (Action::Deny, _) => (Verdict::Drop, Reason::Denied),
+        (Action::Pass, _) | (Action::Steer, Direction::Ingress) => (Verdict::Pass, reason),
+        (Action::Steer, Direction::Egress) => match steer::assign::<MODE>(ctx, &case.packet) {
+            Ok(()) => (Verdict::Steer, reason),
+            Err(refused) => (Verdict::Drop, refused),
+        },
     }
 }
 
@@ -280,10 +289,16 @@ fn owns(case: &Case, way: Direction) -> Result<(), Reason> {
     if neighbour::owns(case, own) {
         return Ok(());
     }
-    Err(match way {
+    Err(foreign(way))
+}
+
+/// Why a packet drops whose end at the pod is not the pod's.
+#[inline(always)]
+const fn foreign(way: Direction) -> Reason {
+    match way {
         Direction::Egress => Reason::Spoofed,
         Direction::Ingress => Reason::WrongDestination,
-    })
+    }
 }
 
 /// The flow that a packet going `way` belongs to.
@@ -366,7 +381,7 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
     };
     let opener = flow.direction();
     let asked = Asked::by(inner, opener == back, opener);
-    meet(case, remote, opener, kept(&flow)).map_err(|_| Reason::IcmpUntracked)?;
+    meet(case, remote, opener, kept(&flow), false).map_err(|_| Reason::IcmpUntracked)?;
     match declared(case, &asked) {
         Ok(()) if case.action != Action::Deny => Ok(()),
         _ => Err(Reason::IcmpUntracked),
@@ -393,9 +408,9 @@ fn opened_port(packet: &Packet, from_opener: bool) -> u16 {
     })
 }
 
-/// Known flow, stale flow, or new one.
+/// Known flow, stale flow, or new one. `SECOND` tells that the sender's gate was judged before, in the same run.
 #[inline(always)]
-fn connection<const MODE: Dry>(
+fn connection<const MODE: Dry, const SECOND: bool>(
     case: &mut Case,
     way: Direction,
     gate: Option<Identity>,
@@ -403,7 +418,7 @@ fn connection<const MODE: Dry>(
     case.key = flow_key(&case.packet, way);
     let flows = flows(case);
     let slot = flows.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
-    let mut known = None;
+    let mut known = false;
     // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
     if let Some(slot) = slot
         && !case.packet.opens_tcp()
@@ -427,16 +442,29 @@ fn connection<const MODE: Dry>(
                 }
                 return Ok((flow.action(), Reason::Established));
             }
-            known = Some(*flow);
+            case.stale = *flow;
+            known = true;
         }
     }
-    owns(case, way)?;
-    let judged = decide::<MODE>(case, way, gate, known.as_ref());
+    // What the sender's gate has just looked up need not be looked up again. It has not where it knew the flow.
+    let met = SECOND && case.looked;
+    if !met {
+        let own = match way {
+            Direction::Egress => case.packet.source,
+            Direction::Ingress => case.packet.destination,
+        };
+        match maps::identity(case.generation, own) {
+            Some(owner) if owner.ifindex() == case.ifindex => case.owner = owner,
+            _ => return Err(foreign(way)),
+        }
+        case.looked = true;
+    }
+    let judged = decide::<MODE>(case, way, gate, known, met);
     let (action, flow) = match judged {
         Ok(decided) => decided,
         Err(reason) => {
             if MODE == WET
-                && known.is_some()
+                && known
                 && let Some(flows) = flows
             {
                 // What was revoked must not look established to an ICMP error. A failure means it is gone already.
@@ -446,7 +474,7 @@ fn connection<const MODE: Dry>(
         }
     };
     // What follows an abort belongs to no connection any more.
-    if known.is_some() || !case.packet.resets_tcp() {
+    if known || !case.packet.resets_tcp() {
         let flows = flows.ok_or(Reason::FlowTable)?;
         if MODE == WET {
             flows
@@ -456,7 +484,7 @@ fn connection<const MODE: Dry>(
     }
     Ok((
         action,
-        if known.is_some() {
+        if known {
             Reason::Established
         } else {
             Reason::Policy
@@ -470,19 +498,20 @@ fn decide<const MODE: Dry>(
     case: &mut Case,
     way: Direction,
     gate: Option<Identity>,
-    known: Option<&FlowValue>,
+    known: bool,
+    met: bool,
 ) -> Result<(Action, FlowValue), Reason> {
     let mut direction = way;
     let mut mark = gate;
     let mut picks_up = false;
     match known {
-        Some(flow) => {
-            direction = flow.direction();
-            mark = kept(flow);
+        true => {
+            direction = case.stale.direction();
+            mark = kept(&case.stale);
         }
-        None if case.packet.icmp == Icmp::Reply => return Err(Reason::IcmpUntracked),
-        None if case.packet.accepts_tcp() => return Err(Reason::TcpState),
-        None => {
+        false if case.packet.icmp == Icmp::Reply => return Err(Reason::IcmpUntracked),
+        false if case.packet.accepts_tcp() => return Err(Reason::TcpState),
+        false => {
             case.fresh = true;
             picks_up = case.packet.protocol == protocol::TCP
                 && !case.packet.opens_tcp()
@@ -493,7 +522,7 @@ fn decide<const MODE: Dry>(
         Direction::Egress => case.packet.destination,
         Direction::Ingress => case.packet.source,
     };
-    meet(case, remote, direction, mark)?;
+    meet(case, remote, direction, mark, met)?;
     let mut found = declared(case, &Asked::by(&case.packet, direction == way, direction));
     if picks_up && found.is_err() && mark.is_none() {
         // The gates may be younger than the connection, and this packet of the side that was called.
@@ -501,7 +530,7 @@ fn decide<const MODE: Dry>(
             Direction::Egress => Direction::Ingress,
             Direction::Ingress => Direction::Egress,
         };
-        meet(case, remote, direction, None)?;
+        meet(case, remote, direction, None, met)?;
         found = declared(case, &Asked::by(&case.packet, false, direction));
     }
     found?;
@@ -527,12 +556,12 @@ fn decide<const MODE: Dry>(
         case.receiver,
         case.path,
         match known {
-            Some(flow) => flow.state().with(state),
-            None => state,
+            true => case.stale.state().with(state),
+            false => state,
         },
         // A flow that has ended is not kept alive by judging it again.
         match known {
-            Some(flow) if flow.state().closed() => flow.seen(),
+            true if case.stale.state().closed() => case.stale.seen(),
             _ => case.now,
         },
     );
@@ -557,16 +586,17 @@ fn gate_mark(ctx: &TcContext, way: Direction) -> Option<Identity> {
 /// Judges at the gate of the local pod that a packet goes to, in the program of the pod that sends it.
 #[inline(always)]
 pub fn judge_receiver(case: &mut Case) -> Result<(Action, Reason), Reason> {
-    connection::<WET>(case, Direction::Ingress, None)
+    connection::<WET, true>(case, Direction::Ingress, None)
 }
 
-/// Notes who is at the other side.
+/// Notes who is at the other side: `met` tells that it is the one whom the gate before this one has noted as the owner.
 #[inline(always)]
 fn meet(
     case: &mut Case,
     address: Address,
     opener: Direction,
     mark: Option<Identity>,
+    met: bool,
 ) -> Result<(), Reason> {
     case.direction = opener;
     case.receiver = 0;
@@ -575,8 +605,10 @@ fn meet(
         // The router answers for the address, whosever it is.
         case.peer = gate;
     } else {
-        let Some(owner) = maps::identity(case.generation, address) else {
-            return Err(Reason::UnknownPeer);
+        let owner = if met {
+            case.owner
+        } else {
+            maps::identity(case.generation, address).ok_or(Reason::UnknownPeer)?
         };
         if opener == Direction::Ingress && owner.ifindex() == IdentityValue::THIS_NODE {
             // A gate's address is the gate to whoever calls it. Who calls from it without the router's mark is the node.

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use agent_common::{Direction, Lost, Path as Border, Reason, Verdict};
+use agent_common::{CounterKey, Direction, Lost, Path as Border, Reason, Verdict};
 use aya::{Ebpf, EbpfLoader, programs::ProgramInfo};
 
 mod adopt;
@@ -312,10 +312,14 @@ impl Datapath {
     /// When the kernel refuses.
     pub fn counters(&self) -> Result<Vec<CounterRow>, Error> {
         let inner = self.lock();
+        let mut sums: BTreeMap<CounterKey, (u64, u64)> = BTreeMap::new();
+        for (key, counter) in inner.maps.counted()? {
+            let (packets, bytes) = sums.entry(key).or_default();
+            *packets += counter.packets();
+            *bytes += counter.bytes();
+        }
         let mut rows = Vec::new();
-        for entry in inner.maps.counters.iter() {
-            let (key, values) = entry.map_err(Error::map("read", "counters"))?;
-            let key = key.0;
+        for (key, (packets, bytes)) in sums {
             let (Some(way), Some(path), Some(verdict), Some(reason)) =
                 (key.way(), key.path(), key.verdict(), key.reason())
             else {
@@ -327,8 +331,8 @@ impl Datapath {
                 path,
                 verdict,
                 reason,
-                packets: values.iter().map(|value| value.0.packets()).sum(),
-                bytes: values.iter().map(|value| value.0.bytes()).sum(),
+                packets,
+                bytes,
             });
         }
         rows.sort_by_key(|row| (row.cell, row.way, row.path, row.verdict, row.reason));

@@ -983,6 +983,7 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
         "affinities",
         "listeners",
         "translations",
+        "tallies",
         "counters",
         "lost",
     ] {

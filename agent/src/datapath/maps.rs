@@ -6,7 +6,7 @@ use std::path::Path;
 
 use agent_common::{
     Control, Counter, CounterKey, Endpoint, EndpointKey, FlowKey, FlowValue, Listener, ListenerKey,
-    Rule, RuleKey, SocketKey, Wire,
+    Rule, RuleKey, SocketKey, Tally, Wire,
 };
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Every map of the object but `cases`, which lasts for one packet. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 18] = [
+pub(super) const NAMES: [&str; 19] = [
     "control",
     "identities",
     "policies",
@@ -36,6 +36,7 @@ pub(super) const NAMES: [&str; 18] = [
     "translations",
     "listeners",
     "sockets",
+    "tallies",
     "counters",
     "hits",
     "limits",
@@ -59,6 +60,7 @@ pub(super) struct Maps {
     pub(super) flows: Slots,
     pub(super) listeners: Hash<ListenerKey, Listener>,
     pub(super) sockets: SockHash<MapData, Raw<SocketKey>>,
+    pub(super) tallies: PerCpuArray<MapData, Raw<Tally>>,
     pub(super) counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
     pub(super) hits: PerCpuHashMap<MapData, u32, u64>,
     pub(super) lost: PerCpuArray<MapData, u64>,
@@ -147,6 +149,7 @@ impl Maps {
             )?,
             listeners,
             sockets: take(ebpf, "sockets")?,
+            tallies: take(ebpf, "tallies")?,
             counters: take(ebpf, "counters")?,
             hits: take(ebpf, "hits")?,
             lost: take(ebpf, "lost")?,
@@ -176,6 +179,20 @@ impl Maps {
     pub(super) fn remove_generation(&mut self, generation: u32) -> Result<(), Error> {
         clear(&mut self.endpoints, "endpoints", |of| of == generation)?;
         clear(&mut self.listeners, "listeners", |of| of == generation)
+    }
+
+    /// What was counted under each key, on each CPU: several values of a key, which add up.
+    pub(super) fn counted(&self) -> Result<Vec<(CounterKey, Counter)>, Error> {
+        let mut all = Vec::new();
+        for entry in self.counters.iter() {
+            let (Raw(key), values) = entry.map_err(Error::map("read", "counters"))?;
+            all.extend(values.iter().map(|value| (key, value.0)));
+        }
+        for entry in self.tallies.iter() {
+            let values = entry.map_err(Error::map("read", "tallies"))?;
+            all.extend(values.iter().filter_map(|value| value.0.read()));
+        }
+        Ok(all)
     }
 
     /// Forgets the hits of rules that are in no generation any more.

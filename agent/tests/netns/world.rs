@@ -219,7 +219,20 @@ impl World {
         hook: GateHook,
     ) -> Result<Datapath, cardinal_agent::datapath::Error> {
         let config = self.config(hook);
-        inside(&self.node, move || Datapath::open(&config))
+        inside(&self.node, move || {
+            let end = Instant::now() + Duration::from_secs(5);
+            loop {
+                match Datapath::open(&config) {
+                    // A child that another test just forked has its descriptors for a moment longer than this process.
+                    Err(cardinal_agent::datapath::Error::AlreadyRunning { .. })
+                        if Instant::now() < end =>
+                    {
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                    opened => break opened,
+                }
+            }
+        })
     }
 
     /// Prepares and flips a generation on the node.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use agent_common::{
     Counter, CounterKey, Direction, Endpoint, EndpointKey, FlowKey, FlowState, FlowValue, Path,
-    Reason, Verdict, Wire,
+    Reason, Tally, Verdict, Wire,
 };
-use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuHashMap};
+use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use cardinal_agent::datapath::{Datapath, DatapathConfig, GateHook, KernelTables, Prepared};
 
@@ -59,6 +59,7 @@ pub(crate) struct Kernel {
     prepared: Option<Prepared>,
     gates: [SchedClassifier; 2],
     explainer: Explainer,
+    tallies: PerCpuArray<MapData, Raw<Tally>>,
     counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
     endpoints: HashMap<MapData, Raw<EndpointKey>, Raw<Endpoint>>,
     outer: ArrayOfMaps<MapData>,
@@ -105,6 +106,8 @@ impl Kernel {
             prepared: None,
             gates: ["cell_egress", "cell_ingress"].map(program),
             explainer: Explainer::open(world),
+            tallies: PerCpuArray::try_from(Map::PerCpuArray(pinned("tallies")))
+                .expect("an array of each CPU"),
             counters: PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")))
                 .expect("a hash of each CPU"),
             endpoints: HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash"),
@@ -185,11 +188,21 @@ impl Kernel {
     /// Packets counted under a key, all CPUs together.
     pub(crate) fn count(&self, (cell, way, path, verdict, reason): Counted) -> u64 {
         let key = CounterKey::new(cell, way, path, verdict, reason);
-        match self.counters.get(&Raw(key), 0) {
-            Ok(values) => values.iter().map(|value| value.0.packets()).sum(),
-            Err(MapError::KeyNotFound) => 0,
-            Err(error) => panic!("counters can be read: {error}"),
-        }
+        let places = self
+            .tallies
+            .get(&Tally::place(&key), 0)
+            .expect("tallies can be read");
+        let own = |(of, counter): (CounterKey, Counter)| (of == key).then(|| counter.packets());
+        let tallied: u64 = places
+            .iter()
+            .filter_map(|place| place.0.read().and_then(own))
+            .sum();
+        tallied
+            + match self.counters.get(&Raw(key), 0) {
+                Ok(values) => values.iter().map(|value| value.0.packets()).sum(),
+                Err(MapError::KeyNotFound) => 0,
+                Err(error) => panic!("counters can be read: {error}"),
+            }
     }
 
     /// All counters.
