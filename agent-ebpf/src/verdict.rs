@@ -467,7 +467,8 @@ fn connection<const MODE: Dry, const SECOND: bool>(
                 && known
                 && let Some(flows) = flows
             {
-                // What was revoked must not look established to an ICMP error. A failure means it is gone already.
+                // It frees a place. Should it stay (gone already, or the bucket is locked), it is of an earlier generation, and
+                // whatever finds it is judged again.
                 let _ = flows.remove(case.key.wire());
             }
             return Err(reason);

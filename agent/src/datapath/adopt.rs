@@ -62,9 +62,11 @@ pub(super) fn maps_folder(root: &Path) -> Result<PathBuf, Error> {
 /// Folders and pins of maps of other layouts.
 fn other_layouts(root: &Path) -> Result<Vec<PathBuf>, Error> {
     let own = format!("{MAPS}{}", Control::SCHEMA);
-    let entries = fs::read_dir(root).map_err(Error::file("list", root))?;
+    let entries: Vec<_> = fs::read_dir(root)
+        .and_then(Iterator::collect::<io::Result<_>>)
+        .map_err(Error::file("list", root))?;
     Ok(entries
-        .flatten()
+        .into_iter()
         .filter(|entry| {
             entry.file_name().to_str().is_some_and(|name| {
                 FIRST_LAYOUT.contains(&name) || name.starts_with(MAPS) && name != own
@@ -86,11 +88,8 @@ pub(super) fn all_maps(root: &Path) -> Result<Vec<PathBuf>, Error> {
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     if path.is_dir() {
-        for entry in fs::read_dir(path)
-            .map_err(Error::file("list", path))?
-            .flatten()
-        {
-            remove(&entry.path())?;
+        for entry in fs::read_dir(path).map_err(Error::file("list", path))? {
+            remove(&entry.map_err(Error::file("list", path))?.path())?;
         }
         return match fs::remove_dir(path) {
             Err(error) if !gone(&error) => Err(Error::file("remove", path)(error)),

@@ -180,10 +180,8 @@ impl Leftovers {
             self.add(format!("folder {}", links.display()), How::Folder(links));
         }
         // What is left in it is told by name; the folder goes with the agent's last thing, if nothing is left.
-        for entry in fs::read_dir(bpffs)
-            .map_err(Error::file("list", bpffs))?
-            .flatten()
-        {
+        for entry in fs::read_dir(bpffs).map_err(Error::file("list", bpffs))? {
+            let entry = entry.map_err(Error::file("list", bpffs))?;
             let path = entry.path();
             let ours = self.things.iter().any(|thing| match &thing.how {
                 How::Pin(known) | How::Folder(known) => *known == path,
@@ -206,10 +204,8 @@ impl Leftovers {
 
     /// The pins of a folder, and the folder.
     fn folder(&mut self, folder: &Path, known: impl Fn(&str) -> bool) -> Result<(), Error> {
-        for entry in fs::read_dir(folder)
-            .map_err(Error::file("list", folder))?
-            .flatten()
-        {
+        for entry in fs::read_dir(folder).map_err(Error::file("list", folder))? {
+            let entry = entry.map_err(Error::file("list", folder))?;
             let path = entry.path();
             if entry.file_name().to_str().is_some_and(&known) && !path.is_dir() {
                 self.add(format!("pin {}", path.display()), How::Pin(path));

@@ -274,6 +274,7 @@ fn end(netlink: &mut Netlink, pair: &Pair) -> io::Result<Option<End>> {
         .collect();
     addresses.sort_unstable();
     Ok(Some(End {
+        // An interface without one carries no Ethernet, of which its gates then find nothing that passes.
         mac: mac.unwrap_or_default(),
         addresses,
     }))

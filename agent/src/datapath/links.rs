@@ -278,9 +278,12 @@ impl Links {
     }
 
     pub(super) fn names(&self) -> Result<Vec<String>, Error> {
-        let entries = fs::read_dir(&self.folder).map_err(Error::file("list", &self.folder))?;
+        let entries: Vec<_> = fs::read_dir(&self.folder)
+            .and_then(Iterator::collect::<io::Result<_>>)
+            .map_err(Error::file("list", &self.folder))?;
         Ok(entries
-            .flatten()
+            .into_iter()
+            // A name that is not text is none of ours.
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect())
     }

@@ -329,5 +329,5 @@ pub(super) fn count_flows(map: MapData) -> Result<usize, Error> {
     let map = Map::LruHashMap(map);
     let flows: HashMap<&MapData, Raw<FlowKey>, Raw<FlowValue>> =
         HashMap::try_from(&map).map_err(Error::map("use inner", "flows"))?;
-    Ok(flows.keys().flatten().count())
+    Ok(keys(flows.keys(), "flows")?.len())
 }
