@@ -170,7 +170,8 @@ pub(super) fn run(kernel: &Kernel, initramfs: &Path) -> Result<Told> {
         told.broken
             .push("it ended before its first process was done".to_owned());
     }
-    let console = fs::read(&console).unwrap_or_default();
+    let console = fs::read(&console)
+        .with_context(|| format!("failed to read what the kernel said: {}", console.display()))?;
     let console = String::from_utf8_lossy(&console);
     told.broken.extend(faults(&console));
     if !told.broken.is_empty() {
