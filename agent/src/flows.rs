@@ -144,7 +144,13 @@ pub(crate) async fn serve(
     }
     let lost = |kind| {
         let datapath = datapath.as_ref()?;
-        datapath.lost(kind).ok()
+        let lost = datapath.lost(kind).inspect_err(|error| {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "failed to read how many events were lost; this reader is not told"
+            );
+        });
+        lost.ok()
     };
     let kinds = [(Lost::Event, "kernel"), (Lost::Suppressed, "limit")];
     let mut known = kinds.map(|(kind, _)| lost(kind));
