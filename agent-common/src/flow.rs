@@ -84,6 +84,8 @@ impl FlowState {
     pub const FIN_ANSWERER: Self = Self(4);
     /// Either side has aborted (TCP RST).
     pub const RESET: Self = Self(8);
+    /// Both halves have ended, the second with an acknowledgement of the first: one more acknowledgement is due.
+    pub const LAST: Self = Self(16);
 
     /// The state after what `other` says was seen too.
     #[must_use]
@@ -142,10 +144,23 @@ pub struct FlowValue {
     marked: u8,
     state: u8,
     path: u8,
+    /// What the receiver's gate was told: [`FlowState`] bits, and [`TOLD`].
+    told: u8,
+    /// The border that the flow crosses for the receiver.
+    beyond: u8,
     pad: u8,
-    spare: u16,
+    /// When the receiver's gate was asked, the low half of its jiffy.
+    asked: u32,
+    /// The flow's ports at that time, as they lie in memory.
+    ports: u32,
+    /// The acknowledgement that the last end of a half waits for.
+    due: u32,
+    spare: u32,
 }
-crate::wire!(FlowValue = 32);
+crate::wire!(FlowValue = 48);
+
+/// In `told`: the receiver's gate has passed this flow for this value's generation.
+const TOLD: u8 = 0x80;
 
 impl FlowValue {
     /// `direction` is who opened the connection; `marked` tells that the peer's identity came from the router's mark, not
@@ -180,7 +195,12 @@ impl FlowValue {
             marked: marked as u8,
             state: state.0,
             path: path as u8,
+            told: 0,
+            beyond: 0,
             pad: 0,
+            asked: 0,
+            ports: 0,
+            due: 0,
             spare: 0,
         }
     }
@@ -198,6 +218,61 @@ impl FlowValue {
             self.seen = now;
         }
         self.state |= state.0;
+    }
+    /// Notes the end of a half, by a segment whose acknowledgement is `acknowledges` and that is to be acknowledged with
+    /// `answer` (RFC 9293 section 3.4: sequence numbers). `second` tells that the other half has ended before.
+    ///
+    /// Halves that end at once, neither end knowing of the other's, do not make a flow wait for its last acknowledgement: it
+    /// goes by its time.
+    #[inline(always)]
+    pub const fn end(&mut self, second: bool, acknowledges: u32, answer: u32) {
+        if second {
+            // Sent once more, it is due to the same.
+            if self.state().has(FlowState::LAST) || acknowledges != self.due {
+                return;
+            }
+            self.state |= FlowState::LAST.0;
+        }
+        self.due = answer;
+    }
+    /// Whether a segment with this acknowledgement is the last of its connection: nothing is left to be told about.
+    #[must_use]
+    #[inline(always)]
+    pub const fn ends_with(&self, acknowledges: u32) -> bool {
+        self.state().has(FlowState::LAST) && acknowledges == self.due
+    }
+    /// Notes at jiffy `now` that the gate of the local pod at the other side passes this flow too: there it crosses `beyond`, and
+    /// its state is `state`. `ports` are the flow's.
+    #[inline(always)]
+    pub const fn agree(&mut self, ports: u32, state: FlowState, beyond: Path, now: u64) {
+        self.asked = now as u32;
+        self.ports = ports;
+        self.beyond = beyond as u8;
+        self.told = TOLD | state.0;
+    }
+    /// The border that the flow crosses for the local pod at the other side, if that pod's gate need not be asked about a packet
+    /// that adds `state`: it has passed the flow in this generation, an eighth of a second ago at most, and the packet tells it
+    /// nothing new. [`Path::None`] if it is to be asked. It is asked again so soon because a flow that its own table has lost
+    /// since must come back to it. `ports` are the flow's: an entry that another flow took while the note was written has others.
+    #[must_use]
+    #[inline(always)]
+    pub const fn agreed(
+        &self,
+        ports: u32,
+        state: FlowState,
+        now: u64,
+        ticks_per_second: u32,
+    ) -> Path {
+        let news = (TOLD | state.0) & !self.told;
+        // Another CPU may have asked after `now`; the difference wraps, and the gate is asked again.
+        let age = (now as u32).wrapping_sub(self.asked);
+        if news != 0 || age > ticks_per_second >> 3 || ports != self.ports {
+            return Path::None;
+        }
+        match Path::from_raw(self.beyond) {
+            Some(path) => path,
+            None => Path::None,
+        }
     }
     /// The generation that gave the verdict.
     #[must_use]

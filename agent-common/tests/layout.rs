@@ -145,6 +145,56 @@ fn a_flow_ends_when_its_state_says_so() {
     );
 }
 
+fn a_flow() -> FlowValue {
+    let (way, path) = (Direction::Egress, Path::East);
+    let (peer, state) = (Identity::component(7), FlowState::OPENING);
+    FlowValue::new(3, way, Action::Pass, 0, peer, false, 9, path, state, 1000)
+}
+
+#[test]
+fn a_gate_that_agreed_is_not_asked_for_an_eighth_of_a_second() {
+    const PORTS: u32 = 0x5000_9c40;
+    const NOW: u64 = (7 << 32) - 3;
+    let (open, ended) = (FlowState::REPLIED, FlowState::FIN_OPENER);
+    let mut flow = a_flow();
+    assert_eq!(flow.agreed(PORTS, FlowState::OPENING, 5, 250), Path::None);
+    flow.agree(PORTS, open, Path::West, NOW);
+    for (ports, adds, now, path) in [
+        (PORTS, FlowState::OPENING, NOW, Path::West),
+        (PORTS, open, NOW + 31, Path::West),
+        (PORTS, open, NOW + 32, Path::None),
+        (PORTS, ended, NOW, Path::None),
+        (PORTS, FlowState::RESET, NOW, Path::None),
+        (PORTS + 1, open, NOW, Path::None),
+        // Another CPU has asked meanwhile.
+        (PORTS, open, NOW - 1, Path::None),
+    ] {
+        assert_eq!(flow.agreed(ports, adds, now, 250), path, "{adds:?} {now}");
+    }
+    flow.agree(PORTS, open.with(ended), Path::West, NOW);
+    assert_eq!(flow.agreed(PORTS, ended, NOW, 250), Path::West);
+}
+
+#[test]
+fn a_connection_is_over_with_the_acknowledgement_of_its_second_end() {
+    // The second end knows of the first one.
+    let mut flow = a_flow();
+    flow.end(false, 500, 101);
+    assert!(!flow.ends_with(101), "one half is open");
+    flow.end(true, 101, 501);
+    assert!(flow.ends_with(501));
+    assert!(!flow.ends_with(500) && !flow.ends_with(101));
+    flow.end(true, 501, 101);
+    flow.end(true, 101, 501);
+    assert!(flow.ends_with(501), "sent again");
+
+    // Both ends at once.
+    let mut flow = a_flow();
+    flow.end(false, 500, 101);
+    flow.end(true, 100, 501);
+    assert!(!flow.ends_with(501) && !flow.ends_with(101));
+}
+
 #[test]
 fn a_tally_is_of_the_first_key_that_it_counted() {
     let key =

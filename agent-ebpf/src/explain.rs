@@ -28,7 +28,7 @@ pub fn gate(ctx: &TcContext, way: Direction) -> i32 {
     if asked != 0 {
         case.generation = asked;
     }
-    let judged = verdict::judge::<DRY>(ctx, case, way);
+    let judged = verdict::judge::<DRY>(ctx, case, way, &mut None);
     let (verdict, reason) = verdict::enact::<DRY>(ctx, case, way, judged);
     answer(
         ctx,

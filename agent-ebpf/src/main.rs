@@ -22,7 +22,7 @@ mod record;
 mod steer;
 mod verdict;
 
-use agent_common::{Direction, Verdict};
+use agent_common::{Direction, FlowValue, Path, Reason, Verdict};
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::{cgroup_sock_addr, classifier, sk_lookup},
@@ -39,15 +39,27 @@ pub fn cell_egress(ctx: TcContext) -> i32 {
     let Some(case) = Case::at::<WET>(&ctx, Direction::Egress) else {
         return TC_ACT_SHOT;
     };
-    let verdict = gate(&ctx, case, Direction::Egress);
+    let mut senders = None;
+    let verdict = gate(&ctx, case, Direction::Egress, &mut senders);
     if verdict != Verdict::Pass || !deliver::possible(case) || !case.at_receiver() {
         return act(verdict);
     }
-    let judged = verdict::judge_receiver(case);
-    let (verdict, reason) = verdict::enact::<WET>(&ctx, case, Direction::Ingress, judged);
-    record::judged(&ctx, case, Direction::Ingress, verdict, reason);
-    if verdict == Verdict::Drop {
-        return TC_ACT_SHOT;
+    if case.agreed == Path::None {
+        let mut receivers = None;
+        let judged = verdict::judge_receiver(&ctx, case, &mut receivers);
+        let (verdict, reason) = verdict::enact::<WET>(&ctx, case, Direction::Ingress, judged);
+        record::judged(&ctx, case, Direction::Ingress, verdict, reason);
+        if verdict == Verdict::Drop {
+            return TC_ACT_SHOT;
+        }
+        if let (Some(senders), Some(receivers)) = (senders, receivers) {
+            verdict::agree(case, senders, receivers);
+        }
+    } else {
+        // It said so a moment ago.
+        case.path = case.agreed;
+        let (verdict, reason) = (Verdict::Pass, Reason::Established);
+        record::judged(&ctx, case, Direction::Ingress, verdict, reason);
     }
     deliver::redirect(&ctx, case)
 }
@@ -57,7 +69,7 @@ pub fn cell_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn cell_ingress(ctx: TcContext) -> i32 {
     match Case::at::<WET>(&ctx, Direction::Ingress) {
-        Some(case) => act(gate(&ctx, case, Direction::Ingress)),
+        Some(case) => act(gate(&ctx, case, Direction::Ingress, &mut None)),
         None => TC_ACT_SHOT,
     }
 }
@@ -82,8 +94,13 @@ pub fn clock(ctx: TcContext) -> i32 {
 
 /// Judges a packet at one gate, and records what was found.
 #[inline(always)]
-fn gate(ctx: &TcContext, case: &mut Case, way: Direction) -> Verdict {
-    let judged = verdict::judge::<WET>(ctx, case, way);
+fn gate(
+    ctx: &TcContext,
+    case: &mut Case,
+    way: Direction,
+    flow: &mut Option<&'static mut FlowValue>,
+) -> Verdict {
+    let judged = verdict::judge::<WET>(ctx, case, way, flow);
     let (verdict, reason) = verdict::enact::<WET>(ctx, case, way, judged);
     record::judged(ctx, case, way, verdict, reason);
     verdict

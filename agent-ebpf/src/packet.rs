@@ -30,6 +30,8 @@ mod tcp {
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: u32 = 14;
+/// Bytes of an IPv6 header.
+const IPV6: u32 = 40;
 /// EtherTypes (IANA).
 pub const ETHER_IPV4: u16 = 0x0800;
 const ETHER_ARP: u16 = 0x0806;
@@ -138,6 +140,12 @@ impl Packet {
         self.fragment_id = 0;
     }
 
+    /// Both ports in one word.
+    #[inline(always)]
+    pub const fn ports(&self) -> u32 {
+        self.source_port as u32 | (self.destination_port as u32) << 16
+    }
+
     /// Whether the packet asks for a new TCP connection.
     #[inline(always)]
     pub const fn opens_tcp(&self) -> bool {
@@ -157,6 +165,19 @@ impl Packet {
         self.protocol == protocol::TCP && self.tcp_flags & tcp::RST != 0
     }
 
+    /// Whether the packet ends its sender's half of a TCP connection.
+    #[inline(always)]
+    pub const fn ends_tcp(&self) -> bool {
+        self.protocol == protocol::TCP && self.tcp_flags & tcp::FIN != 0
+    }
+
+    /// Whether the packet does nothing but acknowledge, as far as its flags tell.
+    #[inline(always)]
+    pub const fn acknowledges_tcp(&self) -> bool {
+        const ALL: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
+        self.protocol == protocol::TCP && self.tcp_flags & ALL == tcp::ACK
+    }
+
     /// What the packet tells about its connection, from the side that opened it or the other one.
     #[inline(always)]
     pub const fn state(&self, from_opener: bool) -> FlowState {
@@ -166,7 +187,7 @@ impl Packet {
             FlowState::REPLIED
         };
         // A later fragment has no flags.
-        if self.protocol == protocol::TCP && self.tcp_flags & tcp::FIN != 0 {
+        if self.ends_tcp() {
             state = state.with(if from_opener {
                 FlowState::FIN_OPENER
             } else {
@@ -177,6 +198,36 @@ impl Packet {
             state = state.with(FlowState::RESET);
         }
         state
+    }
+}
+
+/// Numbers of a TCP segment (RFC 9293 section 3.1).
+pub struct Segment {
+    /// What it acknowledges.
+    pub acknowledges: u32,
+    /// What acknowledges it, if it ends its sender's half.
+    pub answer: u32,
+}
+
+impl Segment {
+    /// Of a packet that was read; `None` for a fragment, which does not tell where the segment ends.
+    #[inline(always)]
+    pub fn of(ctx: &TcContext, packet: &Packet) -> Option<Self> {
+        if packet.fragmented != Fragmented::No {
+            return None;
+        }
+        let (length, beside) = if packet.v4 { (2, 0) } else { (4, IPV6) };
+        let length = u16::from_be_bytes(load(ctx, ETHERNET + length).ok()?);
+        let h: [u8; 14] = load(ctx, packet.transport).ok()?;
+        let end = ETHERNET + beside + u32::from(length);
+        let payload = end
+            .wrapping_sub(packet.transport)
+            .wrapping_sub(u32::from(h[12] >> 4) * 4);
+        let sequence = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
+        Some(Self {
+            acknowledges: u32::from_be_bytes([h[8], h[9], h[10], h[11]]),
+            answer: sequence.wrapping_add(payload).wrapping_add(1),
+        })
     }
 }
 

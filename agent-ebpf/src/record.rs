@@ -1,6 +1,8 @@
 //! Accounting: a counter for every packet, an event for every new flow and every drop; in debug builds (feature `logs`)
 //! a line for every verdict.
 
+use core::hint::cold_path;
+
 use agent_common::{
     Counter, CounterKey, Direction, Event, Hook, Limit, LimitKey, Lost, Reason, Tally, Verdict,
 };
@@ -19,6 +21,7 @@ const NO_EXIST: u64 = 1;
 pub fn judged(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason: Reason) {
     count(ctx, case, way, verdict, reason);
     if case.fresh || verdict == Verdict::Drop {
+        cold_path();
         tell(case, way, verdict, reason);
     }
     log(ctx, case, way, verdict, reason);
@@ -35,6 +38,7 @@ fn count(ctx: &TcContext, case: &Case, way: Direction, verdict: Verdict, reason:
             return;
         }
     }
+    cold_path();
     if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the pointer is this CPU's slot of a per-CPU map; entries are never removed while programs run.
         unsafe { (*counter).add(bytes) };

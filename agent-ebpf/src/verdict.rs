@@ -20,6 +20,8 @@
 //! A packet of a flow that this generation has judged already skips everything between the fragments and the steering:
 //! the flow's making went through it.
 
+use core::hint::cold_path;
+
 use agent_common::{
     Action, Direction, EndpointKey, FlowKey, FlowState, FlowValue, Identity, IdentityValue, Mark,
     Path, Reason, RuleKey, Verdict,
@@ -34,7 +36,7 @@ use crate::{
     frame::Frame,
     maps::{self, CONTROL, ENDPOINTS, FLOWS, Flows, POLICIES, Rules},
     neighbour,
-    packet::{self, Icmp, Layer, Packet, protocol},
+    packet::{self, Icmp, Layer, Packet, Segment, protocol},
     record, steer,
 };
 
@@ -91,6 +93,8 @@ pub struct Case {
     pub fresh: bool,
     /// The host-side interface of the local pod that has the other side's address; 0 if none has.
     pub receiver: u32,
+    /// The border that the flow crosses for the receiver, if its gate need not be asked about this packet.
+    pub agreed: Path,
     /// Whether the gate has judged a connection that this generation did not know. If so, `owner` is who has the pod's own address.
     looked: bool,
     owner: IdentityValue,
@@ -144,6 +148,7 @@ impl Case {
         // SAFETY: the context's `skb` pointer is the program's argument; the field is readable by every tc program.
         case.ifindex = unsafe { (*ctx.skb.skb).ifindex };
         case.forget(way);
+        case.agreed = Path::None;
         case.looked = false;
         Some(case)
     }
@@ -202,23 +207,28 @@ impl Case {
     }
 }
 
-/// Judges a packet that comes in at this program's interface. `Err` is a drop.
+/// Judges a packet that comes in at this program's interface. `Err` is a drop. `flow` becomes the packet's, if this generation
+/// knew it.
 #[inline(always)]
 pub fn judge<const MODE: Dry>(
     ctx: &TcContext,
     case: &mut Case,
     way: Direction,
+    flow: &mut Option<&'static mut FlowValue>,
 ) -> Result<(Action, Reason), Reason> {
     if case.generation == 0 {
+        cold_path();
         case.unknown();
         return Err(Reason::NoGeneration);
     }
     if !case.settle(case.ifindex) {
+        cold_path();
         case.unknown();
         return Err(Reason::NoEndpoint);
     }
     case.ordinary = case.frame.glance(ctx, &mut case.packet);
     if !case.ordinary {
+        cold_path();
         case.packet.clear();
         case.frame.ethernet(ctx)?;
     }
@@ -227,6 +237,7 @@ pub fn judge<const MODE: Dry>(
         return Err(Reason::MacSpoofed);
     }
     if !case.ordinary {
+        cold_path();
         if packet::parse(ctx, &mut case.packet)? == Layer::Arp {
             return neighbour::arp(ctx, case, way).map(|reason| (Action::Pass, reason));
         }
@@ -245,6 +256,7 @@ pub fn judge<const MODE: Dry>(
     let gate = gate_mark(ctx, way);
     match case.packet.icmp {
         Icmp::Error => {
+            cold_path();
             owns(case, way)?;
             let judged = icmp_error(ctx, case, way);
             // The connection that it is about is not its own: whether that had to be judged again is not to be seen.
@@ -252,7 +264,7 @@ pub fn judge<const MODE: Dry>(
             judged.map(|()| (Action::Pass, Reason::IcmpError))
         }
         Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
-        _ => connection::<MODE, false>(case, way, gate),
+        _ => connection::<MODE, false>(ctx, case, way, gate, flow),
     }
 }
 
@@ -267,7 +279,10 @@ pub fn enact<const MODE: Dry>(
     // No closure: the compiler would make it a function, and each return from one costs as much as a lookup.
     let (action, reason) = match judged {
         Ok(judged) => judged,
-        Err(reason) => return (Verdict::Drop, reason),
+        Err(reason) => {
+            cold_path();
+            return (Verdict::Drop, reason);
+        }
     };
     match (action, way) {
         (Action::Deny, _) => (Verdict::Drop, Reason::Denied),
@@ -411,9 +426,11 @@ fn opened_port(packet: &Packet, from_opener: bool) -> u16 {
 /// Known flow, stale flow, or new one. `SECOND` tells that the sender's gate was judged before, in the same run.
 #[inline(always)]
 fn connection<const MODE: Dry, const SECOND: bool>(
+    ctx: &TcContext,
     case: &mut Case,
     way: Direction,
     gate: Option<Identity>,
+    current: &mut Option<&'static mut FlowValue>,
 ) -> Result<(Action, Reason), Reason> {
     case.key = flow_key(&case.packet, way);
     let flows = flows(case);
@@ -436,12 +453,28 @@ fn connection<const MODE: Dry, const SECOND: bool>(
                 case.rule = flow.rule();
                 case.path = flow.path();
                 case.receiver = flow.receiver();
+                let action = flow.action();
                 if MODE == WET {
+                    let adds = case.packet.state(from_opener);
+                    if way == Direction::Egress {
+                        let ports = case.packet.ports();
+                        case.agreed = flow.agreed(ports, adds, case.now, case.ticks_per_second);
+                    }
                     // A flow that took the slot meanwhile is then a little younger, and its verdict stays its own.
-                    flow.touch(case.packet.state(from_opener), case.now);
+                    flow.touch(adds, case.now);
+                    if ended(ctx, case, flow, from_opener) {
+                        case.agreed = Path::None;
+                        if let Some(flows) = flows {
+                            // Gone already is as good; a bucket that is locked keeps it until its time is up.
+                            let _ = flows.remove(case.key.wire());
+                        }
+                    } else {
+                        *current = Some(flow);
+                    }
                 }
-                return Ok((flow.action(), Reason::Established));
+                return Ok((action, Reason::Established));
             }
+            cold_path();
             case.stale = *flow;
             known = true;
         }
@@ -491,6 +524,30 @@ fn connection<const MODE: Dry, const SECOND: bool>(
             Reason::Policy
         },
     ))
+}
+
+/// Whether a packet of a known flow is the last of its connection, after which the flow is not needed.
+#[inline(always)]
+fn ended(ctx: &TcContext, case: &Case, flow: &mut FlowValue, from_opener: bool) -> bool {
+    let packet = &case.packet;
+    if packet.ends_tcp() {
+        let other = match from_opener {
+            true => FlowState::FIN_ANSWERER,
+            false => FlowState::FIN_OPENER,
+        };
+        if let Some(segment) = Segment::of(ctx, packet) {
+            let second = flow.state().has(other);
+            flow.end(second, segment.acknowledges, segment.answer);
+        }
+        return false;
+    }
+    if !flow.state().has(FlowState::LAST) || !packet.acknowledges_tcp() {
+        return false;
+    }
+    match Segment::of(ctx, packet) {
+        Some(segment) => flow.ends_with(segment.acknowledges),
+        None => false,
+    }
 }
 
 /// What this generation says of a flow that it has not judged yet.
@@ -586,8 +643,19 @@ fn gate_mark(ctx: &TcContext, way: Direction) -> Option<Identity> {
 
 /// Judges at the gate of the local pod that a packet goes to, in the program of the pod that sends it.
 #[inline(always)]
-pub fn judge_receiver(case: &mut Case) -> Result<(Action, Reason), Reason> {
-    connection::<WET, true>(case, Direction::Ingress, None)
+pub fn judge_receiver(
+    ctx: &TcContext,
+    case: &mut Case,
+    flow: &mut Option<&'static mut FlowValue>,
+) -> Result<(Action, Reason), Reason> {
+    connection::<WET, true>(ctx, case, Direction::Ingress, None, flow)
+}
+
+/// Notes in the sender's flow that the receiver's gate, which has just been asked, passes it as a flow of its own.
+#[inline(always)]
+pub fn agree(case: &Case, senders: &mut FlowValue, receivers: &FlowValue) {
+    // A flow that has taken the sender's entry meanwhile has other ports, or was passed by both gates.
+    senders.agree(case.packet.ports(), receivers.state(), case.path, case.now);
 }
 
 /// Notes who is at the other side: `met` tells that it is the one whom the gate before this one has noted as the owner.

@@ -44,6 +44,15 @@ pub(crate) struct Frames<'a> {
     splits: Vec<Split>,
 }
 
+/// Numbers of a TCP segment: each side sends the same bytes again and again, and acknowledges the other's end mostly.
+fn number(header: &mut [u8], first: bool, random: &mut Random) {
+    const STARTS: [u32; 2] = [1_000_000, 0xffff_ffff];
+    let (own, other) = (STARTS[usize::from(first)], STARTS[usize::from(!first)]);
+    let acknowledged = random.pick(&[1, 1, 1, 0, 9, 101]);
+    header[4..8].copy_from_slice(&own.to_be_bytes());
+    header[8..12].copy_from_slice(&other.wrapping_add(acknowledged).to_be_bytes());
+}
+
 const HOPS: [u8; 6] = [64, 64, 255, 2, 1, 0];
 
 impl<'a> Frames<'a> {
@@ -196,6 +205,9 @@ impl<'a> Frames<'a> {
         } else {
             let flags = flags(first, random);
             let mut payload = transport(talk.protocol, from.1, to.1, flags);
+            if talk.protocol == TCP {
+                number(&mut payload, first, random);
+            }
             let more = random.pick(&[0, 0, 0, 8, 100, 1200]);
             payload.extend(random.bytes(more));
             payload

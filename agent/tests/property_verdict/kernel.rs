@@ -333,6 +333,9 @@ fn flow(value: &FlowValue) -> Flow {
         fin_opener: has(FlowState::FIN_OPENER),
         fin_answerer: has(FlowState::FIN_ANSWERER),
         reset: has(FlowState::RESET),
+        last: has(FlowState::LAST),
+        due: 0,
+        agreement: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use agent_common::{Action, Direction, Identity, Path, Reason, Rule, Verdict};
 
-use crate::parse::{self, Packet, Parsed, Place, TCP};
+use crate::parse::{self, FIN, Packet, Parsed, Place, RST, TCP};
 use crate::tables::Tables;
 
 mod connection;
@@ -13,11 +13,14 @@ mod flow;
 mod gate;
 
 pub(crate) use connection::TUNNELS;
+use flow::{Agreement, Note, Split, flow_id};
 pub(crate) use flow::{Flow, FlowId};
-use flow::{Note, Split};
 
 /// Seconds in the kernel's unit.
 pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// The longest step of the kernel's clock of ticks.
+const TICK: u64 = SECOND / 100;
 
 /// Interface number of an owner that means this node itself.
 const THIS_NODE: u32 = 1;
@@ -51,6 +54,8 @@ pub(crate) struct Judged {
     pub(crate) marked: bool,
     /// The reason before the packet was steered.
     pub(crate) found: Reason,
+    /// Whether this generation knew the connection before, and still does.
+    pub(crate) current: bool,
 }
 
 /// The two ends of a connection that the router has accepted in the remote's place.
@@ -70,6 +75,17 @@ pub(crate) struct Outcome {
     pub(crate) mark: u32,
     pub(crate) frame: Vec<u8>,
     pub(crate) judged: Vec<Judged>,
+    /// What the receiver's gate would have said, if it was not asked.
+    pub(crate) unasked: Option<Judged>,
+}
+
+impl Outcome {
+    /// What each gate says to whoever asks it.
+    pub(crate) fn said(&self) -> impl Iterator<Item = &Judged> {
+        let sender = self.judged.iter().take(1);
+        let receiver = self.unasked.as_ref().or(self.judged.get(1));
+        sender.chain(receiver)
+    }
 }
 
 pub(crate) const UNSPEC: i32 = -1;
@@ -167,9 +183,9 @@ impl Model {
         &self.generations[&self.active]
     }
 
-    /// What becomes of a frame at `now`, and what is remembered of it.
-    pub(crate) fn run(&mut self, asked: &Asked, now: u64) -> Outcome {
-        let (judged, _) = self.gate(asked, now);
+    /// What becomes of a frame some time in `span`, and what is remembered of it.
+    pub(crate) fn run(&mut self, asked: &Asked, span: (u64, u64)) -> Outcome {
+        let (judged, packet) = self.gate(asked, span.0);
         let mut outcome = Outcome {
             code: if judged.verdict == Verdict::Drop {
                 SHOT
@@ -179,6 +195,7 @@ impl Model {
             mark: asked.mark,
             frame: asked.frame.clone(),
             judged: vec![judged],
+            unasked: None,
         };
         let governed = [Reason::ListenerMissing, Reason::SteerFailed];
         let judged = &outcome.judged[0];
@@ -186,15 +203,92 @@ impl Model {
             outcome.mark = 0xca51_0000 | asked.mark & 0xffff;
         }
         if let Some(receiver) = self.receiver(asked, &outcome.judged[0]) {
-            let (judged, _) = self.gate(&receiver, now);
+            let packet = packet.expect("what goes to a pod was parsed");
+            let (judged, unasked) = self.second(&outcome.judged[0], &packet, &receiver, span);
             outcome.code = SHOT;
             if judged.verdict == Verdict::Pass {
                 outcome.code = REDIRECT;
                 self.forward(asked.gate, receiver.gate, &mut outcome.frame);
             }
             outcome.judged.push(judged);
+            outcome.unasked = unasked;
         }
         outcome
+    }
+
+    /// The receiver's gate in the sender's program: what it says or, if it has said so of the flow a moment ago and learns
+    /// nothing new, what it said; and then what it would say.
+    fn second(
+        &mut self,
+        sender: &Judged,
+        packet: &Packet,
+        receiver: &Asked,
+        span: (u64, u64),
+    ) -> (Judged, Option<Judged>) {
+        let sent = (sender.gate, flow_id(packet, Direction::Egress));
+        let got = (receiver.gate, flow_id(packet, Direction::Ingress));
+        let flow = self.flows.get(&sent).copied().filter(|_| sender.current);
+        let agreement = flow.and_then(|flow| {
+            let agreement = flow.agreement?;
+            let tcp = packet.protocol == TCP;
+            let ends = tcp && packet.tcp_flags & FIN != 0;
+            let resets = tcp && packet.tcp_flags & RST != 0;
+            let replies = flow.direction == Direction::Ingress;
+            let news = ends && !agreement.ended
+                || resets && !agreement.reset
+                || replies && !agreement.replied;
+            (!news).then_some(agreement)
+        });
+        // The kernel counts ticks, of which the first and the last are not whole.
+        let (oldest, newest) = agreement.map_or((0, 0), |agreement| {
+            let (from, to) = agreement.asked;
+            (span.1 - from, span.0.saturating_sub(to))
+        });
+        let surely = agreement.is_some() && oldest + 2 * TICK < SECOND / 8;
+        let never = agreement.is_none() || newest > SECOND / 8 + 2 * TICK;
+
+        let before = self.flows.get(&got).copied();
+        let hits = self.hits.clone();
+        let (judged, _) = self.gate(receiver, span.0);
+        let same = agreement.is_some_and(|agreement| {
+            judged.current && judged.verdict == Verdict::Pass && judged.path == agreement.path
+        });
+        if never || same && !surely {
+            let other = self.flows.get(&got).copied().filter(|_| judged.current);
+            if let Some(other) = other
+                && let Some(flow) = self.flows.get_mut(&sent).filter(|_| sender.current)
+            {
+                let from = agreement.filter(|_| !never).map(|known| known.asked.0);
+                flow.agreement = Some(Agreement {
+                    path: judged.path,
+                    ended: match flow.direction {
+                        Direction::Egress => other.fin_opener,
+                        Direction::Ingress => other.fin_answerer,
+                    },
+                    reset: other.reset,
+                    replied: other.replied,
+                    asked: (from.unwrap_or(span.0), span.1),
+                });
+            }
+            return (judged, None);
+        }
+        if !surely {
+            self.doubtful = true;
+            return (judged, None);
+        }
+        // It was not asked, and knows nothing of the packet.
+        self.hits = hits;
+        match before {
+            Some(flow) => drop(self.flows.insert(got, flow)),
+            None => drop(self.flows.remove(&got)),
+        }
+        let agreed = Judged {
+            path: agreement.map_or(Path::None, |agreement| agreement.path),
+            verdict: Verdict::Pass,
+            reason: Reason::Established,
+            ..judged.clone()
+        };
+        (agreed, Some(judged))
     }
 
     /// What routing changes, unless the frame is addressed to somebody else on the link.
@@ -263,6 +357,7 @@ impl Model {
                 generation: self.active,
                 marked: false,
                 found: Reason::NoGeneration,
+                current: false,
             },
         };
         let mut packet = None;

@@ -209,7 +209,11 @@ impl Stage {
             }
             Step::Idle(key, idle) => {
                 match self.model.flows.get_mut(key) {
-                    Some(flow) => flow.seen -= *idle,
+                    Some(flow) => {
+                        flow.seen -= *idle;
+                        // The kernel's entry is written anew, without these.
+                        (flow.due, flow.agreement) = (0, None);
+                    }
                     None => return Ok(()),
                 }
                 if self.kernel.age(*key, *idle) {
@@ -237,11 +241,12 @@ impl Stage {
         let explained = self.explained(asked);
         let before = now();
         let ran = self.kernel.run(asked);
-        if now() - before > SECOND / 4 {
+        let after = now();
+        if after - before > SECOND / 4 {
             // Whoever was not scheduled for that long knows no time.
             self.model.doubtful = true;
         }
-        let outcome = self.model.run(asked, before);
+        let outcome = self.model.run(asked, (before, after));
         *tally
             .codes
             .entry(ran.as_ref().map(|ran| ran.code))
@@ -259,7 +264,7 @@ impl Stage {
                     outcome.judged
                 ));
             }
-            for ((asked, ran), judged) in explained.iter().zip(&outcome.judged) {
+            for ((asked, ran), judged) in explained.iter().zip(outcome.said()) {
                 explains(&self.model, ran, asked, judged)?;
             }
             return Ok(());
@@ -385,7 +390,12 @@ impl Stage {
         }
         let kernel = self.kernel.flows();
         for key in kernel.keys().chain(self.model.flows.keys()) {
-            let timeless = |flow: &Flow| Flow { seen: 0, ..*flow };
+            let timeless = |flow: &Flow| Flow {
+                seen: 0,
+                due: 0,
+                agreement: None,
+                ..*flow
+            };
             let is = kernel.get(key).map(timeless);
             let should = self.model.flows.get(key).map(timeless);
             if is != should {

@@ -2,13 +2,37 @@
 
 use agent_common::{Action, Direction, Identity, Path, Reason, Rule, RuleKey};
 
-use super::flow::{Flow, flow_id, remote};
+use super::flow::{Flow, flow_id, numbers, remote};
 use super::{Asked, Case, Judged, Model, SECOND, THIS_NODE};
-use crate::parse::{self, ACK, Icmp, Packet, RST, SYN, TCP, UDP};
+use crate::parse::{self, ACK, FIN, Icmp, Packet, RST, SYN, TCP, UDP};
 use crate::tables::Owner;
 
 /// Ports of tunnels: VXLAN (RFC 7348), its older number, Geneve (RFC 8926).
 pub(crate) const TUNNELS: [u16; 3] = [4789, 8472, 6081];
+
+/// Notes the ends of a known connection's halves. Whether the packet is the last one: an acknowledgement and nothing else, of
+/// the second half's end, which acknowledged the first one's.
+fn ended(flow: &mut Flow, frame: &[u8], packet: &Packet, way: Direction) -> bool {
+    let (other_ended, flags) = match way == flow.direction {
+        true => (flow.fin_answerer, packet.tcp_flags),
+        false => (flow.fin_opener, packet.tcp_flags),
+    };
+    let Some((acknowledges, answer)) = numbers(frame, packet).filter(|_| packet.protocol == TCP)
+    else {
+        return false;
+    };
+    if flags & FIN == 0 {
+        let only = flags & (ACK | SYN | RST) == ACK;
+        return flow.last && only && acknowledges == flow.due;
+    }
+    if !other_ended {
+        flow.due = answer;
+    } else if !flow.last && acknowledges == flow.due {
+        flow.last = true;
+        flow.due = answer;
+    }
+    false
+}
 
 impl Model {
     /// Whether a flow is known still. Notes a decision that hangs on an instant.
@@ -79,7 +103,12 @@ impl Model {
             case.judged.path = flow.path;
             case.judged.marked = flow.marked;
             flow.note(packet, way, now);
-            self.flows.insert(key, flow);
+            if ended(&mut flow, &case.asked.frame, packet, way) {
+                self.flows.remove(&key);
+            } else {
+                self.flows.insert(key, flow);
+                case.judged.current = true;
+            }
             return Ok((flow.action, Reason::Established));
         }
         self.own_address(packet, gate, way)?;
@@ -117,7 +146,12 @@ impl Model {
             fin_opener: false,
             fin_answerer: false,
             reset: false,
+            last: false,
+            due: 0,
+            agreement: None,
         });
+        flow.due = 0;
+        flow.agreement = None;
         flow.generation = active;
         flow.action = rule.action();
         flow.rule = rule.id();

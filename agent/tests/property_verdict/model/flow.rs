@@ -3,7 +3,7 @@
 use agent_common::{Action, Direction, Identity, Path};
 
 use super::SECOND;
-use crate::parse::{self, FIN, Icmp, Packet, RST, TCP, UDP};
+use crate::parse::{self, FIN, Icmp, Packet, Place, RST, TCP, UDP};
 
 /// A connection, seen from the pod at whose gate it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,24 @@ pub(crate) struct Flow {
     pub(crate) fin_opener: bool,
     pub(crate) fin_answerer: bool,
     pub(crate) reset: bool,
+    /// Both halves have ended, the second in knowledge of the first.
+    pub(crate) last: bool,
+    /// What acknowledges the last half that ended.
+    pub(crate) due: u32,
+    /// What the gate at the other side said.
+    pub(crate) agreement: Option<Agreement>,
+}
+
+/// The gate of the local pod at the other side has passed a flow as one of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Agreement {
+    pub(super) path: Path,
+    /// What it knows of the connection: that the sender's half has ended, and that either side has aborted.
+    pub(super) ended: bool,
+    pub(super) reset: bool,
+    pub(super) replied: bool,
+    /// Between which instants it was asked, nanoseconds.
+    pub(super) asked: (u64, u64),
 }
 
 impl Flow {
@@ -65,6 +83,23 @@ impl Flow {
             self.reset |= packet.tcp_flags & RST != 0;
         }
     }
+}
+
+/// A TCP segment's acknowledgement, and the one that answers the end of its sender's half (RFC 9293 section 3.4).
+pub(super) fn numbers(frame: &[u8], packet: &Packet) -> Option<(u32, u32)> {
+    if packet.place != Place::Whole {
+        return None;
+    }
+    let word = |at: usize| Some(u32::from_be_bytes(frame.get(at..at + 4)?.try_into().ok()?));
+    let half = |at: usize| Some(u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?));
+    let end = match packet.v4 {
+        true => 14 + i64::from(half(16)?),
+        false => 14 + 40 + i64::from(half(18)?),
+    };
+    let header = i64::from(frame.get(packet.transport + 12)? >> 4) * 4;
+    let payload = end - packet.transport as i64 - header;
+    let answer = i64::from(word(packet.transport + 4)?) + payload + 1;
+    Some((word(packet.transport + 8)?, answer as u32))
 }
 
 /// The fragments of one packet.
