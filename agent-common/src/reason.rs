@@ -115,7 +115,7 @@ wire_enum! {
         Protocol = 46 => "protocol",
         /// A later fragment whose first was not seen.
         Fragment = 47 => "fragment",
-        /// The table of fragments refused an entry.
+        /// The pod has no table of fragments, or it refused an entry.
         FragmentTable = 48 => "fragment_table",
         /// The table of flows refused an entry.
         FlowTable = 49 => "flow_table",
