@@ -94,7 +94,7 @@ impl Endpoint {
         self.policy
     }
 
-    /// Where the pod's flows are.
+    /// Where the pod's flows are, and the notes of its fragmented packets.
     #[must_use]
     #[inline(always)]
     pub const fn flows(&self) -> u32 {

@@ -344,11 +344,10 @@ impl FlowValue {
     }
 }
 
-/// A packet that came in fragments.
+/// A packet that came in fragments: the key of the pod's own table of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentKey {
-    ifindex: u32,
     source: [u8; 16],
     destination: [u8; 16],
     id: u32,
@@ -356,14 +355,13 @@ pub struct FragmentKey {
     direction: u8,
     pad: [u8; 2],
 }
-crate::wire!(FragmentKey = 44);
+crate::wire!(FragmentKey = 40);
 
 impl FragmentKey {
     /// `id` is the IPv4 identification or the IPv6 fragment header's, as it stands in the packet.
     #[must_use]
     #[inline(always)]
     pub const fn new(
-        ifindex: u32,
         source: [u8; 16],
         destination: [u8; 16],
         id: u32,
@@ -371,7 +369,6 @@ impl FragmentKey {
         direction: Direction,
     ) -> Self {
         Self {
-            ifindex,
             source,
             destination,
             id,

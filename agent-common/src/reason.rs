@@ -103,19 +103,20 @@ wire_enum! {
         Denied = 40 => "denied",
         /// A header ends after the packet does.
         Truncated = 41 => "truncated",
-        /// A header contradicts itself (version, header length).
+        /// A header contradicts itself (version, header length), or an option of neighbour discovery does.
         Malformed = 42 => "malformed",
         /// Neither IPv4, IPv6 nor ARP.
         EtherType = 43 => "ethertype",
         /// A VLAN tag on a pod's packet.
         Vlan = 44 => "vlan",
-        /// More IPv6 extension headers or IPv4 options than are read, or an extension header that is never read.
+        /// More IPv6 extension headers, IPv4 options or options of neighbour discovery than are read, or an extension header
+        /// that is never read.
         ExtensionHeader = 45 => "extension_header",
         /// Neither TCP, UDP nor ICMP, and no rule names the protocol.
         Protocol = 46 => "protocol",
         /// A later fragment whose first was not seen.
         Fragment = 47 => "fragment",
-        /// The table of fragments refused an entry.
+        /// The pod has no table of fragments, or it refused an entry.
         FragmentTable = 48 => "fragment_table",
         /// The table of flows refused an entry.
         FlowTable = 49 => "flow_table",
@@ -123,7 +124,8 @@ wire_enum! {
         Multicast = 50 => "multicast",
         /// An ARP packet that claims or asks what is not the pod's to claim.
         ArpSpoofed = 51 => "arp_spoofed",
-        /// A neighbour discovery message that claims what is not the pod's, or that would leave the link.
+        /// A neighbour discovery message that claims what is not the pod's, an address or a hardware address, or that would
+        /// leave the link.
         NeighbourSpoofed = 52 => "neighbour_spoofed",
         /// A router advertisement or redirect from a pod.
         RouterClaim = 53 => "router_claim",

@@ -12,19 +12,20 @@ use crate::{
 /// Notes the ports of a first fragment and gives them to the later ones.
 #[inline(always)]
 pub fn follow<const MODE: Dry>(case: &mut Case, way: Direction) -> Result<(), Reason> {
+    let table = case.flows;
     let packet = &mut case.packet;
     // Without ports a later fragment says as much as the first.
     if packet.fragmented == Fragmented::No || !packet::has_ports(packet.protocol) {
         return Ok(());
     }
     let key = FragmentKey::new(
-        case.ifindex,
         packet.source.bytes(),
         packet.destination.bytes(),
         packet.fragment_id,
         packet.protocol,
         way,
     );
+    let notes = FRAGMENTS.get(table).ok_or(Reason::FragmentTable)?;
     let has_ports = packet.protocol == protocol::TCP || packet.protocol == protocol::UDP;
     if packet.fragmented == Fragmented::First {
         // A fragmented error is rare and a known evasion.
@@ -41,18 +42,16 @@ pub fn follow<const MODE: Dry>(case: &mut Case, way: Direction) -> Result<(), Re
             FragmentValue::new(packet.source_port.to_ne_bytes(), [packet.icmp_type, 0])
         };
         return if MODE == WET {
-            FRAGMENTS
+            notes
                 .insert(&key, &note, 0)
                 .map_err(|_| Reason::FragmentTable)
         } else {
             Ok(())
         };
     }
-    // SAFETY: the value is copied at once; a slot that is reused meanwhile gives the ports of another packet that was
-    // judged too, and the flow lookup that follows decides with them.
-    let note = unsafe { FRAGMENTS.get(&key) }
-        .copied()
-        .ok_or(Reason::Fragment)?;
+    // SAFETY: the value is copied at once; a slot that is reused meanwhile gives the ports of another packet of the pod
+    // that was judged too, and the flow lookup that follows decides with them.
+    let note = unsafe { notes.get(&key) }.copied().ok_or(Reason::Fragment)?;
     packet.source_port = port(note.source_port());
     if has_ports {
         packet.destination_port = port(note.destination_port());

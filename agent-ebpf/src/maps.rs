@@ -11,7 +11,7 @@
 //! | `listeners` | agent, before the flip | sk_lookup | the generation is refused before the flip |
 //! | `sockets` | agent, when it opens listeners | tc, sk_lookup | the listener is refused |
 //! | `flows` | tc | tc, agent (status) | the pod's own least recently used flow goes; its next packet is judged as new |
-//! | `fragments` | tc | tc | the least recently used goes; its later fragments drop |
+//! | `fragments` | tc | tc | the pod's own least recently used note goes; the later fragments of that packet drop |
 //! | `affinities` | cgroup | cgroup | the least recently used goes; that client's next connection is a new choice |
 //! | `translations` | cgroup | cgroup | the least recently used goes; answers show the backend's address |
 //! | `tallies` | tc | agent | cannot be: what has no place in it is in `counters` |
@@ -41,6 +41,8 @@ use crate::address::Address;
 pub type Rules = HashMap<RuleKey, Rule, 1024>;
 /// Flows of one pod. The agent makes one per pod; this type is the template.
 pub type Flows = LruHashMap<FlowKey, FlowValue, 8192>;
+/// Packets of one pod that came in fragments. The agent makes one per pod; this type is the template.
+pub type Fragments = LruHashMap<FragmentKey, FragmentValue, 256>;
 
 /// The agent writes such an array as memory of its own (kernel 5.5).
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -65,9 +67,9 @@ pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, 12288> = HashMap::new();
 #[btf_map(name = "flows")]
 pub static FLOWS: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
 
-/// Ports of fragmented packets.
+/// Ports of fragmented packets, by the slot of the pod's flows.
 #[btf_map(name = "fragments")]
-pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, 8192> = LruHashMap::new();
+pub static FRAGMENTS: ArrayOfMaps<Fragments, 8192> = ArrayOfMaps::new();
 
 /// Service addresses, each as the generation before a flip and the one after it have it.
 #[btf_map(name = "services")]

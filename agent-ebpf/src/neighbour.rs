@@ -5,6 +5,10 @@ use aya_ebpf::programs::TcContext;
 
 use crate::{address::Address, maps, packet, verdict::Case};
 
+/// Options of a discovery message that are read before it is given up. A host sends one or two; secured discovery (RFC 3971)
+/// five.
+const MAX_OPTIONS: u32 = 8;
+
 /// Judges an ARP packet (RFC 826).
 #[inline(always)]
 pub fn arp(ctx: &TcContext, case: &Case, way: Direction) -> Result<Reason, Reason> {
@@ -56,10 +60,55 @@ pub fn discovery(ctx: &TcContext, case: &Case, way: Direction) -> Result<Reason,
         }
         Direction::Ingress => mine(case, target),
     };
-    if fine {
-        Ok(Reason::Neighbour)
+    if !fine {
+        return Err(Reason::NeighbourSpoofed);
+    }
+    if way == Direction::Egress {
+        options(ctx, case)?;
+    }
+    Ok(Reason::Neighbour)
+}
+
+/// Refuses a link-layer address that is not the pod's: what the receiver notes for the addresses of the message (RFC 4861
+/// section 4.6.1; on Ethernet eight bytes long, RFC 2464 section 6).
+#[inline(always)]
+fn options(ctx: &TcContext, case: &Case) -> Result<(), Reason> {
+    const SOURCE_LINK_LAYER: u8 = 1;
+    const TARGET_LINK_LAYER: u8 = 2;
+    /// Type, code, checksum, reserved bits and the target, in both messages.
+    const MESSAGE: u32 = 24;
+    // The receiver reads what the IPv6 header says is there, whatever follows it in the frame.
+    let payload = u16::from_be_bytes(packet::load(ctx, packet::ETHERNET + 4)?);
+    let end = packet::ETHERNET + 40 + u32::from(payload);
+    if end > ctx.len() {
+        return Err(Reason::Truncated);
+    }
+    let mut offset = case.packet.transport + MESSAGE;
+    for _ in 0..MAX_OPTIONS {
+        if offset == end {
+            return Ok(());
+        }
+        // Lengths are in units of eight bytes.
+        if offset + 8 > end {
+            return Err(Reason::Malformed);
+        }
+        let x: [u8; 8] = packet::load(ctx, offset)?;
+        let next = offset + u32::from(x[1]) * 8;
+        if x[1] == 0 || next > end {
+            return Err(Reason::Malformed);
+        }
+        let address = u64::from_ne_bytes([x[2], x[3], x[4], x[5], x[6], x[7], 0, 0]);
+        if matches!(x[0], SOURCE_LINK_LAYER | TARGET_LINK_LAYER)
+            && (x[1] != 1 || address != case.hardware)
+        {
+            return Err(Reason::NeighbourSpoofed);
+        }
+        offset = next;
+    }
+    if offset == end {
+        Ok(())
     } else {
-        Err(Reason::NeighbourSpoofed)
+        Err(Reason::ExtensionHeader)
     }
 }
 

@@ -73,8 +73,8 @@ pub struct Case {
     pub local: Identity,
     /// Where the component's rules are.
     policy: u32,
-    /// Where the pod's flows are.
-    flows: u32,
+    /// Where the pod's flows are, and its notes of fragments.
+    pub flows: u32,
     /// The pod's host-side interface.
     pub ifindex: u32,
     /// The rule that decided.

@@ -28,9 +28,6 @@ const CELL: u32 = 7;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Drops that no packet can provoke: the table of fragments evicts instead of refusing.
-const UNREACHABLE: [Reason; 1] = [Reason::FragmentTable];
-
 fn count(datapath: &Datapath, direction: Direction, reason: Reason) -> u64 {
     let rows = datapath.counters().expect("counters can be read");
     rows.iter()
@@ -136,6 +133,17 @@ fn netns_every_branch_drops_with_its_own_reason() {
         rest.extend(octets(target));
         icmp(136, &rest)
     };
+    // Of a pod that asks who has the other's address, or says that it has its own; the options follow.
+    let asks = |options: &[u8]| {
+        let rest = [&[0; 4], &octets(b.v6)[..], options].concat();
+        ipv6(a.v6, parse("ff02::1"), 58, &icmp(135, &rest))
+    };
+    let tells = |options: &[u8]| {
+        let rest = [&[0; 4], &octets(a.v6)[..], options].concat();
+        ipv6(a.v6, parse("ff02::1"), 58, &icmp(136, &rest))
+    };
+    const OWN: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 2];
+    const NONCE: [u8; 8] = [14, 1, 1, 2, 3, 4, 5, 6];
     let egress: Vec<(&str, Vec<u8>, Reason)> = vec![
         (
             "an unknown protocol over Ethernet",
@@ -356,6 +364,60 @@ fn netns_every_branch_drops_with_its_own_reason() {
             Reason::NeighbourSpoofed,
         ),
         (
+            "a question from another hardware address",
+            asks(&[1, 1, 2, 0, 0, 0, 0, 9]),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "an advertisement of another hardware address",
+            tells(&[2, 1, 2, 0, 0, 0, 0, 9]),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "another hardware address behind other options",
+            asks(&[OWN, NONCE, [1, 1, 2, 0, 0, 0, 0, 9]].concat()),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "a hardware address that is longer than Ethernet's",
+            tells(&[2, 2, 2, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]),
+            Reason::NeighbourSpoofed,
+        ),
+        (
+            "an option of no length",
+            asks(&[14, 0, 0, 0, 0, 0, 0, 0]),
+            Reason::Malformed,
+        ),
+        (
+            "an option beyond the packet",
+            tells(&[14, 2, 0, 0, 0, 0, 0, 0]),
+            Reason::Malformed,
+        ),
+        ("half an option", asks(&OWN[..4]), Reason::Malformed),
+        (
+            "another hardware address beyond the payload",
+            {
+                let mut frame = asks(&[1, 1, 2, 0, 0, 0, 0, 9]);
+                frame[18..20].fill(0);
+                frame
+            },
+            Reason::Malformed,
+        ),
+        (
+            "a payload beyond the packet",
+            {
+                let mut frame = asks(&OWN);
+                frame[19] += 8;
+                frame
+            },
+            Reason::Truncated,
+        ),
+        (
+            "nine options",
+            asks(&NONCE.repeat(9)),
+            Reason::ExtensionHeader,
+        ),
+        (
             "a router advertisement",
             ipv6(parse("fe80::9"), parse("ff02::1"), 58, &icmp(134, &[0; 12])),
             Reason::RouterClaim,
@@ -406,7 +468,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
             Reason::ListenerMissing,
         ),
     ];
-    let mut walked: BTreeSet<Reason> = UNREACHABLE.into();
+    let mut walked = BTreeSet::new();
     for (what, frame, reason) in egress {
         walked.insert(reason);
         expect(&datapath, Direction::Egress, reason, what, || {
@@ -491,6 +553,14 @@ fn netns_every_branch_drops_with_its_own_reason() {
         "no table of flows",
         question,
     );
+    let first = ipv4(a.v4, b.v4, UDP, 0x2000, &udp_header(53));
+    expect(
+        &datapath,
+        Direction::Egress,
+        Reason::FragmentTable,
+        "no table of fragments",
+        || send(&a.netns, "eth0", first),
+    );
     endpoint(whole);
     let schema = Control::SCHEMA;
     let mut switch = |generation| {
@@ -517,6 +587,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
     walked.extend([
         Reason::NoPolicy,
         Reason::FlowTable,
+        Reason::FragmentTable,
         Reason::NoEndpoint,
         Reason::NoGeneration,
     ]);
@@ -549,12 +620,19 @@ fn netns_harmless_options_and_advertisements_on_the_link_pass() {
     );
     let mut rest = vec![0; 4];
     rest.extend(octets(a.v6));
-    for to in ["ff02::1", "fe80::1"] {
+    for (to, options) in [
+        ("ff02::1", vec![]),
+        ("fe80::1", vec![]),
+        ("ff02::1", vec![2, 1, 2, 0, 0, 0, 0, 2]),
+        // As many as are read.
+        ("ff02::1", [14, 1, 1, 2, 3, 4, 5, 6].repeat(8)),
+    ] {
+        let message = [&rest[..], &options].concat();
         expect(&datapath, Direction::Egress, Reason::Neighbour, to, || {
             send(
                 &a.netns,
                 "eth0",
-                ipv6(a.v6, parse(to), 58, &icmp(136, &rest)),
+                ipv6(a.v6, parse(to), 58, &icmp(136, &message)),
             )
         });
     }

@@ -976,7 +976,6 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
         "control",
         "identities",
         "endpoints",
-        "fragments",
         "services",
         "choices",
         "backends",
@@ -993,7 +992,7 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
             "{name} has no types of key and value"
         );
     }
-    for name in ["policies", "flows"] {
+    for name in ["policies", "flows", "fragments"] {
         let outer: ArrayOfMaps<_, MapData> =
             ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(name))).expect("a map of maps");
         // Slot 0 is nobody's; the first pod's things are in the first one after it.

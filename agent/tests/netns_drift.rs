@@ -157,6 +157,7 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                 "endpoints",
                 "policies",
                 "flows",
+                "fragments",
                 "listeners",
                 "sockets",
                 "gates",
@@ -243,13 +244,15 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
             .set(slot(&values[0], 8), &other, 0)
             .expect("replaced");
         found("a table of rules", &[("policies", keys.len())]);
-        let mut flows: ArrayOfMaps<MapData> =
-            ArrayOfMaps::try_from(Map::ArrayOfMaps(open(&maps, "flows"))).expect("a map of maps");
-        let other = flows.get(&slot(&values[1], 12), 0).expect("a table");
-        flows
-            .set(slot(&values[0], 12), &other, 0)
-            .expect("replaced");
-        found("a table of flows", &[("flows", 1)]);
+        for name in ["flows", "fragments"] {
+            let mut tables: ArrayOfMaps<MapData> =
+                ArrayOfMaps::try_from(Map::ArrayOfMaps(open(&maps, name))).expect("a map of maps");
+            let other = tables.get(&slot(&values[1], 12), 0).expect("a table");
+            tables
+                .set(slot(&values[0], 12), &other, 0)
+                .expect("replaced");
+            found("a pod's table", &[(name, 1)]);
+        }
 
         let mut control: Array<_, [u8; 24]> =
             Array::try_from(Map::Array(open(&maps, "control"))).expect("an array");

@@ -8,7 +8,7 @@ mod world;
 #[allow(dead_code, reason = "each test binary makes its own frames")]
 mod frames;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use agent_common::{Action, Direction, Identity, Reason, Rule, RuleKey};
@@ -16,7 +16,7 @@ use cardinal_agent::datapath::{
     Datapath, Error, KernelTables, Network, Owner, Pod, ServiceAddress,
 };
 use frames::{ipv4, udp_header};
-use world::{POD_MAC, World, echo_udp, inside, udp};
+use world::{POD_MAC, TestPod, World, echo_udp, inside, udp};
 
 const UDP: u8 = 17;
 
@@ -146,55 +146,77 @@ fn netns_what_does_not_fit_is_refused_with_the_numbers_before_the_kernel_is_touc
 }
 
 #[test]
-fn netns_a_full_table_of_fragments_drops_what_it_forgot() {
+fn netns_a_pod_pushes_out_no_notes_of_fragments_but_its_own() {
     const FIRSTS: u16 = 20_000;
-    let world = World::new(2);
-    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let world = World::new(4);
+    let [a, b, c, d] = [0, 1, 2, 3].map(|n: usize| world.pods[n].clone());
     let datapath = world.open();
-    let mut tables = world.tables(1, &[1, 1]);
+    // Cells of their own, by which the drops of each are counted.
+    let mut tables = world.tables(1, &[1, 1, 2, 2]);
     allow(&mut tables, 1, 2, 5353);
+    allow(&mut tables, 3, 4, 5353);
     world.activate(&datapath, tables);
-    let (from, to) = (a.v4, b.v4);
-    let fragment = move |from: IpAddr, to, id: u16, place: u16, payload: &[u8]| {
-        let mut frame = ipv4(from, to, UDP, place, payload);
+    let fragment = |from: &TestPod, to: &TestPod, id: u16, place: u16, payload: &[u8]| {
+        let mut frame = ipv4(from.v4, to.v4, UDP, place, payload);
         frame[18..20].copy_from_slice(&id.to_be_bytes());
         frame
     };
-    let count = |reason: Reason| {
+    let count = |cell: u32, way: Direction, reason: Reason| {
         let rows = datapath.counters().expect("counters can be read");
         rows.iter()
-            .filter(|row| (row.way, row.reason) == (Direction::Egress, reason))
+            .filter(|row| (row.cell, row.way, row.reason) == (cell, way, reason))
             .map(|row| row.packets)
             .sum::<u64>()
     };
-    let wait = |reason, at_least: u64| {
+    let wait = |cell, way, reason, at_least: u64| {
         let end = Instant::now() + Duration::from_secs(10);
-        while count(reason) < at_least {
+        while count(cell, way, reason) < at_least {
             assert!(
                 Instant::now() < end,
-                "{reason}: {} < {at_least}",
-                count(reason)
+                "{way} {reason}: {} < {at_least}",
+                count(cell, way, reason)
             );
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    // The first of many fragmented packets: each is noted, the oldest are forgotten.
-    let netns = a.netns.clone();
     let mut payload = udp_header(5353);
     payload.extend([0; 16]);
+    // c begins a packet of two fragments: c's gate notes it, and d's.
+    let at_both = |frame: Vec<u8>| {
+        frames::send(&c.netns, "eth0", frame.clone());
+        frames::send(&world.node, &d.ifname, frame);
+    };
+    at_both(fragment(&c, &d, 7, 0x2000, &payload));
+    for way in [Direction::Egress, Direction::Ingress] {
+        wait(2, way, Reason::Policy, 1);
+    }
+
+    // The first of many fragmented packets: each is noted, the oldest of the same pod are forgotten.
     frames::send_all(
-        &netns,
+        &a.netns,
         "eth0",
         (0..FIRSTS)
-            .map(|id| fragment(from, to, id, 0x2000, &payload))
+            .map(|id| fragment(&a, &b, id, 0x2000, &payload))
             .collect(),
     );
-    wait(Reason::Established, u64::from(FIRSTS) / 2);
-    let forgotten = count(Reason::Fragment);
-    frames::send(&netns, "eth0", fragment(from, to, 0, 3, &[0; 16]));
-    wait(Reason::Fragment, forgotten + 1);
+    wait(
+        1,
+        Direction::Egress,
+        Reason::Established,
+        u64::from(FIRSTS) / 2,
+    );
+    let forgotten = count(1, Direction::Egress, Reason::Fragment);
+    frames::send(&a.netns, "eth0", fragment(&a, &b, 0, 3, &[0; 16]));
+    wait(1, Direction::Egress, Reason::Fragment, forgotten + 1);
     // The last one is remembered, and its rest follows it.
-    let before = count(Reason::Established);
-    frames::send(&netns, "eth0", fragment(from, to, FIRSTS - 1, 3, &[0; 16]));
-    wait(Reason::Established, before + 1);
+    let before = count(1, Direction::Egress, Reason::Established);
+    frames::send(&a.netns, "eth0", fragment(&a, &b, FIRSTS - 1, 3, &[0; 16]));
+    wait(1, Direction::Egress, Reason::Established, before + 1);
+
+    // What c began before all that can still end, at both gates.
+    at_both(fragment(&c, &d, 7, 3, &[0; 16]));
+    for way in [Direction::Egress, Direction::Ingress] {
+        wait(2, way, Reason::Established, 1);
+        assert_eq!(count(2, way, Reason::Fragment), 0, "{way}");
+    }
 }

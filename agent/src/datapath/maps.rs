@@ -51,13 +51,15 @@ pub(super) const KNOWN: &[&str] = &NAMES;
 pub(super) type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
 /// The maps that the agent reads and writes. `services` and what they name are in
-/// [`super::services::Services`]; the others (`fragments`, `affinities`, `translations`, `limits`) are the programs' own.
+/// [`super::services::Services`]; the others (`affinities`, `translations`, `limits`) are the programs' own.
 pub(super) struct Maps {
     pub(super) control: Array<MapData, Raw<Control>>,
     pub(super) identities: Identities,
     pub(super) policies: Slots,
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) flows: Slots,
+    /// A pod's is in the slot of its flows.
+    pub(super) fragments: Slots,
     pub(super) listeners: Hash<ListenerKey, Listener>,
     pub(super) sockets: SockHash<MapData, Raw<SocketKey>>,
     pub(super) tallies: PerCpuArray<MapData, Raw<Tally>>,
@@ -144,6 +146,14 @@ impl Maps {
                 take(ebpf, "flows")?,
                 pinned(root, "flows")?,
                 inner.flows(1)?,
+                flows.clone(),
+                waits_once,
+            )?,
+            fragments: Slots::new(
+                "fragments",
+                take(ebpf, "fragments")?,
+                pinned(root, "fragments")?,
+                inner.fragments(1)?,
                 flows,
                 waits_once,
             )?,
@@ -259,6 +269,7 @@ fn keep<K: OfGeneration, V: Wire>(
 pub(super) struct InnerMaker {
     policies: aya_obj::Map,
     flows: aya_obj::Map,
+    fragments: aya_obj::Map,
     btf: OwnedFd,
 }
 
@@ -279,6 +290,7 @@ impl InnerMaker {
         Ok(Self {
             policies: inner("policies")?,
             flows: inner("flows")?,
+            fragments: inner("fragments")?,
             btf,
         })
     }
@@ -303,6 +315,16 @@ impl InnerMaker {
     /// How many flows a pod has room for.
     pub(super) fn flows_per_pod(&self) -> usize {
         self.flows.max_entries() as usize
+    }
+
+    /// An empty table of fragments for a pod.
+    pub(super) fn fragments(&self, entries: usize) -> Result<MapData, Error> {
+        self.create(&self.fragments, "fragments_of", entries)
+    }
+
+    /// How many fragmented packets are remembered for a pod.
+    pub(super) fn fragments_per_pod(&self) -> usize {
+        self.fragments.max_entries() as usize
     }
 
     /// A hash that holds exactly these rules.

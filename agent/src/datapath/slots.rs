@@ -151,7 +151,16 @@ impl Slots {
                 limit: self.size(),
             });
         }
-        let mut slots = free.clone();
+        self.put(&free, maps)?;
+        Ok(free)
+    }
+
+    /// Puts maps into these free slots, in the same order. What earlier maps leave behind goes now.
+    pub(super) fn put(&mut self, free: &[u32], maps: &[Arc<MapData>]) -> Result<(), Error> {
+        if free.is_empty() {
+            return Ok(());
+        }
+        let mut slots = free.to_vec();
         let mut values: Vec<u32> = maps.iter().map(|map| descriptor(map)).collect();
         for slot in self.stale.iter().filter(|slot| !free.contains(slot)) {
             slots.push(*slot);
@@ -159,11 +168,11 @@ impl Slots {
         }
         self.write(&slots, &values)?;
         self.stale.clear();
-        self.taken.extend(&free);
+        self.taken.extend(free);
         for (slot, map) in free.iter().zip(maps) {
             self.own.insert(*slot, number(map, self.name)?);
         }
-        Ok(free)
+        Ok(())
     }
 
     /// Waits until every program that runs now has ended: one that read the generation before a flip must find all of it. A

@@ -26,7 +26,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Where the pods' flows are.
+    /// Where the pods' flows and fragments are.
     pub(super) fn flow_slots(&self) -> Vec<u32> {
         self.flows.values().copied().collect()
     }
@@ -348,7 +348,7 @@ impl Inner {
         let slots = self.maps.policies.insert(&made)?;
         live.policies.extend(owners.into_iter().zip(slots));
 
-        let (mut made, mut owners) = (Vec::new(), Vec::new());
+        let (mut made, mut fragments, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         for (ifindex, pod) in &tables.endpoints {
             if pod.identity == Identity::NONE {
                 continue;
@@ -356,8 +356,9 @@ impl Inner {
             match self.slot_of_flows(*ifindex, pod) {
                 Some(slot) => drop(live.flows.insert(*ifindex, slot)),
                 None => {
-                    let entries = self.inner_maps.flows_per_pod();
-                    made.push(Arc::new(self.inner_maps.flows(entries)?));
+                    let maker = &self.inner_maps;
+                    made.push(Arc::new(maker.flows(maker.flows_per_pod())?));
+                    fragments.push(Arc::new(maker.fragments(maker.fragments_per_pod())?));
                     owners.push(*ifindex);
                 }
             }
@@ -365,7 +366,9 @@ impl Inner {
         cost.shared += live.flows.len();
         cost.made += made.len();
         let slots = self.maps.flows.insert(&made)?;
-        live.flows.extend(owners.into_iter().zip(slots));
+        // Whatever becomes of the fragments: what is named is given back by `retire`.
+        live.flows.extend(owners.into_iter().zip(slots.clone()));
+        self.maps.fragments.put(&slots, &fragments)?;
 
         write_flat(&mut self.maps, live)?;
         Ok(cost)
@@ -440,6 +443,7 @@ impl Inner {
             flows = &flows - &kept;
         }
         self.maps.policies.free(policies);
+        self.maps.fragments.free(flows.iter().copied());
         self.maps.flows.free(flows);
         if retired.steers && !self.steers() {
             // Any policy rule makes the kernel look longer for every route of the node.

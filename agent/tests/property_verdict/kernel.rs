@@ -52,6 +52,7 @@ pub(crate) fn counted(judged: &Judged) -> Counted {
 }
 
 type Flows = HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>;
+type Notes = HashMap<MapData, [u8; 40], [u8; 4]>;
 
 /// A node with its datapath.
 pub(crate) struct Kernel {
@@ -62,10 +63,11 @@ pub(crate) struct Kernel {
     tallies: PerCpuArray<MapData, Raw<Tally>>,
     counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
     endpoints: HashMap<MapData, Raw<EndpointKey>, Raw<Endpoint>>,
-    outer: ArrayOfMaps<MapData>,
-    /// The table of each pod of the active generation.
+    /// Of flows and of fragments.
+    outer: [ArrayOfMaps<MapData>; 2],
+    /// The tables of each pod of the active generation.
     flows: BTreeMap<u32, Flows>,
-    fragments: HashMap<MapData, [u8; 44], [u8; 4]>,
+    fragments: BTreeMap<u32, Notes>,
     cable: Cable,
     sockets: Sockets,
     ticks_per_second: u64,
@@ -111,11 +113,11 @@ impl Kernel {
             counters: PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")))
                 .expect("a hash of each CPU"),
             endpoints: HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash"),
-            outer: ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned("flows")))
-                .expect("an array of maps"),
+            outer: ["flows", "fragments"].map(|name| {
+                ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(name))).expect("an array of maps")
+            }),
             flows: BTreeMap::new(),
-            fragments: HashMap::try_from(Map::LruHashMap(pinned("fragments")))
-                .expect("an LRU hash"),
+            fragments: BTreeMap::new(),
             datapath,
             cable,
             sockets: Sockets::default(),
@@ -145,12 +147,18 @@ impl Kernel {
             self.datapath.retire(before).expect("it is not active");
         }
         self.flows.clear();
+        self.fragments.clear();
         for entry in self.endpoints.iter() {
             let (Raw(key), Raw(endpoint)) = entry.expect("endpoints can be listed");
             if key.generation() == active {
-                let table = self.outer.get(&endpoint.flows(), 0).expect("it has flows");
-                let table = Flows::try_from(Map::LruHashMap(table)).expect("an LRU hash");
-                self.flows.insert(key.ifindex(), table);
+                let [flows, notes] = self.outer.each_ref().map(|outer| {
+                    let table = outer.get(&endpoint.flows(), 0);
+                    Map::LruHashMap(table.expect("it has one of each"))
+                });
+                let flows = Flows::try_from(flows).expect("an LRU hash");
+                self.flows.insert(key.ifindex(), flows);
+                let notes = Notes::try_from(notes).expect("an LRU hash");
+                self.fragments.insert(key.ifindex(), notes);
             }
         }
     }
@@ -280,13 +288,11 @@ impl Kernel {
                 flows.remove(&key).expect("nobody else removes it");
             }
         }
-        let notes: Vec<_> = self
-            .fragments
-            .keys()
-            .map(|key| key.expect("a note"))
-            .collect();
-        for key in notes {
-            self.fragments.remove(&key).expect("nobody else removes it");
+        for notes in self.fragments.values_mut() {
+            let keys: Vec<_> = notes.keys().map(|key| key.expect("a note")).collect();
+            for key in keys {
+                notes.remove(&key).expect("nobody else removes it");
+            }
         }
     }
 }

@@ -160,7 +160,8 @@ impl Model {
         self.generations.retain(|number, _| *number == active);
     }
 
-    /// What was prepared is active, and what was active is gone. A pod that lives on keeps its flows, a rule its count.
+    /// What was prepared is active, and what was active is gone. A pod that lives on keeps its flows and what is
+    /// remembered of its fragments, a rule its count.
     pub(crate) fn flip(&mut self) {
         let before = self
             .generations
@@ -170,10 +171,12 @@ impl Model {
         self.active = *self.generations.keys().max().expect("one is prepared");
         self.abandon();
         let now = self.generations[&self.active].clone();
-        self.flows.retain(|(gate, _), _| {
-            let who = |tables: &Tables| tables.pods.get(gate).map(|pod| (pod.identity, pod.mac));
+        let lives_on = |gate: u32| {
+            let who = |tables: &Tables| tables.pods.get(&gate).map(|pod| (pod.identity, pod.mac));
             who(&before).is_some() && who(&before) == who(&now)
-        });
+        };
+        self.flows.retain(|(gate, _), _| lives_on(*gate));
+        self.notes.retain(|split, _| lives_on(split.gate));
         let rules = now.rules.values().flat_map(BTreeMap::values);
         let named: Vec<u32> = rules.map(Rule::id).collect();
         self.hits.retain(|rule, _| named.contains(rule));

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::time::Instant;
 
 use agent_common::{Control, Listener, ListenerKey, Rule, RuleKey, SocketKey};
+use aya::maps::MapData;
 
 use super::{Care, Digest, Looked, TableState, restore};
 use crate::datapath::{
@@ -46,6 +47,7 @@ impl Inner {
         care.note(self.check_endpoints());
         care.note(self.check_policies());
         care.note(self.check_flows());
+        care.note(self.check_fragments());
         care.note(self.check_listeners());
     }
 
@@ -113,21 +115,20 @@ impl Inner {
 
     /// Whether each pod has its table of flows. What is in it is the programs' own.
     fn check_flows(&mut self) -> Looked {
-        let mut state = TableState::sound("flows", Digest::default());
-        let mut repaired = Ok(());
-        self.maps.flows.look();
-        for slot in self.flow_slots() {
-            state.entries += 1;
-            if !self.maps.flows.holds_its_own(slot)? {
-                state.drifted += 1;
-                repaired = repaired.and(
-                    self.inner_maps
-                        .flows(self.inner_maps.flows_per_pod())
-                        .and_then(|map| self.maps.flows.replace(slot, &map)),
-                );
-            }
-        }
-        Ok((state, repaired))
+        let slots = self.flow_slots();
+        let maker = &self.inner_maps;
+        each_has_its_own("flows", &mut self.maps.flows, &slots, || {
+            maker.flows(maker.flows_per_pod())
+        })
+    }
+
+    /// The same for its table of fragments.
+    fn check_fragments(&mut self) -> Looked {
+        let slots = self.flow_slots();
+        let maker = &self.inner_maps;
+        each_has_its_own("fragments", &mut self.maps.fragments, &slots, || {
+            maker.fragments(maker.fragments_per_pod())
+        })
     }
 
     /// The router's sockets: whether the kernel has one for each address. It does not say which.
@@ -159,6 +160,26 @@ impl Inner {
         }
         Ok((state, repaired))
     }
+}
+
+/// Whether each slot holds the table that was put there; one that does not gets an empty one.
+fn each_has_its_own(
+    name: &'static str,
+    tables: &mut Slots,
+    slots: &[u32],
+    make: impl Fn() -> Result<MapData, Error>,
+) -> Looked {
+    let mut state = TableState::sound(name, Digest::default());
+    let mut repaired = Ok(());
+    tables.look();
+    for slot in slots {
+        state.entries += 1;
+        if !tables.holds_its_own(*slot)? {
+            state.drifted += 1;
+            repaired = repaired.and(make().and_then(|map| tables.replace(*slot, &map)));
+        }
+    }
+    Ok((state, repaired))
 }
 
 /// How many rules of a slot are not as wanted; all of them if the slot holds another table.

@@ -1,6 +1,6 @@
 //! Frames that are no connection's packets: ARP, neighbour discovery, groups, other families, noise.
 
-use super::parts::extensions;
+use super::parts::{discovery_options, extensions};
 use super::{Asked, Frames};
 use crate::build::{Datagram, arp, icmp};
 use crate::parse::{ICMP, ICMPV6, is_mapped};
@@ -43,6 +43,7 @@ impl Frames<'_> {
         let kind = random.pick(&[135, 135, 136, 136, 133, 134, 137]);
         let mut rest = vec![0; 4];
         rest.extend(target.to_be_bytes());
+        rest.extend(discovery_options(home.mac, random));
         let mut datagram = Datagram::new(source, destination, ICMPV6, icmp(kind, &rest));
         datagram.hops = random.pick(&[255, 255, 255, 64]);
         if random.percent(10) {
@@ -51,12 +52,13 @@ impl Frames<'_> {
         if random.percent(5) {
             datagram.fragment = Some((9, 0, random.percent(50)));
         }
-        self.frame(
-            (ifindex, way),
-            datagram.ether_type(),
-            &datagram.bytes(),
-            random,
-        )
+        let mut body = datagram.bytes();
+        if random.percent(6) {
+            // The length of the payload.
+            let at = random.pick(&[4, 5, 5]);
+            body[at] = random.pick(&[0, body[at] ^ 8, body[at] ^ 4, 24]);
+        }
+        self.frame((ifindex, way), datagram.ether_type(), &body, random)
     }
 
     /// Messages that are neither echo, error nor discovery, and ICMP of the other family.

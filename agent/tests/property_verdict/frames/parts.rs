@@ -74,6 +74,33 @@ pub(super) fn extensions(random: &mut Random) -> Vec<(u8, Vec<u8>)> {
         .collect()
 }
 
+/// Options of neighbour discovery: mostly what a host sends, and what is wrong with lengths and addresses.
+pub(super) fn discovery_options(mac: [u8; 6], random: &mut Random) -> Vec<u8> {
+    let count = random.weighted(&[(10, 0), (20, 1), (6, 2), (2, 7), (2, 8), (1, 9), (1, 12)]);
+    let mut options = Vec::new();
+    for _ in 0..count {
+        let kind = random.weighted(&[(8, 1), (8, 2), (6, 14), (1, 0), (1, 3), (1, 255)]);
+        let units = match count {
+            0..=2 => random.weighted(&[(30, 1), (2, 2), (1, 4), (1, 0)]),
+            _ => 1,
+        };
+        let mut address = mac;
+        if random.percent(if count < 3 { 15 } else { 2 }) {
+            address[random.below(6)] ^= 1 << random.below(8);
+        }
+        options.extend([kind, units]);
+        options.extend(address);
+        let more = usize::from(units).saturating_sub(1) * 8;
+        options.extend(random.bytes(more));
+    }
+    if random.percent(8) {
+        // What is cut, or left over.
+        let length = (options.len() + random.below(8)).saturating_sub(random.below(8));
+        options.resize(length, 0);
+    }
+    options
+}
+
 /// Cuts a frame, or changes some of its bits or bytes. What is left can be told to a program: an Ethernet header and more.
 pub(super) fn spoil(frame: &mut Vec<u8>, random: &mut Random) {
     match random.below(4) {

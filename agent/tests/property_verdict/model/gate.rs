@@ -31,7 +31,7 @@ impl Model {
         };
         match packet.icmp {
             Some((Icmp::Neighbour, kind)) => {
-                return self.discovery(frame, &packet, kind, *gate, *way);
+                return self.discovery(frame, &packet, kind, (*gate, pod.mac), *way);
             }
             Some((Icmp::RouterClaim, _)) => return Err(Reason::RouterClaim),
             _ => {}
@@ -109,7 +109,7 @@ impl Model {
         frame: &[u8],
         packet: &Packet,
         kind: u8,
-        gate: u32,
+        (gate, mac): (u32, [u8; 6]),
         way: Direction,
     ) -> Result<(Action, Reason), Reason> {
         let target = u128::from_be_bytes(parse::array(frame, packet.transport + 8)?);
@@ -130,11 +130,13 @@ impl Model {
             }
             Direction::Ingress => mine(target),
         };
-        if fine {
-            Ok((Action::Pass, Reason::Neighbour))
-        } else {
-            Err(Reason::NeighbourSpoofed)
+        if !fine {
+            return Err(Reason::NeighbourSpoofed);
         }
+        if way == Direction::Egress {
+            link_layer(frame, packet, mac)?;
+        }
+        Ok((Action::Pass, Reason::Neighbour))
     }
 
     fn stays_on_link(&self, address: u128) -> bool {
@@ -184,5 +186,38 @@ impl Model {
             }
         }
         Ok(())
+    }
+}
+
+/// At most eight options (RFC 4861, section 4.6), which fill the packet to its end, and a source or target link-layer address
+/// among them is the pod's, as Ethernet has it (RFC 2464, section 6).
+fn link_layer(frame: &[u8], packet: &Packet, mac: [u8; 6]) -> Result<(), Reason> {
+    const IPV6: usize = 14 + 40;
+    let length = u16::from_be_bytes(parse::array(frame, 18)?);
+    let payload = parse::bytes(frame, IPV6, length.into())?;
+    let mut options = payload
+        .get(packet.transport - IPV6 + 24..)
+        .ok_or(Reason::Malformed)?;
+    for seen in 0.. {
+        let [kind, units, ..] = *options else {
+            break;
+        };
+        if seen == 8 {
+            return Err(Reason::ExtensionHeader);
+        }
+        let size = 8 * usize::from(units);
+        if size == 0 || size > options.len() {
+            return Err(Reason::Malformed);
+        }
+        let (option, rest) = options.split_at(size);
+        if (kind == 1 || kind == 2) && option[2..] != mac {
+            return Err(Reason::NeighbourSpoofed);
+        }
+        options = rest;
+    }
+    if options.is_empty() {
+        Ok(())
+    } else {
+        Err(Reason::Malformed)
     }
 }
