@@ -51,7 +51,9 @@ pub fn follow<const MODE: Dry>(case: &mut Case, way: Direction) -> Result<(), Re
     }
     // SAFETY: the value is copied at once; a slot that is reused meanwhile gives the ports of another packet of the pod
     // that was judged too, and the flow lookup that follows decides with them.
-    let note = unsafe { notes.get(&key) }.copied().ok_or(Reason::Fragment)?;
+    let note = unsafe { notes.get(&key) }
+        .copied()
+        .ok_or(Reason::Fragment)?;
     packet.source_port = port(note.source_port());
     if has_ports {
         packet.destination_port = port(note.destination_port());

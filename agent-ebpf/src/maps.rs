@@ -11,6 +11,7 @@
 //! | `listeners` | agent, before the flip | sk_lookup | the generation is refused before the flip |
 //! | `sockets` | agent, when it opens listeners | tc, sk_lookup | the listener is refused |
 //! | `flows` | tc | tc, agent (status) | the pod's own least recently used flow goes; its next packet is judged as new |
+//! | `unassured` | tc | tc, agent (status) | the same, of those that are not assured |
 //! | `fragments` | tc | tc | the pod's own least recently used note goes; the later fragments of that packet drop |
 //! | `affinities` | cgroup | cgroup | the least recently used goes; that client's next connection is a new choice |
 //! | `translations` | cgroup | cgroup | the least recently used goes; answers show the backend's address |
@@ -63,9 +64,15 @@ pub static POLICIES: ArrayOfMaps<Rules, 8192> = ArrayOfMaps::new();
 #[btf_map(name = "endpoints")]
 pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, 12288> = HashMap::new();
 
-/// Judged connections, by the slot that the pod's endpoint names.
+/// Judged TCP connections that the pod opened, or whose opener has answered the pod's answer, by the slot that the pod's
+/// endpoint names.
 #[btf_map(name = "flows")]
 pub static FLOWS: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
+
+/// All other judged connections, at the slot of the pod's flows; the agent makes these tables half as large. Whoever opens many
+/// to a pod without meaning any of them pushes out none that lasts (connection tracking of netfilter calls the others assured).
+#[btf_map(name = "unassured")]
+pub static UNASSURED: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
 
 /// Ports of fragmented packets, by the slot of the pod's flows.
 #[btf_map(name = "fragments")]

@@ -34,7 +34,7 @@ use crate::{
     address::Address,
     fragment,
     frame::Frame,
-    maps::{self, CONTROL, ENDPOINTS, FLOWS, Flows, POLICIES, Rules},
+    maps::{self, CONTROL, ENDPOINTS, FLOWS, Flows, POLICIES, Rules, UNASSURED},
     neighbour,
     packet::{self, Icmp, Layer, Packet, Segment, protocol},
     record, steer,
@@ -357,11 +357,6 @@ fn flow_key(packet: &Packet, way: Direction) -> Key {
     }
 }
 
-#[inline(always)]
-fn flows(case: &Case) -> Option<&'static Flows> {
-    FLOWS.get(case.flows)
-}
-
 /// An ICMP error passes if the packet that it quotes belongs to a flow that this generation allows.
 #[inline(always)]
 fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Reason> {
@@ -380,10 +375,12 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
         return Err(Reason::IcmpUntracked);
     }
     let key = flow_key(inner, back);
-    let flows = flows(case).ok_or(Reason::IcmpUntracked)?;
     // SAFETY: the value is copied at once; a reused slot would belong to a flow that was judged by some generation too.
-    let flow = unsafe { flows.get(key.wire()) }
-        .copied()
+    let find = |flows: &'static Flows| unsafe { flows.get(key.wire()) }.copied();
+    let flow = FLOWS
+        .get(case.flows)
+        .and_then(find)
+        .or_else(|| UNASSURED.get(case.flows).and_then(find))
         .filter(|flow| flow.alive(inner.protocol, case.now, case.ticks_per_second))
         .ok_or(Reason::IcmpUntracked)?;
     if flow.generation() == case.generation {
@@ -433,8 +430,14 @@ fn connection<const MODE: Dry, const SECOND: bool>(
     current: &mut Option<&'static mut FlowValue>,
 ) -> Result<(Action, Reason), Reason> {
     case.key = flow_key(&case.packet, way);
-    let flows = flows(case);
-    let slot = flows.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
+    let tcp = case.packet.protocol == protocol::TCP;
+    let mut home = if tcp { FLOWS.get(case.flows) } else { None };
+    let mut slot = home.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
+    let assured = slot.is_some();
+    if !assured {
+        home = UNASSURED.get(case.flows);
+        slot = home.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
+    }
     let mut known = false;
     // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
     if let Some(slot) = slot
@@ -444,8 +447,9 @@ fn connection<const MODE: Dry, const SECOND: bool>(
         // values of the same layout and pod, each of which allowed its flow.
         let flow = unsafe { &mut *slot };
         let from_opener = flow.direction() == way;
+        let before = flow.state();
         if flow.alive(case.packet.protocol, case.now, case.ticks_per_second)
-            && !(from_opener && flow.state().has(FlowState::RESET))
+            && !(from_opener && before.has(FlowState::RESET))
         {
             if flow.generation() == case.generation {
                 case.direction = flow.direction();
@@ -462,12 +466,8 @@ fn connection<const MODE: Dry, const SECOND: bool>(
                     }
                     // A flow that took the slot meanwhile is then a little younger, and its verdict stays its own.
                     flow.touch(adds, case.now);
-                    if ended(ctx, case, flow, from_opener) {
+                    if tcp && moves(ctx, case, flow, assured, from_opener, before) {
                         case.agreed = Path::None;
-                        if let Some(flows) = flows {
-                            // Gone already is as good; a bucket that is locked keeps it until its time is up.
-                            let _ = flows.remove(case.key.wire());
-                        }
                     } else {
                         *current = Some(flow);
                     }
@@ -496,24 +496,36 @@ fn connection<const MODE: Dry, const SECOND: bool>(
     let (action, flow) = match judged {
         Ok(decided) => decided,
         Err(reason) => {
-            if MODE == WET
-                && known
-                && let Some(flows) = flows
-            {
-                // It frees a place. Should it stay (gone already, or the bucket is locked), it is of an earlier generation, and
-                // whatever finds it is judged again.
-                let _ = flows.remove(case.key.wire());
+            if MODE == WET && known {
+                // It frees a place. Should it stay, it is of an earlier generation, and whatever finds it is judged again.
+                forget(home, &case.key);
             }
             return Err(reason);
         }
     };
     // What follows an abort belongs to no connection any more.
     if known || !case.packet.resets_tcp() {
-        let flows = flows.ok_or(Reason::FlowTable)?;
+        let stale = &case.stale;
+        let assures = tcp
+            && match known {
+                true => stays_assured(
+                    assured,
+                    stale.direction() == way,
+                    stale.state(),
+                    flow.state(),
+                ),
+                false => flow.direction() == Direction::Egress,
+            };
+        let flows = if assures { &FLOWS } else { &UNASSURED };
+        let flows = flows.get(case.flows).ok_or(Reason::FlowTable)?;
         if MODE == WET {
             flows
                 .insert(case.key.wire(), &flow, 0)
                 .map_err(|_| Reason::FlowTable)?;
+            if assures != assured && slot.is_some() {
+                // What the other table has of an older connection must not be taken for this one.
+                forget(home, &case.key);
+            }
         }
     }
     Ok((
@@ -526,28 +538,78 @@ fn connection<const MODE: Dry, const SECOND: bool>(
     ))
 }
 
-/// Whether a packet of a known flow is the last of its connection, after which the flow is not needed.
+/// Removes a flow. One that is gone already is as good as removed; if the kernel refuses because somebody else works on the
+/// bucket, the flow goes when its time is up.
 #[inline(always)]
-fn ended(ctx: &TcContext, case: &Case, flow: &mut FlowValue, from_opener: bool) -> bool {
+fn forget(flows: Option<&'static Flows>, key: &Key) {
+    if let Some(flows) = flows {
+        let _ = flows.remove(key.wire());
+    }
+}
+
+/// Whether a known TCP flow is assured: its opener has answered the answer, which whoever floods does not do, and nobody has
+/// aborted it.
+#[inline(always)]
+const fn stays_assured(
+    assured: bool,
+    from_opener: bool,
+    before: FlowState,
+    now: FlowState,
+) -> bool {
+    !now.has(FlowState::RESET) && (assured || from_opener && before.has(FlowState::REPLIED))
+}
+
+/// Whether a known TCP flow leaves the place where it was found: with the last packet of its connection, or when it becomes assured
+/// or is so no more.
+#[inline(always)]
+fn moves(
+    ctx: &TcContext,
+    case: &Case,
+    flow: &mut FlowValue,
+    assured: bool,
+    from_opener: bool,
+    before: FlowState,
+) -> bool {
     let packet = &case.packet;
     if packet.ends_tcp() {
+        cold_path();
         let other = match from_opener {
             true => FlowState::FIN_ANSWERER,
             false => FlowState::FIN_OPENER,
         };
         if let Some(segment) = Segment::of(ctx, packet) {
-            let second = flow.state().has(other);
+            let second = before.has(other);
             flow.end(second, segment.acknowledges, segment.answer);
         }
+    } else if before.has(FlowState::LAST) && packet.acknowledges_tcp() {
+        cold_path();
+        let last = match Segment::of(ctx, packet) {
+            Some(segment) => flow.ends_with(segment.acknowledges),
+            None => false,
+        };
+        if last {
+            let flows = if assured { &FLOWS } else { &UNASSURED };
+            forget(flows.get(case.flows), &case.key);
+            return true;
+        }
+    }
+    let assures = stays_assured(assured, from_opener, before, flow.state());
+    if assures == assured {
         return false;
     }
-    if !flow.state().has(FlowState::LAST) || !packet.acknowledges_tcp() {
-        return false;
+    cold_path();
+    let (from, to) = match assured {
+        true => (&FLOWS, &UNASSURED),
+        false => (&UNASSURED, &FLOWS),
+    };
+    // Where there is no room for it, it stays.
+    if let Some(to) = to.get(case.flows)
+        && to.insert(case.key.wire(), flow, 0).is_ok()
+    {
+        forget(from.get(case.flows), &case.key);
+        return true;
     }
-    match Segment::of(ctx, packet) {
-        Some(segment) => flow.ends_with(segment.acknowledges),
-        None => false,
-    }
+    false
 }
 
 /// What this generation says of a flow that it has not judged yet.

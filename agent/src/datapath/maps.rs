@@ -22,12 +22,13 @@ use super::{
 };
 
 /// Every map of the object but `cases`, which lasts for one packet. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 19] = [
+pub(super) const NAMES: [&str; 20] = [
     "control",
     "identities",
     "policies",
     "endpoints",
     "flows",
+    "unassured",
     "fragments",
     "services",
     "choices",
@@ -59,6 +60,8 @@ pub(super) struct Maps {
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) flows: Slots,
     /// A pod's is in the slot of its flows.
+    pub(super) unassured: Slots,
+    /// The same.
     pub(super) fragments: Slots,
     pub(super) listeners: Hash<ListenerKey, Listener>,
     pub(super) sockets: SockHash<MapData, Raw<SocketKey>>,
@@ -146,6 +149,14 @@ impl Maps {
                 take(ebpf, "flows")?,
                 pinned(root, "flows")?,
                 inner.flows(1)?,
+                flows.clone(),
+                waits_once,
+            )?,
+            unassured: Slots::new(
+                "unassured",
+                take(ebpf, "unassured")?,
+                pinned(root, "unassured")?,
+                inner.unassured(1)?,
                 flows.clone(),
                 waits_once,
             )?,
@@ -269,6 +280,7 @@ fn keep<K: OfGeneration, V: Wire>(
 pub(super) struct InnerMaker {
     policies: aya_obj::Map,
     flows: aya_obj::Map,
+    unassured: aya_obj::Map,
     fragments: aya_obj::Map,
     btf: OwnedFd,
 }
@@ -290,6 +302,7 @@ impl InnerMaker {
         Ok(Self {
             policies: inner("policies")?,
             flows: inner("flows")?,
+            unassured: inner("unassured")?,
             fragments: inner("fragments")?,
             btf,
         })
@@ -307,14 +320,24 @@ impl InnerMaker {
             .map_err(Error::map("create inner", name))
     }
 
-    /// An empty table of flows for a pod.
+    /// An empty table of assured flows for a pod.
     pub(super) fn flows(&self, entries: usize) -> Result<MapData, Error> {
         self.create(&self.flows, "flows_of", entries)
     }
 
-    /// How many flows a pod has room for.
+    /// How many assured flows a pod has room for.
     pub(super) fn flows_per_pod(&self) -> usize {
         self.flows.max_entries() as usize
+    }
+
+    /// An empty table of flows that are not assured for a pod.
+    pub(super) fn unassured(&self, entries: usize) -> Result<MapData, Error> {
+        self.create(&self.unassured, "unassured_of", entries)
+    }
+
+    /// How many flows that are not assured a pod has room for: half as many, most of which do not last.
+    pub(super) fn unassured_per_pod(&self) -> usize {
+        self.unassured.max_entries() as usize / 2
     }
 
     /// An empty table of fragments for a pod.

@@ -348,7 +348,8 @@ impl Inner {
         let slots = self.maps.policies.insert(&made)?;
         live.policies.extend(owners.into_iter().zip(slots));
 
-        let (mut made, mut fragments, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut made, mut owners) = (Vec::new(), Vec::new());
+        let (mut unassured, mut fragments) = (Vec::new(), Vec::new());
         for (ifindex, pod) in &tables.endpoints {
             if pod.identity == Identity::NONE {
                 continue;
@@ -358,6 +359,7 @@ impl Inner {
                 None => {
                     let maker = &self.inner_maps;
                     made.push(Arc::new(maker.flows(maker.flows_per_pod())?));
+                    unassured.push(Arc::new(maker.unassured(maker.unassured_per_pod())?));
                     fragments.push(Arc::new(maker.fragments(maker.fragments_per_pod())?));
                     owners.push(*ifindex);
                 }
@@ -366,8 +368,9 @@ impl Inner {
         cost.shared += live.flows.len();
         cost.made += made.len();
         let slots = self.maps.flows.insert(&made)?;
-        // Whatever becomes of the fragments: what is named is given back by `retire`.
+        // Whatever becomes of the others: what is named is given back by `retire`.
         live.flows.extend(owners.into_iter().zip(slots.clone()));
+        self.maps.unassured.put(&slots, &unassured)?;
         self.maps.fragments.put(&slots, &fragments)?;
 
         write_flat(&mut self.maps, live)?;
@@ -443,6 +446,7 @@ impl Inner {
             flows = &flows - &kept;
         }
         self.maps.policies.free(policies);
+        self.maps.unassured.free(flows.iter().copied());
         self.maps.fragments.free(flows.iter().copied());
         self.maps.flows.free(flows);
         if retired.steers && !self.steers() {

@@ -63,10 +63,10 @@ pub(crate) struct Kernel {
     tallies: PerCpuArray<MapData, Raw<Tally>>,
     counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
     endpoints: HashMap<MapData, Raw<EndpointKey>, Raw<Endpoint>>,
-    /// Of flows and of fragments.
-    outer: [ArrayOfMaps<MapData>; 2],
+    /// Of assured flows, of others, and of fragments.
+    outer: [ArrayOfMaps<MapData>; 3],
     /// The tables of each pod of the active generation.
-    flows: BTreeMap<u32, Flows>,
+    flows: BTreeMap<u32, [Flows; 2]>,
     fragments: BTreeMap<u32, Notes>,
     cable: Cable,
     sockets: Sockets,
@@ -113,7 +113,7 @@ impl Kernel {
             counters: PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")))
                 .expect("a hash of each CPU"),
             endpoints: HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash"),
-            outer: ["flows", "fragments"].map(|name| {
+            outer: ["flows", "unassured", "fragments"].map(|name| {
                 ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(name))).expect("an array of maps")
             }),
             flows: BTreeMap::new(),
@@ -151,11 +151,11 @@ impl Kernel {
         for entry in self.endpoints.iter() {
             let (Raw(key), Raw(endpoint)) = entry.expect("endpoints can be listed");
             if key.generation() == active {
-                let [flows, notes] = self.outer.each_ref().map(|outer| {
+                let [assured, others, notes] = self.outer.each_ref().map(|outer| {
                     let table = outer.get(&endpoint.flows(), 0);
                     Map::LruHashMap(table.expect("it has one of each"))
                 });
-                let flows = Flows::try_from(flows).expect("an LRU hash");
+                let flows = [assured, others].map(|map| Flows::try_from(map).expect("an LRU hash"));
                 self.flows.insert(key.ifindex(), flows);
                 let notes = Notes::try_from(notes).expect("an LRU hash");
                 self.fragments.insert(key.ifindex(), notes);
@@ -232,8 +232,11 @@ impl Kernel {
     /// What the programs remember of connections.
     pub(crate) fn flows(&self) -> BTreeMap<(u32, FlowId), Flow> {
         let mut all = BTreeMap::new();
-        for (ifindex, flows) in &self.flows {
-            for entry in flows.iter() {
+        let tables = self.flows.iter().flat_map(|(ifindex, [assured, others])| {
+            [(ifindex, assured, true), (ifindex, others, false)]
+        });
+        for (ifindex, table, assured) in tables {
+            for entry in table.iter() {
                 let (Raw(key), Raw(value)) = entry.expect("flows can be listed");
                 let id = FlowId {
                     local: u128::from_be_bytes(key.local()),
@@ -242,7 +245,8 @@ impl Kernel {
                     remote_port: key.remote_port(),
                     protocol: key.protocol(),
                 };
-                all.insert((*ifindex, id), flow(&value));
+                let before = all.insert((*ifindex, id), flow(&value, assured));
+                assert!(before.is_none(), "{id:x?} is in both tables");
             }
         }
         all
@@ -258,10 +262,11 @@ impl Kernel {
             id.remote_port.to_be_bytes(),
             id.protocol,
         ));
-        let Some(flows) = self.flows.get_mut(&ifindex) else {
-            return false;
-        };
-        let Ok(Raw(flow)) = flows.get(&key, 0) else {
+        let tables = self.flows.get_mut(&ifindex).into_iter().flatten();
+        let found = tables
+            .filter_map(|table| Some((table.get(&key, 0).ok()?, table)))
+            .next();
+        let Some((Raw(flow), flows)) = found else {
             return false;
         };
         let aged = FlowValue::new(
@@ -282,7 +287,7 @@ impl Kernel {
 
     /// Removes what packets left behind.
     pub(crate) fn forget(&mut self) {
-        for flows in self.flows.values_mut() {
+        for flows in self.flows.values_mut().flatten() {
             let keys: Vec<_> = flows.keys().map(|key| key.expect("a flow")).collect();
             for key in keys {
                 flows.remove(&key).expect("nobody else removes it");
@@ -324,7 +329,7 @@ impl Explainer {
     }
 }
 
-fn flow(value: &FlowValue) -> Flow {
+fn flow(value: &FlowValue, assured: bool) -> Flow {
     let has = |state| value.state().has(state);
     Flow {
         seen: 0,
@@ -340,6 +345,7 @@ fn flow(value: &FlowValue) -> Flow {
         fin_answerer: has(FlowState::FIN_ANSWERER),
         reset: has(FlowState::RESET),
         last: has(FlowState::LAST),
+        assured,
         due: 0,
         agreement: None,
     }

@@ -47,6 +47,7 @@ impl Inner {
         care.note(self.check_endpoints());
         care.note(self.check_policies());
         care.note(self.check_flows());
+        care.note(self.check_unassured());
         care.note(self.check_fragments());
         care.note(self.check_listeners());
     }
@@ -119,6 +120,15 @@ impl Inner {
         let maker = &self.inner_maps;
         each_has_its_own("flows", &mut self.maps.flows, &slots, || {
             maker.flows(maker.flows_per_pod())
+        })
+    }
+
+    /// The same for its table of flows that are not assured.
+    fn check_unassured(&mut self) -> Looked {
+        let slots = self.flow_slots();
+        let maker = &self.inner_maps;
+        each_has_its_own("unassured", &mut self.maps.unassured, &slots, || {
+            maker.unassured(maker.unassured_per_pod())
         })
     }
 

@@ -102,12 +102,13 @@ impl Model {
             case.judged.rule = flow.rule;
             case.judged.path = flow.path;
             case.judged.marked = flow.marked;
+            let assured = flow.assured;
             flow.note(packet, way, now);
             if ended(&mut flow, &case.asked.frame, packet, way) {
                 self.flows.remove(&key);
             } else {
                 self.flows.insert(key, flow);
-                case.judged.current = true;
+                case.judged.current = flow.assured == assured;
             }
             return Ok((flow.action, Reason::Established));
         }
@@ -146,6 +147,7 @@ impl Model {
             fin_opener: false,
             fin_answerer: false,
             reset: false,
+            assured: packet.protocol == TCP && case.judged.direction == Direction::Egress,
             last: false,
             due: 0,
             agreement: None,

@@ -32,6 +32,8 @@ pub(crate) struct Flow {
     pub(crate) fin_opener: bool,
     pub(crate) fin_answerer: bool,
     pub(crate) reset: bool,
+    /// Of TCP: opened by the pod, or answered by its opener after the pod's answer, and not aborted. These have room of their own.
+    pub(crate) assured: bool,
     /// Both halves have ended, the second in knowledge of the first.
     pub(crate) last: bool,
     /// What acknowledges the last half that ended.
@@ -75,12 +77,14 @@ impl Flow {
             self.seen = now;
         }
         let from_opener = way == self.direction;
+        let answered = self.replied && from_opener;
         self.replied |= !from_opener;
         if packet.protocol == TCP {
             let fin = packet.tcp_flags & FIN != 0;
             self.fin_opener |= fin && from_opener;
             self.fin_answerer |= fin && !from_opener;
             self.reset |= packet.tcp_flags & RST != 0;
+            self.assured = (self.assured || answered) && !self.reset;
         }
     }
 }
