@@ -1,5 +1,5 @@
 //! Pods that come and go while the agent runs: no gate is late, and what is known of a pod goes with it. Needs root.
-//! `CARDINAL_ROUNDS` sets how often; `cargo xtask test --long` sets it to a thousand.
+//! `CARDINAL_STARTS`, `CARDINAL_REUSES`, `CARDINAL_PODS` and `CARDINAL_DEATHS` set how often, `cargo xtask test --long` sets all.
 
 #[path = "netns/node.rs"]
 mod node;
@@ -18,10 +18,8 @@ use world::{World, chain, inside};
 
 /// Rounds of an ordinary run.
 const ROUNDS: u32 = 6;
-/// Addresses, names and indexes that come back, at most: each round is two pods and often a change of documents.
-const REUSES: u32 = 500;
-/// Pods at once in an ordinary run, and with many rounds.
-const AT_ONCE: [u16; 2] = [40, 500];
+/// Pods at once in an ordinary run.
+const AT_ONCE: u32 = 40;
 
 /// The world's first pods: the cell `shop` has one that receives, the cell `bank` too, and the third is nobody's.
 const SHOP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -31,10 +29,13 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 
-fn rounds() -> u32 {
-    match std::env::var("CARDINAL_ROUNDS") {
-        Ok(text) => text.parse().expect("CARDINAL_ROUNDS is a number"),
-        Err(_) => ROUNDS,
+/// What a variable says; in an ordinary run it is not there.
+fn number(variable: &str, ordinary: u32) -> u32 {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|error| panic!("{variable}={text}: {error}")),
+        Err(_) => ordinary,
     }
 }
 
@@ -157,12 +158,12 @@ fn netns_pods_that_send_from_their_first_instant_reach_no_other_cell() {
     let guests: Vec<_> = (1..=200).map(guest).chain([SHOP]).collect();
     let agent = Agent::start(&stage.world, &documents(&guests, &[BANK]), &[]);
     let begun = Instant::now();
-    let starts = stage.starts(&agent, rounds(), &Birth::AT_ONCE, true);
+    let rounds = number("CARDINAL_STARTS", ROUNDS);
+    let starts = stage.starts(&agent, rounds, &Birth::AT_ONCE, true);
     let held = agent.held_after();
     println!(
-        "{} starts in {} s, {} packets sent, {} reached the other cell, {} of {} pods the world; from message to both gates: \
+        "{rounds} starts in {} s, {} packets sent, {} reached the other cell, {} of {} pods the world; from message to both gates: \
          median {} µs, 99 % {} µs, most {} µs",
-        rounds(),
         begun.elapsed().as_secs(),
         starts.sent,
         starts.to_the_other_cell,
@@ -175,10 +176,10 @@ fn netns_pods_that_send_from_their_first_instant_reach_no_other_cell() {
     // The other cell's gates stand, whoever sends.
     assert_eq!(starts.to_the_other_cell, 0, "{}", agent.log());
     // The kernel tells of an interface and does not wait: on a machine that is busy with other things, a pod may be first.
-    assert!(starts.early <= rounds().div_ceil(20), "{}", agent.log());
+    assert!(starts.early <= rounds.div_ceil(20), "{}", agent.log());
     // One that a generation guards before the message about it is read needs no holding.
     assert!(
-        held.len() as u32 + rounds().div_ceil(20) >= rounds(),
+        held.len() as u32 + rounds.div_ceil(20) >= rounds,
         "{} were held: {}",
         held.len(),
         agent.log()
@@ -239,7 +240,7 @@ fn netns_nothing_is_judged_as_the_pod_that_had_the_interface_before() {
     };
     let mut shops = true;
     let agent = Agent::start(&stage.world, &text(shops), &[]);
-    let (mut sent, rounds) = (0, rounds().min(REUSES));
+    let (mut sent, rounds) = (0, number("CARDINAL_REUSES", ROUNDS));
     for round in 0..rounds {
         // A pod at the interface, with its own identity.
         let first = stage.guest(2 * round, "reused");
@@ -295,7 +296,8 @@ fn netns_nothing_is_judged_as_the_pod_that_had_the_interface_before() {
 
 #[test]
 fn netns_many_pods_at_once_are_all_guarded() {
-    let count = AT_ONCE[usize::from(rounds() > ROUNDS)];
+    let count = number("CARDINAL_PODS", AT_ONCE);
+    let count = u16::try_from(count).expect("a number of pods");
     let stage = Stage::new();
     let addresses: Vec<_> = (1..=count).map(guest).collect();
     let all: Vec<_> = addresses.iter().copied().chain([SHOP]).collect();
@@ -349,7 +351,7 @@ fn netns_many_pods_at_once_are_all_guarded() {
 fn netns_a_namespace_that_dies_half_way_stops_nobody() {
     let stage = Stage::new();
     let agent = Agent::start(&stage.world, &documents(&[SHOP, GUEST], &[BANK]), &[]);
-    for round in 0..rounds() {
+    for round in 0..number("CARDINAL_DEATHS", ROUNDS) {
         let dying: Vec<_> = (0..4)
             .map(|number| stage.guest(10_000 + 4 * round + number, &format!("d{round}-{number}")))
             .collect();

@@ -1,5 +1,5 @@
 //! Switches of generations under load: each packet is judged by one of them, at both gates. Needs root; fails without it.
-//! `cargo xtask test --long` sets the number of switches, by CARDINAL_ROUNDS.
+//! `CARDINAL_SWITCHES` sets how many; `cargo xtask test --long` has ten thousand.
 
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
@@ -24,12 +24,12 @@ const NEVER: u16 = 1002;
 /// The other way round.
 const NEVER_EITHER: u16 = 1003;
 
-/// Switches of an ordinary run; a round of a long one is ten.
+/// Switches of an ordinary run.
 const SWITCHES: u32 = 200;
 
 fn switches() -> u32 {
-    match std::env::var("CARDINAL_ROUNDS") {
-        Ok(text) => 10 * text.parse::<u32>().expect("CARDINAL_ROUNDS is a number"),
+    match std::env::var("CARDINAL_SWITCHES") {
+        Ok(text) => text.parse().expect("CARDINAL_SWITCHES is a number"),
         Err(_) => SWITCHES,
     }
 }

@@ -109,7 +109,7 @@ pub struct SteadyReport {
     pub lost: Vec<String>,
     /// Messages that came back.
     pub exchanges: u64,
-    /// The longest that one took.
+    /// The longest that one took, microseconds: the gap that a connection had.
     pub longest_us: u64,
 }
 
@@ -118,6 +118,8 @@ pub struct SteadyReport {
 pub struct KnockReport {
     /// Connections and datagrams that were tried.
     pub probes: u64,
+    /// The longest time in which nothing was tried, microseconds: how long a leak could have been that nobody saw.
+    pub longest_gap_us: u64,
     /// What came back.
     pub leaks: Vec<String>,
 }

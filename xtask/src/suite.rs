@@ -27,7 +27,8 @@ pub(crate) struct Options {
     part: Option<Part>,
     /// Run only tests whose path contains this text.
     filter: Option<String>,
-    /// A thousand rounds of what is otherwise done a few times, and a hundred times as many drawn inputs (an hour or more).
+    /// Many rounds of what is otherwise done a few times, a hundred times as many drawn inputs, and at the end what the tests
+    /// measured (about an hour on two cores).
     #[arg(long)]
     long: bool,
 }
@@ -38,11 +39,23 @@ enum Part {
     Vm(vm::Options),
 }
 
-/// What `--long` asks of the tests, by the variables that they read.
-const LONG: [(&str, &str); 3] = [
-    ("CARDINAL_ROUNDS", "1000"),
+/// What `--long` asks of the tests, by the variables that they read: as much as two cores do in an hour or so.
+const LONG: [(&str, &str); 10] = [
+    // Generations, one after the other, under a flood of packets.
+    ("CARDINAL_SWITCHES", "10000"),
+    // Pods that send from their first instant; interfaces and addresses that come back as another pod's; pods at once;
+    // namespaces that die half-way, four to a round.
+    ("CARDINAL_STARTS", "1000"),
+    ("CARDINAL_REUSES", "500"),
+    ("CARDINAL_PODS", "500"),
+    ("CARDINAL_DEATHS", "500"),
+    // Agents that are killed, documents that change; agents that are killed and that end under a hundred connections.
+    ("CARDINAL_KILLS", "1000"),
+    ("CARDINAL_CHANGES", "1000"),
+    ("CARDINAL_TAKEOVERS", "20"),
+    // Frames that the programs and their model judge, and inputs of the other drawn tests.
+    ("CARDINAL_FRAMES", "3000000"),
     ("PROPTEST_CASES", "25600"),
-    ("CARDINAL_FRAMES", "20000000"),
 ];
 
 /// Binaries that draw their input and need a kernel and root too.
@@ -104,6 +117,45 @@ struct Count {
 struct Tally {
     counts: BTreeMap<Kind, Count>,
     failures: Vec<String>,
+    figures: Figures,
+}
+
+/// What tests that passed printed, by the name of the test. The harness shows it if it is asked to (`--show-output`).
+#[derive(Debug, Default)]
+struct Figures {
+    found: Vec<(String, Vec<String>)>,
+    /// Whether the lines that come are those of tests that passed.
+    passed: bool,
+    /// Whether the lines that come are a test's.
+    inside: bool,
+}
+
+impl Figures {
+    /// Takes the next line of a test program.
+    fn read(&mut self, line: &str) {
+        let name = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" stdout ----"));
+        match line {
+            // Once before what they printed, and once before the list of their names.
+            "successes:" => (self.passed, self.inside) = (true, false),
+            "failures:" => self.passed = false,
+            _ if line.starts_with("test result: ") => self.passed = false,
+            _ if !self.passed => {}
+            "" => {}
+            _ if name.is_some() => {
+                self.inside = true;
+                self.found
+                    .push((name.unwrap_or_default().to_owned(), Vec::new()));
+            }
+            _ if self.inside => {
+                if let Some((_, lines)) = self.found.last_mut() {
+                    lines.push(line.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Tally {
@@ -180,6 +232,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             command
         };
         command.current_dir(&binary.package).args(&options.filter);
+        if options.long {
+            command.arg("--show-output");
+        }
         play(&mut command, &mut tally, |test| {
             (binary.name.clone(), Kind::of(&binary.name, test))
         })?;
@@ -191,6 +246,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     play(&mut docs, &mut tally, |_| ("doc".to_owned(), Kind::Doc))?;
     let without = machines(options, &programs.init(), &binaries, &mut tally);
 
+    for (test, lines) in &tally.figures.found {
+        println!("\n{test}:");
+        for line in lines {
+            println!("    {line}");
+        }
+    }
     println!(
         "\n{:<12}{:>8}{:>8}{:>9}",
         "kind", "passed", "failed", "ignored"
@@ -324,6 +385,7 @@ fn play(
         let text = text?;
         let text = String::from_utf8_lossy(&text);
         println!("{text}");
+        tally.figures.read(&text);
         if let Some((test, outcome)) = result(&text) {
             let (binary, kind) = kind(test);
             tally.add(kind, &binary, test, outcome);
@@ -377,6 +439,23 @@ mod tests {
         );
         assert_eq!(result("test result: ok. 3 passed"), None);
         assert_eq!(result("running 3 tests"), None);
+    }
+
+    #[test]
+    fn what_tests_that_passed_printed_is_kept() {
+        let mut figures = Figures::default();
+        let text = "running 3 tests\ntest a::b ... ok\ntest c ... ok\ntest d ... FAILED\n\nsuccesses:\n\n\
+                    ---- a::b stdout ----\n3 rounds\n\n  1 drop\n\n---- c stdout ----\n7 s\n\n\nsuccesses:\n    a::b\n    c\n\n\
+                    failures:\n\n---- d stdout ----\nassertion\n\n\nfailures:\n    d\n\ntest result: FAILED. 2 passed";
+        text.lines().for_each(|line| figures.read(line));
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
+        assert_eq!(
+            figures.found,
+            [
+                ("a::b".to_owned(), lines(&["3 rounds", "  1 drop"])),
+                ("c".to_owned(), lines(&["7 s"])),
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The same crash and the same change, many times: what must hold once must hold each time.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    env, fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -9,7 +13,7 @@ use super::{
     scene::{Demo, LEDGER, Spot},
 };
 use crate::{
-    peer::{KnockReport, Running, SteadyReport},
+    peer::{KnockReport, Outcome, Running, SteadyReport},
     world::Family,
 };
 
@@ -21,6 +25,19 @@ const START: Duration = Duration::from_secs(20);
 /// How long a witness may take to end: longer than it waits for a lost connection.
 const LOST: Duration = Duration::from_secs(40);
 
+/// How often, by the variable that says so.
+///
+/// # Errors
+/// The variable is not a number.
+pub fn rounds(variable: &str, ordinary: u32) -> Result<u32> {
+    match env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{variable} is `{text}`, expected a number")),
+        Err(_) => Ok(ordinary),
+    }
+}
+
 /// Kills the agent, over and over. Each time, without an agent and with the next one: a connection that was never declared is
 /// dropped, and the same declared connections, opened before the first kill, answer.
 ///
@@ -29,8 +46,9 @@ const LOST: Duration = Duration::from_secs(40);
 pub fn kills(demo: &mut Demo, rounds: u32) -> Result<()> {
     let mut held = Vec::new();
     for family in Family::BOTH {
-        held.push((family, Ok(hold(demo, family)?)));
+        held.push(Ok(hold(demo, family)?));
     }
+    let begun = Instant::now();
     for round in 1..=rounds {
         demo.agent.kill()?;
         for alive in [false, true] {
@@ -42,15 +60,25 @@ pub fn kills(demo: &mut Demo, rounds: u32) -> Result<()> {
             } else {
                 "without an agent"
             };
-            for (family, connection) in &mut held {
+            let mut denied = Vec::new();
+            for family in Family::BOTH {
+                let to = SocketAddr::new(LEDGER.of(family), 7000).to_string();
+                let arguments = ["tcp", "--to", &to, "--timeout-ms", "200"];
+                denied.push(Running::start(
+                    "peer tcp",
+                    demo.peer(Spot::Web, &arguments),
+                )?);
+            }
+            for connection in &mut held {
                 let answer = still_answers(connection)?;
                 ensure!(
                     answer.actual == "passed",
                     "round {round}, {when}: the open connection says {}",
                     answer.actual
                 );
-                let to = SocketAddr::new(LEDGER.of(*family), 7000).to_string();
-                let denied = demo.probe(Spot::Web, &["tcp", "--to", &to, "--timeout-ms", "200"])?;
+            }
+            for denied in &mut denied {
+                let denied: Outcome = denied.next(START)?;
                 ensure!(
                     denied.outcome == "timeout",
                     "round {round}, {when}: what nobody declared is {}",
@@ -59,11 +87,18 @@ pub fn kills(demo: &mut Demo, rounds: u32) -> Result<()> {
             }
         }
     }
+    println!(
+        "{rounds} kills in {} s: {} attempts of what nobody declared, 0 leaks; {} open connections answered each time",
+        begun.elapsed().as_secs(),
+        4 * rounds,
+        held.len()
+    );
     Ok(())
 }
 
 /// Kills the agent and ends it in turn, each time with another one in its place, while many declared connections talk without a
-/// pause and somebody undeclared calls without a pause. No connection may be lost, and nothing may come back to the caller.
+/// pause and somebody undeclared calls without a pause. No connection may be lost, and nothing may come back to the caller. How
+/// long they had to wait is printed, and no error: it is the machine's as much as the agent's.
 ///
 /// # Errors
 /// What did not hold.
@@ -74,33 +109,42 @@ pub fn takeovers(demo: &mut Demo, rounds: u32) -> Result<()> {
         let arguments = ["steady", "--to", &to, "--connections", "50"];
         let mut steady = Running::start("peer steady", demo.peer(Spot::Orders, &arguments))?;
         steady.wait_for(START, |line| line["event"] == "ready")?;
-        let arguments = ["knock", "--to", &to];
+        let arguments = ["knock", "--to", &to, "--callers", "10"];
         let mut knock = Running::start("peer knock", demo.peer(Spot::Web, &arguments))?;
         knock.wait_for(START, |line| line["event"] == "ready")?;
         talks.push((family, steady, knock));
     }
+    let begun = Instant::now();
     for _ in 0..rounds {
         demo.agent.kill()?;
         demo.restart_agent()?;
         demo.agent.end(START)?;
         demo.restart_agent()?;
     }
+    println!(
+        "{rounds} kills and {rounds} ends in {} s",
+        begun.elapsed().as_secs()
+    );
+    let mut reports = Vec::new();
     for (family, mut steady, mut knock) in talks {
         steady.finish();
         let talked: SteadyReport = steady.next(LOST)?;
         knock.finish();
         let knocked: KnockReport = knock.next(LOST)?;
         println!(
-            "{}: {rounds} kills and {rounds} ends: {} of {} connections lost, {} exchanges, the longest took {} us; \
-             {} probes, {} leaks",
+            "{}: {} of {} connections lost, {} exchanges, longest gap {} us; {} probes, longest gap {} us, {} leaks",
             family.name(),
             talked.lost.len(),
             talked.connections,
             talked.exchanges,
             talked.longest_us,
             knocked.probes,
+            knocked.longest_gap_us,
             knocked.leaks.len()
         );
+        reports.push((talked, knocked));
+    }
+    for (talked, knocked) in reports {
         ensure!(talked.lost.is_empty(), "{:?}", talked.lost);
         ensure!(talked.exchanges > 0, "nothing was said");
         ensure!(knocked.leaks.is_empty(), "{:?}", knocked.leaks);

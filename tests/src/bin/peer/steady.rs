@@ -1,6 +1,10 @@
 //! Many connections that never rest, and a caller who never gives up: the witnesses of a crash.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -36,6 +40,9 @@ pub(crate) struct KnockOptions {
     /// How long to wait for each answer.
     #[arg(long, default_value_t = 20)]
     timeout_ms: u64,
+    /// How many call at the same time.
+    #[arg(long, default_value_t = 1)]
+    callers: u32,
 }
 
 /// Longer than any repair, shorter than a test: silence for that long is a lost connection.
@@ -105,43 +112,92 @@ pub(crate) async fn steady(options: SteadyOptions) -> Result<()> {
     Ok(())
 }
 
-/// Calls by TCP and UDP until standard input ends, then prints a `KnockReport`. Whatever comes back is a leak: also a refusal, which
-/// only the one who was called can send.
-pub(crate) async fn knock(options: KnockOptions) -> Result<()> {
-    let ended = until_input_ends();
-    let patience = Duration::from_millis(options.timeout_ms);
+/// When somebody last called, and the longest time in which nobody did.
+struct Calls {
+    last: Instant,
+    longest_gap: Duration,
+    probes: u64,
+}
+
+impl Calls {
+    fn count(calls: &Mutex<Self>) {
+        let mut calls = calls.lock().expect(UNPOISONED);
+        let now = Instant::now();
+        calls.longest_gap = calls.longest_gap.max(now - calls.last);
+        calls.last = now;
+        calls.probes += 1;
+    }
+}
+
+/// Why the lock on [`Calls`] is never poisoned.
+const UNPOISONED: &str = "nothing that is done under the lock panics";
+
+/// One caller: what came back.
+async fn call(
+    to: SocketAddr,
+    patience: Duration,
+    ended: watch::Receiver<bool>,
+    calls: Arc<Mutex<Calls>>,
+) -> Result<Vec<String>> {
     let any = SocketAddr::new(
-        match options.to {
+        match to {
             SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         },
         0,
     );
-    println!("{{\"event\":\"ready\"}}");
-    let mut report = KnockReport {
-        probes: 0,
-        leaks: Vec::new(),
-    };
+    let mut leaks = Vec::new();
     while !*ended.borrow() {
-        report.probes += 2;
-        match timeout(patience, TcpStream::connect(options.to)).await {
+        Calls::count(&calls);
+        match timeout(patience, TcpStream::connect(to)).await {
             Err(_) => {}
-            Ok(Ok(_)) => report.leaks.push("TCP: connected".to_owned()),
-            Ok(Err(error)) => report.leaks.push(format!("TCP: {error}")),
+            Ok(Ok(_)) => leaks.push("TCP: connected".to_owned()),
+            Ok(Err(error)) => leaks.push(format!("TCP: {error}")),
         }
         let socket = UdpSocket::bind(any).await?;
-        socket.connect(options.to).await?;
+        socket.connect(to).await?;
         let mut buffer = [0; 64];
+        Calls::count(&calls);
         let asked = async {
             socket.send(b"knock").await?;
             socket.recv(&mut buffer).await
         };
         match timeout(patience, asked).await {
             Err(_) => {}
-            Ok(Ok(_)) => report.leaks.push("UDP: answered".to_owned()),
-            Ok(Err(error)) => report.leaks.push(format!("UDP: {error}")),
+            Ok(Ok(_)) => leaks.push("UDP: answered".to_owned()),
+            Ok(Err(error)) => leaks.push(format!("UDP: {error}")),
         }
     }
+    Ok(leaks)
+}
+
+/// Calls by TCP and UDP until standard input ends, then prints a `KnockReport`. Whatever comes back is a leak: also a refusal, which
+/// only the one who was called can send.
+pub(crate) async fn knock(options: KnockOptions) -> Result<()> {
+    let ended = until_input_ends();
+    let patience = Duration::from_millis(options.timeout_ms);
+    let calls = Arc::new(Mutex::new(Calls {
+        last: Instant::now(),
+        longest_gap: Duration::ZERO,
+        probes: 0,
+    }));
+    println!("{{\"event\":\"ready\"}}");
+    let mut callers = JoinSet::new();
+    for _ in 0..options.callers {
+        callers.spawn(call(options.to, patience, ended.clone(), calls.clone()));
+    }
+    let mut leaks = Vec::new();
+    while let Some(came_back) = callers.join_next().await {
+        leaks.extend(came_back??);
+    }
+    let report = {
+        let calls = calls.lock().expect(UNPOISONED);
+        KnockReport {
+            probes: calls.probes,
+            longest_gap_us: calls.longest_gap.as_micros().try_into().unwrap_or(u64::MAX),
+            leaks,
+        }
+    };
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
