@@ -66,7 +66,7 @@ pub(crate) enum Kind {
     UdpTo,
     /// A stream; counted in bytes.
     Bulk,
-    /// One datagram to each of many ports: every one of them is a flow of its own.
+    /// Datagrams and openings to and from many ports: every one of them is a flow of its own.
     Flows,
 }
 

@@ -233,12 +233,13 @@ pub(crate) fn router_keys() -> [SocketKey; 2] {
     [gateway.socket_key(), SocketKey::TRANSPARENT_V4]
 }
 
-/// How full the table of flows is, in words.
+/// How full the tables of flows are, in words.
 pub(crate) fn flows(datapath: &Datapath) -> Result<String> {
     let facts = datapath.map_facts()?;
-    let flows = facts
-        .iter()
-        .find(|map| map.name == "flows")
-        .context("the datapath has no map of flows")?;
-    Ok(format!("{} of {} flows", flows.used, flows.size))
+    let full = |name| {
+        let map = facts.iter().find(|map| map.name == name);
+        let map = map.with_context(|| format!("the datapath has no map `{name}`"))?;
+        Ok::<_, anyhow::Error>(format!("{} of {} {name}", map.used, map.size))
+    };
+    Ok(format!("{}, {}", full("flows")?, full("unassured")?))
 }

@@ -10,8 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::time::{ClockId, clock_gettime};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{BATCH, Done, Kind, MESSAGE, Order, server::Servers};
+use super::{BATCH, Done, Kind, MESSAGE, Order, port, server::Servers};
 
 /// Transactions between two looks at the clock.
 const STRIDE: u64 = 16;
@@ -194,9 +195,26 @@ fn connections(to: SocketAddr, end: Instant) -> Result<Count> {
     Ok((count, 0))
 }
 
-/// Most ports answer that nobody listens, which a socket that is not connected does not hear.
+/// Half of them by UDP, half by TCP. Most ports answer a datagram that nobody listens, which a socket that is not connected does
+/// not hear; a segment without a checksum is answered by nobody.
 fn flows(to: SocketAddr, amount: u64) -> Result<Count> {
+    let raw = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::TCP))
+        .context("failed to open a raw socket")?;
     let mut sent = 0;
+    while sent < amount / 2 {
+        for port in 1..=u16::MAX {
+            let mut opening = [0; 20];
+            opening[..2].copy_from_slice(&port.to_be_bytes());
+            opening[2..4].copy_from_slice(&port::CRR.to_be_bytes());
+            // The header's length in words, and SYN.
+            opening[12..14].copy_from_slice(&[0x50, 0x02]);
+            raw.send_to(&opening, &to.into())?;
+            sent += 1;
+            if sent == amount / 2 {
+                break;
+            }
+        }
+    }
     while sent < amount {
         let socket = unbound(to)?;
         for port in 1..=u16::MAX {
