@@ -325,7 +325,11 @@ async fn forward(
     if path != normal.path {
         exchange.record.upstream_path = Some(path.to_string());
     }
-    if let Some(own) = &chosen.host {
+    if let Some(own) = chosen
+        .destinations
+        .first()
+        .and_then(|one| one.host.as_ref())
+    {
         host.clone_from(own);
     }
     let http2 = chosen.destinations.first().is_some_and(|one| one.http2);
@@ -345,7 +349,7 @@ async fn forward(
         trailers: normal.trailers,
         websocket: upgrade.is_some(),
     };
-    let request = outbound.request(parts, body)?;
+    let request = outbound.request(parts, body.limited(chosen.body_limit))?;
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.
@@ -358,19 +362,16 @@ async fn forward(
         client,
         call: Call::Endpoint(endpoint),
     });
-    let mut response = send(stage, exchange, &chosen.destinations, request, upgrade).await?;
+    let mut answer = send(stage, exchange, &chosen.destinations, request, upgrade).await;
+    if let Some(serving) = chosen.serving {
+        serving.ended(stage.worker, &mut answer);
+    }
+    let mut response = answer?;
 
     for filter in &rule.filters {
         if let RouteFilter::ResponseHeaders(edits) = filter {
             edits.apply(response.headers_mut());
         }
-    }
-    if let Some((placement, reason)) = chosen.placement {
-        let headers = response.headers_mut();
-        normalise::strip_ours(headers);
-        headers.insert("x-routed-to", placement);
-        let reason = HeaderValue::from_static(reason.as_str());
-        headers.insert("x-route-reason", reason);
     }
     Ok(response)
 }
@@ -405,7 +406,10 @@ async fn send(
         let upstream = hyper::upgrade::on(&mut response);
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
+        let slot = exchange.slot.clone();
         tunnel::upgraded(stage.worker, client, upstream, move |table| {
+            // The slot is given back when the tunnel ends.
+            let _held = &slot;
             match (worker.caller(table, source), &call) {
                 (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
                 (Some(caller), Call::South(host, port)) => caller
@@ -477,6 +481,7 @@ async fn south(
         tls: None,
         http2,
         mark: stage.worker.mark(Mark::Upstream),
+        host: None,
         outside: stage.worker.outside(),
         owner: Some(Arc::clone(&caller.name)),
     }];
