@@ -66,6 +66,23 @@ impl FlowKey {
     pub const fn protocol(&self) -> u8 {
         self.protocol
     }
+    /// The same bytes in words of eight, as they lie in memory.
+    #[must_use]
+    pub fn words(&self) -> [u64; 5] {
+        let half = |bytes: &[u8; 16], at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(word)
+        };
+        let ([a, b], [c, d], [e, f, g]) = (self.local_port, self.remote_port, self.pad);
+        [
+            half(&self.local, 0),
+            half(&self.local, 8),
+            half(&self.remote, 0),
+            half(&self.remote, 8),
+            u64::from_ne_bytes([a, b, c, d, self.protocol, e, f, g]),
+        ]
+    }
 }
 
 /// What was seen of a connection, as bits.
@@ -341,6 +358,47 @@ impl FlowValue {
     pub const fn alive(&self, protocol: u8, now: u64, ticks_per_second: u32) -> bool {
         let timeout = self.state().timeout(protocol) as u64 * ticks_per_second as u64;
         now.saturating_sub(self.seen) < timeout
+    }
+}
+
+/// A TCP connection that somebody opened to a pod and that is not assured yet, or is aborted: an element of the pod's array of
+/// such, at the place that its key says. A connection that comes to the place of another takes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    key: FlowKey,
+    flow: FlowValue,
+}
+crate::wire!(Opening = 88);
+
+impl Opening {
+    /// How many elements a pod's array has, a power of two.
+    pub const PLACES: u32 = 1 << Self::BITS;
+    const BITS: u32 = 10;
+
+    /// The element for a key, given in words: the high bits of products that every bit has its part in.
+    #[must_use]
+    #[inline(always)]
+    pub const fn place(key: &[u64; 5]) -> u32 {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut hash = key[4].wrapping_mul(ODD);
+        hash = (hash ^ hash >> 32 ^ key[0] ^ key[2]).wrapping_mul(ODD);
+        hash = (hash ^ hash >> 32 ^ key[1] ^ key[3].rotate_left(32)).wrapping_mul(ODD);
+        (hash >> (64 - Self::BITS)) as u32
+    }
+
+    /// Which connection, if any: one has a protocol.
+    #[must_use]
+    pub const fn read(&self) -> Option<(FlowKey, FlowValue)> {
+        match self.key.protocol {
+            0 => None,
+            _ => Some((self.key, self.flow)),
+        }
+    }
+    /// The same connection with another value.
+    #[must_use]
+    pub const fn with(self, flow: FlowValue) -> Self {
+        Self { flow, ..self }
     }
 }
 

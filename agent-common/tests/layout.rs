@@ -176,6 +176,23 @@ fn a_gate_that_agreed_is_not_asked_for_an_eighth_of_a_second() {
 }
 
 #[test]
+fn openings_have_places_that_every_part_of_their_key_decides() {
+    let key = |last: u8, port: u16, protocol: u8| {
+        let (mut local, mut remote) = ([0; 16], [0; 16]);
+        (local[15], remote[0]) = (last, last);
+        FlowKey::new(local, remote, port.to_be_bytes(), [0, 80], protocol)
+    };
+    let place = |key: FlowKey| Opening::place(&key.words());
+    let ports: BTreeSet<u32> = (0..1024).map(|port| place(key(1, port, 6))).collect();
+    // Of as many balls as bins about 63 % of the bins get one.
+    assert!(ports.len() > 580, "{}", ports.len());
+    assert!(ports.iter().all(|place| *place < Opening::PLACES));
+    let others: BTreeSet<u32> = (0..=255).map(|last| place(key(last, 1, 6))).collect();
+    assert!(others.len() > 200, "{}", others.len());
+    assert_ne!(place(key(1, 1, 6)), place(key(1, 1, 17)));
+}
+
+#[test]
 fn a_connection_is_over_with_the_acknowledgement_of_its_second_end() {
     // The second end knows of the first one.
     let mut flow = a_flow();

@@ -17,6 +17,7 @@ mod frame;
 mod listen;
 mod maps;
 mod neighbour;
+mod opening;
 mod packet;
 mod record;
 mod steer;

@@ -34,8 +34,8 @@ use crate::{
     address::Address,
     fragment,
     frame::Frame,
-    maps::{self, CONTROL, ENDPOINTS, FLOWS, Flows, POLICIES, Rules, UNASSURED},
-    neighbour,
+    maps::{self, CONTROL, DATAGRAMS, ENDPOINTS, FLOWS, Flows, POLICIES, Rules},
+    neighbour, opening,
     packet::{self, Icmp, Layer, Packet, Segment, protocol},
     record, steer,
 };
@@ -102,7 +102,7 @@ pub struct Case {
 
 /// A [`FlowKey`] in words, which are copied at once.
 #[repr(C)]
-struct Key {
+pub struct Key {
     local: Address,
     remote: Address,
     local_port: u16,
@@ -117,6 +117,13 @@ impl Key {
     const fn wire(&self) -> &FlowKey {
         // SAFETY: the same bytes at the same places, and `FlowKey` takes any.
         unsafe { &*core::ptr::from_ref(self).cast::<FlowKey>() }
+    }
+
+    /// The same bytes in words of eight.
+    #[inline(always)]
+    pub const fn words(&self) -> &[u64; 5] {
+        // SAFETY: the same size, aligned to eight as its addresses are, without padding.
+        unsafe { &*core::ptr::from_ref(self).cast::<[u64; 5]>() }
     }
 }
 
@@ -377,10 +384,15 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
     let key = flow_key(inner, back);
     // SAFETY: the value is copied at once; a reused slot would belong to a flow that was judged by some generation too.
     let find = |flows: &'static Flows| unsafe { flows.get(key.wire()) }.copied();
-    let flow = FLOWS
+    let flows = if inner.protocol == protocol::TCP {
+        &FLOWS
+    } else {
+        &DATAGRAMS
+    };
+    let flow = flows
         .get(case.flows)
         .and_then(find)
-        .or_else(|| UNASSURED.get(case.flows).and_then(find))
+        .or_else(|| opening::find(case.flows, &key).copied())
         .filter(|flow| flow.alive(inner.protocol, case.now, case.ticks_per_second))
         .ok_or(Reason::IcmpUntracked)?;
     if flow.generation() == case.generation {
@@ -431,12 +443,13 @@ fn connection<const MODE: Dry, const SECOND: bool>(
 ) -> Result<(Action, Reason), Reason> {
     case.key = flow_key(&case.packet, way);
     let tcp = case.packet.protocol == protocol::TCP;
-    let mut home = if tcp { FLOWS.get(case.flows) } else { None };
-    let mut slot = home.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
-    let assured = slot.is_some();
-    if !assured {
-        home = UNASSURED.get(case.flows);
-        slot = home.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
+    let table = if tcp { &FLOWS } else { &DATAGRAMS };
+    let table = table.get(case.flows);
+    let mut slot = table.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
+    // Found where assured connections are, or those that cannot be.
+    let settled = slot.is_some();
+    if tcp && !settled {
+        slot = opening::find(case.flows, &case.key).map(core::ptr::from_mut);
     }
     let mut known = false;
     // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
@@ -466,7 +479,7 @@ fn connection<const MODE: Dry, const SECOND: bool>(
                     }
                     // A flow that took the slot meanwhile is then a little younger, and its verdict stays its own.
                     flow.touch(adds, case.now);
-                    if tcp && moves(ctx, case, flow, assured, from_opener, before) {
+                    if tcp && moves(ctx, case, flow, settled, from_opener, before) {
                         case.agreed = Path::None;
                     } else {
                         *current = Some(flow);
@@ -498,7 +511,7 @@ fn connection<const MODE: Dry, const SECOND: bool>(
         Err(reason) => {
             if MODE == WET && known {
                 // It frees a place. Should it stay, it is of an earlier generation, and whatever finds it is judged again.
-                forget(home, &case.key);
+                forget(table, case, settled);
             }
             return Err(reason);
         }
@@ -506,26 +519,30 @@ fn connection<const MODE: Dry, const SECOND: bool>(
     // What follows an abort belongs to no connection any more.
     if known || !case.packet.resets_tcp() {
         let stale = &case.stale;
-        let assures = tcp
-            && match known {
-                true => stays_assured(
-                    assured,
+        let settles = !tcp
+            || match known {
+                true => is_assured(
+                    settled,
                     stale.direction() == way,
                     stale.state(),
                     flow.state(),
                 ),
                 false => flow.direction() == Direction::Egress,
             };
-        let flows = if assures { &FLOWS } else { &UNASSURED };
-        let flows = flows.get(case.flows).ok_or(Reason::FlowTable)?;
-        if MODE == WET {
-            flows
+        if MODE == DRY {
+            // As far as can be told without writing.
+            table.ok_or(Reason::FlowTable)?;
+        } else if settles {
+            table
+                .ok_or(Reason::FlowTable)?
                 .insert(case.key.wire(), &flow, 0)
                 .map_err(|_| Reason::FlowTable)?;
-            if assures != assured && slot.is_some() {
-                // What the other table has of an older connection must not be taken for this one.
-                forget(home, &case.key);
-            }
+        } else if !opening::put(case.flows, &case.key, &flow) {
+            return Err(Reason::FlowTable);
+        }
+        if MODE == WET && settles != settled && slot.is_some() {
+            // What the other table has of an older connection must not be taken for this one.
+            forget(table, case, settled);
         }
     }
     Ok((
@@ -538,25 +555,22 @@ fn connection<const MODE: Dry, const SECOND: bool>(
     ))
 }
 
-/// Removes a flow. One that is gone already is as good as removed; if the kernel refuses because somebody else works on the
-/// bucket, the flow goes when its time is up.
+/// Removes the case's flow from its table, or from the openings. One that is gone already is as good as removed; if the kernel
+/// refuses because somebody else works on the bucket, the flow goes when its time is up.
 #[inline(always)]
-fn forget(flows: Option<&'static Flows>, key: &Key) {
-    if let Some(flows) = flows {
-        let _ = flows.remove(key.wire());
+fn forget(table: Option<&'static Flows>, case: &Case, settled: bool) {
+    if !settled {
+        opening::forget(case.flows, &case.key);
+    } else if let Some(flows) = table {
+        let _ = flows.remove(case.key.wire());
     }
 }
 
 /// Whether a known TCP flow is assured: its opener has answered the answer, which whoever floods does not do, and nobody has
 /// aborted it.
 #[inline(always)]
-const fn stays_assured(
-    assured: bool,
-    from_opener: bool,
-    before: FlowState,
-    now: FlowState,
-) -> bool {
-    !now.has(FlowState::RESET) && (assured || from_opener && before.has(FlowState::REPLIED))
+const fn is_assured(was: bool, from_opener: bool, before: FlowState, now: FlowState) -> bool {
+    !now.has(FlowState::RESET) && (was || from_opener && before.has(FlowState::REPLIED))
 }
 
 /// Whether a known TCP flow leaves the place where it was found: with the last packet of its connection, or when it becomes assured
@@ -588,28 +602,25 @@ fn moves(
             None => false,
         };
         if last {
-            let flows = if assured { &FLOWS } else { &UNASSURED };
-            forget(flows.get(case.flows), &case.key);
+            forget(FLOWS.get(case.flows), case, assured);
             return true;
         }
     }
-    let assures = stays_assured(assured, from_opener, before, flow.state());
+    let assures = is_assured(assured, from_opener, before, flow.state());
     if assures == assured {
         return false;
     }
     cold_path();
-    let (from, to) = match assured {
-        true => (&FLOWS, &UNASSURED),
-        false => (&UNASSURED, &FLOWS),
-    };
+    let table = FLOWS.get(case.flows);
     // Where there is no room for it, it stays.
-    if let Some(to) = to.get(case.flows)
-        && to.insert(case.key.wire(), flow, 0).is_ok()
-    {
-        forget(from.get(case.flows), &case.key);
-        return true;
+    let moved = match assures {
+        true => table.is_some_and(|flows| flows.insert(case.key.wire(), flow, 0).is_ok()),
+        false => opening::put(case.flows, &case.key, flow),
+    };
+    if moved {
+        forget(table, case, assured);
     }
-    false
+    moved
 }
 
 /// What this generation says of a flow that it has not judged yet.

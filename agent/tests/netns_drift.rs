@@ -157,7 +157,8 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                 "endpoints",
                 "policies",
                 "flows",
-                "unassured",
+                "openings",
+                "datagrams",
                 "fragments",
                 "listeners",
                 "sockets",
@@ -245,7 +246,7 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
             .set(slot(&values[0], 8), &other, 0)
             .expect("replaced");
         found("a table of rules", &[("policies", keys.len())]);
-        for name in ["flows", "unassured", "fragments"] {
+        for name in ["flows", "openings", "datagrams", "fragments"] {
             let mut tables: ArrayOfMaps<MapData> =
                 ArrayOfMaps::try_from(Map::ArrayOfMaps(open(&maps, name))).expect("a map of maps");
             let other = tables.get(&slot(&values[1], 12), 0).expect("a table");

@@ -22,13 +22,14 @@ use super::{
 };
 
 /// Every map of the object but `cases`, which lasts for one packet. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 20] = [
+pub(super) const NAMES: [&str; 21] = [
     "control",
     "identities",
     "policies",
     "endpoints",
     "flows",
-    "unassured",
+    "openings",
+    "datagrams",
     "fragments",
     "services",
     "choices",
@@ -60,7 +61,9 @@ pub(super) struct Maps {
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) flows: Slots,
     /// A pod's is in the slot of its flows.
-    pub(super) unassured: Slots,
+    pub(super) openings: Slots,
+    /// The same.
+    pub(super) datagrams: Slots,
     /// The same.
     pub(super) fragments: Slots,
     pub(super) listeners: Hash<ListenerKey, Listener>,
@@ -152,11 +155,19 @@ impl Maps {
                 flows.clone(),
                 waits_once,
             )?,
-            unassured: Slots::new(
-                "unassured",
-                take(ebpf, "unassured")?,
-                pinned(root, "unassured")?,
-                inner.unassured(1)?,
+            openings: Slots::new(
+                "openings",
+                take(ebpf, "openings")?,
+                pinned(root, "openings")?,
+                inner.openings()?,
+                flows.clone(),
+                waits_once,
+            )?,
+            datagrams: Slots::new(
+                "datagrams",
+                take(ebpf, "datagrams")?,
+                pinned(root, "datagrams")?,
+                inner.datagrams(1)?,
                 flows.clone(),
                 waits_once,
             )?,
@@ -280,7 +291,8 @@ fn keep<K: OfGeneration, V: Wire>(
 pub(super) struct InnerMaker {
     policies: aya_obj::Map,
     flows: aya_obj::Map,
-    unassured: aya_obj::Map,
+    openings: aya_obj::Map,
+    datagrams: aya_obj::Map,
     fragments: aya_obj::Map,
     btf: OwnedFd,
 }
@@ -302,7 +314,8 @@ impl InnerMaker {
         Ok(Self {
             policies: inner("policies")?,
             flows: inner("flows")?,
-            unassured: inner("unassured")?,
+            openings: inner("openings")?,
+            datagrams: inner("datagrams")?,
             fragments: inner("fragments")?,
             btf,
         })
@@ -330,14 +343,20 @@ impl InnerMaker {
         self.flows.max_entries() as usize
     }
 
-    /// An empty table of flows that are not assured for a pod.
-    pub(super) fn unassured(&self, entries: usize) -> Result<MapData, Error> {
-        self.create(&self.unassured, "unassured_of", entries)
+    /// An array of no openings for a pod.
+    pub(super) fn openings(&self) -> Result<MapData, Error> {
+        let places = self.openings.max_entries() as usize;
+        self.create(&self.openings, "openings_of", places)
     }
 
-    /// How many flows that are not assured a pod has room for: half as many, most of which do not last.
-    pub(super) fn unassured_per_pod(&self) -> usize {
-        self.unassured.max_entries() as usize / 2
+    /// An empty table of flows of UDP and other protocols for a pod.
+    pub(super) fn datagrams(&self, entries: usize) -> Result<MapData, Error> {
+        self.create(&self.datagrams, "datagrams_of", entries)
+    }
+
+    /// How many of these a pod has room for: half as many as assured ones, since most do not last.
+    pub(super) fn datagrams_per_pod(&self) -> usize {
+        self.datagrams.max_entries() as usize / 2
     }
 
     /// An empty table of fragments for a pod.
