@@ -181,7 +181,8 @@ fn locals<'a>(snapshot: &'a Snapshot, names: &Names<'a>, discovery: &Discovery) 
 }
 
 fn component<'a>(snapshot: &'a Snapshot, id: &ComponentId) -> Option<&'a Component> {
-    snapshot.cells.get(&id.cell)?.components.get(&id.component)
+    let cell = snapshot.cells.get(&id.cell)?;
+    Some(cell.components.get(&id.component)?)
 }
 
 fn endpoint<'a>(snapshot: &'a Snapshot, id: &EndpointId) -> Option<&'a Endpoint> {
