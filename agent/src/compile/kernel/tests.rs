@@ -1,9 +1,10 @@
 //! The verdict tables, row by row.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use agent_common::{Action, Direction};
+use agent_common::{Action, Direction, IdentityValue, Rule, RuleKey};
 use snapshot::model::{
     Cell, CellId, Cidr, ComponentKind, Connection, East, EndpointKind, Exposure, GateRef, Gateway,
     Intra, Listener, ListenerProtocol, Name, Node, ObjectName, Platform, PlatformPort,
@@ -15,7 +16,13 @@ use snapshot::{Shared, Source};
 use super::*;
 use crate::datapath::{Backend, DiscoveredPod, Service};
 
+mod edits;
 mod sources;
+
+/// The tables of a snapshot that comes after nothing.
+fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> KernelTables {
+    super::compile(&Arc::new(snapshot.clone()), discovery, generation)
+}
 
 fn source() -> Source {
     Source {
