@@ -228,9 +228,9 @@ impl Maps {
     }
 
     /// Forgets the hits of rules that are in no generation any more.
-    pub(super) fn keep_hits(&mut self, rules: &BTreeSet<u32>) -> Result<(), Error> {
+    pub(super) fn keep_hits(&mut self, names: impl Fn(&u32) -> bool) -> Result<(), Error> {
         for rule in keys(self.hits.keys(), "hits")? {
-            if !rules.contains(&rule) {
+            if !names(&rule) {
                 gone(self.hits.remove(&rule), "hits")?;
             }
         }
