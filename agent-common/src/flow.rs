@@ -66,23 +66,6 @@ impl FlowKey {
     pub const fn protocol(&self) -> u8 {
         self.protocol
     }
-    /// The same bytes in words of eight, as they lie in memory.
-    #[must_use]
-    pub fn words(&self) -> [u64; 5] {
-        let half = |bytes: &[u8; 16], at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_ne_bytes(word)
-        };
-        let ([a, b], [c, d], [e, f, g]) = (self.local_port, self.remote_port, self.pad);
-        [
-            half(&self.local, 0),
-            half(&self.local, 8),
-            half(&self.remote, 0),
-            half(&self.remote, 8),
-            u64::from_ne_bytes([a, b, c, d, self.protocol, e, f, g]),
-        ]
-    }
 }
 
 /// What was seen of a connection, as bits.
@@ -168,11 +151,10 @@ pub struct FlowValue {
     pad: u8,
     /// When the receiver's gate was asked, the low half of its jiffy.
     asked: u32,
-    /// The flow's ports at that time, as they lie in memory.
-    ports: u32,
     /// The acknowledgement that the last end of a half waits for.
     due: u32,
-    spare: u32,
+    /// What the receiver's gate was asked about.
+    about: u64,
 }
 crate::wire!(FlowValue = 48);
 
@@ -216,9 +198,8 @@ impl FlowValue {
             beyond: 0,
             pad: 0,
             asked: 0,
-            ports: 0,
             due: 0,
-            spare: 0,
+            about: 0,
         }
     }
 
@@ -258,24 +239,33 @@ impl FlowValue {
     pub const fn ends_with(&self, acknowledges: u32) -> bool {
         self.state().has(FlowState::LAST) && acknowledges == self.due
     }
-    /// Notes at jiffy `now` that the gate of the local pod at the other side passes this flow too: there it crosses `beyond`, and
-    /// its state is `state`. `ports` are the flow's.
+    /// What the verdict of a receiver's gate depends on, beside the sender's identity, which the table's pod has: the ports in one
+    /// word, the protocol, the receiver's interface, the generation.
+    #[must_use]
     #[inline(always)]
-    pub const fn agree(&mut self, ports: u32, state: FlowState, beyond: Path, now: u64) {
+    pub const fn about(ports: u32, protocol: u8, receiver: u32, generation: u32) -> u64 {
+        let rest = receiver.rotate_left(8) ^ generation ^ (protocol as u32) << 24;
+        (ports as u64) << 32 | rest as u64
+    }
+    /// Notes at jiffy `now` that the gate of the local pod at the other side passes this flow too: there it crosses `beyond`, and
+    /// its state is `state`. `about` is [`Self::about`] what was asked.
+    #[inline(always)]
+    pub const fn agree(&mut self, about: u64, state: FlowState, beyond: Path, now: u64) {
         self.asked = now as u32;
-        self.ports = ports;
+        self.about = about;
         self.beyond = beyond as u8;
         self.told = TOLD | state.0;
     }
     /// The border that the flow crosses for the local pod at the other side, if that pod's gate need not be asked about a packet
     /// that adds `state`: it has passed the flow in this generation, an eighth of a second ago at most, and the packet tells it
     /// nothing new. [`Path::None`] if it is to be asked. It is asked again so soon because a flow that its own table has lost
-    /// since must come back to it. `ports` are the flow's: an entry that another flow took while the note was written has others.
+    /// since must come back to it. `about` is [`Self::about`] what would be asked: an entry that another flow, or the same one of
+    /// another generation, took while the note was written does not agree.
     #[must_use]
     #[inline(always)]
     pub const fn agreed(
         &self,
-        ports: u32,
+        about: u64,
         state: FlowState,
         now: u64,
         ticks_per_second: u32,
@@ -283,7 +273,7 @@ impl FlowValue {
         let news = (TOLD | state.0) & !self.told;
         // Another CPU may have asked after `now`; the difference wraps, and the gate is asked again.
         let age = (now as u32).wrapping_sub(self.asked);
-        if news != 0 || age > ticks_per_second >> 3 || ports != self.ports {
+        if news != 0 || age > ticks_per_second >> 3 || about != self.about {
             return Path::None;
         }
         match Path::from_raw(self.beyond) {
@@ -358,47 +348,6 @@ impl FlowValue {
     pub const fn alive(&self, protocol: u8, now: u64, ticks_per_second: u32) -> bool {
         let timeout = self.state().timeout(protocol) as u64 * ticks_per_second as u64;
         now.saturating_sub(self.seen) < timeout
-    }
-}
-
-/// A TCP connection that somebody opened to a pod and that is not assured yet, or is aborted: an element of the pod's array of
-/// such, at the place that its key says. A connection that comes to the place of another takes it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening {
-    key: FlowKey,
-    flow: FlowValue,
-}
-crate::wire!(Opening = 88);
-
-impl Opening {
-    /// How many elements a pod's array has, a power of two.
-    pub const PLACES: u32 = 1 << Self::BITS;
-    const BITS: u32 = 10;
-
-    /// The element for a key, given in words: the high bits of products that every bit has its part in.
-    #[must_use]
-    #[inline(always)]
-    pub const fn place(key: &[u64; 5]) -> u32 {
-        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut hash = key[4].wrapping_mul(ODD);
-        hash = (hash ^ hash >> 32 ^ key[0] ^ key[2]).wrapping_mul(ODD);
-        hash = (hash ^ hash >> 32 ^ key[1] ^ key[3].rotate_left(32)).wrapping_mul(ODD);
-        (hash >> (64 - Self::BITS)) as u32
-    }
-
-    /// Which connection, if any: one has a protocol.
-    #[must_use]
-    pub const fn read(&self) -> Option<(FlowKey, FlowValue)> {
-        match self.key.protocol {
-            0 => None,
-            _ => Some((self.key, self.flow)),
-        }
-    }
-    /// The same connection with another value.
-    #[must_use]
-    pub const fn with(self, flow: FlowValue) -> Self {
-        Self { flow, ..self }
     }
 }
 

@@ -28,7 +28,7 @@ pub use control::Control;
 pub use counter::{Counter, CounterKey, Limit, LimitKey, Lost, Tally};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use event::{Event, Hook};
-pub use flow::{FlowKey, FlowState, FlowValue, FragmentKey, FragmentValue, Opening};
+pub use flow::{FlowKey, FlowState, FlowValue, FragmentKey, FragmentValue};
 pub use identity::{Identity, IdentityKey, IdentityValue};
 pub use listener::{Listener, ListenerKey, SocketKey};
 pub use mark::Mark;

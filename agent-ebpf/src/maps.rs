@@ -11,8 +11,7 @@
 //! | `listeners` | agent, before the flip | sk_lookup | the generation is refused before the flip |
 //! | `sockets` | agent, when it opens listeners | tc, sk_lookup | the listener is refused |
 //! | `flows` | tc | tc, agent (status) | the pod's own least recently used flow goes; its next packet is judged as new |
-//! | `openings` | tc | tc | the one in the same place goes; its opener tries again |
-//! | `datagrams` | tc | tc, agent (status) | as `flows` |
+//! | `unassured` | tc | tc, agent (status) | the same, of those that are not assured |
 //! | `fragments` | tc | tc | the pod's own least recently used note goes; the later fragments of that packet drop |
 //! | `affinities` | cgroup | cgroup | the least recently used goes; that client's next connection is a new choice |
 //! | `translations` | cgroup | cgroup | the least recently used goes; answers show the backend's address |
@@ -25,7 +24,7 @@
 use agent_common::{
     Affinity, AffinityKey, Backend, Choice, Control, Counter, CounterKey, Endpoint, EndpointKey,
     Event, FlowKey, FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey,
-    Listener, ListenerKey, Lost, Opening, Rule, RuleKey, Service, ServiceKey, SocketKey, Tally,
+    Listener, ListenerKey, Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, Tally,
     TranslationKey, TranslationValue, Versioned,
 };
 use aya_ebpf::{
@@ -45,9 +44,6 @@ pub type Rules = HashMap<RuleKey, Rule, 1024>;
 pub type Flows = LruHashMap<FlowKey, FlowValue, 8192>;
 /// Packets of one pod that came in fragments. The agent makes one per pod; this type is the template.
 pub type Fragments = LruHashMap<FragmentKey, FragmentValue, 256>;
-
-/// Openings of one pod.
-pub type Openings = Array<Opening, { Opening::PLACES as usize }>;
 
 /// The agent writes such an array as memory of its own (kernel 5.5).
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -69,18 +65,14 @@ pub static POLICIES: ArrayOfMaps<Rules, 8192> = ArrayOfMaps::new();
 pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, 12288> = HashMap::new();
 
 /// Judged TCP connections that the pod opened, or whose opener has answered the pod's answer, by the slot that the pod's
-/// endpoint names. Netfilter's connection tracking calls such connections assured.
+/// endpoint names.
 #[btf_map(name = "flows")]
 pub static FLOWS: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
 
-/// TCP connections that others opened and that are not assured, and aborted ones, at the slot of the pod's flows. Whoever opens
-/// many to a pod without meaning any of them takes the room of none that lasts.
-#[btf_map(name = "openings")]
-pub static OPENINGS: ArrayOfMaps<Openings, 8192> = ArrayOfMaps::new();
-
-/// Judged connections of UDP and all other protocols, at the slot of the pod's flows; the agent makes these tables half as large.
-#[btf_map(name = "datagrams")]
-pub static DATAGRAMS: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
+/// All other judged connections, at the slot of the pod's flows; the agent makes these tables half as large. Whoever opens many
+/// to a pod without meaning any of them pushes out none that lasts (connection tracking of netfilter calls the others assured).
+#[btf_map(name = "unassured")]
+pub static UNASSURED: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
 
 /// Ports of fragmented packets, by the slot of the pod's flows.
 #[btf_map(name = "fragments")]

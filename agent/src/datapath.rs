@@ -377,11 +377,11 @@ impl Datapath {
     pub fn map_facts(&self) -> Result<Vec<MapFacts>, Error> {
         let inner = self.lock();
         let maps = &inner.maps;
-        let (mut flows, mut datagrams) = (0, 0);
+        let (mut flows, mut unassured) = (0, 0);
         let pods = inner.flow_slots();
         for slot in &pods {
             flows += maps::count_flows(maps.flows.get(*slot)?)?;
-            datagrams += maps::count_flows(maps.datagrams.get(*slot)?)?;
+            unassured += maps::count_flows(maps.unassured.get(*slot)?)?;
         }
         let size = |name| maps.sizes.get(name).copied().unwrap_or(0);
         let rows = [
@@ -398,9 +398,9 @@ impl Datapath {
                 pods.len() * inner.inner_maps.flows_per_pod(),
             ),
             (
-                "datagrams",
-                datagrams,
-                pods.len() * inner.inner_maps.datagrams_per_pod(),
+                "unassured",
+                unassured,
+                pods.len() * inner.inner_maps.unassured_per_pod(),
             ),
             (
                 "listeners",

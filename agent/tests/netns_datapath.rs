@@ -992,7 +992,7 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
             "{name} has no types of key and value"
         );
     }
-    for name in ["policies", "flows", "openings", "datagrams", "fragments"] {
+    for name in ["policies", "flows", "unassured", "fragments"] {
         let outer: ArrayOfMaps<_, MapData> =
             ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(name))).expect("a map of maps");
         // Slot 0 is nobody's; the first pod's things are in the first one after it.

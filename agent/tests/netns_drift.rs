@@ -157,8 +157,7 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                 "endpoints",
                 "policies",
                 "flows",
-                "openings",
-                "datagrams",
+                "unassured",
                 "fragments",
                 "listeners",
                 "sockets",
@@ -246,7 +245,7 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
             .set(slot(&values[0], 8), &other, 0)
             .expect("replaced");
         found("a table of rules", &[("policies", keys.len())]);
-        for name in ["flows", "openings", "datagrams", "fragments"] {
+        for name in ["flows", "unassured", "fragments"] {
             let mut tables: ArrayOfMaps<MapData> =
                 ArrayOfMaps::try_from(Map::ArrayOfMaps(open(&maps, name))).expect("a map of maps");
             let other = tables.get(&slot(&values[1], 12), 0).expect("a table");

@@ -50,7 +50,7 @@ fn pinned(world: &World, name: &str) -> MapData {
     MapData::from_pin(world.folder.join(folder).join(name)).expect("the map is pinned")
 }
 
-/// A pod's own tables of flows, assured ones and those of UDP, as the kernel has them: keys of 40 bytes.
+/// A pod's own tables of flows, assured and other, as the kernel has them: keys of 40 bytes.
 struct Table([HashMap<MapData, [u8; 40], [u8; VALUE]>; 2]);
 
 const VALUE: usize = size_of::<FlowValue>();
@@ -62,7 +62,7 @@ impl Table {
         let [_, _, _, slot, ..] = endpoints
             .get(&[generation, pod.ifindex], 0)
             .expect("the pod is known");
-        Self(["flows", "datagrams"].map(|name| {
+        Self(["flows", "unassured"].map(|name| {
             let outer: ArrayOfMaps<_, MapData> =
                 ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(world, name)))
                     .expect("a map of maps");

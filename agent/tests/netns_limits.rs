@@ -40,7 +40,7 @@ fn used(datapath: &Datapath) -> Vec<(&'static str, usize)> {
         .expect("maps can be read")
         .into_iter()
         // Packets that the kernel sends on its own are counted at any time.
-        .filter(|map| !["counters", "flows", "datagrams", "hits"].contains(&map.name))
+        .filter(|map| !["counters", "flows", "unassured", "hits"].contains(&map.name))
         .map(|map| (map.name, map.used))
         .collect()
 }

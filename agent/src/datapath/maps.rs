@@ -10,6 +10,7 @@ use agent_common::{
 };
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
+use aya::util::nr_cpus;
 
 use super::{
     checks,
@@ -22,14 +23,13 @@ use super::{
 };
 
 /// Every map of the object but `cases`, which lasts for one packet. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 21] = [
+pub(super) const NAMES: [&str; 20] = [
     "control",
     "identities",
     "policies",
     "endpoints",
     "flows",
-    "openings",
-    "datagrams",
+    "unassured",
     "fragments",
     "services",
     "choices",
@@ -61,9 +61,7 @@ pub(super) struct Maps {
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) flows: Slots,
     /// A pod's is in the slot of its flows.
-    pub(super) openings: Slots,
-    /// The same.
-    pub(super) datagrams: Slots,
+    pub(super) unassured: Slots,
     /// The same.
     pub(super) fragments: Slots,
     pub(super) listeners: Hash<ListenerKey, Listener>,
@@ -155,19 +153,11 @@ impl Maps {
                 flows.clone(),
                 waits_once,
             )?,
-            openings: Slots::new(
-                "openings",
-                take(ebpf, "openings")?,
-                pinned(root, "openings")?,
-                inner.openings()?,
-                flows.clone(),
-                waits_once,
-            )?,
-            datagrams: Slots::new(
-                "datagrams",
-                take(ebpf, "datagrams")?,
-                pinned(root, "datagrams")?,
-                inner.datagrams(1)?,
+            unassured: Slots::new(
+                "unassured",
+                take(ebpf, "unassured")?,
+                pinned(root, "unassured")?,
+                inner.unassured(1)?,
                 flows.clone(),
                 waits_once,
             )?,
@@ -291,9 +281,9 @@ fn keep<K: OfGeneration, V: Wire>(
 pub(super) struct InnerMaker {
     policies: aya_obj::Map,
     flows: aya_obj::Map,
-    openings: aya_obj::Map,
-    datagrams: aya_obj::Map,
+    unassured: aya_obj::Map,
     fragments: aya_obj::Map,
+    cpus: usize,
     btf: OwnedFd,
 }
 
@@ -314,9 +304,9 @@ impl InnerMaker {
         Ok(Self {
             policies: inner("policies")?,
             flows: inner("flows")?,
-            openings: inner("openings")?,
-            datagrams: inner("datagrams")?,
+            unassured: inner("unassured")?,
             fragments: inner("fragments")?,
+            cpus: nr_cpus().map_err(|(file, error)| Error::file("read", file)(error))?,
             btf,
         })
     }
@@ -340,23 +330,24 @@ impl InnerMaker {
 
     /// How many assured flows a pod has room for.
     pub(super) fn flows_per_pod(&self) -> usize {
-        self.flows.max_entries() as usize
+        self.room(self.flows.max_entries() as usize)
     }
 
-    /// An array of no openings for a pod.
-    pub(super) fn openings(&self) -> Result<MapData, Error> {
-        let places = self.openings.max_entries() as usize;
-        self.create(&self.openings, "openings_of", places)
+    /// The kernel hands free entries of an LRU table to CPUs 128 at a time (`LOCAL_FREE_TARGET`); a table with fewer than that for
+    /// each would leave some of them room for one.
+    fn room(&self, entries: usize) -> usize {
+        const BATCH: usize = 128;
+        entries.max(BATCH * (self.cpus + 1))
     }
 
-    /// An empty table of flows of UDP and other protocols for a pod.
-    pub(super) fn datagrams(&self, entries: usize) -> Result<MapData, Error> {
-        self.create(&self.datagrams, "datagrams_of", entries)
+    /// An empty table of flows that are not assured for a pod.
+    pub(super) fn unassured(&self, entries: usize) -> Result<MapData, Error> {
+        self.create(&self.unassured, "unassured_of", entries)
     }
 
-    /// How many of these a pod has room for: half as many as assured ones, since most do not last.
-    pub(super) fn datagrams_per_pod(&self) -> usize {
-        self.datagrams.max_entries() as usize / 2
+    /// How many flows that are not assured a pod has room for: half as many, most of which do not last.
+    pub(super) fn unassured_per_pod(&self) -> usize {
+        self.room(self.unassured.max_entries() as usize / 2)
     }
 
     /// An empty table of fragments for a pod.
@@ -366,7 +357,7 @@ impl InnerMaker {
 
     /// How many fragmented packets are remembered for a pod.
     pub(super) fn fragments_per_pod(&self) -> usize {
-        self.fragments.max_entries() as usize
+        self.room(self.fragments.max_entries() as usize)
     }
 
     /// A hash that holds exactly these rules.

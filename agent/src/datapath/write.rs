@@ -366,7 +366,7 @@ impl Inner {
         live.policies.extend(owners.into_iter().zip(slots));
 
         let (mut made, mut owners) = (Vec::new(), Vec::new());
-        let (mut openings, mut datagrams, mut fragments) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut unassured, mut fragments) = (Vec::new(), Vec::new());
         for (ifindex, pod) in &tables.endpoints {
             if pod.identity == Identity::NONE {
                 continue;
@@ -376,8 +376,7 @@ impl Inner {
                 None => {
                     let maker = &self.inner_maps;
                     made.push(Arc::new(maker.flows(maker.flows_per_pod())?));
-                    openings.push(Arc::new(maker.openings()?));
-                    datagrams.push(Arc::new(maker.datagrams(maker.datagrams_per_pod())?));
+                    unassured.push(Arc::new(maker.unassured(maker.unassured_per_pod())?));
                     fragments.push(Arc::new(maker.fragments(maker.fragments_per_pod())?));
                     owners.push(*ifindex);
                 }
@@ -388,8 +387,7 @@ impl Inner {
         let slots = self.maps.flows.insert(&made)?;
         // Whatever becomes of the others: what is named is given back by `retire`.
         live.flows.extend(owners.into_iter().zip(slots.clone()));
-        self.maps.openings.put(&slots, &openings)?;
-        self.maps.datagrams.put(&slots, &datagrams)?;
+        self.maps.unassured.put(&slots, &unassured)?;
         self.maps.fragments.put(&slots, &fragments)?;
 
         write_flat(&mut self.maps, live)?;
@@ -465,8 +463,7 @@ impl Inner {
             flows = &flows - &kept;
         }
         self.maps.policies.free(policies);
-        self.maps.openings.free(flows.iter().copied());
-        self.maps.datagrams.free(flows.iter().copied());
+        self.maps.unassured.free(flows.iter().copied());
         self.maps.fragments.free(flows.iter().copied());
         self.maps.flows.free(flows);
         if retired.steers() && !self.steers() {

@@ -5,10 +5,10 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use agent_common::{
-    Counter, CounterKey, Direction, Endpoint, EndpointKey, FlowKey, FlowState, FlowValue, Opening,
-    Path, Reason, Tally, Verdict, Wire,
+    Counter, CounterKey, Direction, Endpoint, EndpointKey, FlowKey, FlowState, FlowValue, Path,
+    Reason, Tally, Verdict, Wire,
 };
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use cardinal_agent::datapath::{Datapath, DatapathConfig, GateHook, KernelTables, Prepared};
 
@@ -52,7 +52,6 @@ pub(crate) fn counted(judged: &Judged) -> Counted {
 }
 
 type Flows = HashMap<MapData, Raw<FlowKey>, Raw<FlowValue>>;
-type Openings = Array<MapData, Raw<Opening>>;
 type Notes = HashMap<MapData, [u8; 40], [u8; 4]>;
 
 /// A node with its datapath.
@@ -64,11 +63,10 @@ pub(crate) struct Kernel {
     tallies: PerCpuArray<MapData, Raw<Tally>>,
     counters: PerCpuHashMap<MapData, Raw<CounterKey>, Raw<Counter>>,
     endpoints: HashMap<MapData, Raw<EndpointKey>, Raw<Endpoint>>,
-    /// Of assured flows, of UDP and the rest, of openings, and of fragments.
-    outer: [ArrayOfMaps<MapData>; 4],
+    /// Of assured flows, of others, and of fragments.
+    outer: [ArrayOfMaps<MapData>; 3],
     /// The tables of each pod of the active generation.
     flows: BTreeMap<u32, [Flows; 2]>,
-    openings: BTreeMap<u32, Openings>,
     fragments: BTreeMap<u32, Notes>,
     cable: Cable,
     sockets: Sockets,
@@ -115,11 +113,10 @@ impl Kernel {
             counters: PerCpuHashMap::try_from(Map::PerCpuHashMap(pinned("counters")))
                 .expect("a hash of each CPU"),
             endpoints: HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash"),
-            outer: ["flows", "datagrams", "openings", "fragments"].map(|name| {
+            outer: ["flows", "unassured", "fragments"].map(|name| {
                 ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(name))).expect("an array of maps")
             }),
             flows: BTreeMap::new(),
-            openings: BTreeMap::new(),
             fragments: BTreeMap::new(),
             datapath,
             cable,
@@ -150,21 +147,17 @@ impl Kernel {
             self.datapath.retire(before).expect("it is not active");
         }
         self.flows.clear();
-        self.openings.clear();
         self.fragments.clear();
         for entry in self.endpoints.iter() {
             let (Raw(key), Raw(endpoint)) = entry.expect("endpoints can be listed");
             if key.generation() == active {
-                let [assured, others, openings, notes] = self.outer.each_ref().map(|outer| {
+                let [assured, others, notes] = self.outer.each_ref().map(|outer| {
                     let table = outer.get(&endpoint.flows(), 0);
-                    table.expect("it has one of each")
+                    Map::LruHashMap(table.expect("it has one of each"))
                 });
-                let flows = [assured, others]
-                    .map(|map| Flows::try_from(Map::LruHashMap(map)).expect("an LRU hash"));
-                let openings = Array::try_from(Map::Array(openings)).expect("an array");
-                self.openings.insert(key.ifindex(), openings);
+                let flows = [assured, others].map(|map| Flows::try_from(map).expect("an LRU hash"));
                 self.flows.insert(key.ifindex(), flows);
-                let notes = Notes::try_from(Map::LruHashMap(notes)).expect("an LRU hash");
+                let notes = Notes::try_from(notes).expect("an LRU hash");
                 self.fragments.insert(key.ifindex(), notes);
             }
         }
@@ -239,30 +232,21 @@ impl Kernel {
     /// What the programs remember of connections.
     pub(crate) fn flows(&self) -> BTreeMap<(u32, FlowId), Flow> {
         let mut all = BTreeMap::new();
-        let mut add = |ifindex: u32, key: FlowKey, value: FlowValue, assured: bool| {
-            let id = FlowId {
-                local: u128::from_be_bytes(key.local()),
-                remote: u128::from_be_bytes(key.remote()),
-                local_port: key.local_port(),
-                remote_port: key.remote_port(),
-                protocol: key.protocol(),
-            };
-            let before = all.insert((ifindex, id), flow(&value, assured));
-            assert!(before.is_none(), "{id:x?} is in two tables");
-        };
-        for (ifindex, tables) in &self.flows {
-            for (table, assured) in tables.iter().zip([true, false]) {
-                for entry in table.iter() {
-                    let (Raw(key), Raw(value)) = entry.expect("flows can be listed");
-                    add(*ifindex, key, value, assured);
-                }
-            }
-        }
-        for (ifindex, openings) in &self.openings {
-            for opening in openings.iter() {
-                if let Some((key, value)) = opening.expect("openings can be listed").0.read() {
-                    add(*ifindex, key, value, false);
-                }
+        let tables = self.flows.iter().flat_map(|(ifindex, [assured, others])| {
+            [(ifindex, assured, true), (ifindex, others, false)]
+        });
+        for (ifindex, table, assured) in tables {
+            for entry in table.iter() {
+                let (Raw(key), Raw(value)) = entry.expect("flows can be listed");
+                let id = FlowId {
+                    local: u128::from_be_bytes(key.local()),
+                    remote: u128::from_be_bytes(key.remote()),
+                    local_port: key.local_port(),
+                    remote_port: key.remote_port(),
+                    protocol: key.protocol(),
+                };
+                let before = all.insert((*ifindex, id), flow(&value, assured));
+                assert!(before.is_none(), "{id:x?} is in both tables");
             }
         }
         all
@@ -271,39 +255,33 @@ impl Kernel {
     /// Makes a flow look as if its last packet had passed `idle` nanoseconds earlier. False if the kernel does not know it.
     pub(crate) fn age(&mut self, (ifindex, id): (u32, FlowId), idle: u64) -> bool {
         let ticks = idle / (SECOND / self.ticks_per_second);
-        let key = id.key();
-        let aged = |flow: FlowValue| {
-            FlowValue::new(
-                flow.generation(),
-                flow.direction(),
-                flow.action(),
-                flow.rule(),
-                flow.peer(),
-                flow.marked(),
-                flow.receiver(),
-                flow.path(),
-                flow.state(),
-                flow.seen() - ticks,
-            )
-        };
-        for flows in self.flows.get_mut(&ifindex).into_iter().flatten() {
-            if let Ok(Raw(flow)) = flows.get(&Raw(key), 0) {
-                flows
-                    .insert(Raw(key), Raw(aged(flow)), 0)
-                    .expect("it is there");
-                return true;
-            }
-        }
-        let Some(openings) = self.openings.get_mut(&ifindex) else {
+        let key = Raw(FlowKey::new(
+            id.local.to_be_bytes(),
+            id.remote.to_be_bytes(),
+            id.local_port.to_be_bytes(),
+            id.remote_port.to_be_bytes(),
+            id.protocol,
+        ));
+        let tables = self.flows.get_mut(&ifindex).into_iter().flatten();
+        let found = tables
+            .filter_map(|table| Some((table.get(&key, 0).ok()?, table)))
+            .next();
+        let Some((Raw(flow), flows)) = found else {
             return false;
         };
-        let place = Opening::place(&key.words());
-        let Raw(opening) = openings.get(&place, 0).expect("it has all places");
-        let Some((_, flow)) = opening.read().filter(|(other, _)| *other == key) else {
-            return false;
-        };
-        let opening = Raw(opening.with(aged(flow)));
-        openings.set(place, opening, 0).expect("it is there");
+        let aged = FlowValue::new(
+            flow.generation(),
+            flow.direction(),
+            flow.action(),
+            flow.rule(),
+            flow.peer(),
+            flow.marked(),
+            flow.receiver(),
+            flow.path(),
+            flow.state(),
+            flow.seen() - ticks,
+        );
+        flows.insert(key, Raw(aged), 0).expect("it is there");
         true
     }
 
@@ -313,13 +291,6 @@ impl Kernel {
             let keys: Vec<_> = flows.keys().map(|key| key.expect("a flow")).collect();
             for key in keys {
                 flows.remove(&key).expect("nobody else removes it");
-            }
-        }
-        for openings in self.openings.values_mut() {
-            for place in 0..Opening::PLACES {
-                // SAFETY: an opening may be of any bytes.
-                let nobodys = Raw(unsafe { std::mem::zeroed::<Opening>() });
-                openings.set(place, nobodys, 0).expect("it is there");
             }
         }
         for notes in self.fragments.values_mut() {

@@ -47,8 +47,7 @@ impl Inner {
         care.note(self.check_endpoints());
         care.note(self.check_policies());
         care.note(self.check_flows());
-        care.note(self.check_openings());
-        care.note(self.check_datagrams());
+        care.note(self.check_unassured());
         care.note(self.check_fragments());
         care.note(self.check_listeners());
     }
@@ -124,21 +123,12 @@ impl Inner {
         })
     }
 
-    /// The same for its openings.
-    fn check_openings(&mut self) -> Looked {
+    /// The same for its table of flows that are not assured.
+    fn check_unassured(&mut self) -> Looked {
         let slots = self.flow_slots();
         let maker = &self.inner_maps;
-        each_has_its_own("openings", &mut self.maps.openings, &slots, || {
-            maker.openings()
-        })
-    }
-
-    /// The same for its table of flows of UDP and other protocols.
-    fn check_datagrams(&mut self) -> Looked {
-        let slots = self.flow_slots();
-        let maker = &self.inner_maps;
-        each_has_its_own("datagrams", &mut self.maps.datagrams, &slots, || {
-            maker.datagrams(maker.datagrams_per_pod())
+        each_has_its_own("unassured", &mut self.maps.unassured, &slots, || {
+            maker.unassured(maker.unassured_per_pod())
         })
     }
 

@@ -1,8 +1,8 @@
 //! Connections at a gate: known, known by an older generation, or new.
 
-use agent_common::{Action, Direction, Identity, Opening, Path, Reason, Rule, RuleKey};
+use agent_common::{Action, Direction, Identity, Path, Reason, Rule, RuleKey};
 
-use super::flow::{Flow, FlowId, flow_id, numbers, remote};
+use super::flow::{Flow, flow_id, numbers, remote};
 use super::{Asked, Case, Judged, Model, SECOND, THIS_NODE};
 use crate::parse::{self, ACK, FIN, Icmp, Packet, RST, SYN, TCP, UDP};
 use crate::tables::Owner;
@@ -83,18 +83,6 @@ impl Model {
         Ok(())
     }
 
-    /// Remembers a flow. A TCP connection that is not assured takes the place of one that has the same place.
-    fn remember(&mut self, (gate, id): (u32, FlowId), flow: Flow) {
-        let opens = |id: &FlowId, flow: &Flow| id.protocol == TCP && !flow.assured;
-        if opens(&id, &flow) {
-            let place = |id: &FlowId| Opening::place(&id.key().words());
-            self.flows.retain(|(of, other), known| {
-                *of != gate || *other == id || !opens(other, known) || place(other) != place(&id)
-            });
-        }
-        self.flows.insert((gate, id), flow);
-    }
-
     /// Known, known by an older generation, or new.
     pub(super) fn connection(
         &mut self,
@@ -116,10 +104,13 @@ impl Model {
             case.judged.marked = flow.marked;
             let assured = flow.assured;
             flow.note(packet, way, now);
-            if ended(&mut flow, &case.asked.frame, packet, way) {
+            let over = ended(&mut flow, &case.asked.frame, packet, way);
+            // The pod that opened it may be told of the end once more.
+            flow.assured &= !over;
+            if over && (way, flow.direction) != (Direction::Egress, Direction::Egress) {
                 self.flows.remove(&key);
             } else {
-                self.remember(key, flow);
+                self.flows.insert(key, flow);
                 case.judged.current = flow.assured == assured;
             }
             return Ok((flow.action, Reason::Established));
@@ -174,7 +165,7 @@ impl Model {
         flow.note(packet, way, now);
         let resets = packet.protocol == TCP && packet.tcp_flags & RST != 0;
         if known.is_some() || !resets {
-            self.remember(key, flow);
+            self.flows.insert(key, flow);
         }
         let reason = match known {
             Some(_) => Reason::Established,

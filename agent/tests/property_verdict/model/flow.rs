@@ -1,6 +1,6 @@
 //! Connections as they are remembered, and how long.
 
-use agent_common::{Action, Direction, FlowKey, Identity, Path};
+use agent_common::{Action, Direction, Identity, Path};
 
 use super::SECOND;
 use crate::parse::{self, FIN, Icmp, Packet, Place, RST, TCP, UDP};
@@ -13,19 +13,6 @@ pub(crate) struct FlowId {
     pub(crate) local_port: u16,
     pub(crate) remote_port: u16,
     pub(crate) protocol: u8,
-}
-
-impl FlowId {
-    /// As the kernel has it.
-    pub(crate) fn key(&self) -> FlowKey {
-        FlowKey::new(
-            self.local.to_be_bytes(),
-            self.remote.to_be_bytes(),
-            self.local_port.to_be_bytes(),
-            self.remote_port.to_be_bytes(),
-            self.protocol,
-        )
-    }
 }
 
 /// What is remembered of a connection.

@@ -241,5 +241,5 @@ pub(crate) fn flows(datapath: &Datapath) -> Result<String> {
         let map = map.with_context(|| format!("the datapath has no map `{name}`"))?;
         Ok::<_, anyhow::Error>(format!("{} of {} {name}", map.used, map.size))
     };
-    Ok(format!("{}, {}", full("flows")?, full("datagrams")?))
+    Ok(format!("{}, {}", full("flows")?, full("unassured")?))
 }
