@@ -17,6 +17,7 @@ use snapshot::model::{
 
 pub mod matching;
 pub mod placement;
+pub mod query;
 pub mod rewrite;
 pub mod token;
 

@@ -170,6 +170,7 @@ impl Inbound {
             path: &self.normal.path,
             method: &self.parts.method,
             headers: &self.parts.headers,
+            query: self.parts.uri.query(),
         }
     }
 }

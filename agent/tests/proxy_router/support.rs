@@ -121,38 +121,28 @@ pub(crate) fn route(called: &str, hosts: &[&str], rules: Vec<Rule>) -> Route {
             port: None,
         }],
         hostnames: hosts.iter().map(|one| host(one)).collect(),
+        created: None,
         rules,
     }
 }
 
 pub(crate) fn rule(matches: Vec<RequestMatch>, targets: Vec<WeightedTarget>) -> Rule {
     Rule {
-        declared: source(),
-        matches,
-        auth: None,
-        filters: Vec::new(),
         targets,
+        ..Rule::new(source(), matches)
     }
 }
 
 pub(crate) fn prefix(text: &str) -> RequestMatch {
-    on(PathMatch::Prefix(path(text)))
+    RequestMatch::new(PathMatch::Prefix(path(text)))
 }
 
 pub(crate) fn exact(text: &str) -> RequestMatch {
-    on(PathMatch::Exact(path(text)))
+    RequestMatch::new(PathMatch::Exact(path(text)))
 }
 
 pub(crate) fn regex(text: &str) -> RequestMatch {
-    on(PathMatch::Regex(Pattern::whole(text).expect("a pattern")))
-}
-
-fn on(path: PathMatch) -> RequestMatch {
-    RequestMatch {
-        path,
-        method: None,
-        headers: Vec::new(),
-    }
+    RequestMatch::new(PathMatch::Regex(Pattern::whole(text).expect("a pattern")))
 }
 
 pub(crate) fn to(address: SocketAddr) -> WeightedTarget {

@@ -106,6 +106,7 @@ fn judge(table: &RouteTable, at: SocketAddr, input: &Value) -> Value {
         path: &path,
         method: &method,
         headers: &headers,
+        query: None,
     };
     let rules = table
         .bind(at)
@@ -239,6 +240,7 @@ fn proxy_denies_differ_by_what_is_missing() {
             path: &path,
             method: &Method::GET,
             headers: &headers,
+            query: None,
         };
         let rules = table
             .bind(at)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, name, reference};
 use crate::model::{
-    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch,
+    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Timestamp,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
@@ -28,6 +28,7 @@ const MAX_WEIGHT: i64 = 1_000_000;
 pub(crate) struct RouteDraft {
     pub(crate) parents: Vec<ParentDraft>,
     pub(crate) hostnames: Vec<HostPattern>,
+    pub(crate) created: Option<Timestamp>,
     pub(crate) rules: Vec<RuleDraft>,
 }
 
@@ -113,6 +114,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
     Some(RouteDraft {
         parents,
         hostnames,
+        created: meta.created,
         rules,
     })
 }
@@ -164,11 +166,7 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
     }
     if matches.is_empty() {
         // Gateway API: a rule without matches takes every request.
-        matches.push(RequestMatch {
-            path: PathMatch::Prefix(DocumentPath::root()),
-            method: None,
-            headers: Vec::new(),
-        });
+        matches.push(RequestMatch::new(PathMatch::Prefix(DocumentPath::root())));
     }
     let prefixes = matches
         .iter()

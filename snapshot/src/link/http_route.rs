@@ -57,6 +57,7 @@ pub(super) fn routes(
                         declared,
                         parents,
                         hostnames: draft.hostnames,
+                        created: draft.created,
                         rules: draft
                             .rules
                             .into_iter()
@@ -168,9 +169,6 @@ struct Resolve<'a> {
 impl Resolve<'_> {
     fn rule(&self, draft: RuleDraft) -> Rule {
         Rule {
-            declared: draft.source,
-            matches: draft.matches,
-            auth: None,
             filters: draft
                 .filters
                 .into_iter()
@@ -184,6 +182,7 @@ impl Resolve<'_> {
                 .iter()
                 .filter_map(|backend| self.target(backend))
                 .collect(),
+            ..Rule::new(draft.source, draft.matches)
         }
     }
 
