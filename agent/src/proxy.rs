@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::route::RouteTable;
 use crate::upstream::{Settings, Timeouts};
 
+mod answer;
 mod body;
 mod connection;
 mod exchange;

@@ -109,10 +109,8 @@ pub(crate) fn route(
     provider: Option<&Arc<JwtProvider>>,
 ) -> Result<Route, String> {
     let target = || {
-        vec![WeightedTarget {
-            weight: 1,
-            target: Target::Endpoint(exposure.endpoint.clone()),
-        }]
+        let target = Target::Endpoint(exposure.endpoint.clone());
+        vec![WeightedTarget::new(1, target)]
     };
     let path = wildcard_path(exposure, site)?;
     let matches = vec![RequestMatch::new(PathMatch::Prefix(path))];

@@ -61,7 +61,7 @@ pub(crate) struct Drafts {
     pub(crate) gateways: Table<gateway::GatewayDraft>,
     pub(crate) http_routes: Table<http_route::RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
-    pub(crate) filters: Table<model::PathRewrite>,
+    pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
     pub(crate) secrets: Table<model::Certificate>,
 }

@@ -14,6 +14,7 @@ use crate::report::{Source, Warning};
 use crate::tree::shortened;
 
 mod cell;
+mod filter;
 mod gateway;
 mod jwt;
 mod matches;
@@ -25,10 +26,11 @@ pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
+pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
 pub use gateway::{
-    Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Filter, Gateway,
-    HeaderEdits, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathRewrite, Route, Rule,
-    Target, Upstream, UpstreamHost, WeightedTarget,
+    Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Gateway, HostPattern,
+    Listener, ListenerProtocol, Origin, Parent, PathRewrite, Route, Rule, Target, Upstream,
+    UpstreamHost, WeightedTarget,
 };
 pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};

@@ -3,6 +3,7 @@
 mod auth;
 mod documents;
 mod east;
+mod filters;
 mod hostile;
 mod http;
 mod matching;

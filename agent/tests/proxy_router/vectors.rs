@@ -8,8 +8,7 @@ use std::sync::Arc;
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::matching::Subject;
 use cardinal_agent::route::token::{Denied, Provider, TokenError};
-use cardinal_agent::route::{Placements, RouteRule, rewrite};
-use cardinal_agent::route::{RouteFilter, RouteTable};
+use cardinal_agent::route::{Placements, RouteRule, RouteTable, rewrite};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use serde_json::{Value, json};
 use snapshot::model::{
@@ -119,10 +118,8 @@ fn judge(table: &RouteTable, at: SocketAddr, input: &Value) -> Value {
         return denied(matched.rule);
     }
     let mut upstream = path.clone();
-    for filter in &matched.rule.filters {
-        if let RouteFilter::Path(change) = filter {
-            upstream = rewrite::path(&upstream, matched.prefix, change).expect("a path");
-        }
+    if let Some(change) = &matched.rule.filters.path {
+        upstream = rewrite::path(&upstream, matched.prefix, change).expect("a path");
     }
     json!({
         "route": matched.rule.route.strip_prefix("default/"),
@@ -351,10 +348,7 @@ async fn routed(document: &Value, answers: &Value, without: &[&str]) -> (Router,
     routing
         .placements
         .retain(|placement, _| !without.contains(&placement.as_str()));
-    let target = WeightedTarget {
-        weight: 1,
-        target: Target::RoutingTable(routing.name.clone()),
-    };
+    let target = WeightedTarget::new(1, Target::RoutingTable(routing.name.clone()));
     let (mut snapshot, at) = plain(vec![route(
         "r",
         &[],

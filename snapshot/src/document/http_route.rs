@@ -12,8 +12,9 @@ mod filters;
 mod headers;
 mod matches;
 
-use filters::filter;
-pub(crate) use headers::header_name;
+pub(crate) use filters::edits;
+use filters::filters;
+pub(crate) use headers::{header_name, header_value};
 use matches::request_match;
 
 const MAX_PARENTS: usize = 32;
@@ -61,6 +62,7 @@ pub(crate) struct BackendDraft {
     pub(crate) kind: BackendKind,
     pub(crate) name: ObjectName,
     pub(crate) weight: u32,
+    pub(crate) filters: Vec<FilterDraft>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,47 +173,14 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
     let prefixes = matches
         .iter()
         .all(|given| matches!(given.path, PathMatch::Prefix(_)));
-    let mut filters = Vec::new();
-    if let Some(field) = object.optional("filters") {
-        let mut kinds = BTreeSet::new();
-        for item in field.limited_list(MAX_ITEMS) {
-            let Some(mut object) = item.object() else {
-                continue;
-            };
-            let filter = filter(&mut object, meta, &mut kinds, prefixes);
-            object.finish();
-            filters.extend(filter);
-        }
-    }
-    let rewrites = filters
+    let filters = filters(object, meta, prefixes);
+    let backends = object
+        .optional("backendRefs")
+        .map(|field| field.limited_list(MAX_ITEMS))
+        .unwrap_or_default()
         .iter()
-        .filter(|filter| {
-            matches!(
-                filter,
-                FilterDraft::Extension { .. }
-                    | FilterDraft::Here(Filter::Rewrite { path: Some(_), .. })
-            )
-        })
-        .count();
-    if rewrites > 1 {
-        object.field().sink().mistake(
-            object.at("filters"),
-            "expected at most one filter that rewrites the path, got more",
-        );
-    }
-    let backends: Vec<BackendDraft> = match object.optional("backendRefs") {
-        Some(field) => field
-            .limited_list(MAX_ITEMS)
-            .iter()
-            .filter_map(|field| backend(field, meta))
-            .collect(),
-        None => {
-            object.field().warning(
-                "has no `backendRefs`: every request that it matches is answered with 500",
-            );
-            Vec::new()
-        }
-    };
+        .filter_map(|field| backend(field, meta, prefixes))
+        .collect();
     object.unsupported(&["timeouts", "retry", "sessionPersistence"]);
     Some(RuleDraft {
         source,
@@ -222,7 +191,7 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
     })
 }
 
-fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {
+fn backend(field: &Field<'_>, meta: &Meta, prefixes: bool) -> Option<BackendDraft> {
     let mut object = field.object()?;
     let group_field = object.optional("group");
     let kind_field = object.optional("kind");
@@ -232,7 +201,7 @@ fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {
         Some(field) => field.integer(0..=MAX_WEIGHT),
         None => Some(1),
     };
-    object.unsupported(&["filters"]);
+    let filters = filters(&mut object, meta, prefixes);
     object.finish();
     let given_kind = match &kind_field {
         Some(field) => field.string()?,
@@ -276,5 +245,6 @@ fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {
         kind,
         name: reference,
         weight: u32::try_from(weight?).ok()?,
+        filters,
     })
 }

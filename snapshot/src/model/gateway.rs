@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Declared, DocumentPath, EndpointId, Gate, Hostname, JwtProvider, Name, ObjectName, Pattern,
-    Port, RequestMatch, Timestamp,
+    Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, JwtProvider, Name, ObjectName,
+    Pattern, Port, RequestMatch, Timestamp,
 };
 
 /// A gateway: addresses and listeners.
@@ -198,33 +198,6 @@ impl Rule {
     }
 }
 
-/// What is changed on the way.
-#[derive(Clone, Debug)]
-pub enum Filter {
-    /// Headers of the request.
-    RequestHeaders(HeaderEdits),
-    /// Headers of the response.
-    ResponseHeaders(HeaderEdits),
-    /// The path, the host, or both.
-    Rewrite {
-        /// Path.
-        path: Option<PathRewrite>,
-        /// Host sent upstream.
-        hostname: Option<Hostname>,
-    },
-}
-
-/// Edits of headers; names are lower case and valid (RFC 9110, section 5.1), values are valid.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderEdits {
-    /// Replace.
-    pub set: Vec<(String, String)>,
-    /// Append.
-    pub add: Vec<(String, String)>,
-    /// Delete.
-    pub remove: Vec<String>,
-}
-
 /// How a path is rewritten. The query stays.
 #[derive(Clone, Debug)]
 pub enum PathRewrite {
@@ -250,6 +223,20 @@ pub struct WeightedTarget {
     pub weight: u32,
     /// Where to.
     pub target: Target,
+    /// What is changed for this target alone, after the rule's own filters. A rewrite here takes the
+    /// place of the rule's.
+    pub filters: Vec<Filter>,
+}
+
+impl WeightedTarget {
+    /// A target that changes nothing.
+    pub fn new(weight: u32, target: Target) -> Self {
+        Self {
+            weight,
+            target,
+            filters: Vec::new(),
+        }
+    }
 }
 
 /// Where requests go.
