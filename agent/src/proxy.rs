@@ -25,6 +25,7 @@ use crate::resilience::Clock;
 use crate::route::RouteTable;
 use crate::upstream::{Settings, Timeouts};
 
+mod answer;
 mod body;
 mod connection;
 mod exchange;

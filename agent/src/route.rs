@@ -11,18 +11,20 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
-    PathRewrite, Upstream,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin, Upstream,
 };
 
 pub mod admission;
+pub mod filter;
 pub mod hash;
 pub mod matching;
 pub mod placement;
+pub mod query;
 pub mod rewrite;
 pub mod token;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
+pub use filter::Filters;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
 pub use token::Gatekeeper;
@@ -292,8 +294,8 @@ pub struct RouteRule {
     pub origin: Origin,
     /// Who may pass; none: everybody.
     pub auth: Option<Arc<Gatekeeper>>,
-    /// What is changed on the way, in order.
-    pub filters: Vec<RouteFilter>,
+    /// What is changed on the way, or answered here.
+    pub filters: Filters,
     /// Where to.
     pub targets: Vec<RouteTarget>,
     /// Sum of the targets' weights.
@@ -309,19 +311,6 @@ impl RouteRule {
             inside
         })
     }
-}
-
-/// What a rule changes.
-#[derive(Debug)]
-pub enum RouteFilter {
-    /// Headers of the request.
-    RequestHeaders(Edits),
-    /// Headers of the response.
-    ResponseHeaders(Edits),
-    /// The path.
-    Path(PathRewrite),
-    /// The host sent upstream.
-    Host(HeaderValue),
 }
 
 /// Edits of headers: replace, append, delete.
@@ -341,6 +330,8 @@ pub struct RouteTarget {
     pub weight: u32,
     /// Where to.
     pub kind: TargetKind,
+    /// What is changed for this target alone. A rewrite takes the place of the rule's.
+    pub filters: Filters,
 }
 
 /// Where requests go.

@@ -47,6 +47,16 @@ pub struct Destination {
     pub owner: Option<Arc<str>>,
 }
 
+impl Destination {
+    /// The host's name, if it is known by one.
+    pub fn name(&self) -> Option<&str> {
+        match &self.place {
+            Place::Name(name, _) => Some(name.as_str()),
+            Place::Address(_) | Place::Unix(_) => None,
+        }
+    }
+}
+
 /// Name of a server in TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TlsName(pub rustls_pki_types::ServerName<'static>);

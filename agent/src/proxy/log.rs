@@ -95,6 +95,8 @@ pub enum Reason {
     /// Served; the status is the upstream's.
     #[default]
     Ok,
+    /// Served by the rule itself: a redirect, or a response as it is written.
+    Answered,
     /// The request is not well-formed, or ambiguous.
     BadRequest,
     /// More header lines than a request may have.
@@ -147,8 +149,10 @@ pub enum Reason {
     CircuitOpen,
     /// No workload is there.
     NoReadyEndpoint,
-    /// A rewrite made no valid path.
+    /// A rewrite made no valid path or host.
     Rewrite,
+    /// A filter cannot be applied.
+    Filter,
     /// The upstream's name has no address.
     UpstreamResolve,
     /// No connection to the upstream.
@@ -174,6 +178,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Answered => "answered",
             Self::BadRequest => "bad_request",
             Self::HeadTooLarge => "head_too_large",
             Self::MethodRefused => "method_refused",
@@ -201,6 +206,7 @@ impl Reason {
             Self::CircuitOpen => "circuit_open",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::Rewrite => "rewrite",
+            Self::Filter => "filter",
             Self::UpstreamResolve => "upstream_resolve",
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamReset => "upstream_reset",
@@ -227,7 +233,7 @@ impl Reason {
     /// The status that tells a client.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Ok => StatusCode::OK,
+            Self::Ok | Self::Answered => StatusCode::OK,
             Self::BadRequest | Self::RoutingKeyMissing | Self::RoutingKeyInvalid => {
                 StatusCode::BAD_REQUEST
             }
@@ -248,7 +254,7 @@ impl Reason {
             | Self::NoCertificate
             | Self::CertificateExpired
             | Self::TlsHandshake => StatusCode::FORBIDDEN,
-            Self::NoTarget | Self::Unresolved | Self::NoEndpoint | Self::Rewrite => {
+            Self::NoTarget | Self::Unresolved | Self::NoEndpoint | Self::Rewrite | Self::Filter => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,

@@ -4,6 +4,7 @@ mod auth;
 mod cells;
 mod documents;
 mod east;
+mod filters;
 mod hostile;
 mod http;
 mod matching;

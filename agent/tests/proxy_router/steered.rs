@@ -69,10 +69,10 @@ fn world(up: SocketAddr, issuer: &Issuer, gates: (u16, u16)) -> Snapshot {
             hostname: None,
         };
         let target = || {
-            vec![WeightedTarget {
-                weight: 1,
-                target: Target::Endpoint(endpoint_id("bank", "ledger")),
-            }]
+            vec![WeightedTarget::new(
+                1,
+                Target::Endpoint(endpoint_id("bank", "ledger")),
+            )]
         };
         let mut open = rule(vec![regex("/bank/ledger(/api/open)")], target());
         open.filters.push(strip.clone());

@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::matching::Subject;
 use cardinal_agent::route::token::{Denied, Provider, TokenError};
-use cardinal_agent::route::{RouteFilter, RouteTable};
-use cardinal_agent::route::{RouteRule, rewrite};
+use cardinal_agent::route::{RouteRule, RouteTable, rewrite};
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use snapshot::model::{
@@ -103,6 +102,7 @@ fn judge(table: &RouteTable, at: SocketAddr, input: &Value) -> Value {
         path: &path,
         method: &method,
         headers: &headers,
+        query: None,
     };
     let rules = table
         .bind(at)
@@ -115,10 +115,8 @@ fn judge(table: &RouteTable, at: SocketAddr, input: &Value) -> Value {
         return denied(matched.rule);
     }
     let mut upstream = path.clone();
-    for filter in &matched.rule.filters {
-        if let RouteFilter::Path(change) = filter {
-            upstream = rewrite::path(&upstream, matched.prefix, change).expect("a path");
-        }
+    if let Some(change) = &matched.rule.filters.path {
+        upstream = rewrite::path(&upstream, matched.prefix, change).expect("a path");
     }
     json!({
         "route": matched.rule.route.strip_prefix("default/"),
@@ -236,6 +234,7 @@ fn proxy_denies_differ_by_what_is_missing() {
             path: &path,
             method: &Method::GET,
             headers: &headers,
+            query: None,
         };
         let rules = table
             .bind(at)

@@ -52,7 +52,11 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
         object: format!("RoutingTable default/{}", shortened(stem)).into(),
         ..root.source().clone()
     };
-    let meta = name.map(|name| Meta { name, declared });
+    let meta = name.map(|name| Meta {
+        name,
+        declared,
+        created: None,
+    });
     let table = tables(&mut object).map(|tables| (tables, key(None), default_tiers()));
     object.finish();
     if let Some(meta) = meta {
