@@ -29,6 +29,7 @@ mod answer;
 mod body;
 mod connection;
 mod exchange;
+mod linger;
 mod listen;
 mod log;
 mod metrics;

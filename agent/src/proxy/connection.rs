@@ -12,6 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
 use super::{request, steered, tls};
@@ -54,6 +55,8 @@ pub(super) struct Conn {
     pub(super) sni: Option<String>,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
+    /// Whether its client may still send what nobody reads.
+    pub(super) unread: Unread,
 }
 
 /// Which codec a connection speaks.
@@ -96,6 +99,7 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
         tls: false,
         sni: None,
         requests: Cell::default(),
+        unread: Unread::default(),
     };
     match entry {
         Entry::Steered => steered::serve(worker, stream, conn).await,
@@ -148,7 +152,8 @@ where
             }
         })
     };
-    let io = TokioIo::new(stream);
+    let unread = conn.unread.clone();
+    let io = TokioIo::new(Lingering::new(stream, unread));
     let ended = if codec == Codec::Http2 {
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())

@@ -12,7 +12,7 @@ use agent_common::Mark;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use snapshot::model::{EndpointId, Gate, Origin};
 use snapshot::path::CanonicalPath;
@@ -69,9 +69,13 @@ pub(super) async fn handle(
         conn: &conn,
         table: &table,
     };
+    let bodiless = request.body().is_end_stream();
     let mut response = match serve(&stage, &mut exchange, request).await {
         Ok(response) => response,
         Err(refusal) => {
+            if !bodiless {
+                conn.unread.note();
+            }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
             let response = respond::refusal(&refusal, &id, grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
