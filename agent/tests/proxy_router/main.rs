@@ -11,4 +11,6 @@ mod steered;
 mod support;
 mod swap;
 mod tls;
+mod upstreams;
 mod vectors;
+mod websockets;
