@@ -231,6 +231,7 @@ impl Activator {
         let generation = self.generation + 1;
         let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
         let routes = compile::route::compile(snapshot, generation.into()).map_err(refused)?;
+        routes.adopt(&self.routes.load());
         let listeners = routes.addresses();
         let kernel = match self.datapath.clone() {
             Some(datapath) => Some(self.steer(
@@ -246,6 +247,7 @@ impl Activator {
                 None
             }
         };
+        self.proxy.published();
         self.generation = generation;
         Ok(Active::new(generation, snapshot, discovery, kernel))
     }

@@ -61,7 +61,7 @@ pub(crate) struct Drafts {
     pub(crate) gateways: Table<gateway::GatewayDraft>,
     pub(crate) http_routes: Table<http_route::RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
-    pub(crate) filters: Table<model::PathRewrite>,
+    pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
     pub(crate) secrets: Table<model::Certificate>,
 }
@@ -70,6 +70,8 @@ pub(crate) struct Drafts {
 pub(crate) struct Meta {
     pub(crate) name: ObjectName,
     pub(crate) declared: Source,
+    /// When the object was made, if it says so.
+    pub(crate) created: Option<model::Timestamp>,
 }
 
 /// Reads every document of a file.
@@ -293,11 +295,20 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
             }
         }
     }
+    // Among routes that match alike the older one wins. `kubectl` writes null where there is none.
+    let created = metadata
+        .optional("creationTimestamp")
+        .filter(|field| *field.value() != Value::Null)
+        .map(|field| {
+            field.parse(|text| {
+                model::Timestamp::new(text)
+                    .ok_or("expected a moment such as `2026-11-27T00:24:28Z`")
+            })
+        });
     // What Kubernetes keeps about an object; documents taken out of a cluster have it.
     metadata.ignored(&[
         "uid",
         "resourceVersion",
-        "creationTimestamp",
         "generation",
         "managedFields",
         "finalizers",
@@ -309,7 +320,15 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
     ]);
     metadata.finish();
     let name = ObjectName::new(&namespace?, name?.name()).ok()?;
-    Some(Meta { name, declared })
+    let created = match created {
+        Some(created) => Some(created?),
+        None => None,
+    };
+    Some(Meta {
+        name,
+        declared,
+        created,
+    })
 }
 
 /// A [`Name`].

@@ -113,7 +113,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
     );
     let mut routes =
         security_policy::apply(drafts.security_policies, documents, routes, &attach, sink);
-    routes.sort_by(|a, b| (&a.origin, &a.name).cmp(&(&b.origin, &b.name)));
+    routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
     Snapshot {
         digest: "".into(),
         platform: platform.into(),
@@ -130,6 +130,12 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
             .collect(),
         warnings: Vec::new(),
     }
+}
+
+/// Documents before cells, then the oldest, then by name (Gateway API, `HTTPRouteRule`).
+fn route_order(route: &Route) -> impl Ord + '_ {
+    let age = (route.created.is_none(), route.created);
+    (&route.origin, age, &route.name)
 }
 
 fn certificates(

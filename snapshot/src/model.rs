@@ -16,23 +16,29 @@ use crate::shared::Shared;
 use crate::tree::shortened;
 
 mod cell;
+mod filter;
 mod gateway;
 mod jwt;
+mod matches;
 mod platform;
 mod routing;
+mod timestamp;
 
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
+pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
 pub use gateway::{
-    Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Filter, Gateway,
-    HeaderEdits, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathMatch, PathRewrite,
-    Pattern, RequestMatch, Route, Rule, Target, Upstream, UpstreamHost, WeightedTarget,
+    Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Gateway, HostPattern,
+    Listener, ListenerProtocol, Origin, Parent, PathRewrite, Route, Rule, Target, Upstream,
+    UpstreamHost, WeightedTarget,
 };
 pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
+pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
+pub use timestamp::Timestamp;
 
 /// Everything a node is told, valid as a whole.
 #[derive(Clone, Debug)]
@@ -48,7 +54,7 @@ pub struct Snapshot {
     /// Gateways by name.
     pub gateways: BTreeMap<ObjectName, Gateway>,
     /// Routes of `HTTPRoute` documents and those that cells' endpoints generate, in a fixed order:
-    /// by origin, then name.
+    /// by origin, then age, then name. Where nothing else decides between two routes, the first wins.
     pub routes: Vec<Route>,
     /// Certificates by the name of their `Secret`.
     pub certificates: BTreeMap<ObjectName, Arc<Certificate>>,

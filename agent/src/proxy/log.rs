@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
 
-use crate::route::RouteReason;
+use crate::route::{FailoverReason, RouteReason};
 
 /// Bytes of a text in a record; what a client may send is longer, and many records are kept.
 const MAX_TEXT: usize = 2048;
@@ -66,6 +66,9 @@ pub struct AccessRecord {
     /// Why this placement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route_reason: Option<RouteReason>,
+    /// Why another placement served than the key's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_reason: Option<FailoverReason>,
     /// From the head of the request to the end of the answer's body, in microseconds.
     pub duration_us: u64,
     /// Bytes of the request's body.
@@ -92,6 +95,8 @@ pub enum Reason {
     /// Served; the status is the upstream's.
     #[default]
     Ok,
+    /// Served by the rule itself: a redirect, or a response as it is written.
+    Answered,
     /// The request is not well-formed, or ambiguous.
     BadRequest,
     /// More header lines than a request may have.
@@ -136,10 +141,18 @@ pub enum Reason {
     Unresolved,
     /// The placement has no endpoint.
     NoEndpoint,
+    /// As many requests are under way as may be.
+    ConcurrencyLimit,
+    /// The request's body is longer than may be.
+    BodySizeLimit,
+    /// The circuit breaker is open, and nobody serves instead.
+    CircuitOpen,
     /// No workload is there.
     NoReadyEndpoint,
-    /// A rewrite made no valid path.
+    /// A rewrite made no valid path or host.
     Rewrite,
+    /// A filter cannot be applied.
+    Filter,
     /// The upstream's name has no address.
     UpstreamResolve,
     /// No connection to the upstream.
@@ -165,6 +178,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Answered => "answered",
             Self::BadRequest => "bad_request",
             Self::HeadTooLarge => "head_too_large",
             Self::MethodRefused => "method_refused",
@@ -187,8 +201,12 @@ impl Reason {
             Self::NoTarget => "no_target",
             Self::Unresolved => "unresolved",
             Self::NoEndpoint => "no_endpoint",
+            Self::ConcurrencyLimit => "concurrency_limit",
+            Self::BodySizeLimit => "body_size_limit",
+            Self::CircuitOpen => "circuit_open",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::Rewrite => "rewrite",
+            Self::Filter => "filter",
             Self::UpstreamResolve => "upstream_resolve",
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamReset => "upstream_reset",
@@ -201,10 +219,21 @@ impl Reason {
         }
     }
 
+    /// Whether an upstream was asked and gave no answer.
+    pub(super) fn no_answer(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamResolve
+                | Self::UpstreamConnect
+                | Self::UpstreamReset
+                | Self::UpstreamTimeout
+        )
+    }
+
     /// The status that tells a client.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Ok => StatusCode::OK,
+            Self::Ok | Self::Answered => StatusCode::OK,
             Self::BadRequest | Self::RoutingKeyMissing | Self::RoutingKeyInvalid => {
                 StatusCode::BAD_REQUEST
             }
@@ -225,10 +254,12 @@ impl Reason {
             | Self::NoCertificate
             | Self::CertificateExpired
             | Self::TlsHandshake => StatusCode::FORBIDDEN,
-            Self::NoTarget | Self::Unresolved | Self::NoEndpoint | Self::Rewrite => {
+            Self::NoTarget | Self::Unresolved | Self::NoEndpoint | Self::Rewrite | Self::Filter => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            Self::NoReadyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoReadyEndpoint | Self::CircuitOpen => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamResolve | Self::UpstreamConnect | Self::UpstreamReset => {
                 StatusCode::BAD_GATEWAY
             }
@@ -284,6 +315,7 @@ impl RequestLog {
             upstream = record.upstream.as_deref(),
             placement = record.placement.as_deref(),
             route_reason = record.route_reason.map(RouteReason::as_str),
+            failover_reason = record.failover_reason.map(FailoverReason::as_str),
             duration_us = record.duration_us,
             bytes_in = record.bytes_in,
             bytes_out = record.bytes_out,

@@ -1,8 +1,10 @@
 //! The router on loopback: real sockets, real TLS, real tokens.
 
 mod auth;
+mod cells;
 mod documents;
 mod east;
+mod filters;
 mod hostile;
 mod http;
 mod matching;
