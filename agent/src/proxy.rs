@@ -45,6 +45,7 @@ mod steered;
 mod target;
 mod tls;
 mod tunnel;
+mod websocket;
 mod worker;
 
 pub use listen::{ListenError, Sharing};

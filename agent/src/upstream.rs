@@ -191,10 +191,8 @@ pub enum UpstreamError {
 pub struct Answer {
     /// Head and streaming body.
     pub response: Response<Incoming>,
-    /// Address that answered; none for a Unix socket.
-    pub peer: Option<SocketAddr>,
-    /// The destination that answered.
-    pub place: String,
+    /// Address that answered, as a text; the path of a Unix socket.
+    pub from: Rc<str>,
 }
 
 /// Runs futures of one core: none of them crosses a thread.
@@ -222,11 +220,7 @@ impl Client {
         progress: &Rc<Progress>,
         table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
-        let place = destinations
-            .first()
-            .ok_or(UpstreamError::Nowhere)?
-            .place
-            .to_string();
+        let first = destinations.first().ok_or(UpstreamError::Nowhere)?;
         let limit = self.settings().timeouts.head;
         let exchange = self.exchange(destinations, request, table);
         tokio::pin!(exchange);
@@ -254,7 +248,10 @@ impl Client {
                     return Err(if progress.waits_for_client() {
                         UpstreamError::ClientStalled { limit }
                     } else {
-                        UpstreamError::HeadTimeout { place, limit }
+                        UpstreamError::HeadTimeout {
+                            place: first.place.to_string(),
+                            limit,
+                        }
                     });
                 }
             }

@@ -48,6 +48,8 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) peer: SocketAddr,
+    /// The same as a text: every request is recorded with it.
+    pub(super) client: String,
     pub(super) local: SocketAddr,
     pub(super) entry: Entry,
     pub(super) tls: bool,
@@ -94,6 +96,7 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
     }
     let conn = Conn {
         peer,
+        client: peer.to_string(),
         local,
         entry,
         tls: false,
@@ -162,6 +165,7 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(KEEPALIVE)
+            .enable_connect_protocol()
             .serve_connection(io, service);
         tokio::pin!(connection);
         tokio::select! {

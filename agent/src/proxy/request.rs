@@ -27,6 +27,7 @@ use super::outbound::Outbound;
 use super::respond::{self, Refusal};
 use super::target::{choose, is_grpc, pick};
 use super::tunnel;
+use super::websocket::{self, Asked};
 use super::worker::Worker;
 use crate::route::matching::Subject;
 use crate::route::token::Denied;
@@ -50,7 +51,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
-    let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.peer.to_string()));
+    let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.client.clone()));
     exchange.conn = Some(Rc::clone(&conn));
     let id = match normalise::request_id(request.headers()) {
         Some(id) => id.to_owned(),
@@ -101,8 +102,12 @@ async fn serve(
     let normal = normalise::read(&request)?;
     exchange.record.host = Some(normal.host.clone());
     exchange.record.path = Some(normal.path.to_string());
-    let upgrade = normal.websocket.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let asked = normal.websocket;
+    let upgrade = asked.map(|asked| (hyper::upgrade::on(&mut request), asked));
+    let (mut parts, body) = request.into_parts();
+    if asked == Some(Asked::Connect) {
+        websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);
+    }
     let caller = stage.worker.caller(stage.table, stage.conn.peer.ip());
     exchange.record.caller = caller.map(|caller| Arc::clone(&caller.name));
     let body = RequestBody::new(body, Rc::clone(&exchange.progress));
@@ -166,7 +171,7 @@ pub(super) struct Inbound {
     pub(super) parts: Parts,
     body: RequestBody,
     normal: Normal,
-    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) upgrade: Option<(OnUpgrade, Asked)>,
 }
 
 impl Inbound {
@@ -376,8 +381,9 @@ async fn forward(
         }
         (Origin::Document, _) => None,
     };
-    let upgrade = upgrade.map(|client| Upgrade {
+    let upgrade = upgrade.map(|(client, asked)| Upgrade {
         client,
+        asked,
         call: Call::Endpoint(endpoint),
     });
     let mut answer = send(stage, exchange, &chosen.destinations, request, upgrade).await;
@@ -441,20 +447,19 @@ async fn send(
         .client
         .send(destinations, request, &progress, stage.table)
         .await?;
-    exchange.record.upstream = Some(match answer.peer {
-        Some(peer) => peer.to_string(),
-        None => answer.place,
-    });
+    exchange.record.upstream = Some(answer.from.to_string());
     let mut response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let asked = upgrade.as_ref().map(|upgrade| upgrade.asked);
     let websocket = switching && upgrade.is_some();
+    websocket::no_tunnel(response.status(), asked)?;
     if switching && !websocket {
         return Err(Refusal::new(
             Reason::UpstreamReset,
             "upstream switched protocols although nobody asked",
         ));
     }
-    if let (true, Some(Upgrade { client, call })) = (websocket, upgrade) {
+    if let (true, Some(Upgrade { client, call, .. })) = (websocket, upgrade) {
         let upstream = hyper::upgrade::on(&mut response);
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
@@ -480,10 +485,8 @@ async fn send(
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     normalise::strip_hop_by_hop(&mut parts.headers);
-    if websocket {
-        let headers = &mut parts.headers;
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let (true, Some(asked)) = (websocket, asked) {
+        websocket::switched(&mut parts, asked);
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
@@ -493,6 +496,7 @@ async fn send(
 /// A request that may become a tunnel.
 struct Upgrade {
     client: OnUpgrade,
+    asked: Asked,
     call: Call,
 }
 
@@ -527,7 +531,7 @@ async fn south(
             );
             Refusal::new(Reason::HostNotDeclared, detail)
         })?;
-    let http2 = inbound.parts.version == Version::HTTP_2;
+    let http2 = inbound.parts.version == Version::HTTP_2 && inbound.upgrade.is_none();
     let destinations = [Destination {
         place: Place::Name(name.clone(), port),
         tls: None,
@@ -558,8 +562,9 @@ async fn south(
         websocket: upgrade.is_some(),
     };
     let request = outbound.request(parts, body)?;
-    let upgrade = upgrade.map(|client| Upgrade {
+    let upgrade = upgrade.map(|(client, asked)| Upgrade {
         client,
+        asked,
         call: Call::South(normal.host, port),
     });
     send(stage, exchange, &destinations, request, upgrade).await

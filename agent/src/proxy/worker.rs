@@ -217,7 +217,14 @@ impl Worker {
 
     /// A request id: 32 hexadecimal digits.
     pub(super) fn random_id(&self) -> String {
-        format!("{:016x}{:016x}", self.random(), self.random())
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut id = String::with_capacity(32);
+        for number in [self.random(), self.random()] {
+            for at in (0..16).rev() {
+                id.push(char::from(DIGITS[(number >> (4 * at)) as usize % 16]));
+            }
+        }
+        id
     }
 
     /// Round robin over `count` places of a target of the generation that a request has.

@@ -13,4 +13,6 @@ mod steered;
 mod support;
 mod swap;
 mod tls;
+mod upstreams;
 mod vectors;
+mod websockets;
