@@ -24,6 +24,7 @@ use crate::route::RouteTable;
 use crate::upstream::{Settings, Timeouts};
 
 mod answer;
+mod attempts;
 mod body;
 mod connection;
 mod exchange;
@@ -36,6 +37,7 @@ mod prefixed;
 mod request;
 mod respond;
 mod steered;
+mod tallies;
 mod target;
 mod tls;
 mod tunnel;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, Origin, Upstream,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, Origin, Retry, RuleTimeouts,
+    Upstream,
 };
 
 pub mod filter;
@@ -277,6 +278,10 @@ pub struct RouteRule {
     pub auth: Option<Arc<Gatekeeper>>,
     /// What is changed on the way, or answered here.
     pub filters: Filters,
+    /// How long requests are waited for.
+    pub timeouts: RuleTimeouts,
+    /// Whether and how they are tried again.
+    pub retry: Option<Arc<Retry>>,
     /// Where to.
     pub targets: Vec<RouteTarget>,
     /// Sum of the targets' weights.
@@ -309,6 +314,8 @@ pub struct RouteTarget {
     pub id: u32,
     /// Share among the rule's targets.
     pub weight: u32,
+    /// Name of what is behind it, the same in every generation; state of the backend is kept under it.
+    pub backend: Arc<str>,
     /// Where to.
     pub kind: TargetKind,
     /// What is changed for this target alone. A rewrite takes the place of the rule's.

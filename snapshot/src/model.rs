@@ -19,6 +19,7 @@ mod gateway;
 mod jwt;
 mod matches;
 mod platform;
+mod resilience;
 mod routing;
 mod timestamp;
 
@@ -35,6 +36,7 @@ pub use gateway::{
 pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
+pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
 pub use timestamp::Timestamp;
 

@@ -144,6 +144,7 @@ impl<'a> Compiler<'a> {
                 RouteTarget {
                     id: self.targets,
                     weight: target.weight,
+                    backend: backend(&target.target),
                     kind: self.target(&target.target),
                     filters: self.filters(&rule.declared, &target.filters),
                 }
@@ -155,6 +156,8 @@ impl<'a> Compiler<'a> {
             origin: route.origin.clone(),
             auth,
             filters,
+            timeouts: rule.timeouts,
+            retry: rule.retry.clone(),
             weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
             targets,
         }
@@ -381,6 +384,20 @@ impl<'a> Compiler<'a> {
             }
         }
         steered
+    }
+}
+
+/// A target's name: what it is called, or the addresses of a list.
+fn backend(target: &Target) -> Arc<str> {
+    match target {
+        Target::Upstreams(list) => {
+            let mut names: Vec<_> = list.iter().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names.join(",").into()
+        }
+        Target::Endpoint(id) => format!("endpoint {id}").into(),
+        Target::RoutingTable(name) => format!("table {name}").into(),
+        Target::Unresolved(_) => "".into(),
     }
 }
 

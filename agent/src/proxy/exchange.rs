@@ -43,6 +43,11 @@ impl Exchange {
         }
     }
 
+    /// When it began.
+    pub(super) fn begun(&self) -> tokio::time::Instant {
+        self.started.into()
+    }
+
     /// The answer reached its end.
     pub(super) fn complete(&mut self) {
         self.complete = true;

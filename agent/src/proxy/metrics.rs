@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::log::{AccessRecord, Reason};
+use super::tallies::Retries;
 
 /// Upper bounds of the duration histogram in microseconds.
 const BOUNDS: [u64; 14] = [
@@ -28,6 +29,7 @@ pub struct Metrics {
     connections: Gauge,
     bytes_in: Counter,
     bytes_out: Counter,
+    retries: Retries,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +67,7 @@ impl Metrics {
             "Bytes of response bodies",
             self.bytes_out.clone(),
         );
+        self.retries.register(registry);
     }
 
     pub(super) fn connections(&self) -> &Gauge {
@@ -78,6 +81,7 @@ type Key = (Option<Arc<str>>, u16, Reason);
 /// One core's view: it remembers the counters that it used, so that counting takes no lock.
 #[derive(Debug)]
 pub(super) struct CoreMetrics {
+    pub(super) retries: Retries,
     shared: Metrics,
     known: RefCell<HashMap<Key, Counter>>,
 }
@@ -85,6 +89,7 @@ pub(super) struct CoreMetrics {
 impl CoreMetrics {
     pub(super) fn new(shared: Metrics) -> Self {
         Self {
+            retries: shared.retries.clone(),
             shared,
             known: RefCell::default(),
         }

@@ -14,10 +14,11 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use snapshot::model::{EndpointId, Gate, Origin};
+use snapshot::model::{EndpointId, Gate, Origin, RuleTimeouts};
 use snapshot::path::CanonicalPath;
 
 use super::answer;
+use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
@@ -372,7 +373,13 @@ async fn forward(
         client,
         call: Call::Endpoint(endpoint),
     });
-    let mut response = send(stage, exchange, &chosen.destinations, request, upgrade).await?;
+    let effort = Effort {
+        timeouts: rule.timeouts,
+        retry: rule.retry.as_deref(),
+        backend: &picked.backend,
+    };
+    let destinations = chosen.destinations;
+    let mut response = send(stage, exchange, destinations, request, upgrade, effort).await?;
 
     response = edited(response, lists);
     if let Some((placement, reason)) = chosen.placement {
@@ -429,16 +436,13 @@ fn edited<const N: usize>(
 async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    destinations: &[Destination],
+    destinations: Vec<Destination>,
     request: Request<RequestBody>,
     upgrade: Option<Upgrade>,
+    effort: Effort<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let progress = Rc::clone(&exchange.progress);
-    let answer = stage
-        .worker
-        .client
-        .send(destinations, request, &progress, stage.table)
-        .await?;
+    let Got { answer, deadline } =
+        attempts::send(stage, exchange, destinations, request, effort).await?;
     exchange.record.upstream = Some(match answer.peer {
         Some(peer) => peer.to_string(),
         None => answer.place,
@@ -482,7 +486,10 @@ async fn send(
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    Ok(Response::from_parts(parts, ResponseBody::streamed(body)))
+    Ok(Response::from_parts(
+        parts,
+        ResponseBody::streamed(body, deadline),
+    ))
 }
 
 /// A request that may become a tunnel.
@@ -523,7 +530,7 @@ async fn south(
             Refusal::new(Reason::HostNotDeclared, detail)
         })?;
     let http2 = inbound.parts.version == Version::HTTP_2;
-    let destinations = [Destination {
+    let destinations = vec![Destination {
         place: Place::Name(name.clone(), port),
         tls: None,
         http2,
@@ -556,7 +563,12 @@ async fn south(
         client,
         call: Call::South(normal.host, port),
     });
-    send(stage, exchange, &destinations, request, upgrade).await
+    let effort = Effort {
+        timeouts: RuleTimeouts::default(),
+        retry: None,
+        backend: &caller.name,
+    };
+    send(stage, exchange, destinations, request, upgrade, effort).await
 }
 
 /// Seconds since 1970. With a clock from before that nothing is known about a token's time, and it has expired.

@@ -10,6 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::kept::{Kept, Position, Room};
+
 /// How far a request's body is. One per request, on one core.
 #[derive(Debug)]
 pub struct Progress {
@@ -50,49 +52,93 @@ impl Progress {
     }
 }
 
-/// A request's body; whatever the client has not sent yet is waited for, never stored.
+/// Why a body does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client's body broke off.
+    #[error("the client's body broke off")]
+    Client(#[source] hyper::Error),
+    /// The request is being sent elsewhere by now.
+    #[error("the request is sent again, elsewhere")]
+    Superseded,
+}
+
+/// A request's body; whatever the client has not sent yet is waited for.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Option<Incoming>,
+    source: Source,
     progress: Rc<Progress>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    /// Straight from the client, never stored.
+    Client(Incoming),
+    /// By way of copies that another try can have.
+    Kept(Rc<Kept>, Position),
 }
 
 impl RequestBody {
     /// Watches a body.
     pub fn new(inner: Incoming, progress: Rc<Progress>) -> Self {
-        Self {
-            inner: Some(inner),
-            progress,
-        }
+        let source = match inner.is_end_stream() {
+            true => Source::Empty,
+            false => Source::Client(inner),
+        };
+        Self { source, progress }
     }
 
     /// No body.
     pub fn empty(progress: Rc<Progress>) -> Self {
         Self {
-            inner: None,
+            source: Source::Empty,
             progress,
         }
+    }
+
+    /// Copies what passes from here on, if there is a body.
+    pub fn keep(self, room: &Room) -> Option<Rc<Kept>> {
+        match self.source {
+            Source::Client(incoming) => Some(Kept::new(incoming, room)),
+            Source::Kept(kept, _) => Some(kept),
+            Source::Empty => None,
+        }
+    }
+
+    /// A body once more from its beginning, if it is still there. Who read it before gets no more.
+    pub fn again(kept: &Rc<Kept>, progress: Rc<Progress>) -> Option<Self> {
+        let position = kept.again()?;
+        Some(Self {
+            source: Source::Kept(Rc::clone(kept), position),
+            progress,
+        })
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let Some(inner) = &mut this.inner else {
-            return Poll::Ready(None);
-        };
         this.progress.waits.set(true);
-        let frame = ready!(Pin::new(inner).poll_frame(context));
+        let (frame, fresh) = match &mut this.source {
+            Source::Empty => (None, true),
+            Source::Client(inner) => {
+                let frame = ready!(Pin::new(inner).poll_frame(context));
+                (frame.map(|frame| frame.map_err(BodyError::Client)), true)
+            }
+            Source::Kept(kept, position) => ready!(kept.poll(position, context)),
+        };
         this.progress.waits.set(false);
         this.progress.touch();
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
+            && fresh
         {
             let bytes = &this.progress.bytes;
             bytes.set(bytes.get() + data.len() as u64);
@@ -101,12 +147,18 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::Empty => true,
+            Source::Client(inner) => inner.is_end_stream(),
+            Source::Kept(kept, position) => kept.is_end(position),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Client(inner) => inner.size_hint(),
+            Source::Kept(kept, position) => kept.size_hint(position),
+        }
     }
 }

@@ -8,6 +8,7 @@ mod hostile;
 mod http;
 mod matching;
 mod raw;
+mod resilience;
 mod steered;
 mod support;
 mod swap;

@@ -1,16 +1,19 @@
 //! `HTTPRoute` (Gateway API).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, name, reference};
 use crate::model::{
-    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Timestamp,
+    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Retry,
+    RuleTimeouts, Timestamp,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 mod filters;
 mod headers;
 mod matches;
+mod resilience;
 
 pub(crate) use filters::edits;
 use filters::filters;
@@ -47,6 +50,8 @@ pub(crate) struct RuleDraft {
     pub(crate) name: Option<Name>,
     pub(crate) matches: Vec<RequestMatch>,
     pub(crate) filters: Vec<FilterDraft>,
+    pub(crate) timeouts: RuleTimeouts,
+    pub(crate) retry: Option<Arc<Retry>>,
     pub(crate) backends: Vec<BackendDraft>,
 }
 
@@ -181,8 +186,16 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
         .iter()
         .filter_map(|field| backend(field, meta, prefixes))
         .collect();
-    object.unsupported(&["timeouts", "retry", "sessionPersistence"]);
+    let timeouts = object
+        .optional("timeouts")
+        .map(|field| resilience::timeouts(&field));
+    let retry = object
+        .optional("retry")
+        .map(|field| resilience::retry(&field));
+    object.unsupported(&["sessionPersistence"]);
     Some(RuleDraft {
+        timeouts: timeouts.flatten().unwrap_or_default(),
+        retry: retry.flatten().map(Arc::new),
         source,
         name,
         matches,

@@ -207,6 +207,8 @@ impl Resolve<'_> {
             .collect();
         Rule {
             filters,
+            timeouts: draft.timeouts,
+            retry: draft.retry,
             targets,
             ..Rule::new(draft.source, draft.matches)
         }
