@@ -31,6 +31,7 @@ mod exchange;
 mod listen;
 mod log;
 mod metrics;
+mod mirror;
 mod normalise;
 mod outbound;
 mod prefixed;

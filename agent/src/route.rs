@@ -15,6 +15,7 @@ use snapshot::model::{
     Upstream,
 };
 
+pub mod cors;
 pub mod filter;
 pub mod matching;
 pub mod placement;
@@ -305,6 +306,18 @@ pub struct Edits {
     pub(crate) set: Vec<(HeaderName, HeaderValue)>,
     pub(crate) add: Vec<(HeaderName, HeaderValue)>,
     pub(crate) remove: Vec<HeaderName>,
+}
+
+impl RouteRule {
+    /// Everything that its requests may go to, copies included.
+    pub fn destinations(&self) -> impl Iterator<Item = &RouteTarget> {
+        let lists =
+            std::iter::once(&self.filters).chain(self.targets.iter().map(|one| &one.filters));
+        let mirrors = lists.flat_map(|filters| &filters.mirrors);
+        self.targets
+            .iter()
+            .chain(mirrors.map(|mirror| &mirror.target))
+    }
 }
 
 /// A target and its share.

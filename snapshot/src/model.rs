@@ -14,6 +14,7 @@ use crate::report::{Source, Warning};
 use crate::tree::shortened;
 
 mod cell;
+mod cors;
 mod filter;
 mod gateway;
 mod jwt;
@@ -27,7 +28,8 @@ pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
-pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
+pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
+pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
     Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Gateway, HostPattern,
     Listener, ListenerProtocol, Origin, Parent, PathRewrite, Route, Rule, Target, Upstream,

@@ -12,12 +12,12 @@ use rustls::sign::CertifiedKey;
 use snapshot::model::{
     Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
     Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, Route, Rule,
-    SouthDestination, SouthProtocol, Target,
+    SouthDestination, SouthProtocol, Target, WeightedTarget,
 };
 use snapshot::{Mistake, Snapshot};
 
 use super::filter;
-use crate::route::filter::Filters;
+use crate::route::filter::{Filters, Mirror};
 use crate::route::token::Provider;
 use crate::route::{
     Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements, RouteRule,
@@ -139,16 +139,7 @@ impl<'a> Compiler<'a> {
         let targets: Vec<_> = rule
             .targets
             .iter()
-            .map(|target| {
-                self.targets += 1;
-                RouteTarget {
-                    id: self.targets,
-                    weight: target.weight,
-                    backend: backend(&target.target),
-                    kind: self.target(&target.target),
-                    filters: self.filters(&rule.declared, &target.filters),
-                }
-            })
+            .map(|target| self.route_target(&rule.declared, target))
             .collect();
         RouteRule {
             route: Arc::clone(name),
@@ -189,10 +180,32 @@ impl<'a> Compiler<'a> {
     }
 
     fn filters(&mut self, source: &Declared, list: &[Filter]) -> Filters {
-        filter::filters(list).unwrap_or_else(|error| {
+        let mut filters = filter::filters(list).unwrap_or_else(|error| {
             self.mistake(source, error);
             Filters::default()
-        })
+        });
+        for filter in list {
+            if let Filter::Mirror(mirror) = filter {
+                let target = WeightedTarget::new(1, mirror.target.clone());
+                filters.mirrors.push(Mirror {
+                    target: self.route_target(source, &target),
+                    share: mirror.share,
+                    of: mirror.of,
+                });
+            }
+        }
+        filters
+    }
+
+    fn route_target(&mut self, source: &Declared, target: &WeightedTarget) -> RouteTarget {
+        self.targets += 1;
+        RouteTarget {
+            id: self.targets,
+            weight: target.weight,
+            backend: backend(&target.target),
+            kind: self.target(&target.target),
+            filters: self.filters(source, &target.filters),
+        }
     }
 
     fn target(&mut self, target: &Target) -> TargetKind {

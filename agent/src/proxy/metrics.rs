@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::log::{AccessRecord, Reason};
-use super::tallies::Retries;
+use super::tallies::{Mirrors, Retries};
 
 /// Upper bounds of the duration histogram in microseconds.
 const BOUNDS: [u64; 14] = [
@@ -30,6 +30,7 @@ pub struct Metrics {
     bytes_in: Counter,
     bytes_out: Counter,
     retries: Retries,
+    mirrors: Mirrors,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +69,7 @@ impl Metrics {
             self.bytes_out.clone(),
         );
         self.retries.register(registry);
+        self.mirrors.register(registry);
     }
 
     pub(super) fn connections(&self) -> &Gauge {
@@ -82,6 +84,7 @@ type Key = (Option<Arc<str>>, u16, Reason);
 #[derive(Debug)]
 pub(super) struct CoreMetrics {
     pub(super) retries: Retries,
+    pub(super) mirrors: Mirrors,
     shared: Metrics,
     known: RefCell<HashMap<Key, Counter>>,
 }
@@ -90,6 +93,7 @@ impl CoreMetrics {
     pub(super) fn new(shared: Metrics) -> Self {
         Self {
             retries: shared.retries.clone(),
+            mirrors: shared.mirrors.clone(),
             shared,
             known: RefCell::default(),
         }

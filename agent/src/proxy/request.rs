@@ -23,16 +23,19 @@ use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
 use super::log::Reason;
+use super::mirror;
 use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
 use super::target::{choose, is_grpc, pick};
 use super::tunnel;
 use super::worker::Worker;
+use crate::route::cors;
 use crate::route::matching::Subject;
 use crate::route::token::Denied;
 use crate::route::{
-    Caller, Filters, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind, rewrite,
+    Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
+    rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -86,6 +89,9 @@ pub(super) async fn handle(
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
+    if let Some((cors, origin)) = &exchange.cors {
+        cors.decorate(origin.as_ref(), response.headers_mut());
+    }
     exchange.record.status = response.status().as_u16();
     response.map(|body| body.ends(exchange))
 }
@@ -114,7 +120,7 @@ async fn serve(
             let listener = listener(stage, exchange, &inbound)?;
             let rules = listener.rules(&inbound.normal.host);
             let matched = rules
-                .and_then(|rules| rules.find(inbound.subject()))
+                .and_then(|rules| find(rules, &inbound))
                 .ok_or_else(|| Refusal::new(Reason::NoRoute, "no route matches"))?;
             note(exchange, &matched);
             admit(caller, listener, matched.rule)?;
@@ -215,6 +221,22 @@ fn listener<'a>(
     Ok(listener)
 }
 
+/// The rule of a request. A preflight asks about another request: if the rule of that one has permissions
+/// to give, it answers, whatever method it takes itself.
+fn find<'a>(rules: &'a HostRules, inbound: &Inbound) -> Option<Matched<'a>> {
+    let subject = inbound.subject();
+    let asked = cors::preflight(&inbound.parts.method, &inbound.parts.headers);
+    asked
+        .and_then(|method| {
+            rules.find(Subject {
+                method: &method,
+                ..subject
+            })
+        })
+        .filter(|matched| matched.rule.filters.cors.is_some())
+        .or_else(|| rules.find(subject))
+}
+
 fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
     exchange.record.route = Some(Arc::clone(&matched.rule.route));
     exchange.record.rule = Some(matched.rule.index);
@@ -242,8 +264,7 @@ fn admit(
         Origin::Document if listener.gate.is_none() => Ok(()),
         // A route of a document on the west gate: what it leads to has to be declared all the same.
         Origin::Document => rule
-            .targets
-            .iter()
+            .destinations()
             .try_for_each(|target| match &target.kind {
                 TargetKind::Endpoint { endpoint, .. } => declared(caller, endpoint),
                 _ => Err(Refusal::new(
@@ -283,6 +304,21 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let rule = matched.rule;
     sound(&rule.filters)?;
+    if let Some(cors) = &rule.filters.cors {
+        let Parts {
+            method, headers, ..
+        } = &inbound.parts;
+        if cors::preflight(method, headers).is_some() {
+            exchange.record.reason = Reason::Answered;
+            let mut response = Response::new(ResponseBody::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = cors.answer(&inbound.parts);
+            return Ok(response);
+        }
+        // Errors too: a page that may not read them cannot tell what went wrong.
+        let origin = headers.get(header::ORIGIN).cloned();
+        exchange.cors = Some((Arc::clone(cors), origin));
+    }
     if let Some(gatekeeper) = &rule.auth {
         let query = inbound.parts.uri.query();
         let token = gatekeeper.authenticate(&inbound.parts.headers, query, now())?;
@@ -360,7 +396,28 @@ async fn forward(
         trailers: normal.trailers,
         websocket: upgrade.is_some(),
     };
-    let request = outbound.request(parts, body)?;
+    let mut request = outbound.request(parts, body)?;
+    let mirrors = mirror::chosen(stage.worker, lists);
+    if let (false, None, Some(like)) = (mirrors.is_empty(), &upgrade, chosen.destinations.first()) {
+        let (parts, body) = request.into_parts();
+        let kept = body.keep(&stage.worker.room);
+        mirror::send(
+            stage.worker,
+            stage.table,
+            &mirrors,
+            &parts,
+            kept.as_ref(),
+            like,
+        );
+        let progress = Rc::clone(&exchange.progress);
+        let body = match &kept {
+            Some(kept) => RequestBody::again(kept, progress)
+                .ok_or_else(|| Refusal::new(Reason::RequestTimeout, "the body is gone"))?,
+            None => RequestBody::empty(progress),
+        };
+        exchange.kept = kept;
+        request = Request::from_parts(parts, body);
+    }
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.

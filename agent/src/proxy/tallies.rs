@@ -44,6 +44,40 @@ impl Retries {
     }
 }
 
+/// What became of copies to mirrors.
+#[derive(Clone, Debug)]
+pub(super) struct Mirrors {
+    family: Family<Outcome, Counter>,
+    /// The mirror answered.
+    pub(super) sent: Counter,
+    /// It did not.
+    pub(super) failed: Counter,
+    /// There was no copy: too many were under way, or the body was too large or never whole.
+    pub(super) left_out: Counter,
+}
+
+impl Default for Mirrors {
+    fn default() -> Self {
+        let family = Family::default();
+        Self {
+            sent: counter(&family, "sent"),
+            failed: counter(&family, "failed"),
+            left_out: counter(&family, "left_out"),
+            family,
+        }
+    }
+}
+
+impl Mirrors {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "proxy_mirrors",
+            "Copies of requests to mirrors, by what became of them",
+            self.family.clone(),
+        );
+    }
+}
+
 fn counter(family: &Family<Outcome, Counter>, result: &'static str) -> Counter {
     family.get_or_create(&Outcome { result }).clone()
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::connection::{self, Entry};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
+use super::mirror::Copies;
 use crate::route::{Caller, RouteTable};
 use crate::upstream::kept::Room;
 use crate::upstream::{Budgets, Client, Settings};
@@ -64,6 +65,8 @@ pub(super) struct Worker {
     pub(super) budgets: RefCell<Budgets>,
     /// Room for bodies that may be sent again.
     pub(super) room: Room,
+    /// Copies of requests under way.
+    pub(super) copies: Copies,
     tls: Arc<ServerConfig>,
     node_mark: bool,
     loopback: bool,
@@ -124,6 +127,7 @@ impl Worker {
             metrics: CoreMetrics::new(shared.metrics),
             budgets: RefCell::default(),
             room: Room::default(),
+            copies: Copies::default(),
             tls: shared.tls,
             node_mark: shared.node_mark,
             loopback: shared.loopback,

@@ -77,6 +77,8 @@ enum Source {
     Client(Incoming),
     /// By way of copies that another try can have.
     Kept(Rc<Kept>, Position),
+    /// A copy of a whole one, and the bytes that are left of it.
+    Copy(std::vec::IntoIter<Bytes>, u64),
 }
 
 impl RequestBody {
@@ -97,12 +99,21 @@ impl RequestBody {
         }
     }
 
+    /// The copy of a whole body.
+    pub fn copied(frames: Vec<Bytes>, progress: Rc<Progress>) -> Self {
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
+        Self {
+            source: Source::Copy(frames.into_iter(), bytes as u64),
+            progress,
+        }
+    }
+
     /// Copies what passes from here on, if there is a body.
     pub fn keep(self, room: &Room) -> Option<Rc<Kept>> {
         match self.source {
             Source::Client(incoming) => Some(Kept::new(incoming, room)),
             Source::Kept(kept, _) => Some(kept),
-            Source::Empty => None,
+            Source::Empty | Source::Copy(..) => None,
         }
     }
 
@@ -133,6 +144,11 @@ impl Body for RequestBody {
                 (frame.map(|frame| frame.map_err(BodyError::Client)), true)
             }
             Source::Kept(kept, position) => ready!(kept.poll(position, context)),
+            Source::Copy(frames, left) => {
+                let frame = frames.next();
+                *left -= frame.as_ref().map_or(0, |frame| frame.len() as u64);
+                (frame.map(|frame| Ok(Frame::data(frame))), true)
+            }
         };
         this.progress.waits.set(false);
         this.progress.touch();
@@ -151,6 +167,7 @@ impl Body for RequestBody {
             Source::Empty => true,
             Source::Client(inner) => inner.is_end_stream(),
             Source::Kept(kept, position) => kept.is_end(position),
+            Source::Copy(_, left) => *left == 0,
         }
     }
 
@@ -159,6 +176,7 @@ impl Body for RequestBody {
             Source::Empty => SizeHint::with_exact(0),
             Source::Client(inner) => inner.size_hint(),
             Source::Kept(kept, position) => kept.size_hint(position),
+            Source::Copy(_, left) => SizeHint::with_exact(*left),
         }
     }
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 
 use super::body::BodyError;
 
@@ -31,6 +32,8 @@ pub struct Room(Rc<Cell<usize>>);
 pub struct Kept {
     state: RefCell<State>,
     room: Room,
+    /// Tells that no more will be kept.
+    ended: Notify,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,7 @@ impl Kept {
                 reader: 0,
             }),
             room: room.clone(),
+            ended: Notify::new(),
         })
     }
 
@@ -140,7 +144,40 @@ impl Kept {
                 }
             }
         }
+        // An upstream that was told the length does not ask for the end.
+        if state.end == End::Open && state.incoming.is_end_stream() {
+            state.end = End::Whole;
+        }
+        if state.end != End::Open {
+            self.ended.notify_waiters();
+        }
         Poll::Ready((frame.map(|frame| frame.map_err(BodyError::Client)), true))
+    }
+
+    /// Waits for the whole body and copies it; none if it is too large or never becomes whole. Trailers
+    /// are not copied.
+    pub async fn copy(&self) -> Option<Vec<Bytes>> {
+        loop {
+            let ended = self.ended.notified();
+            {
+                let state = self.state.borrow();
+                match state.end {
+                    End::Open => {}
+                    End::Whole => return Some(state.frames.clone()),
+                    End::Large | End::Broken => return None,
+                }
+            }
+            ended.await;
+        }
+    }
+
+    /// Says that nobody reads on: what is not whole by now never is.
+    pub fn abandon(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.end == End::Open {
+            state.end = End::Broken;
+            self.ended.notify_waiters();
+        }
     }
 
     fn keep(&self, state: &mut State, data: &Bytes) {

@@ -7,6 +7,7 @@ mod filters;
 mod hostile;
 mod http;
 mod matching;
+mod mirrors;
 mod raw;
 mod resilience;
 mod steered;
