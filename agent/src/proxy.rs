@@ -17,9 +17,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use prometheus_client::registry::Registry;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::resilience::Clock;
 use crate::route::RouteTable;
 use crate::upstream::{Settings, Timeouts};
 
@@ -34,7 +36,10 @@ mod metrics;
 mod mirror;
 mod normalise;
 mod outbound;
+mod placed;
+mod placement_metrics;
 mod prefixed;
+mod prober;
 mod request;
 mod respond;
 mod steered;
@@ -49,6 +54,8 @@ pub use log::{AccessRecord, KEPT, Reason, RequestLog};
 pub use metrics::Metrics;
 
 use connection::Entry;
+use placement_metrics::PlacementMetrics;
+use prober::Prober;
 use worker::{Command, Shared};
 
 /// How connections reach the router.
@@ -87,6 +94,8 @@ pub struct ProxyConfig {
     pub timeouts: Timeouts,
     /// Until the head of the next request is there: so long may a client's connection idle.
     pub idle: Duration,
+    /// Time of breakers and limits.
+    pub clock: Clock,
 }
 
 impl Default for ProxyConfig {
@@ -102,6 +111,7 @@ impl Default for ProxyConfig {
             roots: None,
             timeouts: Timeouts::default(),
             idle: Duration::from_secs(60),
+            clock: Clock::default(),
         }
     }
 }
@@ -128,6 +138,8 @@ pub enum StartError {
 pub struct Proxy {
     cores: usize,
     workers: Vec<WorkerHandle>,
+    prober: Prober,
+    table: Arc<ArcSwap<RouteTable>>,
     log: Arc<RequestLog>,
     metrics: Metrics,
     /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
@@ -161,7 +173,7 @@ impl Proxy {
         let log = Arc::new(RequestLog::default());
         let metrics = Metrics::default();
         let shared = Shared {
-            table,
+            table: Arc::clone(&table),
             tls: Arc::new(tls::settings()?),
             upstream: Settings {
                 timeouts: config.timeouts,
@@ -173,6 +185,7 @@ impl Proxy {
             loopback: config.loopback,
             inside: config.inside,
             idle: config.idle,
+            clock: config.clock,
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
         opening.resize_with(cores, Vec::new);
@@ -217,9 +230,15 @@ impl Proxy {
                 Entry::Steered,
             );
         }
+        let mark = config
+            .node_mark
+            .then_some(agent_common::Mark::Upstream.raw());
+        let prober = Prober::start(Arc::clone(&table), shared.upstream.clone(), mark);
         let mut proxy = Self {
             cores,
             workers: Vec::with_capacity(cores),
+            prober: prober.map_err(StartError::Worker)?,
+            table,
             log,
             metrics,
             open: Mutex::default(),
@@ -258,6 +277,16 @@ impl Proxy {
             .collect()
     }
 
+    /// A new table is published: its endpoints are probed at once.
+    pub fn published(&self) {
+        self.prober.wake();
+    }
+
+    /// The table that requests are served from.
+    pub fn table(&self) -> &Arc<ArcSwap<RouteTable>> {
+        &self.table
+    }
+
     /// The last requests.
     pub fn log(&self) -> &Arc<RequestLog> {
         &self.log
@@ -266,6 +295,13 @@ impl Proxy {
     /// The router's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Adds everything that the router counts and remembers to a registry, under its own prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+        let table = Arc::clone(&self.table);
+        registry.register_collector(Box::new(PlacementMetrics { table }));
     }
 
     /// Accepts no more, lets requests finish until the deadline, and stops. Returns how many connections

@@ -4,28 +4,31 @@
 //! which rule, who may, where to". A request loads the table once and asks nothing else.
 //! What it deliberately does not do: no sockets, no clock of its own, no state that changes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, Origin, Retry, RuleTimeouts,
-    Upstream,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin, Retry,
+    RuleTimeouts, Upstream,
 };
 
+pub mod admission;
 pub mod cors;
 pub mod filter;
+pub mod hash;
 pub mod matching;
 pub mod placement;
 pub mod query;
 pub mod rewrite;
 pub mod token;
 
+pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
 pub use filter::Filters;
 pub use matching::{HostRules, Matched};
-pub use placement::{Placements, RouteReason};
+pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
 pub use token::Gatekeeper;
 
 /// Everything the router needs for one generation.
@@ -38,9 +41,25 @@ pub struct RouteTable {
     pub(crate) steered: HashMap<SocketAddr, Steered>,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) inside: Inside,
+    pub(crate) placements: BTreeMap<ObjectName, Arc<Placements>>,
 }
 
 impl RouteTable {
+    /// Takes over what the table before remembers of breakers, limits and health, by key. Called once,
+    /// before the table is published.
+    pub fn adopt(&self, before: &Self) {
+        for (name, placements) in &self.placements {
+            if let Some(before) = before.placements.get(name) {
+                placements.adopt(before);
+            }
+        }
+    }
+
+    /// All routing tables.
+    pub fn placements(&self) -> impl Iterator<Item = &Arc<Placements>> {
+        self.placements.values()
+    }
+
     /// The listeners of a local address and port; a gateway on the unspecified address takes all
     /// addresses of its family.
     pub fn bind(&self, local: SocketAddr) -> Option<&Bind> {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use snapshot::model::Hostname;
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ pub mod kept;
 mod pool;
 pub mod resolve;
 
-pub use body::{Progress, RequestBody};
+pub use body::{BodyBreak, BodyError, Progress, RequestBody};
 pub use budget::Budgets;
 pub use connect::{Stream, system_roots};
 pub use pool::Client;
@@ -41,6 +41,8 @@ pub struct Destination {
     pub http2: bool,
     /// `SO_MARK` of the connection.
     pub mark: Option<u32>,
+    /// Host that this destination is asked for; none: that of the request.
+    pub host: Option<HeaderValue>,
     /// Whether a name may only lead outside: not to this node, its links or the platform. Whoever
     /// answers for a declared name must not be able to point the router at the inside.
     pub outside: bool,
@@ -180,6 +182,15 @@ pub enum UpstreamError {
         /// The limit.
         limit: Duration,
     },
+    /// The client broke off before its request was sent.
+    #[error("client broke off its request body")]
+    ClientGone,
+    /// The body of the request is longer than its target takes.
+    #[error("request body is longer than {limit} bytes")]
+    BodyTooLong {
+        /// The limit.
+        limit: u64,
+    },
     /// There was no destination to try.
     #[error("no destination")]
     Nowhere,
@@ -248,7 +259,15 @@ impl Client {
             .ok_or(UpstreamError::Nowhere)?
             .place
             .to_string();
-        let exchange = self.exchange(destinations, request, table);
+        let exchange = async {
+            let answer = self.exchange(destinations, request, table).await;
+            // Whatever the upstream made of half a body is not its fault.
+            match progress.broken() {
+                Some(BodyBreak::TooLong(limit)) => Err(UpstreamError::BodyTooLong { limit }),
+                Some(BodyBreak::Client) if answer.is_err() => Err(UpstreamError::ClientGone),
+                _ => answer,
+            }
+        };
         tokio::pin!(exchange);
         let limit = match patience {
             Patience::Usual => self.settings().timeouts.head,

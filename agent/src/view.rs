@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -26,11 +27,13 @@ use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
+use crate::route::RouteTable;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
     ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status, TableStatus,
 };
 
+mod placements;
 mod rules;
 
 /// The agent as seen from its admin interface.
@@ -40,6 +43,7 @@ pub struct AgentView {
     draining: AtomicBool,
     datapath: Option<Datapath>,
     requests: Arc<RequestLog>,
+    routes: Arc<ArcSwap<RouteTable>>,
     metrics: Metrics,
     registry: Registry,
     current: Current,
@@ -75,7 +79,7 @@ impl AgentView {
         let mut registry = Registry::with_prefix("cardinal");
         metrics.register(&mut registry);
         metrics.enforcing(datapath.is_some());
-        proxy.metrics().register(&mut registry);
+        proxy.register(&mut registry);
         let mut events = None;
         if let Some(datapath) = &datapath {
             registry.register_collector(Box::new(PacketCounters::new(
@@ -92,6 +96,7 @@ impl AgentView {
             draining: AtomicBool::new(false),
             datapath,
             requests: Arc::clone(proxy.log()),
+            routes: Arc::clone(proxy.table()),
             metrics,
             registry,
             current,
@@ -306,6 +311,7 @@ impl View for AgentView {
             cells,
             pods,
             listeners,
+            placements: placements::rows(&self.routes.load()),
             drops,
             rules,
             not_enforced,

@@ -17,6 +17,7 @@ use crate::model::{
 };
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::shared::Shared;
 
 mod addresses;
 mod http_route;
@@ -70,7 +71,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
         cells.extend(draft.map(|draft| (source, draft)));
     }
     cells.sort_by(|a, b| a.0.position().cmp(&b.0.position()));
-    let mut linked: BTreeMap<CellId, Cell> = BTreeMap::new();
+    let mut linked: BTreeMap<CellId, Shared<Cell>> = BTreeMap::new();
     let mut exposures = Vec::new();
     for (source, draft) in cells {
         if let Some(first) = linked.get(&draft.cell.id) {
@@ -83,7 +84,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
             );
             continue;
         }
-        linked.insert(draft.cell.id.clone(), draft.cell);
+        linked.insert(draft.cell.id.clone(), draft.cell.into());
         exposures.extend(
             draft
                 .exposures
@@ -115,7 +116,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
     Snapshot {
         digest: "".into(),
-        platform,
+        platform: platform.into(),
         cells: linked,
         routing_tables: routing_tables
             .into_iter()
@@ -305,7 +306,7 @@ fn plain(placed: &[crate::document::addresses::Placed]) -> Vec<std::net::IpAddr>
 }
 
 /// Drops calls that nobody grants. They are no mistake: the other cell is another team's document.
-fn easts(cells: &mut BTreeMap<CellId, Cell>, sink: &Sink) {
+fn easts(cells: &mut BTreeMap<CellId, Shared<Cell>>, sink: &Sink) {
     let refusal = |to: &EndpointId| -> Option<String> {
         let Some(cell) = cells.get(&to.component.cell) else {
             return Some(format!("there is no cell `{}`", to.component.cell));

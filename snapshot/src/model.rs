@@ -3,6 +3,7 @@
 //! References are resolved, names are checked, paths are canonical, patterns compile, and a cell's
 //! endpoints are already routes. Nobody after this module checks again.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use crate::path::CanonicalPath;
 use crate::report::{Source, Warning};
+use crate::shared::Shared;
 use crate::tree::shortened;
 
 mod cell;
@@ -48,9 +50,9 @@ pub struct Snapshot {
     /// SHA-256 over the files' paths and bytes in file order, lower-case hex.
     pub digest: Arc<str>,
     /// What is not a cell. A set of documents without a `Platform` gets the empty one.
-    pub platform: Platform,
+    pub platform: Shared<Platform>,
     /// Cells by identity.
-    pub cells: BTreeMap<CellId, Cell>,
+    pub cells: BTreeMap<CellId, Shared<Cell>>,
     /// Routing tables by name.
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.
@@ -66,8 +68,24 @@ pub struct Snapshot {
 
 /// A name of organization, project, environment, component or endpoint: 1 to 63 characters of a
 /// DNS label (RFC 1123, section 2.1), lower case.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(Arc<str>);
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Names of one cell are one text nearly always, and the order of names is asked for all the time.
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return Ordering::Equal;
+        }
+        self.0.cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// What a name may have beside letters and digits if it may have dots.
 const DOTTED: &str = ", `-` or `.`";

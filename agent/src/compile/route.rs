@@ -35,6 +35,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
         inside: inside(snapshot),
+        placements: compiler.placements,
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);

@@ -10,6 +10,7 @@ use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
 use super::respond::chain;
 use super::worker::Worker;
+use crate::resilience::Slot;
 use crate::route::cors::Cors;
 use crate::upstream::Progress;
 use crate::upstream::kept::Kept;
@@ -24,6 +25,8 @@ pub(super) struct Exchange {
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
     /// The request's body, if copies of it are wanted.
     pub(super) kept: Option<Rc<Kept>>,
+    /// The slot of its placement; a tunnel that it becomes holds it too.
+    pub(super) slot: Option<Rc<Slot>>,
     worker: Rc<Worker>,
     started: Instant,
     complete: bool,
@@ -46,6 +49,7 @@ impl Exchange {
             conn: None,
             cors: None,
             kept: None,
+            slot: None,
             worker: Rc::clone(worker),
             started: Instant::now(),
             complete: false,

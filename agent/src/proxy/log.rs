@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
 
-use crate::route::RouteReason;
+use crate::route::{FailoverReason, RouteReason};
 
 /// Bytes of a text in a record; what a client may send is longer, and many records are kept.
 const MAX_TEXT: usize = 2048;
@@ -69,6 +69,9 @@ pub struct AccessRecord {
     /// Why this placement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route_reason: Option<RouteReason>,
+    /// Why another placement served than the key's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_reason: Option<FailoverReason>,
     /// From the head of the request to the end of the answer's body, in microseconds.
     pub duration_us: u64,
     /// Bytes of the request's body.
@@ -145,6 +148,12 @@ pub enum Reason {
     Unresolved,
     /// The placement has no endpoint.
     NoEndpoint,
+    /// As many requests are under way as may be.
+    ConcurrencyLimit,
+    /// The request's body is longer than may be.
+    BodySizeLimit,
+    /// The circuit breaker is open, and nobody serves instead.
+    CircuitOpen,
     /// No workload is there.
     NoReadyEndpoint,
     /// A rewrite made no valid path or host.
@@ -201,6 +210,9 @@ impl Reason {
             Self::NoTarget => "no_target",
             Self::Unresolved => "unresolved",
             Self::NoEndpoint => "no_endpoint",
+            Self::ConcurrencyLimit => "concurrency_limit",
+            Self::BodySizeLimit => "body_size_limit",
+            Self::CircuitOpen => "circuit_open",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::Rewrite => "rewrite",
             Self::Filter => "filter",
@@ -215,6 +227,17 @@ impl Reason {
             Self::CertificateExpired => "certificate_expired",
             Self::TlsHandshake => "tls_handshake",
         }
+    }
+
+    /// Whether an upstream was asked and gave no answer.
+    pub(super) fn no_answer(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamResolve
+                | Self::UpstreamConnect
+                | Self::UpstreamReset
+                | Self::UpstreamTimeout
+        )
     }
 
     /// The status that tells a client.
@@ -244,7 +267,11 @@ impl Reason {
             Self::NoTarget | Self::Unresolved | Self::NoEndpoint | Self::Rewrite | Self::Filter => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            Self::NoReadyEndpoint | Self::RetriesExhausted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoReadyEndpoint | Self::CircuitOpen | Self::RetriesExhausted => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamResolve | Self::UpstreamConnect | Self::UpstreamReset => {
                 StatusCode::BAD_GATEWAY
             }
@@ -300,6 +327,7 @@ impl RequestLog {
             upstream = record.upstream.as_deref(),
             placement = record.placement.as_deref(),
             route_reason = record.route_reason.map(RouteReason::as_str),
+            failover_reason = record.failover_reason.map(FailoverReason::as_str),
             duration_us = record.duration_us,
             bytes_in = record.bytes_in,
             bytes_out = record.bytes_out,

@@ -376,7 +376,11 @@ async fn forward(
     if path != normal.path {
         exchange.record.upstream_path = Some(path.to_string());
     }
-    if let Some(own) = &chosen.host {
+    if let Some(own) = chosen
+        .destinations
+        .first()
+        .and_then(|one| one.host.as_ref())
+    {
         host.clone_from(own);
     }
     let http2 = chosen.destinations.first().is_some_and(|one| one.http2);
@@ -396,7 +400,7 @@ async fn forward(
         trailers: normal.trailers,
         websocket: upgrade.is_some(),
     };
-    let mut request = outbound.request(parts, body)?;
+    let mut request = outbound.request(parts, body.limited(chosen.body_limit))?;
     let mirrors = mirror::chosen(stage.worker, lists);
     if let (false, None, Some(like)) = (mirrors.is_empty(), &upgrade, chosen.destinations.first()) {
         let (parts, body) = request.into_parts();
@@ -436,17 +440,11 @@ async fn forward(
         backend: &picked.backend,
     };
     let destinations = chosen.destinations;
-    let mut response = send(stage, exchange, destinations, request, upgrade, effort).await?;
-
-    response = edited(response, lists);
-    if let Some((placement, reason)) = chosen.placement {
-        let headers = response.headers_mut();
-        normalise::strip_ours(headers);
-        headers.insert("x-routed-to", placement);
-        let reason = HeaderValue::from_static(reason.as_str());
-        headers.insert("x-route-reason", reason);
+    let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
+    if let Some(serving) = chosen.serving {
+        serving.ended(stage.worker, &mut answer);
     }
-    Ok(response)
+    Ok(edited(answer?, lists))
 }
 
 /// Refuses what a filter should have changed and cannot.
@@ -517,7 +515,10 @@ async fn send(
         let upstream = hyper::upgrade::on(&mut response);
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
+        let slot = exchange.slot.clone();
         tunnel::upgraded(stage.worker, client, upstream, move |table| {
+            // The slot is given back when the tunnel ends.
+            let _held = &slot;
             match (worker.caller(table, source), &call) {
                 (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
                 (Some(caller), Call::South(host, port)) => caller
@@ -592,6 +593,7 @@ async fn south(
         tls: None,
         http2,
         mark: stage.worker.mark(Mark::Upstream),
+        host: None,
         outside: stage.worker.outside(),
         owner: Some(Arc::clone(&caller.name)),
     }];

@@ -18,6 +18,7 @@ use super::connection::{self, Entry};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
 use super::mirror::Copies;
+use crate::resilience::Clock;
 use crate::route::{Caller, RouteTable};
 use crate::upstream::kept::Room;
 use crate::upstream::{Budgets, Client, Settings};
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     pub(super) loopback: bool,
     pub(super) inside: bool,
     pub(super) idle: Duration,
+    pub(super) clock: Clock,
 }
 
 /// State of one core.
@@ -72,6 +74,7 @@ pub(super) struct Worker {
     loopback: bool,
     inside: bool,
     idle: Duration,
+    clock: Clock,
     random: Cell<u64>,
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u32, usize>)>,
@@ -133,6 +136,7 @@ impl Worker {
             loopback: shared.loopback,
             inside: shared.inside,
             idle: shared.idle,
+            clock: shared.clock,
             random: Cell::new(seed()),
             turns: RefCell::default(),
             drain: watch::Sender::new(false),
@@ -154,6 +158,11 @@ impl Worker {
     /// Whether declared names must lead outside.
     pub(super) fn outside(&self) -> bool {
         !self.inside
+    }
+
+    /// Time of breakers and limits.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.now()
     }
 
     /// How long a client connection may wait for its next request.

@@ -18,6 +18,33 @@ pub struct Progress {
     last: Cell<Instant>,
     bytes: Cell<u64>,
     waits: Cell<bool>,
+    broken: Cell<Option<BodyBreak>>,
+}
+
+/// Why a request's body ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyBreak {
+    /// The client broke off.
+    Client,
+    /// It was longer than this many bytes.
+    TooLong(u64),
+}
+
+/// What whoever reads a request's body is told.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client broke off.
+    #[error("client broke off its request body")]
+    Client(#[source] hyper::Error),
+    /// More bytes than the request's target takes.
+    #[error("request body is longer than {limit} bytes")]
+    TooLong {
+        /// The limit.
+        limit: u64,
+    },
+    /// The request is being sent elsewhere by now.
+    #[error("request is sent again, elsewhere")]
+    Superseded,
 }
 
 impl Default for Progress {
@@ -26,6 +53,7 @@ impl Default for Progress {
             last: Cell::new(Instant::now()),
             bytes: Cell::new(0),
             waits: Cell::new(false),
+            broken: Cell::new(None),
         }
     }
 }
@@ -50,23 +78,18 @@ impl Progress {
     pub fn waits_for_client(&self) -> bool {
         self.waits.get()
     }
-}
 
-/// Why a body does not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The client's body broke off.
-    #[error("the client's body broke off")]
-    Client(#[source] hyper::Error),
-    /// The request is being sent elsewhere by now.
-    #[error("the request is sent again, elsewhere")]
-    Superseded,
+    /// Why the body ended before its end, if it did.
+    pub fn broken(&self) -> Option<BodyBreak> {
+        self.broken.get()
+    }
 }
 
 /// A request's body; whatever the client has not sent yet is waited for.
 #[derive(Debug)]
 pub struct RequestBody {
     source: Source,
+    limit: Option<u64>,
     progress: Rc<Progress>,
 }
 
@@ -88,13 +111,18 @@ impl RequestBody {
             true => Source::Empty,
             false => Source::Client(inner),
         };
-        Self { source, progress }
+        Self {
+            source,
+            limit: None,
+            progress,
+        }
     }
 
     /// No body.
     pub fn empty(progress: Rc<Progress>) -> Self {
         Self {
             source: Source::Empty,
+            limit: None,
             progress,
         }
     }
@@ -104,6 +132,7 @@ impl RequestBody {
         let bytes: usize = frames.iter().map(Bytes::len).sum();
         Self {
             source: Source::Copy(frames.into_iter(), bytes as u64),
+            limit: None,
             progress,
         }
     }
@@ -111,7 +140,7 @@ impl RequestBody {
     /// Copies what passes from here on, if there is a body.
     pub fn keep(self, room: &Room) -> Option<Rc<Kept>> {
         match self.source {
-            Source::Client(incoming) => Some(Kept::new(incoming, room)),
+            Source::Client(incoming) => Some(Kept::new(incoming, self.limit, room)),
             Source::Kept(kept, _) => Some(kept),
             Source::Empty | Source::Copy(..) => None,
         }
@@ -122,8 +151,15 @@ impl RequestBody {
         let position = kept.again()?;
         Some(Self {
             source: Source::Kept(Rc::clone(kept), position),
+            limit: kept.limit(),
             progress,
         })
+    }
+
+    /// The same body, of which no byte above a limit is passed on.
+    #[must_use]
+    pub fn limited(self, limit: Option<u64>) -> Self {
+        Self { limit, ..self }
     }
 }
 
@@ -152,14 +188,27 @@ impl Body for RequestBody {
         };
         this.progress.waits.set(false);
         this.progress.touch();
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                if matches!(error, BodyError::Client(_)) {
+                    this.progress.broken.set(Some(BodyBreak::Client));
+                }
+                return Poll::Ready(Some(Err(error)));
+            }
+            None => return Poll::Ready(None),
+        };
+        if let Some(data) = frame.data_ref()
             && fresh
         {
-            let bytes = &this.progress.bytes;
-            bytes.set(bytes.get() + data.len() as u64);
+            let bytes = this.progress.bytes() + data.len() as u64;
+            this.progress.bytes.set(bytes);
+            if let Some(limit) = this.limit.filter(|limit| bytes > *limit) {
+                this.progress.broken.set(Some(BodyBreak::TooLong(limit)));
+                return Poll::Ready(Some(Err(BodyError::TooLong { limit })));
+            }
         }
-        Poll::Ready(frame)
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {

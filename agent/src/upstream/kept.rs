@@ -31,6 +31,8 @@ pub struct Room(Rc<Cell<usize>>);
 #[derive(Debug)]
 pub struct Kept {
     state: RefCell<State>,
+    /// Bytes that the body may have.
+    limit: Option<u64>,
     room: Room,
     /// Tells that no more will be kept.
     ended: Notify,
@@ -73,7 +75,7 @@ pub(super) struct Position {
 
 impl Kept {
     /// Keeps a body from its beginning.
-    pub fn new(incoming: Incoming, room: &Room) -> Rc<Self> {
+    pub fn new(incoming: Incoming, limit: Option<u64>, room: &Room) -> Rc<Self> {
         Rc::new(Self {
             state: RefCell::new(State {
                 incoming,
@@ -83,9 +85,15 @@ impl Kept {
                 end: End::Open,
                 reader: 0,
             }),
+            limit,
             room: room.clone(),
             ended: Notify::new(),
         })
+    }
+
+    /// Bytes that the body may have.
+    pub(super) fn limit(&self) -> Option<u64> {
+        self.limit
     }
 
     /// Whether the beginning is still there.

@@ -1,6 +1,7 @@
 //! The router on loopback: real sockets, real TLS, real tokens.
 
 mod auth;
+mod cells;
 mod documents;
 mod east;
 mod filters;

@@ -67,7 +67,7 @@ pub(crate) fn host(text: &str) -> HostPattern {
 pub(crate) fn empty() -> Snapshot {
     Snapshot {
         digest: "0".into(),
-        platform: Platform::default(),
+        platform: Platform::default().into(),
         cells: BTreeMap::new(),
         routing_tables: BTreeMap::new(),
         gateways: BTreeMap::new(),
@@ -217,7 +217,7 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
         declared: source(),
         intra: Intra::Open,
         intra_declared: source(),
-        components: BTreeMap::from([(id.component, one)]),
+        components: BTreeMap::from([(id.component, one.into())]),
         east: Vec::new(),
         south: Vec::new(),
     }

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A gateway: addresses and listeners.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Its name.
     pub name: ObjectName,
@@ -26,7 +26,7 @@ pub struct Gateway {
 }
 
 /// A listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name, unique in its gateway.
     pub name: Name,

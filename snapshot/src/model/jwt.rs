@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Declared, Name};
 
 /// Who issues tokens, and how they are checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtProvider {
     /// Its document and field.
     pub declared: Declared,
