@@ -16,11 +16,13 @@ use crate::shared::Shared;
 use crate::tree::shortened;
 
 mod cell;
+mod cors;
 mod filter;
 mod gateway;
 mod jwt;
 mod matches;
 mod platform;
+mod resilience;
 mod routing;
 mod timestamp;
 
@@ -28,7 +30,8 @@ pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
-pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
+pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
+pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
     Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Gateway, HostPattern,
     Listener, ListenerProtocol, Origin, Parent, PathRewrite, Route, Rule, Target, Upstream,
@@ -37,6 +40,7 @@ pub use gateway::{
 pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
+pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
 pub use timestamp::Timestamp;
 

@@ -60,6 +60,9 @@ pub struct AccessRecord {
     /// Where the answer came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
+    /// Times that the request was sent again.
+    #[serde(skip_serializing_if = "none")]
+    pub retries: u32,
     /// Placement of the routing key.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub placement: Option<Arc<str>>,
@@ -82,6 +85,10 @@ pub struct AccessRecord {
     pub caller: Option<Arc<str>>,
     /// Generation of the table that decided.
     pub generation: u64,
+}
+
+fn none(retries: &u32) -> bool {
+    *retries == 0
 }
 
 fn text<S: serde::Serializer>(value: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
@@ -159,6 +166,8 @@ pub enum Reason {
     UpstreamConnect,
     /// The upstream broke off.
     UpstreamReset,
+    /// No connection to the upstream, although the rule had it tried again.
+    RetriesExhausted,
     /// The upstream did not answer in time.
     UpstreamTimeout,
     /// The client stopped sending.
@@ -210,6 +219,7 @@ impl Reason {
             Self::UpstreamResolve => "upstream_resolve",
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamReset => "upstream_reset",
+            Self::RetriesExhausted => "retries_exhausted",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::ClientClosed => "client_closed",
@@ -259,7 +269,9 @@ impl Reason {
             }
             Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoReadyEndpoint | Self::CircuitOpen => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoReadyEndpoint | Self::CircuitOpen | Self::RetriesExhausted => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamResolve | Self::UpstreamConnect | Self::UpstreamReset => {
                 StatusCode::BAD_GATEWAY
             }

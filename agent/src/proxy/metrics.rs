@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::log::{AccessRecord, Reason};
+use super::tallies::{Mirrors, Retries};
 
 /// Upper bounds of the duration histogram in microseconds.
 const BOUNDS: [u64; 14] = [
@@ -28,6 +29,8 @@ pub struct Metrics {
     connections: Gauge,
     bytes_in: Counter,
     bytes_out: Counter,
+    retries: Retries,
+    mirrors: Mirrors,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +68,8 @@ impl Metrics {
             "Bytes of response bodies",
             self.bytes_out.clone(),
         );
+        self.retries.register(registry);
+        self.mirrors.register(registry);
     }
 
     pub(super) fn connections(&self) -> &Gauge {
@@ -78,6 +83,8 @@ type Key = (Option<Arc<str>>, u16, Reason);
 /// One core's view: it remembers the counters that it used, so that counting takes no lock.
 #[derive(Debug)]
 pub(super) struct CoreMetrics {
+    pub(super) retries: Retries,
+    pub(super) mirrors: Mirrors,
     shared: Metrics,
     known: RefCell<HashMap<Key, Counter>>,
 }
@@ -85,6 +92,8 @@ pub(super) struct CoreMetrics {
 impl CoreMetrics {
     pub(super) fn new(shared: Metrics) -> Self {
         Self {
+            retries: shared.retries.clone(),
+            mirrors: shared.mirrors.clone(),
             shared,
             known: RefCell::default(),
         }

@@ -14,14 +14,16 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use snapshot::model::{EndpointId, Gate, Origin};
+use snapshot::model::{EndpointId, Gate, Origin, RuleTimeouts};
 use snapshot::path::CanonicalPath;
 
 use super::answer;
+use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
 use super::log::Reason;
+use super::mirror;
 use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
@@ -29,10 +31,12 @@ use super::target::{choose, is_grpc, pick};
 use super::tunnel;
 use super::websocket::{self, Asked};
 use super::worker::Worker;
+use crate::route::cors;
 use crate::route::matching::Subject;
 use crate::route::token::Denied;
 use crate::route::{
-    Caller, Filters, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind, rewrite,
+    Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
+    rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -90,6 +94,9 @@ pub(super) async fn handle(
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
+    if let Some((cors, origin)) = &exchange.cors {
+        cors.decorate(origin.as_ref(), response.headers_mut());
+    }
     exchange.record.status = response.status().as_u16();
     response.map(|body| body.ends(exchange))
 }
@@ -122,7 +129,7 @@ async fn serve(
             let listener = listener(stage, exchange, &inbound)?;
             let rules = listener.rules(&inbound.normal.host);
             let matched = rules
-                .and_then(|rules| rules.find(inbound.subject()))
+                .and_then(|rules| find(rules, &inbound))
                 .ok_or_else(|| Refusal::new(Reason::NoRoute, "no route matches"))?;
             note(exchange, &matched);
             admit(caller, listener, matched.rule)?;
@@ -223,6 +230,22 @@ fn listener<'a>(
     Ok(listener)
 }
 
+/// The rule of a request. A preflight asks about another request: if the rule of that one has permissions
+/// to give, it answers, whatever method it takes itself.
+fn find<'a>(rules: &'a HostRules, inbound: &Inbound) -> Option<Matched<'a>> {
+    let subject = inbound.subject();
+    let asked = cors::preflight(&inbound.parts.method, &inbound.parts.headers);
+    asked
+        .and_then(|method| {
+            rules.find(Subject {
+                method: &method,
+                ..subject
+            })
+        })
+        .filter(|matched| matched.rule.filters.cors.is_some())
+        .or_else(|| rules.find(subject))
+}
+
 fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
     exchange.record.route = Some(Arc::clone(&matched.rule.route));
     exchange.record.rule = Some(matched.rule.index);
@@ -250,8 +273,7 @@ fn admit(
         Origin::Document if listener.gate.is_none() => Ok(()),
         // A route of a document on the west gate: what it leads to has to be declared all the same.
         Origin::Document => rule
-            .targets
-            .iter()
+            .destinations()
             .try_for_each(|target| match &target.kind {
                 TargetKind::Endpoint { endpoint, .. } => declared(caller, endpoint),
                 _ => Err(Refusal::new(
@@ -291,6 +313,21 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let rule = matched.rule;
     sound(&rule.filters)?;
+    if let Some(cors) = &rule.filters.cors {
+        let Parts {
+            method, headers, ..
+        } = &inbound.parts;
+        if cors::preflight(method, headers).is_some() {
+            exchange.record.reason = Reason::Answered;
+            let mut response = Response::new(ResponseBody::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = cors.answer(&inbound.parts);
+            return Ok(response);
+        }
+        // Errors too: a page that may not read them cannot tell what went wrong.
+        let origin = headers.get(header::ORIGIN).cloned();
+        exchange.cors = Some((Arc::clone(cors), origin));
+    }
     if let Some(gatekeeper) = &rule.auth {
         let query = inbound.parts.uri.query();
         let token = gatekeeper.authenticate(&inbound.parts.headers, query, now())?;
@@ -372,7 +409,28 @@ async fn forward(
         trailers: normal.trailers,
         websocket: upgrade.is_some(),
     };
-    let request = outbound.request(parts, body.limited(chosen.body_limit))?;
+    let mut request = outbound.request(parts, body.limited(chosen.body_limit))?;
+    let mirrors = mirror::chosen(stage.worker, lists);
+    if let (false, None, Some(like)) = (mirrors.is_empty(), &upgrade, chosen.destinations.first()) {
+        let (parts, body) = request.into_parts();
+        let kept = body.keep(&stage.worker.room);
+        mirror::send(
+            stage.worker,
+            stage.table,
+            &mirrors,
+            &parts,
+            kept.as_ref(),
+            like,
+        );
+        let progress = Rc::clone(&exchange.progress);
+        let body = match &kept {
+            Some(kept) => RequestBody::again(kept, progress)
+                .ok_or_else(|| Refusal::new(Reason::RequestTimeout, "the body is gone"))?,
+            None => RequestBody::empty(progress),
+        };
+        exchange.kept = kept;
+        request = Request::from_parts(parts, body);
+    }
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.
@@ -386,7 +444,13 @@ async fn forward(
         asked,
         call: Call::Endpoint(endpoint),
     });
-    let mut answer = send(stage, exchange, &chosen.destinations, request, upgrade).await;
+    let effort = Effort {
+        timeouts: rule.timeouts,
+        retry: rule.retry.as_deref(),
+        backend: &picked.backend,
+    };
+    let destinations = chosen.destinations;
+    let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
     if let Some(serving) = chosen.serving {
         serving.ended(stage.worker, &mut answer);
     }
@@ -437,16 +501,13 @@ fn edited<const N: usize>(
 async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    destinations: &[Destination],
+    destinations: Vec<Destination>,
     request: Request<RequestBody>,
     upgrade: Option<Upgrade>,
+    effort: Effort<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let progress = Rc::clone(&exchange.progress);
-    let answer = stage
-        .worker
-        .client
-        .send(destinations, request, &progress, stage.table)
-        .await?;
+    let Got { answer, deadline } =
+        attempts::send(stage, exchange, destinations, request, effort).await?;
     exchange.record.upstream = Some(answer.from.to_string());
     let mut response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -490,7 +551,10 @@ async fn send(
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    Ok(Response::from_parts(parts, ResponseBody::streamed(body)))
+    Ok(Response::from_parts(
+        parts,
+        ResponseBody::streamed(body, deadline),
+    ))
 }
 
 /// A request that may become a tunnel.
@@ -532,7 +596,7 @@ async fn south(
             Refusal::new(Reason::HostNotDeclared, detail)
         })?;
     let http2 = inbound.parts.version == Version::HTTP_2 && inbound.upgrade.is_none();
-    let destinations = [Destination {
+    let destinations = vec![Destination {
         place: Place::Name(name.clone(), port),
         tls: None,
         http2,
@@ -567,7 +631,12 @@ async fn south(
         asked,
         call: Call::South(normal.host, port),
     });
-    send(stage, exchange, &destinations, request, upgrade).await
+    let effort = Effort {
+        timeouts: RuleTimeouts::default(),
+        retry: None,
+        backend: &caller.name,
+    };
+    send(stage, exchange, destinations, request, upgrade, effort).await
 }
 
 /// Seconds since 1970. With a clock from before that nothing is known about a token's time, and it has expired.

@@ -17,9 +17,11 @@ use tokio::time::Instant;
 use super::connection::{self, Entry};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
+use super::mirror::Copies;
 use crate::resilience::Clock;
 use crate::route::{Caller, RouteTable};
-use crate::upstream::{Client, Settings};
+use crate::upstream::kept::Room;
+use crate::upstream::{Budgets, Client, Settings};
 
 /// Time between looks at idle upstream connections.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
@@ -61,6 +63,12 @@ pub(super) struct Worker {
     pub(super) client: Client,
     pub(super) log: Arc<RequestLog>,
     pub(super) metrics: CoreMetrics,
+    /// Retries that backends may still have.
+    pub(super) budgets: RefCell<Budgets>,
+    /// Room for bodies that may be sent again.
+    pub(super) room: Room,
+    /// Copies of requests under way.
+    pub(super) copies: Copies,
     tls: Arc<ServerConfig>,
     node_mark: bool,
     loopback: bool,
@@ -120,6 +128,9 @@ impl Worker {
             client: Client::new(shared.upstream),
             log: shared.log,
             metrics: CoreMetrics::new(shared.metrics),
+            budgets: RefCell::default(),
+            room: Room::default(),
+            copies: Copies::default(),
             tls: shared.tls,
             node_mark: shared.node_mark,
             loopback: shared.loopback,
@@ -267,7 +278,9 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = housekeeping.tick() => {
-                worker.client.expire(Instant::now());
+                let now = Instant::now();
+                worker.client.expire(now);
+                worker.budgets.borrow_mut().expire(now);
                 continue;
             }
             _ = watch.tick() => {

@@ -111,9 +111,9 @@ impl Client {
         table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
         let mut failure = UpstreamError::Nowhere;
-        for (at, destination) in destinations.iter().enumerate() {
-            if let (1.., Some(host)) = (at, &destination.host) {
-                // The request was made for the first destination.
+        for destination in destinations {
+            if let Some(host) = &destination.host {
+                // The request was made for one of them.
                 name_host(&mut request, host, destination.http2);
             }
             let place = || destination.place.to_string();
