@@ -14,15 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use agent_common::Mark;
 use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::keys::{self, Fetcher, KeyStore, Limits};
 use crate::route::RouteTable;
+use crate::telemetry::{self, Telemetry, TelemetrySettings};
 use crate::upstream::{Settings, Timeouts};
 
+mod access;
 mod body;
 mod connection;
 mod exchange;
@@ -37,12 +41,15 @@ mod respond;
 mod steered;
 mod target;
 mod tls;
+mod tokens;
+mod trace;
 mod tunnel;
 mod worker;
 
 pub use listen::{ListenError, Sharing};
 pub use log::{AccessRecord, KEPT, Reason, RequestLog};
 pub use metrics::Metrics;
+pub use trace::TraceContext;
 
 use connection::Entry;
 use worker::{Command, Shared};
@@ -83,6 +90,10 @@ pub struct ProxyConfig {
     pub timeouts: Timeouts,
     /// Until the head of the next request is there: so long may a client's connection idle.
     pub idle: Duration,
+    /// Times of key sets that are fetched; those that a document tells replace them.
+    pub keys: Limits,
+    /// What is told of requests, and to whom.
+    pub telemetry: TelemetrySettings,
 }
 
 impl Default for ProxyConfig {
@@ -98,6 +109,8 @@ impl Default for ProxyConfig {
             roots: None,
             timeouts: Timeouts::default(),
             idle: Duration::from_secs(60),
+            keys: Limits::default(),
+            telemetry: TelemetrySettings::default(),
         }
     }
 }
@@ -114,6 +127,9 @@ pub enum StartError {
     /// The node's certificates could not be read.
     #[error("failed to read the node's root certificates")]
     Roots(#[source] std::io::Error),
+    /// The access log's file, or a thread of the telemetry.
+    #[error("failed to open the access log, or to start telling of requests")]
+    Telemetry(#[source] std::io::Error),
     /// A thread, its runtime or its sockets.
     #[error("failed to start a worker")]
     Worker(#[source] std::io::Error),
@@ -126,6 +142,9 @@ pub struct Proxy {
     workers: Vec<WorkerHandle>,
     log: Arc<RequestLog>,
     metrics: Metrics,
+    keys: Arc<KeyStore>,
+    fetcher: Option<Fetcher>,
+    telemetry: Option<Telemetry>,
     /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
     open: Mutex<BTreeSet<SocketAddr>>,
     fixed: Vec<(SocketKind, OwnedFd)>,
@@ -154,15 +173,22 @@ impl Proxy {
     /// Starts the threads, and in [`Ingress::Lookup`] opens the fixed sockets.
     pub fn start(config: ProxyConfig, table: Arc<ArcSwap<RouteTable>>) -> Result<Self, StartError> {
         let cores = config.cores.max(1);
-        let log = Arc::new(RequestLog::default());
         let metrics = Metrics::default();
+        let upstream = Settings {
+            timeouts: config.timeouts,
+            tls: upstream_tls(&config)?,
+        };
+        let (sinks, telemetry) =
+            telemetry::start(&config.telemetry, &upstream).map_err(StartError::Telemetry)?;
+        let log = Arc::new(RequestLog::new(sinks));
+        let mark = config.node_mark.then_some(Mark::Upstream.raw());
+        let (keys, fetcher) = keys::start(Arc::clone(&table), upstream.clone(), mark, config.keys)
+            .map_err(StartError::Worker)?;
         let shared = Shared {
             table,
             tls: Arc::new(tls::settings()?),
-            upstream: Settings {
-                timeouts: config.timeouts,
-                tls: upstream_tls(&config)?,
-            },
+            upstream,
+            keys: Arc::clone(&keys),
             log: Arc::clone(&log),
             metrics: metrics.clone(),
             node_mark: config.node_mark,
@@ -218,6 +244,9 @@ impl Proxy {
             workers: Vec::with_capacity(cores),
             log,
             metrics,
+            keys,
+            fetcher: Some(fetcher),
+            telemetry: Some(telemetry),
             open: Mutex::default(),
             fixed,
         };
@@ -259,6 +288,11 @@ impl Proxy {
         &self.log
     }
 
+    /// Key sets of token providers.
+    pub fn keys(&self) -> &Arc<KeyStore> {
+        &self.keys
+    }
+
     /// The router's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -293,6 +327,9 @@ impl Proxy {
                 tracing::error!("a worker of the router panicked");
             }
         }
+        self.fetcher.take();
+        // After the workers: their last records are told.
+        self.telemetry.take();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<SocketAddr>> {

@@ -19,10 +19,12 @@ use crate::route::RouteTable;
 
 pub mod body;
 mod connect;
+pub(crate) mod once;
 mod pool;
 pub mod resolve;
 
 pub use body::{Progress, RequestBody};
+pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
 pub use pool::Client;
 

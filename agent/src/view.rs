@@ -22,6 +22,7 @@ use agent_common::{Lost, Verdict};
 use crate::datapath::{Care, Datapath};
 use crate::explain::{Names, Rehearsals, Request};
 use crate::flows::{self, Wanted};
+use crate::keys::KeyStore;
 use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
@@ -40,6 +41,7 @@ pub struct AgentView {
     draining: AtomicBool,
     datapath: Option<Datapath>,
     requests: Arc<RequestLog>,
+    keys: Arc<KeyStore>,
     metrics: Metrics,
     registry: Registry,
     current: Current,
@@ -76,6 +78,8 @@ impl AgentView {
         metrics.register(&mut registry);
         metrics.enforcing(datapath.is_some());
         proxy.metrics().register(&mut registry);
+        proxy.keys().register(&mut registry);
+        proxy.log().register(&mut registry);
         let mut events = None;
         if let Some(datapath) = &datapath {
             registry.register_collector(Box::new(PacketCounters::new(
@@ -92,6 +96,7 @@ impl AgentView {
             draining: AtomicBool::new(false),
             datapath,
             requests: Arc::clone(proxy.log()),
+            keys: Arc::clone(proxy.keys()),
             metrics,
             registry,
             current,
@@ -306,6 +311,7 @@ impl View for AgentView {
             cells,
             pods,
             listeners,
+            key_sets: self.keys.status(),
             drops,
             rules,
             not_enforced,

@@ -63,12 +63,14 @@ pub(crate) struct Drafts {
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
     pub(crate) filters: Table<model::PathRewrite>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
-    pub(crate) secrets: Table<model::Certificate>,
+    pub(crate) secrets: Table<secret::SecretDraft>,
 }
 
 /// Name and document of an object.
 pub(crate) struct Meta {
     pub(crate) name: ObjectName,
+    /// `creationTimestamp` in UTC (RFC 3339), which sorts as text; documents of folders have none.
+    pub(crate) created: Option<Box<str>>,
     pub(crate) declared: Source,
 }
 
@@ -293,11 +295,14 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
             }
         }
     }
+    let created = metadata
+        .optional("creationTimestamp")
+        .filter(|field| *field.value() != Value::Null)
+        .and_then(|field| field.parse(timestamp));
     // What Kubernetes keeps about an object; documents taken out of a cluster have it.
     metadata.ignored(&[
         "uid",
         "resourceVersion",
-        "creationTimestamp",
         "generation",
         "managedFields",
         "finalizers",
@@ -309,7 +314,28 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
     ]);
     metadata.finish();
     let name = ObjectName::new(&namespace?, name?.name()).ok()?;
-    Some(Meta { name, declared })
+    Some(Meta {
+        name,
+        created,
+        declared,
+    })
+}
+
+/// A time as Kubernetes writes it (RFC 3339, in UTC and whole seconds).
+fn timestamp(text: &str) -> Result<Box<str>, String> {
+    let shape = b"0000-00-00T00:00:00Z";
+    let fits = text.len() == shape.len()
+        && text.bytes().zip(shape).all(|(given, wanted)| match wanted {
+            b'0' => given.is_ascii_digit(),
+            _ => given == *wanted,
+        });
+    if !fits {
+        return Err(format!(
+            "expected a time such as `2026-01-31T12:00:00Z`, got {}",
+            quoted(text)
+        ));
+    }
+    Ok(text.into())
 }
 
 /// A [`Name`].

@@ -16,6 +16,7 @@ mod reader;
 pub mod report;
 mod tree;
 
+pub use document::jwks::{KeySetError, fetched as fetched_keys};
 pub use model::Snapshot;
 pub use parse::{MAX_MISTAKES, SourceFile, parse};
 pub use report::{Mistake, Rejections, Source, Warning};

@@ -13,22 +13,29 @@ use crate::path::CanonicalPath;
 use crate::report::{Source, Warning};
 use crate::tree::shortened;
 
+mod auth;
 mod cell;
 mod gateway;
 mod jwt;
 mod platform;
 mod routing;
 
+pub use auth::{
+    ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, TextMatch, TokenRequirement, Tokens,
+};
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
 pub use gateway::{
-    Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Filter, Gateway,
-    HeaderEdits, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathMatch, PathRewrite,
-    Pattern, RequestMatch, Route, Rule, Target, Upstream, UpstreamHost, WeightedTarget,
+    Certificate, Filter, Gateway, HeaderEdits, HostPattern, Listener, ListenerProtocol, Origin,
+    Parent, PathMatch, PathRewrite, Pattern, RequestMatch, Route, Rule, Target, Upstream,
+    UpstreamHost, WeightedTarget,
 };
-pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
+pub use jwt::{
+    Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
+};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
 

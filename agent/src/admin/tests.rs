@@ -56,6 +56,7 @@ impl View for Small {
             listeners: Vec::new(),
             drops: Vec::new(),
             rules: Vec::new(),
+            key_sets: Vec::new(),
             not_enforced: Vec::new(),
         }
     }

@@ -28,6 +28,12 @@ pub struct Metrics {
     connections: Gauge,
     bytes_in: Counter,
     bytes_out: Counter,
+    tokens: Family<TokenLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    by: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +71,11 @@ impl Metrics {
             "Bytes of response bodies",
             self.bytes_out.clone(),
         );
+        registry.register(
+            "proxy_tokens",
+            "Good tokens, by whether the signature was checked or the core knew the token",
+            self.tokens.clone(),
+        );
     }
 
     pub(super) fn connections(&self) -> &Gauge {
@@ -80,11 +91,16 @@ type Key = (Option<Arc<str>>, u16, Reason);
 pub(super) struct CoreMetrics {
     shared: Metrics,
     known: RefCell<HashMap<Key, Counter>>,
+    tokens_verified: Counter,
+    tokens_remembered: Counter,
 }
 
 impl CoreMetrics {
     pub(super) fn new(shared: Metrics) -> Self {
+        let tokens = |by| shared.tokens.get_or_create(&TokenLabels { by }).clone();
         Self {
+            tokens_verified: tokens("signature"),
+            tokens_remembered: tokens("memory"),
             shared,
             known: RefCell::default(),
         }
@@ -92,6 +108,16 @@ impl CoreMetrics {
 
     pub(super) fn shared(&self) -> &Metrics {
         &self.shared
+    }
+
+    /// A token's signature was checked, and holds.
+    pub(super) fn token_verified(&self) {
+        self.tokens_verified.inc();
+    }
+
+    /// A token was known from before.
+    pub(super) fn token_remembered(&self) {
+        self.tokens_remembered.inc();
     }
 
     pub(super) fn count(&self, record: &AccessRecord) {

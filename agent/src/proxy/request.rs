@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_common::Mark;
 use http::header::{self, HeaderValue};
@@ -17,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use snapshot::model::{EndpointId, Gate, Origin};
 use snapshot::path::CanonicalPath;
 
+use super::access::{self, Visit};
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
@@ -25,10 +25,11 @@ use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
 use super::target::{choose, is_grpc, pick};
+use super::trace::TraceContext;
 use super::tunnel;
 use super::worker::Worker;
+use crate::route::gatekeeper::Denied;
 use crate::route::matching::Subject;
-use crate::route::token::Denied;
 use crate::route::{
     Caller, Listener, Matched, RouteFilter, RouteRule, RouteTable, Steered, TargetKind, rewrite,
 };
@@ -63,6 +64,9 @@ pub(super) async fn handle(
     record.request_id.clone_from(&id);
     record.method = Some(request.method().to_string());
     record.path = Some(request.uri().path().to_owned());
+    if let Some(ratio) = worker.log.sinks().ratio() {
+        record.trace = TraceContext::of(request.headers(), &worker, ratio);
+    }
     let stage = Stage {
         worker: &worker,
         conn: &conn,
@@ -110,18 +114,24 @@ async fn serve(
     match stage.conn.entry {
         Entry::Gateway => {
             let listener = listener(stage, exchange, &inbound)?;
+            exchange.record.direction = listener.gate.map(direction);
+            access::strip(&mut inbound.parts.headers, &listener.token_headers);
             let rules = listener.rules(&inbound.normal.host);
-            let matched = rules
-                .and_then(|rules| rules.find(inbound.subject()))
-                .ok_or_else(|| Refusal::new(Reason::NoRoute, "no route matches"))?;
+            let none = || Refusal::new(Reason::NoRoute, "no route matches");
+            let rules = rules.ok_or_else(none)?;
+            let matched = rules.find(inbound.subject()).ok_or_else(none)?;
             note(exchange, &matched);
             admit(caller, listener, matched.rule)?;
+            let (matched, visit) = access::enter(stage, &mut inbound, rules, matched, |again| {
+                note(exchange, again);
+                admit(caller, listener, again.rule)
+            })?;
             let mark = match listener.gate {
                 Some(Gate::External) => Mark::NorthGate,
                 Some(Gate::Internal) => Mark::WestGate,
                 None => Mark::Upstream,
             };
-            forward(stage, exchange, inbound, matched, None, mark).await
+            forward(stage, exchange, inbound, matched, visit, None, mark).await
         }
         Entry::Steered => {
             let caller = caller.ok_or_else(|| {
@@ -131,6 +141,7 @@ async fn serve(
                 return south(stage, exchange, inbound, caller).await;
             };
             exchange.record.listener = Some(stage.worker.east_label());
+            exchange.record.direction = Some("east");
             // To whom nothing here is declared, nothing is told of what is here.
             if !steered.endpoints.iter().any(|one| caller.may_call(one)) {
                 let detail = format!(
@@ -151,7 +162,7 @@ async fn serve(
                 declared(caller, endpoint)?;
             }
             let to = (!steered.service).then_some(stage.conn.local);
-            forward(stage, exchange, inbound, matched, to, Mark::WestGate).await
+            forward(stage, exchange, inbound, matched, None, to, Mark::WestGate).await
         }
     }
 }
@@ -165,7 +176,17 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    fn subject(&self) -> Subject<'_> {
+    /// The one path.
+    pub(super) fn path(&self) -> &str {
+        self.normal.path.as_str()
+    }
+
+    /// Host in lower case, without port.
+    pub(super) fn host(&self) -> &str {
+        &self.normal.host
+    }
+
+    pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             path: &self.normal.path,
             method: &self.parts.method,
@@ -212,9 +233,17 @@ fn listener<'a>(
     Ok(listener)
 }
 
+fn direction(gate: Gate) -> &'static str {
+    match gate {
+        Gate::External => "north",
+        Gate::Internal => "west",
+    }
+}
+
 fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
     exchange.record.route = Some(Arc::clone(&matched.rule.route));
     exchange.record.rule = Some(matched.rule.index);
+    exchange.record.cell.clone_from(&matched.rule.cell);
 }
 
 /// Whether a component may use a gate: the north one never; the west one for endpoints that it
@@ -269,24 +298,23 @@ fn prefixed(steered: &Steered, path: &CanonicalPath) -> Result<CanonicalPath, Re
         .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))
 }
 
-/// From a matched rule to the answer of an upstream. `to` replaces an endpoint's workloads.
+/// From a matched rule to the answer of an upstream. `visit`: who it is, if that was asked; `to` replaces an endpoint's workloads.
 async fn forward(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    inbound: Inbound,
+    mut inbound: Inbound,
     matched: Matched<'_>,
+    visit: Option<Visit>,
     to: Option<SocketAddr>,
     mark: Mark,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let rule = matched.rule;
     if let Some(gatekeeper) = &rule.auth {
-        let query = inbound.parts.uri.query();
-        let token = gatekeeper.authenticate(&inbound.parts.headers, query, now())?;
-        gatekeeper.authorise(&token)?;
+        access::pass(stage, &mut inbound, gatekeeper, visit)?;
     }
     // An endpoint's rule without target is what its operations leave over.
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
-        return Err(Denied::NoOperation.into());
+        return Err(Refusal::denied(Denied::NoOperation, None));
     }
     let picked = pick(stage.worker, rule)?;
     let chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
@@ -310,6 +338,10 @@ async fn forward(
     normalise::forwarded(headers, stage.conn.peer.ip(), stage.conn.tls, &normal);
     if let Ok(id) = HeaderValue::from_str(&exchange.record.request_id) {
         headers.insert("x-request-id", id);
+    }
+    if exchange.record.trace.trace != 0 {
+        exchange.record.trace.upstream = stage.worker.random();
+        exchange.record.trace.tell(headers);
     }
     for filter in &rule.filters {
         match filter {
@@ -383,11 +415,13 @@ async fn send(
     upgrade: Option<Upgrade>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let progress = Rc::clone(&exchange.progress);
+    exchange.asks();
     let answer = stage
         .worker
         .client
         .send(destinations, request, &progress, stage.table)
         .await?;
+    exchange.answered();
     exchange.record.upstream = Some(match answer.peer {
         Some(peer) => peer.to_string(),
         None => answer.place,
@@ -458,6 +492,8 @@ async fn south(
     caller: &Caller,
 ) -> Result<Response<ResponseBody>, Refusal> {
     exchange.record.listener = Some(stage.worker.south_label());
+    exchange.record.direction = Some("south");
+    exchange.record.cell = Some(Arc::clone(&caller.cell));
     let port = stage.conn.local.port();
     let normal = &inbound.normal;
     let name = caller
@@ -506,11 +542,4 @@ async fn south(
         call: Call::South(normal.host, port),
     });
     send(stage, exchange, &destinations, request, upgrade).await
-}
-
-/// Seconds since 1970. With a clock from before that nothing is known about a token's time, and it has expired.
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(u64::MAX >> 1, |since| since.as_secs())
 }

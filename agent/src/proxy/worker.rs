@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use super::connection::{self, Entry};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
+use super::tokens::TokenCache;
+use crate::keys::KeyStore;
 use crate::route::{Caller, RouteTable};
 use crate::upstream::{Client, Settings};
 
@@ -45,6 +47,7 @@ pub(super) struct Shared {
     pub(super) table: Arc<ArcSwap<RouteTable>>,
     pub(super) tls: Arc<ServerConfig>,
     pub(super) upstream: Settings,
+    pub(super) keys: Arc<KeyStore>,
     pub(super) log: Arc<RequestLog>,
     pub(super) metrics: Metrics,
     pub(super) node_mark: bool,
@@ -59,6 +62,9 @@ pub(super) struct Worker {
     pub(super) client: Client,
     pub(super) log: Arc<RequestLog>,
     pub(super) metrics: CoreMetrics,
+    pub(super) keys: Arc<KeyStore>,
+    /// Tokens that this core has verified.
+    pub(super) tokens: RefCell<TokenCache>,
     tls: Arc<ServerConfig>,
     node_mark: bool,
     loopback: bool,
@@ -117,6 +123,8 @@ impl Worker {
             client: Client::new(shared.upstream),
             log: shared.log,
             metrics: CoreMetrics::new(shared.metrics),
+            keys: shared.keys,
+            tokens: RefCell::default(),
             tls: shared.tls,
             node_mark: shared.node_mark,
             loopback: shared.loopback,

@@ -1,5 +1,6 @@
 //! The router on loopback: real sockets, real TLS, real tokens.
 
+mod access;
 mod auth;
 mod documents;
 mod east;
@@ -7,8 +8,10 @@ mod hostile;
 mod http;
 mod matching;
 mod raw;
+mod remote_keys;
 mod steered;
 mod support;
 mod swap;
+mod telemetry;
 mod tls;
 mod vectors;

@@ -9,7 +9,7 @@ use crate::model::{
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 mod filters;
-mod headers;
+pub(crate) mod headers;
 mod matches;
 
 use filters::filter;

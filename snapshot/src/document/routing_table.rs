@@ -12,7 +12,7 @@ use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 use crate::tree::{Value, shortened};
 
-mod values;
+pub(crate) mod values;
 
 use values::{duration, url};
 
@@ -49,7 +49,11 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
         object: format!("RoutingTable default/{}", shortened(stem)).into(),
         ..root.source().clone()
     };
-    let meta = name.map(|name| Meta { name, declared });
+    let meta = name.map(|name| Meta {
+        name,
+        created: None,
+        declared,
+    });
     let table = tables(&mut object).map(|tables| (tables, key(None), default_tiers()));
     object.finish();
     if let Some(meta) = meta {
