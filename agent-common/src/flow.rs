@@ -151,11 +151,10 @@ pub struct FlowValue {
     pad: u8,
     /// When the receiver's gate was asked, the low half of its jiffy.
     asked: u32,
-    /// The flow's ports at that time, as they lie in memory.
-    ports: u32,
     /// The acknowledgement that the last end of a half waits for.
     due: u32,
-    spare: u32,
+    /// What the receiver's gate was asked about.
+    about: u64,
 }
 crate::wire!(FlowValue = 48);
 
@@ -199,9 +198,8 @@ impl FlowValue {
             beyond: 0,
             pad: 0,
             asked: 0,
-            ports: 0,
             due: 0,
-            spare: 0,
+            about: 0,
         }
     }
 
@@ -241,24 +239,33 @@ impl FlowValue {
     pub const fn ends_with(&self, acknowledges: u32) -> bool {
         self.state().has(FlowState::LAST) && acknowledges == self.due
     }
-    /// Notes at jiffy `now` that the gate of the local pod at the other side passes this flow too: there it crosses `beyond`, and
-    /// its state is `state`. `ports` are the flow's.
+    /// What the verdict of a receiver's gate depends on, beside the sender's identity, which the table's pod has: the ports in one
+    /// word, the protocol, the receiver's interface, the generation.
+    #[must_use]
     #[inline(always)]
-    pub const fn agree(&mut self, ports: u32, state: FlowState, beyond: Path, now: u64) {
+    pub const fn about(ports: u32, protocol: u8, receiver: u32, generation: u32) -> u64 {
+        let rest = receiver.rotate_left(8) ^ generation ^ (protocol as u32) << 24;
+        (ports as u64) << 32 | rest as u64
+    }
+    /// Notes at jiffy `now` that the gate of the local pod at the other side passes this flow too: there it crosses `beyond`, and
+    /// its state is `state`. `about` is [`Self::about`] what was asked.
+    #[inline(always)]
+    pub const fn agree(&mut self, about: u64, state: FlowState, beyond: Path, now: u64) {
         self.asked = now as u32;
-        self.ports = ports;
+        self.about = about;
         self.beyond = beyond as u8;
         self.told = TOLD | state.0;
     }
     /// The border that the flow crosses for the local pod at the other side, if that pod's gate need not be asked about a packet
     /// that adds `state`: it has passed the flow in this generation, an eighth of a second ago at most, and the packet tells it
     /// nothing new. [`Path::None`] if it is to be asked. It is asked again so soon because a flow that its own table has lost
-    /// since must come back to it. `ports` are the flow's: an entry that another flow took while the note was written has others.
+    /// since must come back to it. `about` is [`Self::about`] what would be asked: an entry that another flow, or the same one of
+    /// another generation, took while the note was written does not agree.
     #[must_use]
     #[inline(always)]
     pub const fn agreed(
         &self,
-        ports: u32,
+        about: u64,
         state: FlowState,
         now: u64,
         ticks_per_second: u32,
@@ -266,7 +273,7 @@ impl FlowValue {
         let news = (TOLD | state.0) & !self.told;
         // Another CPU may have asked after `now`; the difference wraps, and the gate is asked again.
         let age = (now as u32).wrapping_sub(self.asked);
-        if news != 0 || age > ticks_per_second >> 3 || ports != self.ports {
+        if news != 0 || age > ticks_per_second >> 3 || about != self.about {
             return Path::None;
         }
         match Path::from_raw(self.beyond) {

@@ -153,26 +153,49 @@ fn a_flow() -> FlowValue {
 
 #[test]
 fn a_gate_that_agreed_is_not_asked_for_an_eighth_of_a_second() {
-    const PORTS: u32 = 0x5000_9c40;
+    const ABOUT: u64 = FlowValue::about(0x5000_9c40, 6, 9, 3);
     const NOW: u64 = (7 << 32) - 3;
     let (open, ended) = (FlowState::REPLIED, FlowState::FIN_OPENER);
     let mut flow = a_flow();
-    assert_eq!(flow.agreed(PORTS, FlowState::OPENING, 5, 250), Path::None);
-    flow.agree(PORTS, open, Path::West, NOW);
-    for (ports, adds, now, path) in [
-        (PORTS, FlowState::OPENING, NOW, Path::West),
-        (PORTS, open, NOW + 31, Path::West),
-        (PORTS, open, NOW + 32, Path::None),
-        (PORTS, ended, NOW, Path::None),
-        (PORTS, FlowState::RESET, NOW, Path::None),
-        (PORTS + 1, open, NOW, Path::None),
+    assert_eq!(flow.agreed(ABOUT, FlowState::OPENING, 5, 250), Path::None);
+    flow.agree(ABOUT, open, Path::West, NOW);
+    for (about, adds, now, path) in [
+        (ABOUT, FlowState::OPENING, NOW, Path::West),
+        (ABOUT, open, NOW + 31, Path::West),
+        (ABOUT, open, NOW + 32, Path::None),
+        (ABOUT, ended, NOW, Path::None),
+        (ABOUT, FlowState::RESET, NOW, Path::None),
+        (
+            FlowValue::about(0x5000_9c41, 6, 9, 3),
+            open,
+            NOW,
+            Path::None,
+        ),
+        (
+            FlowValue::about(0x5000_9c40, 17, 9, 3),
+            open,
+            NOW,
+            Path::None,
+        ),
+        (
+            FlowValue::about(0x5000_9c40, 6, 10, 3),
+            open,
+            NOW,
+            Path::None,
+        ),
+        (
+            FlowValue::about(0x5000_9c40, 6, 9, 4),
+            open,
+            NOW,
+            Path::None,
+        ),
         // Another CPU has asked meanwhile.
-        (PORTS, open, NOW - 1, Path::None),
+        (ABOUT, open, NOW - 1, Path::None),
     ] {
-        assert_eq!(flow.agreed(ports, adds, now, 250), path, "{adds:?} {now}");
+        assert_eq!(flow.agreed(about, adds, now, 250), path, "{adds:?} {now}");
     }
-    flow.agree(PORTS, open.with(ended), Path::West, NOW);
-    assert_eq!(flow.agreed(PORTS, ended, NOW, 250), Path::West);
+    flow.agree(ABOUT, open.with(ended), Path::West, NOW);
+    assert_eq!(flow.agreed(ABOUT, ended, NOW, 250), Path::West);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod address;
 mod connect;
 mod deliver;
 mod explain;
+mod flow;
 mod fragment;
 mod frame;
 mod listen;

@@ -32,11 +32,11 @@ use aya_ebpf::{
 
 use crate::{
     address::Address,
-    fragment,
+    flow, fragment,
     frame::Frame,
-    maps::{self, CONTROL, ENDPOINTS, FLOWS, Flows, POLICIES, Rules, UNASSURED},
+    maps::{self, CONTROL, ENDPOINTS, FLOWS, POLICIES, Rules},
     neighbour,
-    packet::{self, Icmp, Layer, Packet, Segment, protocol},
+    packet::{self, Icmp, Layer, Packet, protocol},
     record, steer,
 };
 
@@ -54,7 +54,7 @@ pub struct Case {
     /// The headers that an ICMP error quotes.
     quoted: Packet,
     /// The flow that it belongs to.
-    key: Key,
+    pub key: Key,
     /// What is remembered of it from an earlier generation.
     stale: FlowValue,
     /// Now, in jiffies.
@@ -102,7 +102,7 @@ pub struct Case {
 
 /// A [`FlowKey`] in words, which are copied at once.
 #[repr(C)]
-struct Key {
+pub struct Key {
     local: Address,
     remote: Address,
     local_port: u16,
@@ -113,8 +113,9 @@ struct Key {
 const _: () = assert!(size_of::<Key>() == size_of::<FlowKey>());
 
 impl Key {
+    /// As the map has it.
     #[inline(always)]
-    const fn wire(&self) -> &FlowKey {
+    pub const fn wire(&self) -> &FlowKey {
         // SAFETY: the same bytes at the same places, and `FlowKey` takes any.
         unsafe { &*core::ptr::from_ref(self).cast::<FlowKey>() }
     }
@@ -193,6 +194,13 @@ impl Case {
         let words = unsafe { &*core::ptr::from_ref(endpoint).cast::<[u32; 6]>() };
         self.hardware = u64::from(words[4]) | u64::from(words[5]) << 32;
         true
+    }
+
+    /// What a receiver's gate is asked about this packet.
+    #[inline(always)]
+    fn about(&self, receiver: u32) -> u64 {
+        let packet = &self.packet;
+        FlowValue::about(packet.ports(), packet.protocol, receiver, self.generation)
     }
 
     /// The same packet at the gate of the local pod that it goes to; `false` if no cell's pod is there.
@@ -375,12 +383,10 @@ fn icmp_error(ctx: &TcContext, case: &mut Case, way: Direction) -> Result<(), Re
         return Err(Reason::IcmpUntracked);
     }
     let key = flow_key(inner, back);
-    // SAFETY: the value is copied at once; a reused slot would belong to a flow that was judged by some generation too.
-    let find = |flows: &'static Flows| unsafe { flows.get(key.wire()) }.copied();
-    let flow = FLOWS
-        .get(case.flows)
-        .and_then(find)
-        .or_else(|| UNASSURED.get(case.flows).and_then(find))
+    let (slot, _) = flow::find(case.flows, &key, inner.protocol == protocol::TCP, false);
+    let flow = slot
+        // SAFETY: the slot is memory of the map, copied at once; a reused one belongs to a flow that was judged too.
+        .map(|slot| unsafe { *slot })
         .filter(|flow| flow.alive(inner.protocol, case.now, case.ticks_per_second))
         .ok_or(Reason::IcmpUntracked)?;
     if flow.generation() == case.generation {
@@ -431,17 +437,12 @@ fn connection<const MODE: Dry, const SECOND: bool>(
 ) -> Result<(Action, Reason), Reason> {
     case.key = flow_key(&case.packet, way);
     let tcp = case.packet.protocol == protocol::TCP;
-    let mut home = if tcp { FLOWS.get(case.flows) } else { None };
-    let mut slot = home.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
-    let assured = slot.is_some();
-    if !assured {
-        home = UNASSURED.get(case.flows);
-        slot = home.and_then(|flows| flows.get_ptr_mut(case.key.wire()));
-    }
+    let opens = case.packet.opens_tcp();
+    let (slot, assured) = flow::find(case.flows, &case.key, tcp, opens);
     let mut known = false;
     // A new TCP connection is judged for itself: the entry may be an older connection's, or of the other direction.
     if let Some(slot) = slot
-        && !case.packet.opens_tcp()
+        && !opens
     {
         // SAFETY: the slot is memory of the map. A slot that another CPU reuses meanwhile (an LRU map reuses at once) mixes two
         // values of the same layout and pod, each of which allowed its flow.
@@ -461,12 +462,12 @@ fn connection<const MODE: Dry, const SECOND: bool>(
                 if MODE == WET {
                     let adds = case.packet.state(from_opener);
                     if way == Direction::Egress {
-                        let ports = case.packet.ports();
-                        case.agreed = flow.agreed(ports, adds, case.now, case.ticks_per_second);
+                        let about = case.about(case.receiver);
+                        case.agreed = flow.agreed(about, adds, case.now, case.ticks_per_second);
                     }
                     // A flow that took the slot meanwhile is then a little younger, and its verdict stays its own.
                     flow.touch(adds, case.now);
-                    if tcp && moves(ctx, case, flow, assured, from_opener, before) {
+                    if tcp && flow::moves(ctx, case, way, flow, assured, from_opener, before) {
                         case.agreed = Path::None;
                     } else {
                         *current = Some(flow);
@@ -498,7 +499,7 @@ fn connection<const MODE: Dry, const SECOND: bool>(
         Err(reason) => {
             if MODE == WET && known {
                 // It frees a place. Should it stay, it is of an earlier generation, and whatever finds it is judged again.
-                forget(home, &case.key);
+                flow::forget(case.flows, &case.key, assured);
             }
             return Err(reason);
         }
@@ -508,7 +509,7 @@ fn connection<const MODE: Dry, const SECOND: bool>(
         let stale = &case.stale;
         let assures = tcp
             && match known {
-                true => stays_assured(
+                true => flow::is_assured(
                     assured,
                     stale.direction() == way,
                     stale.state(),
@@ -516,16 +517,14 @@ fn connection<const MODE: Dry, const SECOND: bool>(
                 ),
                 false => flow.direction() == Direction::Egress,
             };
-        let flows = if assures { &FLOWS } else { &UNASSURED };
-        let flows = flows.get(case.flows).ok_or(Reason::FlowTable)?;
-        if MODE == WET {
-            flows
-                .insert(case.key.wire(), &flow, 0)
-                .map_err(|_| Reason::FlowTable)?;
-            if assures != assured && slot.is_some() {
-                // What the other table has of an older connection must not be taken for this one.
-                forget(home, &case.key);
-            }
+        if MODE == DRY {
+            // As far as can be told without writing.
+            FLOWS.get(case.flows).ok_or(Reason::FlowTable)?;
+        } else if !flow::insert(case.flows, &case.key, assures, &flow) {
+            return Err(Reason::FlowTable);
+        } else if assures != assured && slot.is_some() {
+            // What the other table has of an older connection must not be taken for this one.
+            flow::forget(case.flows, &case.key, assured);
         }
     }
     Ok((
@@ -536,80 +535,6 @@ fn connection<const MODE: Dry, const SECOND: bool>(
             Reason::Policy
         },
     ))
-}
-
-/// Removes a flow. One that is gone already is as good as removed; if the kernel refuses because somebody else works on the
-/// bucket, the flow goes when its time is up.
-#[inline(always)]
-fn forget(flows: Option<&'static Flows>, key: &Key) {
-    if let Some(flows) = flows {
-        let _ = flows.remove(key.wire());
-    }
-}
-
-/// Whether a known TCP flow is assured: its opener has answered the answer, which whoever floods does not do, and nobody has
-/// aborted it.
-#[inline(always)]
-const fn stays_assured(
-    assured: bool,
-    from_opener: bool,
-    before: FlowState,
-    now: FlowState,
-) -> bool {
-    !now.has(FlowState::RESET) && (assured || from_opener && before.has(FlowState::REPLIED))
-}
-
-/// Whether a known TCP flow leaves the place where it was found: with the last packet of its connection, or when it becomes assured
-/// or is so no more.
-#[inline(always)]
-fn moves(
-    ctx: &TcContext,
-    case: &Case,
-    flow: &mut FlowValue,
-    assured: bool,
-    from_opener: bool,
-    before: FlowState,
-) -> bool {
-    let packet = &case.packet;
-    if packet.ends_tcp() {
-        cold_path();
-        let other = match from_opener {
-            true => FlowState::FIN_ANSWERER,
-            false => FlowState::FIN_OPENER,
-        };
-        if let Some(segment) = Segment::of(ctx, packet) {
-            let second = before.has(other);
-            flow.end(second, segment.acknowledges, segment.answer);
-        }
-    } else if before.has(FlowState::LAST) && packet.acknowledges_tcp() {
-        cold_path();
-        let last = match Segment::of(ctx, packet) {
-            Some(segment) => flow.ends_with(segment.acknowledges),
-            None => false,
-        };
-        if last {
-            let flows = if assured { &FLOWS } else { &UNASSURED };
-            forget(flows.get(case.flows), &case.key);
-            return true;
-        }
-    }
-    let assures = stays_assured(assured, from_opener, before, flow.state());
-    if assures == assured {
-        return false;
-    }
-    cold_path();
-    let (from, to) = match assured {
-        true => (&FLOWS, &UNASSURED),
-        false => (&UNASSURED, &FLOWS),
-    };
-    // Where there is no room for it, it stays.
-    if let Some(to) = to.get(case.flows)
-        && to.insert(case.key.wire(), flow, 0).is_ok()
-    {
-        forget(from.get(case.flows), &case.key);
-        return true;
-    }
-    false
 }
 
 /// What this generation says of a flow that it has not judged yet.
@@ -716,8 +641,8 @@ pub fn judge_receiver(
 /// Notes in the sender's flow that the receiver's gate, which has just been asked, passes it as a flow of its own.
 #[inline(always)]
 pub fn agree(case: &Case, senders: &mut FlowValue, receivers: &FlowValue) {
-    // A flow that has taken the sender's entry meanwhile has other ports, or was passed by both gates.
-    senders.agree(case.packet.ports(), receivers.state(), case.path, case.now);
+    let about = case.about(case.ifindex);
+    senders.agree(about, receivers.state(), case.path, case.now);
 }
 
 /// Notes who is at the other side: `met` tells that it is the one whom the gate before this one has noted as the owner.

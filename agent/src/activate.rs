@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use snapshot::model::ComponentId;
 use snapshot::{Mistake, Rejections, Snapshot};
 
-use crate::compile;
+use crate::compile::{self, kernel::Compiled};
 use crate::datapath::{
     self, Care, Datapath, DiscoveredPod, Discovery, KernelTables, RuleSource, ServiceAddress,
 };
@@ -123,6 +123,8 @@ pub struct Activator {
     routes: Arc<ArcSwap<RouteTable>>,
     proxy: Arc<Proxy>,
     datapath: Option<Datapath>,
+    /// What the active generation's tables are made of. The next ones have in common with them what stays.
+    compiled: Compiled,
     /// Gateways' addresses for which the kernel holds a socket of the router.
     steered: BTreeSet<SocketAddr>,
 }
@@ -140,6 +142,7 @@ impl Activator {
             routes,
             proxy,
             datapath,
+            compiled: Compiled::default(),
             steered: BTreeSet::new(),
         }
     }
@@ -189,7 +192,15 @@ impl Activator {
                 "the agent runs with --datapath none: there is nothing to ask".to_owned(),
             ));
         };
-        rehearse(datapath, self.generation + 1, snapshot, discovery, question)
+        let generation = self.generation + 1;
+        rehearse(
+            datapath,
+            &self.compiled,
+            generation,
+            snapshot,
+            discovery,
+            question,
+        )
     }
 
     /// Lets the interfaces go that are nobody's, whatever becomes of the generation for them: `snapshots` are the active
@@ -220,6 +231,7 @@ impl Activator {
         let generation = self.generation + 1;
         let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
         let routes = compile::route::compile(snapshot, generation.into()).map_err(refused)?;
+        routes.adopt(&self.routes.load());
         let listeners = routes.addresses();
         let kernel = match self.datapath.clone() {
             Some(datapath) => Some(self.steer(
@@ -235,6 +247,7 @@ impl Activator {
                 None
             }
         };
+        self.proxy.published();
         self.generation = generation;
         Ok(Active::new(generation, snapshot, discovery, kernel))
     }
@@ -244,19 +257,19 @@ impl Activator {
     fn steer(
         &mut self,
         datapath: &Datapath,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         discovery: &Discovery,
         routes: RouteTable,
         listeners: &BTreeSet<SocketAddr>,
         generation: u32,
     ) -> Result<KernelTables, ActivateError> {
         let failed = |source| ActivateError::Kernel { generation, source };
-        let tables = compile::kernel::compile(snapshot, discovery, generation);
+        let compiled = self.compiled.next(snapshot, discovery, generation);
         let before: Vec<u32> = (datapath.active_generation() > 0)
             .then(|| datapath.active_generation())
             .into_iter()
             .collect();
-        let prepared = datapath.prepare(&tables).map_err(failed)?;
+        let prepared = datapath.prepare(compiled.tables()).map_err(failed)?;
         datapath.withdraw(generation, discovery).map_err(failed)?;
         let sockets = self.sockets(listeners);
         for address in listeners {
@@ -281,6 +294,7 @@ impl Activator {
                 return Err(failed(source));
             }
         }
+        self.compiled = compiled;
         // From here on the generation is active. What is left over costs memory and decides nothing.
         for address in self.steered.difference(listeners) {
             report(
@@ -295,7 +309,7 @@ impl Activator {
                 "failed to retire the generation before",
             );
         }
-        Ok(tables)
+        Ok(self.compiled.tables().clone())
     }
 }
 

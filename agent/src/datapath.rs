@@ -55,7 +55,7 @@ pub use explain::{Answer, Asked, Explainer, KnownPod};
 pub use links::GateHook;
 pub use quarantine::{Held, PodWatch};
 pub use tables::{
-    Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress,
+    Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress, Table,
 };
 pub use write::{Cost, Flipped, Prepared};
 

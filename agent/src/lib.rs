@@ -22,6 +22,7 @@ pub mod pods;
 pub mod proxy;
 pub mod recent;
 pub mod reconcile;
+pub mod resilience;
 pub mod route;
 pub mod source;
 pub mod status;

@@ -18,15 +18,18 @@ use agent_common::Mark;
 use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use prometheus_client::registry::Registry;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::{self, Fetcher, KeyStore, Limits};
+use crate::resilience::Clock;
 use crate::route::RouteTable;
 use crate::telemetry::{self, Telemetry, TelemetrySettings};
 use crate::upstream::{Settings, Timeouts};
 
 mod access;
+mod answer;
 mod body;
 mod connection;
 mod exchange;
@@ -35,7 +38,10 @@ mod log;
 mod metrics;
 mod normalise;
 mod outbound;
+mod placed;
+mod placement_metrics;
 mod prefixed;
+mod prober;
 mod request;
 mod respond;
 mod steered;
@@ -52,6 +58,8 @@ pub use metrics::Metrics;
 pub use trace::TraceContext;
 
 use connection::Entry;
+use placement_metrics::PlacementMetrics;
+use prober::Prober;
 use worker::{Command, Shared};
 
 /// How connections reach the router.
@@ -94,6 +102,8 @@ pub struct ProxyConfig {
     pub keys: Limits,
     /// What is told of requests, and to whom.
     pub telemetry: TelemetrySettings,
+    /// Time of breakers and limits.
+    pub clock: Clock,
 }
 
 impl Default for ProxyConfig {
@@ -111,6 +121,7 @@ impl Default for ProxyConfig {
             idle: Duration::from_secs(60),
             keys: Limits::default(),
             telemetry: TelemetrySettings::default(),
+            clock: Clock::default(),
         }
     }
 }
@@ -140,6 +151,8 @@ pub enum StartError {
 pub struct Proxy {
     cores: usize,
     workers: Vec<WorkerHandle>,
+    prober: Prober,
+    table: Arc<ArcSwap<RouteTable>>,
     log: Arc<RequestLog>,
     metrics: Metrics,
     keys: Arc<KeyStore>,
@@ -185,7 +198,7 @@ impl Proxy {
         let (keys, fetcher) = keys::start(Arc::clone(&table), upstream.clone(), mark, config.keys)
             .map_err(StartError::Worker)?;
         let shared = Shared {
-            table,
+            table: Arc::clone(&table),
             tls: Arc::new(tls::settings()?),
             upstream,
             keys: Arc::clone(&keys),
@@ -195,6 +208,7 @@ impl Proxy {
             loopback: config.loopback,
             inside: config.inside,
             idle: config.idle,
+            clock: config.clock,
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
         opening.resize_with(cores, Vec::new);
@@ -239,9 +253,15 @@ impl Proxy {
                 Entry::Steered,
             );
         }
+        let mark = config
+            .node_mark
+            .then_some(agent_common::Mark::Upstream.raw());
+        let prober = Prober::start(Arc::clone(&table), shared.upstream.clone(), mark);
         let mut proxy = Self {
             cores,
             workers: Vec::with_capacity(cores),
+            prober: prober.map_err(StartError::Worker)?,
+            table,
             log,
             metrics,
             keys,
@@ -283,6 +303,16 @@ impl Proxy {
             .collect()
     }
 
+    /// A new table is published: its endpoints are probed at once.
+    pub fn published(&self) {
+        self.prober.wake();
+    }
+
+    /// The table that requests are served from.
+    pub fn table(&self) -> &Arc<ArcSwap<RouteTable>> {
+        &self.table
+    }
+
     /// The last requests.
     pub fn log(&self) -> &Arc<RequestLog> {
         &self.log
@@ -296,6 +326,13 @@ impl Proxy {
     /// The router's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Adds everything that the router counts and remembers to a registry, under its own prefix.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+        let table = Arc::clone(&self.table);
+        registry.register_collector(Box::new(PlacementMetrics { table }));
     }
 
     /// Accepts no more, lets requests finish until the deadline, and stops. Returns how many connections

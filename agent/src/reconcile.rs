@@ -85,7 +85,7 @@ impl Reconciler {
         match snapshot::parse(&loaded.files) {
             Ok(snapshot) => {
                 self.waiting = Some(Documents {
-                    snapshot: Arc::new(snapshot),
+                    snapshot: Arc::new(snapshot.sharing(&self.documents.snapshot)),
                     digest: loaded.digest,
                 });
                 self.reconcile();

@@ -4,27 +4,33 @@
 //! which rule, who may, where to". A request loads the table once and asks nothing else.
 //! What it deliberately does not do: no sockets, no clock of its own, no state that changes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, Origin, PathRewrite,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
     RemoteKeys, Upstream,
 };
 
+pub mod admission;
 pub mod credential;
+pub mod filter;
 pub mod gatekeeper;
+pub mod hash;
 pub mod matching;
 pub mod placement;
+pub mod query;
 pub mod rewrite;
 pub mod token;
 
+pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
+pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
 pub use matching::{HostRules, Matched};
-pub use placement::{Placements, RouteReason};
+pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
 
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
@@ -37,9 +43,25 @@ pub struct RouteTable {
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) inside: Inside,
     pub(crate) remote_keys: HashSet<Arc<RemoteKeys>>,
+    pub(crate) placements: BTreeMap<ObjectName, Arc<Placements>>,
 }
 
 impl RouteTable {
+    /// Takes over what the table before remembers of breakers, limits and health, by key. Called once,
+    /// before the table is published.
+    pub fn adopt(&self, before: &Self) {
+        for (name, placements) in &self.placements {
+            if let Some(before) = before.placements.get(name) {
+                placements.adopt(before);
+            }
+        }
+    }
+
+    /// All routing tables.
+    pub fn placements(&self) -> impl Iterator<Item = &Arc<Placements>> {
+        self.placements.values()
+    }
+
     /// The listeners of a local address and port; a gateway on the unspecified address takes all
     /// addresses of its family.
     pub fn bind(&self, local: SocketAddr) -> Option<&Bind> {
@@ -287,8 +309,8 @@ pub struct RouteRule {
     pub cell: Option<Arc<str>>,
     /// Who may pass; none: everybody.
     pub auth: Option<Arc<Gatekeeper>>,
-    /// What is changed on the way, in order.
-    pub filters: Vec<RouteFilter>,
+    /// What is changed on the way, or answered here.
+    pub filters: Filters,
     /// Where to.
     pub targets: Vec<RouteTarget>,
     /// Sum of the targets' weights.
@@ -314,19 +336,6 @@ impl RouteRule {
     }
 }
 
-/// What a rule changes.
-#[derive(Debug)]
-pub enum RouteFilter {
-    /// Headers of the request.
-    RequestHeaders(Edits),
-    /// Headers of the response.
-    ResponseHeaders(Edits),
-    /// The path.
-    Path(PathRewrite),
-    /// The host sent upstream.
-    Host(HeaderValue),
-}
-
 /// Edits of headers: replace, append, delete.
 #[derive(Debug, Default)]
 pub struct Edits {
@@ -344,6 +353,8 @@ pub struct RouteTarget {
     pub weight: u32,
     /// Where to.
     pub kind: TargetKind,
+    /// What is changed for this target alone. A rewrite takes the place of the rule's.
+    pub filters: Filters,
 }
 
 /// Where requests go.

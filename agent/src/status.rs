@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::ProviderStatus;
 
+mod placements;
 mod rules;
 
+pub use placements::{PlacementEndpointStatus, PlacementStatus};
 pub use rules::RuleStatus;
 
 /// Everything that `status` shows.
@@ -27,6 +29,9 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// Key sets of token providers that are fetched.
     pub key_sets: Vec<ProviderStatus>,
+    /// Placements of routing tables.
+    #[serde(default)]
+    pub placements: Vec<PlacementStatus>,
     /// Dropped packets since the tables were made, most first.
     pub drops: Vec<DropStatus>,
     /// Rules of this node's pods, most used first.
@@ -260,6 +265,7 @@ impl fmt::Display for Status {
         self.write_pods(f)?;
         self.write_listeners(f)?;
         self.write_key_sets(f)?;
+        self.write_placements(f)?;
         self.write_drops(f)?;
         self.write_rules(f)?;
         section(f, "not enforced", self.not_enforced.len())?;
@@ -438,8 +444,8 @@ fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
 mod tests {
     use super::{
         AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-        ListenerStatus, PodStatus, ProviderStatus, RuleStatus, Status, TableStatus,
-        rules::SHOWN_RULES,
+        ListenerStatus, PlacementEndpointStatus, PlacementStatus, PodStatus, ProviderStatus,
+        RuleStatus, Status, TableStatus, rules::SHOWN_RULES,
     };
 
     fn status() -> Status {
@@ -524,6 +530,24 @@ mod tests {
                 protocol: "HTTPS".into(),
                 hostname: "*".into(),
             }],
+            placements: vec![PlacementStatus {
+                table: "default/tenants".into(),
+                placement: "visa".into(),
+                circuit: "open".into(),
+                failures: 5,
+                requests: 3,
+                concurrency_limit: Some(50),
+                endpoints: vec![
+                    PlacementEndpointStatus {
+                        endpoint: "10.2.0.1:9001".into(),
+                        healthy: true,
+                    },
+                    PlacementEndpointStatus {
+                        endpoint: "10.2.0.2:9001".into(),
+                        healthy: false,
+                    },
+                ],
+            }],
             drops: vec![DropStatus {
                 cell: "acme/shop/prod".into(),
                 direction: "east".into(),
@@ -557,6 +581,7 @@ mod tests {
             "1 pod here of 2 addresses",
             "not a cell's: never touched",
             "192.0.2.1:443",
+            "default/tenants visa  OPEN after 5 failures  3 of 50 requests  10.2.0.1:9001 healthy, 10.2.0.2:9001 UNHEALTHY",
             "not_declared",
             "rules (100)",
             "99 decisions  public acme/shop/prod/web/site-99  shop.yaml:9 (Cell default/shop)  spec.components[0].endpoints[0].visibility.public",

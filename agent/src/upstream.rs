@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use snapshot::model::Hostname;
 
@@ -23,7 +23,7 @@ pub(crate) mod once;
 mod pool;
 pub mod resolve;
 
-pub use body::{Progress, RequestBody};
+pub use body::{BodyBreak, BodyError, Progress, RequestBody};
 pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
 pub use pool::Client;
@@ -39,12 +39,24 @@ pub struct Destination {
     pub http2: bool,
     /// `SO_MARK` of the connection.
     pub mark: Option<u32>,
+    /// Host that this destination is asked for; none: that of the request.
+    pub host: Option<HeaderValue>,
     /// Whether a name may only lead outside: not to this node, its links or the platform. Whoever
     /// answers for a declared name must not be able to point the router at the inside.
     pub outside: bool,
     /// For whom alone the connection is kept; none: whoever asks next may have it. What one caller did
     /// on a connection to the outside, such as logging in on it, is not another caller's to use.
     pub owner: Option<Arc<str>>,
+}
+
+impl Destination {
+    /// The host's name, if it is known by one.
+    pub fn name(&self) -> Option<&str> {
+        match &self.place {
+            Place::Name(name, _) => Some(name.as_str()),
+            Place::Address(_) | Place::Unix(_) => None,
+        }
+    }
 }
 
 /// Name of a server in TLS.
@@ -162,6 +174,15 @@ pub enum UpstreamError {
         /// The limit.
         limit: Duration,
     },
+    /// The client broke off before its request was sent.
+    #[error("client broke off its request body")]
+    ClientGone,
+    /// The body of the request is longer than its target takes.
+    #[error("request body is longer than {limit} bytes")]
+    BodyTooLong {
+        /// The limit.
+        limit: u64,
+    },
     /// There was no destination to try.
     #[error("no destination")]
     Nowhere,
@@ -216,7 +237,18 @@ impl Client {
             let deadline = progress.last() + limit;
             tokio::select! {
                 biased;
-                answer = &mut exchange => return answer,
+                answer = &mut exchange => {
+                    // Whatever the upstream made of half a body is not its fault.
+                    return match progress.broken() {
+                        Some(BodyBreak::TooLong(limit)) => {
+                            Err(UpstreamError::BodyTooLong { limit })
+                        }
+                        Some(BodyBreak::Client) if answer.is_err() => {
+                            Err(UpstreamError::ClientGone)
+                        }
+                        _ => answer,
+                    };
+                }
                 () = tokio::time::sleep_until(deadline) => {
                     if progress.last() + limit > tokio::time::Instant::now() {
                         continue;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -27,11 +28,13 @@ use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
+use crate::route::RouteTable;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
     ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status, TableStatus,
 };
 
+mod placements;
 mod rules;
 
 /// The agent as seen from its admin interface.
@@ -42,6 +45,7 @@ pub struct AgentView {
     datapath: Option<Datapath>,
     requests: Arc<RequestLog>,
     keys: Arc<KeyStore>,
+    routes: Arc<ArcSwap<RouteTable>>,
     metrics: Metrics,
     registry: Registry,
     current: Current,
@@ -77,7 +81,7 @@ impl AgentView {
         let mut registry = Registry::with_prefix("cardinal");
         metrics.register(&mut registry);
         metrics.enforcing(datapath.is_some());
-        proxy.metrics().register(&mut registry);
+        proxy.register(&mut registry);
         proxy.keys().register(&mut registry);
         proxy.log().register(&mut registry);
         let mut events = None;
@@ -97,6 +101,7 @@ impl AgentView {
             datapath,
             requests: Arc::clone(proxy.log()),
             keys: Arc::clone(proxy.keys()),
+            routes: Arc::clone(proxy.table()),
             metrics,
             registry,
             current,
@@ -312,6 +317,7 @@ impl View for AgentView {
             pods,
             listeners,
             key_sets: self.keys.status(),
+            placements: placements::rows(&self.routes.load()),
             drops,
             rules,
             not_enforced,

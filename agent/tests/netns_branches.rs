@@ -730,11 +730,12 @@ fn netns_an_error_right_after_a_flip_is_judged_like_its_connection() {
     }
     tables.generation = 3;
     for number in [1, 2] {
-        tables
+        let rules = tables
             .policies
             .get_mut(&Identity::component(number))
-            .expect("it has a pod")
-            .retain(|key, _| key.port() != 7777);
+            .expect("it has a pod");
+        let kept = rules.iter().filter(|(key, _)| key.port() != 7777);
+        *rules = kept.map(|(key, rule)| (*key, *rule)).collect();
     }
     world.activate(&datapath, tables);
     expect(

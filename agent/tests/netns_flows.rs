@@ -18,7 +18,7 @@ use agent_common::{
     Action, Control, Direction, FlowState, FlowValue, Identity, Path, Reason, Rule, RuleKey,
 };
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData};
-use cardinal_agent::datapath::{Datapath, GateHook, KernelTables};
+use cardinal_agent::datapath::{Datapath, GateHook, KernelTables, Rules};
 use frames::{ipv4, send, udp_header};
 use world::{SOON, TestPod, World, chain, connect, echo_udp, inside, talks, udp};
 
@@ -349,7 +349,8 @@ fn netns_connections_older_than_the_gates_live_on_when_they_may_be_picked_up() {
             assert_eq!(flow.direction(), Direction::Ingress, "who opened it");
             // What may not be opened may not be picked up either.
             tables.generation = 2;
-            tables.policies.values_mut().for_each(|rules| rules.clear());
+            let revoked = tables.policies.keys().map(|of| (*of, Rules::new()));
+            tables.policies = revoked.collect();
             world.activate(&datapath, tables);
             server.write_all(b"more").expect("an open connection");
             assert!(!receives(&mut client));

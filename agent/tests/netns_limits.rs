@@ -81,7 +81,9 @@ fn netns_what_does_not_fit_is_refused_with_the_numbers_before_the_kernel_is_touc
             Rule::new(Action::Pass, n),
         )];
         let identity = Identity::component(1000 + n);
-        policies.policies.insert(identity, rules.into());
+        policies
+            .policies
+            .insert(identity, rules.into_iter().collect());
     }
     let mut endpoints = base(2);
     for n in 0..=size("endpoints") as u32 {

@@ -750,7 +750,9 @@ fn netns_ten_thousand_services_with_a_hundred_thousand_backends() {
     );
     // Twice as many fit while both generations live: all of them change at once.
     tables.generation = 6;
-    for (n, service) in (0u32..).zip(tables.services.values_mut()) {
+    let known: Vec<ServiceAddress> = tables.services.keys().copied().collect();
+    for (n, at) in (0u32..).zip(known) {
+        let service = tables.services.get_mut(&at).expect("it is known");
         for backend in &mut service.backends {
             backend.port = 9000 + (u32::from(backend.port) + n) as u16 % 50;
         }

@@ -1,15 +1,19 @@
-//! The router's choice of a rule, against the precedence as it is written down: Exact, then RegularExpression by length of its text, then
-//! the longest PathPrefix; then a method, then more headers, then document order.
+//! The router's choice of a rule, against the precedence as it is written down and read slowly: the most specific host, then
+//! Exact, RegularExpression by length of its text, the longest PathPrefix; then a method, more headers, more query
+//! parameters; then the oldest route, its name, the rule's and the match's position.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use cardinal_agent::compile::route::compile;
+use cardinal_agent::route::RouteTable;
 use cardinal_agent::route::matching::Subject;
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::collection::vec;
 use proptest::option;
-use proptest::prelude::{Just, Strategy, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
+use proptest::sample::subsequence;
 use regex::Regex;
 use snapshot::SourceFile;
 use snapshot::path::CanonicalPath;
@@ -21,19 +25,44 @@ enum Path {
     Prefix(String),
 }
 
+/// A header or parameter with its expected value; patterns start with `~`.
+type Text = (&'static str, &'static str);
+
 #[derive(Clone, Debug)]
-struct Rule {
+struct Match {
     path: Path,
     method: Option<&'static str>,
-    headers: Vec<&'static str>,
+    headers: Vec<Text>,
+    query: Vec<Text>,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    /// Position in `CREATED`.
+    created: usize,
+    hostnames: Vec<&'static str>,
+    rules: Vec<Vec<Match>>,
 }
 
 #[derive(Clone, Debug)]
 struct Asked {
+    host: &'static str,
     path: String,
     method: &'static str,
-    headers: Vec<&'static str>,
+    headers: Vec<Text>,
+    query: Vec<Text>,
 }
+
+/// Route, rule and match.
+type Place = (usize, usize);
+
+/// From the oldest to none, which counts as the youngest.
+const CREATED: [&str; 3] = [
+    "'2024-01-01T00:00:00Z'",
+    "'2024-01-01T01:30:00+01:00'",
+    "null",
+];
+const HOSTS: [&str; 4] = ["a.b.test", "*.b.test", "*.test", "c.test"];
 
 fn segments() -> impl Strategy<Value = String> {
     let segment = prop_oneof![
@@ -68,25 +97,48 @@ fn method() -> impl Strategy<Value = &'static str> {
     prop_oneof![Just("GET"), Just("POST"), Just("HEAD")]
 }
 
-fn headers() -> impl Strategy<Value = Vec<&'static str>> {
+fn wanted() -> impl Strategy<Value = Vec<Text>> {
     prop_oneof![
-        Just(vec![]),
-        Just(vec!["x-one"]),
-        Just(vec!["x-two"]),
-        Just(vec!["x-one", "x-two"])
+        2 => Just(vec![]),
+        1 => Just(vec![("x-one", "1")]),
+        1 => Just(vec![("x-one", "~[0-9]")]),
+        1 => Just(vec![("x-two", "~(1|2){2}")]),
+        1 => Just(vec![("x-one", "1"), ("x-two", "12")]),
     ]
 }
 
-fn rule() -> impl Strategy<Value = Rule> {
+fn given() -> impl Strategy<Value = Vec<Text>> {
+    let all = vec![
+        ("x-one", "1"),
+        ("x-one", "2"),
+        ("x-two", "12"),
+        ("x-two", "1"),
+    ];
+    subsequence(all, 0..4)
+}
+
+fn one_match() -> impl Strategy<Value = Match> {
     let path = prop_oneof![
         segments().prop_map(Path::Exact),
         pattern().prop_map(Path::Regex),
         prop_oneof![segments(), Just("/".to_owned())].prop_map(Path::Prefix),
     ];
-    (path, option::of(method()), headers()).prop_map(|(path, method, headers)| Rule {
+    let parts = (path, option::of(method()), wanted(), wanted());
+    parts.prop_map(|(path, method, headers, query)| Match {
         path,
         method,
         headers,
+        query,
+    })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let hostnames = subsequence(HOSTS.to_vec(), 0..3);
+    let rules = vec(vec(one_match(), 1..3), 1..6);
+    (0..CREATED.len(), hostnames, rules).prop_map(|(created, hostnames, rules)| Route {
+        created,
+        hostnames,
+        rules,
     })
 }
 
@@ -96,38 +148,46 @@ fn asked() -> impl Strategy<Value = Asked> {
         segments().prop_map(|path| path + "/"),
         Just("/".to_owned())
     ];
-    (path, method(), headers()).prop_map(|(path, method, headers)| Asked {
-        path,
-        method,
-        headers,
+    let host = prop_oneof![
+        Just("a.b.test"),
+        Just("x.b.test"),
+        Just("b.test"),
+        Just("c.test"),
+        Just("other")
+    ];
+    (host, path, method(), given(), given()).prop_map(|(host, path, method, headers, query)| {
+        Asked {
+            host,
+            path,
+            method,
+            headers,
+            query,
+        }
     })
 }
 
-/// One route with a rule each, and a Backend each, so that the rule's position is seen in its target.
-fn documents(rules: &[Rule]) -> SourceFile {
-    let mut text = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: { name: front }\nspec:\n  gatewayClassName: cardinal\n  \
-                    addresses: [{ type: IPAddress, value: 192.0.2.1 }]\n  listeners: [{ name: http, port: 80, protocol: HTTP }]\n---\n\
-                    apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: { name: one }\nspec:\n  endpoints: [{ ip: { address: 192.0.2.2, port: 80 } }]\n---\n\
-                    apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: { name: all }\nspec:\n  parentRefs: [{ name: front }]\n  rules:\n"
-        .to_owned();
-    for rule in rules {
-        let (kind, value) = match &rule.path {
-            Path::Exact(value) => ("Exact", value),
-            Path::Regex(value) => ("RegularExpression", value),
-            Path::Prefix(value) => ("PathPrefix", value),
-        };
-        write!(text, "    - backendRefs: [{{ group: gateway.envoyproxy.io, kind: Backend, name: one }}]\n      matches:\n        - path: {{ type: {kind}, value: '{value}' }}\n")
-            .expect("text grows");
-        if let Some(method) = rule.method {
-            writeln!(text, "          method: {method}").expect("text grows");
-        }
-        if !rule.headers.is_empty() {
-            let list: Vec<_> = rule
-                .headers
-                .iter()
-                .map(|name| format!("{{ name: {name}, value: yes-it-is }}"))
-                .collect();
-            writeln!(text, "          headers: [{}]", list.join(", ")).expect("text grows");
+const FRONT: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: { name: front }\nspec:\n  gatewayClassName: cardinal\n  \
+     addresses: [{ type: IPAddress, value: 192.0.2.1 }]\n  listeners: [{ name: http, port: 80, protocol: HTTP }]\n---\n\
+     apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: { name: one }\nspec:\n  endpoints: [{ ip: { address: 192.0.2.2, port: 80 } }]\n";
+
+/// A document for each route, `r<position>`; in the order of `order`.
+fn documents(routes: &[Route], order: &[usize]) -> SourceFile {
+    let mut text = FRONT.to_owned();
+    for index in order {
+        let route = &routes[*index];
+        write!(
+            text,
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{ name: r{index}, creationTimestamp: {} }}\n\
+             spec:\n  parentRefs: [{{ name: front }}]\n  hostnames: [{}]\n  rules:\n",
+            CREATED[route.created],
+            quoted(&route.hostnames),
+        )
+        .expect("text grows");
+        for rule in &route.rules {
+            text.push_str("    - backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: one }]\n      matches:\n");
+            for one in rule {
+                written(&mut text, one);
+            }
         }
     }
     SourceFile {
@@ -136,51 +196,157 @@ fn documents(rules: &[Rule]) -> SourceFile {
     }
 }
 
+fn quoted(list: &[&str]) -> String {
+    let list: Vec<_> = list.iter().map(|one| format!("'{one}'")).collect();
+    list.join(", ")
+}
+
+fn written(text: &mut String, one: &Match) {
+    let (kind, value) = match &one.path {
+        Path::Exact(value) => ("Exact", value),
+        Path::Regex(value) => ("RegularExpression", value),
+        Path::Prefix(value) => ("PathPrefix", value),
+    };
+    writeln!(text, "        - path: {{ type: {kind}, value: '{value}' }}").expect("text grows");
+    if let Some(method) = one.method {
+        writeln!(text, "          method: {method}").expect("text grows");
+    }
+    for (field, list) in [("headers", &one.headers), ("queryParams", &one.query)] {
+        let list: Vec<_> = list
+            .iter()
+            .map(|(name, value)| match value.strip_prefix('~') {
+                Some(value) => {
+                    format!("{{ type: RegularExpression, name: {name}, value: '{value}' }}")
+                }
+                None => format!("{{ name: {name}, value: '{value}' }}"),
+            })
+            .collect();
+        writeln!(text, "          {field}: [{}]", list.join(", ")).expect("text grows");
+    }
+}
+
+fn whole(pattern: &str) -> Regex {
+    Regex::new(&format!("^(?:{pattern})$")).expect("drawn patterns compile")
+}
+
+/// Whether values as they were given fit what is wanted; `join` says what several of one name mean.
+fn fit(wanted: &[Text], given: &[Text], join: impl Fn(Vec<&str>) -> Option<String>) -> bool {
+    wanted.iter().all(|(name, expected)| {
+        let values = given.iter().filter(|(other, _)| other == name);
+        let value = join(values.map(|(_, value)| *value).collect());
+        value.is_some_and(|value| match expected.strip_prefix('~') {
+            Some(pattern) => whole(pattern).is_match(&value),
+            None => value == *expected,
+        })
+    })
+}
+
+/// Characters of a host that covers `asked`; no pattern covers less than one does.
+fn host_rank(pattern: &str, asked: &str) -> Option<(bool, usize)> {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => (asked.len() > suffix.len() && asked.ends_with(suffix))
+            .then_some((false, pattern.len())),
+        None => (pattern == asked).then_some((true, pattern.len())),
+    }
+}
+
 /// The precedence, read slowly.
-fn expected(rules: &[Rule], asked: &Asked) -> Option<usize> {
+fn expected(routes: &[Route], asked: &Asked) -> Option<Place> {
     let path = CanonicalPath::new(&asked.path).expect("drawn paths are canonical");
-    let fits = |rule: &Rule| {
-        let path = match &rule.path {
+    // Hosts first: rules of a broader host are not asked where a narrower one is claimed.
+    let host_of = |route: &Route| -> Option<(bool, usize)> {
+        if route.hostnames.is_empty() {
+            return Some((false, 0));
+        }
+        let ranks = route.hostnames.iter();
+        ranks.filter_map(|one| host_rank(one, asked.host)).max()
+    };
+    let best = routes.iter().filter_map(host_of).max()?;
+    let fits = |one: &Match| {
+        let path = match &one.path {
             Path::Exact(value) => value == path.as_str(),
-            Path::Regex(value) => Regex::new(&format!("^(?:{value})$"))
-                .expect("drawn patterns compile")
-                .is_match(path.as_str()),
+            Path::Regex(value) => whole(value).is_match(path.as_str()),
             Path::Prefix(value) => CanonicalPath::new(value).expect("canonical").covers(&path),
         };
-        path && rule.method.is_none_or(|method| method == asked.method)
-            && rule.headers.iter().all(|name| asked.headers.contains(name))
+        let joined = |values: Vec<&str>| (!values.is_empty()).then(|| values.join(","));
+        let first = |values: Vec<&str>| values.first().map(|one| (*one).to_owned());
+        path && one.method.is_none_or(|method| method == asked.method)
+            && fit(&one.headers, &asked.headers, joined)
+            && fit(&one.query, &asked.query, first)
     };
-    let rank = |rule: &Rule| match &rule.path {
+    let rank = |one: &Match| match &one.path {
         Path::Exact(_) => (2, 0),
         Path::Regex(value) => (1, value.len()),
         Path::Prefix(value) => (0, value.trim_end_matches('/').len()),
     };
-    // Of equals the first one wins, and `max_by_key` keeps the last: hence from the end.
-    rules
+    // The second time is half an hour after the first, whatever its zone makes of it.
+    let mut found: BTreeMap<_, Place> = BTreeMap::new();
+    for (at, route) in routes.iter().enumerate() {
+        if host_of(route) != Some(best) {
+            continue;
+        }
+        for (rule, matches) in route.rules.iter().enumerate() {
+            for (position, one) in matches.iter().enumerate().filter(|(_, one)| fits(one)) {
+                let key = (
+                    std::cmp::Reverse((
+                        rank(one),
+                        one.method.is_some(),
+                        one.headers.len(),
+                        one.query.len(),
+                    )),
+                    (route.created, format!("r{at}"), rule, position),
+                );
+                let before = found.insert(key, (at, rule));
+                assert_eq!(before, None, "two matches have one rank");
+            }
+        }
+    }
+    found.into_values().next()
+}
+
+fn chosen(table: &RouteTable, asked: &Asked) -> Option<Place> {
+    let bind = table
+        .bind(SocketAddr::from(([192, 0, 2, 1], 80)))
+        .expect("the listener");
+    let path = CanonicalPath::new(&asked.path).expect("drawn paths are canonical");
+    let mut headers = HeaderMap::new();
+    for (name, value) in &asked.headers {
+        headers.append(*name, HeaderValue::from_static(value));
+    }
+    let query: Vec<_> = asked
+        .query
         .iter()
-        .enumerate()
-        .rev()
-        .filter(|(_, rule)| fits(rule))
-        .max_by_key(|(_, rule)| (rank(rule), rule.method.is_some(), rule.headers.len()))
-        .map(|(index, _)| index)
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let query = query.join("&");
+    let method = Method::from_bytes(asked.method.as_bytes()).expect("a method");
+    let rules = bind.listener(asked.host)?.rules(asked.host)?;
+    let found = rules.find(Subject {
+        path: &path,
+        method: &method,
+        headers: &headers,
+        query: (!query.is_empty()).then_some(&*query),
+    })?;
+    let route = found.rule.route.strip_prefix("default/r")?;
+    Some((route.parse().expect("a position"), found.rule.index))
 }
 
 proptest! {
     #[test]
-    fn property_the_rule_is_that_of_the_written_precedence(rules in vec(rule(), 1..16), requests in vec(asked(), 1..32)) {
-        let snapshot = snapshot::parse(&[documents(&rules)]).expect("drawn documents are valid");
+    fn property_the_rule_is_that_of_the_written_precedence(
+        routes in vec(route(), 1..6),
+        requests in vec(asked(), 1..32),
+        backwards in any::<bool>(),
+    ) {
+        // The order of documents says nothing: the precedence is total.
+        let mut order: Vec<usize> = (0..routes.len()).collect();
+        if backwards {
+            order.reverse();
+        }
+        let snapshot = snapshot::parse(&[documents(&routes, &order)]).expect("drawn documents are valid");
         let table = compile(&snapshot, 1).expect("drawn documents compile");
-        let bind = table.bind(SocketAddr::from(([192, 0, 2, 1], 80))).expect("the listener");
-        let host = bind.listener("any.example.test").and_then(|listener| listener.rules("any.example.test")).expect("the route's rules");
         for asked in requests {
-            let path = CanonicalPath::new(&asked.path).expect("drawn paths are canonical");
-            let mut headers = HeaderMap::new();
-            for name in &asked.headers {
-                headers.insert(*name, HeaderValue::from_static("yes-it-is"));
-            }
-            let method = Method::from_bytes(asked.method.as_bytes()).expect("a method");
-            let found = host.find(Subject { path: &path, method: &method, headers: &headers });
-            prop_assert_eq!(found.map(|matched| matched.rule.index), expected(&rules, &asked), "{:?}", asked);
+            prop_assert_eq!(chosen(&table, &asked), expected(&routes, &asked), "{:?}", asked);
         }
     }
 

@@ -109,22 +109,14 @@ pub(crate) fn route(
     provider: Option<&Arc<JwtProvider>>,
 ) -> Result<Route, String> {
     let target = || {
-        vec![WeightedTarget {
-            weight: 1,
-            target: Target::Endpoint(exposure.endpoint.clone()),
-        }]
+        let target = Target::Endpoint(exposure.endpoint.clone());
+        vec![WeightedTarget::new(1, target)]
     };
     let path = wildcard_path(exposure, site)?;
+    let matches = vec![RequestMatch::new(PathMatch::Prefix(path))];
     let wildcard = Rule {
-        declared: exposure.source.clone(),
-        matches: vec![RequestMatch {
-            path: PathMatch::Prefix(path),
-            method: None,
-            headers: Vec::new(),
-        }],
         auth: provider.map(|provider| Arc::new(wildcard_auth(exposure, provider))),
-        filters: Vec::new(),
-        targets: Vec::new(),
+        ..Rule::new(exposure.source.clone(), matches)
     };
     let wildcard = if exposure.operations.is_empty() {
         Rule {
@@ -159,19 +151,18 @@ pub(crate) fn route(
             )
         })?;
         let auth = provider.map(|provider| Arc::new(operation_auth(operation, provider)));
+        let matches = methods(&heads, operation)
+            .into_iter()
+            .map(|method| RequestMatch {
+                method: Some(method),
+                ..RequestMatch::new(PathMatch::Regex(compiled.clone()))
+            })
+            .collect();
         rules.push(Rule {
-            declared: operation.declared.clone(),
-            matches: methods(&heads, operation)
-                .into_iter()
-                .map(|method| RequestMatch {
-                    path: PathMatch::Regex(compiled.clone()),
-                    method: Some(method),
-                    headers: Vec::new(),
-                })
-                .collect(),
             auth,
             filters: strip(site),
             targets: target(),
+            ..Rule::new(operation.declared.clone(), matches)
         });
     }
     let gate = match exposure.gate {
@@ -198,6 +189,7 @@ pub(crate) fn route(
         declared: exposure.source.clone(),
         parents,
         hostnames: vec![HostPattern::Exact(site.host.clone())],
+        created: None,
         rules,
     })
 }

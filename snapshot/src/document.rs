@@ -61,7 +61,7 @@ pub(crate) struct Drafts {
     pub(crate) gateways: Table<gateway::GatewayDraft>,
     pub(crate) http_routes: Table<http_route::RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
-    pub(crate) filters: Table<model::PathRewrite>,
+    pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
     pub(crate) secrets: Table<secret::SecretDraft>,
 }
@@ -69,9 +69,9 @@ pub(crate) struct Drafts {
 /// Name and document of an object.
 pub(crate) struct Meta {
     pub(crate) name: ObjectName,
-    /// `creationTimestamp` in UTC (RFC 3339), which sorts as text; documents of folders have none.
-    pub(crate) created: Option<Box<str>>,
     pub(crate) declared: Source,
+    /// When the object was made, if it says so.
+    pub(crate) created: Option<model::Timestamp>,
 }
 
 /// Reads every document of a file.
@@ -295,10 +295,16 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
             }
         }
     }
+    // Among routes that match alike the older one wins. `kubectl` writes null where there is none.
     let created = metadata
         .optional("creationTimestamp")
         .filter(|field| *field.value() != Value::Null)
-        .and_then(|field| field.parse(timestamp));
+        .map(|field| {
+            field.parse(|text| {
+                model::Timestamp::new(text)
+                    .ok_or("expected a moment such as `2026-11-27T00:24:28Z`")
+            })
+        });
     // What Kubernetes keeps about an object; documents taken out of a cluster have it.
     metadata.ignored(&[
         "uid",
@@ -314,28 +320,15 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
     ]);
     metadata.finish();
     let name = ObjectName::new(&namespace?, name?.name()).ok()?;
+    let created = match created {
+        Some(created) => Some(created?),
+        None => None,
+    };
     Some(Meta {
         name,
-        created,
         declared,
+        created,
     })
-}
-
-/// A time as Kubernetes writes it (RFC 3339, in UTC and whole seconds).
-fn timestamp(text: &str) -> Result<Box<str>, String> {
-    let shape = b"0000-00-00T00:00:00Z";
-    let fits = text.len() == shape.len()
-        && text.bytes().zip(shape).all(|(given, wanted)| match wanted {
-            b'0' => given.is_ascii_digit(),
-            _ => given == *wanted,
-        });
-    if !fits {
-        return Err(format!(
-            "expected a time such as `2026-01-31T12:00:00Z`, got {}",
-            quoted(text)
-        ));
-    }
-    Ok(text.into())
 }
 
 /// A [`Name`].

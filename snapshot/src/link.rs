@@ -18,6 +18,7 @@ use crate::model::{
 };
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::shared::Shared;
 
 mod addresses;
 mod credentials;
@@ -72,7 +73,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
         cells.extend(draft.map(|draft| (source, draft)));
     }
     cells.sort_by(|a, b| a.0.position().cmp(&b.0.position()));
-    let mut linked: BTreeMap<CellId, Cell> = BTreeMap::new();
+    let mut linked: BTreeMap<CellId, Shared<Cell>> = BTreeMap::new();
     let mut exposures = Vec::new();
     for (source, draft) in cells {
         if let Some(first) = linked.get(&draft.cell.id) {
@@ -85,7 +86,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
             );
             continue;
         }
-        linked.insert(draft.cell.id.clone(), draft.cell);
+        linked.insert(draft.cell.id.clone(), draft.cell.into());
         exposures.extend(
             draft
                 .exposures
@@ -120,10 +121,10 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
         &secrets,
         sink,
     );
-    routes.sort_by(|a, b| (&a.origin, &a.name).cmp(&(&b.origin, &b.name)));
+    routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
     Snapshot {
         digest: "".into(),
-        platform,
+        platform: platform.into(),
         cells: linked,
         routing_tables: routing_tables
             .into_iter()
@@ -140,6 +141,12 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
             .collect(),
         warnings: Vec::new(),
     }
+}
+
+/// Documents before cells, then the oldest, then by name (Gateway API, `HTTPRouteRule`).
+fn route_order(route: &Route) -> impl Ord + '_ {
+    let age = (route.created.is_none(), route.created);
+    (&route.origin, age, &route.name)
 }
 
 fn certificates(
@@ -318,7 +325,7 @@ fn plain(placed: &[crate::document::addresses::Placed]) -> Vec<std::net::IpAddr>
 }
 
 /// Drops calls that nobody grants. They are no mistake: the other cell is another team's document.
-fn easts(cells: &mut BTreeMap<CellId, Cell>, sink: &Sink) {
+fn easts(cells: &mut BTreeMap<CellId, Shared<Cell>>, sink: &Sink) {
     let refusal = |to: &EndpointId| -> Option<String> {
         let Some(cell) = cells.get(&to.component.cell) else {
             return Some(format!("there is no cell `{}`", to.component.cell));

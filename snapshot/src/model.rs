@@ -3,6 +3,7 @@
 //! References are resolved, names are checked, paths are canonical, patterns compile, and a cell's
 //! endpoints are already routes. Nobody after this module checks again.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,33 +12,39 @@ use std::sync::Arc;
 
 use crate::path::CanonicalPath;
 use crate::report::{Source, Warning};
+use crate::shared::Shared;
 use crate::tree::shortened;
 
 mod auth;
 mod cell;
+mod filter;
 mod gateway;
 mod jwt;
+mod matches;
 mod platform;
 mod routing;
+mod timestamp;
 
 pub use auth::{
     ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
-    CredentialPlace, Decision, HeaderRequirement, Leniency, TextMatch, TokenRequirement, Tokens,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, StringMatch, TokenRequirement, Tokens,
 };
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
+pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
 pub use gateway::{
-    Certificate, Filter, Gateway, HeaderEdits, HostPattern, Listener, ListenerProtocol, Origin,
-    Parent, PathMatch, PathRewrite, Pattern, RequestMatch, Route, Rule, Target, Upstream,
-    UpstreamHost, WeightedTarget,
+    Certificate, Gateway, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathRewrite,
+    Route, Rule, Target, Upstream, UpstreamHost, WeightedTarget,
 };
 pub use jwt::{
     Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
 };
+pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
+pub use timestamp::Timestamp;
 
 /// Everything a node is told, valid as a whole.
 #[derive(Clone, Debug)]
@@ -45,15 +52,15 @@ pub struct Snapshot {
     /// SHA-256 over the files' paths and bytes in file order, lower-case hex.
     pub digest: Arc<str>,
     /// What is not a cell. A set of documents without a `Platform` gets the empty one.
-    pub platform: Platform,
+    pub platform: Shared<Platform>,
     /// Cells by identity.
-    pub cells: BTreeMap<CellId, Cell>,
+    pub cells: BTreeMap<CellId, Shared<Cell>>,
     /// Routing tables by name.
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.
     pub gateways: BTreeMap<ObjectName, Gateway>,
     /// Routes of `HTTPRoute` documents and those that cells' endpoints generate, in a fixed order:
-    /// by origin, then name.
+    /// by origin, then age, then name. Where nothing else decides between two routes, the first wins.
     pub routes: Vec<Route>,
     /// Certificates by the name of their `Secret`.
     pub certificates: BTreeMap<ObjectName, Arc<Certificate>>,
@@ -63,8 +70,24 @@ pub struct Snapshot {
 
 /// A name of organization, project, environment, component or endpoint: 1 to 63 characters of a
 /// DNS label (RFC 1123, section 2.1), lower case.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(Arc<str>);
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Names of one cell are one text nearly always, and the order of names is asked for all the time.
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return Ordering::Equal;
+        }
+        self.0.cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// What a name may have beside letters and digits if it may have dots.
 const DOTTED: &str = ", `-` or `.`";

@@ -155,12 +155,6 @@ fn fixtures_keep_their_content() {
             .map_or(0, Map::len);
         assert_eq!(table.placements.len(), placements);
         assert_eq!(table.tiers.len(), 3);
-        let enforced = snapshot.warnings.is_empty();
-        assert_eq!(
-            enforced,
-            name == "F1_routing_json",
-            "{:?}",
-            snapshot.warnings
-        );
+        assert!(snapshot.warnings.is_empty(), "{:?}", snapshot.warnings);
     }
 }

@@ -1,7 +1,12 @@
-//! `bench`: builds the agent's library and the benchmark with optimisations, installs the peers that it is compared
-//! with, and hands over to the benchmark program of the `tests` crate as root.
+//! `bench`: builds the agent and the benchmark with optimisations, installs the peers that it is compared with, and
+//! hands over to the benchmark program of the `tests` crate: as root for packets, as whoever calls for requests.
 
-use std::{env, os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -18,18 +23,29 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum Layer {
     /// Packets and connections in the kernel. Exits with 0 when everything ran, also if bars are missed: the table says.
-    L4(L4),
+    L4(Measuring),
+    /// Requests in the router. Exits with 0 when everything ran, also if bars are missed: the table says. No root needed.
+    L7(L7),
 }
 
 #[derive(Args, Debug)]
-struct L4 {
+struct L7 {
+    #[command(flatten)]
+    measuring: Measuring,
+    /// Envoy's program, which is then a peer too; no package of Debian has it.
+    #[arg(long, value_name = "FILE")]
+    envoy: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Measuring {
     /// Write the rows to this file as well, as one JSON document.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Measure only the rows whose scenario contains this text.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Rounds of every comparison; else 11, and 31 where the bar is 1.01 or 1.02.
+    /// Rounds of every comparison; else 11 (12 for requests), and 31 where a bar of packets is 1.01 or 1.02.
     #[arg(long, value_name = "N")]
     rounds: Option<u16>,
     /// Three short rounds, to see that everything runs. The figures say little.
@@ -37,41 +53,79 @@ struct L4 {
     quick: bool,
 }
 
-/// Builds everything as whoever calls, and measures as root. Does not return if the benchmark could be started.
+impl Measuring {
+    fn tell(&self, bench: &mut Command) -> Result<()> {
+        if let Some(file) = &self.json {
+            // The program starts in the workspace's folder, which need not be the caller's.
+            let here = env::current_dir().context("the current folder is gone")?;
+            bench.arg("--json").arg(here.join(file));
+        }
+        if let Some(only) = &self.only {
+            bench.args(["--only", only]);
+        }
+        if let Some(rounds) = self.rounds {
+            bench.args(["--rounds", &rounds.to_string()]);
+        }
+        if self.quick {
+            bench.arg("--quick");
+        }
+        Ok(())
+    }
+}
+
+/// Builds everything as whoever calls, and measures. Does not return if the benchmark could be started.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let Layer::L4(l4) = &options.layer;
     setup::host_build()?;
-    setup::world()?;
-    setup::peers()?;
-    setup::ebpf()?;
-    let object = ebpf::build(&ebpf::Options::default())?;
-    let mut cargo = shell::cargo();
-    cargo.args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "tests",
-        "--bin",
-        "bench",
-    ]);
-    stage::embed(&mut cargo, Some(&object));
-    shell::run(&mut cargo)?;
-    let mut bench = shell::elevated(&shell::target_dir().join("release/bench"), &[])?;
-    bench.arg("l4");
-    if let Some(file) = &l4.json {
-        // The program starts in the workspace's folder, which need not be the caller's.
-        let here = env::current_dir().context("the current folder is gone")?;
-        bench.arg("--json").arg(here.join(file));
-    }
-    if let Some(only) = &l4.only {
-        bench.args(["--only", only]);
-    }
-    if let Some(rounds) = l4.rounds {
-        bench.args(["--rounds", &rounds.to_string()]);
-    }
-    if l4.quick {
-        bench.arg("--quick");
-    }
+    let mut bench = match &options.layer {
+        Layer::L4(measuring) => {
+            setup::world()?;
+            setup::peers()?;
+            setup::ebpf()?;
+            let object = ebpf::build(&ebpf::Options::default())?;
+            let mut cargo = release(&["--package", "tests", "--bin", "bench"]);
+            stage::embed(&mut cargo, Some(&object));
+            shell::run(&mut cargo)?;
+            let mut bench = shell::elevated(&program("bench"), &[])?;
+            bench.arg("l4");
+            measuring.tell(&mut bench)?;
+            bench
+        }
+        Layer::L7(l7) => {
+            setup::proxies()?;
+            let mut cargo = release(&[
+                "--package",
+                "tests",
+                "--package",
+                "cardinal-agent",
+                "--bin",
+                "bench",
+                "--bin",
+                "cardinal-agent",
+            ]);
+            stage::embed(&mut cargo, None);
+            shell::run(&mut cargo)?;
+            let mut bench = shell::command(program("bench"));
+            bench
+                .arg("l7")
+                .arg("--agent")
+                .arg(program("cardinal-agent"));
+            if let Some(envoy) = &l7.envoy {
+                let here = env::current_dir().context("the current folder is gone")?;
+                bench.arg("--envoy").arg(here.join(envoy));
+            }
+            l7.measuring.tell(&mut bench)?;
+            bench
+        }
+    };
     Err(bench.exec()).context("failed to start the benchmark")
+}
+
+fn release(what: &[&str]) -> Command {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--locked", "--release"]).args(what);
+    cargo
+}
+
+fn program(name: &str) -> PathBuf {
+    shell::target_dir().join("release").join(name)
 }

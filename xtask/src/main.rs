@@ -36,7 +36,7 @@ enum Command {
     Demo(stage::DemoOptions),
     /// Run the router alone in front of two small backends on loopback (no root).
     Quickstart(stage::QuickstartOptions),
-    /// Measure what the datapath costs beside a node without it and beside its peers (root).
+    /// Measure what the datapath costs beside a node without it and beside its peers (root), and the router beside other proxies.
     Bench(bench::Options),
     /// Build and run all tests: unit, property, proxy, namespace (root) and, in machines, those of older kernels.
     Test(suite::Options),

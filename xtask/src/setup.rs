@@ -105,6 +105,19 @@ pub(crate) fn peers() -> Result<()> {
     ])
 }
 
+/// What the benchmark compares the router with, and what it sends HTTP/2 with.
+pub(crate) fn proxies() -> Result<()> {
+    apt(vec![
+        Package::new("nginx", "is a peer of the benchmark: a proxy"),
+        Package::new("haproxy", "is a peer of the benchmark: a proxy"),
+        Package::new(
+            "nghttp2-client",
+            "its h2load sends the benchmark's HTTP/2 requests",
+        ),
+        Package::new("util-linux", "taskset keeps each side on one core"),
+    ])
+}
+
 /// What booting other kernels needs.
 pub(crate) fn machines() -> Result<()> {
     apt(vec![

@@ -54,6 +54,7 @@ impl View for Small {
             cells: Vec::new(),
             pods: Vec::new(),
             listeners: Vec::new(),
+            placements: Vec::new(),
             drops: Vec::new(),
             rules: Vec::new(),
             key_sets: Vec::new(),

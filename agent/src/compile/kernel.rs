@@ -1,31 +1,50 @@
 //! What a snapshot means to the kernel of this node: identities, rules, services, gateways' addresses.
 //!
-//! Flows in: the snapshot and the pods that were found. Flows out: [`KernelTables`]. A pure function. Rules are made
-//! only for components with a pod here; identities for everything, since every address may be a peer.
+//! Flows in: the snapshot, the pods that were found, and what was compiled before. Flows out: [`Compiled`], with the
+//! [`KernelTables`]. A pure function: the tables say nothing of what was compiled before them, it only saves what both
+//! have in common. Rules are made only for components with a pod here; identities for everything, since every address
+//! may be a peer.
 //!
-//! Who owns an address, the later line winning over the earlier:
-//! world, networks of declared south calls, networks of platform services, other nodes, this node, name servers, gates,
-//! the metadata service, components. A network of a south call therefore never reaches a node, gate or pod inside it,
-//! and a network of the platform only if the call names that network or one inside it.
+//! ```text
+//! snapshot before ─┐
+//! snapshot ────────┴▶ changes ─▶ names ─▶ claims ─▶ places ─┬▶ identities   of addresses that changed hands or moved
+//! discovery ──────────────────────────────────────▲         ├▶ policies     of components here that the changes reach
+//!                                                            └▶ services     of addresses whose component changed or moved
+//! ```
+//!
+//! What everything hangs on is made anew as a whole: the entries of the platform when the platform changes, all rules here
+//! when networks, gateways or the platform's own calls do, and everything if a name that stays gets another number.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use agent_common::{Identity, IdentityValue, Rule, RuleKey};
-use snapshot::model::{Component, ComponentId, Endpoint, EndpointId, Gate, Snapshot, Transport};
+use agent_common::Identity;
+use snapshot::Snapshot;
+use snapshot::model::{Component, ComponentId, Endpoint, EndpointId, Gate, Platform, Transport};
 
-use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, Rules, ServiceAddress};
+use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, ServiceAddress, Table};
 
+mod changes;
+mod claims;
+mod identities;
 mod names;
+mod numbers;
 mod origin;
+mod places;
+mod policies;
 mod policy;
 mod services;
 #[cfg(test)]
 mod tests;
 
+use changes::Changes;
+use claims::Claims;
+use identities::Owners;
 use names::Names;
-use origin::Origins;
-use policy::{Declared, Policy};
+use places::{Place, Places};
+use policies::{Policies, Reach};
+use services::{Services, Topology, Zone};
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -33,247 +52,211 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const DNS_PORT: u16 = 53;
 
-/// The metadata services of the large clouds.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
-
-/// Makes the tables of a generation.
+/// Makes the tables of a generation that comes after nothing.
 #[must_use]
-pub fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> KernelTables {
-    let names = Names::of(snapshot);
-    let mut tables = KernelTables {
-        generation,
-        ..KernelTables::default()
-    };
-    let local = locals(snapshot, &names, discovery);
-    identities(&mut tables, snapshot, &names, discovery, &local);
-    for (id, number) in &names.cells {
-        tables.cells.insert(*number, id.to_string());
+pub fn compile(snapshot: &Arc<Snapshot>, discovery: &Discovery, generation: u32) -> KernelTables {
+    Compiled::default()
+        .next(snapshot, discovery, generation)
+        .tables
+}
+
+/// The tables of a generation, and what they were made from. A copy has everything in common with the original.
+#[derive(Clone, Default)]
+pub struct Compiled {
+    tables: KernelTables,
+    /// None before the first.
+    from: Option<Arc<Snapshot>>,
+    discovery: Arc<Discovery>,
+    names: Names,
+    /// Components by their workloads' addresses.
+    workloads: Claims,
+    /// Components by their service addresses.
+    services: Claims,
+    places: Arc<Places>,
+    /// Identities of everybody but components.
+    others: Table<Network, Owner>,
+    policies: Policies,
+    zone: Arc<Zone>,
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled")
+            .field("generation", &self.tables.generation)
+            .finish_non_exhaustive()
     }
-    for pod in &discovery.pods {
-        let Some(place) = local.by_interface.get(&pod.ifindex) else {
-            continue;
-        };
-        let (identity, cell) = match place {
-            Place::Of(id) => (
-                names.component(id),
-                names.cells.get(&id.cell).copied().unwrap_or(0),
-            ),
-            // Guarded without identity or rules: all its packets are dropped.
-            Place::Contradiction => (Identity::NONE, 0),
-        };
-        let endpoint = Pod {
-            ifname: pod.host_ifname.clone(),
-            identity,
-            cell,
-            mac: pod.mac,
-        };
-        tables.endpoints.insert(pod.ifindex, endpoint);
+}
+
+impl Compiled {
+    /// The tables.
+    #[must_use]
+    pub fn tables(&self) -> &KernelTables {
+        &self.tables
     }
-    let mut origins = Origins::default();
-    let declared: BTreeMap<Identity, BTreeMap<RuleKey, Declared>> = local
-        .by_interface
-        .values()
-        .filter_map(|place| match place {
-            Place::Of(id) => Some(*id),
-            Place::Contradiction => None,
-        })
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .filter_map(|id| {
-            let cell = snapshot.cells.get(&id.cell)?;
-            let component = cell.components.get(&id.component)?;
-            let rules = Policy {
-                snapshot,
-                names: &names,
-                origins: &mut origins,
-                rules: BTreeMap::new(),
+
+    /// The tables of `generation`, which says what `snapshot` and `discovery` mean. They are what they would be after nothing,
+    /// and cost what differs from these. Parts that the two snapshots have in common ([`Snapshot::sharing`]) are not looked at.
+    #[must_use]
+    pub fn next(&self, snapshot: &Arc<Snapshot>, discovery: &Discovery, generation: u32) -> Self {
+        let changes = Changes::between(self.from.as_deref(), snapshot);
+        let mut next = self.clone();
+        let renumbered = next.names.follow(snapshot, &changes);
+        if renumbered.names {
+            // Two names that want one number. It may be in any rule and identity, and happens once in many thousand names.
+            return Self::default().next(snapshot, discovery, generation);
+        }
+        next.tables.generation = generation;
+        next.from = Some(Arc::clone(snapshot));
+        let pods = self.discovery.pods != discovery.pods;
+        let node = self.discovery.node_addresses != discovery.node_addresses;
+        if *self.discovery != *discovery {
+            next.discovery = Arc::new(discovery.clone());
+        }
+        let addresses = next
+            .workloads
+            .follow(&changes, |component| component.workloads.addresses());
+        next.services
+            .follow(&changes, |component| &component.service_addresses);
+        if pods || addresses {
+            next.places = Arc::new(Places::of(discovery, &next.workloads));
+            next.set_endpoints();
+        }
+        let moved = next.places.moved(&self.places);
+        if changes.platform || changes.gateways || renumbered.networks || node {
+            next.others = identities::others(snapshot, &next.names.networks, discovery);
+        }
+        if changes.platform || node {
+            next.zone = Arc::new(services::zone(&snapshot.platform, discovery));
+        }
+        next.set_identities(self, &changes, &moved);
+        next.set_cells(self, &changes);
+        next.set_services(self, snapshot, &changes, &moved);
+        let everybody = changes.gateways
+            || renumbered.networks
+            || self
+                .from
+                .as_deref()
+                .is_none_or(|before| calls(&before.platform) != calls(&snapshot.platform));
+        next.policies.follow(
+            &mut next.tables,
+            snapshot,
+            (&self.names, &next.names),
+            &next.places.components(),
+            &Reach::of(&changes, everybody),
+        );
+        if changes.gateways {
+            listeners(&mut next.tables, snapshot);
+        }
+        next
+    }
+
+    fn set_identities(&mut self, before: &Self, changes: &Changes<'_>, moved: &BTreeSet<IpAddr>) {
+        let owners = Owners {
+            names: &self.names,
+            workloads: &self.workloads,
+            places: &self.places,
+            others: &self.others,
+        };
+        let identities = &mut self.tables.identities;
+        owners.others_changed(identities, &before.others);
+        for change in &changes.components {
+            if change.differs(|component| component.workloads.addresses()) {
+                let addresses = change.sides();
+                for address in addresses.flat_map(|component| component.workloads.addresses()) {
+                    owners.set(identities, *address);
+                }
             }
-            .of(cell, component);
-            Some((names.component(id), rules))
-        })
-        .collect();
-    let used = declared
-        .values()
-        .flat_map(|rules| rules.values().map(|rule| rule.origin))
-        .collect();
-    let (numbers, rules) = origins.finish(&used);
-    tables.rules = rules;
-    tables.policies = declared
-        .into_iter()
-        .map(|(identity, rules)| {
-            let rule = |rule: Declared| {
-                Rule::new(rule.action, numbers.get(&rule.origin).copied().unwrap_or(0))
+        }
+        for address in moved {
+            owners.set(identities, *address);
+        }
+    }
+
+    fn set_cells(&mut self, before: &Self, changes: &Changes<'_>) {
+        let cells = &mut self.tables.cells;
+        // A number may be another cell's now.
+        for id in changes.cells.iter().filter_map(|cell| cell.gone()) {
+            cells.remove(&before.names.cell(id));
+        }
+        for id in changes.cells.iter().filter_map(|cell| cell.came()) {
+            cells.insert(self.names.cell(id), id.to_string());
+        }
+    }
+
+    /// As many as pods are here: made anew each time.
+    fn set_endpoints(&mut self) {
+        self.tables.endpoints.clear();
+        for pod in &self.discovery.pods {
+            let Some(place) = self.places.by_interface.get(&pod.ifindex) else {
+                continue;
             };
-            (
+            let (identity, cell) = match place {
+                Place::Of(id) => (self.names.component(id), self.names.cell(&id.cell)),
+                // Guarded without identity or rules: all its packets are dropped.
+                Place::Contradiction => (Identity::NONE, 0),
+            };
+            let endpoint = Pod {
+                ifname: pod.host_ifname.clone(),
                 identity,
-                rules
-                    .into_iter()
-                    .map(|(key, declared)| (key, rule(declared)))
-                    .collect::<Rules>(),
-            )
-        })
-        .collect();
-    services::add(&mut tables, snapshot, discovery, &local.owned);
-    listeners(&mut tables, snapshot);
-    tables
-}
-
-/// Whose pod is behind an interface.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place<'a> {
-    Of(&'a ComponentId),
-    /// Its addresses belong to more than one component: it claims what is not its own.
-    Contradiction,
-}
-
-struct Locals<'a> {
-    by_interface: BTreeMap<u32, Place<'a>>,
-    /// Declared addresses that a pod here has, and its interface.
-    owned: BTreeMap<IpAddr, u32>,
-}
-
-fn locals<'a>(snapshot: &'a Snapshot, names: &Names<'a>, discovery: &Discovery) -> Locals<'a> {
-    let mut declared: BTreeMap<IpAddr, &ComponentId> = BTreeMap::new();
-    for id in names.components.keys() {
-        if let Some(component) = component(snapshot, id) {
-            declared.extend(
-                component
-                    .workloads
-                    .addresses()
-                    .iter()
-                    .map(|address| (*address, *id)),
-            );
+                cell,
+                mac: pod.mac,
+            };
+            self.tables.endpoints.insert(pod.ifindex, endpoint);
         }
     }
-    let mut by_interface = BTreeMap::new();
-    let mut owned = BTreeMap::new();
-    for pod in &discovery.pods {
-        let claims: BTreeSet<&ComponentId> = pod
-            .addresses
-            .iter()
-            .filter_map(|address| declared.get(address).copied())
-            .collect();
-        let mut claims = claims.into_iter();
-        let place = match (claims.next(), claims.next()) {
-            (None, _) => continue,
-            (Some(id), None) => Place::Of(id),
-            (Some(_), Some(_)) => Place::Contradiction,
+
+    fn set_services(
+        &mut self,
+        before: &Self,
+        snapshot: &Snapshot,
+        changes: &Changes<'_>,
+        moved: &BTreeSet<IpAddr>,
+    ) {
+        let services = Services {
+            snapshot,
+            declared: &self.services,
+            topology: Topology {
+                local: &self.places.owned,
+                zone: &self.zone,
+            },
         };
-        by_interface.insert(pod.ifindex, place);
-        if let Place::Of(_) = place {
-            // Of two pods with one address the older interface has it; the other one cannot send from it.
-            for address in pod
-                .addresses
-                .iter()
-                .filter(|address| declared.contains_key(address))
-            {
-                owned.entry(*address).or_insert(pod.ifindex);
+        let zone = self.zone != before.zone;
+        let mut touched = services.near(&self.workloads, (!zone).then_some(moved));
+        for component in changes.components.iter().flat_map(|change| change.sides()) {
+            touched.extend(&component.service_addresses);
+        }
+        if changes.platform {
+            for snapshot in before.from.as_deref().into_iter().chain([snapshot]) {
+                touched.extend(&snapshot.platform.dns_service_addresses);
             }
         }
+        let known = |address: &IpAddr| {
+            let from = before.from.as_deref();
+            let platform = from.map(|from| &from.platform.dns_service_addresses);
+            before.services.owner(address).is_some()
+                || platform.is_some_and(|addresses| addresses.contains(address))
+        };
+        for address in touched {
+            let known = known(&address);
+            services.set(&mut self.tables.services, address, known);
+        }
     }
-    Locals {
-        by_interface,
-        owned,
-    }
+}
+
+/// What the platform says that all rules are made with.
+fn calls(platform: &Platform) -> impl PartialEq {
+    (&platform.services, &platform.dns_declared)
 }
 
 fn component<'a>(snapshot: &'a Snapshot, id: &ComponentId) -> Option<&'a Component> {
-    snapshot.cells.get(&id.cell)?.components.get(&id.component)
+    let cell = snapshot.cells.get(&id.cell)?;
+    Some(cell.components.get(&id.component)?)
 }
 
 fn endpoint<'a>(snapshot: &'a Snapshot, id: &EndpointId) -> Option<&'a Endpoint> {
     component(snapshot, &id.component)?
         .endpoints
         .get(&id.endpoint)
-}
-
-fn identities(
-    tables: &mut KernelTables,
-    snapshot: &Snapshot,
-    names: &Names<'_>,
-    discovery: &Discovery,
-    local: &Locals<'_>,
-) {
-    let mut own = |network: Network, identity: Identity, ifindex: u32| {
-        let owner = Owner {
-            identity,
-            ifindex,
-            cell: 0,
-        };
-        tables.identities.insert(network, owner);
-    };
-    own(
-        Network::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-        Identity::WORLD,
-        0,
-    );
-    own(
-        Network::new(Ipv6Addr::UNSPECIFIED.into(), 0),
-        Identity::WORLD,
-        0,
-    );
-    for (cidr, identity) in names.external.iter().chain(&names.platform) {
-        own(Network::new(cidr.address(), cidr.length()), *identity, 0);
-    }
-    let platform = &snapshot.platform;
-    for address in platform.nodes.iter().flat_map(|node| &node.addresses) {
-        own(Network::host(*address), Identity::OTHER_NODE, 0);
-    }
-    for address in &discovery.node_addresses {
-        own(
-            Network::host(*address),
-            Identity::NODE,
-            IdentityValue::THIS_NODE,
-        );
-    }
-    for address in &platform.dns {
-        own(Network::host(*address), Identity::DNS, 0);
-    }
-    // An address that plays both gates counts as the west one: calls to it are judged by what the caller declared.
-    for (reference, gate) in [
-        (&platform.external, Identity::NORTH_GATE),
-        (&platform.internal, Identity::WEST_GATE),
-    ] {
-        for address in reference
-            .iter()
-            .flat_map(|reference| &reference.remote_addresses)
-        {
-            own(Network::host(*address), gate, 0);
-        }
-    }
-    for kind in [Gate::External, Gate::Internal] {
-        for gateway in snapshot
-            .gateways
-            .values()
-            .filter(|gateway| gateway.gate == Some(kind))
-        {
-            for address in &gateway.addresses {
-                own(
-                    Network::host(*address),
-                    gate(kind),
-                    IdentityValue::THIS_NODE,
-                );
-            }
-        }
-    }
-    for address in METADATA {
-        own(Network::host(address), Identity::METADATA, 0);
-    }
-    for id in names.components.keys() {
-        let addresses =
-            component(snapshot, id).map_or(&[][..], |component| component.workloads.addresses());
-        for address in addresses {
-            let owner = Owner {
-                identity: names.component(id),
-                ifindex: local.owned.get(address).copied().unwrap_or(0),
-                cell: names.cells.get(&id.cell).copied().unwrap_or(0),
-            };
-            tables.identities.insert(Network::host(*address), owner);
-        }
-    }
 }
 
 fn gate(gate: Gate) -> Identity {
@@ -291,6 +274,7 @@ fn protocol(transport: Transport) -> u8 {
 }
 
 fn listeners(tables: &mut KernelTables, snapshot: &Snapshot) {
+    tables.listeners.clear();
     for gateway in snapshot.gateways.values() {
         for address in &gateway.addresses {
             for listener in &gateway.listeners {

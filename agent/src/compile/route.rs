@@ -7,24 +7,25 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
-    Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HeaderEdits,
-    HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin,
-    ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens,
+    Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
+    Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
+    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens,
 };
 use snapshot::{Mistake, Snapshot};
 
+use super::filter;
 use crate::route::credential::{KeyRing, Users};
+use crate::route::filter::Filters;
 use crate::route::gatekeeper::TokenCheck;
 use crate::route::token::Provider;
 use crate::route::{
-    Bind, Caller, Edits, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements,
-    RouteFilter, RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered,
-    TargetKind,
+    Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements, RouteRule,
+    RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -39,6 +40,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         dns: snapshot.platform.dns.clone(),
         inside: inside(snapshot),
         remote_keys: compiler.remote_keys,
+        placements: compiler.placements,
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -143,26 +145,7 @@ impl<'a> Compiler<'a> {
 
     fn rule(&mut self, route: &Route, name: &Arc<str>, index: usize, rule: &Rule) -> RouteRule {
         let auth = rule.auth.as_ref().map(|auth| self.gatekeeper(auth));
-        let mut filters = Vec::new();
-        for filter in &rule.filters {
-            match filter {
-                Filter::RequestHeaders(edits) => filters.push(RouteFilter::RequestHeaders(
-                    self.edits(&rule.declared, edits),
-                )),
-                Filter::ResponseHeaders(edits) => filters.push(RouteFilter::ResponseHeaders(
-                    self.edits(&rule.declared, edits),
-                )),
-                Filter::Rewrite { path, hostname } => {
-                    filters.extend(path.clone().map(RouteFilter::Path));
-                    if let Some(host) = hostname {
-                        match HeaderValue::from_str(host.as_str()) {
-                            Ok(value) => filters.push(RouteFilter::Host(value)),
-                            Err(error) => self.mistake(&rule.declared, error),
-                        }
-                    }
-                }
-            }
-        }
+        let filters = self.filters(&rule.declared, &rule.filters);
         let targets: Vec<_> = rule
             .targets
             .iter()
@@ -172,6 +155,7 @@ impl<'a> Compiler<'a> {
                     id: self.targets,
                     weight: target.weight,
                     kind: self.target(&target.target),
+                    filters: self.filters(&rule.declared, &target.filters),
                 }
             })
             .collect();
@@ -280,29 +264,11 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn edits(&mut self, source: &Declared, edits: &HeaderEdits) -> Edits {
-        let mut pairs = |list: &[(String, String)]| {
-            let mut compiled = Vec::with_capacity(list.len());
-            for (name, value) in list {
-                match (
-                    HeaderName::from_bytes(name.as_bytes()),
-                    HeaderValue::from_str(value),
-                ) {
-                    (Ok(name), Ok(value)) => compiled.push((name, value)),
-                    _ => self.mistake(source, format!("`{name}: {value}` is not a header")),
-                }
-            }
-            compiled
-        };
-        let (set, add) = (pairs(&edits.set), pairs(&edits.add));
-        let mut remove = Vec::with_capacity(edits.remove.len());
-        for name in &edits.remove {
-            match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(name) => remove.push(name),
-                Err(_) => self.mistake(source, format!("`{name}` is not a header name")),
-            }
-        }
-        Edits { set, add, remove }
+    fn filters(&mut self, source: &Declared, list: &[Filter]) -> Filters {
+        filter::filters(list).unwrap_or_else(|error| {
+            self.mistake(source, error);
+            Filters::default()
+        })
     }
 
     fn target(&mut self, target: &Target) -> TargetKind {

@@ -164,6 +164,19 @@ impl<K, V> Difference<K, V> {
     }
 }
 
+/// Reads a map and sums up what it says.
+pub(super) fn digest<K: Wire, V: Wire>(
+    map: BorrowedFd<'_>,
+    size: usize,
+    canonical: impl Fn(&V) -> V,
+) -> std::io::Result<Digest> {
+    let mut found = Digest::default();
+    sys::map_read(map, size, |key: &K, value: &V| {
+        found.add(bytes(key), bytes(&canonical(value)));
+    })?;
+    Ok(found)
+}
+
 /// Reads a map and tells how it differs; `None` if both sides are the same. `canonical` makes values comparable that say the
 /// same in other words.
 pub(super) fn compare<K: Wire + Ord, V: Wire>(
@@ -173,11 +186,7 @@ pub(super) fn compare<K: Wire + Ord, V: Wire>(
     hash: Digest,
     canonical: impl Fn(&V) -> V,
 ) -> std::io::Result<Option<Difference<K, V>>> {
-    let mut found = Digest::default();
-    sys::map_read(map, size, |key: &K, value: &V| {
-        found.add(bytes(key), bytes(&canonical(value)));
-    })?;
-    if found == hash {
+    if digest::<K, V>(map, size, &canonical)? == hash {
         return Ok(None);
     }
     let mut missing: BTreeMap<&K, &V> = wanted.iter().collect();

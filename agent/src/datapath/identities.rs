@@ -10,16 +10,17 @@ use std::os::fd::AsFd as _;
 
 use agent_common::{IdentityKey, IdentityValue, Versioned};
 use aya::maps::{LpmTrie, MapData, lpm_trie::Key as Prefix};
+use imbl::ordmap::DiffItem;
 
 use super::{
     drift::{self, Digest, Looked, TableState},
     error::Error,
     sys,
-    tables::{Network, Owner},
+    tables::{Network, Owner, Table},
     wire::{Raw, bytes},
 };
 
-type Table = BTreeMap<Network, Owner>;
+type Owners = Table<Network, Owner>;
 type Value = Versioned<IdentityValue>;
 /// The pinned map.
 pub(super) type Trie = LpmTrie<MapData, [u8; 16], Raw<Value>>;
@@ -31,7 +32,8 @@ pub(super) struct Identities {
     trie: Trie,
     /// The same map, for calls that aya does not offer.
     data: MapData,
-    active: Table,
+    /// In common with the tables that it was told, so that what the next ones change is found without looking at the rest.
+    active: Owners,
     /// What the generation that is being prepared says.
     next: Option<Next>,
     /// Of the active entries, once it was asked for.
@@ -42,8 +44,9 @@ pub(super) struct Identities {
 
 struct Next {
     generation: u32,
-    /// None if it is the active one's.
-    table: Option<Table>,
+    table: Owners,
+    /// What it says of each network where the active generation says something else.
+    changes: Vec<(Network, Option<Owner>)>,
 }
 
 impl std::fmt::Debug for Identities {
@@ -53,7 +56,7 @@ impl std::fmt::Debug for Identities {
 }
 
 /// What the longest prefix around `network`, itself included, says.
-fn resolve(table: &Table, network: &Network) -> Option<Owner> {
+fn resolve(table: &Owners, network: &Network) -> Option<Owner> {
     (0..=network.bits())
         .rev()
         .find_map(|bits| table.get(&network.around(bits)).copied())
@@ -65,7 +68,7 @@ impl Identities {
         let mut identities = Self {
             trie,
             data,
-            active: Table::new(),
+            active: Owners::new(),
             next: None,
             digest: None,
             left_over: Vec::new(),
@@ -95,12 +98,10 @@ impl Identities {
     }
 
     /// Entries that the map would hold while `wanted` is prepared.
-    pub(super) fn needed(&self, wanted: &Table) -> usize {
-        let added = wanted
-            .keys()
-            .filter(|network| !self.active.contains_key(network))
-            .count();
-        self.active.len() + self.left_over.len() + added
+    pub(super) fn needed(&self, wanted: &Owners) -> usize {
+        let added = self.active.diff(wanted);
+        let added = added.filter(|change| matches!(change, DiffItem::Add(..)));
+        self.active.len() + self.left_over.len() + added.count()
     }
 
     /// Entries in the map.
@@ -109,49 +110,56 @@ impl Identities {
     }
 
     /// Writes what `generation` changes beside what is active. Gives the number of entries written.
-    pub(super) fn stage(&mut self, generation: u32, wanted: &Table) -> Result<usize, Error> {
-        let mut changes = Vec::new();
-        for (network, owner) in wanted {
-            let before = match self.active.get(network) {
-                Some(known) if known == owner => continue,
-                Some(known) => Some(*known),
-                None => resolve(&self.active, network),
+    pub(super) fn stage(&mut self, generation: u32, wanted: &Owners) -> Result<usize, Error> {
+        let (mut changes, mut writes) = (Vec::new(), Vec::new());
+        for change in self.active.diff(wanted) {
+            let (network, before, after) = match change {
+                DiffItem::Add(network, owner) => {
+                    let around = resolve(&self.active, network);
+                    changes.push((*network, Some(*owner)));
+                    (network, around, Some(*owner))
+                }
+                DiffItem::Update { old, new } => {
+                    changes.push((*new.0, Some(*new.1)));
+                    (new.0, Some(*old.1), Some(*new.1))
+                }
+                DiffItem::Remove(network, owner) => {
+                    changes.push((*network, None));
+                    (network, Some(*owner), resolve(wanted, network))
+                }
             };
-            changes.push((*network, version(generation, Some(*owner), before)));
-        }
-        for (network, owner) in &self.active {
-            if !wanted.contains_key(network) {
-                let after = resolve(wanted, network);
-                changes.push((*network, version(generation, after, Some(*owner))));
-            }
+            writes.push((*network, version(generation, after, before)));
         }
         // Known before the first write, so that an interrupted one can be undone.
         self.next = Some(Next {
             generation,
-            table: (!changes.is_empty()).then(|| wanted.clone()),
+            table: wanted.clone(),
+            changes,
         });
-        self.write(&changes)?;
-        Ok(changes.len())
+        self.write(&writes)?;
+        Ok(writes.len())
     }
 
     /// The staged generation is the active one now.
     pub(super) fn commit(&mut self) {
-        if let Some(table) = self.next.take().and_then(|next| next.table) {
-            self.left_over.extend(
-                self.active
-                    .keys()
-                    .filter(|network| !table.contains_key(network)),
-            );
-            self.active = table;
+        let Some(next) = self.next.take() else {
+            return;
+        };
+        let gone = next.changes.iter().filter(|(_, owner)| owner.is_none());
+        self.left_over.extend(gone.map(|(network, _)| *network));
+        if !next.changes.is_empty() {
             self.digest = None;
         }
+        // Also if nothing differs: the generation after it has its nodes in common with this one.
+        self.active = next.table;
     }
 
     /// Takes the staged generation back.
     pub(super) fn abandon(&mut self) -> Result<(), Error> {
         let Some(Next {
             generation,
-            table: Some(table),
+            changes,
+            ..
         }) = self.next.take()
         else {
             return Ok(());
@@ -159,14 +167,10 @@ impl Identities {
         // Of a generation before the staged one, so that it can be any active one's.
         let since = generation.saturating_sub(1);
         let mut back = Vec::new();
-        for network in table.keys() {
-            if !self.active.contains_key(network) {
-                self.remove(network)?;
-            }
-        }
-        for (network, owner) in &self.active {
-            if table.get(network) != Some(owner) {
-                back.push((*network, version(since, Some(*owner), Some(*owner))));
+        for (network, _) in &changes {
+            match self.active.get(network).copied() {
+                Some(owner) => back.push((*network, version(since, Some(owner), Some(owner)))),
+                None => self.remove(network)?,
             }
         }
         self.write(&back)
@@ -293,12 +297,14 @@ mod tests {
             ifindex: 0,
             cell: 0,
         };
-        let table = Table::from([
+        let table: Owners = [
             (network("0.0.0.0", 0), owner(1)),
             (network("10.0.0.0", 8), owner(2)),
             (network("10.1.0.0", 16), owner(3)),
             (network("::", 0), owner(4)),
-        ]);
+        ]
+        .into_iter()
+        .collect();
         for (text, length, expected) in [
             ("10.1.2.3", 32, 3),
             ("10.1.0.0", 16, 3),
@@ -313,6 +319,6 @@ mod tests {
                 "{text}/{length}"
             );
         }
-        assert_eq!(resolve(&Table::new(), &network("10.0.0.1", 32)), None);
+        assert_eq!(resolve(&Owners::new(), &network("10.0.0.1", 32)), None);
     }
 }

@@ -10,6 +10,7 @@ use agent_common::{
 };
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
+use aya::util::nr_cpus;
 
 use super::{
     checks,
@@ -217,9 +218,9 @@ impl Maps {
     }
 
     /// Forgets the hits of rules that are in no generation any more.
-    pub(super) fn keep_hits(&mut self, rules: &BTreeSet<u32>) -> Result<(), Error> {
+    pub(super) fn keep_hits(&mut self, names: impl Fn(&u32) -> bool) -> Result<(), Error> {
         for rule in keys(self.hits.keys(), "hits")? {
-            if !rules.contains(&rule) {
+            if !names(&rule) {
                 gone(self.hits.remove(&rule), "hits")?;
             }
         }
@@ -282,6 +283,7 @@ pub(super) struct InnerMaker {
     flows: aya_obj::Map,
     unassured: aya_obj::Map,
     fragments: aya_obj::Map,
+    cpus: usize,
     btf: OwnedFd,
 }
 
@@ -304,6 +306,7 @@ impl InnerMaker {
             flows: inner("flows")?,
             unassured: inner("unassured")?,
             fragments: inner("fragments")?,
+            cpus: nr_cpus().map_err(|(file, error)| Error::file("read", file)(error))?,
             btf,
         })
     }
@@ -327,7 +330,14 @@ impl InnerMaker {
 
     /// How many assured flows a pod has room for.
     pub(super) fn flows_per_pod(&self) -> usize {
-        self.flows.max_entries() as usize
+        self.room(self.flows.max_entries() as usize)
+    }
+
+    /// The kernel hands free entries of an LRU table to CPUs 128 at a time (`LOCAL_FREE_TARGET`); a table with fewer than that for
+    /// each would leave some of them room for one.
+    fn room(&self, entries: usize) -> usize {
+        const BATCH: usize = 128;
+        entries.max(BATCH * (self.cpus + 1))
     }
 
     /// An empty table of flows that are not assured for a pod.
@@ -337,7 +347,7 @@ impl InnerMaker {
 
     /// How many flows that are not assured a pod has room for: half as many, most of which do not last.
     pub(super) fn unassured_per_pod(&self) -> usize {
-        self.unassured.max_entries() as usize / 2
+        self.room(self.unassured.max_entries() as usize / 2)
     }
 
     /// An empty table of fragments for a pod.
@@ -347,7 +357,7 @@ impl InnerMaker {
 
     /// How many fragmented packets are remembered for a pod.
     pub(super) fn fragments_per_pod(&self) -> usize {
-        self.fragments.max_entries() as usize
+        self.room(self.fragments.max_entries() as usize)
     }
 
     /// A hash that holds exactly these rules.

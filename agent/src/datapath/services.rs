@@ -18,7 +18,7 @@ use super::grace::Grace;
 use super::mapped::Mapped;
 use super::maps::{gone, take};
 use super::sys;
-use super::tables::{Service, ServiceAddress};
+use super::tables::{Service, ServiceAddress, Table};
 use super::wire::{Raw, bytes};
 
 mod alias;
@@ -113,7 +113,7 @@ impl Services {
     pub(super) fn plan(
         &mut self,
         generation: u32,
-        wanted: &BTreeMap<ServiceAddress, Service>,
+        wanted: &Table<ServiceAddress, Service>,
     ) -> Result<(), Error> {
         self.planned = Some(self.book.stage(generation, wanted)?);
         Ok(())

@@ -5,32 +5,38 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use agent_common::{Endpoint, IdentityKey, IdentityValue};
-use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes};
+use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes, address_ip};
 use snapshot::Source;
 
-/// Everything that one generation writes into the kernel's maps.
+/// A map in the order of its keys. A copy has all its nodes in common with the original, and a change takes copies of those
+/// few that lead to it. So it costs as much as it changes to make the tables of the next generation, to keep those before, and to
+/// find where two differ.
+pub type Table<K, V> = imbl::OrdMap<K, V>;
+
+/// Everything that one generation writes into the kernel's maps. What grows with the documents is in [`Table`]s, the rest with
+/// the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelTables {
     /// The generation's number, above 0.
     pub generation: u32,
     /// Identity by network, longest prefix wins. An address without entry is nobody's and denied.
-    pub identities: BTreeMap<Network, Owner>,
+    pub identities: Table<Network, Owner>,
     /// Rules of each component that has a pod on this node.
-    pub policies: BTreeMap<Identity, Rules>,
+    pub policies: Table<Identity, Rules>,
     /// Local pods by host-side interface.
     pub endpoints: BTreeMap<u32, Pod>,
     /// Services by address.
-    pub services: BTreeMap<ServiceAddress, Service>,
+    pub services: Table<ServiceAddress, Service>,
     /// Gateways' addresses and the gate that each plays ([`Identity::NONE`] for neither).
     pub listeners: BTreeMap<ServiceAddress, Identity>,
     /// Cells by the number under which the kernel counts their packets.
-    pub cells: BTreeMap<u32, String>,
+    pub cells: Table<u32, String>,
     /// What rule numbers in events and hits mean.
-    pub rules: BTreeMap<u32, RuleSource>,
+    pub rules: Table<u32, RuleSource>,
 }
 
 /// Rules of one component.
-pub type Rules = BTreeMap<RuleKey, Rule>;
+pub type Rules = Table<RuleKey, Rule>;
 
 /// What made a rule: one declaration, or several that come to the same rule. They are all of one document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +134,12 @@ impl Network {
             address: address_bytes(address),
             bits: 128,
         }
+    }
+
+    /// The address of a network of one address.
+    #[must_use]
+    pub fn host_address(&self) -> Option<IpAddr> {
+        (self.bits == 128).then(|| address_ip(self.address))
     }
 
     /// Address in map form.

@@ -11,7 +11,7 @@ use super::{
     error::Error,
     maps::Maps,
     routes,
-    tables::{KernelTables, Network, Owner, Pod, Rules},
+    tables::{KernelTables, Network, Owner, Pod, Rules, Table},
     wire::Raw,
 };
 
@@ -21,8 +21,10 @@ pub(super) struct Live {
     tables: KernelTables,
     policies: BTreeMap<Identity, u32>,
     flows: BTreeMap<u32, u32>,
-    /// Whether a rule steers to the router.
-    steers: bool,
+    /// Components with a rule that steers to the router.
+    steering: BTreeSet<Identity>,
+    /// Whether rules may steer that are not known: those of an earlier agent.
+    unknown: bool,
 }
 
 impl Live {
@@ -54,6 +56,11 @@ impl Live {
             );
             (EndpointKey::new(generation, *ifindex), endpoint)
         })
+    }
+
+    /// Whether a rule steers to the router.
+    fn steers(&self) -> bool {
+        self.unknown || !self.steering.is_empty()
     }
 
     /// Every slot of (policies, flows) that the generation names.
@@ -274,13 +281,27 @@ impl Inner {
         self.services.plan(tables.generation, &tables.services)
     }
 
+    /// The generation that has these very rules already.
+    fn generation_with(&self, identity: &Identity, rules: &Rules) -> Option<&Live> {
+        let mut live = self.live.values();
+        live.find(|live| live.tables.policies.get(identity) == Some(rules))
+    }
+
     /// Where rules like these are already.
     fn slot_of_rules(&self, identity: &Identity, rules: &Rules) -> Option<u32> {
-        self.live.values().find_map(|live| {
-            (live.tables.policies.get(identity) == Some(rules))
-                .then(|| live.policies.get(identity).copied())
-                .flatten()
-        })
+        let live = self.generation_with(identity, rules)?;
+        live.policies.get(identity).copied()
+    }
+
+    /// Components with a rule that steers to the router. Rules that a generation has already are not looked through again.
+    fn steering(&self, tables: &KernelTables) -> BTreeSet<Identity> {
+        let steers =
+            |(identity, rules): &(&Identity, &Rules)| match self.generation_with(identity, rules) {
+                Some(live) => live.steering.contains(identity),
+                None => rules.values().any(|rule| rule.action() == Action::Steer),
+            };
+        let steering = tables.policies.iter().filter(steers);
+        steering.map(|(identity, _)| *identity).collect()
     }
 
     /// Where the flows of this very pod are: another one behind the same interface starts with none.
@@ -310,10 +331,10 @@ impl Inner {
                 // `Identities` and `Services` know theirs.
                 ..KernelTables::default()
             },
-            steers: steers(tables),
+            steering: self.steering(tables),
             ..Live::default()
         };
-        if live.steers {
+        if live.steers() {
             routes::ensure()?;
         }
         let written = self.fill(&mut live, &tables.identities);
@@ -322,11 +343,7 @@ impl Inner {
         written
     }
 
-    fn fill(
-        &mut self,
-        live: &mut Live,
-        identities: &BTreeMap<Network, Owner>,
-    ) -> Result<Cost, Error> {
+    fn fill(&mut self, live: &mut Live, identities: &Table<Network, Owner>) -> Result<Cost, Error> {
         self.services.stage()?;
         let tables = &live.tables;
         let mut cost = Cost {
@@ -408,7 +425,7 @@ impl Inner {
 
     /// Whether a generation that lives steers connections to the router, which takes the policy route.
     pub(super) fn steers(&self) -> bool {
-        self.live.values().any(|live| live.steers)
+        self.live.values().any(Live::steers)
     }
 
     /// A program that read the generation before a flip must find all of it: nothing of it is taken away before.
@@ -449,12 +466,16 @@ impl Inner {
         self.maps.unassured.free(flows.iter().copied());
         self.maps.fragments.free(flows.iter().copied());
         self.maps.flows.free(flows);
-        if retired.steers && !self.steers() {
+        if retired.steers() && !self.steers() {
             // Any policy rule makes the kernel look longer for every route of the node.
             routes::remove()?;
         }
-        let rules = self.live.values().flat_map(|live| live.tables.rules.keys());
-        self.maps.keep_hits(&rules.copied().collect())
+        let Self { live, maps, .. } = self;
+        let names = |rule: &u32| {
+            let mut generations = live.values();
+            generations.any(|live| live.tables.rules.contains_key(rule))
+        };
+        maps.keep_hits(names)
     }
 
     /// Where pods that an earlier agent left have their flows: this one's first generation goes on with them. Rules are
@@ -462,7 +483,7 @@ impl Inner {
     pub(super) fn remember(&mut self) -> Result<(), Error> {
         let mut live = Live {
             // Not known any more: the policy route stays as long as it may be needed.
-            steers: true,
+            unknown: true,
             ..Live::default()
         };
         for entry in self.maps.endpoints.iter() {
@@ -487,14 +508,6 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-fn steers(tables: &KernelTables) -> bool {
-    tables
-        .policies
-        .values()
-        .flat_map(Rules::values)
-        .any(|rule| rule.action() == Action::Steer)
 }
 
 fn write_flat(maps: &mut Maps, live: &Live) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use super::answer::{AskError, Explanation, Question};
 use super::judge::answer;
 use super::names::Names;
 use crate::activate::Active;
-use crate::compile;
+use crate::compile::{self, kernel::Compiled};
 use crate::datapath::{Datapath, Discovery, Explainer};
 
 /// What the admin socket takes.
@@ -116,9 +116,10 @@ impl Rehearsals {
     }
 }
 
-/// Tries a snapshot as `generation`, which must be higher than the active one.
+/// Tries a snapshot as `generation`, which must be higher than the active one; `active` is what that one is made of.
 pub(crate) fn rehearse(
     datapath: &Datapath,
+    active: &Compiled,
     generation: u32,
     snapshot: &Arc<Snapshot>,
     discovery: &Discovery,
@@ -131,13 +132,14 @@ pub(crate) fn rehearse(
     }
     let failed =
         |error: &(dyn std::error::Error + 'static)| Refusal::Failed(crate::explain::chain(error));
-    let tables = compile::kernel::compile(snapshot, discovery, generation);
+    let compiled = active.next(snapshot, discovery, generation);
+    let tables = compiled.tables();
     let bpffs = &datapath.facts().bpffs;
     let explainer = Explainer::open(bpffs).map_err(|error| failed(&error))?;
     let shadow = Active::new(generation, snapshot, discovery, Some(tables.clone()));
     let names = Names::of(&shadow, &bpffs.display().to_string());
     datapath
-        .rehearse(&tables, || answer(&explainer, &names, generation, question))
+        .rehearse(tables, || answer(&explainer, &names, generation, question))
         .map_err(|error| failed(&error))?
         .map_err(|error| match error {
             AskError::Question(message) => Refusal::Failed(message),

@@ -86,6 +86,7 @@ impl Network {
             tls: name.filter(|_| uri.tls).map(TlsName),
             http2: false,
             mark: self.mark,
+            host: None,
             outside: false,
             owner: None,
         };

@@ -29,9 +29,9 @@ impl ResponseBody {
         }
     }
 
-    pub(super) fn full(text: String) -> Self {
+    pub(super) fn full(bytes: impl Into<Bytes>) -> Self {
         Self {
-            inner: Inner::Full(Some(text.into())),
+            inner: Inner::Full(Some(bytes.into())),
             exchange: None,
         }
     }

@@ -8,6 +8,7 @@ use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
 use super::respond::chain;
 use super::worker::Worker;
+use crate::resilience::Slot;
 use crate::upstream::Progress;
 
 /// Collects the record of a request, or of a connection, and writes it when dropped.
@@ -16,6 +17,8 @@ pub(super) struct Exchange {
     pub(super) progress: Rc<Progress>,
     /// The connection, which is in use as long as this lives.
     pub(super) conn: Option<Rc<Conn>>,
+    /// The slot of its placement; a tunnel that it becomes holds it too.
+    pub(super) slot: Option<Rc<Slot>>,
     worker: Rc<Worker>,
     started: Instant,
     complete: bool,
@@ -37,6 +40,7 @@ impl Exchange {
             },
             progress: Rc::default(),
             conn: None,
+            slot: None,
             worker: Rc::clone(worker),
             started: Instant::now(),
             complete: false,

@@ -11,7 +11,7 @@ use http::StatusCode;
 use prometheus_client::registry::Registry;
 
 use super::trace::TraceContext;
-use crate::route::RouteReason;
+use crate::route::{FailoverReason, RouteReason};
 use crate::telemetry::Sinks;
 
 /// Bytes of a text in a record; what a client may send is longer, and many records are kept.
@@ -87,6 +87,9 @@ pub struct AccessRecord {
     /// From there to the head of the upstream's answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_us: Option<u64>,
+    /// Why another placement served than the key's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_reason: Option<FailoverReason>,
     /// From the head of the request to the end of the answer's body, in microseconds.
     pub duration_us: u64,
     /// Bytes of the request's body.
@@ -127,6 +130,8 @@ pub enum Reason {
     /// Served; the status is the upstream's.
     #[default]
     Ok,
+    /// Served by the rule itself: a redirect, or a response as it is written.
+    Answered,
     /// The request is not well-formed, or ambiguous.
     BadRequest,
     /// More header lines than a request may have.
@@ -181,10 +186,18 @@ pub enum Reason {
     Unresolved,
     /// The placement has no endpoint.
     NoEndpoint,
+    /// As many requests are under way as may be.
+    ConcurrencyLimit,
+    /// The request's body is longer than may be.
+    BodySizeLimit,
+    /// The circuit breaker is open, and nobody serves instead.
+    CircuitOpen,
     /// No workload is there.
     NoReadyEndpoint,
-    /// A rewrite made no valid path.
+    /// A rewrite made no valid path or host.
     Rewrite,
+    /// A filter cannot be applied.
+    Filter,
     /// The upstream's name has no address.
     UpstreamResolve,
     /// No connection to the upstream.
@@ -210,6 +223,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Answered => "answered",
             Self::BadRequest => "bad_request",
             Self::HeadTooLarge => "head_too_large",
             Self::MethodRefused => "method_refused",
@@ -237,8 +251,12 @@ impl Reason {
             Self::NoTarget => "no_target",
             Self::Unresolved => "unresolved",
             Self::NoEndpoint => "no_endpoint",
+            Self::ConcurrencyLimit => "concurrency_limit",
+            Self::BodySizeLimit => "body_size_limit",
+            Self::CircuitOpen => "circuit_open",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::Rewrite => "rewrite",
+            Self::Filter => "filter",
             Self::UpstreamResolve => "upstream_resolve",
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamReset => "upstream_reset",
@@ -251,10 +269,21 @@ impl Reason {
         }
     }
 
+    /// Whether an upstream was asked and gave no answer.
+    pub(super) fn no_answer(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamResolve
+                | Self::UpstreamConnect
+                | Self::UpstreamReset
+                | Self::UpstreamTimeout
+        )
+    }
+
     /// The status that tells a client.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Ok => StatusCode::OK,
+            Self::Ok | Self::Answered => StatusCode::OK,
             Self::BadRequest | Self::RoutingKeyMissing | Self::RoutingKeyInvalid => {
                 StatusCode::BAD_REQUEST
             }
@@ -283,8 +312,13 @@ impl Reason {
             | Self::Unresolved
             | Self::NoEndpoint
             | Self::PolicyUnusable
-            | Self::Rewrite => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoReadyEndpoint | Self::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Rewrite
+            | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoReadyEndpoint | Self::KeysUnavailable | Self::CircuitOpen => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamResolve | Self::UpstreamConnect | Self::UpstreamReset => {
                 StatusCode::BAD_GATEWAY
             }

@@ -17,6 +17,7 @@ use snapshot::model::{EndpointId, Gate, Origin};
 use snapshot::path::CanonicalPath;
 
 use super::access::{self, Visit};
+use super::answer;
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
@@ -31,7 +32,7 @@ use super::worker::Worker;
 use crate::route::gatekeeper::Denied;
 use crate::route::matching::Subject;
 use crate::route::{
-    Caller, Listener, Matched, RouteFilter, RouteRule, RouteTable, Steered, TargetKind, rewrite,
+    Caller, Filters, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -191,6 +192,7 @@ impl Inbound {
             path: &self.normal.path,
             method: &self.parts.method,
             headers: &self.parts.headers,
+            query: self.parts.uri.query(),
         }
     }
 }
@@ -309,6 +311,7 @@ async fn forward(
     mark: Mark,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let rule = matched.rule;
+    sound(&rule.filters)?;
     if let Some(gatekeeper) = &rule.auth {
         access::pass(stage, &mut inbound, gatekeeper, visit)?;
     }
@@ -316,7 +319,15 @@ async fn forward(
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
         return Err(Refusal::denied(Denied::NoOperation, None));
     }
+    if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
+        return Ok(edited(answer?, [&rule.filters]));
+    }
     let picked = pick(stage.worker, rule)?;
+    sound(&picked.filters)?;
+    let lists = [&rule.filters, &picked.filters];
+    if let Some(answer) = answered(stage, exchange, &inbound, &matched, &picked.filters) {
+        return Ok(edited(answer?, lists));
+    }
     let chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
 
     let Inbound {
@@ -343,21 +354,28 @@ async fn forward(
         exchange.record.trace.upstream = stage.worker.random();
         exchange.record.trace.tell(headers);
     }
-    for filter in &rule.filters {
-        match filter {
-            RouteFilter::RequestHeaders(edits) => edits.apply(headers),
-            RouteFilter::Path(change) => {
-                path = rewrite::path(&path, matched.prefix, change)
-                    .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))?;
-            }
-            RouteFilter::Host(value) => host.clone_from(value),
-            RouteFilter::ResponseHeaders(_) => {}
-        }
+    // What a header says of the host is asked before a filter changes it.
+    if let Some(change) = lists.iter().rev().find_map(|one| one.host.as_ref()) {
+        let backend = chosen.destinations.first().and_then(Destination::name);
+        let changed = rewrite::host(change, headers, &path, backend)
+            .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))?;
+        host = changed.unwrap_or(host);
+    }
+    if let Some(change) = lists.iter().rev().find_map(|one| one.path.as_ref()) {
+        path = rewrite::path(&path, matched.prefix, change)
+            .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))?;
+    }
+    for edits in lists.iter().flat_map(|one| &one.request) {
+        edits.apply(headers);
     }
     if path != normal.path {
         exchange.record.upstream_path = Some(path.to_string());
     }
-    if let Some(own) = &chosen.host {
+    if let Some(own) = chosen
+        .destinations
+        .first()
+        .and_then(|one| one.host.as_ref())
+    {
         host.clone_from(own);
     }
     let http2 = chosen.destinations.first().is_some_and(|one| one.http2);
@@ -377,7 +395,7 @@ async fn forward(
         trailers: normal.trailers,
         websocket: upgrade.is_some(),
     };
-    let request = outbound.request(parts, body)?;
+    let request = outbound.request(parts, body.limited(chosen.body_limit))?;
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.
@@ -390,21 +408,52 @@ async fn forward(
         client,
         call: Call::Endpoint(endpoint),
     });
-    let mut response = send(stage, exchange, &chosen.destinations, request, upgrade).await?;
+    let mut answer = send(stage, exchange, &chosen.destinations, request, upgrade).await;
+    if let Some(serving) = chosen.serving {
+        serving.ended(stage.worker, &mut answer);
+    }
+    Ok(edited(answer?, lists))
+}
 
-    for filter in &rule.filters {
-        if let RouteFilter::ResponseHeaders(edits) = filter {
-            edits.apply(response.headers_mut());
-        }
+/// Refuses what a filter should have changed and cannot.
+fn sound(filters: &Filters) -> Result<(), Refusal> {
+    match &filters.broken {
+        Some(why) => Err(Refusal::new(Reason::Filter, &**why)),
+        None => Ok(()),
     }
-    if let Some((placement, reason)) = chosen.placement {
-        let headers = response.headers_mut();
-        normalise::strip_ours(headers);
-        headers.insert("x-routed-to", placement);
-        let reason = HeaderValue::from_static(reason.as_str());
-        headers.insert("x-route-reason", reason);
+}
+
+/// The answer that a list of filters has for the request itself.
+fn answered(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    inbound: &Inbound,
+    matched: &Matched<'_>,
+    filters: &Filters,
+) -> Option<Result<Response<ResponseBody>, Refusal>> {
+    let Inbound { parts, normal, .. } = inbound;
+    let query = parts.uri.query();
+    let answer = answer::given(
+        filters,
+        stage.conn,
+        &parts.method,
+        normal,
+        query,
+        matched.prefix,
+    )?;
+    exchange.record.reason = Reason::Answered;
+    Some(answer)
+}
+
+/// A response with the edits of these lists, in their order.
+fn edited<const N: usize>(
+    mut response: Response<ResponseBody>,
+    lists: [&Filters; N],
+) -> Response<ResponseBody> {
+    for edits in lists.iter().flat_map(|one| &one.response) {
+        edits.apply(response.headers_mut());
     }
-    Ok(response)
+    response
 }
 
 async fn send(
@@ -439,7 +488,10 @@ async fn send(
         let upstream = hyper::upgrade::on(&mut response);
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
+        let slot = exchange.slot.clone();
         tunnel::upgraded(stage.worker, client, upstream, move |table| {
+            // The slot is given back when the tunnel ends.
+            let _held = &slot;
             match (worker.caller(table, source), &call) {
                 (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
                 (Some(caller), Call::South(host, port)) => caller
@@ -513,6 +565,7 @@ async fn south(
         tls: None,
         http2,
         mark: stage.worker.mark(Mark::Upstream),
+        host: None,
         outside: stage.worker.outside(),
         owner: Some(Arc::clone(&caller.name)),
     }];

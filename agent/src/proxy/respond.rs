@@ -5,6 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::body::ResponseBody;
 use super::log::Reason;
+use crate::resilience::CircuitState;
 use crate::route::gatekeeper::Denied;
 use crate::route::placement::KeyError;
 use crate::route::token::TokenError;
@@ -112,6 +113,8 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::Broken { .. } => Reason::UpstreamReset,
             UpstreamError::HeadTimeout { .. } => Reason::UpstreamTimeout,
             UpstreamError::ClientStalled { .. } => Reason::RequestTimeout,
+            UpstreamError::ClientGone => Reason::ClientClosed,
+            UpstreamError::BodyTooLong { .. } => Reason::BodySizeLimit,
             UpstreamError::Nowhere => Reason::NoTarget,
         };
         Self::new(reason, chain(&error))
@@ -138,10 +141,20 @@ pub(super) fn refusal(
     grpc: bool,
     close: bool,
 ) -> Response<ResponseBody> {
-    let status = refusal.reason.status();
-    if grpc && !matches!(refusal.reason, Reason::BadRequest) {
-        return grpc_refusal(refusal, request_id);
+    let mut response = if grpc && !matches!(refusal.reason, Reason::BadRequest) {
+        grpc_refusal(refusal, request_id)
+    } else {
+        json_refusal(refusal, request_id, close)
+    };
+    if refusal.reason == Reason::CircuitOpen {
+        let state = HeaderValue::from_static(CircuitState::Open.as_str());
+        response.headers_mut().insert("x-circuit-state", state);
     }
+    response
+}
+
+fn json_refusal(refusal: &Refusal, request_id: &str, close: bool) -> Response<ResponseBody> {
+    let status = refusal.reason.status();
     let body = serde_json::json!({
         "error": refusal.reason.as_str(),
         "message": refusal.message,

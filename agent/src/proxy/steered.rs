@@ -117,6 +117,7 @@ async fn passthrough(
         tls: None,
         http2: false,
         mark: worker.mark(Mark::Upstream),
+        host: None,
         outside: worker.outside(),
         owner: None,
     };

@@ -1,27 +1,27 @@
 //! Where a matched rule sends a request: one target by weight, and the places behind it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use agent_common::Mark;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use snapshot::model::{Upstream, UpstreamHost};
 
 use super::exchange::Exchange;
 use super::log::Reason;
+use super::placed::{self, Serving};
 use super::request::Inbound;
 use super::respond::Refusal;
 use super::worker::Worker;
-use crate::route::{RouteReason, RouteRule, RouteTarget, TargetKind};
+use crate::route::{RouteRule, RouteTarget, TargetKind};
 use crate::upstream::{Destination, Place, TlsName};
 
 /// Where a rule sends a request.
 pub(super) struct Chosen {
     pub(super) destinations: Vec<Destination>,
-    /// Host that the target insists on.
-    pub(super) host: Option<HeaderValue>,
-    /// `X-Routed-To` and the reason.
-    pub(super) placement: Option<(HeaderValue, RouteReason)>,
+    /// Bytes that the body may have.
+    pub(super) body_limit: Option<u64>,
+    /// The placement, if it was chosen by routing key.
+    pub(super) serving: Option<Serving>,
 }
 
 /// One target of a rule by weight.
@@ -48,13 +48,14 @@ pub(super) fn choose(
         tls,
         http2,
         mark: worker.mark(mark),
+        host: None,
         outside: false,
         owner: None,
     };
     let plain = |destinations| Chosen {
         destinations,
-        host: None,
-        placement: None,
+        body_limit: None,
+        serving: None,
     };
     match &target.kind {
         TargetKind::Upstreams(list) => {
@@ -97,37 +98,21 @@ pub(super) fn choose(
             ))
         }
         TargetKind::Placements(table) => {
-            let key = table.key(&inbound.parts.headers)?;
-            let placed = table.decide(key);
-            exchange.record.placement = Some(Arc::clone(placed.placement));
-            exchange.record.route_reason = Some(placed.reason);
-            let endpoint = placed.endpoint.ok_or_else(|| {
-                let detail = format!("placement {} has no endpoint", placed.placement);
-                Refusal::new(Reason::NoEndpoint, detail)
-            })?;
-            let url = &endpoint.url;
-            let tls = match url.tls {
-                true => Some(tls_name(&url.host)?),
-                false => None,
-            };
-            Ok(Chosen {
-                destinations: vec![destination(place(&url.host, url.port.get()), tls, grpc)],
-                host: Some(endpoint.authority.clone()),
-                placement: Some((endpoint.header.clone(), placed.reason)),
-            })
+            let reach = |place, tls| destination(place, tls, grpc);
+            placed::choose(worker, exchange, inbound, (table, target.id), reach)
         }
         TargetKind::Unresolved(reason) => Err(Refusal::new(Reason::Unresolved, &**reason)),
     }
 }
 
-fn place(host: &UpstreamHost, port: u16) -> Place {
+pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {
     match host {
         UpstreamHost::Address(address) => Place::Address(SocketAddr::new(*address, port)),
         UpstreamHost::Name(name) => Place::Name(name.clone(), port),
     }
 }
 
-fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
+pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
     let name = match host {
         UpstreamHost::Address(address) => rustls_pki_types::ServerName::from(*address),
         UpstreamHost::Name(name) => rustls_pki_types::ServerName::try_from(name.to_string())

@@ -19,6 +19,7 @@ use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
 use super::tokens::TokenCache;
 use crate::keys::KeyStore;
+use crate::resilience::Clock;
 use crate::route::{Caller, RouteTable};
 use crate::upstream::{Client, Settings};
 
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) loopback: bool,
     pub(super) inside: bool,
     pub(super) idle: Duration,
+    pub(super) clock: Clock,
 }
 
 /// State of one core.
@@ -70,6 +72,7 @@ pub(super) struct Worker {
     loopback: bool,
     inside: bool,
     idle: Duration,
+    clock: Clock,
     random: Cell<u64>,
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u32, usize>)>,
@@ -130,6 +133,7 @@ impl Worker {
             loopback: shared.loopback,
             inside: shared.inside,
             idle: shared.idle,
+            clock: shared.clock,
             random: Cell::new(seed()),
             turns: RefCell::default(),
             drain: watch::Sender::new(false),
@@ -151,6 +155,11 @@ impl Worker {
     /// Whether declared names must lead outside.
     pub(super) fn outside(&self) -> bool {
         !self.inside
+    }
+
+    /// Time of breakers and limits.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.now()
     }
 
     /// How long a client connection may wait for its next request.

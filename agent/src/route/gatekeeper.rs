@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 use snapshot::model::{
-    Auth, AuthRule, Cidr, Decision, HeaderRequirement, Leniency, Name, TextMatch,
+    Auth, AuthRule, Cidr, Decision, HeaderRequirement, Leniency, Name, StringMatch,
 };
 
 use super::credential::{Carrier, KeyRing, Users};
@@ -146,12 +146,12 @@ fn fits<T: AsRef<Verified>>(rule: &AuthRule, visitor: Visitor<'_>, tokens: &[T])
             .is_none_or(|wanted| tokens.iter().any(|token| token.as_ref().meets(wanted)))
 }
 
-fn looks_like(wanted: &TextMatch, text: &str) -> bool {
+fn looks_like(wanted: &StringMatch, text: &str) -> bool {
     match wanted {
-        TextMatch::Exact(value) => text == value,
-        TextMatch::Prefix(value) => text.starts_with(value.as_str()),
-        TextMatch::Suffix(value) => text.ends_with(value.as_str()),
-        TextMatch::Regex(pattern) => pattern.regex().is_match(text),
+        StringMatch::Exact(value) => text == value,
+        StringMatch::Prefix(value) => text.starts_with(value.as_str()),
+        StringMatch::Suffix(value) => text.ends_with(value.as_str()),
+        StringMatch::Regex(pattern) => pattern.regex().is_match(text),
     }
 }
 

@@ -3,7 +3,8 @@
 //! Exact paths are found by hash, prefixes by one hash lookup per segment of the request's path,
 //! from the longest; regular expressions are tried in order, longest text first, but only those that
 //! can begin with the path's first segments: all cells of an environment share a host, and `/{project}/{component}`
-//! tells their operations apart. Between candidates of one path: those with a method, then those with more headers, then document order.
+//! tells their operations apart. Between candidates of one path: those with a method, then those with more headers, then
+//! those with more query parameters, then the order in which they were added.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,10 +12,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 use regex_syntax::hir::literal::Extractor;
-use snapshot::model::{PathMatch, Pattern, RequestMatch};
+use snapshot::model::{PathMatch, Pattern, RequestMatch, TextMatch};
 use snapshot::path::CanonicalPath;
 
-use super::RouteRule;
+use super::{RouteRule, query};
 
 /// The rules of one host.
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ pub struct Subject<'a> {
     pub method: &'a Method,
     /// Its headers.
     pub headers: &'a HeaderMap,
+    /// Its query as sent, without `?`.
+    pub query: Option<&'a str>,
 }
 
 /// The rule of a request.
@@ -51,7 +54,8 @@ pub struct Matched<'a> {
 #[derive(Debug)]
 struct Candidate {
     method: Option<Method>,
-    headers: Vec<(HeaderName, Box<str>)>,
+    headers: Vec<(HeaderName, TextMatch)>,
+    query: Vec<(String, TextMatch)>,
     /// Document order; derived candidates come after all that were written.
     order: (bool, usize),
     rule: Arc<RouteRule>,
@@ -62,6 +66,7 @@ impl Candidate {
         (
             Reverse(self.method.is_some()),
             Reverse(self.headers.len()),
+            Reverse(self.query.len()),
             self.order,
         )
     }
@@ -71,25 +76,28 @@ impl Candidate {
             && self
                 .headers
                 .iter()
-                .all(|(name, value)| joined_equals(subject.headers, name, value))
+                .all(|(name, value)| header_matches(subject.headers, name, value))
+            && self.query.iter().all(|(name, value)| {
+                query::first(subject.query, name).is_some_and(|given| value.matches(&given))
+            })
     }
 }
 
 /// Several values of one header are compared joined by a comma (RFC 9110, section 5.3).
-fn joined_equals(headers: &HeaderMap, name: &HeaderName, expected: &str) -> bool {
+fn header_matches(headers: &HeaderMap, name: &HeaderName, expected: &TextMatch) -> bool {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else {
         return false;
     };
     let Some(second) = values.next() else {
-        return first.as_bytes() == expected.as_bytes();
+        return expected.matches(first.as_bytes());
     };
     let mut joined = first.as_bytes().to_vec();
     for value in std::iter::once(second).chain(values) {
         joined.push(b',');
         joined.extend_from_slice(value.as_bytes());
     }
-    joined == expected.as_bytes()
+    expected.matches(&joined)
 }
 
 /// What is wrong with a match that the model let through.
@@ -121,18 +129,19 @@ impl HostRules {
             ),
             None => None,
         };
-        let mut headers: Vec<(HeaderName, Box<str>)> = Vec::with_capacity(given.headers.len());
+        let mut headers: Vec<(HeaderName, TextMatch)> = Vec::with_capacity(given.headers.len());
         for (name, value) in &given.headers {
             let name = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| MatchError::Header(name.clone()))?;
             // Gateway API: of equal names the first entry counts.
             if headers.iter().all(|(known, _)| *known != name) {
-                headers.push((name, value.as_str().into()));
+                headers.push((name, value.clone()));
             }
         }
         let candidate = |method: Option<Method>, derived: bool| Candidate {
             method,
             headers: headers.clone(),
+            query: given.query.clone(),
             order: (derived, order),
             rule: Arc::clone(rule),
         };

@@ -1,10 +1,13 @@
 //! Routing keys: from a key to a placement to an endpoint.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use snapshot::model::{KeySource, ObjectName, PlacementUrl, RoutingTable, UpstreamHost};
+use snapshot::model::{self, KeySource, ObjectName, PlacementUrl, RoutingTable, UpstreamHost};
+
+use super::hash::rendezvous;
+use crate::resilience::{Breaker, Health, Slots};
 
 /// A routing table, compiled.
 #[derive(Debug)]
@@ -13,20 +16,98 @@ pub struct Placements {
     pub name: ObjectName,
     header: HeaderName,
     keys: HashMap<Box<str>, Arc<str>>,
-    endpoints: HashMap<Arc<str>, Arc<PlacementEndpoint>>,
+    placements: HashMap<Arc<str>, Arc<Placement>>,
     tiers: Vec<Arc<str>>,
     default: Arc<str>,
 }
 
-/// Where a placement is served.
+/// A placement, compiled.
+#[derive(Debug)]
+pub struct Placement {
+    /// Its table.
+    pub table: ObjectName,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The name as a value of `X-Routed-To`.
+    pub header: HeaderValue,
+    /// What its document says.
+    pub settings: model::Placement,
+    /// Where it is served: one or more.
+    pub endpoints: Vec<PlacementEndpoint>,
+    state: OnceLock<Arc<PlacementState>>,
+}
+
+/// One endpoint of a placement.
 #[derive(Debug)]
 pub struct PlacementEndpoint {
-    /// Name of the placement as a value of `X-Routed-To`.
-    pub header: HeaderValue,
     /// Base URL.
     pub url: PlacementUrl,
     /// Host sent there.
     pub authority: HeaderValue,
+    health: OnceLock<Arc<Health>>,
+}
+
+/// What the node remembers of a placement.
+#[derive(Debug, Default)]
+pub struct PlacementState {
+    /// Its breaker.
+    pub breaker: Breaker,
+    /// Requests under way.
+    pub slots: Slots,
+}
+
+impl Placement {
+    /// What the node remembers of it.
+    pub fn state(&self) -> &PlacementState {
+        self.state.get_or_init(Arc::default)
+    }
+
+    /// The endpoints that a key may use, in the table's order. With shuffle sharding two keys share
+    /// all of them only by chance, so a key that breaks its endpoints breaks them for few others.
+    pub fn shard(&self, key: &str) -> Vec<&PlacementEndpoint> {
+        let size = match self.settings.shard_size {
+            Some(size) if (size.get() as usize) < self.endpoints.len() => size.get() as usize,
+            _ => return self.endpoints.iter().collect(),
+        };
+        let names = self.endpoints.iter().map(|one| one.authority.as_bytes());
+        let mut chosen = rendezvous(key.as_bytes(), names, size);
+        chosen.sort_unstable();
+        chosen.into_iter().map(|at| &self.endpoints[at]).collect()
+    }
+
+    /// Whether some endpoint of a key is healthy.
+    pub fn healthy(&self, key: &str) -> bool {
+        match self.settings.shard_size {
+            None => self.endpoints.iter().any(|one| one.health().healthy()),
+            Some(_) => self.shard(key).iter().any(|one| one.health().healthy()),
+        }
+    }
+
+    /// Takes over what is remembered of the placement of this name in the table before.
+    fn adopt(&self, before: &Self) {
+        // Nobody has asked this placement for its state yet: it is not published.
+        let _ = self
+            .state
+            .set(Arc::clone(before.state.get_or_init(Arc::default)));
+        for one in &self.endpoints {
+            if let Some(same) = before.endpoints.iter().find(|old| old.url == one.url) {
+                let _ = one.health.set(Arc::clone(same.health()));
+            }
+        }
+    }
+}
+
+impl PlacementEndpoint {
+    /// Host and port, for people.
+    pub fn name(&self) -> &str {
+        // Made from a host and a port, which are ASCII.
+        self.authority.to_str().unwrap_or_default()
+    }
+
+    /// What probes say of it.
+    pub fn health(&self) -> &Arc<Health> {
+        self.health.get_or_init(Arc::default)
+    }
 }
 
 /// Why a placement was chosen.
@@ -56,11 +137,11 @@ impl RouteReason {
 #[derive(Clone, Debug)]
 pub struct Placed<'a> {
     /// Name of the placement.
-    pub placement: &'a Arc<str>,
+    pub name: &'a Arc<str>,
     /// Why this one.
     pub reason: RouteReason,
-    /// Where it is served; none: the table has no endpoint for it.
-    pub endpoint: Option<&'a Arc<PlacementEndpoint>>,
+    /// The placement; none: the table has no endpoint for it.
+    pub placement: Option<&'a Arc<Placement>>,
 }
 
 /// What is wrong with the routing key of a request.
@@ -106,15 +187,29 @@ impl Placements {
         let mut names: HashMap<&str, Arc<str>> = HashMap::new();
         let mut name =
             |text| -> Arc<str> { Arc::clone(names.entry(text).or_insert_with(|| text.into())) };
-        let mut endpoints = HashMap::new();
+        let mut placements = HashMap::new();
         for (text, placement) in &table.placements {
             let invalid = |_| PlacementsError::Value(text.clone());
-            let endpoint = PlacementEndpoint {
-                header: HeaderValue::from_str(text).map_err(invalid)?,
-                authority: HeaderValue::from_str(&authority(&placement.url)).map_err(invalid)?,
-                url: placement.url.clone(),
+            let endpoint = |url: &PlacementUrl| {
+                Ok(PlacementEndpoint {
+                    authority: HeaderValue::from_str(&authority(url)).map_err(invalid)?,
+                    url: url.clone(),
+                    health: OnceLock::new(),
+                })
             };
-            endpoints.insert(name(text), Arc::new(endpoint));
+            let compiled = Placement {
+                table: table.name.clone(),
+                name: name(text),
+                header: HeaderValue::from_str(text).map_err(invalid)?,
+                endpoints: placement
+                    .endpoints
+                    .iter()
+                    .map(endpoint)
+                    .collect::<Result<_, _>>()?,
+                settings: placement.clone(),
+                state: OnceLock::new(),
+            };
+            placements.insert(name(text), Arc::new(compiled));
         }
         Ok(Self {
             name: table.name.clone(),
@@ -124,7 +219,7 @@ impl Placements {
                 .iter()
                 .map(|(key, placement)| (key.as_str().into(), name(placement)))
                 .collect(),
-            endpoints,
+            placements,
             tiers: table.tiers.iter().map(|tier| name(tier)).collect(),
             default: name(&table.default),
         })
@@ -149,16 +244,40 @@ impl Placements {
     /// The placement of a key. Keys are exact; unknown ones go to the default placement.
     pub fn decide(&self, key: &str) -> Placed<'_> {
         let found = self.keys.get(key);
-        let placement = found.unwrap_or(&self.default);
+        let name = found.unwrap_or(&self.default);
         let reason = match found {
             None => RouteReason::Default,
-            Some(placement) if self.tiers.contains(placement) => RouteReason::Tier,
+            Some(name) if self.tiers.contains(name) => RouteReason::Tier,
             Some(_) => RouteReason::Dedicated,
         };
         Placed {
-            placement,
+            name,
             reason,
-            endpoint: self.endpoints.get(placement),
+            placement: self.placements.get(name),
+        }
+    }
+
+    /// The placement of a name.
+    pub fn placement(&self, name: &str) -> Option<&Arc<Placement>> {
+        self.placements.get(name)
+    }
+
+    /// The placement of unknown keys.
+    pub fn default_placement(&self) -> Option<&Arc<Placement>> {
+        self.placements.get(&self.default)
+    }
+
+    /// All placements, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Placement>> {
+        self.placements.values()
+    }
+
+    /// Takes over what the table of this name before remembers.
+    pub(crate) fn adopt(&self, before: &Self) {
+        for placement in self.placements.values() {
+            if let Some(before) = before.placements.get(&placement.name) {
+                placement.adopt(before);
+            }
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Rewriting of paths and headers.
 
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
 use snapshot::model::PathRewrite;
 use snapshot::path::{CanonicalPath, PathError};
 
 use super::Edits;
+use super::filter::Host;
 
 /// The path sent upstream: canonical again, so that a substitution cannot smuggle dot segments.
 ///
@@ -39,6 +41,44 @@ pub fn path(
         ),
     };
     CanonicalPath::new(&text)
+}
+
+/// A host that is no authority of RFC 9110, section 7.2.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rewritten host is not a host")]
+pub struct HostError;
+
+/// The host sent upstream, or none if it stays: `path` is the request's, `backend` the name of the
+/// endpoint that is asked.
+pub fn host(
+    change: &Host,
+    headers: &HeaderMap,
+    path: &CanonicalPath,
+    backend: Option<&str>,
+) -> Result<Option<HeaderValue>, HostError> {
+    let given = match change {
+        Host::Name(name) => return Ok(Some(name.clone())),
+        Host::Header(name) => match headers.get(name) {
+            Some(value) => value.to_str().map_err(|_| HostError)?.to_owned(),
+            None => return Ok(None),
+        },
+        Host::Backend => match backend {
+            Some(name) => name.to_owned(),
+            None => return Ok(None),
+        },
+        Host::Path(pattern, substitution) => pattern
+            .regex()
+            .replace_all(path.as_str(), substitution.as_str())
+            .into_owned(),
+    };
+    let sound = Authority::try_from(given.as_str())
+        .is_ok_and(|authority| !authority.host().is_empty() && !given.contains('@'));
+    if !sound {
+        return Err(HostError);
+    }
+    HeaderValue::from_str(&given)
+        .map(Some)
+        .map_err(|_| HostError)
 }
 
 fn rooted(path: String) -> String {
@@ -87,8 +127,9 @@ mod tests {
     use snapshot::model::{PathRewrite, Pattern};
     use snapshot::path::CanonicalPath;
 
-    use super::path;
+    use super::{HostError, host, path};
     use crate::route::Edits;
+    use crate::route::filter::Host;
 
     fn canonical(text: &str) -> CanonicalPath {
         CanonicalPath::new(text).expect("table entry is a path")
@@ -150,6 +191,41 @@ mod tests {
                 expected.map(str::to_owned),
                 "{rewrite:?} {given}"
             );
+        }
+    }
+
+    #[test]
+    fn hosts_come_from_where_the_filter_says() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-host", HeaderValue::from_static("a.test:81"));
+        headers.insert("x-bad", HeaderValue::from_static("u@a.test/b"));
+        let pattern = |text: &str| Pattern::new(text).expect("table entry compiles");
+        let header = |name: &'static str| Host::Header(HeaderName::from_static(name));
+        for (change, backend, expected) in [
+            (
+                Host::Name(HeaderValue::from_static("b")),
+                None,
+                Ok(Some("b")),
+            ),
+            (header("x-host"), None, Ok(Some("a.test:81"))),
+            (header("x-none"), None, Ok(None)),
+            (header("x-bad"), None, Err(HostError)),
+            (Host::Backend, Some("up.test"), Ok(Some("up.test"))),
+            (Host::Backend, None, Ok(None)),
+            (
+                Host::Path(pattern("^/([a-z]+)/.*$"), "${1}.test".into()),
+                None,
+                Ok(Some("shop.test")),
+            ),
+            (
+                Host::Path(pattern("x"), String::new()),
+                None,
+                Err(HostError),
+            ),
+        ] {
+            let got = host(&change, &headers, &canonical("/shop/1"), backend);
+            let expected = expected.map(|text| text.map(HeaderValue::from_static));
+            assert_eq!(got, expected, "{change:?}");
         }
     }
 

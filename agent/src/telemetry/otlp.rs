@@ -244,6 +244,7 @@ impl Exporter<'_> {
             tls: collector.tls.clone(),
             http2: false,
             mark: None,
+            host: None,
             outside: false,
             owner: None,
         };

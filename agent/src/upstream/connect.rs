@@ -409,6 +409,7 @@ mod tests {
                 tls: None,
                 http2: false,
                 mark: None,
+                host: None,
                 outside,
                 owner: None,
             };

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -110,7 +111,11 @@ impl Client {
         table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
         let mut failure = UpstreamError::Nowhere;
-        for destination in destinations {
+        for (at, destination) in destinations.iter().enumerate() {
+            if let (1.., Some(host)) = (at, &destination.host) {
+                // The request was made for the first destination.
+                name_host(&mut request, host, destination.http2);
+            }
             let place = || destination.place.to_string();
             // Kept connections first. One that the server closed in the meantime gives the request
             // back, and the next one is tried.
@@ -268,6 +273,20 @@ impl Client {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+/// Asks another host for the same.
+fn name_host(request: &mut Request<RequestBody>, host: &HeaderValue, http2: bool) {
+    if !http2 {
+        request.headers_mut().insert(header::HOST, host.clone());
+        return;
+    }
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = Authority::try_from(host.as_bytes()).ok();
+    // Without an authority the parts make no URI, and the request keeps the one that it has.
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
     }
 }
 

@@ -59,9 +59,12 @@ impl Tables {
     pub(crate) fn kernel(&self, generation: u32, names: &BTreeMap<u32, String>) -> KernelTables {
         let mut tables = KernelTables {
             generation,
-            policies: self.rules.clone(),
             ..KernelTables::default()
         };
+        for (of, rules) in &self.rules {
+            let rules = rules.iter().map(|(key, rule)| (*key, *rule));
+            tables.policies.insert(*of, rules.collect());
+        }
         for ((address, bits), owner) in &self.networks {
             let network = if *bits >= 96 && is_mapped(*address) {
                 let v4 = Ipv4Addr::from_bits(*address as u32);

@@ -9,7 +9,8 @@ use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use snapshot::model::{
-    Filter, HeaderEdits, PathRewrite, Pattern, Target, Upstream, UpstreamHost, WeightedTarget,
+    Filter, HeaderEdits, HostRewrite, PathRewrite, Pattern, Target, Upstream, UpstreamHost,
+    WeightedTarget,
 };
 use tokio::sync::mpsc;
 
@@ -210,9 +211,9 @@ async fn proxy_rewrites_paths_hosts_and_headers() {
                     Filter::ResponseHeaders(edits(&[("x-cell-name", "hidden")], &[], &[])),
                     Filter::Rewrite {
                         path: None,
-                        hostname: Some(
+                        hostname: Some(HostRewrite::Name(
                             snapshot::model::Hostname::new("other.example").expect("a host"),
-                        ),
+                        )),
                     },
                 ],
             ),
@@ -247,10 +248,8 @@ async fn proxy_rewrites_paths_hosts_and_headers() {
 #[tokio::test]
 async fn proxy_splits_by_weight_and_gives_broken_shares_500() {
     let (a, b) = (echo("a").await, echo("b").await);
-    let unresolved = WeightedTarget {
-        weight: 1,
-        target: Target::Unresolved("no Service default/gone".into()),
-    };
+    let gone = Target::Unresolved("no Service default/gone".into());
+    let unresolved = WeightedTarget::new(1, gone);
     let (snapshot, at) = plain(vec![route(
         "r",
         &[],
@@ -316,17 +315,15 @@ async fn proxy_tells_failures_of_upstreams_apart() {
         }
     });
     let alive = echo("a").await;
-    let named = |text: &str| WeightedTarget {
-        weight: 1,
-        target: Target::Upstreams(vec![Upstream::Tcp {
+    let named = |text: &str| {
+        let upstream = Upstream::Tcp {
             host: UpstreamHost::Name(snapshot::model::Hostname::new(text).expect("a host")),
             port: port(alive.port()),
-        }]),
+        };
+        WeightedTarget::new(1, Target::Upstreams(vec![upstream]))
     };
-    let two = WeightedTarget {
-        weight: 1,
-        target: Target::Upstreams(vec![upstream(dead), upstream(alive)]),
-    };
+    let both = Target::Upstreams(vec![upstream(dead), upstream(alive)]);
+    let two = WeightedTarget::new(1, both);
     let (snapshot, at) = plain(vec![route(
         "r",
         &[],
@@ -435,10 +432,7 @@ async fn proxy_serves_unix_sockets_and_reuses_connections() {
             });
         }
     });
-    let target = WeightedTarget {
-        weight: 1,
-        target: Target::Upstreams(vec![Upstream::Unix(socket)]),
-    };
+    let target = WeightedTarget::new(1, Target::Upstreams(vec![Upstream::Unix(socket)]));
     let (snapshot, at) = plain(vec![route(
         "r",
         &[],

@@ -2,8 +2,10 @@
 
 mod access;
 mod auth;
+mod cells;
 mod documents;
 mod east;
+mod filters;
 mod hostile;
 mod http;
 mod matching;

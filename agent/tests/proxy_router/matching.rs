@@ -7,7 +7,7 @@ use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::RouteTable;
 use cardinal_agent::route::matching::Subject;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use snapshot::model::{PathMatch, Pattern, RequestMatch, Route};
+use snapshot::model::{PathMatch, Pattern, RequestMatch, Route, TextMatch};
 
 use crate::support::{
     empty, exact, gateway, listener, name, path, port, prefix, regex, route, rule, to,
@@ -17,11 +17,23 @@ fn nowhere() -> Vec<snapshot::model::WeightedTarget> {
     vec![to(([127, 0, 0, 1], 9).into())]
 }
 
+/// Values that start with `~` are patterns.
+fn texts(wanted: &[(&str, &str)]) -> Vec<(String, TextMatch)> {
+    let text = |value: &str| match value.strip_prefix('~') {
+        Some(pattern) => TextMatch::Regex(Pattern::whole(pattern).expect("a pattern")),
+        None => TextMatch::Exact(value.to_owned()),
+    };
+    let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), text(value));
+    wanted.iter().map(pair).collect()
+}
+
 fn headers(mut one: RequestMatch, wanted: &[(&str, &str)]) -> RequestMatch {
-    one.headers = wanted
-        .iter()
-        .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
-        .collect();
+    one.headers = texts(wanted);
+    one
+}
+
+fn query(mut one: RequestMatch, wanted: &[(&str, &str)]) -> RequestMatch {
+    one.query = texts(wanted);
     one
 }
 
@@ -39,11 +51,16 @@ fn rules(called: &str, hosts: &[&str], matches: Vec<RequestMatch>) -> Route {
     route(called, hosts, rules)
 }
 
-/// `method path name:value ..` to `route rule`.
+/// `method path?query name:value ..` to `route rule`.
 fn find(table: &RouteTable, at: SocketAddr, host: &str, request: &str) -> Option<String> {
     let mut parts = request.split(' ');
     let method: Method = parts.next().expect("a method").parse().expect("a method");
-    let path = path(parts.next().expect("a path"));
+    let target = parts.next().expect("a path");
+    let (target, query) = match target.split_once('?') {
+        Some((target, query)) => (target, Some(query)),
+        None => (target, None),
+    };
+    let path = path(target);
     let mut headers = HeaderMap::new();
     for header in parts {
         let (name, value) = header.split_once(':').expect("a header");
@@ -56,6 +73,7 @@ fn find(table: &RouteTable, at: SocketAddr, host: &str, request: &str) -> Option
         path: &path,
         method: &method,
         headers: &headers,
+        query,
     };
     let matched = table.bind(at)?.listener(host)?.rules(host)?.find(subject)?;
     let route = matched.rule.route.strip_prefix("default/")?;
@@ -85,6 +103,13 @@ fn proxy_matching_follows_gateway_api_precedence() {
                 headers(exact("/joined"), &[("x", "1,2")]),       // 10
                 method(prefix("/only"), "GET"),                   // 11
                 prefix("/v2/longer"),                             // 12
+                query(prefix("/q"), &[("a", "1")]),               // 13
+                query(prefix("/q"), &[("a", "1"), ("b", "x y")]), // 14
+                headers(prefix("/q"), &[("x", "1")]),             // 15
+                query(prefix("/q/long"), &[("a", "1")]),          // 16
+                query(prefix("/q"), &[("a", "~[2-4]+")]),         // 17
+                headers(prefix("/r"), &[("x", "~v[0-9]")]),       // 18
+                headers(prefix("/r"), &[("x", "~(1|2),3")]),      // 19
             ],
         ),
         rules("b", &[], vec![prefix("/v2/long"), exact("/b")]),
@@ -105,7 +130,7 @@ fn proxy_matching_follows_gateway_api_precedence() {
         ("GET /v2/long/x/y", "a 2"),
         ("GET /v2/LONG", "a 1"),
         ("GET /v2/longer/x", "a 12"),
-        // Method, then more headers, then order; equal names count once, joined values as one.
+        // Method, then more headers, then more parameters, then order; equal names count once, joined values as one.
         ("GET /h", "a 0"),
         ("GET /h x:1", "a 6"),
         ("GET /h X:1 y:2", "a 7"),
@@ -115,6 +140,22 @@ fn proxy_matching_follows_gateway_api_precedence() {
         ("GET /joined x:2 x:1", "a 0"),
         ("GET /only", "a 11"),
         ("HEAD /only", "a 0"),
+        // A header beats parameters, the path both; names are exact, of equal ones the first counts.
+        ("GET /q", "a 0"),
+        ("GET /q?a=1", "a 13"),
+        ("GET /q?A=1", "a 0"),
+        ("GET /q?a=1&b=x%20y", "a 14"),
+        ("GET /q?b=x+y&a=%31", "a 14"),
+        ("GET /q?b=z&a=1&b=x+y", "a 13"),
+        ("GET /q?a=1&b=x+y x:1", "a 15"),
+        ("GET /q/long?a=1&b=x+y x:1", "a 16"),
+        ("GET /q?a=0&a=1", "a 0"),
+        // Patterns are for the whole value.
+        ("GET /q?a=23", "a 17"),
+        ("GET /q?a=235", "a 0"),
+        ("GET /r x:v1", "a 18"),
+        ("GET /r x:v12", "a 0"),
+        ("GET /r x:1 x:3", "a 19"),
         ("GET /b", "b 1"),
         ("GET /b/", "a 0"),
     ] {

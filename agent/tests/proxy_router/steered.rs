@@ -56,7 +56,7 @@ fn world(up: SocketAddr, issuer: &Issuer, gates: (u16, u16)) -> Snapshot {
         cell("bank", "ledger", BANK, up.port()),
         cell("third", "spy", THIRD, 9),
     ] {
-        snapshot.cells.insert(one.id.clone(), one);
+        snapshot.cells.insert(one.id.clone(), one.into());
     }
     for (called, gate, at) in [
         ("in", Gate::Internal, gates.0),
@@ -69,10 +69,10 @@ fn world(up: SocketAddr, issuer: &Issuer, gates: (u16, u16)) -> Snapshot {
             hostname: None,
         };
         let target = || {
-            vec![WeightedTarget {
-                weight: 1,
-                target: Target::Endpoint(endpoint_id("bank", "ledger")),
-            }]
+            vec![WeightedTarget::new(
+                1,
+                Target::Endpoint(endpoint_id("bank", "ledger")),
+            )]
         };
         let mut open = rule(vec![regex("/bank/ledger(/api/open)")], target());
         open.filters.push(strip.clone());
@@ -231,9 +231,9 @@ async fn proxy_passes_south_tls_by_declared_name_only() {
     let mut shop = cell("shop", "orders", SHOP, 9);
     shop.south
         .push(south("api", &["api.localhost"], at, SouthProtocol::Tls));
-    snapshot.cells.insert(shop.id.clone(), shop);
+    snapshot.cells.insert(shop.id.clone(), shop.into());
     let third = cell("third", "spy", THIRD, 9);
-    snapshot.cells.insert(third.id.clone(), third);
+    snapshot.cells.insert(third.id.clone(), third.into());
     let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
     let router = Router::with(&snapshot, config(vec![original]));
 
@@ -308,7 +308,7 @@ async fn proxy_checks_the_host_of_every_south_request() {
         up.port(),
         SouthProtocol::Tls,
     ));
-    snapshot.cells.insert(shop.id.clone(), shop);
+    snapshot.cells.insert(shop.id.clone(), shop.into());
     let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), up.port()).into();
     let router = Router::with(&snapshot, config(vec![original]));
     let at = up.port();
@@ -371,10 +371,10 @@ async fn proxy_follows_no_declared_name_inside() {
         up.port(),
         SouthProtocol::Http,
     ));
-    snapshot.cells.insert(shop.id.clone(), shop);
+    snapshot.cells.insert(shop.id.clone(), shop.into());
     // The name leads to an address of a component.
     let bank = cell("bank", "ledger", BANK, up.port());
-    snapshot.cells.insert(bank.id.clone(), bank);
+    snapshot.cells.insert(bank.id.clone(), bank.into());
     let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), up.port()).into();
     let mut config = config(vec![original]);
     config.inside = false;
@@ -425,7 +425,7 @@ async fn proxy_reads_hellos_in_any_pieces_and_no_endless_ones() {
     let mut shop = cell("shop", "orders", SHOP, 9);
     shop.south
         .push(south("api", &["api.localhost"], at, SouthProtocol::Tls));
-    snapshot.cells.insert(shop.id.clone(), shop);
+    snapshot.cells.insert(shop.id.clone(), shop.into());
     let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
     let router = Router::with(&snapshot, config(vec![original]));
 
@@ -496,7 +496,7 @@ async fn proxy_ends_tunnels_that_are_no_longer_declared() {
     shop.south
         .push(south("b", &["b.localhost"], at, SouthProtocol::Tls));
     let id = shop.id.clone();
-    snapshot.cells.insert(id.clone(), shop);
+    snapshot.cells.insert(id.clone(), shop.into());
     let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
     let router = Router::with(&snapshot, config(vec![original]));
     let mut tunnels = Vec::new();
@@ -550,7 +550,7 @@ async fn proxy_shares_no_south_connection_between_callers() {
         let mut one = cell(project, component, address, 9);
         one.south
             .push(south("api", &["api.localhost"], at, SouthProtocol::Http));
-        snapshot.cells.insert(one.id.clone(), one);
+        snapshot.cells.insert(one.id.clone(), one.into());
     }
     let original: SocketAddr = (Ipv4Addr::new(127, 0, 77, 1), at).into();
     let _router = Router::with(&snapshot, config(vec![original]));

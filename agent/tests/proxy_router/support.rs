@@ -67,7 +67,7 @@ pub(crate) fn host(text: &str) -> HostPattern {
 pub(crate) fn empty() -> Snapshot {
     Snapshot {
         digest: "0".into(),
-        platform: Platform::default(),
+        platform: Platform::default().into(),
         cells: BTreeMap::new(),
         routing_tables: BTreeMap::new(),
         gateways: BTreeMap::new(),
@@ -121,38 +121,28 @@ pub(crate) fn route(called: &str, hosts: &[&str], rules: Vec<Rule>) -> Route {
             port: None,
         }],
         hostnames: hosts.iter().map(|one| host(one)).collect(),
+        created: None,
         rules,
     }
 }
 
 pub(crate) fn rule(matches: Vec<RequestMatch>, targets: Vec<WeightedTarget>) -> Rule {
     Rule {
-        declared: source(),
-        matches,
-        auth: None,
-        filters: Vec::new(),
         targets,
+        ..Rule::new(source(), matches)
     }
 }
 
 pub(crate) fn prefix(text: &str) -> RequestMatch {
-    on(PathMatch::Prefix(path(text)))
+    RequestMatch::new(PathMatch::Prefix(path(text)))
 }
 
 pub(crate) fn exact(text: &str) -> RequestMatch {
-    on(PathMatch::Exact(path(text)))
+    RequestMatch::new(PathMatch::Exact(path(text)))
 }
 
 pub(crate) fn regex(text: &str) -> RequestMatch {
-    on(PathMatch::Regex(Pattern::whole(text).expect("a pattern")))
-}
-
-fn on(path: PathMatch) -> RequestMatch {
-    RequestMatch {
-        path,
-        method: None,
-        headers: Vec::new(),
-    }
+    RequestMatch::new(PathMatch::Regex(Pattern::whole(text).expect("a pattern")))
 }
 
 pub(crate) fn to(address: SocketAddr) -> WeightedTarget {
@@ -160,13 +150,11 @@ pub(crate) fn to(address: SocketAddr) -> WeightedTarget {
 }
 
 pub(crate) fn weighted(weight: u32, address: SocketAddr) -> WeightedTarget {
-    WeightedTarget {
-        weight,
-        target: Target::Upstreams(vec![Upstream::Tcp {
-            host: UpstreamHost::Address(address.ip()),
-            port: port(address.port()),
-        }]),
-    }
+    let upstream = Upstream::Tcp {
+        host: UpstreamHost::Address(address.ip()),
+        port: port(address.port()),
+    };
+    WeightedTarget::new(weight, Target::Upstreams(vec![upstream]))
 }
 
 /// A snapshot with gateway `gw`, one HTTP listener on a free port, and these routes.
@@ -229,7 +217,7 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
         declared: source(),
         intra: Intra::Open,
         intra_declared: source(),
-        components: BTreeMap::from([(id.component, one)]),
+        components: BTreeMap::from([(id.component, one.into())]),
         east: Vec::new(),
         south: Vec::new(),
     }
@@ -458,4 +446,58 @@ pub(crate) async fn raw(at: SocketAddr, bytes: &[u8]) -> String {
 
 pub(crate) fn addresses(list: &[SocketAddr]) -> BTreeSet<SocketAddr> {
     list.iter().copied().collect()
+}
+
+/// A gateway on a free port and one `HTTPRoute` with these rules, as YAML of `spec.rules`; `more` are
+/// further documents. Backends are `name` and address.
+pub(crate) fn written(
+    rules: &str,
+    backends: &[(&str, SocketAddr)],
+    more: &str,
+) -> (Snapshot, SocketAddr) {
+    let at = free_port();
+    let mut text = format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: gw }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: 127.0.0.1 }}]
+  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: r }}
+spec:
+  parentRefs: [{{ name: gw }}]
+  rules:
+{rules}
+"
+    );
+    for (called, address) in backends {
+        text.push_str(&format!(
+            "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{ name: {called} }}
+spec:
+  endpoints: [{{ ip: {{ address: {}, port: {} }} }}]
+",
+            address.ip(),
+            address.port()
+        ));
+    }
+    text.push_str(more);
+    let snapshot = crate::documents::snapshot(&text);
+    (snapshot, (Ipv4Addr::LOCALHOST, at).into())
+}
+
+/// `backendRefs` of one rule to these backends, in the flow style of YAML.
+pub(crate) fn refs(backends: &[&str]) -> String {
+    let refs: Vec<_> = backends
+        .iter()
+        .map(|name| format!("{{ group: gateway.envoyproxy.io, kind: Backend, name: {name} }}"))
+        .collect();
+    format!("backendRefs: [{}]", refs.join(", "))
 }

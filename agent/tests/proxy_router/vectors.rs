@@ -1,51 +1,47 @@
 //! Rows of `tests/vectors` that the router decides: every row of a group runs, or is named here with
 //! the reason why it does not.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::credential::Carrier;
 use cardinal_agent::route::gatekeeper::{Denied, Visitor};
 use cardinal_agent::route::matching::Subject;
 use cardinal_agent::route::token::{Provider, TokenError};
-use cardinal_agent::route::{Placements, RouteRule, rewrite};
-use cardinal_agent::route::{RouteFilter, RouteTable};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use cardinal_agent::route::{RouteRule, RouteTable, rewrite};
+use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use snapshot::model::{
-    Algorithm, Filter, Gate, Hostname, JwtProvider, Key, KeyMaterial, KeySource, Origin,
-    PathRewrite, Pattern, Placement, PlacementUrl, ProviderKeys, RequestMatch, RoutingTable,
-    Target, UpstreamHost, WeightedTarget,
+    Algorithm, Filter, Gate, JwtProvider, Key, KeyMaterial, Origin, PathRewrite, Pattern,
+    ProviderKeys, RequestMatch,
 };
 
 use crate::auth::{Issuer, now};
 use crate::support::{
-    Body, Reply, Router, echo, endpoint_id, full, get, host, name, object, path, plain, port,
-    prefix, regex, route, rule, send, serve, source, to,
+    Router, echo, endpoint_id, get, host, name, path, plain, prefix, regex, route, rule, send,
+    source, to,
 };
 
-fn vectors(file: &str) -> Value {
+pub(crate) fn vectors(file: &str) -> Value {
     let path = format!("{}/../tests/vectors/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).expect("the vectors are in the tree");
     serde_json::from_str(&text).expect("the vectors are JSON")
 }
 
-fn group<'a>(file: &'a Value, called: &str) -> &'a [Value] {
+pub(crate) fn group<'a>(file: &'a Value, called: &str) -> &'a [Value] {
     let rows = file[called].as_array().expect("a group is a list");
     assert_eq!(file["counts"][called], rows.len(), "{called} is complete");
     rows
 }
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field]
         .as_str()
         .unwrap_or_else(|| panic!("`{field}` of {value}"))
 }
 
 /// The row's own expectation, or the product's where the original is wrong.
-fn expected(row: &Value) -> &Value {
+pub(crate) fn expected(row: &Value) -> &Value {
     match text(row, "class") {
         "defect" => &row["instead"]["expect"],
         _ => &row["expect"],
@@ -108,6 +104,7 @@ fn judge(table: &RouteTable, at: SocketAddr, input: &Value) -> Value {
         path: &path,
         method: &method,
         headers: &headers,
+        query: None,
     };
     let rules = table
         .bind(at)
@@ -120,10 +117,8 @@ fn judge(table: &RouteTable, at: SocketAddr, input: &Value) -> Value {
         return denied(matched.rule);
     }
     let mut upstream = path.clone();
-    for filter in &matched.rule.filters {
-        if let RouteFilter::Path(change) = filter {
-            upstream = rewrite::path(&upstream, matched.prefix, change).expect("a path");
-        }
+    if let Some(change) = &matched.rule.filters.path {
+        upstream = rewrite::path(&upstream, matched.prefix, change).expect("a path");
     }
     json!({
         "route": matched.rule.route.strip_prefix("default/"),
@@ -246,6 +241,7 @@ fn proxy_denies_differ_by_what_is_missing() {
             path: &path,
             method: &Method::GET,
             headers: &headers,
+            query: None,
         };
         let rules = table
             .bind(at)
@@ -267,255 +263,6 @@ fn proxy_denies_differ_by_what_is_missing() {
             client: at.ip(),
         };
         assert_eq!(auth.authorise(visitor, &verified), Err(denied), "{given}");
-    }
-}
-
-/// A document of the older form. `cells` tells where each placement really is.
-fn table(document: &Value, cells: &BTreeMap<String, SocketAddr>) -> RoutingTable {
-    let map = |field: &str| document[field].as_object().cloned().unwrap_or_default();
-    let placements = map("cellEndpoints").into_iter().map(|(placement, url)| {
-        let authority = url
-            .as_str()
-            .and_then(|url| url.strip_prefix("http://"))
-            .expect("http");
-        let (host, number) = authority.split_once(':').expect("a port");
-        let url = match cells.get(&placement) {
-            Some(real) => PlacementUrl {
-                tls: false,
-                host: UpstreamHost::Address(real.ip()),
-                port: port(real.port()),
-            },
-            None => PlacementUrl {
-                tls: false,
-                host: UpstreamHost::Name(Hostname::new(host).expect("a host")),
-                port: port(number.parse().expect("a port")),
-            },
-        };
-        let placement_value = Placement {
-            url,
-            fallback: None,
-            health_check: None,
-            breaker: None,
-            concurrency_limit: None,
-            max_request_body_bytes: None,
-        };
-        (placement, placement_value)
-    });
-    RoutingTable {
-        name: object("routing"),
-        declared: source(),
-        version: "1".into(),
-        key: KeySource::Header("x-routing-key".into()),
-        keys: map("routingTable")
-            .into_iter()
-            .map(|(key, placement)| (key, placement.as_str().expect("text").to_owned()))
-            .collect(),
-        placements: placements.collect(),
-        default: text(document, "defaultPlacement").to_owned(),
-        tiers: ["tier1", "tier2", "tier3"].map(str::to_owned).into(),
-    }
-}
-
-#[test]
-fn proxy_vectors_router_decision() {
-    let file = vectors("cell-routing.json");
-    for row in group(&file, "router_decision") {
-        let id = text(row, "id");
-        let document = &file["fixtures"][text(row, "config")];
-        let placements = Placements::new(&table(document, &BTreeMap::new())).expect("it compiles");
-        let placed = placements.decide(text(row, "routing_key"));
-        let want = expected(row);
-        if want["error"] == "no_endpoint" {
-            assert!(placed.endpoint.is_none(), "{id}");
-            continue;
-        }
-        assert_eq!(**placed.placement, *text(want, "placement"), "{id}");
-        assert_eq!(placed.reason.as_str(), text(want, "reason"), "{id}");
-        let authority = placed
-            .endpoint
-            .expect("an endpoint")
-            .authority
-            .to_str()
-            .expect("ASCII");
-        assert_eq!(
-            format!("http://{authority}"),
-            text(want, "endpoint"),
-            "{id}"
-        );
-    }
-}
-
-/// A router in front of one cell per placement; `answers` replaces what a cell says.
-async fn routed(document: &Value, answers: &Value, without: &[&str]) -> (Router, SocketAddr) {
-    let mut cells = BTreeMap::new();
-    for placement in ["tier1", "tier2", "tier3", "visa"] {
-        let answer = answers[placement].clone();
-        let address = match answer.is_null() {
-            true => echo(placement).await,
-            false => {
-                serve(move |_| {
-                    let answer = answer.clone();
-                    async move { told(&answer) }
-                })
-                .await
-            }
-        };
-        cells.insert(placement.to_owned(), address);
-    }
-    let mut routing = table(document, &cells);
-    routing
-        .placements
-        .retain(|placement, _| !without.contains(&placement.as_str()));
-    let target = WeightedTarget {
-        weight: 1,
-        target: Target::RoutingTable(routing.name.clone()),
-    };
-    let (mut snapshot, at) = plain(vec![route(
-        "r",
-        &[],
-        vec![rule(vec![prefix("/")], vec![target])],
-    )]);
-    snapshot
-        .routing_tables
-        .insert(routing.name.clone(), Arc::new(routing));
-    (Router::start(&snapshot), at)
-}
-
-fn told(answer: &Value) -> Response<Body> {
-    let mut response = Response::new(full(String::new()));
-    let status = answer["answer"].as_u64().unwrap_or(200);
-    *response.status_mut() = u16::try_from(status)
-        .ok()
-        .and_then(|code| code.try_into().ok())
-        .expect("a status");
-    for (name, value) in answer["headers"].as_object().into_iter().flatten() {
-        let name: http::HeaderName = name.parse().expect("a header");
-        let value: HeaderValue = value
-            .as_str()
-            .and_then(|value| value.parse().ok())
-            .expect("a value");
-        response.headers_mut().insert(name, value);
-    }
-    response
-}
-
-async fn asked(at: SocketAddr, method: &str, request: &Value) -> Reply {
-    let path = request["path"].as_str().unwrap_or("/x");
-    let mut builder = Request::builder()
-        .method(method)
-        .uri(format!("http://client.example{path}"));
-    for (name, value) in request["headers"].as_object().into_iter().flatten() {
-        builder = builder.header(name, value.as_str().expect("text"));
-    }
-    for line in request["header_lines"].as_array().into_iter().flatten() {
-        builder = builder.header(text_at(line, 0), text_at(line, 1));
-    }
-    let body = "x".repeat(request["body_bytes"].as_u64().unwrap_or(0) as usize);
-    send(at, builder.body(full(body)).expect("a request")).await
-}
-
-fn text_at(line: &Value, at: usize) -> &str {
-    line[at].as_str().expect("text")
-}
-
-/// Compares status and headers; `X-Circuit-State` belongs to breakers, which this router does not have
-/// yet.
-fn compare(id: &str, reply: &Reply, want: &Value) {
-    if let Some(status) = want["status"].as_u64() {
-        assert_eq!(u64::from(reply.status.as_u16()), status, "{id}: {reply:?}");
-    }
-    for (name, value) in want["headers"].as_object().into_iter().flatten() {
-        if name != "X-Circuit-State" {
-            assert_eq!(reply.header(name), value.as_str(), "{id} {name}");
-        }
-    }
-    for absent in want["absent_headers"].as_array().into_iter().flatten() {
-        let absent = absent.as_str().expect("text");
-        assert_eq!(reply.header(absent), None, "{id} {absent}");
-    }
-}
-
-#[tokio::test]
-async fn proxy_vectors_smoke_and_http() {
-    let file = vectors("cell-routing.json");
-    // HT17: an endpoint that is no URL is refused with the document. HT18: the request id is returned,
-    // as the row itself suggests.
-    let left_out = BTreeSet::from(["HT17", "HT18"]);
-    let mut seen = BTreeSet::new();
-    for row in group(&file, "smoke").iter().chain(group(&file, "http")) {
-        let id = text(row, "id");
-        if left_out.contains(id) {
-            seen.insert(id);
-            continue;
-        }
-        let without: &[&str] = if id == "HT16" { &["visa"] } else { &[] };
-        let document = &file["fixtures"][text(row, "config")];
-        let (_router, at) = routed(document, &row["cells"], without).await;
-        let request = &row["request"];
-        let methods: Vec<&str> = match request["methods"].as_array() {
-            Some(list) => list.iter().filter_map(Value::as_str).collect(),
-            None => vec![text(request, "method")],
-        };
-        for method in methods {
-            let reply = asked(at, method, request).await;
-            compare(id, &reply, expected(row));
-        }
-    }
-    assert_eq!(seen, left_out, "rows that are left out exist");
-}
-
-#[tokio::test]
-async fn proxy_vectors_forwarding() {
-    let file = vectors("cell-routing.json");
-    // FW10: an endpoint with a path is refused with the document.
-    let left_out = BTreeSet::from(["FW10"]);
-    for row in group(&file, "forwarding") {
-        let id = text(row, "id");
-        if left_out.contains(id) {
-            continue;
-        }
-        let (_router, at) = routed(&file["fixtures"]["F1_routing_json"], &Value::Null, &[]).await;
-        let mut request = row["request"].clone();
-        let mut headers = request["headers"].as_object().cloned().unwrap_or_default();
-        headers.entry("X-Routing-Key").or_insert("visa".into());
-        if request["chunked"] == true {
-            headers.insert("Transfer-Encoding".into(), "chunked".into());
-        }
-        request["headers"] = Value::Object(headers);
-        let method = request["method"].as_str().unwrap_or("GET").to_owned();
-        let reply = asked(at, &method, &request).await;
-        let want = expected(row);
-        compare(id, &reply, want);
-        let Some(saw) = want["upstream_saw"].as_object() else {
-            assert_eq!(want["forwarded"], false, "{id}");
-            continue;
-        };
-        let told = reply.json();
-        for (field, value) in saw {
-            match field.as_str() {
-                "headers" => {
-                    for (name, value) in value.as_object().expect("an object") {
-                        let seen = reply.seen(&name.to_lowercase());
-                        if name == "Host" {
-                            // Here cells have addresses; what counts is that it is the endpoint's.
-                            assert_eq!(seen.len(), 1, "{id}");
-                            assert!(seen[0].starts_with("127.0.0.1:"), "{id} {seen:?}");
-                            assert_ne!(seen[0], at.to_string(), "{id}");
-                        } else {
-                            assert_eq!(seen, [value.as_str().expect("text")], "{id} {name}");
-                        }
-                    }
-                }
-                "absent_headers" => {
-                    for absent in value.as_array().expect("a list") {
-                        let absent = absent.as_str().expect("text").to_lowercase();
-                        assert_eq!(reply.seen(&absent), [""; 0], "{id} {absent}");
-                    }
-                }
-                "body_bytes" => assert_eq!(&told["bytes"], value, "{id}"),
-                other => assert_eq!(&told[other], value, "{id} {other}"),
-            }
-        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::model::{
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
+use crate::shared::Shared;
 
 mod egress;
 mod service;
@@ -140,8 +141,8 @@ struct CellReader {
 }
 
 impl CellReader {
-    fn components(&mut self, items: Vec<Field<'_>>) -> BTreeMap<Name, Component> {
-        let mut components: BTreeMap<Name, Component> = BTreeMap::new();
+    fn components(&mut self, items: Vec<Field<'_>>) -> BTreeMap<Name, Shared<Component>> {
+        let mut components: BTreeMap<Name, Shared<Component>> = BTreeMap::new();
         let mut seen: BTreeMap<Name, Arc<str>> = BTreeMap::new();
         for item in items {
             let Some(mut object) = item.object() else {
@@ -152,7 +153,7 @@ impl CellReader {
             object.finish();
             match component {
                 Some(component) => {
-                    components.insert(component.id.component.clone(), component);
+                    components.insert(component.id.component.clone(), component.into());
                 }
                 // What is wrong is said; its routes would only say it again.
                 None => self.exposures.truncate(exposures),

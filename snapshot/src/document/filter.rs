@@ -1,23 +1,71 @@
-//! `HTTPRouteFilter` (Envoy Gateway): rewriting a path by a pattern.
+//! `HTTPRouteFilter` (Envoy Gateway): rewriting a path by a pattern, choosing the host, answering
+//! without an upstream.
 
 use super::Meta;
-use crate::model::{PathRewrite, Pattern};
+use super::http_route::{edits, header_name, header_value};
+use crate::model::{DirectResponse, Filter, HeaderEdits, HostRewrite, PathRewrite, Pattern};
 use crate::reader::{Field, Object};
 
+/// Envoy: bytes of the body of a direct response.
+const MAX_BODY: usize = 4096;
+
 /// Reads the `spec`.
-pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<PathRewrite> {
-    spec.unsupported(&["directResponse", "credentialInjection", "matches"]);
-    let mut rewrite = spec.required("urlRewrite")?.object()?;
-    rewrite.unsupported(&["hostname"]);
-    let path = rewrite.required("path");
-    rewrite.finish();
-    let mut path = path?.object()?;
+pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<Filter> {
+    spec.unsupported(&["credentialInjection", "matches"]);
+    let rewrite = spec.optional("urlRewrite");
+    let response = spec.optional("directResponse");
+    match (rewrite, response) {
+        (Some(field), None) => url_rewrite(&field),
+        (None, Some(field)) => direct_response(&field).map(Filter::Respond),
+        (Some(_), Some(field)) => {
+            field
+                .mistake("nothing is sent that `urlRewrite` could change; expected one of the two");
+            None
+        }
+        (None, None) => {
+            spec.field()
+                .mistake("expected `urlRewrite` or `directResponse`, got neither");
+            None
+        }
+    }
+}
+
+fn url_rewrite(field: &Field<'_>) -> Option<Filter> {
+    let mut object = field.object()?;
+    let path = object.optional("path").map(|field| path(&field));
+    let hostname = object.optional("hostname").map(|field| hostname(&field));
+    object.finish();
+    if path.is_none() && hostname.is_none() {
+        field.mistake("expected `path`, `hostname` or both, got neither");
+        return None;
+    }
+    let path = match path {
+        Some(path) => Some(path?),
+        None => None,
+    };
+    let hostname = match hostname {
+        Some(hostname) => Some(hostname?),
+        None => None,
+    };
+    Some(Filter::Rewrite { path, hostname })
+}
+
+fn path(field: &Field<'_>) -> Option<PathRewrite> {
+    let mut path = field.object()?;
     if let Some(field) = path.required("type") {
         field.choice(&[("ReplaceRegexMatch", ())]);
     }
     let replace = path.required("replaceRegexMatch");
     path.finish();
-    let mut replace = replace?.object()?;
+    let (pattern, substitution) = replaced(&replace?)?;
+    Some(PathRewrite::Regex {
+        pattern,
+        substitution,
+    })
+}
+
+fn replaced(field: &Field<'_>) -> Option<(Pattern, String)> {
+    let mut replace = field.object()?;
     let pattern = replace
         .required("pattern")
         .and_then(|field| pattern(&field, Pattern::new));
@@ -26,10 +74,94 @@ pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<PathRewrite> {
     let (pattern, substitution) = (pattern?, substitution?);
     let groups = pattern.regex().captures_len();
     let substitution = substitution.parse(|text| expansion(text, groups))?;
-    Some(PathRewrite::Regex {
-        pattern,
-        substitution,
+    Some((pattern, substitution))
+}
+
+fn hostname(field: &Field<'_>) -> Option<HostRewrite> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Header,
+        Backend,
+        Path,
+    }
+    let mut object = field.object()?;
+    let kind = object.required("type").and_then(|field| {
+        field.choice(&[
+            ("Header", Kind::Header),
+            ("Backend", Kind::Backend),
+            ("PathRegex", Kind::Path),
+        ])
+    });
+    let rewrite = match kind {
+        Some(Kind::Header) => object
+            .required("header")
+            .and_then(|field| field.parse(header_name))
+            .map(HostRewrite::Header),
+        Some(Kind::Backend) => Some(HostRewrite::Backend),
+        Some(Kind::Path) => object
+            .required("pathRegex")
+            .and_then(|field| replaced(&field))
+            .map(|(pattern, substitution)| HostRewrite::Path {
+                pattern,
+                substitution,
+            }),
+        None => {
+            object.ignored(&["header", "pathRegex"]);
+            None
+        }
+    };
+    object.finish();
+    rewrite
+}
+
+fn direct_response(field: &Field<'_>) -> Option<DirectResponse> {
+    let mut object = field.object()?;
+    let status = match object.optional("statusCode") {
+        Some(field) => field.integer(200..=599),
+        None => Some(200),
+    };
+    let content_type = object
+        .optional("contentType")
+        .map(|field| field.parse(header_value));
+    let body = match object.optional("body") {
+        Some(field) => body(&field),
+        None => Some(String::new()),
+    };
+    let headers = match object.optional("header") {
+        Some(field) => edits(&field),
+        None => Some(HeaderEdits::default()),
+    };
+    object.finish();
+    let content_type = match content_type {
+        Some(content_type) => Some(content_type?),
+        None => None,
+    };
+    Some(DirectResponse {
+        status: u16::try_from(status?).ok()?,
+        content_type,
+        body: body?,
+        headers: headers?,
     })
+}
+
+fn body(field: &Field<'_>) -> Option<String> {
+    let mut object = field.object()?;
+    if let Some(field) = object.optional("type") {
+        if field.value().text() == Some("ValueRef") {
+            field.mistake("a body out of a `ConfigMap` is not supported yet; expected `Inline`");
+        } else {
+            field.choice(&[("Inline", ())]);
+        }
+    }
+    object.ignored(&["valueRef"]);
+    let body = object.required("inline").and_then(|field| {
+        field.parse(|text| match text.len() {
+            0..=MAX_BODY => Ok(text.to_owned()),
+            given => Err(format!("expected at most {MAX_BODY} bytes, got {given}")),
+        })
+    });
+    object.finish();
+    body
 }
 
 /// A regular expression; the message is the engine's, in one line.

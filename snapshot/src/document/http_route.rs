@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, name, reference};
 use crate::model::{
-    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch,
+    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Timestamp,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
@@ -12,8 +12,9 @@ mod filters;
 pub(crate) mod headers;
 mod matches;
 
-use filters::filter;
-pub(crate) use headers::header_name;
+pub(crate) use filters::edits;
+use filters::filters;
+pub(crate) use headers::{header_name, header_value};
 use matches::request_match;
 
 const MAX_PARENTS: usize = 32;
@@ -28,6 +29,7 @@ const MAX_WEIGHT: i64 = 1_000_000;
 pub(crate) struct RouteDraft {
     pub(crate) parents: Vec<ParentDraft>,
     pub(crate) hostnames: Vec<HostPattern>,
+    pub(crate) created: Option<Timestamp>,
     pub(crate) rules: Vec<RuleDraft>,
 }
 
@@ -60,6 +62,7 @@ pub(crate) struct BackendDraft {
     pub(crate) kind: BackendKind,
     pub(crate) name: ObjectName,
     pub(crate) weight: u32,
+    pub(crate) filters: Vec<FilterDraft>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +116,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
     Some(RouteDraft {
         parents,
         hostnames,
+        created: meta.created,
         rules,
     })
 }
@@ -164,56 +168,19 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
     }
     if matches.is_empty() {
         // Gateway API: a rule without matches takes every request.
-        matches.push(RequestMatch {
-            path: PathMatch::Prefix(DocumentPath::root()),
-            method: None,
-            headers: Vec::new(),
-        });
+        matches.push(RequestMatch::new(PathMatch::Prefix(DocumentPath::root())));
     }
     let prefixes = matches
         .iter()
         .all(|given| matches!(given.path, PathMatch::Prefix(_)));
-    let mut filters = Vec::new();
-    if let Some(field) = object.optional("filters") {
-        let mut kinds = BTreeSet::new();
-        for item in field.limited_list(MAX_ITEMS) {
-            let Some(mut object) = item.object() else {
-                continue;
-            };
-            let filter = filter(&mut object, meta, &mut kinds, prefixes);
-            object.finish();
-            filters.extend(filter);
-        }
-    }
-    let rewrites = filters
+    let filters = filters(object, meta, prefixes);
+    let backends = object
+        .optional("backendRefs")
+        .map(|field| field.limited_list(MAX_ITEMS))
+        .unwrap_or_default()
         .iter()
-        .filter(|filter| {
-            matches!(
-                filter,
-                FilterDraft::Extension { .. }
-                    | FilterDraft::Here(Filter::Rewrite { path: Some(_), .. })
-            )
-        })
-        .count();
-    if rewrites > 1 {
-        object.field().sink().mistake(
-            object.at("filters"),
-            "expected at most one filter that rewrites the path, got more",
-        );
-    }
-    let backends: Vec<BackendDraft> = match object.optional("backendRefs") {
-        Some(field) => field
-            .limited_list(MAX_ITEMS)
-            .iter()
-            .filter_map(|field| backend(field, meta))
-            .collect(),
-        None => {
-            object.field().warning(
-                "has no `backendRefs`: every request that it matches is answered with 500",
-            );
-            Vec::new()
-        }
-    };
+        .filter_map(|field| backend(field, meta, prefixes))
+        .collect();
     object.unsupported(&["timeouts", "retry", "sessionPersistence"]);
     Some(RuleDraft {
         source,
@@ -224,7 +191,7 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
     })
 }
 
-fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {
+fn backend(field: &Field<'_>, meta: &Meta, prefixes: bool) -> Option<BackendDraft> {
     let mut object = field.object()?;
     let group_field = object.optional("group");
     let kind_field = object.optional("kind");
@@ -234,7 +201,7 @@ fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {
         Some(field) => field.integer(0..=MAX_WEIGHT),
         None => Some(1),
     };
-    object.unsupported(&["filters"]);
+    let filters = filters(&mut object, meta, prefixes);
     object.finish();
     let given_kind = match &kind_field {
         Some(field) => field.string()?,
@@ -278,5 +245,6 @@ fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {
         kind,
         name: reference,
         weight: u32::try_from(weight?).ok()?,
+        filters,
     })
 }

@@ -19,6 +19,9 @@ use values::{duration, url};
 const DEFAULT_HEADER: &str = "x-routing-key";
 const DEFAULT_TIERS: [&str; 3] = ["tier1", "tier2", "tier3"];
 
+/// Endpoints of a placement; each is probed by every node.
+const MAX_ENDPOINTS: usize = 256;
+
 /// Whether a document is the reference router's own file: it has its fields and no kind.
 pub(crate) fn is_bare(root: &Value) -> bool {
     let has = |name| root.get(name).is_some();
@@ -51,8 +54,8 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
     };
     let meta = name.map(|name| Meta {
         name,
-        created: None,
         declared,
+        created: None,
     });
     let table = tables(&mut object).map(|tables| (tables, key(None), default_tiers()));
     object.finish();
@@ -136,22 +139,20 @@ fn tables(object: &mut Object<'_>) -> Option<Tables> {
     let mut placements = BTreeMap::new();
     // Placements that are there, right or wrong: references to wrong ones are no mistake of their own.
     let mut known = BTreeSet::new();
-    let mut unenforced = Unenforced::default();
     for (name, field) in older.iter().flat_map(Field::entries) {
         known.insert(name.to_owned());
         if let Some(url) = field.parse(url) {
-            placements.insert(name.to_owned(), bare_placement(url));
+            placements.insert(name.to_owned(), Placement::at(url));
         }
     }
     let mut fallbacks = BTreeMap::new();
     for (name, field) in newer.iter().flat_map(Field::entries) {
         known.insert(name.to_owned());
-        if let Some((placement, fallback)) = placement(&field, &mut unenforced) {
+        if let Some((placement, fallback)) = placement(&field) {
             fallbacks.extend(fallback.map(|field| (name, field)));
             placements.insert(name.to_owned(), placement);
         }
     }
-    unenforced.warn();
     let exists = |field: &Field<'_>, name: &str| {
         let exists = known.contains(name);
         if !exists {
@@ -188,17 +189,6 @@ fn tables(object: &mut Object<'_>) -> Option<Tables> {
         placements,
         default: default?,
     })
-}
-
-fn bare_placement(url: PlacementUrl) -> Placement {
-    Placement {
-        url,
-        fallback: None,
-        health_check: None,
-        breaker: None,
-        concurrency_limit: None,
-        max_request_body_bytes: None,
-    }
 }
 
 /// Refuses fallbacks in a circle, each circle once, at its fallback that comes first in the document.
@@ -238,58 +228,37 @@ fn circles(placements: &BTreeMap<String, Placement>, fallbacks: &BTreeMap<&str, 
     }
 }
 
-/// Settings that are kept and not acted on yet: the first place of each.
-#[derive(Default)]
-struct Unenforced<'a>(BTreeMap<&'static str, Field<'a>>);
-
-impl<'a> Unenforced<'a> {
-    fn note(&mut self, what: &'static str, field: &Field<'a>) {
-        self.0.entry(what).or_insert_with(|| field.clone());
-    }
-
-    fn warn(self) {
-        for (what, field) in self.0 {
-            field.warning(format_args!("{what} is read, and not enforced yet"));
-        }
-    }
-}
-
-fn placement<'a>(
-    field: &Field<'a>,
-    unenforced: &mut Unenforced<'a>,
-) -> Option<(Placement, Option<Field<'a>>)> {
+fn placement<'a>(field: &Field<'a>) -> Option<(Placement, Option<Field<'a>>)> {
     let mut object = field.object()?;
-    let url = object.required("url").and_then(|field| field.parse(url));
+    let endpoints = endpoints(&mut object);
+    let shard = object.optional("shard_size");
     let fallback = object.optional("fallback");
     let health_check = object.optional("health_check");
     let breaker = object.optional("circuit_breaker");
     let concurrency = object.optional("concurrency_limit");
     let body = object.optional("max_request_body_bytes");
     object.finish();
-    for (what, field) in [
-        ("`fallback`", &fallback),
-        ("`health_check`", &health_check),
-        ("`circuit_breaker`", &breaker),
-        ("`concurrency_limit`", &concurrency),
-        ("`max_request_body_bytes`", &body),
-    ] {
-        if let Some(field) = field {
-            unenforced.note(what, field);
-        }
-    }
+    let endpoints = endpoints?;
     let placement = Placement {
-        url: url?,
+        shard_size: match shard {
+            Some(field) => {
+                let count = i64::try_from(endpoints.len()).ok()?;
+                NonZeroU32::new(u32::try_from(field.integer(1..=count)?).ok()?)
+            }
+            None => None,
+        },
+        endpoints,
         fallback: match &fallback {
             Some(field) => Some(field.string()?.to_owned()),
             None => None,
         },
         health_check: match health_check {
-            Some(field) => Some(health(&field)?),
-            None => None,
+            Some(field) => health(&field)?,
+            None => HealthCheck::default(),
         },
         breaker: match breaker {
-            Some(field) => Some(circuit_breaker(&field)?),
-            None => None,
+            Some(field) => circuit_breaker(&field)?,
+            None => BreakerSettings::default(),
         },
         concurrency_limit: match concurrency {
             Some(field) => u32::try_from(field.integer(0..=i64::from(u32::MAX))?)
@@ -305,6 +274,29 @@ fn placement<'a>(
         },
     };
     Some((placement, fallback))
+}
+
+/// `url`, or several as `endpoints`.
+fn endpoints(object: &mut Object<'_>) -> Option<Vec<PlacementUrl>> {
+    let Some(list) = object.optional("endpoints") else {
+        return Some(vec![object.required("url")?.parse(url)?]);
+    };
+    if let Some(field) = object.optional("url") {
+        field.mistake("expected either `url` or `endpoints`, got both");
+        return None;
+    }
+    let mut endpoints: Vec<PlacementUrl> = Vec::new();
+    let items = list.some_limited_list(MAX_ENDPOINTS);
+    let count = items.len();
+    for item in items {
+        let Some(one) = item.parse(url) else { continue };
+        if endpoints.contains(&one) {
+            item.mistake("this endpoint is in the list already");
+        } else {
+            endpoints.push(one);
+        }
+    }
+    (count > 0 && endpoints.len() == count).then_some(endpoints)
 }
 
 fn health(field: &Field<'_>) -> Option<HealthCheck> {

@@ -1,7 +1,7 @@
 //! `SecurityPolicy` (Envoy Gateway): who may pass, by key, user, token and what these may do.
 
 use super::{Meta, name};
-use crate::model::{Authorization, Decision, Name, ObjectName, Tokens};
+use crate::model::{Authorization, Decision, Name, ObjectName, Timestamp, Tokens};
 use crate::reader::{Field, Object};
 use crate::report::Source;
 
@@ -16,7 +16,7 @@ const MAX_TARGETS: usize = 16;
 
 /// A policy whose targets and Secrets are not resolved.
 pub(crate) struct PolicyDraft {
-    pub(crate) created: Option<Box<str>>,
+    pub(crate) created: Option<Timestamp>,
     pub(crate) targets: Vec<(Source, PolicyTarget)>,
     pub(crate) api_keys: Option<ApiKeyDraft>,
     pub(crate) users: Option<BasicDraft>,
@@ -62,7 +62,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PolicyDraft> {
         }),
     };
     Some(PolicyDraft {
-        created: meta.created.clone(),
+        created: meta.created,
         targets,
         api_keys: present(api_keys)?,
         users: present(users)?,

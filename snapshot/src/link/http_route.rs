@@ -8,8 +8,8 @@ use crate::document::http_route::{
     BackendDraft, BackendKind, FilterDraft, ParentDraft, RouteDraft, RuleDraft,
 };
 use crate::model::{
-    Filter, HostPattern, Name, ObjectName, Origin, Parent, PathRewrite, Route, RoutingTable, Rule,
-    Target, Upstream, WeightedTarget,
+    Filter, HostPattern, Name, ObjectName, Origin, Parent, Route, RoutingTable, Rule, Target,
+    Upstream, WeightedTarget,
 };
 use crate::reader::Sink;
 use crate::report::Source;
@@ -28,7 +28,7 @@ pub(super) fn routes(
     gateways: &Gateways,
     tables: &Table<RoutingTable>,
     backends: &Table<Vec<Upstream>>,
-    filters: &Table<PathRewrite>,
+    filters: &Table<Filter>,
     sink: &Sink,
 ) -> BTreeMap<ObjectName, Option<Linked>> {
     let resolve = Resolve {
@@ -57,6 +57,7 @@ pub(super) fn routes(
                         declared,
                         parents,
                         hostnames: draft.hostnames,
+                        created: draft.created,
                         rules: draft
                             .rules
                             .into_iter()
@@ -161,30 +162,90 @@ fn attached(
 struct Resolve<'a> {
     tables: &'a Table<RoutingTable>,
     backends: &'a Table<Vec<Upstream>>,
-    filters: &'a Table<PathRewrite>,
+    filters: &'a Table<Filter>,
     sink: &'a Sink,
 }
 
 impl Resolve<'_> {
     fn rule(&self, draft: RuleDraft) -> Rule {
-        Rule {
-            declared: draft.source,
-            matches: draft.matches,
-            auth: None,
-            filters: draft
-                .filters
-                .into_iter()
-                .filter_map(|filter| match filter {
-                    FilterDraft::Here(filter) => Some(filter),
-                    FilterDraft::Extension { source, name } => self.filter(&source, &name),
-                })
-                .collect(),
-            targets: draft
-                .backends
-                .iter()
-                .filter_map(|backend| self.target(backend))
-                .collect(),
+        let at = |field: &str| draft.source.at(format!("{}.{field}", draft.source.field));
+        let filters = self.filters(draft.filters, at("filters"));
+        let answered = filters.iter().find_map(|filter| match filter {
+            Filter::Redirect(_) => Some(true),
+            Filter::Respond(_) => Some(false),
+            _ => None,
+        });
+        match (answered, draft.backends.is_empty()) {
+            (None, true) => self.sink.warning(
+                draft.source.clone(),
+                "has no `backendRefs`: every request that it matches is answered with 500",
+            ),
+            (Some(true), false) => self.sink.mistake(
+                at("backendRefs"),
+                "`RequestRedirect` answers every request of the rule; expected no backends",
+            ),
+            (Some(false), false) => self.sink.warning(
+                at("backendRefs"),
+                "the rule's `directResponse` answers every request; its backends get none",
+            ),
+            _ => {}
         }
+        let targets = draft
+            .backends
+            .into_iter()
+            .filter_map(|mut backend| {
+                let filters = std::mem::take(&mut backend.filters);
+                let at = backend
+                    .source
+                    .at(format!("{}.filters", backend.source.field));
+                let filters = self.filters(filters, at);
+                Some(WeightedTarget {
+                    filters,
+                    ..self.target(&backend)?
+                })
+            })
+            .collect();
+        Rule {
+            filters,
+            targets,
+            ..Rule::new(draft.source, draft.matches)
+        }
+    }
+
+    /// The filters of one list, which must not contradict each other.
+    fn filters(&self, drafts: Vec<FilterDraft>, source: Source) -> Vec<Filter> {
+        let filters: Vec<Filter> = drafts
+            .into_iter()
+            .filter_map(|filter| match filter {
+                FilterDraft::Here(filter) => Some(filter),
+                FilterDraft::Extension { source, name } => self.filter(&source, &name),
+            })
+            .collect();
+        let count = |fits: fn(&Filter) -> bool| filters.iter().filter(|one| fits(one)).count();
+        let paths = count(|one| matches!(one, Filter::Rewrite { path: Some(_), .. }));
+        let hosts = count(|one| {
+            matches!(
+                one,
+                Filter::Rewrite {
+                    hostname: Some(_),
+                    ..
+                }
+            )
+        });
+        let answers = count(|one| matches!(one, Filter::Redirect(_) | Filter::Respond(_)));
+        let complaint = if paths > 1 {
+            "expected at most one filter that rewrites the path, got more"
+        } else if hosts > 1 {
+            "expected at most one filter that rewrites the host, got more"
+        } else if answers > 1 {
+            "expected at most one filter that answers, got more"
+        } else if answers > 0 && paths + hosts > 0 {
+            "a request that is answered here is sent nowhere; expected no filter that rewrites it"
+        } else {
+            return filters;
+        };
+        self.sink.mistake(source, complaint);
+        filters
     }
 
     fn filter(&self, source: &Source, name: &ObjectName) -> Option<Filter> {
@@ -194,10 +255,7 @@ impl Resolve<'_> {
                     .mistake(source.clone(), format_args!("no `HTTPRouteFilter` {name}"));
                 None
             }
-            Some((_, rewrite)) => Some(Filter::Rewrite {
-                path: Some(rewrite.clone()?),
-                hostname: None,
-            }),
+            Some((_, filter)) => filter.clone(),
         }
     }
 
@@ -224,9 +282,6 @@ impl Resolve<'_> {
                 Target::RoutingTable(backend.name.clone())
             }
         };
-        Some(WeightedTarget {
-            weight: backend.weight,
-            target,
-        })
+        Some(WeightedTarget::new(backend.weight, target))
     }
 }

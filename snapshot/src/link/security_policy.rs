@@ -58,7 +58,7 @@ fn targets(
         .filter_map(|(name, (declared, draft))| Some((name, declared, draft?)))
         .collect();
     drafts.sort_by(|(a_name, _, a), (b_name, _, b)| {
-        let age = |draft: &PolicyDraft| (draft.created.is_none(), draft.created.clone());
+        let age = |draft: &PolicyDraft| (draft.created.is_none(), draft.created);
         (age(a), a_name).cmp(&(age(b), b_name))
     });
     let mut policies = Policies::new();

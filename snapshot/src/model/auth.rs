@@ -45,7 +45,7 @@ impl Auth {
 }
 
 /// Tokens that are accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// A token of one of these; never empty.
     pub providers: Vec<Arc<JwtProvider>>,
@@ -82,7 +82,7 @@ pub enum CredentialPlace {
 }
 
 /// Keys of clients. Only their digests are kept, so that nothing here can show one.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ApiKeys {
     /// Where a request has its key, in this order; never empty.
     pub places: Vec<CredentialPlace>,
@@ -104,7 +104,7 @@ impl fmt::Debug for ApiKeys {
 }
 
 /// Users with passwords (RFC 7617), as an `htpasswd` file of `{SHA}` lines has them.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BasicUsers {
     /// Header that tells the upstream who the user is.
     pub forward: Option<String>,
@@ -138,7 +138,7 @@ pub struct AuthRule {
     /// Methods in upper case, one of which the request has; empty: any.
     pub methods: Vec<String>,
     /// What the path looks like.
-    pub path: Option<TextMatch>,
+    pub path: Option<StringMatch>,
     /// Networks, one of which the client is in; empty: any.
     pub clients: Vec<Cidr>,
     /// Headers that the request has, all of them.
@@ -163,7 +163,7 @@ impl AuthRule {
 
 /// How a text looks (Envoy Gateway, `StringMatch`).
 #[derive(Clone, Debug)]
-pub enum TextMatch {
+pub enum StringMatch {
     /// Byte for byte.
     Exact(String),
     /// Its beginning.

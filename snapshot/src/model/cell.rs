@@ -8,9 +8,10 @@ use super::{
     CellId, Cidr, ClaimRequirement, ComponentId, Declared, DocumentPath, EndpointId, Hostname,
     Name, Port, Transport,
 };
+use crate::shared::Shared;
 
 /// A cell and everything it declares.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
     /// Its identity.
     pub id: CellId,
@@ -21,7 +22,7 @@ pub struct Cell {
     /// Document and field of `intra`, also where the default holds.
     pub intra_declared: Declared,
     /// Its components by name.
-    pub components: BTreeMap<Name, Component>,
+    pub components: BTreeMap<Name, Shared<Component>>,
     /// Calls to endpoints of other cells.
     pub east: Vec<East>,
     /// Calls to services outside the platform.
@@ -38,7 +39,7 @@ pub enum Intra {
 }
 
 /// One component.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Component {
     /// Its identity.
     pub id: ComponentId,
@@ -62,7 +63,7 @@ pub struct Component {
 }
 
 /// A declared call to an endpoint of the same cell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Its document and field.
     pub declared: Declared,
@@ -118,7 +119,7 @@ impl Workloads {
 }
 
 /// A port of a component, and who may reach it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its identity.
     pub id: EndpointId,
@@ -170,7 +171,7 @@ impl EndpointKind {
 }
 
 /// One visibility of an endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
     /// Document and field of the visibility; the endpoint's if it is exposed without a word.
     pub declared: Declared,
@@ -196,7 +197,7 @@ pub struct Operation {
 }
 
 /// A declared call to an endpoint of another cell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct East {
     /// Its document and field.
     pub declared: Declared,
@@ -207,7 +208,7 @@ pub struct East {
 }
 
 /// A declared call to a service outside the platform.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct South {
     /// Its document and field.
     pub declared: Declared,

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Auth, Declared, DocumentPath, EndpointId, Gate, Hostname, Name, ObjectName, Port};
+use super::{
+    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
+    Port, RequestMatch, Timestamp,
+};
 
 /// A gateway: addresses and listeners.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Its name.
     pub name: ObjectName,
@@ -23,7 +26,7 @@ pub struct Gateway {
 }
 
 /// A listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name, unique in its gateway.
     pub name: Name,
@@ -135,6 +138,9 @@ pub struct Route {
     pub parents: Vec<Parent>,
     /// Hosts; all of the listener when empty.
     pub hostnames: Vec<HostPattern>,
+    /// When its document was first made (`metadata.creationTimestamp`); older routes come first where
+    /// nothing else decides, and those without a time last.
+    pub created: Option<Timestamp>,
     /// Its rules in document order; never empty.
     pub rules: Vec<Rule>,
 }
@@ -179,100 +185,17 @@ pub struct Rule {
     pub targets: Vec<WeightedTarget>,
 }
 
-/// What a request must look like. All parts must match.
-#[derive(Clone, Debug)]
-pub struct RequestMatch {
-    /// Path.
-    pub path: PathMatch,
-    /// Method, upper case.
-    pub method: Option<String>,
-    /// Headers: lower-case name and exact value.
-    pub headers: Vec<(String, String)>,
-}
-
-/// How a path matches.
-#[derive(Clone, Debug)]
-pub enum PathMatch {
-    /// Byte for byte.
-    Exact(DocumentPath),
-    /// By whole segments; a trailing slash of the prefix says nothing.
-    Prefix(DocumentPath),
-    /// The whole path, in linear time.
-    Regex(Pattern),
-}
-
-/// A pattern that compiles. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    text: Arc<str>,
-    regex: Arc<regex::Regex>,
-}
-
-impl Pattern {
-    /// Compiles a pattern as it stands.
-    pub fn new(pattern: &str) -> Result<Self, regex::Error> {
-        Ok(Self {
-            text: pattern.into(),
-            regex: Arc::new(compiled(pattern)?),
-        })
+impl Rule {
+    /// A rule that takes these requests and leads nowhere yet.
+    pub fn new(declared: Declared, matches: Vec<RequestMatch>) -> Self {
+        Self {
+            declared,
+            matches,
+            auth: None,
+            filters: Vec::new(),
+            targets: Vec::new(),
+        }
     }
-
-    /// Compiles a pattern that must match a whole text.
-    pub fn whole(pattern: &str) -> Result<Self, regex::Error> {
-        // On its own first: `a)(b` is no pattern, and would become one inside of a group.
-        Self::new(pattern)?;
-        let regex = compiled(&format!("^(?:{pattern})$"))?;
-        Ok(Self {
-            text: pattern.into(),
-            regex: Arc::new(regex),
-        })
-    }
-
-    /// The pattern as it was written; precedence counts its characters.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// The compiled pattern.
-    pub fn regex(&self) -> &regex::Regex {
-        &self.regex
-    }
-}
-
-/// Compiles a pattern of bounded size: a short one can stand for a machine of many megabytes, and a
-/// document has many patterns.
-fn compiled(pattern: &str) -> Result<regex::Regex, regex::Error> {
-    const MAX_BYTES: usize = 1 << 20;
-    regex::RegexBuilder::new(pattern)
-        .size_limit(MAX_BYTES)
-        .build()
-}
-
-/// What is changed on the way.
-#[derive(Clone, Debug)]
-pub enum Filter {
-    /// Headers of the request.
-    RequestHeaders(HeaderEdits),
-    /// Headers of the response.
-    ResponseHeaders(HeaderEdits),
-    /// The path, the host, or both.
-    Rewrite {
-        /// Path.
-        path: Option<PathRewrite>,
-        /// Host sent upstream.
-        hostname: Option<Hostname>,
-    },
-}
-
-/// Edits of headers; names are lower case and valid (RFC 9110, section 5.1), values are valid.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderEdits {
-    /// Replace.
-    pub set: Vec<(String, String)>,
-    /// Append.
-    pub add: Vec<(String, String)>,
-    /// Delete.
-    pub remove: Vec<String>,
 }
 
 /// How a path is rewritten. The query stays.
@@ -300,6 +223,20 @@ pub struct WeightedTarget {
     pub weight: u32,
     /// Where to.
     pub target: Target,
+    /// What is changed for this target alone, after the rule's own filters. A rewrite here takes the
+    /// place of the rule's.
+    pub filters: Vec<Filter>,
+}
+
+impl WeightedTarget {
+    /// A target that changes nothing.
+    pub fn new(weight: u32, target: Target) -> Self {
+        Self {
+            weight,
+            target,
+            filters: Vec::new(),
+        }
+    }
 }
 
 /// Where requests go.

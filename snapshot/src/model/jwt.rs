@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use super::{CredentialPlace, Declared, Name, Port, UpstreamHost};
 
 /// Who issues tokens, and how they are checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtProvider {
     /// Its document and field.
     pub declared: Declared,
@@ -54,7 +54,7 @@ pub struct ClaimHeader {
 }
 
 /// Where a provider's keys come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderKeys {
     /// Out of the document; never empty.
     Local(Vec<Key>),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Cidr, Declared, Hostname, JwtProvider, Name, ObjectName, Port, Transport};
 
 /// The platform around the cells.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Platform {
     /// First label of gateways' hosts, by environment.
     pub dns_prefixes: BTreeMap<Name, Name>,
@@ -32,7 +32,7 @@ pub struct Platform {
 }
 
 /// Host suffixes of generated routes; a component that needs one that is missing is a mistake.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VirtualHosts {
     /// For visibility `public`.
     pub public: Option<Hostname>,
@@ -43,7 +43,7 @@ pub struct VirtualHosts {
 }
 
 /// A gate: the gateway that plays it, and the same gate on other nodes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GateRef {
     /// A gateway of the snapshot.
     pub gateway: ObjectName,
@@ -52,7 +52,7 @@ pub struct GateRef {
 }
 
 /// A node of the platform.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -65,7 +65,7 @@ pub struct Node {
 }
 
 /// A service of the platform that may reach components.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlatformService {
     /// Its document and field.
     pub declared: Declared,

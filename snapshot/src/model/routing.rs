@@ -37,14 +37,16 @@ pub enum KeySource {
 /// A cell's worth of endpoints behind one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Base URL.
-    pub url: PlacementUrl,
+    /// Base URLs of its endpoints, one or more.
+    pub endpoints: Vec<PlacementUrl>,
+    /// Endpoints that one routing key may use; none: all of them.
+    pub shard_size: Option<NonZeroU32>,
     /// Placement that serves when this one cannot; in `placements`, without circles.
     pub fallback: Option<String>,
     /// Active health check.
-    pub health_check: Option<HealthCheck>,
+    pub health_check: HealthCheck,
     /// Circuit breaker.
-    pub breaker: Option<BreakerSettings>,
+    pub breaker: BreakerSettings,
     /// Requests at a time; none: unlimited.
     pub concurrency_limit: Option<NonZeroU32>,
     /// Bytes of a request body; none: unlimited.
@@ -73,6 +75,17 @@ pub struct HealthCheck {
     pub timeout: Duration,
 }
 
+impl Default for HealthCheck {
+    /// What a placement has that says nothing: GET /health every 10 s, for at most 2 s.
+    fn default() -> Self {
+        Self {
+            path: "/health".to_owned(),
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
 /// Circuit breaker of a placement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerSettings {
@@ -80,4 +93,29 @@ pub struct BreakerSettings {
     pub failure_threshold: NonZeroU32,
     /// Time until it half-opens, above zero.
     pub timeout: Duration,
+}
+
+impl Default for BreakerSettings {
+    /// What a placement has that says nothing: 5 failures in a row, 30 s.
+    fn default() -> Self {
+        Self {
+            failure_threshold: NonZeroU32::MIN.saturating_add(4),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Placement {
+    /// A placement of one endpoint, with nothing set.
+    pub fn at(url: PlacementUrl) -> Self {
+        Self {
+            endpoints: vec![url],
+            shard_size: None,
+            fallback: None,
+            health_check: HealthCheck::default(),
+            breaker: BreakerSettings::default(),
+            concurrency_limit: None,
+            max_request_body_bytes: None,
+        }
+    }
 }

@@ -1,76 +1,121 @@
 //! Numbers for cells, components and networks: what the kernel's tables say instead of names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use agent_common::Identity;
-use sha2::{Digest as _, Sha256};
-use snapshot::model::{CellId, Cidr, ComponentId, Snapshot, SouthDestination};
+use snapshot::Snapshot;
+use snapshot::model::{Cell, CellId, Cidr, ComponentId, SouthDestination};
 
-/// Numbers of everything that has one: from a hash of the name, so that one more cell renumbers no other, and then the
-/// next free one in the order of names.
-pub(super) struct Names<'a> {
-    pub(super) cells: BTreeMap<&'a CellId, u32>,
-    pub(super) components: BTreeMap<&'a ComponentId, u32>,
+use super::changes::Changes;
+use super::numbers::{Numbered, Numbers};
+
+/// Numbers of everything that has one.
+#[derive(Clone)]
+pub(super) struct Names {
+    pub(super) cells: Numbers<CellId>,
+    components: Numbers<ComponentId>,
+    pub(super) networks: Arc<Networks>,
+}
+
+/// Networks outside of the cells.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct Networks {
+    /// Those of south calls.
     pub(super) external: BTreeMap<Cidr, Identity>,
+    /// Those of platform services.
     pub(super) platform: BTreeMap<Cidr, Identity>,
 }
 
-pub(super) fn numbers<K: Ord>(
-    names: impl Iterator<Item = (K, Vec<String>)>,
-    limit: u32,
-) -> BTreeMap<K, u32> {
-    let mut taken = BTreeSet::new();
-    let mut numbered = BTreeMap::new();
-    for (key, parts) in names {
-        let mut hash = Sha256::new();
-        for part in &parts {
-            // The length keeps ("ab", "c") apart from ("a", "bc").
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
+/// What else has another number than before, now that names came or went.
+pub(super) struct Renumbered {
+    /// A cell or component that was there before.
+    pub(super) names: bool,
+    /// Any network, or the networks are others.
+    pub(super) networks: bool,
+}
+
+impl Numbered for CellId {
+    fn parts(&self, part: &mut dyn FnMut(&str)) {
+        for name in [&self.organization, &self.project, &self.environment] {
+            part(name.as_str());
         }
-        let digest = hash.finalize();
-        let mut number = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % limit;
-        // Zero is nobody, and there are fewer names than numbers.
-        while number == 0 || !taken.insert(number) {
-            number = number.wrapping_add(1) % limit;
-        }
-        numbered.insert(key, number);
     }
-    numbered
 }
 
-fn parts(cell: &CellId) -> Vec<String> {
-    [&cell.organization, &cell.project, &cell.environment]
-        .map(ToString::to_string)
-        .to_vec()
+impl Numbered for ComponentId {
+    fn parts(&self, part: &mut dyn FnMut(&str)) {
+        self.cell.parts(part);
+        part(self.component.as_str());
+    }
 }
 
-impl<'a> Names<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
-        let limit = Identity::MAX_NUMBER;
-        let components = snapshot
-            .cells
-            .values()
-            .flat_map(|cell| cell.components.values())
-            .map(|component| {
-                let mut parts = parts(&component.id.cell);
-                parts.push(component.id.component.to_string());
-                (&component.id, parts)
-            });
-        let networks = |all: BTreeSet<Cidr>| {
-            numbers(
-                all.into_iter().map(|cidr| (cidr, vec![cidr.to_string()])),
-                limit,
-            )
-        };
-        let south = snapshot
-            .cells
-            .values()
-            .flat_map(|cell| &cell.south)
-            .flat_map(|south| match &south.destination {
-                SouthDestination::Networks { cidrs, .. } => cidrs.as_slice(),
-                SouthDestination::Hosts { .. } => &[],
-            });
+impl Numbered for Cidr {
+    fn parts(&self, part: &mut dyn FnMut(&str)) {
+        part(&self.to_string());
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            cells: Numbers::below(Identity::MAX_NUMBER),
+            components: Numbers::below(Identity::MAX_NUMBER),
+            networks: Arc::default(),
+        }
+    }
+}
+
+impl Names {
+    /// Makes them the names of `snapshot`.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot, changes: &Changes<'_>) -> Renumbered {
+        let cells = self.cells.update(
+            changes.cells.iter().filter_map(|cell| cell.gone()).cloned(),
+            changes.cells.iter().filter_map(|cell| cell.came()).cloned(),
+        );
+        let components = &changes.components;
+        let components = self.components.update(
+            components.iter().filter_map(|one| one.gone()).cloned(),
+            components.iter().filter_map(|one| one.came()).cloned(),
+        );
+        let mut networks = false;
+        if changes.platform || changes.cells.iter().any(|cell| cell.differs(souths)) {
+            let now = Networks::of(snapshot);
+            networks = *self.networks != now;
+            self.networks = Arc::new(now);
+        }
+        Renumbered {
+            names: cells || components,
+            networks,
+        }
+    }
+
+    pub(super) fn cell(&self, id: &CellId) -> u32 {
+        // Only cells of the snapshot are asked for; one that were not would be counted as nobody's.
+        self.cells.get(id).unwrap_or(0)
+    }
+
+    pub(super) fn component(&self, id: &ComponentId) -> Identity {
+        // Only components of the snapshot are asked for; one that were not would be nobody, and denied.
+        self.components
+            .get(id)
+            .map_or(Identity::NONE, Identity::component)
+    }
+}
+
+fn souths(cell: &Cell) -> BTreeSet<Cidr> {
+    let souths = cell.south.iter();
+    souths
+        .flat_map(|south| match &south.destination {
+            SouthDestination::Networks { cidrs, .. } => cidrs.as_slice(),
+            SouthDestination::Hosts { .. } => &[],
+        })
+        .copied()
+        .collect()
+}
+
+impl Networks {
+    fn of(snapshot: &Snapshot) -> Self {
         let platform: BTreeSet<Cidr> = snapshot
             .platform
             .services
@@ -78,29 +123,24 @@ impl<'a> Names<'a> {
             .flat_map(|service| &service.addresses)
             .copied()
             .collect();
-        let external = south
-            .copied()
+        let external: BTreeSet<Cidr> = snapshot
+            .cells
+            .values()
+            .flat_map(|cell| souths(cell))
             .filter(|cidr| !platform.contains(cidr))
             .collect();
+        let number = |networks: BTreeSet<Cidr>, identity: fn(u32) -> Identity| {
+            let mut numbers = Numbers::below(Identity::MAX_NUMBER);
+            numbers.update([], networks);
+            let numbered = numbers.iter();
+            numbered
+                .map(|(cidr, number)| (*cidr, identity(number)))
+                .collect()
+        };
         Self {
-            cells: numbers(snapshot.cells.keys().map(|id| (id, parts(id))), limit),
-            components: numbers(components, limit),
-            external: networks(external)
-                .into_iter()
-                .map(|(cidr, number)| (cidr, Identity::external(number)))
-                .collect(),
-            platform: networks(platform)
-                .into_iter()
-                .map(|(cidr, number)| (cidr, Identity::platform(number)))
-                .collect(),
+            external: number(external, Identity::external),
+            platform: number(platform, Identity::platform),
         }
-    }
-
-    pub(super) fn component(&self, id: &ComponentId) -> Identity {
-        // Only components of the snapshot are asked for; one that were not would be nobody, and denied.
-        self.components
-            .get(id)
-            .map_or(Identity::NONE, |number| Identity::component(*number))
     }
 
     /// Everybody that a south call to `cidr` may meet: longest prefixes inside it are identities of their own.

@@ -4,11 +4,25 @@
 //! one port both lead to the router. Such a rule names all of them, so that nobody is sent to the wrong field.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use snapshot::Source;
 
-use super::names::numbers;
+use super::numbers::Numbered;
 use crate::datapath::RuleSource;
+
+/// What the declarations of a rule mean, in the order of their words. A rule's number comes from it, never from where it is
+/// declared: it stays when lines move or a file gets another name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Meaning(Arc<[String]>);
+
+impl Numbered for Meaning {
+    fn parts(&self, part: &mut dyn FnMut(&str)) {
+        for declaration in &*self.0 {
+            part(declaration);
+        }
+    }
+}
 
 /// Something that a document says and that makes rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +32,7 @@ pub(super) struct Declaration(usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Origin(usize);
 
-/// The declarations of all rules.
+/// The declarations of one component's rules.
 #[derive(Default)]
 pub(super) struct Origins {
     said: Vec<Said>,
@@ -75,15 +89,12 @@ impl Origins {
         origin
     }
 
-    /// Numbers of the origins of rules, and what each number stands for.
-    ///
-    /// A number comes from what is declared, never from where: it stays when lines move or a file gets another name.
+    /// What the origins of rules mean, in order, and which of these meanings each origin has.
     pub(super) fn finish(
         &self,
         used: &BTreeSet<Origin>,
-    ) -> (BTreeMap<Origin, u32>, BTreeMap<u32, RuleSource>) {
-        let mut meanings: BTreeMap<Vec<String>, RuleSource> = BTreeMap::new();
-        let mut of: Vec<(Origin, Vec<String>)> = Vec::new();
+    ) -> (BTreeMap<Origin, usize>, Vec<(Meaning, RuleSource)>) {
+        let mut meanings: BTreeMap<Meaning, (RuleSource, Vec<Origin>)> = BTreeMap::new();
         for origin in used {
             let declarations = self.declarations(*origin);
             let mut meaning: Vec<String> = declarations
@@ -91,31 +102,22 @@ impl Origins {
                 .map(|said| said.meaning.clone())
                 .collect();
             meaning.sort_unstable();
-            meanings.entry(meaning.clone()).or_insert_with(|| {
-                RuleSource::new(
-                    declarations
-                        .iter()
-                        .map(|said| (said.text.as_str(), said.source.clone())),
-                )
-            });
-            of.push((*origin, meaning));
+            let source = || {
+                let said = declarations.iter();
+                RuleSource::new(said.map(|said| (said.text.as_str(), said.source.clone())))
+            };
+            let (_, origins) = meanings
+                .entry(Meaning(meaning.into()))
+                .or_insert_with(|| (source(), Vec::new()));
+            origins.push(*origin);
         }
-        let numbers = numbers(
-            meanings
-                .keys()
-                .map(|meaning| (meaning.clone(), meaning.clone())),
-            u32::MAX,
-        );
-        let number = |meaning: &Vec<String>| numbers.get(meaning).copied().unwrap_or(0);
-        let of = of
-            .iter()
-            .map(|(origin, meaning)| (*origin, number(meaning)))
-            .collect();
-        let rules = meanings
-            .into_iter()
-            .map(|(meaning, rule)| (number(&meaning), rule))
-            .collect();
-        (of, rules)
+        let mut of = BTreeMap::new();
+        let mut all = Vec::with_capacity(meanings.len());
+        for (meaning, (source, origins)) in meanings {
+            of.extend(origins.into_iter().map(|origin| (origin, all.len())));
+            all.push((meaning, source));
+        }
+        (of, all)
     }
 
     /// Each once, in the order in which they were met.

@@ -3,35 +3,79 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{Action, Direction, Identity, RuleKey};
-use snapshot::Source;
-use snapshot::model::{Cell, Component, East, Gate, Intra, Snapshot, SouthDestination};
+use snapshot::model::{Cell, Component, East, Gate, Intra, SouthDestination};
+use snapshot::{Snapshot, Source};
 
 use super::names::Names;
-use super::origin::{Declaration, Origin, Origins};
+use super::origin::{Declaration, Meaning, Origin, Origins};
 use super::{DNS_PORT, ICMP, ICMPV6, TCP, UDP, endpoint, protocol};
+use crate::datapath::RuleSource;
+
+/// The rules of one component, before what they mean has numbers.
+pub(super) struct Policy {
+    /// With the index of what each means.
+    pub(super) rules: Vec<(RuleKey, Action, usize)>,
+    /// In order, each once.
+    pub(super) meanings: Vec<(Meaning, RuleSource)>,
+}
 
 /// A rule and what it comes from.
-pub(super) struct Declared {
-    pub(super) action: Action,
-    pub(super) origin: Origin,
+struct Declared {
+    action: Action,
+    origin: Origin,
 }
 
 /// Collects the rules of one component.
-pub(super) struct Policy<'a> {
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) names: &'a Names<'a>,
-    pub(super) origins: &'a mut Origins,
-    pub(super) rules: BTreeMap<RuleKey, Declared>,
+struct Collector<'a> {
+    snapshot: &'a Snapshot,
+    names: &'a Names,
+    origins: Origins,
+    rules: BTreeMap<RuleKey, Declared>,
 }
 
-impl Policy<'_> {
-    pub(super) fn of(mut self, cell: &Cell, component: &Component) -> BTreeMap<RuleKey, Declared> {
+impl Policy {
+    /// The rules of a component of this cell.
+    pub(super) fn of(
+        snapshot: &Snapshot,
+        names: &Names,
+        cell: &Cell,
+        component: &Component,
+    ) -> Self {
+        let mut collector = Collector {
+            snapshot,
+            names,
+            origins: Origins::default(),
+            rules: BTreeMap::new(),
+        };
+        collector.collect(cell, component);
+        let Collector { origins, rules, .. } = collector;
+        let used = rules.values().map(|rule| rule.origin).collect();
+        let (of, meanings) = origins.finish(&used);
+        let rules = rules.into_iter();
+        Self {
+            rules: rules
+                .map(|(key, rule)| (key, rule.action, of[&rule.origin]))
+                .collect(),
+            meanings,
+        }
+    }
+
+    /// Where the rules with a meaning of this component are declared.
+    pub(super) fn source(&self, meaning: &Meaning) -> Option<&RuleSource> {
+        let at = self
+            .meanings
+            .binary_search_by(|(known, _)| known.cmp(meaning));
+        at.ok().map(|at| &self.meanings[at].1)
+    }
+}
+
+impl Collector<'_> {
+    fn collect(&mut self, cell: &Cell, component: &Component) {
         self.intra(cell, component);
         self.ingress(component);
         self.name_servers();
         self.east(cell, component);
         self.south(cell, component);
-        self.rules
     }
 
     /// Of two declarations for the same packets, the one that needs no router wins: it was declared by address. If they
@@ -115,7 +159,7 @@ impl Policy<'_> {
     }
 
     /// Gates, probes, the platform, and callers of other cells.
-    pub(super) fn ingress(&mut self, component: &Component) {
+    fn ingress(&mut self, component: &Component) {
         let ingress = Direction::Ingress;
         for endpoint in component.endpoints.values() {
             let (port, protocol) = (endpoint.port.get(), protocol(endpoint.kind.transport()));
@@ -141,7 +185,7 @@ impl Policy<'_> {
             for peer in service
                 .addresses
                 .iter()
-                .flat_map(|cidr| self.names.within_platform(cidr))
+                .flat_map(|cidr| self.names.networks.within_platform(cidr))
             {
                 for port in &service.ports {
                     self.pass(peer, port.port.get(), protocol(port.transport), ingress, by);
@@ -244,7 +288,8 @@ impl Policy<'_> {
             let port = south.port.get();
             match &south.destination {
                 SouthDestination::Networks { cidrs, transport } => {
-                    for peer in cidrs.iter().flat_map(|cidr| self.names.within_south(cidr)) {
+                    let networks = &self.names.networks;
+                    for peer in cidrs.iter().flat_map(|cidr| networks.within_south(cidr)) {
                         self.pass(peer, port, protocol(*transport), Direction::Egress, by);
                     }
                 }
@@ -252,6 +297,7 @@ impl Policy<'_> {
                     // The name may resolve to any address outside the platform, also to one that some cell declared.
                     for peer in self
                         .names
+                        .networks
                         .external
                         .values()
                         .copied()
@@ -266,6 +312,6 @@ impl Policy<'_> {
 }
 
 /// Whether a declaration is about a component; one that names none is about all.
-fn calls(from: &[snapshot::model::Name], component: &Component) -> bool {
+pub(super) fn calls(from: &[snapshot::model::Name], component: &Component) -> bool {
     from.is_empty() || from.contains(&component.id.component)
 }

@@ -4,64 +4,131 @@
 //! ones is decided here, for this node: what a client's own node and zone have comes before what others have, if the
 //! component asks for that, and the rest is left to connections of clients elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use snapshot::model::{Cidr, Platform, Snapshot, TrafficDistribution};
+use snapshot::Snapshot;
+use snapshot::model::{Cidr, Platform, TrafficDistribution};
 
-use super::{DNS_PORT, TCP, UDP, protocol};
-use crate::datapath::{Backend, Discovery, KernelTables, Service, ServiceAddress};
+use super::claims::Claims;
+use super::{DNS_PORT, TCP, UDP, component, protocol};
+use crate::datapath::{Backend, Discovery, Service, ServiceAddress, Table};
 
-/// Adds the services of all cells and of the name servers. `local` has the addresses of components whose pods are here.
-pub(super) fn add(
-    tables: &mut KernelTables,
-    snapshot: &Snapshot,
-    discovery: &Discovery,
-    local: &BTreeMap<IpAddr, u32>,
-) {
-    let map = Topology::of(&snapshot.platform, discovery, local);
-    let mut add = |at: ServiceAddress, to: &[IpAddr], affinity| {
-        let backends = to.iter().map(|address| Backend {
-            address: *address,
-            port: at.port,
-            weight: 1,
-        });
-        let backends = backends.collect();
-        tables.services.insert(at, Service { backends, affinity });
-    };
-    for component in snapshot
-        .cells
-        .values()
-        .flat_map(|cell| cell.components.values())
-    {
-        for address in &component.service_addresses {
-            let mut to = map.near(
-                family(component.workloads.addresses(), address),
+/// What decides who answers at a service address.
+pub(super) struct Services<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    /// Components by their service addresses.
+    pub(super) declared: &'a Claims,
+    pub(super) topology: Topology<'a>,
+}
+
+impl Services<'_> {
+    /// Puts the services of one address right. `known` tells whether it may have had any.
+    pub(super) fn set(
+        &self,
+        services: &mut Table<ServiceAddress, Service>,
+        address: IpAddr,
+        known: bool,
+    ) {
+        let at = |port, protocol| ServiceAddress {
+            address,
+            port,
+            protocol,
+        };
+        let wanted = self.at(address);
+        if known {
+            let gone: Vec<ServiceAddress> = services
+                .range(at(0, 0)..=at(u16::MAX, u8::MAX))
+                .filter(|(known, _)| wanted.iter().all(|(at, _)| at != *known))
+                .map(|(known, _)| *known)
+                .collect();
+            for gone in gone {
+                services.remove(&gone);
+            }
+        }
+        for (at, service) in wanted {
+            // Nodes that stay as they are stay in common with the tables before.
+            if services.get(&at) != Some(&service) {
+                services.insert(at, service);
+            }
+        }
+    }
+
+    /// The services of one address, which are few: as many as a component has ports.
+    fn at(&self, address: IpAddr) -> Vec<(ServiceAddress, Service)> {
+        let mut services: Vec<(ServiceAddress, Service)> = Vec::new();
+        let mut add = |port: u16, protocol: u8, to: &[IpAddr], affinity: Option<Duration>| {
+            let at = ServiceAddress {
+                address,
+                port,
+                protocol,
+            };
+            let backends = to.iter().map(|address| Backend {
+                address: *address,
+                port,
+                weight: 1,
+            });
+            let backends = backends.collect();
+            // Of two for one port the later one has it.
+            services.retain(|(known, _)| *known != at);
+            services.push((at, Service { backends, affinity }));
+        };
+        let declared = self.declared.all(&address);
+        for component in declared.filter_map(|id| component(self.snapshot, id)) {
+            let mut to = self.topology.near(
+                family(component.workloads.addresses(), &address),
                 component.traffic_distribution,
             );
             to.sort_unstable();
             for endpoint in component.endpoints.values() {
-                let at = ServiceAddress {
-                    address: *address,
-                    port: endpoint.port.get(),
-                    protocol: protocol(endpoint.kind.transport()),
-                };
-                add(at, &to, component.session_affinity);
+                add(
+                    endpoint.port.get(),
+                    protocol(endpoint.kind.transport()),
+                    &to,
+                    component.session_affinity,
+                );
             }
         }
-    }
-    for address in &snapshot.platform.dns_service_addresses {
-        let mut to: Vec<IpAddr> = family(&snapshot.platform.dns, address).collect();
-        to.sort_unstable();
-        for protocol in [UDP, TCP] {
-            let at = ServiceAddress {
-                address: *address,
-                port: DNS_PORT,
-                protocol,
-            };
-            add(at, &to, None::<Duration>);
+        let platform = &self.snapshot.platform;
+        if platform.dns_service_addresses.contains(&address) {
+            let mut to: Vec<IpAddr> = family(&platform.dns, &address).collect();
+            to.sort_unstable();
+            for protocol in [UDP, TCP] {
+                add(DNS_PORT, protocol, &to, None);
+            }
         }
+        services
+    }
+
+    /// Service addresses of components that look at where their workloads are, if that includes one of `moved`; without `moved`
+    /// of all of them.
+    pub(super) fn near(
+        &self,
+        workloads: &Claims,
+        moved: Option<&BTreeSet<IpAddr>>,
+    ) -> BTreeSet<IpAddr> {
+        let looks = |distribution| distribution != TrafficDistribution::Anywhere;
+        let mut addresses = BTreeSet::new();
+        match moved {
+            Some(moved) => {
+                let ids = moved.iter().flat_map(|address| workloads.all(address));
+                for component in ids.filter_map(|id| component(self.snapshot, id)) {
+                    if looks(component.traffic_distribution) {
+                        addresses.extend(&component.service_addresses);
+                    }
+                }
+            }
+            None => {
+                let cells = self.snapshot.cells.values();
+                for component in cells.flat_map(|cell| cell.components.values()) {
+                    if looks(component.traffic_distribution) {
+                        addresses.extend(&component.service_addresses);
+                    }
+                }
+            }
+        }
+        addresses
     }
 }
 
@@ -73,31 +140,35 @@ fn family(all: &[IpAddr], service: &IpAddr) -> impl Iterator<Item = IpAddr> {
         .filter(move |address| address.is_ipv4() == v4)
 }
 
-/// Where addresses are, seen from this node.
-struct Topology<'a> {
-    local: &'a BTreeMap<IpAddr, u32>,
-    /// Networks of pods in this node's zone, by their first address. None is inside of another.
-    zone: Option<BTreeMap<IpAddr, Cidr>>,
+/// Networks of pods in this node's zone, by their first address; none where no zone is declared. No network is inside of
+/// another.
+pub(super) type Zone = Option<BTreeMap<IpAddr, Cidr>>;
+
+/// The zone of this node.
+pub(super) fn zone(platform: &Platform, discovery: &Discovery) -> Zone {
+    let own = platform.nodes.iter().find(|node| {
+        let mut addresses = node.addresses.iter();
+        addresses.any(|address| discovery.node_addresses.contains(address))
+    });
+    own.and_then(|node| node.zone.as_ref()).map(|zone| {
+        let here = platform
+            .nodes
+            .iter()
+            .filter(|node| node.zone.as_ref() == Some(zone));
+        here.flat_map(|node| &node.pod_networks)
+            .map(|network| (network.address(), *network))
+            .collect()
+    })
 }
 
-impl<'a> Topology<'a> {
-    fn of(platform: &Platform, discovery: &Discovery, local: &'a BTreeMap<IpAddr, u32>) -> Self {
-        let own = platform.nodes.iter().find(|node| {
-            let mut addresses = node.addresses.iter();
-            addresses.any(|address| discovery.node_addresses.contains(address))
-        });
-        let zone = own.and_then(|node| node.zone.as_ref()).map(|zone| {
-            let here = platform
-                .nodes
-                .iter()
-                .filter(|node| node.zone.as_ref() == Some(zone));
-            here.flat_map(|node| &node.pod_networks)
-                .map(|network| (network.address(), *network))
-                .collect()
-        });
-        Self { local, zone }
-    }
+/// Where addresses are, seen from this node.
+pub(super) struct Topology<'a> {
+    /// Addresses of components whose pods are here.
+    pub(super) local: &'a BTreeMap<IpAddr, u32>,
+    pub(super) zone: &'a Zone,
+}
 
+impl Topology<'_> {
     /// The nearest of these that there are, as far as it matters.
     fn near(
         &self,
@@ -124,7 +195,7 @@ impl<'a> Topology<'a> {
 
     /// Whether an address is known to be in this node's zone. Where no zone is declared nothing is.
     fn in_zone(&self, address: &IpAddr) -> bool {
-        let Some(networks) = &self.zone else {
+        let Some(networks) = self.zone else {
             return false;
         };
         let network = networks.range(..=address).next_back();

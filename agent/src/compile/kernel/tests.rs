@@ -1,21 +1,28 @@
 //! The verdict tables, row by row.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use agent_common::{Action, Direction};
-use snapshot::Source;
+use agent_common::{Action, Direction, IdentityValue, Rule, RuleKey};
 use snapshot::model::{
     Cell, CellId, Cidr, ComponentKind, Connection, East, EndpointKind, Exposure, GateRef, Gateway,
     Intra, Listener, ListenerProtocol, Name, Node, ObjectName, Platform, PlatformPort,
     PlatformService, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
 use snapshot::path::CanonicalPath;
+use snapshot::{Shared, Source};
 
 use super::*;
 use crate::datapath::{Backend, DiscoveredPod, Service};
 
+mod edits;
 mod sources;
+
+/// The tables of a snapshot that comes after nothing.
+fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> KernelTables {
+    super::compile(&Arc::new(snapshot.clone()), discovery, generation)
+}
 
 fn source() -> Source {
     Source {
@@ -73,7 +80,7 @@ fn component(
     component: &str,
     addresses: &[&str],
     ports: Ports<'_>,
-) -> (Name, Component) {
+) -> (Name, Shared<Component>) {
     let exposure = |exposed: bool| {
         exposed.then(|| Exposure {
             declared: source(),
@@ -106,10 +113,10 @@ fn component(
         endpoints: endpoints.collect(),
         connections: Vec::new(),
     };
-    (component.id.component.clone(), component)
+    (component.id.component.clone(), component.into())
 }
 
-fn cell(project: &str, intra: Intra, components: Vec<(Name, Component)>) -> (CellId, Cell) {
+fn cell(project: &str, intra: Intra, components: Vec<(Name, Shared<Component>)>) -> (CellId, Cell) {
     let cell = Cell {
         id: cell_id(project),
         declared: source(),
@@ -227,8 +234,9 @@ fn world() -> (Snapshot, Discovery) {
                 }],
             }],
             ..Platform::default()
-        },
-        cells: [(shop_id, shop), (bank_id, bank)].into(),
+        }
+        .into(),
+        cells: [(shop_id, shop.into()), (bank_id, bank.into())].into(),
         routing_tables: BTreeMap::new(),
         gateways: [
             gateway("external", "192.0.2.20", Gate::External),
@@ -621,7 +629,7 @@ fn the_same_input_gives_the_same_tables_and_a_new_cell_changes_no_other() {
         Intra::Open,
         vec![component("aaa", "new", &["10.3.0.1"], &[])],
     );
-    snapshot.cells.insert(id, new);
+    snapshot.cells.insert(id, new.into());
     let after = compile(&snapshot, &discovery, 2);
     assert_eq!(after.policies, before.policies);
     assert_eq!(after.endpoints, before.endpoints);

@@ -201,8 +201,13 @@ fn differs(slots: &mut Slots, slot: u32, rules: &Rules, wanted: Digest) -> Resul
     let Some(map) = slots.own(slot) else {
         return Ok(all);
     };
-    let found: Option<super::Difference<RuleKey, Rule>> =
-        super::compare(map.fd().as_fd(), all, rules, wanted, |rule| *rule)
-            .map_err(Error::kernel("read a table of rules"))?;
-    Ok(found.map_or(0, |difference| difference.len()))
+    let map = map.fd().as_fd();
+    let failed = || Error::kernel("read a table of rules");
+    let found = super::digest::<RuleKey, Rule>(map, all, |rule| *rule).map_err(failed())?;
+    if found == wanted {
+        return Ok(0);
+    }
+    let rules = rules.iter().map(|(key, rule)| (*key, *rule)).collect();
+    let difference = super::compare(map, all, &rules, wanted, |rule| *rule).map_err(failed())?;
+    Ok(difference.map_or(0, |difference| difference.len()))
 }

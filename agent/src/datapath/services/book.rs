@@ -13,9 +13,10 @@ use agent_common::{
     Backend as WireBackend, Choice, Service as WireService, ServiceKey, Versioned, address_bytes,
     address_ip,
 };
+use imbl::ordmap::DiffItem;
 
 use super::super::error::Error;
-use super::super::tables::{Service, ServiceAddress};
+use super::super::tables::{Service, ServiceAddress, Table};
 use super::draft::Draft;
 use super::fill::Fill;
 use super::placed::{Placed, Slot, Wish};
@@ -42,6 +43,7 @@ impl Writes {
 #[derive(Debug)]
 struct Staged {
     generation: u32,
+    told: Table<ServiceAddress, Service>,
     after: BTreeMap<ServiceAddress, Option<Placed>>,
     /// Free again if it never comes.
     taken: Slots,
@@ -70,6 +72,9 @@ pub(super) struct Book {
     free: Free,
     /// The active generation's services.
     placed: BTreeMap<ServiceAddress, Placed>,
+    /// What they were made of, so that what the next generation changes is found without looking at the rest; none if they
+    /// were read back from the kernel.
+    told: Option<Table<ServiceAddress, Service>>,
     remains: Remains,
     staged: Option<Staged>,
     /// Slots of the generation before the active one.
@@ -86,6 +91,7 @@ impl Book {
                 backends: Ranges::new(0..backends),
             },
             placed: BTreeMap::new(),
+            told: None,
             remains: Remains::default(),
             staged: None,
             given: Slots::default(),
@@ -187,7 +193,7 @@ impl Book {
     pub(super) fn stage(
         &mut self,
         generation: u32,
-        wanted: &BTreeMap<ServiceAddress, Service>,
+        wanted: &Table<ServiceAddress, Service>,
     ) -> Result<Writes, Error> {
         if self.staged.is_some() {
             return Err(Error::Staged { generation });
@@ -197,7 +203,7 @@ impl Book {
         self.check(generation, &drafts)?;
         let mut writes = Writes {
             removed: (self.remains.keys.iter())
-                .filter(|address| !wanted.contains_key(address))
+                .filter(|address| !wanted.contains_key(*address))
                 .map(key)
                 .collect(),
             backends: (self.remains.ended.iter())
@@ -207,6 +213,7 @@ impl Book {
         };
         let mut staged = Staged {
             generation,
+            told: wanted.clone(),
             after: BTreeMap::new(),
             taken: Slots::default(),
             given: Slots::default(),
@@ -236,6 +243,7 @@ impl Book {
             return false;
         };
         let changed = !staged.after.is_empty();
+        self.told = Some(staged.told);
         self.remains = Remains::default();
         for (address, after) in staged.after {
             match after {
@@ -320,9 +328,40 @@ impl Book {
         self.free.put(std::mem::take(&mut self.given));
     }
 
-    /// The services that change, with what they need. Both sides are in the order of their keys, so they are walked
-    /// through once.
-    fn drafts(&mut self, wanted: &BTreeMap<ServiceAddress, Service>) -> Vec<Draft> {
+    /// The services that change, with what they need.
+    fn drafts(&mut self, wanted: &Table<ServiceAddress, Service>) -> Vec<Draft> {
+        let Some(told) = &self.told else {
+            return self.read_back(wanted);
+        };
+        let mut drafts = Vec::new();
+        for change in told.diff(wanted) {
+            let (address, service) = match change {
+                DiffItem::Add(address, service)
+                | DiffItem::Update {
+                    new: (address, service),
+                    ..
+                } => (*address, service),
+                DiffItem::Remove(gone, _) => {
+                    drafts.push(Draft::removed(*gone));
+                    continue;
+                }
+            };
+            drafts.push(match self.placed.get_mut(&address) {
+                Some(placed) => {
+                    // Affinities that differ by less than the kernel counts.
+                    if placed.means(service) {
+                        continue;
+                    }
+                    Draft::new(address, service, &placed.backends)
+                }
+                None => Draft::new(address, service, &[]),
+            });
+        }
+        drafts
+    }
+
+    /// The same for services that were read back. Both sides are in the order of their keys, so they are walked through once.
+    fn read_back(&mut self, wanted: &Table<ServiceAddress, Service>) -> Vec<Draft> {
         let mut drafts = Vec::new();
         let mut before = self.placed.iter_mut().peekable();
         for (address, service) in wanted {

@@ -104,7 +104,10 @@ impl Model {
             case.judged.marked = flow.marked;
             let assured = flow.assured;
             flow.note(packet, way, now);
-            if ended(&mut flow, &case.asked.frame, packet, way) {
+            let over = ended(&mut flow, &case.asked.frame, packet, way);
+            // The pod that opened it may be told of the end once more.
+            flow.assured &= !over;
+            if over && (way, flow.direction) != (Direction::Egress, Direction::Egress) {
                 self.flows.remove(&key);
             } else {
                 self.flows.insert(key, flow);

@@ -6,23 +6,43 @@ use super::headers::{header, header_name};
 use super::matches::canonical;
 use super::{FilterDraft, MAX_ITEMS};
 use crate::document::{ENVOY_GATEWAY, Meta, group};
-use crate::model::{Filter, HeaderEdits, Hostname, ObjectName, PathRewrite};
+use crate::model::{Filter, HeaderEdits, HostRewrite, Hostname, ObjectName, PathRewrite, Redirect};
 use crate::reader::{Field, Object, one_of};
+use crate::tree::Value;
 
-pub(super) fn filter(
+/// The filters of a rule or of a backend reference. With `prefixes` every match of the rule is a
+/// prefix.
+pub(super) fn filters(object: &mut Object<'_>, meta: &Meta, prefixes: bool) -> Vec<FilterDraft> {
+    let mut filters = Vec::new();
+    let Some(field) = object.optional("filters") else {
+        return filters;
+    };
+    let mut kinds = BTreeSet::new();
+    for item in field.limited_list(MAX_ITEMS) {
+        let Some(mut object) = item.object() else {
+            continue;
+        };
+        let filter = filter(&mut object, meta, &mut kinds, prefixes);
+        object.finish();
+        filters.extend(filter);
+    }
+    filters
+}
+
+fn filter(
     object: &mut Object<'_>,
     meta: &Meta,
     kinds: &mut BTreeSet<&'static str>,
     prefixes: bool,
 ) -> Option<FilterDraft> {
-    const KNOWN: [(&str, &str); 4] = [
+    const KNOWN: [(&str, &str); 5] = [
         ("RequestHeaderModifier", "requestHeaderModifier"),
         ("ResponseHeaderModifier", "responseHeaderModifier"),
+        ("RequestRedirect", "requestRedirect"),
         ("URLRewrite", "urlRewrite"),
         ("ExtensionRef", "extensionRef"),
     ];
-    const UNSUPPORTED: [(&str, &str); 4] = [
-        ("RequestRedirect", "requestRedirect"),
+    const UNSUPPORTED: [(&str, &str); 3] = [
         ("RequestMirror", "requestMirror"),
         ("CORS", "cors"),
         ("ExternalAuth", "externalAuth"),
@@ -43,36 +63,36 @@ pub(super) fn filter(
         }
         return None;
     };
-    if !kinds.insert(kind) {
+    // Gateway API: once each, except those that may be repeated.
+    if !kinds.insert(kind) && kind != "ExtensionRef" {
         kind_field.mistake(format_args!("filter `{kind}` is in the list already"));
     }
     let field = object.required(body)?;
     let mut inner = field.object()?;
-    let filter =
-        match kind {
-            "RequestHeaderModifier" => header_edits(&mut inner)
-                .map(|edits| FilterDraft::Here(Filter::RequestHeaders(edits))),
-            "ResponseHeaderModifier" => header_edits(&mut inner)
-                .map(|edits| FilterDraft::Here(Filter::ResponseHeaders(edits))),
-            "URLRewrite" => rewrite(&mut inner, prefixes).map(FilterDraft::Here),
-            _ => {
-                if let Some(field) = inner.required("group") {
-                    field.choice(&[(group(ENVOY_GATEWAY), ())]);
-                }
-                if let Some(field) = inner.required("kind") {
-                    field.choice(&[("HTTPRouteFilter", ())]);
-                }
-                let name = inner.required("name").and_then(|field| {
-                    field.parse(|text| ObjectName::new(meta.name.namespace(), text))
-                });
-                name.map(|name| FilterDraft::Extension {
-                    source: field.source().clone(),
-                    name,
-                })
+    let filter = match kind {
+        "RequestHeaderModifier" => header_edits(&mut inner).map(Filter::RequestHeaders),
+        "ResponseHeaderModifier" => header_edits(&mut inner).map(Filter::ResponseHeaders),
+        "RequestRedirect" => redirect(&mut inner, prefixes).map(Filter::Redirect),
+        "URLRewrite" => rewrite(&mut inner, prefixes),
+        _ => {
+            if let Some(field) = inner.required("group") {
+                field.choice(&[(group(ENVOY_GATEWAY), ())]);
             }
-        };
+            if let Some(field) = inner.required("kind") {
+                field.choice(&[("HTTPRouteFilter", ())]);
+            }
+            let name = inner
+                .required("name")
+                .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
+            inner.finish();
+            return name.map(|name| FilterDraft::Extension {
+                source: field.source().clone(),
+                name,
+            });
+        }
+    };
     inner.finish();
-    filter
+    filter.map(FilterDraft::Here)
 }
 
 /// Headers that frame a message or belong to one connection: to edit them would desynchronise the two
@@ -88,6 +108,14 @@ const FRAMING: [&str; 9] = [
     "transfer-encoding",
     "upgrade",
 ];
+
+/// Edits of headers: a mapping with `set`, `add` and `remove`.
+pub(crate) fn edits(field: &Field<'_>) -> Option<HeaderEdits> {
+    let mut object = field.object()?;
+    let edits = header_edits(&mut object);
+    object.finish();
+    edits
+}
 
 fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
     let mut names = BTreeSet::new();
@@ -140,37 +168,83 @@ fn rewrite(object: &mut Object<'_>, prefixes: bool) -> Option<Filter> {
     }
     let path = match path_field {
         None => None,
-        Some(field) => {
-            let mut path = field.object()?;
-            let prefix = path.required("type").and_then(|field| {
-                field.choice(&[("ReplaceFullPath", false), ("ReplacePrefixMatch", true)])
-            });
-            let value = match prefix {
-                Some(true) => path.required("replacePrefixMatch"),
-                Some(false) => path.required("replaceFullPath"),
-                None => {
-                    path.ignored(&["replacePrefixMatch", "replaceFullPath"]);
-                    None
-                }
-            };
-            path.finish();
-            let value = value?;
-            if prefix == Some(true) && !prefixes {
-                field.mistake(
-                    "`ReplacePrefixMatch` needs a match of type `PathPrefix` in every match of the rule",
-                );
-                return None;
+        Some(field) => Some(path(&field, prefixes)?),
+    };
+    Some(Filter::Rewrite {
+        path,
+        hostname: hostname.map(HostRewrite::Name),
+    })
+}
+
+fn redirect(object: &mut Object<'_>, prefixes: bool) -> Option<Redirect> {
+    const STATUSES: [i64; 5] = [301, 302, 303, 307, 308];
+    let tls = object
+        .optional("scheme")
+        .map(|field| field.choice(&[("http", false), ("https", true)]));
+    let hostname = object
+        .optional("hostname")
+        .map(|field| field.parse(Hostname::new));
+    let port = object.optional("port").map(|field| field.port());
+    let path_field = object.optional("path");
+    let status = match object.optional("statusCode") {
+        None => Some(302),
+        Some(field) => match field.value() {
+            Value::Integer(code) if STATUSES.contains(code) => u16::try_from(*code).ok(),
+            _ => {
+                field.expected("301, 302, 303, 307 or 308");
+                None
             }
-            let text = value.string()?;
-            Some(if prefix == Some(true) {
-                if !text.is_empty() {
-                    value.parse(canonical)?;
-                }
-                PathRewrite::Prefix(text.to_owned())
-            } else {
-                PathRewrite::Full(value.parse(canonical)?.as_str().to_owned())
-            })
+        },
+    };
+    let path = match path_field {
+        None => None,
+        Some(field) => Some(path(&field, prefixes)?),
+    };
+    Some(Redirect {
+        tls: given(tls)?,
+        hostname: given(hostname)?,
+        port: given(port)?,
+        path,
+        status: status?,
+    })
+}
+
+/// Nothing for a field that is there and wrong, which has its mistake already.
+fn given<T>(field: Option<Option<T>>) -> Option<Option<T>> {
+    match field {
+        Some(value) => value.map(Some),
+        None => Some(None),
+    }
+}
+
+fn path(field: &Field<'_>, prefixes: bool) -> Option<PathRewrite> {
+    let mut path = field.object()?;
+    let prefix = path.required("type").and_then(|field| {
+        field.choice(&[("ReplaceFullPath", false), ("ReplacePrefixMatch", true)])
+    });
+    let value = match prefix {
+        Some(true) => path.required("replacePrefixMatch"),
+        Some(false) => path.required("replaceFullPath"),
+        None => {
+            path.ignored(&["replacePrefixMatch", "replaceFullPath"]);
+            None
         }
     };
-    Some(Filter::Rewrite { path, hostname })
+    path.finish();
+    let value = value?;
+    if prefix == Some(true) && !prefixes {
+        field.mistake(
+            "`ReplacePrefixMatch` needs a match of type `PathPrefix` in every match of the rule",
+        );
+        return None;
+    }
+    let text = value.string()?;
+    if prefix == Some(true) {
+        if !text.is_empty() {
+            value.parse(canonical)?;
+        }
+        return Some(PathRewrite::Prefix(text.to_owned()));
+    }
+    let full = value.parse(canonical)?;
+    Some(PathRewrite::Full(full.as_str().to_owned()))
 }

@@ -25,7 +25,7 @@ pub(crate) fn header_name(text: &str) -> Result<String, String> {
 }
 
 /// A header's value (RFC 9110, section 5.5), ASCII.
-fn header_value(text: &str) -> Result<String, String> {
+pub(crate) fn header_value(text: &str) -> Result<String, String> {
     let valid = text
         .bytes()
         .all(|byte| (b' '..=b'~').contains(&byte) || byte == b'\t');

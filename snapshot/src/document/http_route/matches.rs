@@ -1,10 +1,10 @@
 //! What a request must look like.
 
 use super::MAX_ITEMS;
-use super::headers::header;
+use super::headers::{header_name, header_value};
 use crate::document::filter::pattern;
-use crate::model::{DocumentPath, PathMatch, Pattern, RequestMatch};
-use crate::reader::Field;
+use crate::model::{DocumentPath, PathMatch, Pattern, RequestMatch, TextMatch};
+use crate::reader::{Field, Object, quoted};
 use crate::tree::shortened;
 
 pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
@@ -20,32 +20,12 @@ pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
     let method = object
         .optional("method")
         .map(|field| field.choice(&methods).map(str::to_owned));
-    let mut headers: Vec<(String, String)> = Vec::new();
-    if let Some(field) = object.optional("headers") {
-        for item in field.limited_list(MAX_ITEMS) {
-            let Some(mut object) = item.object() else {
-                continue;
-            };
-            if let Some(field) = object.optional("type") {
-                if field.value().text() == Some("RegularExpression") {
-                    field.mistake("`RegularExpression` is not supported yet; expected `Exact`");
-                } else {
-                    field.choice(&[("Exact", ())]);
-                }
-            }
-            let header = header(&mut object);
-            object.finish();
-            let Some((name, value)) = header else {
-                continue;
-            };
-            if headers.iter().any(|(other, _)| *other == name) {
-                item.mistake(format_args!("header `{name}` is in the list already"));
-                continue;
-            }
-            headers.push((name, value));
-        }
-    }
-    object.unsupported(&["queryParams"]);
+    let headers = texts(&mut object, "headers", "header", |field| {
+        field.parse(header_name)
+    });
+    let query = texts(&mut object, "queryParams", "query parameter", |field| {
+        field.parse(parameter_name)
+    });
     object.finish();
     let method = match method {
         Some(method) => Some(method?),
@@ -55,7 +35,66 @@ pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
         path: path?,
         method,
         headers,
+        query,
     })
+}
+
+/// A list of names with values to match. Gateway API counts the first of equal names only; a second
+/// one would mean nothing, and is a mistake here.
+fn texts(
+    object: &mut Object<'_>,
+    list: &'static str,
+    what: &str,
+    name: impl Fn(&Field<'_>) -> Option<String>,
+) -> Vec<(String, TextMatch)> {
+    let mut texts: Vec<(String, TextMatch)> = Vec::new();
+    let Some(field) = object.optional(list) else {
+        return texts;
+    };
+    for item in field.limited_list(MAX_ITEMS) {
+        let Some(mut object) = item.object() else {
+            continue;
+        };
+        let regex = match object.optional("type") {
+            Some(field) => field.choice(&[("Exact", false), ("RegularExpression", true)]),
+            None => Some(false),
+        };
+        let name = object.required("name").and_then(|field| name(&field));
+        let value = object.required("value").and_then(|field| match regex? {
+            true => pattern(&field, Pattern::whole).map(TextMatch::Regex),
+            false => field.parse(exact_value).map(TextMatch::Exact),
+        });
+        object.finish();
+        let (Some(name), Some(value)) = (name, value) else {
+            continue;
+        };
+        if texts.iter().any(|(other, _)| *other == name) {
+            item.mistake(format_args!("{what} `{name}` is in the list already"));
+            continue;
+        }
+        texts.push((name, value));
+    }
+    texts
+}
+
+/// The name of a query parameter as Gateway API has it: that of a header, but upper and lower case
+/// differ.
+fn parameter_name(text: &str) -> Result<String, String> {
+    match header_name(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!(
+            "expected the name of a query parameter, got {}",
+            quoted(text)
+        )),
+    }
+}
+
+/// A value to compare with: an empty one is refused by Gateway API.
+fn exact_value(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("expected a value that is not empty".to_owned());
+    }
+    header_value(text)
 }
 
 fn path_match(field: &Field<'_>) -> Option<PathMatch> {

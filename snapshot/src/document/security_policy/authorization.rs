@@ -8,7 +8,7 @@ use crate::document::http_route::headers::header_name;
 use crate::document::name;
 use crate::model::{
     AuthRule, Authorization, Cidr, ClaimRequirement, ClaimShape, Decision, HeaderRequirement, Name,
-    Pattern, TextMatch, TokenRequirement,
+    Pattern, StringMatch, TokenRequirement,
 };
 use crate::reader::{Field, Object};
 
@@ -84,7 +84,7 @@ pub(super) fn read(field: &Field<'_>, providers: Option<&[Name]>) -> Option<Auth
 }
 
 /// Methods and path of a rule.
-fn operation(field: &Field<'_>) -> Option<(Vec<String>, Option<TextMatch>)> {
+fn operation(field: &Field<'_>) -> Option<(Vec<String>, Option<StringMatch>)> {
     let mut object = field.object()?;
     let choices: Vec<_> = METHODS.iter().map(|method| (*method, *method)).collect();
     let methods: Vec<String> = match object.optional("methods") {
@@ -116,7 +116,7 @@ enum Kind {
     Regex,
 }
 
-fn text_match(field: &Field<'_>) -> Option<TextMatch> {
+fn text_match(field: &Field<'_>) -> Option<StringMatch> {
     let mut object = field.object()?;
     let kind = match object.optional("type") {
         Some(field) => field.choice(&[
@@ -132,10 +132,10 @@ fn text_match(field: &Field<'_>) -> Option<TextMatch> {
     let (kind, value) = (kind?, value?);
     let text = value.some_string()?;
     Some(match kind {
-        Kind::Exact => TextMatch::Exact(text.to_owned()),
-        Kind::Prefix => TextMatch::Prefix(text.to_owned()),
-        Kind::Suffix => TextMatch::Suffix(text.to_owned()),
-        Kind::Regex => TextMatch::Regex(value.parse(Pattern::whole)?),
+        Kind::Exact => StringMatch::Exact(text.to_owned()),
+        Kind::Prefix => StringMatch::Prefix(text.to_owned()),
+        Kind::Suffix => StringMatch::Suffix(text.to_owned()),
+        Kind::Regex => StringMatch::Regex(value.parse(Pattern::whole)?),
     })
 }
 

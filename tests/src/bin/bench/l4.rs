@@ -140,8 +140,15 @@ fn last_core() -> Result<usize> {
         .context("this process may use no core")
 }
 
-/// Processor, cores and kernel.
+/// Processor, cores, kernel and peers.
 fn machine() -> Result<String> {
+    let nft = version("nft")?;
+    let iptables = version("iptables-nft")?;
+    Ok(format!("{}, {nft}, {iptables}", processor()?))
+}
+
+/// Processor, cores and kernel.
+pub(crate) fn processor() -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo").context("failed to read /proc/cpuinfo")?;
     let model = cpus
         .lines()
@@ -149,12 +156,7 @@ fn machine() -> Result<String> {
         .map_or("unknown processor", |(_, model)| model.trim());
     let cores = std::thread::available_parallelism()?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let nft = version("nft")?;
-    let iptables = version("iptables-nft")?;
-    Ok(format!(
-        "{model}, {cores} cores, Linux {}, {nft}, {iptables}",
-        kernel.trim()
-    ))
+    Ok(format!("{model}, {cores} cores, Linux {}", kernel.trim()))
 }
 
 /// What a peer says of itself.

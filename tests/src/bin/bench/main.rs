@@ -2,9 +2,11 @@
 //!
 //! It flows from a table to a table: `scenarios` says what is compared with what, `side` makes each side of a comparison
 //! (a world of namespaces, with Cardinal's datapath, with a peer's rules, or with nothing), `load` is the process inside
-//! of it that sends and receives, `measure` lets the sides take turns, and `rows` shows the ratios.
+//! of it that sends and receives, `measure` lets the sides take turns, and `rows` shows the ratios. `l7` is the same for
+//! the router: its sides are processes on one core, and its load generator and backend are this process on another.
 
 mod l4;
+mod l7;
 mod load;
 mod loading;
 mod measure;
@@ -25,7 +27,7 @@ use clap::{Parser, Subcommand};
 use tests::interrupt;
 
 #[derive(Parser)]
-#[command(name = "bench", about = "Measures Cardinal's datapath")]
+#[command(name = "bench", about = "Measures Cardinal's datapath and router")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +37,11 @@ struct Cli {
 enum Command {
     /// Packets and connections: what the kernel datapath costs, in ratios to a node without it and to its peers.
     L4(l4::Options),
+    /// Requests: what the router costs, in ratios to the least that a proxy can do and to its peers.
+    L7(l7::Options),
+    /// The least that a proxy can do, as a process.
+    #[command(hide = true)]
+    Floor(l7::floor::Options),
     /// Sends and receives for one side of a comparison, as it is told on standard input.
     #[command(hide = true)]
     Load(load::Options),
@@ -56,6 +63,11 @@ fn run(command: Command) -> Result<()> {
             interrupt::watch()?;
             l4::run(&options)
         }
+        Command::L7(options) => {
+            interrupt::watch()?;
+            l7::run(&options)
+        }
+        Command::Floor(options) => l7::floor::run(&options),
         Command::Load(options) => load::run(&options),
     }
 }

@@ -15,7 +15,7 @@ const SERVICES: usize = 5;
 const CHOICES: u32 = 24;
 const BACKENDS: u32 = 20;
 
-type Wanted = BTreeMap<ServiceAddress, Service>;
+type Wanted = Table<ServiceAddress, Service>;
 
 /// The three maps.
 #[derive(Clone)]
@@ -169,7 +169,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
         port: 80,
         protocol: 6,
     });
-    proptest::collection::btree_map(address, service, 0..6)
+    proptest::collection::btree_map(address, service, 0..6).prop_map(Wanted::from)
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,87 @@
+//! From the filters of a rule, or of a target, to what the router applies.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use snapshot::model::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
+
+use crate::route::Edits;
+use crate::route::filter::{self, Answer, Filters, Host};
+
+/// Compiles a list of filters, or says what cannot be part of a message.
+pub(super) fn filters(list: &[Filter]) -> Result<Filters, String> {
+    let mut filters = Filters::default();
+    for one in list {
+        match one {
+            Filter::RequestHeaders(given) => filters.request.push(edits(given)?),
+            Filter::ResponseHeaders(given) => filters.response.push(edits(given)?),
+            Filter::Rewrite { path, hostname } => {
+                filters.path = path.clone().or(filters.path);
+                if let Some(hostname) = hostname {
+                    filters.host = Some(host(hostname)?);
+                }
+            }
+            Filter::Redirect(given) => {
+                filters.answer = Some(Answer::Redirect(redirect(given)?));
+            }
+            Filter::Respond(given) => filters.answer = Some(Answer::Response(response(given)?)),
+            Filter::Broken(why) => filters.broken = Some(why.as_str().into()),
+        }
+    }
+    Ok(filters)
+}
+
+fn host(rewrite: &HostRewrite) -> Result<Host, String> {
+    Ok(match rewrite {
+        HostRewrite::Name(name) => Host::Name(value(name.as_str())?),
+        HostRewrite::Header(given) => Host::Header(name(given)?),
+        HostRewrite::Backend => Host::Backend,
+        HostRewrite::Path {
+            pattern,
+            substitution,
+        } => Host::Path(pattern.clone(), substitution.clone()),
+    })
+}
+
+fn redirect(given: &Redirect) -> Result<filter::Redirect, String> {
+    Ok(filter::Redirect {
+        status: status(given.status)?,
+        tls: given.tls,
+        host: given.hostname.as_ref().map(|name| name.as_str().into()),
+        port: given.port.map(|port| port.get()),
+        path: given.path.clone(),
+    })
+}
+
+fn response(given: &DirectResponse) -> Result<filter::Response, String> {
+    Ok(filter::Response {
+        status: status(given.status)?,
+        content_type: given.content_type.as_deref().map(value).transpose()?,
+        body: Bytes::copy_from_slice(given.body.as_bytes()),
+        headers: edits(&given.headers)?,
+    })
+}
+
+fn status(code: u16) -> Result<StatusCode, String> {
+    StatusCode::from_u16(code).map_err(|_| format!("`{code}` is not a status"))
+}
+
+fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
+    let pairs = |list: &[(String, String)]| -> Result<Vec<_>, String> {
+        let pairs = list.iter();
+        pairs.map(|(a, b)| Ok((name(a)?, value(b)?))).collect()
+    };
+    let names: Result<_, String> = edits.remove.iter().map(|one| name(one)).collect();
+    Ok(Edits {
+        set: pairs(&edits.set)?,
+        add: pairs(&edits.add)?,
+        remove: names?,
+    })
+}
+
+fn name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| format!("`{text}` is not a header name"))
+}
+
+fn value(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| format!("`{text}` is not a header value"))
+}

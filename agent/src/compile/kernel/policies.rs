@@ -1,0 +1,294 @@
+//! The rules of all components with a pod here, and the numbers of what they mean.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use agent_common::Rule;
+use snapshot::model::{
+    Cell, CellId, Component, ComponentId, Connection, East, Endpoint, Intra, Name, South,
+};
+use snapshot::{Snapshot, Source};
+
+use super::changes::{Change, Changes};
+use super::names::Names;
+use super::numbers::Numbers;
+use super::origin::Meaning;
+use super::policy::{Policy, calls};
+use crate::datapath::{KernelTables, Rules, Table};
+
+/// Rules as they are declared, by component.
+#[derive(Clone)]
+pub(super) struct Policies {
+    of: Table<ComponentId, Arc<Policy>>,
+    /// Components with a rule of a meaning, in the order of their names. Where it is declared is told by the first of them.
+    saying: Table<Meaning, Vec<ComponentId>>,
+    numbers: Numbers<Meaning>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self {
+            of: Table::new(),
+            saying: Table::new(),
+            numbers: Numbers::below(u32::MAX),
+        }
+    }
+}
+
+impl Policies {
+    /// Takes over the rules of `local`, the components with a pod here, and puts the tables right. Rules are made anew for those
+    /// that come, and those that `reach` touches. Names are those of the snapshot before, and of this one; who is in both has one
+    /// number.
+    pub(super) fn follow(
+        &mut self,
+        tables: &mut KernelTables,
+        snapshot: &Snapshot,
+        (before, names): (&Names, &Names),
+        local: &BTreeSet<&ComponentId>,
+        reach: &Reach<'_>,
+    ) {
+        let mut next: Vec<(ComponentId, Option<Arc<Policy>>)> = Vec::new();
+        for id in self.of.keys().filter(|id| !local.contains(id)) {
+            tables.policies.remove(&before.component(id));
+            next.push((id.clone(), None));
+        }
+        for id in local {
+            let Some(cell) = snapshot.cells.get(&id.cell) else {
+                continue;
+            };
+            let Some(component) = cell.components.get(&id.component) else {
+                continue;
+            };
+            if !self.of.contains_key(*id) || reach.touches(cell, component) {
+                let policy = Policy::of(snapshot, names, cell, component);
+                next.push(((*id).clone(), Some(Arc::new(policy))));
+            }
+        }
+        if next.is_empty() {
+            return;
+        }
+        // What was said by those whose rules are made anew, and what nobody said.
+        let (mut said, mut new) = (BTreeSet::new(), Vec::new());
+        for (id, policy) in &next {
+            let before = match policy {
+                Some(policy) => self.of.insert(id.clone(), Arc::clone(policy)),
+                None => self.of.remove(id),
+            };
+            for (meaning, _) in before.iter().flat_map(|policy| &policy.meanings) {
+                if let Some(saying) = self.saying.get_mut(meaning) {
+                    saying.retain(|known| known != id);
+                }
+                said.insert(meaning.clone());
+            }
+            for (meaning, _) in policy.iter().flat_map(|policy| &policy.meanings) {
+                let saying = self.saying.entry(meaning.clone()).or_default();
+                if saying.is_empty() && !said.contains(meaning) {
+                    new.push(meaning.clone());
+                }
+                if let Err(at) = saying.binary_search(id) {
+                    saying.insert(at, id.clone());
+                }
+            }
+        }
+        let moved = self.renumber(tables, &said, new);
+        if moved {
+            // Two meanings that want one number: one of 4,294,967,295 for each two.
+            tables.rules = Table::new();
+            let all = self.of.iter();
+            next = all
+                .map(|(id, policy)| (id.clone(), Some(Arc::clone(policy))))
+                .collect();
+        } else {
+            self.name(tables, &said);
+        }
+        for (id, policy) in next {
+            let Some(policy) = policy else { continue };
+            let rules = self.rules(tables, &policy);
+            let identity = names.component(&id);
+            if tables.policies.get(&identity) != Some(&rules) {
+                tables.policies.insert(identity, rules);
+            }
+        }
+    }
+
+    /// Numbers for what is said now, when `said` was before, perhaps, and `new` was not. Tells whether a meaning that stays has
+    /// another number.
+    fn renumber(
+        &mut self,
+        tables: &mut KernelTables,
+        said: &BTreeSet<Meaning>,
+        new: Vec<Meaning>,
+    ) -> bool {
+        let mut gone = Vec::new();
+        for meaning in said {
+            if self.saying.get(meaning).is_some_and(Vec::is_empty) {
+                self.saying.remove(meaning);
+                if let Some(number) = self.numbers.get(meaning) {
+                    tables.rules.remove(&number);
+                }
+                gone.push(meaning.clone());
+            }
+        }
+        self.numbers.update(gone, new)
+    }
+
+    /// Says in the tables where rules of these meanings are declared.
+    fn name(&self, tables: &mut KernelTables, said: &BTreeSet<Meaning>) {
+        for meaning in said {
+            let first = self.saying.get(meaning).and_then(|saying| saying.first());
+            let source = first
+                .and_then(|id| self.of.get(id))
+                .and_then(|policy| policy.source(meaning));
+            let (Some(number), Some(source)) = (self.numbers.get(meaning), source) else {
+                continue;
+            };
+            if tables.rules.get(&number) != Some(source) {
+                tables.rules.insert(number, source.clone());
+            }
+        }
+    }
+
+    /// The rules, with numbers. What has none of its own in the tables yet is declared here: components come in the order of
+    /// their names.
+    fn rules(&self, tables: &mut KernelTables, policy: &Policy) -> Rules {
+        let mut numbers = Vec::with_capacity(policy.meanings.len());
+        for (meaning, source) in &policy.meanings {
+            let number = self.numbers.get(meaning).unwrap_or(0);
+            if !tables.rules.contains_key(&number) {
+                tables.rules.insert(number, source.clone());
+            }
+            numbers.push(number);
+        }
+        let rules = policy.rules.iter();
+        rules
+            .map(|(key, action, meaning)| (*key, Rule::new(*action, numbers[*meaning])))
+            .collect()
+    }
+}
+
+/// Whose rules a change may touch. It may name too many, never too few.
+pub(super) struct Reach<'a> {
+    /// Everybody's: what all rules are made with is not as before.
+    everybody: bool,
+    /// Cells with another word about all of their components.
+    cells: BTreeSet<&'a CellId>,
+    /// Components whose endpoints or connections differ.
+    components: BTreeSet<&'a ComponentId>,
+    /// Cells of these.
+    around: BTreeSet<&'a CellId>,
+    /// Who is called by them or by these cells, or was.
+    called: BTreeSet<&'a ComponentId>,
+}
+
+impl<'a> Reach<'a> {
+    pub(super) fn of(changes: &Changes<'a>, everybody: bool) -> Self {
+        let mut reach = Self {
+            everybody,
+            cells: BTreeSet::new(),
+            components: BTreeSet::new(),
+            around: BTreeSet::new(),
+            called: BTreeSet::new(),
+        };
+        if everybody {
+            return reach;
+        }
+        for change in &changes.components {
+            if change.differs(Policed::of) {
+                reach.component(change);
+            }
+        }
+        let moved: BTreeSet<&CellId> = changes
+            .components
+            .iter()
+            .filter_map(|one| one.gone().or(one.came()))
+            .map(|id| &id.cell)
+            .collect();
+        for change in &changes.cells {
+            let members = change.sides().any(|cell| moved.contains(&cell.id));
+            let words = change.differs(Words::of);
+            if members || words {
+                reach.cell(change, members, words);
+            }
+        }
+        reach
+    }
+
+    fn component(&mut self, change: &Change<'a, Component>) {
+        for side in change.sides() {
+            self.components.insert(&side.id);
+            self.around.insert(&side.id.cell);
+            let called = side.connections.iter();
+            self.called
+                .extend(called.map(|connection| &connection.to.component));
+        }
+    }
+
+    /// `members` tells whether components of the cell came or went.
+    fn cell(&mut self, change: &Change<'a, Cell>, members: bool, words: bool) {
+        for side in change.sides() {
+            // Components of an open cell have rules about all the others.
+            if words || (members && side.intra == Intra::Open) {
+                self.cells.insert(&side.id);
+            }
+            // Whom any of the cell may call.
+            self.called
+                .extend(side.east.iter().map(|east| &east.to.component));
+        }
+    }
+
+    /// Whether rules of a component of this cell may be touched.
+    fn touches(&self, cell: &Cell, component: &Component) -> bool {
+        if self.everybody || self.cells.contains(&cell.id) {
+            return true;
+        }
+        if self.components.is_empty() && self.called.is_empty() {
+            return false;
+        }
+        self.components.contains(&component.id)
+            || self.called.contains(&component.id)
+            || (self.around.contains(&cell.id)
+                && component
+                    .connections
+                    .iter()
+                    .any(|call| self.components.contains(&call.to.component)))
+            || cell.east.iter().any(|east| {
+                self.components.contains(&east.to.component) && calls(&east.from, component)
+            })
+    }
+}
+
+/// What a component says that rules are made of, its own and those of others.
+#[derive(PartialEq)]
+struct Policed<'a> {
+    endpoints: &'a BTreeMap<Name, Endpoint>,
+    connections: &'a [Connection],
+}
+
+impl<'a> Policed<'a> {
+    fn of(component: &'a Component) -> Self {
+        Self {
+            endpoints: &component.endpoints,
+            connections: &component.connections,
+        }
+    }
+}
+
+/// What a cell says about all of its components, for rules.
+#[derive(PartialEq)]
+struct Words<'a> {
+    intra: Intra,
+    intra_declared: &'a Source,
+    east: &'a [East],
+    south: &'a [South],
+}
+
+impl<'a> Words<'a> {
+    fn of(cell: &'a Cell) -> Self {
+        Self {
+            intra: cell.intra,
+            intra_declared: &cell.intra_declared,
+            east: &cell.east,
+            south: &cell.south,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Requests by routing key: the placement that serves them, its endpoints, and what its answer says of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+use snapshot::model::PlacementUrl;
+
+use super::exchange::Exchange;
+use super::log::Reason;
+use super::normalise;
+use super::request::Inbound;
+use super::respond::Refusal;
+use super::target::{Chosen, place, tls_name};
+use super::worker::Worker;
+use crate::resilience::CircuitState;
+use crate::route::placement::PlacementEndpoint;
+use crate::route::{FailoverReason, NotAdmitted, Permit, Placement, Placements, RouteReason};
+use crate::upstream::{Destination, Place, TlsName};
+
+/// The placement that serves a request.
+pub(super) struct Serving {
+    placement: Arc<Placement>,
+    reason: RouteReason,
+    failover: Option<FailoverReason>,
+    permit: Permit,
+}
+
+/// Admits a request to a placement and lists the endpoints that may serve it, in turn and healthy ones
+/// first. `turn` numbers the target.
+pub(super) fn choose(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    inbound: &Inbound,
+    (table, turn): (&Placements, u32),
+    destination: impl Fn(Place, Option<TlsName>) -> Destination,
+) -> Result<Chosen, Refusal> {
+    let headers = &inbound.parts.headers;
+    let key = table.key(headers)?;
+    let admitted = table.admit(key, length(headers), worker.now());
+    let admitted = admitted.map_err(|(reason, name, why)| {
+        let refusal = Refusal::new(refused(why), format!("placement {name} {why}"));
+        exchange.record.placement = Some(name);
+        exchange.record.route_reason = Some(reason);
+        refusal
+    })?;
+    let placement = admitted.placement;
+    exchange.record.placement = Some(Arc::clone(&placement.name));
+    exchange.record.route_reason = Some(admitted.reason);
+    exchange.record.failover_reason = admitted.failover;
+    exchange.slot = Some(Rc::new(admitted.slot));
+    let mut endpoints = placement.shard(key);
+    if endpoints.len() > 1 {
+        let generation = exchange.record.generation;
+        let first = worker.turn(generation, turn, endpoints.len());
+        endpoints.rotate_left(first);
+        endpoints.sort_by_key(|one| !one.health().healthy());
+    }
+    let destinations = endpoints
+        .into_iter()
+        .map(|one| reach(one, &destination))
+        .collect::<Result<_, _>>()?;
+    Ok(Chosen {
+        destinations,
+        body_limit: placement.settings.max_request_body_bytes,
+        serving: Some(Serving {
+            reason: admitted.reason,
+            failover: admitted.failover,
+            permit: admitted.permit,
+            placement,
+        }),
+    })
+}
+
+fn reach(
+    endpoint: &PlacementEndpoint,
+    destination: impl Fn(Place, Option<TlsName>) -> Destination,
+) -> Result<Destination, Refusal> {
+    let (at, tls) = address(&endpoint.url)?;
+    Ok(Destination {
+        host: Some(endpoint.authority.clone()),
+        ..destination(at, tls)
+    })
+}
+
+/// Place and TLS name of a placement's URL.
+pub(super) fn address(url: &PlacementUrl) -> Result<(Place, Option<TlsName>), Refusal> {
+    let tls = match url.tls {
+        true => Some(tls_name(&url.host)?),
+        false => None,
+    };
+    Ok((place(&url.host, url.port.get()), tls))
+}
+
+fn refused(why: NotAdmitted) -> Reason {
+    match why {
+        NotAdmitted::NoEndpoint => Reason::NoEndpoint,
+        NotAdmitted::Full => Reason::ConcurrencyLimit,
+        NotAdmitted::BodyTooLarge => Reason::BodySizeLimit,
+        NotAdmitted::CircuitOpen => Reason::CircuitOpen,
+    }
+}
+
+/// Length of a body that tells it.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+impl Serving {
+    /// Counts what came of the request, and says on its answer who served it.
+    pub(super) fn ended<B>(self, worker: &Worker, answer: &mut Result<Response<B>, Refusal>) {
+        match answer {
+            Ok(response) => {
+                let success = response.status() < StatusCode::INTERNAL_SERVER_ERROR;
+                let state = self.permit.count(success, worker.now());
+                let state = state.unwrap_or(CircuitState::Closed);
+                let headers = response.headers_mut();
+                normalise::strip_ours(headers);
+                headers.insert("x-routed-to", self.placement.header.clone());
+                let mut tell = |name, value| {
+                    headers.insert(name, HeaderValue::from_static(value));
+                };
+                tell("x-route-reason", self.reason.as_str());
+                tell("x-circuit-state", state.as_str());
+                if let Some(failover) = self.failover {
+                    tell("x-failover-reason", failover.as_str());
+                }
+            }
+            Err(refusal) if refusal.reason.no_answer() => {
+                self.permit.count(false, worker.now());
+            }
+            // The client gave up, sent too much, or the request never left: that says nothing about the
+            // placement.
+            Err(_) => drop(self.permit),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What the router remembers of those it sends requests to: breakers, slots, health.
+//!
+//! Flows in: results, probes and the time. Flows out: whether a request may go there. One state per
+//! node, shared by all cores without a lock: each machine is one atomic word. They have no clock and
+//! no settings of their own, since both outlive no configuration: `now` and settings are arguments.
+//! When configuration changes, the next table takes the states over by key
+//! ([`crate::route::RouteTable::adopt`]).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+mod breaker;
+mod health;
+mod slots;
+
+pub use breaker::{Admission, Breaker, Change, CircuitState, Counted};
+pub use health::{Health, Thresholds};
+pub use slots::{Slot, Slots};
+
+/// The clock of the states: time since it was made, never backwards.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    start: Instant,
+    ahead_ms: Arc<AtomicU64>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            ahead_ms: Arc::default(),
+        }
+    }
+}
+
+impl Clock {
+    /// Time since the clock was made.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed() + Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    /// Sets all copies of the clock ahead. For tests, which cannot wait until a breaker's time is over.
+    pub fn advance(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.ahead_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,128 @@
+//! What a rule, or one of its targets, changes or answers: compiled, in the order in which it is applied.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use snapshot::model::{PathRewrite, Pattern};
+
+use super::Edits;
+
+/// The filters of one list. None of them contradicts another: the documents saw to that.
+#[derive(Debug, Default)]
+pub struct Filters {
+    /// Why the list cannot be applied; its requests answer 500.
+    pub broken: Option<Arc<str>>,
+    /// The answer to every request; then nothing goes upstream.
+    pub answer: Option<Answer>,
+    /// The path.
+    pub path: Option<PathRewrite>,
+    /// The host sent upstream.
+    pub host: Option<Host>,
+    /// Headers of the request.
+    pub request: Vec<Edits>,
+    /// Headers of the response.
+    pub response: Vec<Edits>,
+}
+
+/// A response that needs no upstream.
+#[derive(Debug)]
+pub enum Answer {
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// Said as it is written.
+    Response(Response),
+}
+
+/// Another place for the client.
+#[derive(Debug)]
+pub struct Redirect {
+    /// Status.
+    pub status: StatusCode,
+    /// Whether the place speaks TLS; as the request when absent.
+    pub tls: Option<bool>,
+    /// Its host; the request's when absent.
+    pub host: Option<Box<str>>,
+    /// Its port, if it is given.
+    pub port: Option<u16>,
+    /// Its path; the request's when absent.
+    pub path: Option<PathRewrite>,
+}
+
+impl Redirect {
+    /// The port that `Location` names, or none if it is the well-known one of the scheme (Gateway API,
+    /// `HTTPRequestRedirectFilter.port`). `tls` and `listener` are those of the request's connection.
+    pub fn port(&self, tls: bool, listener: u16) -> Option<u16> {
+        let known = |tls| if tls { 443 } else { 80 };
+        let port = match (self.port, self.tls) {
+            (Some(port), _) => port,
+            (None, Some(tls)) => known(tls),
+            (None, None) => listener,
+        };
+        (port != known(self.tls.unwrap_or(tls))).then_some(port)
+    }
+}
+
+/// A response as it is written.
+#[derive(Debug)]
+pub struct Response {
+    /// Status.
+    pub status: StatusCode,
+    /// `Content-Type`.
+    pub content_type: Option<HeaderValue>,
+    /// Body.
+    pub body: Bytes,
+    /// Edits of its headers.
+    pub headers: Edits,
+}
+
+/// Where the host sent upstream comes from.
+#[derive(Debug)]
+pub enum Host {
+    /// This one.
+    Name(HeaderValue),
+    /// A header of the request, if it is there.
+    Header(HeaderName),
+    /// The name of the backend's endpoint, if it has one.
+    Backend,
+    /// The request's path with every match of a pattern replaced.
+    Path(Pattern, String),
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::Redirect;
+
+    #[test]
+    fn ports_of_redirects_follow_the_gateway_api() {
+        for (port, scheme, tls, listener, expected) in [
+            (None, None, false, 80, None),
+            (None, None, false, 8080, Some(8080)),
+            (None, None, true, 443, None),
+            (None, None, true, 8443, Some(8443)),
+            (None, Some(true), false, 8080, None),
+            (None, Some(true), false, 80, None),
+            (None, Some(false), true, 443, None),
+            (Some(80), None, false, 8080, None),
+            (Some(8443), Some(true), false, 80, Some(8443)),
+            (Some(443), Some(true), false, 80, None),
+            (Some(80), Some(true), false, 80, Some(80)),
+            (Some(443), None, false, 80, Some(443)),
+        ] {
+            let redirect = Redirect {
+                status: StatusCode::FOUND,
+                tls: scheme,
+                host: None,
+                port,
+                path: None,
+            };
+            assert_eq!(
+                redirect.port(tls, listener),
+                expected,
+                "{port:?} {scheme:?} {tls} {listener}"
+            );
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a rule, or one of its targets, changes on the way.
+
+use super::{Hostname, PathRewrite, Pattern, Port};
+
+/// What is changed on the way, or answered here.
+#[derive(Clone, Debug)]
+pub enum Filter {
+    /// Headers of the request.
+    RequestHeaders(HeaderEdits),
+    /// Headers of the response.
+    ResponseHeaders(HeaderEdits),
+    /// The path, the host, or both.
+    Rewrite {
+        /// Path.
+        path: Option<PathRewrite>,
+        /// Host sent upstream.
+        hostname: Option<HostRewrite>,
+    },
+    /// The client is sent elsewhere; nothing goes upstream.
+    Redirect(Redirect),
+    /// The router answers itself; nothing goes upstream.
+    Respond(DirectResponse),
+    /// A filter that cannot be applied: its requests answer 500 (Gateway API, `HTTPRouteFilter`). The
+    /// text says why.
+    Broken(String),
+}
+
+/// Edits of headers; names are lower case and valid (RFC 9110, section 5.1), values are valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Replace.
+    pub set: Vec<(String, String)>,
+    /// Append.
+    pub add: Vec<(String, String)>,
+    /// Delete.
+    pub remove: Vec<String>,
+}
+
+/// Where the host sent upstream comes from.
+#[derive(Clone, Debug)]
+pub enum HostRewrite {
+    /// This one.
+    Name(Hostname),
+    /// The value of a request header, lower case; the host stays when the header is not there.
+    Header(String),
+    /// The name of the backend's endpoint; the host stays for one that is known by address.
+    Backend,
+    /// The request's path, with every match of a pattern replaced; the substitution is in the syntax of
+    /// `regex::Captures::expand`.
+    Path {
+        /// The pattern.
+        pattern: Pattern,
+        /// The replacement.
+        substitution: String,
+    },
+}
+
+/// Another place for the client; what is absent stays as the request has it.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// Whether the place speaks TLS.
+    pub tls: Option<bool>,
+    /// Its host.
+    pub hostname: Option<Hostname>,
+    /// Its port. Without it: the well-known one of a given scheme, else the listener's.
+    pub port: Option<Port>,
+    /// Its path.
+    pub path: Option<PathRewrite>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// A response that needs no upstream.
+#[derive(Clone, Debug)]
+pub struct DirectResponse {
+    /// 200 to 599.
+    pub status: u16,
+    /// `Content-Type`, a valid header value.
+    pub content_type: Option<String>,
+    /// Body.
+    pub body: String,
+    /// Edits of its headers.
+    pub headers: HeaderEdits,
+}

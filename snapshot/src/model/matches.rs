@@ -1,0 +1,107 @@
+//! What a request must look like for a rule.
+
+use std::sync::Arc;
+
+use super::DocumentPath;
+
+/// What a request must look like. All parts must match.
+#[derive(Clone, Debug)]
+pub struct RequestMatch {
+    /// Path.
+    pub path: PathMatch,
+    /// Method, upper case.
+    pub method: Option<String>,
+    /// Headers by lower-case name; each name once.
+    pub headers: Vec<(String, TextMatch)>,
+    /// Parameters of the query by name, percent-decoded; each name once.
+    pub query: Vec<(String, TextMatch)>,
+}
+
+impl RequestMatch {
+    /// Every request with such a path.
+    pub fn new(path: PathMatch) -> Self {
+        Self {
+            path,
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }
+    }
+}
+
+/// How the value of a header or query parameter matches.
+#[derive(Clone, Debug)]
+pub enum TextMatch {
+    /// Byte for byte.
+    Exact(String),
+    /// The whole value, in linear time.
+    Regex(Pattern),
+}
+
+impl TextMatch {
+    /// Whether a value matches. What is no UTF-8 is read with replacement characters by a pattern.
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(expected) => expected.as_bytes() == value,
+            Self::Regex(pattern) => pattern.regex().is_match(&String::from_utf8_lossy(value)),
+        }
+    }
+}
+
+/// How a path matches.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// Byte for byte.
+    Exact(DocumentPath),
+    /// By whole segments; a trailing slash of the prefix says nothing.
+    Prefix(DocumentPath),
+    /// The whole path, in linear time.
+    Regex(Pattern),
+}
+
+/// A pattern that compiles. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    text: Arc<str>,
+    regex: Arc<regex::Regex>,
+}
+
+impl Pattern {
+    /// Compiles a pattern as it stands.
+    pub fn new(pattern: &str) -> Result<Self, regex::Error> {
+        Ok(Self {
+            text: pattern.into(),
+            regex: Arc::new(compiled(pattern)?),
+        })
+    }
+
+    /// Compiles a pattern that must match a whole text.
+    pub fn whole(pattern: &str) -> Result<Self, regex::Error> {
+        // On its own first: `a)(b` is no pattern, and would become one inside of a group.
+        Self::new(pattern)?;
+        let regex = compiled(&format!("^(?:{pattern})$"))?;
+        Ok(Self {
+            text: pattern.into(),
+            regex: Arc::new(regex),
+        })
+    }
+
+    /// The pattern as it was written; precedence counts its characters.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The compiled pattern.
+    pub fn regex(&self) -> &regex::Regex {
+        &self.regex
+    }
+}
+
+/// Compiles a pattern of bounded size: a short one can stand for a machine of many megabytes, and a
+/// document has many patterns.
+fn compiled(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    const MAX_BYTES: usize = 1 << 20;
+    regex::RegexBuilder::new(pattern)
+        .size_limit(MAX_BYTES)
+        .build()
+}
