@@ -158,6 +158,7 @@ fn start_proxy(
             ingress,
             transparent,
             node_mark: datapath.is_some(),
+            telemetry: args.telemetry(),
             ..ProxyConfig::default()
         },
         Arc::clone(routes),

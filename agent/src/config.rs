@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::explain::{Family, Gate, Place, Question, Target, from_hex};
 use crate::flows::Wanted;
+use crate::telemetry::{AccessLog, Collector, TelemetrySettings, Traces};
 
 /// Cells enforced in the kernel and routed in user space, from one folder of documents.
 #[derive(Debug, Parser)]
@@ -86,10 +87,53 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub quarantine: u64,
 
+    /// Write a line of JSON for each request: to standard output (`-`) or to the end of a file [default: none]
+    #[arg(long, value_name = "FILE", value_parser = access_log)]
+    pub access_log: Option<AccessLog>,
+
+    /// Send spans of requests to this OpenTelemetry collector, by OTLP over HTTP [default: none]
+    #[arg(long, value_name = "URI")]
+    pub otlp_traces: Option<Collector>,
+
+    /// Share of the traces that begin here to record, 0 to 1; what callers record is recorded
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    pub trace_ratio: f64,
+
     /// Log format [default: pretty on a terminal, JSON otherwise]
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
 }
+
+fn access_log(text: &str) -> Result<AccessLog, std::convert::Infallible> {
+    Ok(match text {
+        "-" => AccessLog::Stdout,
+        path => AccessLog::File(path.into()),
+    })
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|ratio| (0.0..=1.0).contains(ratio))
+        .ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+impl RunArgs {
+    /// What is told of requests, and to whom.
+    pub fn telemetry(&self) -> TelemetrySettings {
+        TelemetrySettings {
+            access_log: self.access_log.clone(),
+            traces: self.otlp_traces.clone().map(|collector| Traces {
+                collector,
+                ratio: self.trace_ratio,
+                linger: LINGER,
+            }),
+        }
+    }
+}
+
+/// Until spans are sent that fill no batch.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Where the pins are unless `--bpffs` says otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/cardinal";

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use agent_common::Mark;
 use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -21,10 +22,13 @@ use prometheus_client::registry::Registry;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::keys::{self, Fetcher, KeyStore, Limits};
 use crate::resilience::Clock;
 use crate::route::RouteTable;
+use crate::telemetry::{self, Telemetry, TelemetrySettings};
 use crate::upstream::{Settings, Timeouts};
 
+mod access;
 mod answer;
 mod attempts;
 mod body;
@@ -47,6 +51,8 @@ mod steered;
 mod tallies;
 mod target;
 mod tls;
+mod tokens;
+mod trace;
 mod tunnel;
 mod websocket;
 mod worker;
@@ -54,6 +60,7 @@ mod worker;
 pub use listen::{ListenError, Sharing};
 pub use log::{AccessRecord, KEPT, Reason, RequestLog};
 pub use metrics::Metrics;
+pub use trace::TraceContext;
 
 use connection::Entry;
 use placement_metrics::PlacementMetrics;
@@ -96,6 +103,10 @@ pub struct ProxyConfig {
     pub timeouts: Timeouts,
     /// Until the head of the next request is there: so long may a client's connection idle.
     pub idle: Duration,
+    /// Times of key sets that are fetched; those that a document tells replace them.
+    pub keys: Limits,
+    /// What is told of requests, and to whom.
+    pub telemetry: TelemetrySettings,
     /// Time of breakers and limits.
     pub clock: Clock,
 }
@@ -113,6 +124,8 @@ impl Default for ProxyConfig {
             roots: None,
             timeouts: Timeouts::default(),
             idle: Duration::from_secs(60),
+            keys: Limits::default(),
+            telemetry: TelemetrySettings::default(),
             clock: Clock::default(),
         }
     }
@@ -130,6 +143,9 @@ pub enum StartError {
     /// The node's certificates could not be read.
     #[error("failed to read the node's root certificates")]
     Roots(#[source] std::io::Error),
+    /// The access log's file, or a thread of the telemetry.
+    #[error("failed to open the access log, or to start telling of requests")]
+    Telemetry(#[source] std::io::Error),
     /// A thread, its runtime or its sockets.
     #[error("failed to start a worker")]
     Worker(#[source] std::io::Error),
@@ -144,6 +160,9 @@ pub struct Proxy {
     table: Arc<ArcSwap<RouteTable>>,
     log: Arc<RequestLog>,
     metrics: Metrics,
+    keys: Arc<KeyStore>,
+    fetcher: Option<Fetcher>,
+    telemetry: Option<Telemetry>,
     /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
     open: Mutex<BTreeSet<SocketAddr>>,
     fixed: Vec<(SocketKind, OwnedFd)>,
@@ -172,15 +191,22 @@ impl Proxy {
     /// Starts the threads, and in [`Ingress::Lookup`] opens the fixed sockets.
     pub fn start(config: ProxyConfig, table: Arc<ArcSwap<RouteTable>>) -> Result<Self, StartError> {
         let cores = config.cores.max(1);
-        let log = Arc::new(RequestLog::default());
         let metrics = Metrics::default();
+        let upstream = Settings {
+            timeouts: config.timeouts,
+            tls: upstream_tls(&config)?,
+        };
+        let (sinks, telemetry) =
+            telemetry::start(&config.telemetry, &upstream).map_err(StartError::Telemetry)?;
+        let log = Arc::new(RequestLog::new(sinks));
+        let mark = config.node_mark.then_some(Mark::Upstream.raw());
+        let (keys, fetcher) = keys::start(Arc::clone(&table), upstream.clone(), mark, config.keys)
+            .map_err(StartError::Worker)?;
         let shared = Shared {
             table: Arc::clone(&table),
             tls: Arc::new(tls::settings()?),
-            upstream: Settings {
-                timeouts: config.timeouts,
-                tls: upstream_tls(&config)?,
-            },
+            upstream,
+            keys: Arc::clone(&keys),
             log: Arc::clone(&log),
             metrics: metrics.clone(),
             node_mark: config.node_mark,
@@ -243,6 +269,9 @@ impl Proxy {
             table,
             log,
             metrics,
+            keys,
+            fetcher: Some(fetcher),
+            telemetry: Some(telemetry),
             open: Mutex::default(),
             fixed,
         };
@@ -294,6 +323,11 @@ impl Proxy {
         &self.log
     }
 
+    /// Key sets of token providers.
+    pub fn keys(&self) -> &Arc<KeyStore> {
+        &self.keys
+    }
+
     /// The router's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -335,6 +369,9 @@ impl Proxy {
                 tracing::error!("a worker of the router panicked");
             }
         }
+        self.fetcher.take();
+        // After the workers: their last records are told.
+        self.telemetry.take();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<SocketAddr>> {

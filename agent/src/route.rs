@@ -11,13 +11,15 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin, Retry,
-    RuleTimeouts, Upstream,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
+    RemoteKeys, Retry, RuleTimeouts, Upstream,
 };
 
 pub mod admission;
 pub mod cors;
+pub mod credential;
 pub mod filter;
+pub mod gatekeeper;
 pub mod hash;
 pub mod matching;
 pub mod placement;
@@ -27,9 +29,9 @@ pub mod token;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
 pub use filter::Filters;
+pub use gatekeeper::Gatekeeper;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
-pub use token::Gatekeeper;
 
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
@@ -41,6 +43,7 @@ pub struct RouteTable {
     pub(crate) steered: HashMap<SocketAddr, Steered>,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) inside: Inside,
+    pub(crate) remote_keys: HashSet<Arc<RemoteKeys>>,
     pub(crate) placements: BTreeMap<ObjectName, Arc<Placements>>,
 }
 
@@ -98,6 +101,11 @@ impl RouteTable {
                 .any(|network| network.contains(&Cidr::host(address)))
     }
 
+    /// Key sets that rules of this table need and that are fetched.
+    pub fn remote_keys(&self) -> &HashSet<Arc<RemoteKeys>> {
+        &self.remote_keys
+    }
+
     /// Name servers of the platform; empty: those of the node.
     pub fn dns(&self) -> &[IpAddr] {
         &self.dns
@@ -140,6 +148,8 @@ pub struct Listener {
     /// The gate that its gateway plays.
     pub gate: Option<Gate>,
     pub(crate) hosts: HostIndex<HostRules>,
+    /// Headers that tokens set and that choose a route again: a client's own never choose one.
+    pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
     pub(crate) default_certificate: Option<Arc<ServerCertificate>>,
 }
@@ -242,6 +252,8 @@ pub struct Caller {
     pub id: ComponentId,
     /// The same for logs.
     pub name: Arc<str>,
+    /// Its cell, for logs.
+    pub cell: Arc<str>,
     /// Declared calls: to other cells, and inside of its own cell.
     pub(crate) calls: HashSet<EndpointId>,
     /// What components of its cell may do among themselves without a declaration.
@@ -294,6 +306,8 @@ pub struct RouteRule {
     pub index: usize,
     /// Where the route comes from.
     pub origin: Origin,
+    /// Cell of the endpoint that it is for, for logs.
+    pub cell: Option<Arc<str>>,
     /// Who may pass; none: everybody.
     pub auth: Option<Arc<Gatekeeper>>,
     /// What is changed on the way, or answered here.
@@ -309,6 +323,14 @@ pub struct RouteRule {
 }
 
 impl RouteRule {
+    /// Headers that its policy sets from claims in order to choose the route again.
+    pub(crate) fn token_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.auth
+            .iter()
+            .filter(|one| one.tokens.as_ref().is_some_and(|tokens| tokens.recompute))
+            .flat_map(|one| one.own_headers())
+    }
+
     /// The target for a number below [`RouteRule::weight`].
     pub fn target(&self, mut at: u64) -> Option<&RouteTarget> {
         self.targets.iter().find(|target| {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::keys::ProviderStatus;
+
 mod placements;
 mod rules;
 
@@ -25,6 +27,8 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// Listeners of the router.
     pub listeners: Vec<ListenerStatus>,
+    /// Key sets of token providers that are fetched.
+    pub key_sets: Vec<ProviderStatus>,
     /// Placements of routing tables.
     #[serde(default)]
     pub placements: Vec<PlacementStatus>,
@@ -260,6 +264,7 @@ impl fmt::Display for Status {
         self.write_cells(f)?;
         self.write_pods(f)?;
         self.write_listeners(f)?;
+        self.write_key_sets(f)?;
         self.write_placements(f)?;
         self.write_drops(f)?;
         self.write_rules(f)?;
@@ -356,6 +361,22 @@ impl Status {
         table(f, rows.collect())
     }
 
+    fn write_key_sets(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key_sets.is_empty() {
+            return Ok(());
+        }
+        section(f, "key sets", self.key_sets.len())?;
+        for set in &self.key_sets {
+            let keys = plural(set.keys, "key");
+            writeln!(f, "  {} {}, {keys}", set.uri, set.state)?;
+            if !set.last_error.is_empty() {
+                let times = plural(set.failures as usize, "failure");
+                writeln!(f, "    {times}, last: {}", set.last_error)?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_drops(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         section(f, "drops", self.drops.len())?;
         let rows = self.drops.iter().map(|drop| {
@@ -423,8 +444,8 @@ fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
 mod tests {
     use super::{
         AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-        ListenerStatus, PlacementEndpointStatus, PlacementStatus, PodStatus, RuleStatus, Status,
-        TableStatus, rules::SHOWN_RULES,
+        ListenerStatus, PlacementEndpointStatus, PlacementStatus, PodStatus, ProviderStatus,
+        RuleStatus, Status, TableStatus, rules::SHOWN_RULES,
     };
 
     fn status() -> Status {
@@ -492,6 +513,14 @@ mod tests {
                 addresses: vec!["10.0.0.1".into()],
                 component: String::new(),
                 enforced: false,
+            }],
+            key_sets: vec![ProviderStatus {
+                uri: "https://idp.example.com/jwks".into(),
+                state: "stale".into(),
+                keys: 2,
+                fetched_at: 1,
+                failures: 3,
+                last_error: "no connection".into(),
             }],
             listeners: vec![ListenerStatus {
                 gateway: "platform/external".into(),

@@ -22,11 +22,13 @@ pub mod body;
 pub mod budget;
 mod connect;
 pub mod kept;
+pub(crate) mod once;
 mod pool;
 pub mod resolve;
 
 pub use body::{BodyBreak, BodyError, Progress, RequestBody};
 pub use budget::Budgets;
+pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
 pub use pool::Client;
 

@@ -23,6 +23,7 @@ use agent_common::{Lost, Verdict};
 use crate::datapath::{Care, Datapath};
 use crate::explain::{Names, Rehearsals, Request};
 use crate::flows::{self, Wanted};
+use crate::keys::KeyStore;
 use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
@@ -43,6 +44,7 @@ pub struct AgentView {
     draining: AtomicBool,
     datapath: Option<Datapath>,
     requests: Arc<RequestLog>,
+    keys: Arc<KeyStore>,
     routes: Arc<ArcSwap<RouteTable>>,
     metrics: Metrics,
     registry: Registry,
@@ -80,6 +82,8 @@ impl AgentView {
         metrics.register(&mut registry);
         metrics.enforcing(datapath.is_some());
         proxy.register(&mut registry);
+        proxy.keys().register(&mut registry);
+        proxy.log().register(&mut registry);
         let mut events = None;
         if let Some(datapath) = &datapath {
             registry.register_collector(Box::new(PacketCounters::new(
@@ -96,6 +100,7 @@ impl AgentView {
             draining: AtomicBool::new(false),
             datapath,
             requests: Arc::clone(proxy.log()),
+            keys: Arc::clone(proxy.keys()),
             routes: Arc::clone(proxy.table()),
             metrics,
             registry,
@@ -311,6 +316,7 @@ impl View for AgentView {
             cells,
             pods,
             listeners,
+            key_sets: self.keys.status(),
             placements: placements::rows(&self.routes.load()),
             drops,
             rules,

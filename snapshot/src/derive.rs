@@ -12,7 +12,7 @@ use crate::model::{
     Auth, AuthRule, Authorization, ComponentId, ComponentKind, Decision, DocumentPath, Filter,
     Gate, HostPattern, Hostname, JwtProvider, Listener, Name, ObjectName, Operation, Origin,
     Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route, Rule, Target,
-    WeightedTarget,
+    TokenRequirement, WeightedTarget,
 };
 use crate::naming;
 use crate::report::Source;
@@ -201,28 +201,30 @@ fn wildcard_auth(exposure: &ExposureDraft, provider: &Arc<JwtProvider>) -> Auth 
     } else {
         Decision::Deny
     };
-    Auth {
-        providers: vec![provider.clone()],
-        authorization: Authorization {
+    Auth::of_tokens(
+        exposure.source.clone(),
+        vec![provider.clone()],
+        Authorization {
             rules: Vec::new(),
             default,
         },
-    }
+    )
 }
 
 fn operation_auth(operation: &Operation, provider: &Arc<JwtProvider>) -> Auth {
-    Auth {
-        providers: vec![provider.clone()],
-        authorization: Authorization {
-            rules: vec![AuthRule {
-                decision: Decision::Allow,
-                provider: provider.name.clone(),
-                scopes: operation.scopes.clone(),
-                claims: operation.claims.clone(),
-            }],
+    let token = TokenRequirement {
+        provider: provider.name.clone(),
+        scopes: operation.scopes.clone(),
+        claims: operation.claims.clone(),
+    };
+    Auth::of_tokens(
+        operation.declared.clone(),
+        vec![provider.clone()],
+        Authorization {
+            rules: vec![AuthRule::of_token(Decision::Allow, token)],
             default: Decision::Deny,
         },
-    }
+    )
 }
 
 /// HEAD is judged as GET (RFC 9110, section 9.3.2), unless an operation says something about HEAD

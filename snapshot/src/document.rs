@@ -64,7 +64,7 @@ pub(crate) struct Drafts {
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
     pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
-    pub(crate) secrets: Table<model::Certificate>,
+    pub(crate) secrets: Table<secret::SecretDraft>,
 }
 
 /// Name and document of an object.

@@ -17,6 +17,7 @@ pub mod report;
 mod shared;
 mod tree;
 
+pub use document::jwks::{KeySetError, fetched as fetched_keys};
 pub use model::Snapshot;
 pub use parse::{MAX_MISTAKES, SourceFile, parse};
 pub use report::{Mistake, Rejections, Source, Warning};

@@ -11,6 +11,7 @@ use crate::document::Drafts;
 use crate::document::cell::{CellDraft, ExposureDraft};
 use crate::document::gateway::GatewayDraft;
 use crate::document::platform::PlatformDraft;
+use crate::document::secret::SecretDraft;
 use crate::model::{
     Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, ListenerProtocol, Node,
     ObjectName, Platform, Route, Snapshot,
@@ -20,6 +21,7 @@ use crate::report::Source;
 use crate::shared::Shared;
 
 mod addresses;
+mod credentials;
 mod http_route;
 mod security_policy;
 
@@ -111,8 +113,14 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
         &drafts.filters,
         sink,
     );
-    let mut routes =
-        security_policy::apply(drafts.security_policies, documents, routes, &attach, sink);
+    let mut routes = security_policy::apply(
+        drafts.security_policies,
+        documents,
+        routes,
+        &attach,
+        &secrets,
+        sink,
+    );
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
     Snapshot {
         digest: "".into(),
@@ -126,7 +134,10 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
         routes,
         certificates: secrets
             .into_iter()
-            .filter_map(|(name, (_, certificate))| Some((name, Arc::new(certificate?))))
+            .filter_map(|(name, (_, secret))| match secret? {
+                SecretDraft::Tls(certificate) => Some((name, Arc::new(certificate))),
+                SecretDraft::Opaque(_) => None,
+            })
             .collect(),
         warnings: Vec::new(),
     }
@@ -140,7 +151,7 @@ fn route_order(route: &Route) -> impl Ord + '_ {
 
 fn certificates(
     draft: &crate::document::gateway::ListenerDraft,
-    secrets: &crate::document::Table<crate::model::Certificate>,
+    secrets: &crate::document::Table<SecretDraft>,
     sink: &Sink,
 ) {
     let ListenerProtocol::Https { certificates } = &draft.listener.protocol else {
@@ -149,7 +160,15 @@ fn certificates(
     for (name, source) in certificates.iter().zip(&draft.certificate_sources) {
         match secrets.get(name) {
             None => sink.mistake(source.clone(), format_args!("no `Secret` {name}")),
-            Some((_, Some(secret))) => host_is_named(&draft.listener, secret, source, sink),
+            Some((_, Some(SecretDraft::Tls(certificate)))) => {
+                host_is_named(&draft.listener, certificate, source, sink)
+            }
+            Some((_, Some(SecretDraft::Opaque(_)))) => sink.mistake(
+                source.clone(),
+                format_args!(
+                    "`Secret` {name} holds no certificate; expected type `kubernetes.io/tls`"
+                ),
+            ),
             Some((_, None)) => {}
         }
     }

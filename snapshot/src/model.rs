@@ -15,6 +15,7 @@ use crate::report::{Source, Warning};
 use crate::shared::Shared;
 use crate::tree::shortened;
 
+mod auth;
 mod cell;
 mod cors;
 mod filter;
@@ -26,6 +27,10 @@ mod resilience;
 mod routing;
 mod timestamp;
 
+pub use auth::{
+    ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, StringMatch, TokenRequirement, Tokens,
+};
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
@@ -33,11 +38,12 @@ pub use cell::{
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
-    Auth, AuthRule, Authorization, Certificate, ClaimRequirement, Decision, Gateway, HostPattern,
-    Listener, ListenerProtocol, Origin, Parent, PathRewrite, Route, Rule, Target, Upstream,
-    UpstreamHost, WeightedTarget,
+    Certificate, Gateway, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathRewrite,
+    Route, Rule, Target, Upstream, UpstreamHost, WeightedTarget,
 };
-pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
+pub use jwt::{
+    Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
+};
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};

@@ -105,9 +105,10 @@ fn providers(route: &Route) -> Vec<Option<String>> {
         .rules
         .iter()
         .map(|rule| {
-            rule.auth
-                .as_ref()
-                .map(|auth| auth.providers[0].name.to_string())
+            rule.auth.as_ref().map(|auth| {
+                let tokens = auth.tokens.as_ref().expect("it asks for a token");
+                tokens.providers[0].name.to_string()
+            })
         })
         .collect()
 }

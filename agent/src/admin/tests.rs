@@ -57,6 +57,7 @@ impl View for Small {
             placements: Vec::new(),
             drops: Vec::new(),
             rules: Vec::new(),
+            key_sets: Vec::new(),
             not_enforced: Vec::new(),
         }
     }

@@ -7,17 +7,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderName;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 use snapshot::model::{
     Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
-    Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, Route, Rule,
-    SouthDestination, SouthProtocol, Target, WeightedTarget,
+    Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
+    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens, WeightedTarget,
 };
 use snapshot::{Mistake, Snapshot};
 
 use super::filter;
+use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
+use crate::route::gatekeeper::TokenCheck;
 use crate::route::token::Provider;
 use crate::route::{
     Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements, RouteRule,
@@ -35,6 +39,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
         inside: inside(snapshot),
+        remote_keys: compiler.remote_keys,
         placements: compiler.placements,
     };
     if compiler.mistakes.is_empty() {
@@ -49,6 +54,8 @@ struct Compiler<'a> {
     snapshot: &'a Snapshot,
     mistakes: Vec<Mistake>,
     providers: HashMap<Name, Arc<Provider>>,
+    gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
+    remote_keys: HashSet<Arc<RemoteKeys>>,
     placements: BTreeMap<ObjectName, Arc<Placements>>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     targets: u32,
@@ -60,6 +67,8 @@ impl<'a> Compiler<'a> {
             snapshot,
             mistakes: Vec::new(),
             providers: HashMap::new(),
+            gatekeepers: HashMap::new(),
+            remote_keys: HashSet::new(),
             placements: BTreeMap::new(),
             certificates: BTreeMap::new(),
             targets: 0,
@@ -146,6 +155,12 @@ impl<'a> Compiler<'a> {
             route: Arc::clone(name),
             index,
             origin: route.origin.clone(),
+            cell: match &route.origin {
+                Origin::Endpoint { endpoint, .. } => {
+                    Some(endpoint.component.cell.to_string().into())
+                }
+                Origin::Document => None,
+            },
             auth,
             filters,
             timeouts: rule.timeouts,
@@ -155,9 +170,64 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn gatekeeper(&mut self, auth: &Auth) -> Arc<Gatekeeper> {
-        let mut providers = Vec::with_capacity(auth.providers.len());
-        for model in &auth.providers {
+    /// Rules of one policy share its gatekeeper.
+    fn gatekeeper(&mut self, auth: &Arc<Auth>) -> Arc<Gatekeeper> {
+        // The snapshot holds every `Auth` as long as this compiler lives, so an address is one policy's.
+        let policy = Arc::as_ptr(auth);
+        if let Some(known) = self.gatekeepers.get(&policy) {
+            return Arc::clone(known);
+        }
+        let keys = auth.api_keys.as_ref().and_then(|keys| {
+            let ring = KeyRing::new(keys);
+            if ring.is_none() {
+                self.mistake(
+                    &auth.declared,
+                    "a client's name or its header is no header text",
+                );
+            }
+            ring
+        });
+        let users = auth.users.as_ref().and_then(|users| {
+            let users = Users::new(users);
+            if users.is_none() {
+                self.mistake(&auth.declared, "the users' header is no header");
+            }
+            users
+        });
+        let tokens = auth.tokens.as_ref().map(|tokens| self.tokens(tokens));
+        let gatekeeper = Arc::new(Gatekeeper::new(auth, keys, users, tokens));
+        self.gatekeepers.insert(policy, Arc::clone(&gatekeeper));
+        gatekeeper
+    }
+
+    fn tokens(&mut self, tokens: &Tokens) -> TokenCheck {
+        let mut providers = Vec::with_capacity(tokens.providers.len());
+        let mut claim_headers = Vec::new();
+        let mut asked = Sha256::new();
+        for model in &tokens.providers {
+            // Texts in this form are quoted, so no two providers give the same one.
+            asked.update(format!(
+                "{:?}",
+                (
+                    &model.name,
+                    &model.issuer,
+                    &model.audiences,
+                    &model.algorithms,
+                    &model.keys,
+                    &model.places
+                )
+            ));
+            if let ProviderKeys::Remote(remote) = &model.keys {
+                self.remote_keys.insert(Arc::clone(remote));
+            }
+            for one in &model.claim_headers {
+                match HeaderName::from_bytes(one.header.as_bytes()) {
+                    Ok(header) => {
+                        claim_headers.push((model.name.clone(), header, one.claim.clone()));
+                    }
+                    Err(error) => self.mistake(&model.declared, error),
+                }
+            }
             // Names of providers are unique in a snapshot only for those of the platform.
             let shared = self.snapshot.platform.jwt_providers.get(&model.name);
             let cached = shared.is_some_and(|shared| Arc::ptr_eq(shared, model));
@@ -174,10 +244,18 @@ impl<'a> Compiler<'a> {
                     }
                     providers.push(provider);
                 }
-                Err(error) => self.mistake(&model.declared, error),
+                Err(error) => {
+                    self.mistake(&model.declared, format!("{:#}", anyhow::Error::new(error)));
+                }
             }
         }
-        Arc::new(Gatekeeper::new(auth, providers))
+        TokenCheck {
+            fingerprint: asked.finalize().into(),
+            providers,
+            leniency: tokens.leniency,
+            claim_headers,
+            recompute: tokens.providers.iter().any(|one| one.recompute_route),
+        }
     }
 
     fn filters(&mut self, source: &Declared, list: &[Filter]) -> Filters {
@@ -297,6 +375,7 @@ impl<'a> Compiler<'a> {
             }
         }
         let mut hosts: HostIndex<HostRules> = HostIndex::default();
+        let mut token_headers: HashSet<HeaderName> = HashSet::new();
         for (at, route) in self.snapshot.routes.iter().enumerate() {
             let attached = route.parents.iter().any(|parent| {
                 parent.gateway == gateway.name
@@ -311,12 +390,19 @@ impl<'a> Compiler<'a> {
                     let entry = hosts.entry(host.as_ref());
                     self.add(entry, route, &rules[at], at);
                 }
+                token_headers.extend(
+                    rules[at]
+                        .iter()
+                        .flat_map(|rule| rule.token_headers())
+                        .cloned(),
+                );
             }
         }
         Listener {
             name: format!("{}/{}", gateway.name, listener.name).into(),
             gate: gateway.gate,
             hosts,
+            token_headers: sorted(token_headers),
             certificates,
             default_certificate,
         }
@@ -425,6 +511,13 @@ fn find_endpoint<'a>(
     Some((component, endpoint.port.get(), endpoint.kind))
 }
 
+/// In an order that is always the same.
+fn sorted(names: HashSet<HeaderName>) -> Vec<HeaderName> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names
+}
+
 /// A name of a certificate as a pattern; addresses are none, as SNI never names one.
 fn host_pattern(name: &str) -> Option<HostPattern> {
     match name.strip_prefix("*.") {
@@ -531,6 +624,7 @@ fn caller(cell: &Cell, component: &Component) -> Caller {
         .collect();
     Caller {
         name: component.id.to_string().into(),
+        cell: component.id.cell.to_string().into(),
         id: component.id.clone(),
         calls,
         intra: cell.intra,

@@ -35,12 +35,13 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn begin(worker: &Rc<Worker>, protocol: &'static str, client: String) -> Self {
-        let time_ms = SystemTime::now()
+        let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+            .unwrap_or_default();
         Self {
             record: AccessRecord {
-                time_ms,
+                time_ms: since.as_millis() as u64,
+                start_ns: since.as_nanos() as u64,
                 protocol,
                 client,
                 ..AccessRecord::default()
@@ -65,6 +66,21 @@ impl Exchange {
     /// The answer reached its end.
     pub(super) fn complete(&mut self) {
         self.complete = true;
+    }
+
+    /// An upstream is asked from now on; the answer tells how long that takes.
+    pub(super) fn asks(&mut self) {
+        self.record.request_us = Some(self.started.elapsed().as_micros() as u64);
+        self.record.upstream_us = None;
+    }
+
+    /// The head of the upstream's answer is there.
+    pub(super) fn answered(&mut self) {
+        let total = self.started.elapsed().as_micros() as u64;
+        self.record.upstream_us = self
+            .record
+            .request_us
+            .map(|asked| total.saturating_sub(asked));
     }
 
     /// It broke on the way.

@@ -1,15 +1,18 @@
 //! What happened to each request and each refused or tunnelled connection.
 //!
-//! A record goes to `tracing` under target `access` and into a ring of the last [`KEPT`] records, which
-//! the admin socket serves.
+//! A record goes into a ring of the last [`KEPT`] records, which the admin socket serves, and to the access
+//! log and the collector of traces if they are asked for. It has no query, no header and no body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
+use prometheus_client::registry::Registry;
 
+use super::trace::TraceContext;
 use crate::route::{FailoverReason, RouteReason};
+use crate::telemetry::Sinks;
 
 /// Bytes of a text in a record; what a client may send is longer, and many records are kept.
 const MAX_TEXT: usize = 2048;
@@ -27,6 +30,18 @@ pub struct AccessRecord {
     /// Id of the request; empty for connections.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub request_id: String,
+    /// Start, in nanoseconds since 1970; spans are as exact.
+    #[serde(skip)]
+    pub start_ns: u64,
+    /// Its trace; of records that have none all is zero.
+    #[serde(flatten, serialize_with = "trace")]
+    pub trace: TraceContext,
+    /// Cell of the endpoint that was asked for, or of the caller where that is outside.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub cell: Option<Arc<str>>,
+    /// `north`, `west`, `east` or `south`; none at a gateway that is no gate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<&'static str>,
     /// `http`, `tls` or `tcp`.
     pub protocol: &'static str,
     /// Method.
@@ -69,6 +84,12 @@ pub struct AccessRecord {
     /// Why this placement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route_reason: Option<RouteReason>,
+    /// From the head of the request to the moment that an upstream is asked, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_us: Option<u64>,
+    /// From there to the head of the upstream's answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_us: Option<u64>,
     /// Why another placement served than the key's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover_reason: Option<FailoverReason>,
@@ -89,6 +110,20 @@ pub struct AccessRecord {
 
 fn none(retries: &u32) -> bool {
     *retries == 0
+}
+
+/// `trace_id`, `span_id` and `parent_span_id`, as far as they are known.
+fn trace<S: serde::Serializer>(value: &TraceContext, to: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeMap;
+    let mut map = to.serialize_map(None)?;
+    if value.trace != 0 {
+        map.serialize_entry("trace_id", &format_args!("{:032x}", value.trace))?;
+        map.serialize_entry("span_id", &format_args!("{:016x}", value.span))?;
+        if value.parent != 0 {
+            map.serialize_entry("parent_span_id", &format_args!("{:016x}", value.parent))?;
+        }
+    }
+    map.end()
 }
 
 fn text<S: serde::Serializer>(value: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
@@ -120,8 +155,18 @@ pub enum Reason {
     JwtMissing,
     /// The token is not good.
     JwtInvalid,
+    /// The keys that the token would be checked with are not there.
+    KeysUnavailable,
+    /// A client's key, or a user, is needed.
+    CredentialMissing,
+    /// No client has the key, or no user the password.
+    CredentialInvalid,
     /// The token does not allow it.
     Scope,
+    /// A rule of authorization denies, or none allows.
+    AccessDenied,
+    /// The policy of the rule refers to what is not there.
+    PolicyUnusable,
     /// The endpoint declares operations and none of them matches.
     OperationNotDeclared,
     /// The routing key is missing.
@@ -196,7 +241,12 @@ impl Reason {
             Self::Misdirected => "misdirected",
             Self::JwtMissing => "jwt_missing",
             Self::JwtInvalid => "jwt_invalid",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::CredentialMissing => "credential_missing",
+            Self::CredentialInvalid => "credential_invalid",
             Self::Scope => "scope",
+            Self::AccessDenied => "access_denied",
+            Self::PolicyUnusable => "policy_unusable",
             Self::OperationNotDeclared => "operation_not_declared",
             Self::RoutingKeyMissing => "routing_key_missing",
             Self::RoutingKeyInvalid => "routing_key_invalid",
@@ -251,8 +301,12 @@ impl Reason {
             Self::MethodRefused => StatusCode::NOT_IMPLEMENTED,
             Self::NoListener | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::JwtMissing | Self::JwtInvalid => StatusCode::UNAUTHORIZED,
+            Self::JwtMissing
+            | Self::JwtInvalid
+            | Self::CredentialMissing
+            | Self::CredentialInvalid => StatusCode::UNAUTHORIZED,
             Self::Scope
+            | Self::AccessDenied
             | Self::OperationNotDeclared
             | Self::EastNotDeclared
             | Self::NorthFromCell
@@ -264,14 +318,18 @@ impl Reason {
             | Self::NoCertificate
             | Self::CertificateExpired
             | Self::TlsHandshake => StatusCode::FORBIDDEN,
-            Self::NoTarget | Self::Unresolved | Self::NoEndpoint | Self::Rewrite | Self::Filter => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::NoTarget
+            | Self::Unresolved
+            | Self::NoEndpoint
+            | Self::PolicyUnusable
+            | Self::Rewrite
+            | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoReadyEndpoint | Self::CircuitOpen | Self::RetriesExhausted => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoReadyEndpoint
+            | Self::KeysUnavailable
+            | Self::CircuitOpen
+            | Self::RetriesExhausted => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamResolve | Self::UpstreamConnect | Self::UpstreamReset => {
                 StatusCode::BAD_GATEWAY
             }
@@ -286,19 +344,36 @@ impl Reason {
 pub struct RequestLog {
     next: AtomicU64,
     slots: Box<[ArcSwapOption<AccessRecord>]>,
+    sinks: Sinks,
 }
 
 impl Default for RequestLog {
     fn default() -> Self {
-        Self {
-            next: AtomicU64::new(1),
-            slots: (0..KEPT).map(|_| ArcSwapOption::empty()).collect(),
-        }
+        Self::new(Sinks::default())
     }
 }
 
 impl RequestLog {
-    /// Numbers and keeps a record.
+    /// A log that also tells others.
+    pub(crate) fn new(sinks: Sinks) -> Self {
+        Self {
+            next: AtomicU64::new(1),
+            slots: (0..KEPT).map(|_| ArcSwapOption::empty()).collect(),
+            sinks,
+        }
+    }
+
+    /// Adds the series of the access log and of traces to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        self.sinks.register(registry);
+    }
+
+    /// Who else is told.
+    pub(crate) fn sinks(&self) -> &Sinks {
+        &self.sinks
+    }
+
+    /// Numbers and keeps a record, and hands it on.
     pub fn push(&self, mut record: AccessRecord) {
         record.seq = self.next.fetch_add(1, Ordering::Relaxed);
         let texts = [
@@ -309,34 +384,10 @@ impl RequestLog {
             &mut record.detail,
         ];
         texts.into_iter().flatten().for_each(clip);
-        tracing::info!(
-            target: "access",
-            seq = record.seq,
-            request_id = %record.request_id,
-            protocol = record.protocol,
-            method = record.method.as_deref(),
-            host = record.host.as_deref(),
-            path = record.path.as_deref(),
-            upstream_path = record.upstream_path.as_deref(),
-            listener = record.listener.as_deref(),
-            route = record.route.as_deref(),
-            rule = record.rule,
-            status = record.status,
-            reason = record.reason.as_str(),
-            detail = record.detail.as_deref(),
-            upstream = record.upstream.as_deref(),
-            placement = record.placement.as_deref(),
-            route_reason = record.route_reason.map(RouteReason::as_str),
-            failover_reason = record.failover_reason.map(FailoverReason::as_str),
-            duration_us = record.duration_us,
-            bytes_in = record.bytes_in,
-            bytes_out = record.bytes_out,
-            client = %record.client,
-            caller = record.caller.as_deref(),
-            generation = record.generation,
-        );
         let slot = &self.slots[(record.seq % KEPT) as usize];
-        slot.store(Some(Arc::new(record)));
+        let record = Arc::new(record);
+        self.sinks.tell(&record);
+        slot.store(Some(record));
     }
 
     /// Records after a position, oldest first. A gap means that the reader was too slow.

@@ -31,6 +31,12 @@ pub struct Metrics {
     bytes_out: Counter,
     retries: Retries,
     mirrors: Mirrors,
+    tokens: Family<TokenLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    by: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,6 +76,11 @@ impl Metrics {
         );
         self.retries.register(registry);
         self.mirrors.register(registry);
+        registry.register(
+            "proxy_tokens",
+            "Good tokens, by whether the signature was checked or the core knew the token",
+            self.tokens.clone(),
+        );
     }
 
     pub(super) fn connections(&self) -> &Gauge {
@@ -87,13 +98,18 @@ pub(super) struct CoreMetrics {
     pub(super) mirrors: Mirrors,
     shared: Metrics,
     known: RefCell<HashMap<Key, Counter>>,
+    tokens_verified: Counter,
+    tokens_remembered: Counter,
 }
 
 impl CoreMetrics {
     pub(super) fn new(shared: Metrics) -> Self {
+        let tokens = |by| shared.tokens.get_or_create(&TokenLabels { by }).clone();
         Self {
             retries: shared.retries.clone(),
             mirrors: shared.mirrors.clone(),
+            tokens_verified: tokens("signature"),
+            tokens_remembered: tokens("memory"),
             shared,
             known: RefCell::default(),
         }
@@ -101,6 +117,16 @@ impl CoreMetrics {
 
     pub(super) fn shared(&self) -> &Metrics {
         &self.shared
+    }
+
+    /// A token's signature was checked, and holds.
+    pub(super) fn token_verified(&self) {
+        self.tokens_verified.inc();
+    }
+
+    /// A token was known from before.
+    pub(super) fn token_remembered(&self) {
+        self.tokens_remembered.inc();
     }
 
     pub(super) fn count(&self, record: &AccessRecord) {

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_common::Mark;
 use http::header::{self, HeaderValue};
@@ -17,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use snapshot::model::{EndpointId, Gate, Origin, RuleTimeouts};
 use snapshot::path::CanonicalPath;
 
+use super::access::{self, Visit};
 use super::answer;
 use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
@@ -28,12 +28,13 @@ use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
 use super::target::{choose, is_grpc, pick};
+use super::trace::TraceContext;
 use super::tunnel;
 use super::websocket::{self, Asked};
 use super::worker::Worker;
 use crate::route::cors;
+use crate::route::gatekeeper::Denied;
 use crate::route::matching::Subject;
-use crate::route::token::Denied;
 use crate::route::{
     Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
     rewrite,
@@ -69,6 +70,9 @@ pub(super) async fn handle(
     record.request_id.clone_from(&id);
     record.method = Some(request.method().to_string());
     record.path = Some(request.uri().path().to_owned());
+    if let Some(ratio) = worker.log.sinks().ratio() {
+        record.trace = TraceContext::of(request.headers(), &worker, ratio);
+    }
     let stage = Stage {
         worker: &worker,
         conn: &conn,
@@ -127,18 +131,24 @@ async fn serve(
     match stage.conn.entry {
         Entry::Gateway => {
             let listener = listener(stage, exchange, &inbound)?;
+            exchange.record.direction = listener.gate.map(direction);
+            access::strip(&mut inbound.parts.headers, &listener.token_headers);
             let rules = listener.rules(&inbound.normal.host);
-            let matched = rules
-                .and_then(|rules| find(rules, &inbound))
-                .ok_or_else(|| Refusal::new(Reason::NoRoute, "no route matches"))?;
+            let none = || Refusal::new(Reason::NoRoute, "no route matches");
+            let rules = rules.ok_or_else(none)?;
+            let matched = find(rules, &inbound).ok_or_else(none)?;
             note(exchange, &matched);
             admit(caller, listener, matched.rule)?;
+            let (matched, visit) = access::enter(stage, &mut inbound, rules, matched, |again| {
+                note(exchange, again);
+                admit(caller, listener, again.rule)
+            })?;
             let mark = match listener.gate {
                 Some(Gate::External) => Mark::NorthGate,
                 Some(Gate::Internal) => Mark::WestGate,
                 None => Mark::Upstream,
             };
-            forward(stage, exchange, inbound, matched, None, mark).await
+            forward(stage, exchange, inbound, matched, visit, None, mark).await
         }
         Entry::Steered => {
             let caller = caller.ok_or_else(|| {
@@ -148,6 +158,7 @@ async fn serve(
                 return south(stage, exchange, inbound, caller).await;
             };
             exchange.record.listener = Some(stage.worker.east_label());
+            exchange.record.direction = Some("east");
             // To whom nothing here is declared, nothing is told of what is here.
             if !steered.endpoints.iter().any(|one| caller.may_call(one)) {
                 let detail = format!(
@@ -168,7 +179,7 @@ async fn serve(
                 declared(caller, endpoint)?;
             }
             let to = (!steered.service).then_some(stage.conn.local);
-            forward(stage, exchange, inbound, matched, to, Mark::WestGate).await
+            forward(stage, exchange, inbound, matched, None, to, Mark::WestGate).await
         }
     }
 }
@@ -182,7 +193,17 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    fn subject(&self) -> Subject<'_> {
+    /// The one path.
+    pub(super) fn path(&self) -> &str {
+        self.normal.path.as_str()
+    }
+
+    /// Host in lower case, without port.
+    pub(super) fn host(&self) -> &str {
+        &self.normal.host
+    }
+
+    pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             path: &self.normal.path,
             method: &self.parts.method,
@@ -246,9 +267,17 @@ fn find<'a>(rules: &'a HostRules, inbound: &Inbound) -> Option<Matched<'a>> {
         .or_else(|| rules.find(subject))
 }
 
+fn direction(gate: Gate) -> &'static str {
+    match gate {
+        Gate::External => "north",
+        Gate::Internal => "west",
+    }
+}
+
 fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
     exchange.record.route = Some(Arc::clone(&matched.rule.route));
     exchange.record.rule = Some(matched.rule.index);
+    exchange.record.cell.clone_from(&matched.rule.cell);
 }
 
 /// Whether a component may use a gate: the north one never; the west one for endpoints that it
@@ -302,12 +331,13 @@ fn prefixed(steered: &Steered, path: &CanonicalPath) -> Result<CanonicalPath, Re
         .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))
 }
 
-/// From a matched rule to the answer of an upstream. `to` replaces an endpoint's workloads.
+/// From a matched rule to the answer of an upstream. `visit`: who it is, if that was asked; `to` replaces an endpoint's workloads.
 async fn forward(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    inbound: Inbound,
+    mut inbound: Inbound,
     matched: Matched<'_>,
+    visit: Option<Visit>,
     to: Option<SocketAddr>,
     mark: Mark,
 ) -> Result<Response<ResponseBody>, Refusal> {
@@ -329,13 +359,11 @@ async fn forward(
         exchange.cors = Some((Arc::clone(cors), origin));
     }
     if let Some(gatekeeper) = &rule.auth {
-        let query = inbound.parts.uri.query();
-        let token = gatekeeper.authenticate(&inbound.parts.headers, query, now())?;
-        gatekeeper.authorise(&token)?;
+        access::pass(stage, &mut inbound, gatekeeper, visit)?;
     }
     // An endpoint's rule without target is what its operations leave over.
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
-        return Err(Denied::NoOperation.into());
+        return Err(Refusal::denied(Denied::NoOperation, None));
     }
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
         return Ok(edited(answer?, [&rule.filters]));
@@ -367,6 +395,10 @@ async fn forward(
     normalise::forwarded(headers, stage.conn.peer.ip(), stage.conn.tls, &normal);
     if let Ok(id) = HeaderValue::from_str(&exchange.record.request_id) {
         headers.insert("x-request-id", id);
+    }
+    if exchange.record.trace.trace != 0 {
+        exchange.record.trace.upstream = stage.worker.random();
+        exchange.record.trace.tell(headers);
     }
     // What a header says of the host is asked before a filter changes it.
     if let Some(change) = lists.iter().rev().find_map(|one| one.host.as_ref()) {
@@ -506,8 +538,10 @@ async fn send(
     upgrade: Option<Upgrade>,
     effort: Effort<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
+    exchange.asks();
     let Got { answer, deadline } =
         attempts::send(stage, exchange, destinations, request, effort).await?;
+    exchange.answered();
     exchange.record.upstream = Some(answer.from.to_string());
     let mut response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -582,6 +616,8 @@ async fn south(
     caller: &Caller,
 ) -> Result<Response<ResponseBody>, Refusal> {
     exchange.record.listener = Some(stage.worker.south_label());
+    exchange.record.direction = Some("south");
+    exchange.record.cell = Some(Arc::clone(&caller.cell));
     let port = stage.conn.local.port();
     let normal = &inbound.normal;
     let name = caller
@@ -637,11 +673,4 @@ async fn south(
         backend: &caller.name,
     };
     send(stage, exchange, destinations, request, upgrade, effort).await
-}
-
-/// Seconds since 1970. With a clock from before that nothing is known about a token's time, and it has expired.
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(u64::MAX >> 1, |since| since.as_secs())
 }

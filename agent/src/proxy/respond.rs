@@ -6,8 +6,9 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::body::ResponseBody;
 use super::log::Reason;
 use crate::resilience::CircuitState;
+use crate::route::gatekeeper::Denied;
 use crate::route::placement::KeyError;
-use crate::route::token::{Denied, TokenError};
+use crate::route::token::TokenError;
 use crate::upstream::UpstreamError;
 
 /// Why a request is not served.
@@ -19,7 +20,7 @@ pub(super) struct Refusal {
     /// For the client; the class alone says enough when it is none.
     pub(super) message: Option<String>,
     /// Value of `WWW-Authenticate`.
-    challenge: Option<&'static str>,
+    challenge: Option<HeaderValue>,
 }
 
 impl Refusal {
@@ -33,42 +34,59 @@ impl Refusal {
     }
 }
 
-impl From<TokenError> for Refusal {
-    fn from(error: TokenError) -> Self {
-        // RFC 6750, section 3.1: no error code when the request carried no token.
-        let (reason, challenge) = match error {
-            TokenError::Missing => (Reason::JwtMissing, "Bearer"),
-            _ => (Reason::JwtInvalid, "Bearer error=\"invalid_token\""),
-        };
-        let detail = match error {
-            TokenError::Invalid(why) => why.to_owned(),
-            _ => error.to_string(),
-        };
+impl Refusal {
+    /// With a message for the client, and what it is to send (`WWW-Authenticate`).
+    pub(super) fn challenged(
+        reason: Reason,
+        detail: &str,
+        message: String,
+        challenge: Option<String>,
+    ) -> Self {
         Self {
             reason,
-            detail,
-            message: Some(error.to_string()),
-            challenge: Some(challenge),
+            detail: detail.to_owned(),
+            message: Some(message),
+            // The realm is printable ASCII, as whoever made it saw to.
+            challenge: challenge.and_then(|text| HeaderValue::from_str(&text).ok()),
         }
     }
-}
 
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
+    /// No good token.
+    pub(super) fn token(error: &TokenError, realm: &str) -> Self {
+        let plain = format!("Bearer realm=\"{realm}\"");
+        // RFC 6750, section 3.1: no error code when the request carried no token.
+        let (reason, challenge) = match error {
+            TokenError::Missing => (Reason::JwtMissing, Some(plain)),
+            TokenError::NoKeys => (Reason::KeysUnavailable, None),
+            _ => (
+                Reason::JwtInvalid,
+                Some(format!("{plain}, error=\"invalid_token\"")),
+            ),
+        };
+        let message = error.to_string();
+        let detail = match error {
+            TokenError::Invalid(why) => why,
+            TokenError::UnknownKey => "no key fits its algorithm and `kid`",
+            TokenError::NoKeys => "the provider's keys were never fetched, or are too old",
+            _ => &message,
+        };
+        Self::challenged(reason, detail, message.clone(), challenge)
+    }
+
+    /// A good request that is not allowed; `realm` if a token could change that.
+    pub(super) fn denied(denied: Denied, realm: Option<&str>) -> Self {
         let (reason, detail) = match denied {
             Denied::NoOperation => (
                 Reason::OperationNotDeclared,
                 "no declared operation matches method and path",
             ),
             Denied::Scope => (Reason::Scope, "token lacks a scope or claim"),
+            Denied::Rule => (Reason::AccessDenied, "a rule denies, or none allows"),
         };
-        Self {
-            reason,
-            detail: detail.into(),
-            message: Some("RBAC: access denied".into()),
-            challenge: matches!(denied, Denied::Scope)
-                .then_some("Bearer error=\"insufficient_scope\""),
-        }
+        let challenge = realm
+            .filter(|_| denied == Denied::Scope)
+            .map(|realm| format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\""));
+        Self::challenged(reason, detail, "RBAC: access denied".into(), challenge)
     }
 }
 
@@ -155,11 +173,8 @@ fn json_refusal(refusal: &Refusal, request_id: &str, close: bool) -> Response<Re
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
-    if let Some(challenge) = refusal.challenge {
-        headers.insert(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static(challenge),
-        );
+    if let Some(challenge) = &refusal.challenge {
+        headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
     }
     if close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

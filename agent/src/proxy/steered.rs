@@ -40,12 +40,14 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
         return;
     };
     exchange.record.caller = Some(Arc::clone(&caller.name));
+    exchange.record.cell = Some(Arc::clone(&caller.cell));
     let mut stream = Prefixed::new(stream);
     if table.steered(conn.local).is_some() {
         exchange.forget();
         return connection::http(worker, stream, conn, Codec::Detect).await;
     }
     exchange.record.listener = Some(worker.south_label());
+    exchange.record.direction = Some("south");
     let Some(hosts) = caller.south(conn.local.port()) else {
         let detail = format!(
             "{} declared nothing by name for {}",

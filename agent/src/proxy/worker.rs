@@ -18,6 +18,8 @@ use super::connection::{self, Entry};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
 use super::mirror::Copies;
+use super::tokens::TokenCache;
+use crate::keys::KeyStore;
 use crate::resilience::Clock;
 use crate::route::{Caller, RouteTable};
 use crate::upstream::kept::Room;
@@ -48,6 +50,7 @@ pub(super) struct Shared {
     pub(super) table: Arc<ArcSwap<RouteTable>>,
     pub(super) tls: Arc<ServerConfig>,
     pub(super) upstream: Settings,
+    pub(super) keys: Arc<KeyStore>,
     pub(super) log: Arc<RequestLog>,
     pub(super) metrics: Metrics,
     pub(super) node_mark: bool,
@@ -69,6 +72,9 @@ pub(super) struct Worker {
     pub(super) room: Room,
     /// Copies of requests under way.
     pub(super) copies: Copies,
+    pub(super) keys: Arc<KeyStore>,
+    /// Tokens that this core has verified.
+    pub(super) tokens: RefCell<TokenCache>,
     tls: Arc<ServerConfig>,
     node_mark: bool,
     loopback: bool,
@@ -131,6 +137,8 @@ impl Worker {
             budgets: RefCell::default(),
             room: Room::default(),
             copies: Copies::default(),
+            keys: shared.keys,
+            tokens: RefCell::default(),
             tls: shared.tls,
             node_mark: shared.node_mark,
             loopback: shared.loopback,

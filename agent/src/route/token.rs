@@ -1,17 +1,25 @@
-//! Tokens: extraction, verification (RFC 7515, 7519) and authorisation.
+//! Tokens: verification (RFC 7515, 7519) and what they say.
 //!
-//! Algorithms and keys come from the provider's configuration, never from the token. A token must
-//! carry `exp`; `exp` and `nbf` are checked with a leeway of [`LEEWAY`] seconds for clocks that
-//! disagree. Claims beyond these are read only after the signature holds.
+//! Flows in: a compact JWS, keys, a time. Flows out: its claims, or why it is not good. Algorithms and
+//! keys come from the provider's configuration, never from the token. A token must carry `exp`; `exp` and
+//! `nbf` are checked with a leeway of [`LEEWAY`] seconds for clocks that disagree. Claims are believed only
+//! after the signature holds; before that `iss` alone is read, to tell whose keys to ask.
+//! What it deliberately does not do: no clock of its own, and no fetching of keys.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, header};
-use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 use snapshot::model::{
-    Algorithm, Auth, AuthRule, ClaimRequirement, Decision, JwtProvider, Key, KeyMaterial, Name,
+    Algorithm, ClaimRequirement, ClaimShape, CredentialPlace, JwtProvider, Name, ProviderKeys,
+    RemoteKeys, TokenRequirement,
 };
+
+mod jws;
+mod keys;
+
+pub use keys::{KeyError, KeySet};
+
+use jws::Jws;
 
 /// Seconds that clocks may disagree.
 pub const LEEWAY: u64 = 30;
@@ -19,37 +27,43 @@ pub const LEEWAY: u64 = 30;
 /// Longest token in bytes; longer ones are refused unread.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
+/// Where the keys of providers are found that are fetched.
+pub trait FetchedKeys {
+    /// The keys of a provider, if there are any that may still be used.
+    fn find(&self, remote: &RemoteKeys) -> Option<Arc<KeySet>>;
+}
+
+/// Where nothing is fetched: providers have their keys out of the documents, or none.
+impl FetchedKeys for () {
+    fn find(&self, _: &RemoteKeys) -> Option<Arc<KeySet>> {
+        None
+    }
+}
+
 /// A token provider, ready to verify.
 #[derive(Debug)]
 pub struct Provider {
-    name: Name,
+    pub(crate) name: Name,
     issuer: Option<String>,
     audiences: Vec<String>,
-    keys: Vec<VerifyKey>,
+    algorithms: Vec<Algorithm>,
+    keys: Keys,
+    pub(crate) places: Vec<CredentialPlace>,
 }
 
-struct VerifyKey {
-    id: Option<String>,
-    algorithms: Vec<jsonwebtoken::Algorithm>,
-    key: DecodingKey,
-}
-
-impl std::fmt::Debug for VerifyKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VerifyKey")
-            .field("id", &self.id)
-            .field("algorithms", &self.algorithms)
-            .finish_non_exhaustive()
-    }
+#[derive(Debug)]
+enum Keys {
+    Local(Arc<KeySet>),
+    Remote(Arc<RemoteKeys>),
 }
 
 /// A provider whose keys cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("key {position} of provider `{provider}` cannot be used: {reason}")]
+#[error("provider `{provider}` cannot be used")]
 pub struct ProviderError {
     provider: Name,
-    position: usize,
-    reason: String,
+    #[source]
+    source: KeyError,
 }
 
 /// Why a request carries no good token. The texts are Envoy's, which clients know.
@@ -58,7 +72,7 @@ pub enum TokenError {
     /// No token at all.
     #[error("Jwt is missing")]
     Missing,
-    /// More than one token, and they differ, or more than one `Authorization`.
+    /// Tokens that differ at the places of one provider, or more than one line of one header.
     #[error("Jwt is ambiguous")]
     Ambiguous,
     /// Its `exp` is over.
@@ -67,87 +81,110 @@ pub enum TokenError {
     /// Anything else; the reason is for the log only.
     #[error("Jwt verification fails")]
     Invalid(&'static str),
+    /// The signature cannot be checked: the keys were never fetched, or are too old.
+    #[error("Jwks remote fetch is failed")]
+    NoKeys,
+    /// No key has its `kid`; perhaps the provider has new ones.
+    #[error("Jwt verification fails")]
+    UnknownKey,
 }
 
 /// A verified token.
-#[derive(Clone, Debug)]
 pub struct Verified {
     provider: Name,
     claims: Map<String, Value>,
+    /// Seconds since 1970 from which on it is no longer good.
+    until: f64,
+    keys: Arc<KeySet>,
 }
 
-/// Why a good token does not suffice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// No rule could ever allow: the request matched no declared operation.
-    NoOperation,
-    /// Scopes or claims are missing, or a rule denies.
-    Scope,
+impl std::fmt::Debug for Verified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Claims are about people.
+        f.debug_struct("Verified")
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Provider {
-    /// Takes the keys of a provider of the snapshot.
+    /// Takes a provider of the snapshot.
     pub fn new(provider: &JwtProvider) -> Result<Self, ProviderError> {
-        let mut keys = Vec::with_capacity(provider.keys.len());
-        for (position, key) in provider.keys.iter().enumerate() {
-            keys.push(VerifyKey::new(key, &provider.algorithms).map_err(|reason| {
-                ProviderError {
+        let keys = match &provider.keys {
+            ProviderKeys::Local(keys) => {
+                let keys = KeySet::new(keys).map_err(|source| ProviderError {
                     provider: provider.name.clone(),
-                    position,
-                    reason: reason.to_string(),
-                }
-            })?);
-        }
+                    source,
+                })?;
+                Keys::Local(Arc::new(keys))
+            }
+            ProviderKeys::Remote(remote) => Keys::Remote(Arc::clone(remote)),
+        };
         Ok(Self {
             name: provider.name.clone(),
             issuer: provider.issuer.clone(),
             audiences: provider.audiences.clone(),
+            algorithms: provider.algorithms.clone(),
+            keys,
+            places: provider.places.clone(),
+        })
+    }
+
+    /// Its fetched key set, if its keys are not in the documents.
+    pub fn remote(&self) -> Option<&Arc<RemoteKeys>> {
+        match &self.keys {
+            Keys::Local(_) => None,
+            Keys::Remote(remote) => Some(remote),
+        }
+    }
+
+    /// The keys that count now.
+    pub(crate) fn current(&self, fetched: &dyn FetchedKeys) -> Option<Arc<KeySet>> {
+        match &self.keys {
+            Keys::Local(keys) => Some(Arc::clone(keys)),
+            Keys::Remote(remote) => fetched.find(remote),
+        }
+    }
+
+    /// Verifies a token; `now` is in seconds since 1970.
+    pub fn verify(
+        &self,
+        token: &str,
+        fetched: &dyn FetchedKeys,
+        now: u64,
+    ) -> Result<Verified, TokenError> {
+        let jws = Jws::read(token)?;
+        let claims: Map<String, Value> = jws.claims()?;
+        // Somebody else's token: this provider's keys need not be asked.
+        if let Some(issuer) = &self.issuer
+            && claims.get("iss").and_then(Value::as_str) != Some(issuer)
+        {
+            return Err(TokenError::Invalid("wrong issuer"));
+        }
+        let keys = self.current(fetched).ok_or(TokenError::NoKeys)?;
+        keys.check(&jws, &self.algorithms)?;
+        let until = self.check(&claims, now)?;
+        Ok(Verified {
+            provider: self.name.clone(),
+            claims,
+            until,
             keys,
         })
     }
 
-    fn verify(&self, token: &str, now: u64) -> Result<Verified, TokenError> {
-        self.signature(token)?;
-        // The signature holds, so its claims may be read.
-        let claims: Map<String, Value> = jsonwebtoken::dangerous::insecure_decode_claims(token)
-            .map_err(|_| TokenError::Invalid("claims cannot be read"))?;
-        self.check(&claims, now)?;
-        Ok(Verified {
-            provider: self.name.clone(),
-            claims,
-        })
-    }
-
     /// Checks the signature of a compact JWS with the keys that fit its algorithm and `kid`; claims
-    /// are not looked at.
+    /// are not looked at. For providers whose keys are in the documents.
     pub fn signature(&self, token: &str) -> Result<(), TokenError> {
-        let header = jsonwebtoken::decode_header(token)
-            .map_err(|_| TokenError::Invalid("header is malformed or its algorithm unknown"))?;
-        if header.crit.is_some() {
-            return Err(TokenError::Invalid("`crit` extensions are not understood"));
-        }
-        let (message, signature) = token
-            .rsplit_once('.')
-            .ok_or(TokenError::Invalid("token has no signature"))?;
-        let mut fitting = self.keys.iter().filter(|key| {
-            let kid = header.kid.as_ref();
-            key.algorithms.contains(&header.alg)
-                && kid.is_none_or(|kid| key.id.as_ref() == Some(kid))
-        });
-        let holds = |key: &VerifyKey| {
-            jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, header.alg)
-                .unwrap_or(false)
-        };
-        match fitting.next() {
-            None => Err(TokenError::Invalid("no key fits its algorithm and `kid`")),
-            Some(first) if holds(first) || fitting.any(holds) => Ok(()),
-            Some(_) => Err(TokenError::Invalid("signature does not hold")),
+        match &self.keys {
+            Keys::Local(keys) => keys.check(&Jws::read(token)?, &self.algorithms),
+            Keys::Remote(_) => Err(TokenError::NoKeys),
         }
     }
 
-    fn check(&self, claims: &Map<String, Value>, now: u64) -> Result<(), TokenError> {
-        let time = |name: &str, missing| match claims.get(name) {
-            None => missing,
+    /// Checks the claims; answers with the end of the token's life.
+    fn check(&self, claims: &Map<String, Value>, now: u64) -> Result<f64, TokenError> {
+        let time = |name: &str| match claims.get(name) {
+            None => Ok(None),
             // RFC 7519, section 2: NumericDate may have a fraction.
             Some(value) => value
                 .as_f64()
@@ -155,17 +192,12 @@ impl Provider {
                 .map(Some)
                 .ok_or(TokenError::Invalid("a time claim is not a number")),
         };
-        let expires = time("exp", Err(TokenError::Invalid("`exp` is missing")))?;
-        if expires.is_some_and(|at| now as f64 >= at + LEEWAY as f64) {
+        let until = time("exp")?.ok_or(TokenError::Invalid("`exp` is missing"))? + LEEWAY as f64;
+        if now as f64 >= until {
             return Err(TokenError::Expired);
         }
-        if time("nbf", Ok(None))?.is_some_and(|at| at > (now + LEEWAY) as f64) {
+        if time("nbf")?.is_some_and(|at| at > (now + LEEWAY) as f64) {
             return Err(TokenError::Invalid("not valid yet"));
-        }
-        if let Some(issuer) = &self.issuer
-            && claims.get("iss").and_then(Value::as_str) != Some(issuer)
-        {
-            return Err(TokenError::Invalid("wrong issuer"));
         }
         let ours = |value: &Value| {
             value
@@ -180,113 +212,37 @@ impl Provider {
         if !self.audiences.is_empty() && !named {
             return Err(TokenError::Invalid("wrong audience"));
         }
-        Ok(())
+        Ok(until)
     }
 }
 
-impl VerifyKey {
-    fn new(key: &Key, accepted: &[Algorithm]) -> Result<Self, jsonwebtoken::errors::Error> {
-        let decoding = match &key.material {
-            KeyMaterial::Rsa { n, e } => DecodingKey::from_rsa_components(n, e)?,
-            KeyMaterial::P256 { x, y } | KeyMaterial::P384 { x, y } => {
-                DecodingKey::from_ec_components(x, y)?
-            }
-            KeyMaterial::Ed25519 { x } => DecodingKey::from_ed_components(x)?,
-        };
-        let algorithms = accepted
-            .iter()
-            .copied()
-            .filter(|one| key.material.fits(*one) && key.algorithm.is_none_or(|own| own == *one))
-            .map(algorithm)
-            .collect();
-        Ok(Self {
-            id: key.id.clone(),
-            algorithms,
-            key: decoding,
-        })
-    }
-}
-
-fn algorithm(model: Algorithm) -> jsonwebtoken::Algorithm {
-    match model {
-        Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
-        Algorithm::Rs384 => jsonwebtoken::Algorithm::RS384,
-        Algorithm::Rs512 => jsonwebtoken::Algorithm::RS512,
-        Algorithm::Ps256 => jsonwebtoken::Algorithm::PS256,
-        Algorithm::Ps384 => jsonwebtoken::Algorithm::PS384,
-        Algorithm::Ps512 => jsonwebtoken::Algorithm::PS512,
-        Algorithm::Es256 => jsonwebtoken::Algorithm::ES256,
-        Algorithm::Es384 => jsonwebtoken::Algorithm::ES384,
-        Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
-    }
-}
-
-/// Who may pass a rule.
-#[derive(Debug)]
-pub struct Gatekeeper {
-    providers: Vec<Arc<Provider>>,
-    rules: Vec<AuthRule>,
-    default: Decision,
-}
-
-impl Gatekeeper {
-    /// Joins a rule's `auth` with its compiled providers.
-    pub fn new(auth: &Auth, providers: Vec<Arc<Provider>>) -> Self {
-        Self {
-            providers,
-            rules: auth.authorization.rules.clone(),
-            default: auth.authorization.default,
-        }
-    }
-
-    /// Verifies the token of a request; `now` is in seconds since 1970.
-    pub fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        query: Option<&str>,
-        now: u64,
-    ) -> Result<Verified, TokenError> {
-        let token = extract(headers, query)?;
-        if token.len() > MAX_TOKEN {
-            return Err(TokenError::Invalid("token is too long"));
-        }
-        let mut failure = TokenError::Invalid("no provider");
-        for provider in &self.providers {
-            match provider.verify(token, now) {
-                Ok(verified) => return Ok(verified),
-                // Expiry is said only of tokens whose signature holds, so it says most.
-                Err(error) if failure != TokenError::Expired => failure = error,
-                Err(_) => {}
-            }
-        }
-        Err(failure)
-    }
-
-    /// What the rules say of a verified token.
-    pub fn authorise(&self, token: &Verified) -> Result<(), Denied> {
-        let decision = self
-            .rules
-            .iter()
-            .find(|rule| token.fits(rule))
-            .map_or(self.default, |rule| rule.decision);
-        match decision {
-            Decision::Allow => Ok(()),
-            Decision::Deny if self.rules.is_empty() => Err(Denied::NoOperation),
-            Decision::Deny => Err(Denied::Scope),
-        }
+impl AsRef<Self> for Verified {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 
 impl Verified {
+    /// The provider that it is from.
+    pub fn provider(&self) -> &Name {
+        &self.provider
+    }
+
     /// Subject of the token.
     pub fn subject(&self) -> Option<&str> {
         self.claims.get("sub").and_then(Value::as_str)
     }
 
-    fn fits(&self, rule: &AuthRule) -> bool {
-        rule.provider == self.provider
-            && rule.scopes.iter().all(|scope| self.has_scope(scope))
-            && rule.claims.iter().all(|claim| self.has_claim(claim))
+    /// Whether it is good at a time, if it was verified before; `keys` are those of its provider now.
+    pub(crate) fn still_good(&self, keys: Option<&Arc<KeySet>>, now: u64) -> bool {
+        (now as f64) < self.until && keys.is_some_and(|keys| Arc::ptr_eq(keys, &self.keys))
+    }
+
+    /// Whether it says all that is asked.
+    pub(crate) fn meets(&self, wanted: &TokenRequirement) -> bool {
+        wanted.provider == self.provider
+            && wanted.scopes.iter().all(|scope| self.has_scope(scope))
+            && wanted.claims.iter().all(|claim| self.has_claim(claim))
     }
 
     /// In `scope` or `scp`, each a list or separated by blanks.
@@ -307,48 +263,31 @@ impl Verified {
                 .as_str()
                 .is_some_and(|text| wanted.values.iter().any(|one| one == text))
         };
-        // A claim may have dots in its own name, such as a URL.
-        let found = self.claims.get(&wanted.name).or_else(|| {
-            let mut parts = wanted.name.split('.');
+        match (self.claim(&wanted.name), wanted.shape) {
+            (Some(Value::Array(list)), ClaimShape::List | ClaimShape::Either) => {
+                list.iter().any(accepted)
+            }
+            (Some(value), ClaimShape::Text | ClaimShape::Either) => accepted(value),
+            _ => false,
+        }
+    }
+
+    /// A claim by dotted path. A claim may have dots in its own name, such as a URL.
+    fn claim(&self, name: &str) -> Option<&Value> {
+        self.claims.get(name).or_else(|| {
+            let mut parts = name.split('.');
             let first = self.claims.get(parts.next()?)?;
             parts.try_fold(first, |value, part| value.get(part))
-        });
-        match found {
-            Some(Value::Array(list)) => list.iter().any(accepted),
-            Some(value) => accepted(value),
-            None => false,
-        }
+        })
     }
-}
 
-/// The one token of a request: `Authorization: Bearer` or the query's `access_token`.
-fn extract<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<&'a str, TokenError> {
-    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-    let line = lines.next();
-    if lines.next().is_some() {
-        return Err(TokenError::Ambiguous);
-    }
-    let bearer = match line {
-        Some(value) => value
-            .to_str()
-            .map_err(|_| TokenError::Invalid("authorization is not ASCII"))?
-            .split_once(' ')
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim()),
-        None => None,
-    };
-    let tokens = query
-        .unwrap_or_default()
-        .split('&')
-        .filter_map(|pair| pair.strip_prefix("access_token="));
-    let mut found = bearer;
-    for token in tokens {
-        if found.is_some_and(|known| known != token) {
-            return Err(TokenError::Ambiguous);
+    /// A claim as text, if it is a text, a number or a truth value.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        match self.claim(name)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(value) => Some(value.to_string()),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
         }
-        found = Some(token);
     }
-    found
-        .filter(|token| !token.is_empty())
-        .ok_or(TokenError::Missing)
 }

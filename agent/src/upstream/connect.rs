@@ -64,13 +64,13 @@ pub enum Stream {
 }
 
 /// A connection, and where it ended.
-pub(super) struct Connected {
-    pub(super) stream: Stream,
-    pub(super) peer: Option<SocketAddr>,
+pub(crate) struct Connected {
+    pub(crate) stream: Stream,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 /// Opens a connection; a name's addresses are tried in order.
-pub(super) async fn open(
+pub(crate) async fn open(
     destination: &Destination,
     settings: &Settings,
     resolver: &Resolver,

@@ -9,8 +9,8 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 use snapshot::model::{
-    Algorithm, Auth, AuthRule, Authorization, ClaimRequirement, Decision, Filter, Gate,
-    JwtProvider, Key, KeyMaterial, Origin, PathRewrite, Rule,
+    Algorithm, Auth, AuthRule, Authorization, ClaimRequirement, ClaimShape, Decision, Filter, Gate,
+    JwtProvider, Key, KeyMaterial, Origin, PathRewrite, ProviderKeys, Rule, TokenRequirement,
 };
 
 use crate::support::{
@@ -22,10 +22,20 @@ use crate::support::{
 pub(crate) struct Issuer {
     pub(crate) provider: Arc<JwtProvider>,
     key: KeyPair,
+    kid: String,
 }
 
 impl Issuer {
     pub(crate) fn new(issuer: Option<&str>, audiences: &[&str]) -> Self {
+        Self::made("k1", issuer, audiences)
+    }
+
+    /// One whose key has this `kid`.
+    pub(crate) fn named(kid: &str) -> Self {
+        Self::made(kid, None, &[])
+    }
+
+    fn made(kid: &str, issuer: Option<&str>, audiences: &[&str]) -> Self {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
         // SEC 1: 4, then both coordinates.
         let point = key.public_key_raw();
@@ -39,25 +49,32 @@ impl Issuer {
             issuer: issuer.map(str::to_owned),
             audiences: audiences.iter().map(|one| (*one).to_owned()).collect(),
             algorithms: vec![Algorithm::Es256, Algorithm::Rs256],
-            keys: vec![Key {
-                id: Some("k1".into()),
+            keys: ProviderKeys::Local(vec![Key {
+                id: Some(kid.into()),
                 algorithm: Some(Algorithm::Es256),
                 material,
-            }],
+            }]),
+            places: JwtProvider::usual_places(),
+            claim_headers: Vec::new(),
+            recompute_route: false,
         };
         Self {
             provider: Arc::new(provider),
             key,
+            kid: kid.into(),
         }
     }
 
     /// The public key as a key set (RFC 7517).
     pub(crate) fn jwks(&self) -> Value {
-        let KeyMaterial::P256 { x, y } = &self.provider.keys[0].material else {
+        let ProviderKeys::Local(keys) = &self.provider.keys else {
+            panic!("the key is in the document");
+        };
+        let KeyMaterial::P256 { x, y } = &keys[0].material else {
             panic!("the key is of P-256");
         };
         json!({"keys": [
-            {"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k1", "x": x, "y": y}
+            {"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": self.kid, "x": x, "y": y}
         ]})
     }
 
@@ -66,7 +83,7 @@ impl Issuer {
         let claims_map = claims.as_object_mut().expect("an object");
         claims_map.entry("exp").or_insert(json!(now() + 3600));
         claims_map.retain(|_, value| !value.is_null());
-        self.signed(json!({"alg": "ES256", "kid": "k1"}), &claims)
+        self.signed(json!({"alg": "ES256", "kid": self.kid}), &claims)
     }
 
     /// A token with any header, signed with the issuer's key as ES256.
@@ -95,22 +112,23 @@ impl Issuer {
     }
 
     fn allow(&self, scopes: &[&str], claims: Vec<ClaimRequirement>) -> AuthRule {
-        AuthRule {
-            decision: Decision::Allow,
+        let token = TokenRequirement {
             provider: name("default"),
             scopes: scopes.iter().map(|one| (*one).to_owned()).collect(),
             claims,
-        }
+        };
+        AuthRule::of_token(Decision::Allow, token)
     }
 
     fn rules(&self, rules: Vec<AuthRule>) -> Arc<Auth> {
-        Arc::new(Auth {
-            providers: vec![Arc::clone(&self.provider)],
-            authorization: Authorization {
+        Arc::new(Auth::of_tokens(
+            source(),
+            vec![Arc::clone(&self.provider)],
+            Authorization {
                 rules,
                 default: Decision::Deny,
             },
-        })
+        ))
     }
 }
 
@@ -122,7 +140,7 @@ pub(crate) fn now() -> u64 {
 }
 
 /// Base64url without padding (RFC 4648, section 5).
-fn base64url(bytes: &[u8]) -> String {
+pub(crate) fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
@@ -310,7 +328,8 @@ async fn proxy_checks_tokens_before_anything_is_forwarded() {
         assert_eq!(record.reason, reason, "{what}");
         if status == 401 {
             let challenge = answer.header("www-authenticate");
-            assert_eq!(challenge, Some("Bearer error=\"invalid_token\""), "{what}");
+            let expected = format!("Bearer realm=\"http://x{path}\", error=\"invalid_token\"");
+            assert_eq!(challenge, Some(expected.as_str()), "{what}");
         }
         if status == 200 {
             let seen = answer.seen("authorization");
@@ -325,7 +344,7 @@ async fn proxy_checks_tokens_before_anything_is_forwarded() {
     let answer = send(at, get("http://x/")).await;
     assert_eq!(
         (answer.status.as_u16(), answer.header("www-authenticate")),
-        (401, Some("Bearer"))
+        (401, Some("Bearer realm=\"http://x/\""))
     );
     assert_eq!(answer.json()["message"], "Jwt is missing");
     let expired = send(at, bearer("http://x/", &with(json!({"exp": 1})))).await;
@@ -372,6 +391,7 @@ async fn proxy_asks_for_claims() {
     let issuer = Issuer::new(None, &[]);
     let claim = |name: &str, values: &[&str]| ClaimRequirement {
         name: name.into(),
+        shape: ClaimShape::Either,
         values: values.iter().map(|one| (*one).to_owned()).collect(),
     };
     let needed = vec![

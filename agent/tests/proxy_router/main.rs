@@ -1,5 +1,6 @@
 //! The router on loopback: real sockets, real TLS, real tokens.
 
+mod access;
 mod auth;
 mod cells;
 mod documents;
@@ -10,10 +11,12 @@ mod http;
 mod matching;
 mod mirrors;
 mod raw;
+mod remote_keys;
 mod resilience;
 mod steered;
 mod support;
 mod swap;
+mod telemetry;
 mod tls;
 mod upstreams;
 mod vectors;

@@ -4,14 +4,16 @@
 use std::net::SocketAddr;
 
 use cardinal_agent::compile::route::compile;
+use cardinal_agent::route::credential::Carrier;
+use cardinal_agent::route::gatekeeper::{Denied, Visitor};
 use cardinal_agent::route::matching::Subject;
-use cardinal_agent::route::token::{Denied, Provider, TokenError};
+use cardinal_agent::route::token::{Provider, TokenError};
 use cardinal_agent::route::{RouteRule, RouteTable, rewrite};
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use snapshot::model::{
     Algorithm, Filter, Gate, JwtProvider, Key, KeyMaterial, Origin, PathRewrite, Pattern,
-    RequestMatch,
+    ProviderKeys, RequestMatch,
 };
 
 use crate::auth::{Issuer, now};
@@ -131,7 +133,12 @@ fn denied(rule: &RouteRule) -> Value {
         .auth
         .as_ref()
         .expect("a rule that refuses asks for a token");
-    let missing = auth.authenticate(&HeaderMap::new(), None, now());
+    let headers = HeaderMap::new();
+    let carrier = Carrier {
+        headers: &headers,
+        query: None,
+    };
+    let missing = auth.authenticate(carrier, &(), now());
     assert_eq!(missing.err(), Some(TokenError::Missing));
     json!({"forwarded": false, "status_without_token": 401, "status_with_valid_token": 403})
 }
@@ -242,10 +249,20 @@ fn proxy_denies_differ_by_what_is_missing() {
             .and_then(|one| one.rules("x"));
         let found = rules.and_then(|rules| rules.find(subject)).expect("a rule");
         let auth = found.rule.auth.as_ref().expect("it asks");
+        let carrier = Carrier {
+            headers: &headers,
+            query: None,
+        };
         let verified = auth
-            .authenticate(&headers, None, now())
+            .authenticate(carrier, &(), now())
             .expect("a good token");
-        assert_eq!(auth.authorise(&verified), Err(denied), "{given}");
+        let visitor = Visitor {
+            method: &Method::GET,
+            path: given,
+            headers: &headers,
+            client: at.ip(),
+        };
+        assert_eq!(auth.authorise(visitor, &verified), Err(denied), "{given}");
     }
 }
 
@@ -261,6 +278,10 @@ fn material(jwk: &Value) -> Option<KeyMaterial> {
             y: field("y"),
         }),
         ("EC", Some("P-384")) => Some(KeyMaterial::P384 {
+            x: field("x"),
+            y: field("y"),
+        }),
+        ("EC", Some("P-521")) => Some(KeyMaterial::P521 {
             x: field("x"),
             y: field("y"),
         }),
@@ -291,11 +312,14 @@ fn proxy_vectors_wycheproof_signatures() {
             issuer: None,
             audiences: Vec::new(),
             algorithms: Algorithm::ALL.to_vec(),
-            keys: vec![Key {
+            keys: ProviderKeys::Local(vec![Key {
                 id: jwk["kid"].as_str().map(str::to_owned),
                 algorithm: Some(algorithm),
                 material,
-            }],
+            }]),
+            places: JwtProvider::usual_places(),
+            claim_headers: Vec::new(),
+            recompute_route: false,
         })
         .expect("the key is good");
         for test in group["tests"].as_array().expect("tests") {

@@ -577,10 +577,18 @@ fn tokens_are_asked_for_every_operation() {
             let auth = rule.auth.as_ref().expect("operations have auth");
             assert_eq!(auth.authorization.default, Decision::Deny, "{id}");
             assert_eq!(auth.authorization.rules.len(), 1, "{id}");
-            let allow = &auth.authorization.rules[0];
-            assert_eq!(allow.decision, Decision::Allow, "{id}");
+            let allow = auth.authorization.rules[0]
+                .token
+                .as_ref()
+                .expect("operations ask for a token");
+            let tokens = auth.tokens.as_ref().expect("it asks for a token");
             assert_eq!(
-                (auth.providers.len(), &auth.providers[0].name),
+                auth.authorization.rules[0].decision,
+                Decision::Allow,
+                "{id}"
+            );
+            assert_eq!(
+                (tokens.providers.len(), &tokens.providers[0].name),
                 (1, &allow.provider),
                 "{id}"
             );

@@ -13,7 +13,7 @@ use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 mod cors;
 mod filters;
-mod headers;
+pub(crate) mod headers;
 mod matches;
 mod resilience;
 

@@ -4,56 +4,39 @@ use std::collections::BTreeSet;
 
 use data_encoding::BASE64URL_NOPAD;
 
-use crate::model::{Algorithm, Key, KeyMaterial};
+use crate::model::{Algorithm, Key, KeyMaterial, ProviderKeys};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
 use crate::tree::{self, Node, Value};
+
+mod source;
+
+pub(crate) use source::{RemoteOptions, key_source};
 
 /// RSA moduli, in bytes without leading zeros: 2048 bits is what RFC 7518 (section 3.3) asks for at
 /// least, 8192 bits is the largest key that the router's cryptography takes.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// The keys that `localJWKS` holds.
-pub(crate) fn key_source(object: &mut Object<'_>) -> Option<Vec<Key>> {
-    object.refused(
-        &["remoteJWKS"],
-        "fetching keys is not supported yet; put the key set into `localJWKS.inline`",
-    );
-    let mut source = object.required("localJWKS")?.object()?;
-    if let Some(field) = source.optional("type") {
-        field.choice(&[("Inline", ())]);
-    }
-    source.unsupported(&["valueRef"]);
-    let inline = source.required("inline");
-    source.finish();
-    let inline = inline?;
-    let keys = keys(inline.some_string()?, inline.source(), inline.sink())?;
-    if keys.is_empty() {
-        inline.mistake("expected at least one key that checks signatures");
-        return None;
-    }
-    Some(keys)
-}
-
 /// Makes algorithms and keys agree: declared algorithms need a key each; without a declaration the
-/// keys say which.
+/// keys say which. Keys that are fetched are not known here, and are used for what they fit.
 pub(crate) fn agree(
-    keys: Vec<Key>,
+    keys: ProviderKeys,
     declared: Option<Vec<(Algorithm, Source)>>,
     object: &Object<'_>,
-) -> Option<(Vec<Key>, Vec<Algorithm>)> {
-    let serves = |key: &Key, algorithm: Algorithm| {
-        key.material.fits(algorithm) && key.algorithm.is_none_or(|bound| bound == algorithm)
+) -> Option<(ProviderKeys, Vec<Algorithm>)> {
+    let served = |algorithm: Algorithm| match &keys {
+        ProviderKeys::Local(keys) => keys.iter().any(|key| serves(key, algorithm)),
+        ProviderKeys::Remote(_) => true,
     };
     let algorithms: Vec<Algorithm> = match declared {
         None => Algorithm::ALL
             .into_iter()
-            .filter(|algorithm| keys.iter().any(|key| serves(key, *algorithm)))
+            .filter(|algorithm| served(*algorithm))
             .collect(),
         Some(declared) => declared
             .into_iter()
             .filter_map(|(algorithm, source)| {
-                if keys.iter().any(|key| serves(key, algorithm)) {
+                if served(algorithm) {
                     return Some(algorithm);
                 }
                 object.field().sink().mistake(
@@ -65,6 +48,48 @@ pub(crate) fn agree(
             .collect(),
     };
     (!algorithms.is_empty()).then_some((keys, algorithms))
+}
+
+fn serves(key: &Key, algorithm: Algorithm) -> bool {
+    key.material.fits(algorithm) && key.algorithm.is_none_or(|bound| bound == algorithm)
+}
+
+/// Keys of a set at most: a fetched one is somebody else's text.
+const MAX_KEYS: usize = 256;
+
+/// What is wrong with a key set that was fetched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    /// Not JSON, or not a key set.
+    #[error("expected a JSON Web Key Set with a list `keys`")]
+    Malformed,
+    /// More keys than anybody has.
+    #[error("expected at most {MAX_KEYS} keys, got {0}")]
+    TooMany(usize),
+    /// No key checks signatures.
+    #[error("none of its {0} keys checks signatures")]
+    Useless(usize),
+}
+
+/// Reads a key set that was fetched (RFC 7517, section 5). Unlike one in a document it is not refused
+/// for a key that cannot be used: that key is left out.
+pub fn fetched(bytes: &[u8]) -> Result<Vec<Key>, KeySetError> {
+    let tree = tree::read("fetched.json", bytes)
+        .into_iter()
+        .next()
+        .ok_or(KeySetError::Malformed)?;
+    let root = tree.root.ok_or(KeySetError::Malformed)?;
+    let Some(Value::List(items)) = root.value.get("keys").map(|node| &node.value) else {
+        return Err(KeySetError::Malformed);
+    };
+    if items.len() > MAX_KEYS {
+        return Err(KeySetError::TooMany(items.len()));
+    }
+    let keys: Vec<Key> = items.iter().filter_map(|item| key(item).ok()).collect();
+    if keys.is_empty() {
+        return Err(KeySetError::Useless(items.len()));
+    }
+    Ok(keys)
 }
 
 fn keys(text: &str, source: &Source, sink: &Sink) -> Option<Vec<Key>> {
@@ -206,13 +231,17 @@ fn key(node: &Node) -> Result<Key, Refusal> {
             x: coordinate("x", 48)?,
             y: coordinate("y", 48)?,
         },
+        ("EC", Some("P-521")) => KeyMaterial::P521 {
+            x: coordinate("x", 66)?,
+            y: coordinate("y", 66)?,
+        },
         ("OKP", Some("Ed25519")) => KeyMaterial::Ed25519 {
             x: coordinate("x", 32)?,
         },
         (kind, curve) => {
             let curve = curve.map(|curve| format!(" on curve `{}`", tree::shortened(curve)));
             return Err(Refusal::Skipped(format!(
-                "type `{}`{} is none of RSA, EC on P-256 or P-384, OKP on Ed25519",
+                "type `{}`{} is none of RSA, EC on P-256, P-384 or P-521, OKP on Ed25519",
                 tree::shortened(kind),
                 curve.unwrap_or_default()
             )));

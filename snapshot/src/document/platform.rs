@@ -202,7 +202,7 @@ fn jwt_provider(object: &mut Object<'_>) -> Option<JwtProvider> {
             .collect();
         algorithms
     });
-    let keys = jwks::key_source(object);
+    let keys = jwks::key_source(object, jwks::RemoteOptions::Ours);
     let (keys, algorithms) = jwks::agree(keys?, algorithms, object)?;
     Some(JwtProvider {
         declared,
@@ -211,6 +211,9 @@ fn jwt_provider(object: &mut Object<'_>) -> Option<JwtProvider> {
         audiences,
         algorithms,
         keys,
+        places: JwtProvider::usual_places(),
+        claim_headers: Vec::new(),
+        recompute_route: false,
     })
 }
 

@@ -12,7 +12,7 @@ use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 use crate::tree::{Value, shortened};
 
-mod values;
+pub(crate) mod values;
 
 use values::{duration, url};
 

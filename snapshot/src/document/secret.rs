@@ -1,4 +1,6 @@
-//! `Secret` of type `kubernetes.io/tls`. No message here ever shows what a secret holds.
+//! `Secret`: certificates, and what policies keep in one. No message here ever shows what a secret holds.
+
+use std::collections::BTreeMap;
 
 use data_encoding::BASE64;
 use rustls_pki_types::pem::PemObject;
@@ -13,12 +15,78 @@ use crate::reader::{Field, Object};
 /// Certificates of a chain, at most.
 const MAX_CHAIN: usize = 16;
 
+/// What a `Secret` holds.
+pub(crate) enum SecretDraft {
+    Tls(Certificate),
+    /// Values by key, for policies that name the Secret. Never shown.
+    Opaque(BTreeMap<String, Vec<u8>>),
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Tls,
+    Opaque,
+}
+
 /// Reads the fields of the document beside `metadata`.
-pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<Certificate> {
-    let kind = object
-        .required("type")
-        .and_then(|field| field.choice(&[("kubernetes.io/tls", ())]));
+pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<SecretDraft> {
+    let kind = object.required("type").and_then(|field| {
+        field.choice(&[("kubernetes.io/tls", Kind::Tls), ("Opaque", Kind::Opaque)])
+    });
     object.ignored(&["immutable"]);
+    match kind {
+        Some(Kind::Opaque) => opaque(object).map(SecretDraft::Opaque),
+        // A wrong type is said above; what else is wrong is said as for a certificate.
+        Some(Kind::Tls) | None => {
+            let certificate = certificate(object, meta);
+            kind.and(certificate).map(SecretDraft::Tls)
+        }
+    }
+}
+
+fn opaque(object: &mut Object<'_>) -> Option<BTreeMap<String, Vec<u8>>> {
+    let mut values = BTreeMap::new();
+    let mut complete = true;
+    for (key, field) in object
+        .optional("data")
+        .map(|f| f.entries())
+        .unwrap_or_default()
+    {
+        match base64(&field) {
+            Some(bytes) => {
+                values.insert(key.to_owned(), bytes);
+            }
+            None => complete = false,
+        }
+    }
+    // As in Kubernetes `stringData` wins.
+    let plain = object.optional("stringData").map(|f| f.entries());
+    for (key, field) in plain.unwrap_or_default() {
+        match field.value().text() {
+            Some(text) => {
+                values.insert(key.to_owned(), text.as_bytes().to_vec());
+            }
+            None => {
+                field.mistake("expected a text");
+                complete = false;
+            }
+        }
+    }
+    complete.then_some(values)
+}
+
+fn base64(field: &Field<'_>) -> Option<Vec<u8>> {
+    let bytes = field.value().text().and_then(|text| {
+        let compact: String = text.split_ascii_whitespace().collect();
+        BASE64.decode(compact.as_bytes()).ok()
+    });
+    if bytes.is_none() {
+        field.mistake("expected base64 with padding (RFC 4648, section 4)");
+    }
+    bytes
+}
+
+fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<Certificate> {
     let mut data = object.optional("data").and_then(|field| field.object());
     let mut plain = object
         .optional("stringData")
@@ -41,14 +109,8 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<Certificate> 
             );
             return None;
         };
-        let bytes = field.value().text().and_then(|text| {
-            let compact: String = text.split_ascii_whitespace().collect();
-            BASE64.decode(compact.as_bytes()).ok()
-        });
-        if bytes.is_none() {
-            field.mistake("expected base64 with padding (RFC 4648, section 4)");
-        }
-        Some((field, bytes?))
+        let bytes = base64(&field)?;
+        Some((field, bytes))
     };
     let chain = value("tls.crt").and_then(|(field, bytes)| chain(&field, &bytes));
     let key = value("tls.key").and_then(|(field, bytes)| Some((key(&field, &bytes)?, field)));
@@ -57,7 +119,6 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<Certificate> 
         object.ignored(&["ca.crt"]);
         object.finish();
     }
-    kind?;
     let (chain, leaf) = chain?;
     let (key, key_field) = key?;
     // Bytes that no signer takes were refused with the key.

@@ -3,25 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::credentials;
 use super::http_route::{Gateways, Linked};
 use crate::document::Table;
+use crate::document::secret::SecretDraft;
 use crate::document::security_policy::{PolicyDraft, PolicyTarget};
-use crate::model::{Auth, ObjectName, Route};
+use crate::model::{Auth, ObjectName, Parent, Route};
 use crate::reader::Sink;
 use crate::report::Source;
 
 type Policies = BTreeMap<PolicyTarget, (Source, Arc<Auth>)>;
 
-/// Puts policies on rules: the one of a rule wins over that of its route, and that over the one of the
-/// gateway. What a cell declares for its own endpoints counts as a policy of the rule.
+/// Puts policies on rules. The most specific one wins whole: that of a rule over that of its route, that
+/// over the one of a listener, and that over the one of the gateway. What a cell declares for its own
+/// endpoints counts as a policy of the rule.
 pub(super) fn apply(
     drafts: Table<PolicyDraft>,
     documents: BTreeMap<ObjectName, Option<Linked>>,
     derived: Vec<Route>,
     gateways: &Gateways,
+    secrets: &Table<SecretDraft>,
     sink: &Sink,
 ) -> Vec<Route> {
-    let policies = targets(drafts, &documents, gateways, sink);
+    let policies = targets(drafts, &documents, gateways, secrets, sink);
     let auth = |target: PolicyTarget| policies.get(&target).map(|(_, auth)| auth.clone());
     let mut routes = derived;
     for (name, linked) in documents {
@@ -36,55 +40,45 @@ pub(super) fn apply(
     }
     routes
         .into_iter()
-        .flat_map(|route| by_gateway(route, &policies))
+        .flat_map(|route| by_parent(route, &policies, gateways))
         .collect()
 }
 
+/// Policies by target. Of two for one target the older wins, then the one whose name comes first
+/// (Gateway API, policy attachment, conflict resolution).
 fn targets(
     drafts: Table<PolicyDraft>,
     documents: &BTreeMap<ObjectName, Option<Linked>>,
     gateways: &Gateways,
+    secrets: &Table<SecretDraft>,
     sink: &Sink,
 ) -> Policies {
-    let mut drafts: Vec<_> = drafts.into_values().collect();
-    drafts.sort_by(|a, b| a.0.position().cmp(&b.0.position()));
+    let mut drafts: Vec<(ObjectName, Source, PolicyDraft)> = drafts
+        .into_iter()
+        .filter_map(|(name, (declared, draft))| Some((name, declared, draft?)))
+        .collect();
+    drafts.sort_by(|(a_name, _, a), (b_name, _, b)| {
+        let age = |draft: &PolicyDraft| (draft.created.is_none(), draft.created);
+        (age(a), a_name).cmp(&(age(b), b_name))
+    });
     let mut policies = Policies::new();
-    for (declared, draft) in drafts {
-        let Some(draft) = draft else { continue };
-        for (source, target) in draft.targets {
-            let missing = match &target {
-                PolicyTarget::Gateway(name) => {
-                    (!gateways.contains_key(name)).then(|| format!("no `Gateway` {name}"))
-                }
-                PolicyTarget::Route(name) => {
-                    (!documents.contains_key(name)).then(|| format!("no `HTTPRoute` {name}"))
-                }
-                PolicyTarget::Rule(name, rule) => match documents.get(name) {
-                    None => Some(format!("no `HTTPRoute` {name}")),
-                    Some(Some(linked))
-                        if !linked
-                            .rule_names
-                            .iter()
-                            .flatten()
-                            .any(|known| known == rule)
-                            && !sink.tainted(&linked.route.declared) =>
-                    {
-                        Some(format!("`HTTPRoute` {name} has no rule `{rule}`"))
-                    }
-                    Some(_) => None,
-                },
-            };
-            if let Some(missing) = missing {
+    for (_, declared, mut draft) in drafts {
+        let wanted = std::mem::take(&mut draft.targets);
+        let auth = Arc::new(credentials::auth(declared.clone(), draft, secrets, sink));
+        for (source, target) in wanted {
+            if let Some(missing) = missing(&target, documents, gateways, sink) {
                 sink.mistake(source, missing);
                 continue;
             }
             match policies.get(&target) {
-                Some((first, _)) => sink.mistake(
+                Some((first, _)) => sink.warning(
                     source,
-                    format_args!("this target has a policy already, by {first}"),
+                    format_args!(
+                        "has no effect here: {first} is for this target as well, and is older or comes first by name"
+                    ),
                 ),
                 None => {
-                    policies.insert(target, (declared.clone(), draft.auth.clone()));
+                    policies.insert(target, (declared.clone(), auth.clone()));
                 }
             }
         }
@@ -92,13 +86,69 @@ fn targets(
     policies
 }
 
-/// One route for each policy of the gateways that it is attached to: a rule has one answer to who may
-/// pass, and two gateways may give two.
-fn by_gateway(route: Route, policies: &Policies) -> Vec<Route> {
+fn missing(
+    target: &PolicyTarget,
+    documents: &BTreeMap<ObjectName, Option<Linked>>,
+    gateways: &Gateways,
+    sink: &Sink,
+) -> Option<String> {
+    match target {
+        PolicyTarget::Gateway(name) => {
+            (!gateways.contains_key(name)).then(|| format!("no `Gateway` {name}"))
+        }
+        PolicyTarget::Listener(name, listener) => match gateways.get(name) {
+            None => Some(format!("no `Gateway` {name}")),
+            Some(Some(gateway))
+                if !gateway
+                    .listeners
+                    .iter()
+                    .any(|one| one.listener.name == *listener)
+                    && !gateway
+                        .listeners
+                        .iter()
+                        .any(|one| sink.tainted(&one.listener.declared)) =>
+            {
+                Some(format!("`Gateway` {name} has no listener `{listener}`"))
+            }
+            Some(_) => None,
+        },
+        PolicyTarget::Route(name) => {
+            (!documents.contains_key(name)).then(|| format!("no `HTTPRoute` {name}"))
+        }
+        PolicyTarget::Rule(name, rule) => match documents.get(name) {
+            None => Some(format!("no `HTTPRoute` {name}")),
+            Some(Some(linked))
+                if !linked
+                    .rule_names
+                    .iter()
+                    .flatten()
+                    .any(|known| known == rule)
+                    && !sink.tainted(&linked.route.declared) =>
+            {
+                Some(format!("`HTTPRoute` {name} has no rule `{rule}`"))
+            }
+            Some(_) => None,
+        },
+    }
+}
+
+/// One route for each policy of the listeners that it is attached to: a rule has one answer to who may
+/// pass, and two listeners may give two.
+fn by_parent(route: Route, policies: &Policies, gateways: &Gateways) -> Vec<Route> {
     let mut groups: Vec<(Option<&Arc<Auth>>, Route)> = Vec::new();
-    for parent in &route.parents {
-        let policy = policies
-            .get(&PolicyTarget::Gateway(parent.gateway.clone()))
+    let parents = route
+        .parents
+        .iter()
+        .flat_map(|parent| by_listener(parent, policies, gateways));
+    for parent in parents {
+        let own = parent.listener.as_ref().and_then(|listener| {
+            policies.get(&PolicyTarget::Listener(
+                parent.gateway.clone(),
+                listener.clone(),
+            ))
+        });
+        let policy = own
+            .or_else(|| policies.get(&PolicyTarget::Gateway(parent.gateway.clone())))
             .map(|(_, auth)| auth);
         let same = |other: &Option<&Arc<Auth>>| match (other, policy) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
@@ -106,10 +156,10 @@ fn by_gateway(route: Route, policies: &Policies) -> Vec<Route> {
             _ => false,
         };
         match groups.iter_mut().find(|(other, _)| same(other)) {
-            Some((_, group)) => group.parents.push(parent.clone()),
+            Some((_, group)) => group.parents.push(parent),
             None => {
                 let mut group = Route {
-                    parents: vec![parent.clone()],
+                    parents: vec![parent],
                     ..route.clone()
                 };
                 for rule in &mut group.rules {
@@ -120,4 +170,23 @@ fn by_gateway(route: Route, policies: &Policies) -> Vec<Route> {
         }
     }
     groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// A parent as it is, or, if listeners of its gateway have policies of their own, one for each listener.
+fn by_listener(parent: &Parent, policies: &Policies, gateways: &Gateways) -> Vec<Parent> {
+    let differ = policies.keys().any(
+        |target| matches!(target, PolicyTarget::Listener(gateway, _) if *gateway == parent.gateway),
+    );
+    let gateway = gateways.get(&parent.gateway).and_then(Option::as_ref);
+    match gateway {
+        Some(gateway) if differ && parent.listener.is_none() => gateway
+            .listeners
+            .iter()
+            .map(|one| Parent {
+                listener: Some(one.listener.name.clone()),
+                ..parent.clone()
+            })
+            .collect(),
+        _ => vec![parent.clone()],
+    }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, JwtProvider, Name, ObjectName,
-    Pattern, Port, RequestMatch, Retry, RuleTimeouts, Timestamp,
+    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
+    Port, RequestMatch, Retry, RuleTimeouts, Timestamp,
 };
 
 /// A gateway: addresses and listeners.
@@ -296,53 +296,4 @@ pub enum UpstreamHost {
     Address(IpAddr),
     /// By name, resolved by the router.
     Name(Hostname),
-}
-
-/// Who may pass a rule.
-#[derive(Clone, Debug)]
-pub struct Auth {
-    /// A token of one of these; never empty.
-    pub providers: Vec<Arc<JwtProvider>>,
-    /// What a valid token may do.
-    pub authorization: Authorization,
-}
-
-/// Rules in order; the first that fits decides.
-#[derive(Clone, Debug)]
-pub struct Authorization {
-    /// The rules.
-    pub rules: Vec<AuthRule>,
-    /// When none fits.
-    pub default: Decision,
-}
-
-/// One rule of authorization.
-#[derive(Clone, Debug)]
-pub struct AuthRule {
-    /// What happens to requests that fit.
-    pub decision: Decision,
-    /// The token must come from this provider.
-    pub provider: Name,
-    /// The token must have all of these, in `scope` or `scp`.
-    pub scopes: Vec<String>,
-    /// The token must have all of these.
-    pub claims: Vec<ClaimRequirement>,
-}
-
-/// A claim and its accepted values.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimRequirement {
-    /// Dotted path of the claim.
-    pub name: String,
-    /// One of these.
-    pub values: Vec<String>,
-}
-
-/// Allow or deny.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Let through.
-    Allow,
-    /// Answer 403.
-    Deny,
 }

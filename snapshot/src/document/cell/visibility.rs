@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::document::name;
 use crate::document::template::{Parameters, Template};
-use crate::model::{ClaimRequirement, Name, Operation};
+use crate::model::{ClaimRequirement, ClaimShape, Name, Operation};
 use crate::reader::{Field, Object};
 use crate::report::Source;
 
@@ -124,6 +124,7 @@ fn operation(field: &Field<'_>) -> Option<(Operation, Template)> {
         .into_iter()
         .map(|(name, values)| ClaimRequirement {
             name: name.to_owned(),
+            shape: ClaimShape::Either,
             values: values
                 .some_list()
                 .iter()

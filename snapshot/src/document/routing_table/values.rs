@@ -8,7 +8,7 @@ use crate::model::{Hostname, PlacementUrl, Port, UpstreamHost};
 use crate::tree::shortened;
 
 /// A duration above zero as Go writes it: numbers with units, such as `10s`, `1m30s` or `1.5h`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || {
         format!(
             "expected a duration with a unit such as `10s` or `200ms`, got `{}`",
@@ -56,7 +56,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `http` or `https`, host and port, nothing behind.
-pub(super) fn url(text: &str) -> Result<PlacementUrl, String> {
+pub(crate) fn url(text: &str) -> Result<PlacementUrl, String> {
     let expected = |why: &str| {
         format!(
             "expected a URL such as `http://cell-1:9001`, got `{}`: {why}",
