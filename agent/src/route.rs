@@ -17,6 +17,7 @@ use snapshot::model::{
 
 pub mod admission;
 pub mod hash;
+pub mod key;
 pub mod matching;
 pub mod placement;
 pub mod rewrite;

@@ -32,7 +32,9 @@ pub use gateway::{
 };
 pub use jwt::{Algorithm, JwtProvider, Key, KeyMaterial};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
-pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
+pub use routing::{
+    BreakerSettings, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl, RoutingTable,
+};
 
 /// Everything a node is told, valid as a whole.
 #[derive(Clone, Debug)]

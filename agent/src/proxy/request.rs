@@ -27,8 +27,9 @@ use super::respond::{self, Refusal};
 use super::target::{choose, is_grpc, pick};
 use super::tunnel;
 use super::worker::Worker;
+use crate::route::key::KeySubject;
 use crate::route::matching::Subject;
-use crate::route::token::Denied;
+use crate::route::token::{Denied, Verified};
 use crate::route::{
     Caller, Listener, Matched, RouteFilter, RouteRule, RouteTable, Steered, TargetKind, rewrite,
 };
@@ -106,6 +107,7 @@ async fn serve(
         body,
         normal,
         upgrade,
+        token: None,
     };
     match stage.conn.entry {
         Entry::Gateway => {
@@ -162,6 +164,7 @@ pub(super) struct Inbound {
     body: RequestBody,
     normal: Normal,
     pub(super) upgrade: Option<OnUpgrade>,
+    token: Option<Verified>,
 }
 
 impl Inbound {
@@ -170,6 +173,26 @@ impl Inbound {
             path: &self.normal.path,
             method: &self.parts.method,
             headers: &self.parts.headers,
+        }
+    }
+}
+
+impl Inbound {
+    /// What a routing key can be read from. `listener`: by which it came.
+    pub(super) fn key_subject<'a>(
+        &'a self,
+        conn: &'a Conn,
+        listener: Option<&'a str>,
+    ) -> KeySubject<'a> {
+        KeySubject {
+            headers: &self.parts.headers,
+            path: &self.normal.path,
+            query: self.parts.uri.query(),
+            host: &self.normal.host,
+            sni: conn.sni.as_deref(),
+            token: self.token.as_ref(),
+            listener,
+            client: conn.peer.ip(),
         }
     }
 }
@@ -273,7 +296,7 @@ fn prefixed(steered: &Steered, path: &CanonicalPath) -> Result<CanonicalPath, Re
 async fn forward(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    inbound: Inbound,
+    mut inbound: Inbound,
     matched: Matched<'_>,
     to: Option<SocketAddr>,
     mark: Mark,
@@ -283,19 +306,29 @@ async fn forward(
         let query = inbound.parts.uri.query();
         let token = gatekeeper.authenticate(&inbound.parts.headers, query, now())?;
         gatekeeper.authorise(&token)?;
+        inbound.token = Some(token);
     }
     // An endpoint's rule without target is what its operations leave over.
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
         return Err(Denied::NoOperation.into());
     }
     let picked = pick(stage.worker, rule)?;
-    let chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
+    let chosen = choose(
+        stage.worker,
+        exchange,
+        stage.conn,
+        &inbound,
+        picked,
+        to,
+        mark,
+    )?;
 
     let Inbound {
         mut parts,
         body,
         normal,
         upgrade,
+        ..
     } = inbound;
     let mut path = normal.path.clone();
     let mut host = normal.authority.clone();
@@ -490,6 +523,7 @@ async fn south(
         body,
         normal,
         upgrade,
+        ..
     } = inbound;
     normalise::strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);

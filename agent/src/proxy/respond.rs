@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::body::ResponseBody;
 use super::log::Reason;
 use crate::resilience::CircuitState;
-use crate::route::placement::KeyError;
+use crate::route::key::KeyError;
 use crate::route::token::{Denied, TokenError};
 use crate::upstream::UpstreamError;
 
@@ -76,6 +76,7 @@ impl From<KeyError> for Refusal {
     fn from(error: KeyError) -> Self {
         let reason = match error {
             KeyError::Missing => Reason::RoutingKeyMissing,
+            KeyError::Untrusted => Reason::RoutingKeyUntrusted,
             _ => Reason::RoutingKeyInvalid,
         };
         Self {

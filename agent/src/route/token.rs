@@ -4,6 +4,7 @@
 //! carry `exp`; `exp` and `nbf` are checked with a leeway of [`LEEWAY`] seconds for clocks that
 //! disagree. Claims beyond these are read only after the signature holds.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
@@ -289,6 +290,27 @@ impl Verified {
             && rule.claims.iter().all(|claim| self.has_claim(claim))
     }
 
+    /// A claim by its dotted path.
+    fn claim(&self, path: &str) -> Option<&Value> {
+        // A claim may have dots in its own name, such as a URL.
+        self.claims.get(path).or_else(|| {
+            let mut parts = path.split('.');
+            let first = self.claims.get(parts.next()?)?;
+            parts.try_fold(first, |value, part| value.get(part))
+        })
+    }
+
+    /// The text of a claim that is a text or a whole number.
+    pub fn claim_text(&self, path: &str) -> Option<Cow<'_, str>> {
+        match self.claim(path)? {
+            Value::String(text) => Some(Cow::Borrowed(text)),
+            Value::Number(number) if number.is_i64() || number.is_u64() => {
+                Some(Cow::Owned(number.to_string()))
+            }
+            _ => None,
+        }
+    }
+
     /// In `scope` or `scp`, each a list or separated by blanks.
     fn has_scope(&self, wanted: &str) -> bool {
         ["scope", "scp"]
@@ -307,13 +329,7 @@ impl Verified {
                 .as_str()
                 .is_some_and(|text| wanted.values.iter().any(|one| one == text))
         };
-        // A claim may have dots in its own name, such as a URL.
-        let found = self.claims.get(&wanted.name).or_else(|| {
-            let mut parts = wanted.name.split('.');
-            let first = self.claims.get(parts.next()?)?;
-            parts.try_fold(first, |value, part| value.get(part))
-        });
-        match found {
+        match self.claim(&wanted.name) {
             Some(Value::Array(list)) => list.iter().any(accepted),
             Some(value) => accepted(value),
             None => false,

@@ -6,6 +6,7 @@ mod documents;
 mod east;
 mod hostile;
 mod http;
+mod keys;
 mod matching;
 mod raw;
 mod steered;
