@@ -173,6 +173,8 @@ pub enum Reason {
     RoutingKeyMissing,
     /// The routing key is ambiguous or malformed.
     RoutingKeyInvalid,
+    /// The routing key is not this client's to set.
+    RoutingKeyUntrusted,
     /// The caller's cell did not declare a call to this endpoint.
     EastNotDeclared,
     /// A component of a cell came to the north gate.
@@ -250,6 +252,7 @@ impl Reason {
             Self::OperationNotDeclared => "operation_not_declared",
             Self::RoutingKeyMissing => "routing_key_missing",
             Self::RoutingKeyInvalid => "routing_key_invalid",
+            Self::RoutingKeyUntrusted => "routing_key_untrusted",
             Self::EastNotDeclared => "east_not_declared",
             Self::NorthFromCell => "north_from_cell",
             Self::SniNotDeclared => "sni_not_declared",
@@ -307,6 +310,7 @@ impl Reason {
             | Self::CredentialInvalid => StatusCode::UNAUTHORIZED,
             Self::Scope
             | Self::AccessDenied
+            | Self::RoutingKeyUntrusted
             | Self::OperationNotDeclared
             | Self::EastNotDeclared
             | Self::NorthFromCell
