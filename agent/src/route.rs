@@ -12,10 +12,11 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
     Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
-    RemoteKeys, Upstream,
+    RemoteKeys, Retry, RuleTimeouts, Upstream,
 };
 
 pub mod admission;
+pub mod cors;
 pub mod credential;
 pub mod filter;
 pub mod gatekeeper;
@@ -311,6 +312,10 @@ pub struct RouteRule {
     pub auth: Option<Arc<Gatekeeper>>,
     /// What is changed on the way, or answered here.
     pub filters: Filters,
+    /// How long requests are waited for.
+    pub timeouts: RuleTimeouts,
+    /// Whether and how they are tried again.
+    pub retry: Option<Arc<Retry>>,
     /// Where to.
     pub targets: Vec<RouteTarget>,
     /// Sum of the targets' weights.
@@ -344,6 +349,18 @@ pub struct Edits {
     pub(crate) remove: Vec<HeaderName>,
 }
 
+impl RouteRule {
+    /// Everything that its requests may go to, copies included.
+    pub fn destinations(&self) -> impl Iterator<Item = &RouteTarget> {
+        let lists =
+            std::iter::once(&self.filters).chain(self.targets.iter().map(|one| &one.filters));
+        let mirrors = lists.flat_map(|filters| &filters.mirrors);
+        self.targets
+            .iter()
+            .chain(mirrors.map(|mirror| &mirror.target))
+    }
+}
+
 /// A target and its share.
 #[derive(Debug)]
 pub struct RouteTarget {
@@ -351,6 +368,8 @@ pub struct RouteTarget {
     pub id: u32,
     /// Share among the rule's targets.
     pub weight: u32,
+    /// Name of what is behind it, the same in every generation; state of the backend is kept under it.
+    pub backend: Arc<str>,
     /// Where to.
     pub kind: TargetKind,
     /// What is changed for this target alone. A rewrite takes the place of the rule's.

@@ -2,8 +2,8 @@
 //!
 //! Flows in: a request and the destinations that may serve it, in order. Flows out: the head of a
 //! response, or an error that says which destination failed how. Everything here belongs to one
-//! core's runtime; nothing is shared and nothing locks. A request is tried again only while no byte
-//! of it was sent.
+//! core's runtime; nothing is shared and nothing locks. Here a request is tried again only while no byte
+//! of it was sent; rules that ask for more have their retries in `proxy/attempts.rs`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,16 +14,20 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use snapshot::model::Hostname;
+use tokio::time::Instant;
 
 use crate::route::RouteTable;
 
 pub mod body;
+pub mod budget;
 mod connect;
+pub mod kept;
 pub(crate) mod once;
 mod pool;
 pub mod resolve;
 
 pub use body::{BodyBreak, BodyError, Progress, RequestBody};
+pub use budget::Budgets;
 pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
 pub use pool::Client;
@@ -168,6 +172,12 @@ pub enum UpstreamError {
         /// The limit.
         limit: Duration,
     },
+    /// The head of the response did not come in the time of the rule.
+    #[error("{place} did not answer in the time that the rule allows")]
+    Deadline {
+        /// Where to.
+        place: String,
+    },
     /// The client stopped sending its body.
     #[error("client sent no more of its request body for {limit:?}")]
     ClientStalled {
@@ -193,10 +203,8 @@ pub enum UpstreamError {
 pub struct Answer {
     /// Head and streaming body.
     pub response: Response<Incoming>,
-    /// Address that answered; none for a Unix socket.
-    pub peer: Option<SocketAddr>,
-    /// The destination that answered.
-    pub place: String,
+    /// Address that answered, as a text; the path of a Unix socket.
+    pub from: Rc<str>,
 }
 
 /// Runs futures of one core: none of them crosses a thread.
@@ -214,6 +222,27 @@ where
     }
 }
 
+impl UpstreamError {
+    /// Whether the connection failed, or broke before the first byte of an answer.
+    pub fn is_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Broken { .. }
+        )
+    }
+}
+
+/// How long the head of a response is waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// By the client's own setting: so long without progress of the request's body.
+    Usual,
+    /// To the end.
+    Endless,
+    /// Until then.
+    Until(Instant),
+}
+
 impl Client {
     /// Sends a request to the first destination that takes a connection and waits for the head of
     /// the answer. `progress` is the body's.
@@ -222,41 +251,48 @@ impl Client {
         destinations: &[Destination],
         request: Request<RequestBody>,
         progress: &Rc<Progress>,
+        patience: Patience,
         table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
-        let place = destinations
-            .first()
-            .ok_or(UpstreamError::Nowhere)?
-            .place
-            .to_string();
-        let limit = self.settings().timeouts.head;
-        let exchange = self.exchange(destinations, request, table);
+        let first = destinations.first().ok_or(UpstreamError::Nowhere)?;
+        let exchange = async {
+            let answer = self.exchange(destinations, request, table).await;
+            // Whatever the upstream made of half a body is not its fault.
+            match progress.broken() {
+                Some(BodyBreak::TooLong(limit)) => Err(UpstreamError::BodyTooLong { limit }),
+                Some(BodyBreak::Client) if answer.is_err() => Err(UpstreamError::ClientGone),
+                _ => answer,
+            }
+        };
         tokio::pin!(exchange);
+        let limit = match patience {
+            Patience::Usual => self.settings().timeouts.head,
+            Patience::Endless => return exchange.await,
+            Patience::Until(deadline) => {
+                return tokio::time::timeout_at(deadline, exchange)
+                    .await
+                    .unwrap_or(Err(UpstreamError::Deadline {
+                        place: first.place.to_string(),
+                    }));
+            }
+        };
         progress.touch();
         loop {
             let deadline = progress.last() + limit;
             tokio::select! {
                 biased;
-                answer = &mut exchange => {
-                    // Whatever the upstream made of half a body is not its fault.
-                    return match progress.broken() {
-                        Some(BodyBreak::TooLong(limit)) => {
-                            Err(UpstreamError::BodyTooLong { limit })
-                        }
-                        Some(BodyBreak::Client) if answer.is_err() => {
-                            Err(UpstreamError::ClientGone)
-                        }
-                        _ => answer,
-                    };
-                }
+                answer = &mut exchange => return answer,
                 () = tokio::time::sleep_until(deadline) => {
-                    if progress.last() + limit > tokio::time::Instant::now() {
+                    if progress.last() + limit > Instant::now() {
                         continue;
                     }
                     return Err(if progress.waits_for_client() {
                         UpstreamError::ClientStalled { limit }
                     } else {
-                        UpstreamError::HeadTimeout { place, limit }
+                        UpstreamError::HeadTimeout {
+                            place: first.place.to_string(),
+                            limit,
+                        }
                     });
                 }
             }

@@ -15,6 +15,7 @@ use crate::tree::{self, Value, shortened};
 pub(crate) mod addresses;
 pub(crate) mod backend;
 pub(crate) mod cell;
+pub(crate) mod duration;
 pub(crate) mod filter;
 pub(crate) mod gateway;
 pub(crate) mod http_route;

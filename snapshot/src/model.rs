@@ -17,11 +17,13 @@ use crate::tree::shortened;
 
 mod auth;
 mod cell;
+mod cors;
 mod filter;
 mod gateway;
 mod jwt;
 mod matches;
 mod platform;
+mod resilience;
 mod routing;
 mod timestamp;
 
@@ -33,7 +35,8 @@ pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
 };
-pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
+pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
+pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
     Certificate, Gateway, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathRewrite,
     Route, Rule, Target, Upstream, UpstreamHost, WeightedTarget,
@@ -43,6 +46,7 @@ pub use jwt::{
 };
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
+pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
 pub use timestamp::Timestamp;
 

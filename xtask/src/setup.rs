@@ -1,7 +1,7 @@
 //! What the machine lacks: Debian packages, a compiler for eBPF, cargo's own tools. Nothing is installed
 //! before it was named together with its reason.
 
-use std::process::ExitCode;
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -116,6 +116,40 @@ pub(crate) fn proxies() -> Result<()> {
         ),
         Package::new("util-linux", "taskset keeps each side on one core"),
     ])
+}
+
+/// The conformance suite for HTTP/2, which Go builds; or in words why it is not here. Asked for by `CARDINAL_H2SPEC`, it has
+/// to be there.
+pub(crate) fn h2spec() -> Result<Result<PathBuf, String>> {
+    const SOURCE: &str = "github.com/summerwind/h2spec/cmd/h2spec@latest";
+    if let Some(named) = env::var_os("CARDINAL_H2SPEC") {
+        let named = PathBuf::from(named);
+        if !named.is_file() {
+            bail!(
+                "CARDINAL_H2SPEC names {}, which is no file",
+                named.display()
+            );
+        }
+        return Ok(Ok(named));
+    }
+    let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
+    let built = home.join("go/bin/h2spec");
+    if let Some(found) = shell::find("h2spec").or_else(|| built.is_file().then(|| built.clone())) {
+        return Ok(Ok(found));
+    }
+    if shell::find("go").is_none() {
+        return Ok(Err(format!(
+            "h2spec is not here, and no Go to build it with (go install {SOURCE})"
+        )));
+    }
+    eprintln!("setup: building h2spec, the conformance suite for HTTP/2");
+    let mut go = shell::command("go");
+    go.args(["install", SOURCE])
+        .env("GOBIN", home.join("go/bin"));
+    match shell::run(&mut go) {
+        Ok(_) => Ok(Ok(built)),
+        Err(error) => Ok(Err(format!("h2spec could not be built: {error:#}"))),
+    }
 }
 
 /// What booting other kernels needs.

@@ -61,6 +61,9 @@ const LONG: [(&str, &str); 10] = [
 /// Binaries that draw their input and need a kernel and root too.
 const DRAWN_FOR_THE_KERNEL: [&str; 1] = ["property_verdict"];
 
+/// The binary that runs a program which may not be had everywhere.
+const CONFORMANCE: &str = "proxy_h2spec";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Unit,
@@ -199,6 +202,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::host_build()?;
     setup::world()?;
     setup::ebpf()?;
+    let h2spec = setup::h2spec()?;
     let object = ebpf::build(&ebpf::Options::default())?;
     let logs = ebpf::build(&ebpf::Options::with_logs())?;
     let programs = stage::build(Some(&object), false)?;
@@ -207,6 +211,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
     let mut tally = Tally::default();
     for binary in &binaries {
+        if binary.name == CONFORMANCE && h2spec.is_err() {
+            continue;
+        }
         let rounds: Vec<_> = LONG
             .iter()
             .filter(|_| options.long)
@@ -228,6 +235,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             command
                 .env("CARGO_MANIFEST_DIR", &binary.package)
                 .envs(programs.variables())
+                .envs(h2spec.iter().map(|program| ("CARDINAL_H2SPEC", program)))
                 .envs(rounds);
             command
         };
@@ -267,6 +275,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     for reason in &without {
         println!("without a machine: {reason}");
+    }
+    if let Err(reason) = &h2spec {
+        println!("without {CONFORMANCE}: {reason}");
     }
     let total = tally.total();
     if total.ignored > 0 {

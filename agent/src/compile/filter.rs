@@ -1,10 +1,13 @@
 //! From the filters of a rule, or of a target, to what the router applies.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use snapshot::model::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
 
 use crate::route::Edits;
+use crate::route::cors::Cors;
 use crate::route::filter::{self, Answer, Filters, Host};
 
 /// Compiles a list of filters, or says what cannot be part of a message.
@@ -24,6 +27,9 @@ pub(super) fn filters(list: &[Filter]) -> Result<Filters, String> {
                 filters.answer = Some(Answer::Redirect(redirect(given)?));
             }
             Filter::Respond(given) => filters.answer = Some(Answer::Response(response(given)?)),
+            Filter::Cors(given) => filters.cors = Some(Arc::new(Cors::new(given)?)),
+            // Targets are numbered by who compiles them.
+            Filter::Mirror(_) => {}
             Filter::Broken(why) => filters.broken = Some(why.as_str().into()),
         }
     }

@@ -14,13 +14,13 @@ use sha2::{Digest, Sha256};
 use snapshot::model::{
     Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
     Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
-    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens,
+    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens, WeightedTarget,
 };
 use snapshot::{Mistake, Snapshot};
 
 use super::filter;
 use crate::route::credential::{KeyRing, Users};
-use crate::route::filter::Filters;
+use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
 use crate::route::token::Provider;
 use crate::route::{
@@ -149,15 +149,7 @@ impl<'a> Compiler<'a> {
         let targets: Vec<_> = rule
             .targets
             .iter()
-            .map(|target| {
-                self.targets += 1;
-                RouteTarget {
-                    id: self.targets,
-                    weight: target.weight,
-                    kind: self.target(&target.target),
-                    filters: self.filters(&rule.declared, &target.filters),
-                }
-            })
+            .map(|target| self.route_target(&rule.declared, target))
             .collect();
         RouteRule {
             route: Arc::clone(name),
@@ -171,6 +163,8 @@ impl<'a> Compiler<'a> {
             },
             auth,
             filters,
+            timeouts: rule.timeouts,
+            retry: rule.retry.clone(),
             weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
             targets,
         }
@@ -265,10 +259,32 @@ impl<'a> Compiler<'a> {
     }
 
     fn filters(&mut self, source: &Declared, list: &[Filter]) -> Filters {
-        filter::filters(list).unwrap_or_else(|error| {
+        let mut filters = filter::filters(list).unwrap_or_else(|error| {
             self.mistake(source, error);
             Filters::default()
-        })
+        });
+        for filter in list {
+            if let Filter::Mirror(mirror) = filter {
+                let target = WeightedTarget::new(1, mirror.target.clone());
+                filters.mirrors.push(Mirror {
+                    target: self.route_target(source, &target),
+                    share: mirror.share,
+                    of: mirror.of,
+                });
+            }
+        }
+        filters
+    }
+
+    fn route_target(&mut self, source: &Declared, target: &WeightedTarget) -> RouteTarget {
+        self.targets += 1;
+        RouteTarget {
+            id: self.targets,
+            weight: target.weight,
+            backend: backend(&target.target),
+            kind: self.target(&target.target),
+            filters: self.filters(source, &target.filters),
+        }
     }
 
     fn target(&mut self, target: &Target) -> TargetKind {
@@ -468,6 +484,20 @@ impl<'a> Compiler<'a> {
             }
         }
         steered
+    }
+}
+
+/// A target's name: what it is called, or the addresses of a list.
+fn backend(target: &Target) -> Arc<str> {
+    match target {
+        Target::Upstreams(list) => {
+            let mut names: Vec<_> = list.iter().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names.join(",").into()
+        }
+        Target::Endpoint(id) => format!("endpoint {id}").into(),
+        Target::RoutingTable(name) => format!("table {name}").into(),
+        Target::Unresolved(_) => "".into(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use super::exchange::Exchange;
 use super::log::Reason;
@@ -19,6 +20,19 @@ pub(super) struct ResponseBody {
 enum Inner {
     Full(Option<Bytes>),
     Streamed(Incoming),
+    /// With the time at which it has to be over.
+    Limited(Incoming, Pin<Box<Sleep>>),
+}
+
+/// Why a response breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cut {
+    /// The upstream broke off.
+    #[error(transparent)]
+    Upstream(#[from] hyper::Error),
+    /// The time that the rule allows is over.
+    #[error("the answer was not complete in the time that the rule allows")]
+    Deadline,
 }
 
 impl ResponseBody {
@@ -36,9 +50,13 @@ impl ResponseBody {
         }
     }
 
-    pub(super) fn streamed(body: Incoming) -> Self {
+    pub(super) fn streamed(body: Incoming, deadline: Option<Instant>) -> Self {
+        let inner = match deadline.filter(|_| !body.is_end_stream()) {
+            Some(deadline) => Inner::Limited(body, Box::pin(tokio::time::sleep_until(deadline))),
+            None => Inner::Streamed(body),
+        };
         Self {
-            inner: Inner::Streamed(body),
+            inner,
             exchange: None,
         }
     }
@@ -52,23 +70,30 @@ impl ResponseBody {
     fn ended(&self) -> bool {
         match &self.inner {
             Inner::Full(bytes) => bytes.is_none(),
-            Inner::Streamed(body) => body.is_end_stream(),
+            Inner::Streamed(body) | Inner::Limited(body, _) => body.is_end_stream(),
         }
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = self.get_mut();
         let frame = match &mut this.inner {
             Inner::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Inner::Streamed(body) => ready!(Pin::new(body).poll_frame(context)),
+            Inner::Streamed(body) => {
+                ready!(Pin::new(body).poll_frame(context)).map(|frame| Ok(frame?))
+            }
+            // The time first: an answer that never stops coming has to end as well.
+            Inner::Limited(body, deadline) => match deadline.as_mut().poll(context) {
+                Poll::Ready(()) => Some(Err(Cut::Deadline)),
+                Poll::Pending => ready!(Pin::new(body).poll_frame(context)).map(|frame| Ok(frame?)),
+            },
         };
         if let Some(exchange) = &mut this.exchange {
             match &frame {
@@ -77,7 +102,12 @@ impl Body for ResponseBody {
                         exchange.record.bytes_out += data.len() as u64;
                     }
                 }
-                Some(Err(error)) => exchange.failed(Reason::UpstreamReset, error),
+                Some(Err(error @ Cut::Upstream(_))) => {
+                    exchange.failed(Reason::UpstreamReset, error);
+                }
+                Some(Err(error @ Cut::Deadline)) => {
+                    exchange.failed(Reason::UpstreamTimeout, error);
+                }
                 None => exchange.complete(),
             }
         }
@@ -93,7 +123,7 @@ impl Body for ResponseBody {
             Inner::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Inner::Streamed(body) => body.size_hint(),
+            Inner::Streamed(body) | Inner::Limited(body, _) => body.size_hint(),
         }
     }
 }

@@ -12,6 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
 use super::{request, steered, tls};
@@ -47,6 +48,8 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) peer: SocketAddr,
+    /// The same as a text: every request is recorded with it.
+    pub(super) client: String,
     pub(super) local: SocketAddr,
     pub(super) entry: Entry,
     pub(super) tls: bool,
@@ -54,6 +57,8 @@ pub(super) struct Conn {
     pub(super) sni: Option<String>,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
+    /// Whether its client may still send what nobody reads.
+    pub(super) unread: Unread,
 }
 
 /// Which codec a connection speaks.
@@ -91,11 +96,13 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
     }
     let conn = Conn {
         peer,
+        client: peer.to_string(),
         local,
         entry,
         tls: false,
         sni: None,
         requests: Cell::default(),
+        unread: Unread::default(),
     };
     match entry {
         Entry::Steered => steered::serve(worker, stream, conn).await,
@@ -148,7 +155,8 @@ where
             }
         })
     };
-    let io = TokioIo::new(stream);
+    let unread = conn.unread.clone();
+    let io = TokioIo::new(Lingering::new(stream, unread));
     let ended = if codec == Codec::Http2 {
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
@@ -157,6 +165,7 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(KEEPALIVE)
+            .enable_connect_protocol()
             .serve_connection(io, service);
         tokio::pin!(connection);
         tokio::select! {

@@ -4,12 +4,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use http::HeaderValue;
+
 use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
 use super::respond::chain;
 use super::worker::Worker;
 use crate::resilience::Slot;
+use crate::route::cors::Cors;
 use crate::upstream::Progress;
+use crate::upstream::kept::Kept;
 
 /// Collects the record of a request, or of a connection, and writes it when dropped.
 pub(super) struct Exchange {
@@ -17,6 +21,10 @@ pub(super) struct Exchange {
     pub(super) progress: Rc<Progress>,
     /// The connection, which is in use as long as this lives.
     pub(super) conn: Option<Rc<Conn>>,
+    /// What pages of other origins are told, and the origin that asked.
+    pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
+    /// The request's body, if copies of it are wanted.
+    pub(super) kept: Option<Rc<Kept>>,
     /// The slot of its placement; a tunnel that it becomes holds it too.
     pub(super) slot: Option<Rc<Slot>>,
     worker: Rc<Worker>,
@@ -40,12 +48,19 @@ impl Exchange {
             },
             progress: Rc::default(),
             conn: None,
+            cors: None,
+            kept: None,
             slot: None,
             worker: Rc::clone(worker),
             started: Instant::now(),
             complete: false,
             forgotten: false,
         }
+    }
+
+    /// When it began.
+    pub(super) fn begun(&self) -> tokio::time::Instant {
+        self.started.into()
     }
 
     /// The answer reached its end.
@@ -94,6 +109,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(kept) = &self.kept {
+            kept.abandon();
+        }
         if self.forgotten {
             return;
         }

@@ -75,6 +75,9 @@ pub struct AccessRecord {
     /// Where the answer came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
+    /// Times that the request was sent again.
+    #[serde(skip_serializing_if = "none")]
+    pub retries: u32,
     /// Placement of the routing key.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub placement: Option<Arc<str>>,
@@ -117,6 +120,10 @@ fn trace<S: serde::Serializer>(value: &TraceContext, to: S) -> Result<S::Ok, S::
         }
     }
     map.end()
+}
+
+fn none(retries: &u32) -> bool {
+    *retries == 0
 }
 
 fn text<S: serde::Serializer>(value: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
@@ -204,6 +211,8 @@ pub enum Reason {
     UpstreamConnect,
     /// The upstream broke off.
     UpstreamReset,
+    /// No connection to the upstream, although the rule had it tried again.
+    RetriesExhausted,
     /// The upstream did not answer in time.
     UpstreamTimeout,
     /// The client stopped sending.
@@ -260,6 +269,7 @@ impl Reason {
             Self::UpstreamResolve => "upstream_resolve",
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamReset => "upstream_reset",
+            Self::RetriesExhausted => "retries_exhausted",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::ClientClosed => "client_closed",
@@ -316,9 +326,10 @@ impl Reason {
             | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoReadyEndpoint | Self::KeysUnavailable | Self::CircuitOpen => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoReadyEndpoint
+            | Self::KeysUnavailable
+            | Self::CircuitOpen
+            | Self::RetriesExhausted => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamResolve | Self::UpstreamConnect | Self::UpstreamReset => {
                 StatusCode::BAD_GATEWAY
             }

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::log::{AccessRecord, Reason};
+use super::tallies::{Mirrors, Retries};
 
 /// Upper bounds of the duration histogram in microseconds.
 const BOUNDS: [u64; 14] = [
@@ -28,6 +29,8 @@ pub struct Metrics {
     connections: Gauge,
     bytes_in: Counter,
     bytes_out: Counter,
+    retries: Retries,
+    mirrors: Mirrors,
     tokens: Family<TokenLabels, Counter>,
 }
 
@@ -76,6 +79,8 @@ impl Metrics {
             "Good tokens, by whether the signature was checked or the core knew the token",
             self.tokens.clone(),
         );
+        self.retries.register(registry);
+        self.mirrors.register(registry);
     }
 
     pub(super) fn connections(&self) -> &Gauge {
@@ -89,6 +94,8 @@ type Key = (Option<Arc<str>>, u16, Reason);
 /// One core's view: it remembers the counters that it used, so that counting takes no lock.
 #[derive(Debug)]
 pub(super) struct CoreMetrics {
+    pub(super) retries: Retries,
+    pub(super) mirrors: Mirrors,
     shared: Metrics,
     known: RefCell<HashMap<Key, Counter>>,
     tokens_verified: Counter,
@@ -101,6 +108,8 @@ impl CoreMetrics {
         Self {
             tokens_verified: tokens("signature"),
             tokens_remembered: tokens("memory"),
+            retries: shared.retries.clone(),
+            mirrors: shared.mirrors.clone(),
             shared,
             known: RefCell::default(),
         }

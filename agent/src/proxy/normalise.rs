@@ -4,8 +4,10 @@
 //! lengths, a path with an encoded slash, header names with underscores (which CGI-like servers fold
 //! into dashes).
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Version};
@@ -15,26 +17,27 @@ use snapshot::path::CanonicalPath;
 use super::connection::MAX_HEADERS;
 use super::log::Reason;
 use super::respond::Refusal;
+use super::websocket::{self, Asked};
 
 /// Headers that only the router may set.
-const OURS: [&str; 4] = [
-    "x-routed-to",
-    "x-route-reason",
-    "x-failover-reason",
-    "x-circuit-state",
+const OURS: [HeaderName; 4] = [
+    HeaderName::from_static("x-routed-to"),
+    HeaderName::from_static("x-route-reason"),
+    HeaderName::from_static("x-failover-reason"),
+    HeaderName::from_static("x-circuit-state"),
 ];
 
 /// Fields by which frameworks take another method or path than the request line's.
-const OVERRIDES: [&str; 5] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
+const OVERRIDES: [HeaderName; 5] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
 ];
 
 /// Fields of one connection (RFC 9110, section 7.6.1), besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     header::TE,
     header::TRANSFER_ENCODING,
@@ -42,7 +45,12 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
 ];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Longest host in bytes: that of a name in the DNS (RFC 1035, section 2.3.4), which addresses keep too.
 /// Hosts are looked up label by label, so this also bounds how often.
@@ -62,8 +70,8 @@ pub(super) struct Normal {
     pub(super) authority: HeaderValue,
     /// The one path.
     pub(super) path: CanonicalPath,
-    /// Whether the client asks for a WebSocket.
-    pub(super) websocket: bool,
+    /// How the client asks for a WebSocket, if it does.
+    pub(super) websocket: Option<Asked>,
     /// Whether the client takes trailers, which gRPC servers insist on.
     pub(super) trailers: bool,
 }
@@ -74,7 +82,8 @@ fn bad(detail: impl Into<String>) -> Refusal {
 
 /// Reads a request. `record` hears host and path even of refused ones.
 pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
-    if *request.method() == Method::CONNECT {
+    let connect = websocket::connect(request);
+    if *request.method() == Method::CONNECT && !connect {
         return Err(Refusal::new(
             Reason::MethodRefused,
             "CONNECT is not served: this is a gateway, not a forward proxy",
@@ -97,14 +106,18 @@ pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
             return Err(bad(format!("header name `{name}` has an underscore")));
         }
     }
+    let upgrade = request.version() == Version::HTTP_11
+        && lists(headers, &header::CONNECTION, "upgrade")
+        && lists(headers, &header::UPGRADE, "websocket");
     Ok(Normal {
         host,
         port,
         authority,
         path,
-        websocket: request.version() == Version::HTTP_11
-            && lists(headers, &header::CONNECTION, "upgrade")
-            && lists(headers, &header::UPGRADE, "websocket"),
+        websocket: match connect {
+            true => Some(Asked::Connect),
+            false => upgrade.then_some(Asked::Upgrade),
+        },
         trailers: lists(headers, &header::TE, "trailers"),
     })
 }
@@ -208,56 +221,58 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
+    remove(headers, |name| HOP_BY_HOP.contains(name));
+}
+
+/// Takes away the fields whose names are unwanted. Most messages have none, and then nothing is hashed or collected: a
+/// look at each name that is there costs less than looking for each that is not.
+fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    if !headers.keys().any(&unwanted) {
+        return;
+    }
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| unwanted(name))
+        .cloned()
+        .collect();
+    for name in names {
         headers.remove(name);
     }
-    headers.remove("proxy-connection");
 }
 
 /// Takes away what a client must not pretend.
 pub(super) fn strip_ours(headers: &mut HeaderMap) {
-    for name in OURS {
-        headers.remove(name);
-    }
+    remove(headers, |name| OURS.contains(name));
 }
 
 /// Takes away what would make the upstream read another method or path than was authorised.
 pub(super) fn strip_overrides(headers: &mut HeaderMap) {
-    for name in OVERRIDES {
-        headers.remove(name);
-    }
+    remove(headers, |name| OVERRIDES.contains(name));
 }
 
 /// Says where a request came from: appends to `X-Forwarded-For`, sets what is known, and takes away
 /// whatever else a client said under such names, client certificates and users included.
 pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, normal: &Normal) {
-    let name = HeaderName::from_static("x-forwarded-for");
-    let mut line = Vec::new();
-    for value in headers.get_all(&name) {
+    let mut line = Vec::with_capacity(48);
+    for value in headers.get_all(&FORWARDED_FOR) {
         line.extend_from_slice(value.as_bytes());
         line.extend_from_slice(b", ");
     }
-    line.extend_from_slice(client.to_string().as_bytes());
+    // Writing to memory does not fail.
+    let _written = write!(line, "{client}");
     // Parts that were values joined by a comma are a value.
-    if let Ok(value) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, value);
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(line)) {
+        headers.insert(FORWARDED_FOR, value);
     }
-    let claimed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|one| {
-            let one = one.as_str();
-            one == "forwarded"
-                || one == "x-real-ip"
-                || (one.starts_with("x-forwarded-") && one != "x-forwarded-for")
-        })
-        .cloned()
-        .collect();
-    for name in claimed {
-        headers.remove(name);
-    }
+    remove(headers, |one| {
+        let text = one.as_str();
+        text == "forwarded"
+            || text == "x-real-ip"
+            || (text.starts_with("x-forwarded-") && *one != FORWARDED_FOR)
+    });
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
-    headers.insert("x-forwarded-proto", scheme);
-    headers.insert("x-forwarded-host", normal.authority.clone());
+    headers.insert(FORWARDED_PROTO, scheme);
+    headers.insert(FORWARDED_HOST, normal.authority.clone());
 }
 
 /// The client's request id, if it is one that a log can bear.

@@ -42,7 +42,16 @@ impl Outbound<'_> {
                 headers.insert(header::TE, HeaderValue::from_static("trailers"));
             }
         } else {
-            parts.uri = Uri::try_from(self.target).map_err(|error| broken(error.to_string()))?;
+            // What leaves as it came is not read again.
+            let same = parts.uri.authority().is_none()
+                && parts
+                    .uri
+                    .path_and_query()
+                    .is_some_and(|one| one == self.target);
+            if !same {
+                parts.uri =
+                    Uri::try_from(self.target).map_err(|error| broken(error.to_string()))?;
+            }
             parts.version = Version::HTTP_11;
             headers.insert(header::HOST, self.host);
             if self.websocket {

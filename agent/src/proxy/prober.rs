@@ -24,7 +24,7 @@ use super::placed;
 use super::respond::chain;
 use crate::resilience::{Health, Thresholds};
 use crate::route::{Placement, PlacementEndpoint, RouteTable};
-use crate::upstream::{Client, Destination, Progress, RequestBody, Settings, Timeouts};
+use crate::upstream::{Client, Destination, Patience, Progress, RequestBody, Settings, Timeouts};
 
 /// Between looks for a new table, if nobody tells of it.
 const LOOK: Duration = Duration::from_secs(1);
@@ -274,7 +274,7 @@ async fn ask(
         owner: None,
     };
     let answer = client
-        .send(&[destination], request, &progress, table)
+        .send(&[destination], request, &progress, Patience::Usual, table)
         .await
         .map_err(|error| chain(&error))?;
     Ok(answer.response.status().as_u16())

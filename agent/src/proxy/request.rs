@@ -11,28 +11,33 @@ use agent_common::Mark;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use snapshot::model::{EndpointId, Gate, Origin};
+use snapshot::model::{EndpointId, Gate, Origin, RuleTimeouts};
 use snapshot::path::CanonicalPath;
 
 use super::access::{self, Visit};
 use super::answer;
+use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
 use super::log::Reason;
+use super::mirror;
 use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
 use super::target::{choose, is_grpc, pick};
 use super::trace::TraceContext;
 use super::tunnel;
+use super::websocket::{self, Asked};
 use super::worker::Worker;
+use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::matching::Subject;
 use crate::route::{
-    Caller, Filters, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind, rewrite,
+    Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
+    rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -51,7 +56,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
-    let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.peer.to_string()));
+    let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.client.clone()));
     exchange.conn = Some(Rc::clone(&conn));
     let id = match normalise::request_id(request.headers()) {
         Some(id) => id.to_owned(),
@@ -73,9 +78,13 @@ pub(super) async fn handle(
         conn: &conn,
         table: &table,
     };
+    let bodiless = request.body().is_end_stream();
     let mut response = match serve(&stage, &mut exchange, request).await {
         Ok(response) => response,
         Err(refusal) => {
+            if !bodiless {
+                conn.unread.note();
+            }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
             let response = respond::refusal(&refusal, &id, grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
@@ -89,6 +98,9 @@ pub(super) async fn handle(
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
+    if let Some((cors, origin)) = &exchange.cors {
+        cors.decorate(origin.as_ref(), response.headers_mut());
+    }
     exchange.record.status = response.status().as_u16();
     response.map(|body| body.ends(exchange))
 }
@@ -101,8 +113,12 @@ async fn serve(
     let normal = normalise::read(&request)?;
     exchange.record.host = Some(normal.host.clone());
     exchange.record.path = Some(normal.path.to_string());
-    let upgrade = normal.websocket.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let asked = normal.websocket;
+    let upgrade = asked.map(|asked| (hyper::upgrade::on(&mut request), asked));
+    let (mut parts, body) = request.into_parts();
+    if asked == Some(Asked::Connect) {
+        websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);
+    }
     let caller = stage.worker.caller(stage.table, stage.conn.peer.ip());
     exchange.record.caller = caller.map(|caller| Arc::clone(&caller.name));
     let body = RequestBody::new(body, Rc::clone(&exchange.progress));
@@ -120,7 +136,7 @@ async fn serve(
             let rules = listener.rules(&inbound.normal.host);
             let none = || Refusal::new(Reason::NoRoute, "no route matches");
             let rules = rules.ok_or_else(none)?;
-            let matched = rules.find(inbound.subject()).ok_or_else(none)?;
+            let matched = find(rules, &inbound).ok_or_else(none)?;
             note(exchange, &matched);
             admit(caller, listener, matched.rule)?;
             let (matched, visit) = access::enter(stage, &mut inbound, rules, matched, |again| {
@@ -173,7 +189,7 @@ pub(super) struct Inbound {
     pub(super) parts: Parts,
     body: RequestBody,
     normal: Normal,
-    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) upgrade: Option<(OnUpgrade, Asked)>,
 }
 
 impl Inbound {
@@ -242,6 +258,22 @@ fn direction(gate: Gate) -> &'static str {
     }
 }
 
+/// The rule of a request. A preflight asks about another request: if the rule of that one has permissions
+/// to give, it answers, whatever method it takes itself.
+fn find<'a>(rules: &'a HostRules, inbound: &Inbound) -> Option<Matched<'a>> {
+    let subject = inbound.subject();
+    let asked = cors::preflight(&inbound.parts.method, &inbound.parts.headers);
+    asked
+        .and_then(|method| {
+            rules.find(Subject {
+                method: &method,
+                ..subject
+            })
+        })
+        .filter(|matched| matched.rule.filters.cors.is_some())
+        .or_else(|| rules.find(subject))
+}
+
 fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
     exchange.record.route = Some(Arc::clone(&matched.rule.route));
     exchange.record.rule = Some(matched.rule.index);
@@ -270,8 +302,7 @@ fn admit(
         Origin::Document if listener.gate.is_none() => Ok(()),
         // A route of a document on the west gate: what it leads to has to be declared all the same.
         Origin::Document => rule
-            .targets
-            .iter()
+            .destinations()
             .try_for_each(|target| match &target.kind {
                 TargetKind::Endpoint { endpoint, .. } => declared(caller, endpoint),
                 _ => Err(Refusal::new(
@@ -312,6 +343,21 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let rule = matched.rule;
     sound(&rule.filters)?;
+    if let Some(cors) = &rule.filters.cors {
+        let Parts {
+            method, headers, ..
+        } = &inbound.parts;
+        if cors::preflight(method, headers).is_some() {
+            exchange.record.reason = Reason::Answered;
+            let mut response = Response::new(ResponseBody::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = cors.answer(&inbound.parts);
+            return Ok(response);
+        }
+        // Errors too: a page that may not read them cannot tell what went wrong.
+        let origin = headers.get(header::ORIGIN).cloned();
+        exchange.cors = Some((Arc::clone(cors), origin));
+    }
     if let Some(gatekeeper) = &rule.auth {
         access::pass(stage, &mut inbound, gatekeeper, visit)?;
     }
@@ -395,7 +441,28 @@ async fn forward(
         trailers: normal.trailers,
         websocket: upgrade.is_some(),
     };
-    let request = outbound.request(parts, body.limited(chosen.body_limit))?;
+    let mut request = outbound.request(parts, body.limited(chosen.body_limit))?;
+    let mirrors = mirror::chosen(stage.worker, lists);
+    if let (false, None, Some(like)) = (mirrors.is_empty(), &upgrade, chosen.destinations.first()) {
+        let (parts, body) = request.into_parts();
+        let kept = body.keep(&stage.worker.room);
+        mirror::send(
+            stage.worker,
+            stage.table,
+            &mirrors,
+            &parts,
+            kept.as_ref(),
+            like,
+        );
+        let progress = Rc::clone(&exchange.progress);
+        let body = match &kept {
+            Some(kept) => RequestBody::again(kept, progress)
+                .ok_or_else(|| Refusal::new(Reason::RequestTimeout, "the body is gone"))?,
+            None => RequestBody::empty(progress),
+        };
+        exchange.kept = kept;
+        request = Request::from_parts(parts, body);
+    }
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.
@@ -404,11 +471,18 @@ async fn forward(
         }
         (Origin::Document, _) => None,
     };
-    let upgrade = upgrade.map(|client| Upgrade {
+    let upgrade = upgrade.map(|(client, asked)| Upgrade {
         client,
+        asked,
         call: Call::Endpoint(endpoint),
     });
-    let mut answer = send(stage, exchange, &chosen.destinations, request, upgrade).await;
+    let effort = Effort {
+        timeouts: rule.timeouts,
+        retry: rule.retry.as_deref(),
+        backend: &picked.backend,
+    };
+    let destinations = chosen.destinations;
+    let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
     if let Some(serving) = chosen.serving {
         serving.ended(stage.worker, &mut answer);
     }
@@ -459,32 +533,28 @@ fn edited<const N: usize>(
 async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    destinations: &[Destination],
+    destinations: Vec<Destination>,
     request: Request<RequestBody>,
     upgrade: Option<Upgrade>,
+    effort: Effort<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let progress = Rc::clone(&exchange.progress);
     exchange.asks();
-    let answer = stage
-        .worker
-        .client
-        .send(destinations, request, &progress, stage.table)
-        .await?;
+    let Got { answer, deadline } =
+        attempts::send(stage, exchange, destinations, request, effort).await?;
     exchange.answered();
-    exchange.record.upstream = Some(match answer.peer {
-        Some(peer) => peer.to_string(),
-        None => answer.place,
-    });
+    exchange.record.upstream = Some(answer.from.to_string());
     let mut response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let asked = upgrade.as_ref().map(|upgrade| upgrade.asked);
     let websocket = switching && upgrade.is_some();
+    websocket::no_tunnel(response.status(), asked)?;
     if switching && !websocket {
         return Err(Refusal::new(
             Reason::UpstreamReset,
             "upstream switched protocols although nobody asked",
         ));
     }
-    if let (true, Some(Upgrade { client, call })) = (websocket, upgrade) {
+    if let (true, Some(Upgrade { client, call, .. })) = (websocket, upgrade) {
         let upstream = hyper::upgrade::on(&mut response);
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
@@ -510,19 +580,21 @@ async fn send(
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     normalise::strip_hop_by_hop(&mut parts.headers);
-    if websocket {
-        let headers = &mut parts.headers;
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let (true, Some(asked)) = (websocket, asked) {
+        websocket::switched(&mut parts, asked);
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    Ok(Response::from_parts(parts, ResponseBody::streamed(body)))
+    Ok(Response::from_parts(
+        parts,
+        ResponseBody::streamed(body, deadline),
+    ))
 }
 
 /// A request that may become a tunnel.
 struct Upgrade {
     client: OnUpgrade,
+    asked: Asked,
     call: Call,
 }
 
@@ -559,8 +631,8 @@ async fn south(
             );
             Refusal::new(Reason::HostNotDeclared, detail)
         })?;
-    let http2 = inbound.parts.version == Version::HTTP_2;
-    let destinations = [Destination {
+    let http2 = inbound.parts.version == Version::HTTP_2 && inbound.upgrade.is_none();
+    let destinations = vec![Destination {
         place: Place::Name(name.clone(), port),
         tls: None,
         http2,
@@ -590,9 +662,15 @@ async fn south(
         websocket: upgrade.is_some(),
     };
     let request = outbound.request(parts, body)?;
-    let upgrade = upgrade.map(|client| Upgrade {
+    let upgrade = upgrade.map(|(client, asked)| Upgrade {
         client,
+        asked,
         call: Call::South(normal.host, port),
     });
-    send(stage, exchange, &destinations, request, upgrade).await
+    let effort = Effort {
+        timeouts: RuleTimeouts::default(),
+        retry: None,
+        backend: &caller.name,
+    };
+    send(stage, exchange, destinations, request, upgrade, effort).await
 }

@@ -111,7 +111,9 @@ impl From<UpstreamError> for Refusal {
             | UpstreamError::ConnectTimeout { .. }
             | UpstreamError::NoRoots { .. } => Reason::UpstreamConnect,
             UpstreamError::Broken { .. } => Reason::UpstreamReset,
-            UpstreamError::HeadTimeout { .. } => Reason::UpstreamTimeout,
+            UpstreamError::HeadTimeout { .. } | UpstreamError::Deadline { .. } => {
+                Reason::UpstreamTimeout
+            }
             UpstreamError::ClientStalled { .. } => Reason::RequestTimeout,
             UpstreamError::ClientGone => Reason::ClientClosed,
             UpstreamError::BodyTooLong { .. } => Reason::BodySizeLimit,

@@ -65,12 +65,7 @@ pub(super) fn choose(
                     "the backend has no address",
                 ));
             }
-            let turn = worker.turn(exchange.record.generation, target.id, list.len());
-            let (before, after) = list.split_at(turn);
-            let places = after.iter().chain(before).map(|upstream| match upstream {
-                Upstream::Tcp { host, port } => place(host, port.get()),
-                Upstream::Unix(path) => Place::Unix(path.clone()),
-            });
+            let places = in_turn(worker, exchange.record.generation, target.id, list);
             Ok(plain(
                 places.map(|place| destination(place, None, grpc)).collect(),
             ))
@@ -103,6 +98,47 @@ pub(super) fn choose(
         }
         TargetKind::Unresolved(reason) => Err(Refusal::new(Reason::Unresolved, &**reason)),
     }
+}
+
+/// Where a copy goes, with version and mark of the request itself.
+pub(super) fn mirrored(
+    worker: &Worker,
+    generation: u64,
+    target: &RouteTarget,
+    like: &Destination,
+) -> Vec<Destination> {
+    let places: Vec<Place> = match &target.kind {
+        TargetKind::Upstreams(list) if !list.is_empty() => {
+            in_turn(worker, generation, target.id, list).collect()
+        }
+        TargetKind::Endpoint { addresses, .. } if !addresses.is_empty() => {
+            let turn = worker.turn(generation, target.id, addresses.len());
+            vec![Place::Address(addresses[turn])]
+        }
+        _ => Vec::new(),
+    };
+    let destination = |place| Destination {
+        place,
+        tls: None,
+        host: None,
+        ..like.clone()
+    };
+    places.into_iter().map(destination).collect()
+}
+
+/// A list of upstreams, from the one whose turn it is.
+fn in_turn<'a>(
+    worker: &Worker,
+    generation: u64,
+    target: u32,
+    list: &'a [Upstream],
+) -> impl Iterator<Item = Place> + use<'a> {
+    let turn = worker.turn(generation, target, list.len());
+    let (before, after) = list.split_at(turn);
+    after.iter().chain(before).map(|upstream| match upstream {
+        Upstream::Tcp { host, port } => place(host, port.get()),
+        Upstream::Unix(path) => Place::Unix(path.clone()),
+    })
 }
 
 pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {

@@ -17,11 +17,13 @@ use tokio::time::Instant;
 use super::connection::{self, Entry};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
+use super::mirror::Copies;
 use super::tokens::TokenCache;
 use crate::keys::KeyStore;
 use crate::resilience::Clock;
 use crate::route::{Caller, RouteTable};
-use crate::upstream::{Client, Settings};
+use crate::upstream::kept::Room;
+use crate::upstream::{Budgets, Client, Settings};
 
 /// Time between looks at idle upstream connections.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
@@ -67,6 +69,12 @@ pub(super) struct Worker {
     pub(super) keys: Arc<KeyStore>,
     /// Tokens that this core has verified.
     pub(super) tokens: RefCell<TokenCache>,
+    /// Retries that backends may still have.
+    pub(super) budgets: RefCell<Budgets>,
+    /// Room for bodies that may be sent again.
+    pub(super) room: Room,
+    /// Copies of requests under way.
+    pub(super) copies: Copies,
     tls: Arc<ServerConfig>,
     node_mark: bool,
     loopback: bool,
@@ -128,6 +136,9 @@ impl Worker {
             metrics: CoreMetrics::new(shared.metrics),
             keys: shared.keys,
             tokens: RefCell::default(),
+            budgets: RefCell::default(),
+            room: Room::default(),
+            copies: Copies::default(),
             tls: shared.tls,
             node_mark: shared.node_mark,
             loopback: shared.loopback,
@@ -225,7 +236,14 @@ impl Worker {
 
     /// A request id: 32 hexadecimal digits.
     pub(super) fn random_id(&self) -> String {
-        format!("{:016x}{:016x}", self.random(), self.random())
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut id = String::with_capacity(32);
+        for number in [self.random(), self.random()] {
+            for at in (0..16).rev() {
+                id.push(char::from(DIGITS[(number >> (4 * at)) as usize % 16]));
+            }
+        }
+        id
     }
 
     /// Round robin over `count` places of a target of the generation that a request has.
@@ -268,7 +286,9 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = housekeeping.tick() => {
-                worker.client.expire(Instant::now());
+                let now = Instant::now();
+                worker.client.expire(now);
+                worker.budgets.borrow_mut().expire(now);
                 continue;
             }
             _ = watch.tick() => {

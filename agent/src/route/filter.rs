@@ -1,18 +1,22 @@
 //! What a rule, or one of its targets, changes or answers: compiled, in the order in which it is applied.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use snapshot::model::{PathRewrite, Pattern};
 
-use super::Edits;
+use super::cors::Cors;
+use super::{Edits, RouteTarget};
 
 /// The filters of one list. None of them contradicts another: the documents saw to that.
 #[derive(Debug, Default)]
 pub struct Filters {
     /// Why the list cannot be applied; its requests answer 500.
     pub broken: Option<Arc<str>>,
+    /// Which pages of other origins may read answers.
+    pub cors: Option<Arc<Cors>>,
     /// The answer to every request; then nothing goes upstream.
     pub answer: Option<Answer>,
     /// The path.
@@ -23,6 +27,19 @@ pub struct Filters {
     pub request: Vec<Edits>,
     /// Headers of the response.
     pub response: Vec<Edits>,
+    /// Where copies of the request go.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// Where copies go.
+#[derive(Debug)]
+pub struct Mirror {
+    /// Where to.
+    pub target: RouteTarget,
+    /// So many requests ..
+    pub share: u32,
+    /// .. of so many are copied.
+    pub of: NonZeroU32,
 }
 
 /// A response that needs no upstream.

@@ -10,6 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::kept::{Kept, Position, Room};
+
 /// How far a request's body is. One per request, on one core.
 #[derive(Debug)]
 pub struct Progress {
@@ -40,6 +42,9 @@ pub enum BodyError {
         /// The limit.
         limit: u64,
     },
+    /// The request is being sent elsewhere by now.
+    #[error("request is sent again, elsewhere")]
+    Superseded,
 }
 
 impl Default for Progress {
@@ -80,19 +85,34 @@ impl Progress {
     }
 }
 
-/// A request's body; whatever the client has not sent yet is waited for, never stored.
+/// A request's body; whatever the client has not sent yet is waited for.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Option<Incoming>,
+    source: Source,
     limit: Option<u64>,
     progress: Rc<Progress>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    /// Straight from the client, never stored.
+    Client(Incoming),
+    /// By way of copies that another try can have.
+    Kept(Rc<Kept>, Position),
+    /// A copy of a whole one, and the bytes that are left of it.
+    Copy(std::vec::IntoIter<Bytes>, u64),
 }
 
 impl RequestBody {
     /// Watches a body.
     pub fn new(inner: Incoming, progress: Rc<Progress>) -> Self {
+        let source = match inner.is_end_stream() {
+            true => Source::Empty,
+            false => Source::Client(inner),
+        };
         Self {
-            inner: Some(inner),
+            source,
             limit: None,
             progress,
         }
@@ -101,10 +121,39 @@ impl RequestBody {
     /// No body.
     pub fn empty(progress: Rc<Progress>) -> Self {
         Self {
-            inner: None,
+            source: Source::Empty,
             limit: None,
             progress,
         }
+    }
+
+    /// The copy of a whole body.
+    pub fn copied(frames: Vec<Bytes>, progress: Rc<Progress>) -> Self {
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
+        Self {
+            source: Source::Copy(frames.into_iter(), bytes as u64),
+            limit: None,
+            progress,
+        }
+    }
+
+    /// Copies what passes from here on, if there is a body.
+    pub fn keep(self, room: &Room) -> Option<Rc<Kept>> {
+        match self.source {
+            Source::Client(incoming) => Some(Kept::new(incoming, self.limit, room)),
+            Source::Kept(kept, _) => Some(kept),
+            Source::Empty | Source::Copy(..) => None,
+        }
+    }
+
+    /// A body once more from its beginning, if it is still there. Who read it before gets no more.
+    pub fn again(kept: &Rc<Kept>, progress: Rc<Progress>) -> Option<Self> {
+        let position = kept.again()?;
+        Some(Self {
+            source: Source::Kept(Rc::clone(kept), position),
+            limit: kept.limit(),
+            progress,
+        })
     }
 
     /// The same body, of which no byte above a limit is passed on.
@@ -123,22 +172,35 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let Some(inner) = &mut this.inner else {
-            return Poll::Ready(None);
-        };
         this.progress.waits.set(true);
-        let frame = ready!(Pin::new(inner).poll_frame(context));
+        let (frame, fresh) = match &mut this.source {
+            Source::Empty => (None, true),
+            Source::Client(inner) => {
+                let frame = ready!(Pin::new(inner).poll_frame(context));
+                (frame.map(|frame| frame.map_err(BodyError::Client)), true)
+            }
+            Source::Kept(kept, position) => ready!(kept.poll(position, context)),
+            Source::Copy(frames, left) => {
+                let frame = frames.next();
+                *left -= frame.as_ref().map_or(0, |frame| frame.len() as u64);
+                (frame.map(|frame| Ok(Frame::data(frame))), true)
+            }
+        };
         this.progress.waits.set(false);
         this.progress.touch();
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                this.progress.broken.set(Some(BodyBreak::Client));
-                return Poll::Ready(Some(Err(BodyError::Client(error))));
+                if matches!(error, BodyError::Client(_)) {
+                    this.progress.broken.set(Some(BodyBreak::Client));
+                }
+                return Poll::Ready(Some(Err(error)));
             }
             None => return Poll::Ready(None),
         };
-        if let Some(data) = frame.data_ref() {
+        if let Some(data) = frame.data_ref()
+            && fresh
+        {
             let bytes = this.progress.bytes() + data.len() as u64;
             this.progress.bytes.set(bytes);
             if let Some(limit) = this.limit.filter(|limit| bytes > *limit) {
@@ -150,12 +212,20 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::Empty => true,
+            Source::Client(inner) => inner.is_end_stream(),
+            Source::Kept(kept, position) => kept.is_end(position),
+            Source::Copy(_, left) => *left == 0,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Client(inner) => inner.size_hint(),
+            Source::Kept(kept, position) => kept.size_hint(position),
+            Source::Copy(_, left) => SizeHint::with_exact(*left),
+        }
     }
 }

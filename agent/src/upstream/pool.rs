@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, Uri, header};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Uri, header};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
@@ -18,7 +17,7 @@ use super::{Answer, Destination, LocalExecutor, RequestBody, Settings, UpstreamE
 use crate::route::RouteTable;
 
 /// Idle HTTP/1 connections kept per destination and core.
-const IDLE_PER_DESTINATION: usize = 128;
+const IDLE_PER_DESTINATION: usize = 1024;
 
 /// HTTP/2 flow control windows in bytes: large enough that one stream fills a fast link.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -39,14 +38,15 @@ struct Pool {
 
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
-    peer: Option<SocketAddr>,
+    /// Address of the other side, as a text: every request on the connection is recorded with it.
+    from: Rc<str>,
     since: Instant,
 }
 
 #[derive(Clone)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
-    peer: Option<SocketAddr>,
+    from: Rc<str>,
 }
 
 /// A try that failed; the request comes back if no byte of it was sent.
@@ -111,9 +111,9 @@ impl Client {
         table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
         let mut failure = UpstreamError::Nowhere;
-        for (at, destination) in destinations.iter().enumerate() {
-            if let (1.., Some(host)) = (at, &destination.host) {
-                // The request was made for the first destination.
+        for destination in destinations {
+            if let Some(host) = &destination.host {
+                // The request was made for one of them.
                 name_host(&mut request, host, destination.http2);
             }
             let place = || destination.place.to_string();
@@ -189,7 +189,10 @@ impl Client {
         table: &RouteTable,
     ) -> Result<Kept, UpstreamError> {
         let connected = connect::open(destination, &self.settings, &self.resolver, table).await?;
-        let peer = connected.peer;
+        let from: Rc<str> = match connected.peer {
+            Some(peer) => peer.to_string().into(),
+            None => destination.place.to_string().into(),
+        };
         let io = TokioIo::new(connected.stream);
         let broken = |source| UpstreamError::Broken {
             place: destination.place.to_string(),
@@ -209,7 +212,7 @@ impl Client {
                     tracing::debug!(%place, %error, "upstream connection ended");
                 }
             });
-            let shared = Shared { sender, peer };
+            let shared = Shared { sender, from };
             let mut pool = self.pool.borrow_mut();
             pool.http2.insert(destination.clone(), shared.clone());
             return Ok(Kept::Http2(shared));
@@ -223,7 +226,7 @@ impl Client {
         });
         Ok(Kept::Http1(Idle {
             sender,
-            peer,
+            from,
             since: Instant::now(),
         }))
     }
@@ -234,21 +237,19 @@ impl Client {
         destination: &Destination,
         request: Request<RequestBody>,
     ) -> Result<Answer, Failed> {
-        let answer = |response: Response<Incoming>, peer| Answer {
-            response,
-            peer,
-            place: destination.place.to_string(),
-        };
         match kept {
             Kept::Http2(mut shared) => {
                 let response = shared.sender.try_send_request(request).await?;
-                Ok(answer(response, shared.peer))
+                Ok(Answer {
+                    response,
+                    from: shared.from,
+                })
             }
             Kept::Http1(mut idle) => {
                 let response = idle.sender.try_send_request(request).await?;
-                let peer = idle.peer;
+                let from = Rc::clone(&idle.from);
                 self.give_back(destination.clone(), idle);
-                Ok(answer(response, peer))
+                Ok(Answer { response, from })
             }
         }
     }

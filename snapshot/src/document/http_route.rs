@@ -1,19 +1,25 @@
 //! `HTTPRoute` (Gateway API).
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, name, reference};
 use crate::model::{
-    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Timestamp,
+    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Retry,
+    RuleTimeouts, Timestamp,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
+mod cors;
 mod filters;
 pub(crate) mod headers;
 mod matches;
+mod resilience;
 
+pub(crate) use cors::cors;
 pub(crate) use filters::edits;
-use filters::filters;
+use filters::{Level, filters};
 pub(crate) use headers::{header_name, header_value};
 use matches::request_match;
 
@@ -47,13 +53,23 @@ pub(crate) struct RuleDraft {
     pub(crate) name: Option<Name>,
     pub(crate) matches: Vec<RequestMatch>,
     pub(crate) filters: Vec<FilterDraft>,
+    pub(crate) timeouts: RuleTimeouts,
+    pub(crate) retry: Option<Arc<Retry>>,
     pub(crate) backends: Vec<BackendDraft>,
 }
 
 /// A filter, or a reference to one.
 pub(crate) enum FilterDraft {
     Here(Filter),
-    Extension { source: Source, name: ObjectName },
+    Extension {
+        source: Source,
+        name: ObjectName,
+    },
+    Mirror {
+        backend: Box<BackendDraft>,
+        share: u32,
+        of: NonZeroU32,
+    },
 }
 
 /// A reference to where requests go.
@@ -173,7 +189,7 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
     let prefixes = matches
         .iter()
         .all(|given| matches!(given.path, PathMatch::Prefix(_)));
-    let filters = filters(object, meta, prefixes);
+    let filters = filters(object, meta, Level::Rule, prefixes);
     let backends = object
         .optional("backendRefs")
         .map(|field| field.limited_list(MAX_ITEMS))
@@ -181,8 +197,16 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
         .iter()
         .filter_map(|field| backend(field, meta, prefixes))
         .collect();
-    object.unsupported(&["timeouts", "retry", "sessionPersistence"]);
+    let timeouts = object
+        .optional("timeouts")
+        .map(|field| resilience::timeouts(&field));
+    let retry = object
+        .optional("retry")
+        .map(|field| resilience::retry(&field));
+    object.unsupported(&["sessionPersistence"]);
     Some(RuleDraft {
+        timeouts: timeouts.flatten().unwrap_or_default(),
+        retry: retry.flatten().map(Arc::new),
         source,
         name,
         matches,
@@ -193,15 +217,29 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
 
 fn backend(field: &Field<'_>, meta: &Meta, prefixes: bool) -> Option<BackendDraft> {
     let mut object = field.object()?;
-    let group_field = object.optional("group");
-    let kind_field = object.optional("kind");
-    let reference = reference(&mut object, meta);
-    let port = object.optional("port");
     let weight = match object.optional("weight") {
         Some(field) => field.integer(0..=MAX_WEIGHT),
         None => Some(1),
     };
-    let filters = filters(&mut object, meta, prefixes);
+    let filters = filters(&mut object, meta, Level::Backend, prefixes);
+    let draft = backend_reference(field, object, meta)?;
+    Some(BackendDraft {
+        weight: u32::try_from(weight?).ok()?,
+        filters,
+        ..draft
+    })
+}
+
+/// Group, kind, namespace, name and port, and nothing else that was not read before.
+fn backend_reference(
+    field: &Field<'_>,
+    mut object: Object<'_>,
+    meta: &Meta,
+) -> Option<BackendDraft> {
+    let group_field = object.optional("group");
+    let kind_field = object.optional("kind");
+    let reference = reference(&mut object, meta);
+    let port = object.optional("port");
     object.finish();
     let given_kind = match &kind_field {
         Some(field) => field.string()?,
@@ -244,7 +282,7 @@ fn backend(field: &Field<'_>, meta: &Meta, prefixes: bool) -> Option<BackendDraf
         source: field.source().clone(),
         kind,
         name: reference,
-        weight: u32::try_from(weight?).ok()?,
-        filters,
+        weight: 1,
+        filters: Vec::new(),
     })
 }

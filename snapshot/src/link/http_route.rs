@@ -8,8 +8,8 @@ use crate::document::http_route::{
     BackendDraft, BackendKind, FilterDraft, ParentDraft, RouteDraft, RuleDraft,
 };
 use crate::model::{
-    Filter, HostPattern, Name, ObjectName, Origin, Parent, Route, RoutingTable, Rule, Target,
-    Upstream, WeightedTarget,
+    Filter, HostPattern, Mirror, Name, ObjectName, Origin, Parent, Route, RoutingTable, Rule,
+    Target, Upstream, WeightedTarget,
 };
 use crate::reader::Sink;
 use crate::report::Source;
@@ -207,6 +207,8 @@ impl Resolve<'_> {
             .collect();
         Rule {
             filters,
+            timeouts: draft.timeouts,
+            retry: draft.retry,
             targets,
             ..Rule::new(draft.source, draft.matches)
         }
@@ -219,6 +221,10 @@ impl Resolve<'_> {
             .filter_map(|filter| match filter {
                 FilterDraft::Here(filter) => Some(filter),
                 FilterDraft::Extension { source, name } => self.filter(&source, &name),
+                FilterDraft::Mirror { backend, share, of } => {
+                    let target = self.target(&backend)?.target;
+                    Some(Filter::Mirror(Mirror { target, share, of }))
+                }
             })
             .collect();
         let count = |fits: fn(&Filter) -> bool| filters.iter().filter(|one| fits(one)).count();

@@ -1,6 +1,9 @@
 //! What a rule, or one of its targets, changes on the way.
 
-use super::{Hostname, PathRewrite, Pattern, Port};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::{Cors, Hostname, PathRewrite, Pattern, Port, Target};
 
 /// What is changed on the way, or answered here.
 #[derive(Clone, Debug)]
@@ -20,6 +23,10 @@ pub enum Filter {
     Redirect(Redirect),
     /// The router answers itself; nothing goes upstream.
     Respond(DirectResponse),
+    /// A copy of the request goes to another target as well.
+    Mirror(Mirror),
+    /// Which pages of other origins may read answers.
+    Cors(Arc<Cors>),
     /// A filter that cannot be applied: its requests answer 500 (Gateway API, `HTTPRouteFilter`). The
     /// text says why.
     Broken(String),
@@ -68,6 +75,17 @@ pub struct Redirect {
     pub path: Option<PathRewrite>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Where to.
+    pub target: Target,
+    /// So many requests ..
+    pub share: u32,
+    /// .. of so many are copied.
+    pub of: NonZeroU32,
 }
 
 /// A response that needs no upstream.

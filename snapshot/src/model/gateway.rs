@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
-    Port, RequestMatch, Timestamp,
+    Port, RequestMatch, Retry, RuleTimeouts, Timestamp,
 };
 
 /// A gateway: addresses and listeners.
@@ -181,6 +181,10 @@ pub struct Rule {
     pub auth: Option<Arc<Auth>>,
     /// What is changed on the way, in this order.
     pub filters: Vec<Filter>,
+    /// How long requests are waited for.
+    pub timeouts: RuleTimeouts,
+    /// Whether and how they are tried again.
+    pub retry: Option<Arc<Retry>>,
     /// Where to; an empty list, or weights that sum to zero, answer 500 (Gateway API, `backendRefs`).
     pub targets: Vec<WeightedTarget>,
 }
@@ -193,6 +197,8 @@ impl Rule {
             matches,
             auth: None,
             filters: Vec::new(),
+            timeouts: RuleTimeouts::default(),
+            retry: None,
             targets: Vec::new(),
         }
     }
@@ -265,6 +271,22 @@ pub enum Upstream {
     },
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp {
+                host: UpstreamHost::Address(address),
+                port,
+            } => write!(f, "{}", std::net::SocketAddr::new(*address, port.get())),
+            Self::Tcp {
+                host: UpstreamHost::Name(name),
+                port,
+            } => write!(f, "{name}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Host of an upstream.

@@ -1,18 +1,32 @@
 //! What a rule changes on the way.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use super::headers::{header, header_name};
 use super::matches::canonical;
-use super::{FilterDraft, MAX_ITEMS};
+use super::{BackendKind, FilterDraft, MAX_ITEMS, backend_reference, cors};
 use crate::document::{ENVOY_GATEWAY, Meta, group};
 use crate::model::{Filter, HeaderEdits, HostRewrite, Hostname, ObjectName, PathRewrite, Redirect};
 use crate::reader::{Field, Object, one_of};
 use crate::tree::Value;
 
+/// Where a list of filters stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Rule,
+    Backend,
+}
+
 /// The filters of a rule or of a backend reference. With `prefixes` every match of the rule is a
 /// prefix.
-pub(super) fn filters(object: &mut Object<'_>, meta: &Meta, prefixes: bool) -> Vec<FilterDraft> {
+pub(super) fn filters(
+    object: &mut Object<'_>,
+    meta: &Meta,
+    level: Level,
+    prefixes: bool,
+) -> Vec<FilterDraft> {
     let mut filters = Vec::new();
     let Some(field) = object.optional("filters") else {
         return filters;
@@ -22,7 +36,7 @@ pub(super) fn filters(object: &mut Object<'_>, meta: &Meta, prefixes: bool) -> V
         let Some(mut object) = item.object() else {
             continue;
         };
-        let filter = filter(&mut object, meta, &mut kinds, prefixes);
+        let filter = filter(&mut object, meta, &mut kinds, level, prefixes);
         object.finish();
         filters.extend(filter);
     }
@@ -33,20 +47,19 @@ fn filter(
     object: &mut Object<'_>,
     meta: &Meta,
     kinds: &mut BTreeSet<&'static str>,
+    level: Level,
     prefixes: bool,
 ) -> Option<FilterDraft> {
-    const KNOWN: [(&str, &str); 5] = [
+    const KNOWN: [(&str, &str); 7] = [
         ("RequestHeaderModifier", "requestHeaderModifier"),
         ("ResponseHeaderModifier", "responseHeaderModifier"),
         ("RequestRedirect", "requestRedirect"),
         ("URLRewrite", "urlRewrite"),
-        ("ExtensionRef", "extensionRef"),
-    ];
-    const UNSUPPORTED: [(&str, &str); 3] = [
         ("RequestMirror", "requestMirror"),
         ("CORS", "cors"),
-        ("ExternalAuth", "externalAuth"),
+        ("ExtensionRef", "extensionRef"),
     ];
+    const UNSUPPORTED: [(&str, &str); 1] = [("ExternalAuth", "externalAuth")];
     let kind_field = object.required("type");
     let given = kind_field.as_ref().and_then(|field| field.string());
     let found = KNOWN.into_iter().find(|(kind, _)| Some(*kind) == given);
@@ -64,8 +77,13 @@ fn filter(
         return None;
     };
     // Gateway API: once each, except those that may be repeated.
-    if !kinds.insert(kind) && kind != "ExtensionRef" {
+    if !kinds.insert(kind) && kind != "ExtensionRef" && kind != "RequestMirror" {
         kind_field.mistake(format_args!("filter `{kind}` is in the list already"));
+    }
+    if kind == "CORS" && level == Level::Backend {
+        kind_field.mistake(
+            "a preflight is answered before a backend is chosen; expected `CORS` at the rule",
+        );
     }
     let field = object.required(body)?;
     let mut inner = field.object()?;
@@ -74,6 +92,12 @@ fn filter(
         "ResponseHeaderModifier" => header_edits(&mut inner).map(Filter::ResponseHeaders),
         "RequestRedirect" => redirect(&mut inner, prefixes).map(Filter::Redirect),
         "URLRewrite" => rewrite(&mut inner, prefixes),
+        "CORS" => cors(&mut inner).map(Arc::new).map(Filter::Cors),
+        "RequestMirror" => {
+            let mirror = mirror(&mut inner, meta);
+            inner.finish();
+            return mirror;
+        }
         _ => {
             if let Some(field) = inner.required("group") {
                 field.choice(&[(group(ENVOY_GATEWAY), ())]);
@@ -154,6 +178,61 @@ fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
         }
     }
     Some(HeaderEdits { set, add, remove })
+}
+
+fn mirror(object: &mut Object<'_>, meta: &Meta) -> Option<FilterDraft> {
+    let backend = object.required("backendRef").and_then(|field| {
+        let draft = backend_reference(&field, field.object()?, meta)?;
+        if draft.kind != BackendKind::Backend {
+            field.mistake("a copy has no routing key of its own; expected kind `Backend`");
+            return None;
+        }
+        Some(draft)
+    });
+    let percent = object.optional("percent");
+    let fraction = object.optional("fraction");
+    let share = match (percent, fraction) {
+        (None, None) => Some((1, NonZeroU32::MIN)),
+        (Some(percent), None) => percent.integer(0..=100).and_then(|percent| {
+            let percent = u32::try_from(percent).ok()?;
+            Some((
+                percent,
+                const { NonZeroU32::new(100).expect("100 is not zero") },
+            ))
+        }),
+        (None, Some(field)) => fraction_of(&field),
+        (Some(_), Some(field)) => {
+            field.mistake("expected `percent` or `fraction`, got both");
+            None
+        }
+    };
+    let (share, of) = share?;
+    Some(FilterDraft::Mirror {
+        backend: Box::new(backend?),
+        share,
+        of,
+    })
+}
+
+/// Gateway API, `Fraction`.
+fn fraction_of(field: &Field<'_>) -> Option<(u32, NonZeroU32)> {
+    let mut object = field.object()?;
+    let whole = |field: Field<'_>, least| field.integer(least..=i64::from(i32::MAX));
+    let numerator = object
+        .required("numerator")
+        .and_then(|field| whole(field, 0));
+    let denominator = match object.optional("denominator") {
+        Some(field) => whole(field, 1),
+        None => Some(100),
+    };
+    object.finish();
+    let numerator = u32::try_from(numerator?).ok()?;
+    let denominator = NonZeroU32::new(u32::try_from(denominator?).ok()?)?;
+    if numerator > denominator.get() {
+        field.mistake("the numerator is greater than the denominator");
+        return None;
+    }
+    Some((numerator, denominator))
 }
 
 fn rewrite(object: &mut Object<'_>, prefixes: bool) -> Option<Filter> {

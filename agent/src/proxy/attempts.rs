@@ -1,0 +1,238 @@
+//! Sending a request: how long it is waited for, and how often it is tried.
+//!
+//! Flows in: a request, its destinations, and what its rule says of time and retries. Flows out: the
+//! head of the last answer and the moment at which it has to be over. Every wait ends with the
+//! request's own time, and every retry is taken from its backend's budget.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use http::request::Parts;
+use snapshot::model::{Limit, Retry, RuleTimeouts};
+use tokio::time::Instant;
+
+use super::exchange::Exchange;
+use super::log::Reason;
+use super::request::Stage;
+use super::respond::{Refusal, chain};
+use crate::upstream::kept::Kept;
+use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError};
+
+/// What a rule says of its requests' time and tries.
+#[derive(Clone, Copy)]
+pub(super) struct Effort<'a> {
+    pub(super) timeouts: RuleTimeouts,
+    pub(super) retry: Option<&'a Retry>,
+    /// Whose budget retries are taken from.
+    pub(super) backend: &'a Arc<str>,
+}
+
+/// The head of an answer, and when its body has to be over.
+pub(super) struct Got {
+    pub(super) answer: Answer,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// When a try that begins now has to be over, and how long its head is waited for.
+fn limits(
+    timeouts: RuleTimeouts,
+    begun: Instant,
+    now: Instant,
+) -> (Option<Instant>, Option<Instant>, Patience) {
+    let whole = match timeouts.request {
+        Limit::After(limit) => Some(begun + limit),
+        Limit::Off | Limit::Unset => None,
+    };
+    let one = match timeouts.backend {
+        Limit::After(limit) => Some(now + limit),
+        Limit::Off | Limit::Unset => None,
+    };
+    let deadline = [whole, one].into_iter().flatten().min();
+    let patience = match deadline {
+        Some(deadline) => Patience::Until(deadline),
+        None if timeouts == RuleTimeouts::default() => Patience::Usual,
+        None => Patience::Endless,
+    };
+    (whole, deadline, patience)
+}
+
+/// Sends a request as often as its rule says.
+pub(super) async fn send(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    mut destinations: Vec<Destination>,
+    request: Request<RequestBody>,
+    effort: Effort<'_>,
+) -> Result<Got, Refusal> {
+    let begun = exchange.begun();
+    let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) else {
+        let (_, deadline, patience) = limits(effort.timeouts, begun, Instant::now());
+        let answer = once(stage, exchange, &destinations, request, patience).await?;
+        return Ok(Got { answer, deadline });
+    };
+    let worker = stage.worker;
+    let budgets = &worker.budgets;
+    budgets.borrow_mut().request(effort.backend, Instant::now());
+    let (parts, body) = request.into_parts();
+    let mut original = Original {
+        parts,
+        body: body.keep(&worker.room),
+    };
+    let mut retries = 0;
+    loop {
+        let (whole, deadline, patience) = limits(effort.timeouts, begun, Instant::now());
+        let Some(request) = original.request(exchange) else {
+            // Asked for only while the body is whole.
+            return Err(Refusal::new(Reason::RequestTimeout, "the body is gone"));
+        };
+        let got = once(stage, exchange, &destinations, request, patience).await;
+        let again = match &got {
+            Ok(answer) => retry.codes.contains(&answer.response.status().as_u16()),
+            Err(UpstreamError::Deadline { .. }) => retry.timeouts,
+            Err(error) => retry.connection_errors && error.is_connection(),
+        };
+        let now = Instant::now();
+        let wait = wait(retry, retries, worker.random());
+        let why_not = if !again {
+            None
+        } else if retries == retry.attempts {
+            Some("no try is left")
+        } else if whole.is_some_and(|whole| now + wait >= whole) {
+            Some("no time is left")
+        } else if !original.is_whole() {
+            worker.metrics.retries.body.inc();
+            Some("the request's body is too large to be sent again")
+        } else if !budgets
+            .borrow_mut()
+            .retry(effort.backend, retry.budget, now)
+        {
+            worker.metrics.retries.budget.inc();
+            Some("the backend's retry budget is used up")
+        } else {
+            worker.metrics.retries.sent.inc();
+            retries += 1;
+            exchange.record.retries = retries;
+            drop(got);
+            tokio::time::sleep(wait).await;
+            destinations.rotate_left(1);
+            continue;
+        };
+        return match got {
+            Ok(answer) => Ok(Got { answer, deadline }),
+            Err(error) if error.is_connection() => {
+                let why = why_not.unwrap_or("the rule does not ask for it");
+                let detail = format!("{}; not tried again: {why}", chain(&error));
+                Err(Refusal::new(Reason::RetriesExhausted, detail))
+            }
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+async fn once(
+    stage: &Stage<'_>,
+    exchange: &Exchange,
+    destinations: &[Destination],
+    request: Request<RequestBody>,
+    patience: Patience,
+) -> Result<Answer, UpstreamError> {
+    let client = &stage.worker.client;
+    client
+        .send(
+            destinations,
+            request,
+            &exchange.progress,
+            patience,
+            stage.table,
+        )
+        .await
+}
+
+/// A request that can be sent again.
+struct Original {
+    parts: Parts,
+    body: Option<Rc<Kept>>,
+}
+
+impl Original {
+    fn request(&mut self, exchange: &Exchange) -> Option<Request<RequestBody>> {
+        let progress = Rc::clone(&exchange.progress);
+        let body = match &self.body {
+            Some(kept) => RequestBody::again(kept, progress)?,
+            None => RequestBody::empty(progress),
+        };
+        Some(Request::from_parts(self.parts.clone(), body))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(|kept| kept.is_whole())
+    }
+}
+
+/// Time before the next try, after so many.
+fn wait(retry: &Retry, retries: u32, random: u64) -> Duration {
+    let doubled = 1u32.checked_shl(retries).unwrap_or(u32::MAX);
+    let least = retry.backoff.saturating_mul(doubled).min(retry.max_backoff);
+    // Between once and twice of it, so that those who failed together do not come back together.
+    let more = random % u64::try_from(least.as_nanos()).unwrap_or(u64::MAX).max(1);
+    least.saturating_add(Duration::from_nanos(more))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use snapshot::model::{Limit, Retry, RetryBudget, RuleTimeouts};
+    use tokio::time::Instant;
+
+    use super::{limits, wait};
+    use crate::upstream::Patience;
+
+    #[test]
+    fn waits_grow_from_the_least_and_end() {
+        let millis = Duration::from_millis;
+        let retry = Retry {
+            attempts: 9,
+            codes: BTreeSet::new(),
+            connection_errors: true,
+            timeouts: true,
+            backoff: millis(25),
+            max_backoff: millis(250),
+            budget: RetryBudget::default(),
+        };
+        for (retries, least) in [(0, 25), (1, 50), (2, 100), (3, 200), (4, 250), (99, 250)] {
+            for random in [0, 1, 12_345_678_901, u64::MAX] {
+                let wait = wait(&retry, retries, random);
+                assert!(
+                    wait >= millis(least) && wait < millis(2 * least),
+                    "{retries}: {wait:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_shortest_limit_holds() {
+        let begun = Instant::now();
+        let second = Duration::from_secs(1);
+        let now = begun + second;
+        let after = |seconds| Limit::After(Duration::from_secs(seconds));
+        for (request, backend, expected) in [
+            (Limit::Unset, Limit::Unset, None),
+            (Limit::Off, Limit::Off, None),
+            (after(5), Limit::Unset, Some(5)),
+            (after(5), after(3), Some(4)),
+            (after(5), after(5), Some(5)),
+            (Limit::Off, after(3), Some(4)),
+        ] {
+            let timeouts = RuleTimeouts { request, backend };
+            let (_, deadline, patience) = limits(timeouts, begun, now);
+            assert_eq!(deadline, expected.map(|seconds| begun + second * seconds));
+            let usual = timeouts == RuleTimeouts::default();
+            assert_eq!(matches!(patience, Patience::Usual), usual);
+        }
+    }
+}
