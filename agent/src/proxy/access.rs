@@ -18,6 +18,7 @@ use super::request::{Inbound, Stage};
 use super::respond::Refusal;
 use super::tokens::{self, Known};
 use super::worker::Worker;
+use crate::route::cors;
 use crate::route::credential::{Carrier, CredentialError, KeyRing, without};
 use crate::route::gatekeeper::{TokenCheck, Visitor, first_good};
 use crate::route::token::{Provider, TokenError};
@@ -48,7 +49,11 @@ pub(super) fn enter<'a>(
         return Ok((matched, None));
     };
     let recompute = gatekeeper.tokens.as_ref().is_some_and(|one| one.recompute);
-    if !recompute {
+    // A preflight has no credential (Fetch, section 3.2.2), and is answered without one.
+    let parts = &inbound.parts;
+    let answered = matched.rule.filters.cors.is_some()
+        && cors::preflight(&parts.method, &parts.headers).is_some();
+    if !recompute || answered {
         return Ok((matched, None));
     }
     let visit = authenticate(stage, inbound, gatekeeper)?;

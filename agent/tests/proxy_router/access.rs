@@ -841,3 +841,36 @@ async fn proxy_follows_the_most_specific_policy_and_of_two_the_older() {
         );
     }
 }
+
+#[tokio::test]
+async fn proxy_asks_a_preflight_for_no_token_also_where_claims_choose_the_route() {
+    let up = echo("a").await;
+    let issuer = Issuer::new(None, &[]);
+    let at = free_port();
+    let spec = format!(
+        "  jwt: {{ providers: [{{ name: idp, recomputeRoute: true, claimToHeaders: [{{ header: x-tenant, claim: sub }}], localJWKS: {{ inline: '{}' }} }}] }}",
+        issuer.jwks()
+    );
+    let cors = format!(
+        "      filters: [{{ type: CORS, cors: {{ allowOrigins: ['https://app.example.com'] }} }}]\n{}",
+        policy("p", SHOP, &spec)
+    );
+    let _router = Router::start(&world(at, up, &cors));
+    let origin = ("origin", "https://app.example.com");
+    let asked = [origin, ("access-control-request-method", "GET")];
+    let answer = ask(at, "OPTIONS", "http://x/", &asked).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    let allowed = answer.header("access-control-allow-origin");
+    assert_eq!(allowed, Some("https://app.example.com"));
+    // Any other request needs a token, and a page may read that it does.
+    for method in ["OPTIONS", "GET"] {
+        let answer = ask(at, method, "http://x/", &[origin]).await;
+        assert_eq!(answer.status, 401, "{method}");
+    }
+    let token = format!("Bearer {}", issuer.token(json!({"sub": "a"})));
+    let answer = ask(at, "GET", "http://x/", &[origin, ("authorization", &token)]).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.seen("x-tenant")),
+        (200, vec!["a".to_owned()])
+    );
+}
