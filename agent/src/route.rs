@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
     Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin, Retry,
-    RuleTimeouts, Upstream,
+    RuleTimeouts, SessionPersistence, Upstream,
 };
 
 pub mod admission;
@@ -302,6 +302,8 @@ pub struct RouteRule {
     pub timeouts: RuleTimeouts,
     /// Whether and how they are tried again.
     pub retry: Option<Arc<Retry>>,
+    /// Whether clients keep the endpoint that served them first.
+    pub session: Option<Arc<SessionPersistence>>,
     /// Where to.
     pub targets: Vec<RouteTarget>,
     /// Sum of the targets' weights.

@@ -24,6 +24,7 @@ mod matches;
 mod platform;
 mod resilience;
 mod routing;
+mod session;
 mod timestamp;
 
 pub use cell::{
@@ -42,6 +43,7 @@ pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
+pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 
 /// Everything a node is told, valid as a whole.

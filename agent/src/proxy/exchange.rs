@@ -23,6 +23,8 @@ pub(super) struct Exchange {
     pub(super) conn: Option<Rc<Conn>>,
     /// What pages of other origins are told, and the origin that asked.
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
+    /// The place that answered.
+    pub(super) place: Option<String>,
     /// The request's body, if copies of it are wanted.
     pub(super) kept: Option<Rc<Kept>>,
     /// The slot of its placement; a tunnel that it becomes holds it too.
@@ -49,6 +51,7 @@ impl Exchange {
             conn: None,
             cors: None,
             kept: None,
+            place: None,
             slot: None,
             worker: Rc::clone(worker),
             started: Instant::now(),

@@ -237,6 +237,7 @@ impl Reason {
                 | Self::UpstreamConnect
                 | Self::UpstreamReset
                 | Self::UpstreamTimeout
+                | Self::RetriesExhausted
         )
     }
 

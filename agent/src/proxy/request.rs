@@ -27,6 +27,7 @@ use super::mirror;
 use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
+use super::session::{self, Session};
 use super::target::{choose, is_grpc, pick};
 use super::tunnel;
 use super::worker::Worker;
@@ -331,13 +332,23 @@ async fn forward(
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
         return Ok(edited(answer?, [&rule.filters]));
     }
-    let picked = pick(stage.worker, rule)?;
+    let session = rule
+        .session
+        .as_ref()
+        .and_then(|settings| Session::of(settings, &inbound.parts.headers, now()));
+    let picked = match session.as_ref().and_then(|session| session.target(rule)) {
+        Some(target) => target,
+        None => pick(stage.worker, rule)?,
+    };
     sound(&picked.filters)?;
     let lists = [&rule.filters, &picked.filters];
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &picked.filters) {
         return Ok(edited(answer?, lists));
     }
-    let chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
+    let mut chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
+    if let Some(session) = &session {
+        session.first(picked, &mut chosen.destinations);
+    }
 
     let Inbound {
         mut parts,
@@ -444,7 +455,13 @@ async fn forward(
     if let Some(serving) = chosen.serving {
         serving.ended(stage.worker, &mut answer);
     }
-    Ok(edited(answer?, lists))
+    let mut response = edited(answer?, lists);
+    if let (Some(settings), Some(place)) = (&rule.session, &exchange.place) {
+        let (known, tls) = (session.as_ref(), stage.conn.tls);
+        let headers = response.headers_mut();
+        session::tell(settings, known, picked, place, tls, now(), headers);
+    }
+    Ok(response)
 }
 
 /// Refuses what a filter should have changed and cannot.
@@ -500,8 +517,9 @@ async fn send(
         attempts::send(stage, exchange, destinations, request, effort).await?;
     exchange.record.upstream = Some(match answer.peer {
         Some(peer) => peer.to_string(),
-        None => answer.place,
+        None => answer.place.clone(),
     });
+    exchange.place = Some(answer.place);
     let mut response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let websocket = switching && upgrade.is_some();

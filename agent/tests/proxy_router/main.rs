@@ -11,6 +11,7 @@ mod matching;
 mod mirrors;
 mod raw;
 mod resilience;
+mod sessions;
 mod steered;
 mod support;
 mod swap;
