@@ -47,6 +47,7 @@ mod prefixed;
 mod prober;
 mod request;
 mod respond;
+mod session;
 mod steered;
 mod tallies;
 mod target;

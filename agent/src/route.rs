@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
     Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
-    RemoteKeys, Retry, RuleTimeouts, Upstream,
+    RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 pub mod admission;
@@ -317,6 +317,8 @@ pub struct RouteRule {
     pub timeouts: RuleTimeouts,
     /// Whether and how they are tried again.
     pub retry: Option<Arc<Retry>>,
+    /// Whether clients keep the endpoint that served them first.
+    pub session: Option<Arc<SessionPersistence>>,
     /// Where to.
     pub targets: Vec<RouteTarget>,
     /// Sum of the targets' weights.

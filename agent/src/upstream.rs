@@ -205,6 +205,8 @@ pub struct Answer {
     pub response: Response<Incoming>,
     /// Address that answered, as a text; the path of a Unix socket.
     pub from: Rc<str>,
+    /// The destination that it is of.
+    pub place: Place,
 }
 
 /// Runs futures of one core: none of them crosses a thread.

@@ -25,6 +25,7 @@ mod matches;
 mod platform;
 mod resilience;
 mod routing;
+mod session;
 mod timestamp;
 
 pub use auth::{
@@ -50,6 +51,7 @@ pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
     BreakerSettings, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl, RoutingTable,
 };
+pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 
 /// Everything a node is told, valid as a whole.

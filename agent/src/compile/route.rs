@@ -176,6 +176,7 @@ impl<'a> Compiler<'a> {
             filters,
             timeouts: rule.timeouts,
             retry: rule.retry.clone(),
+            session: rule.session.clone(),
             weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
             targets,
         }

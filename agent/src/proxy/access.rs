@@ -313,7 +313,7 @@ fn realm(stage: &Stage<'_>, inbound: &Inbound) -> String {
 }
 
 /// Seconds since 1970. With a clock from before that nothing is known about a token's time, and it has expired.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(u64::MAX >> 1, |since| since.as_secs())

@@ -12,8 +12,8 @@ use super::respond::chain;
 use super::worker::Worker;
 use crate::resilience::Slot;
 use crate::route::cors::Cors;
-use crate::upstream::Progress;
 use crate::upstream::kept::Kept;
+use crate::upstream::{Place, Progress};
 
 /// Collects the record of a request, or of a connection, and writes it when dropped.
 pub(super) struct Exchange {
@@ -23,6 +23,8 @@ pub(super) struct Exchange {
     pub(super) conn: Option<Rc<Conn>>,
     /// What pages of other origins are told, and the origin that asked.
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
+    /// The place that answered.
+    pub(super) place: Option<Place>,
     /// The request's body, if copies of it are wanted.
     pub(super) kept: Option<Rc<Kept>>,
     /// The slot of its placement; a tunnel that it becomes holds it too.
@@ -50,6 +52,7 @@ impl Exchange {
             conn: None,
             cors: None,
             kept: None,
+            place: None,
             slot: None,
             worker: Rc::clone(worker),
             started: Instant::now(),

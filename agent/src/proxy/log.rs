@@ -290,6 +290,7 @@ impl Reason {
                 | Self::UpstreamConnect
                 | Self::UpstreamReset
                 | Self::UpstreamTimeout
+                | Self::RetriesExhausted
         )
     }
 

@@ -27,6 +27,7 @@ use super::mirror;
 use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
+use super::session::{self, Session};
 use super::target::{choose, is_grpc, pick};
 use super::tokens::Known;
 use super::trace::TraceContext;
@@ -393,13 +394,20 @@ async fn forward(
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
         return Ok(edited(answer?, [&rule.filters]));
     }
-    let picked = pick(stage.worker, rule)?;
+    let session = rule
+        .session
+        .as_ref()
+        .and_then(|settings| Session::of(settings, &inbound.parts.headers, access::now()));
+    let picked = match session.as_ref().and_then(|session| session.target(rule)) {
+        Some(target) => target,
+        None => pick(stage.worker, rule)?,
+    };
     sound(&picked.filters)?;
     let lists = [&rule.filters, &picked.filters];
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &picked.filters) {
         return Ok(edited(answer?, lists));
     }
-    let chosen = choose(
+    let mut chosen = choose(
         stage.worker,
         exchange,
         stage.conn,
@@ -408,6 +416,9 @@ async fn forward(
         to,
         mark,
     )?;
+    if let Some(session) = &session {
+        session.first(picked, &mut chosen.destinations);
+    }
 
     let Inbound {
         mut parts,
@@ -520,7 +531,14 @@ async fn forward(
     if let Some(serving) = chosen.serving {
         serving.ended(stage.worker, &mut answer);
     }
-    Ok(edited(answer?, lists))
+    let mut response = edited(answer?, lists);
+    if let (Some(settings), Some(place)) = (&rule.session, &exchange.place) {
+        let (known, tls) = (session.as_ref(), stage.conn.tls);
+        let headers = response.headers_mut();
+        let place = place.to_string();
+        session::tell(settings, known, picked, &place, tls, access::now(), headers);
+    }
+    Ok(response)
 }
 
 /// Refuses what a filter should have changed and cannot.
@@ -577,6 +595,7 @@ async fn send(
         attempts::send(stage, exchange, destinations, request, effort).await?;
     exchange.answered();
     exchange.record.upstream = Some(answer.from.to_string());
+    exchange.place = Some(answer.place);
     let mut response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let asked = upgrade.as_ref().map(|upgrade| upgrade.asked);

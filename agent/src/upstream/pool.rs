@@ -243,13 +243,19 @@ impl Client {
                 Ok(Answer {
                     response,
                     from: shared.from,
+                    place: destination.place.clone(),
                 })
             }
             Kept::Http1(mut idle) => {
                 let response = idle.sender.try_send_request(request).await?;
                 let from = Rc::clone(&idle.from);
                 self.give_back(destination.clone(), idle);
-                Ok(Answer { response, from })
+                let place = destination.place.clone();
+                Ok(Answer {
+                    response,
+                    from,
+                    place,
+                })
             }
         }
     }

@@ -14,6 +14,7 @@ mod mirrors;
 mod raw;
 mod remote_keys;
 mod resilience;
+mod sessions;
 mod steered;
 mod support;
 mod swap;

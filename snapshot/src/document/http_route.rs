@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, name, reference};
 use crate::model::{
     DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Retry,
-    RuleTimeouts, Timestamp,
+    RuleTimeouts, SessionPersistence, Timestamp,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
@@ -16,6 +16,7 @@ mod filters;
 pub(crate) mod headers;
 mod matches;
 mod resilience;
+mod session;
 
 pub(crate) use cors::cors;
 pub(crate) use filters::edits;
@@ -55,6 +56,7 @@ pub(crate) struct RuleDraft {
     pub(crate) filters: Vec<FilterDraft>,
     pub(crate) timeouts: RuleTimeouts,
     pub(crate) retry: Option<Arc<Retry>>,
+    pub(crate) session: Option<Arc<SessionPersistence>>,
     pub(crate) backends: Vec<BackendDraft>,
 }
 
@@ -190,7 +192,7 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
         .iter()
         .all(|given| matches!(given.path, PathMatch::Prefix(_)));
     let filters = filters(object, meta, Level::Rule, prefixes);
-    let backends = object
+    let backends: Vec<BackendDraft> = object
         .optional("backendRefs")
         .map(|field| field.limited_list(MAX_ITEMS))
         .unwrap_or_default()
@@ -203,8 +205,17 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
     let retry = object
         .optional("retry")
         .map(|field| resilience::retry(&field));
-    object.unsupported(&["sessionPersistence"]);
+    let session = object.optional("sessionPersistence").and_then(|field| {
+        let session = session::session(&field, &usual_session(meta, &source))?;
+        for backend in &backends {
+            if backend.kind == BackendKind::RoutingTable {
+                field.mistake("a `RoutingTable` places requests by their key; expected backends of kind `Backend`");
+            }
+        }
+        Some(Arc::new(session))
+    });
     Some(RuleDraft {
+        session,
         timeouts: timeouts.flatten().unwrap_or_default(),
         retry: retry.flatten().map(Arc::new),
         source,
@@ -213,6 +224,16 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
         filters,
         backends,
     })
+}
+
+/// A session's name that no other rule has: two cookies of one name would push each other out.
+fn usual_session(meta: &Meta, rule: &Source) -> String {
+    let position: String = rule.field.chars().filter(char::is_ascii_digit).collect();
+    format!(
+        "cardinal-{}-{}-{position}",
+        meta.name.namespace(),
+        meta.name.name()
+    )
 }
 
 fn backend(field: &Field<'_>, meta: &Meta, prefixes: bool) -> Option<BackendDraft> {

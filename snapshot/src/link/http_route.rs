@@ -209,6 +209,7 @@ impl Resolve<'_> {
             filters,
             timeouts: draft.timeouts,
             retry: draft.retry,
+            session: draft.session,
             targets,
             ..Rule::new(draft.source, draft.matches)
         }
