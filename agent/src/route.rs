@@ -21,6 +21,7 @@ pub mod credential;
 pub mod filter;
 pub mod gatekeeper;
 pub mod hash;
+pub mod key;
 pub mod matching;
 pub mod placement;
 pub mod query;

@@ -23,6 +23,7 @@ use crate::shared::Shared;
 mod addresses;
 mod credentials;
 mod http_route;
+mod routing_table;
 mod security_policy;
 
 /// Makes a snapshot without digest and warnings.
@@ -105,6 +106,8 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
         }
     }
     let routing_tables = drafts.routing_tables;
+    let unread = |name: &ObjectName| attach.contains_key(name);
+    routing_table::trusted(&routing_tables, &gateways, unread, sink);
     let documents = http_route::routes(
         drafts.http_routes,
         &attach,

@@ -47,7 +47,9 @@ pub use jwt::{
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};
-pub use routing::{BreakerSettings, HealthCheck, KeySource, Placement, PlacementUrl, RoutingTable};
+pub use routing::{
+    BreakerSettings, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl, RoutingTable,
+};
 pub use timestamp::Timestamp;
 
 /// Everything a node is told, valid as a whole.

@@ -151,6 +151,17 @@ impl<'a> Compiler<'a> {
             .iter()
             .map(|target| self.route_target(&rule.declared, target))
             .collect();
+        for target in &targets {
+            if let (TargetKind::Placements(table), None) = (&target.kind, &auth)
+                && table.key().needs_token()
+            {
+                let message = format!(
+                    "routing table `{}` takes its key from a token, and no SecurityPolicy of this rule asks for one",
+                    table.name
+                );
+                self.mistake(&rule.declared, message);
+            }
+        }
         RouteRule {
             route: Arc::clone(name),
             index,

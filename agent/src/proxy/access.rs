@@ -76,13 +76,13 @@ pub(super) fn enter<'a>(
     }
 }
 
-/// Authenticates unless that is done, and authorises.
+/// Authenticates unless that is done, and authorises. Gives the good tokens.
 pub(super) fn pass(
     stage: &Stage<'_>,
     inbound: &mut Inbound,
     gatekeeper: &Arc<Gatekeeper>,
     visit: Option<Visit>,
-) -> Result<(), Refusal> {
+) -> Result<Vec<Known>, Refusal> {
     let visit = match visit {
         Some(visit) => visit,
         None => authenticate(stage, inbound, gatekeeper)?,
@@ -98,7 +98,8 @@ pub(super) fn pass(
         .map_err(|denied| {
             let realm = gatekeeper.tokens.is_some().then(|| realm(stage, inbound));
             Refusal::denied(denied, realm.as_deref())
-        })
+        })?;
+    Ok(visit.tokens)
 }
 
 /// Takes away headers that only a token may set and that choose the route: before the first match, since

@@ -108,6 +108,10 @@ pub struct AccessRecord {
     pub generation: u64,
 }
 
+fn none(retries: &u32) -> bool {
+    *retries == 0
+}
+
 /// `trace_id`, `span_id` and `parent_span_id`, as far as they are known.
 fn trace<S: serde::Serializer>(value: &TraceContext, to: S) -> Result<S::Ok, S::Error> {
     use serde::ser::SerializeMap;
@@ -120,10 +124,6 @@ fn trace<S: serde::Serializer>(value: &TraceContext, to: S) -> Result<S::Ok, S::
         }
     }
     map.end()
-}
-
-fn none(retries: &u32) -> bool {
-    *retries == 0
 }
 
 fn text<S: serde::Serializer>(value: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
@@ -173,6 +173,8 @@ pub enum Reason {
     RoutingKeyMissing,
     /// The routing key is ambiguous or malformed.
     RoutingKeyInvalid,
+    /// The routing key is not this client's to set.
+    RoutingKeyUntrusted,
     /// The caller's cell did not declare a call to this endpoint.
     EastNotDeclared,
     /// A component of a cell came to the north gate.
@@ -250,6 +252,7 @@ impl Reason {
             Self::OperationNotDeclared => "operation_not_declared",
             Self::RoutingKeyMissing => "routing_key_missing",
             Self::RoutingKeyInvalid => "routing_key_invalid",
+            Self::RoutingKeyUntrusted => "routing_key_untrusted",
             Self::EastNotDeclared => "east_not_declared",
             Self::NorthFromCell => "north_from_cell",
             Self::SniNotDeclared => "sni_not_declared",
@@ -307,6 +310,7 @@ impl Reason {
             | Self::CredentialInvalid => StatusCode::UNAUTHORIZED,
             Self::Scope
             | Self::AccessDenied
+            | Self::RoutingKeyUntrusted
             | Self::OperationNotDeclared
             | Self::EastNotDeclared
             | Self::NorthFromCell

@@ -74,13 +74,13 @@ impl Metrics {
             "Bytes of response bodies",
             self.bytes_out.clone(),
         );
+        self.retries.register(registry);
+        self.mirrors.register(registry);
         registry.register(
             "proxy_tokens",
             "Good tokens, by whether the signature was checked or the core knew the token",
             self.tokens.clone(),
         );
-        self.retries.register(registry);
-        self.mirrors.register(registry);
     }
 
     pub(super) fn connections(&self) -> &Gauge {
@@ -106,10 +106,10 @@ impl CoreMetrics {
     pub(super) fn new(shared: Metrics) -> Self {
         let tokens = |by| shared.tokens.get_or_create(&TokenLabels { by }).clone();
         Self {
-            tokens_verified: tokens("signature"),
-            tokens_remembered: tokens("memory"),
             retries: shared.retries.clone(),
             mirrors: shared.mirrors.clone(),
+            tokens_verified: tokens("signature"),
+            tokens_remembered: tokens("memory"),
             shared,
             known: RefCell::default(),
         }

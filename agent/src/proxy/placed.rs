@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use snapshot::model::PlacementUrl;
 
+use super::connection::Conn;
 use super::exchange::Exchange;
 use super::log::Reason;
 use super::normalise;
@@ -32,13 +33,17 @@ pub(super) struct Serving {
 pub(super) fn choose(
     worker: &Worker,
     exchange: &mut Exchange,
+    conn: &Conn,
     inbound: &Inbound,
     (table, turn): (&Placements, u32),
     destination: impl Fn(Place, Option<TlsName>) -> Destination,
 ) -> Result<Chosen, Refusal> {
     let headers = &inbound.parts.headers;
-    let key = table.key(headers)?;
-    let admitted = table.admit(key, length(headers), worker.now());
+    let listener = exchange.record.listener.clone();
+    let key = table
+        .key()
+        .read(&inbound.key_subject(conn, listener.as_deref()))?;
+    let admitted = table.admit(&key, length(headers), worker.now());
     let admitted = admitted.map_err(|(reason, name, why)| {
         let refusal = Refusal::new(refused(why), format!("placement {name} {why}"));
         exchange.record.placement = Some(name);
@@ -50,7 +55,7 @@ pub(super) fn choose(
     exchange.record.route_reason = Some(admitted.reason);
     exchange.record.failover_reason = admitted.failover;
     exchange.slot = Some(Rc::new(admitted.slot));
-    let mut endpoints = placement.shard(key);
+    let mut endpoints = placement.shard(&key);
     if endpoints.len() > 1 {
         let generation = exchange.record.generation;
         let first = worker.turn(generation, turn, endpoints.len());

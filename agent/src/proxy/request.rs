@@ -28,12 +28,14 @@ use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
 use super::target::{choose, is_grpc, pick};
+use super::tokens::Known;
 use super::trace::TraceContext;
 use super::tunnel;
 use super::websocket::{self, Asked};
 use super::worker::Worker;
 use crate::route::cors;
 use crate::route::gatekeeper::Denied;
+use crate::route::key::KeySubject;
 use crate::route::matching::Subject;
 use crate::route::{
     Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
@@ -127,6 +129,7 @@ async fn serve(
         body,
         normal,
         upgrade,
+        tokens: Vec::new(),
     };
     match stage.conn.entry {
         Entry::Gateway => {
@@ -190,6 +193,8 @@ pub(super) struct Inbound {
     body: RequestBody,
     normal: Normal,
     pub(super) upgrade: Option<(OnUpgrade, Asked)>,
+    /// The good tokens that its rule's policy asked for.
+    tokens: Vec<Known>,
 }
 
 impl Inbound {
@@ -209,6 +214,26 @@ impl Inbound {
             method: &self.parts.method,
             headers: &self.parts.headers,
             query: self.parts.uri.query(),
+        }
+    }
+}
+
+impl Inbound {
+    /// What a routing key can be read from. `listener`: by which it came.
+    pub(super) fn key_subject<'a>(
+        &'a self,
+        conn: &'a Conn,
+        listener: Option<&'a str>,
+    ) -> KeySubject<'a> {
+        KeySubject {
+            headers: &self.parts.headers,
+            path: &self.normal.path,
+            query: self.parts.uri.query(),
+            host: &self.normal.host,
+            sni: conn.sni.as_deref(),
+            token: self.tokens.first().map(|known| &*known.0),
+            listener,
+            client: conn.peer.ip(),
         }
     }
 }
@@ -251,13 +276,6 @@ fn listener<'a>(
     Ok(listener)
 }
 
-fn direction(gate: Gate) -> &'static str {
-    match gate {
-        Gate::External => "north",
-        Gate::Internal => "west",
-    }
-}
-
 /// The rule of a request. A preflight asks about another request: if the rule of that one has permissions
 /// to give, it answers, whatever method it takes itself.
 fn find<'a>(rules: &'a HostRules, inbound: &Inbound) -> Option<Matched<'a>> {
@@ -272,6 +290,13 @@ fn find<'a>(rules: &'a HostRules, inbound: &Inbound) -> Option<Matched<'a>> {
         })
         .filter(|matched| matched.rule.filters.cors.is_some())
         .or_else(|| rules.find(subject))
+}
+
+fn direction(gate: Gate) -> &'static str {
+    match gate {
+        Gate::External => "north",
+        Gate::Internal => "west",
+    }
 }
 
 fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
@@ -359,7 +384,7 @@ async fn forward(
         exchange.cors = Some((Arc::clone(cors), origin));
     }
     if let Some(gatekeeper) = &rule.auth {
-        access::pass(stage, &mut inbound, gatekeeper, visit)?;
+        inbound.tokens = access::pass(stage, &mut inbound, gatekeeper, visit)?;
     }
     // An endpoint's rule without target is what its operations leave over.
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
@@ -374,13 +399,22 @@ async fn forward(
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &picked.filters) {
         return Ok(edited(answer?, lists));
     }
-    let chosen = choose(stage.worker, exchange, &inbound, picked, to, mark)?;
+    let chosen = choose(
+        stage.worker,
+        exchange,
+        stage.conn,
+        &inbound,
+        picked,
+        to,
+        mark,
+    )?;
 
     let Inbound {
         mut parts,
         body,
         normal,
         upgrade,
+        ..
     } = inbound;
     let mut path = normal.path.clone();
     let mut host = normal.authority.clone();
@@ -646,6 +680,7 @@ async fn south(
         body,
         normal,
         upgrade,
+        ..
     } = inbound;
     normalise::strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);

@@ -7,7 +7,7 @@ use super::body::ResponseBody;
 use super::log::Reason;
 use crate::resilience::CircuitState;
 use crate::route::gatekeeper::Denied;
-use crate::route::placement::KeyError;
+use crate::route::key::KeyError;
 use crate::route::token::TokenError;
 use crate::upstream::UpstreamError;
 
@@ -94,6 +94,7 @@ impl From<KeyError> for Refusal {
     fn from(error: KeyError) -> Self {
         let reason = match error {
             KeyError::Missing => Reason::RoutingKeyMissing,
+            KeyError::Untrusted => Reason::RoutingKeyUntrusted,
             _ => Reason::RoutingKeyInvalid,
         };
         Self {

@@ -6,6 +6,7 @@ use agent_common::Mark;
 use http::header::{self, HeaderMap};
 use snapshot::model::{Upstream, UpstreamHost};
 
+use super::connection::Conn;
 use super::exchange::Exchange;
 use super::log::Reason;
 use super::placed::{self, Serving};
@@ -36,6 +37,7 @@ pub(super) fn pick<'a>(worker: &Worker, rule: &'a RouteRule) -> Result<&'a Route
 pub(super) fn choose(
     worker: &Worker,
     exchange: &mut Exchange,
+    conn: &Conn,
     inbound: &Inbound,
     target: &RouteTarget,
     to: Option<SocketAddr>,
@@ -94,7 +96,7 @@ pub(super) fn choose(
         }
         TargetKind::Placements(table) => {
             let reach = |place, tls| destination(place, tls, grpc);
-            placed::choose(worker, exchange, inbound, (table, target.id), reach)
+            placed::choose(worker, exchange, conn, inbound, (table, target.id), reach)
         }
         TargetKind::Unresolved(reason) => Err(Refusal::new(Reason::Unresolved, &**reason)),
     }

@@ -66,15 +66,15 @@ pub(super) struct Worker {
     pub(super) client: Client,
     pub(super) log: Arc<RequestLog>,
     pub(super) metrics: CoreMetrics,
-    pub(super) keys: Arc<KeyStore>,
-    /// Tokens that this core has verified.
-    pub(super) tokens: RefCell<TokenCache>,
     /// Retries that backends may still have.
     pub(super) budgets: RefCell<Budgets>,
     /// Room for bodies that may be sent again.
     pub(super) room: Room,
     /// Copies of requests under way.
     pub(super) copies: Copies,
+    pub(super) keys: Arc<KeyStore>,
+    /// Tokens that this core has verified.
+    pub(super) tokens: RefCell<TokenCache>,
     tls: Arc<ServerConfig>,
     node_mark: bool,
     loopback: bool,
@@ -134,11 +134,11 @@ impl Worker {
             client: Client::new(shared.upstream),
             log: shared.log,
             metrics: CoreMetrics::new(shared.metrics),
-            keys: shared.keys,
-            tokens: RefCell::default(),
             budgets: RefCell::default(),
             room: Room::default(),
             copies: Copies::default(),
+            keys: shared.keys,
+            tokens: RefCell::default(),
             tls: shared.tls,
             node_mark: shared.node_mark,
             loopback: shared.loopback,

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use snapshot::model::{self, KeySource, ObjectName, PlacementUrl, RoutingTable, UpstreamHost};
+use http::HeaderValue;
+use snapshot::model::{self, ObjectName, PlacementUrl, RoutingTable, UpstreamHost};
 
 use super::hash::rendezvous;
+use super::key::Key;
 use crate::resilience::{Breaker, Health, Slots};
 
 /// A routing table, compiled.
@@ -14,7 +15,7 @@ use crate::resilience::{Breaker, Health, Slots};
 pub struct Placements {
     /// Its name.
     pub name: ObjectName,
-    header: HeaderName,
+    key: Key,
     keys: HashMap<Box<str>, Arc<str>>,
     placements: HashMap<Arc<str>, Arc<Placement>>,
     tiers: Vec<Arc<str>>,
@@ -144,29 +145,6 @@ pub struct Placed<'a> {
     pub placement: Option<&'a Arc<Placement>>,
 }
 
-/// What is wrong with the routing key of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// Not there, or blank.
-    #[error("routing key is missing")]
-    Missing,
-    /// There twice: which one counts is anybody's guess.
-    #[error("routing key is there more than once")]
-    Several,
-    /// A comma would be two keys for whoever joins header lines.
-    #[error("routing key contains a comma")]
-    Comma,
-    /// Not printable ASCII.
-    #[error("routing key is not ASCII")]
-    NotAscii,
-    /// More than [`MAX_KEY`] bytes.
-    #[error("routing key is longer than {MAX_KEY} bytes")]
-    TooLong,
-}
-
-/// Longest routing key in bytes.
-pub const MAX_KEY: usize = 256;
-
 /// A table that cannot be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum PlacementsError {
@@ -181,9 +159,7 @@ pub enum PlacementsError {
 impl Placements {
     /// Compiles a table of the snapshot.
     pub fn new(table: &RoutingTable) -> Result<Self, PlacementsError> {
-        let KeySource::Header(header) = &table.key;
-        let header = HeaderName::from_bytes(header.as_bytes())
-            .map_err(|_| PlacementsError::Header(header.clone()))?;
+        let key = Key::new(&table.key, &table.trust).map_err(PlacementsError::Header)?;
         let mut names: HashMap<&str, Arc<str>> = HashMap::new();
         let mut name =
             |text| -> Arc<str> { Arc::clone(names.entry(text).or_insert_with(|| text.into())) };
@@ -213,7 +189,7 @@ impl Placements {
         }
         Ok(Self {
             name: table.name.clone(),
-            header,
+            key,
             keys: table
                 .keys
                 .iter()
@@ -225,20 +201,9 @@ impl Placements {
         })
     }
 
-    /// The routing key of a request.
-    pub fn key<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, KeyError> {
-        let mut values = headers.get_all(&self.header).iter();
-        let value = values.next().ok_or(KeyError::Missing)?;
-        if values.next().is_some() {
-            return Err(KeyError::Several);
-        }
-        let key = value.to_str().map_err(|_| KeyError::NotAscii)?.trim();
-        match key {
-            "" => Err(KeyError::Missing),
-            _ if key.len() > MAX_KEY => Err(KeyError::TooLong),
-            _ if key.contains(',') => Err(KeyError::Comma),
-            _ => Ok(key),
-        }
+    /// Where the routing key of a request is.
+    pub fn key(&self) -> &Key {
+        &self.key
     }
 
     /// The placement of a key. Keys are exact; unknown ones go to the default placement.

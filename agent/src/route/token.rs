@@ -6,6 +6,7 @@
 //! after the signature holds; before that `iss` alone is read, to tell whose keys to ask.
 //! What it deliberately does not do: no clock of its own, and no fetching of keys.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -245,6 +246,27 @@ impl Verified {
             && wanted.claims.iter().all(|claim| self.has_claim(claim))
     }
 
+    /// A claim by its dotted path.
+    fn claim(&self, path: &str) -> Option<&Value> {
+        // A claim may have dots in its own name, such as a URL.
+        self.claims.get(path).or_else(|| {
+            let mut parts = path.split('.');
+            let first = self.claims.get(parts.next()?)?;
+            parts.try_fold(first, |value, part| value.get(part))
+        })
+    }
+
+    /// The text of a claim that is a text or a whole number.
+    pub fn claim_text(&self, path: &str) -> Option<Cow<'_, str>> {
+        match self.claim(path)? {
+            Value::String(text) => Some(Cow::Borrowed(text)),
+            Value::Number(number) if number.is_i64() || number.is_u64() => {
+                Some(Cow::Owned(number.to_string()))
+            }
+            _ => None,
+        }
+    }
+
     /// In `scope` or `scp`, each a list or separated by blanks.
     fn has_scope(&self, wanted: &str) -> bool {
         ["scope", "scp"]
@@ -270,15 +292,6 @@ impl Verified {
             (Some(value), ClaimShape::Text | ClaimShape::Either) => accepted(value),
             _ => false,
         }
-    }
-
-    /// A claim by dotted path. A claim may have dots in its own name, such as a URL.
-    fn claim(&self, name: &str) -> Option<&Value> {
-        self.claims.get(name).or_else(|| {
-            let mut parts = name.split('.');
-            let first = self.claims.get(parts.next()?)?;
-            parts.try_fold(first, |value, part| value.get(part))
-        })
     }
 
     /// A claim as text, if it is a text, a number or a truth value.

@@ -8,6 +8,7 @@ mod east;
 mod filters;
 mod hostile;
 mod http;
+mod keys;
 mod matching;
 mod mirrors;
 mod raw;

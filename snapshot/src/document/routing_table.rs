@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
-use super::http_route::header_name;
 use super::{Drafts, Meta, place};
 use crate::model::{
-    BreakerSettings, HealthCheck, KeySource, ObjectName, Placement, PlacementUrl, RoutingTable,
+    BreakerSettings, HealthCheck, KeySource, KeyTrust, ObjectName, Placement, PlacementUrl,
+    RoutingTable,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 use crate::tree::{Value, shortened};
 
+mod key;
 pub(crate) mod values;
 
 use values::{duration, url};
 
-const DEFAULT_HEADER: &str = "x-routing-key";
 const DEFAULT_TIERS: [&str; 3] = ["tier1", "tier2", "tier3"];
 
 /// Endpoints of a placement; each is probed by every node.
@@ -57,7 +57,8 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
         declared,
         created: None,
     });
-    let table = tables(&mut object).map(|tables| (tables, key(None), default_tiers()));
+    let table =
+        tables(&mut object).map(|tables| (tables, (key::default(), Vec::new()), default_tiers()));
     object.finish();
     if let Some(meta) = meta {
         let table = table.map(|parts| assemble(&meta, parts));
@@ -67,15 +68,10 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
 
 /// Reads the `spec` of a document.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RoutingTable> {
-    let header = spec.optional("key").map(|field| {
-        let mut object = field.object()?;
-        let header = object
-            .required("header")
-            .and_then(|field| field.parse(header_name));
-        object.unsupported(&["claim", "sni", "host", "path", "query", "cookie"]);
-        object.finish();
-        header
-    });
+    let key = match spec.optional("key") {
+        Some(field) => key::read(&field, meta),
+        None => Some((key::default(), Vec::new())),
+    };
     let tiers = match spec.optional("tiers") {
         Some(field) => field
             .list()
@@ -85,15 +81,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RoutingTable> {
         None => default_tiers(),
     };
     let tables = tables(spec)?;
-    let key = match header {
-        Some(header) => key(Some(header?)),
-        None => key(None),
-    };
-    Some(assemble(meta, (tables, key, tiers)))
-}
-
-fn key(header: Option<String>) -> KeySource {
-    KeySource::Header(header.unwrap_or_else(|| DEFAULT_HEADER.to_owned()))
+    Some(assemble(meta, (tables, key?, tiers)))
 }
 
 fn default_tiers() -> BTreeSet<String> {
@@ -102,13 +90,14 @@ fn default_tiers() -> BTreeSet<String> {
 
 fn assemble(
     meta: &Meta,
-    (tables, key, tiers): (Tables, KeySource, BTreeSet<String>),
+    (tables, (key, trust), tiers): (Tables, (KeySource, Vec<KeyTrust>), BTreeSet<String>),
 ) -> RoutingTable {
     RoutingTable {
         name: meta.name.clone(),
         declared: meta.declared.clone(),
         version: tables.version,
         key,
+        trust,
         keys: tables.keys,
         placements: tables.placements,
         default: tables.default,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Declared, ObjectName, Port, UpstreamHost};
+use super::{Cidr, Declared, Name, ObjectName, Port, UpstreamHost};
 
 /// A routing table.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct RoutingTable {
     pub version: String,
     /// Where the key of a request is.
     pub key: KeySource,
+    /// Who may set the key; empty: every client.
+    pub trust: Vec<KeyTrust>,
     /// Key to name of a placement in `placements`.
     pub keys: BTreeMap<String, String>,
     /// Placements by name.
@@ -27,11 +29,36 @@ pub struct RoutingTable {
     pub tiers: BTreeSet<String>,
 }
 
-/// Where the routing key of a request is. More sources feed the same lookup.
+/// Where the routing key of a request is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// A request header, lower case; by default `x-routing-key`.
     Header(String),
+    /// A claim of the verified token, by its dotted path.
+    Claim(String),
+    /// The server name of the TLS connection.
+    Sni,
+    /// The request's host.
+    Host,
+    /// A segment of the path, from 0.
+    Path(usize),
+    /// A parameter of the query.
+    Query(String),
+    /// A cookie.
+    Cookie(String),
+}
+
+/// Clients that may set the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTrust {
+    /// Where it is said.
+    pub declared: Declared,
+    /// The gateway that they come to.
+    pub gateway: ObjectName,
+    /// Its listener; none: any of its listeners.
+    pub listener: Option<Name>,
+    /// Networks that they come from; empty: anywhere.
+    pub sources: Vec<Cidr>,
 }
 
 /// A cell's worth of endpoints behind one name.

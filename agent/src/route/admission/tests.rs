@@ -39,6 +39,7 @@ fn table(change: impl Fn(&str, &mut Placement)) -> Placements {
         declared: source,
         version: "1".to_owned(),
         key: KeySource::Header("x-routing-key".to_owned()),
+        trust: Vec::new(),
         keys: names
             .iter()
             .map(|one| ((*one).to_owned(), (*one).to_owned()))
