@@ -232,7 +232,7 @@ impl Inbound {
             query: self.parts.uri.query(),
             host: &self.normal.host,
             sni: conn.sni.as_deref(),
-            token: self.tokens.first().map(|known| &*known.0),
+            tokens: self.tokens.iter().map(|known| &*known.0).collect(),
             listener,
             client: conn.peer.ip(),
         }

@@ -40,7 +40,6 @@ pub enum KeyError {
 }
 
 /// What a key can be read from.
-#[derive(Clone, Copy)]
 pub struct KeySubject<'a> {
     /// Headers of the request.
     pub headers: &'a HeaderMap,
@@ -52,8 +51,8 @@ pub struct KeySubject<'a> {
     pub host: &'a str,
     /// Server name of the connection.
     pub sni: Option<&'a str>,
-    /// The token that was verified.
-    pub token: Option<&'a Verified>,
+    /// Tokens that were verified.
+    pub tokens: Vec<&'a Verified>,
     /// `namespace/gateway/listener` by which it came; none: it was steered here.
     pub listener: Option<&'a str>,
     /// Address of the other end of the connection.
@@ -126,8 +125,13 @@ impl Key {
         let key = match &self.source {
             Source::Header(name) => Cow::Borrowed(header_value(from.headers, name)?),
             Source::Claim(path) => {
-                let token = from.token.ok_or(KeyError::Missing)?;
-                token.claim_text(path).ok_or(KeyError::Missing)?
+                // Two tokens that say the same are of one mind.
+                let mut told = from.tokens.iter().filter_map(|one| one.claim_text(path));
+                let first = told.next().ok_or(KeyError::Missing)?;
+                if told.any(|other| other != first) {
+                    return Err(KeyError::Several);
+                }
+                first
             }
             Source::Sni => Cow::Borrowed(from.sni.ok_or(KeyError::Missing)?),
             Source::Host => Cow::Borrowed(from.host),

@@ -89,7 +89,7 @@ fn every_source_gives_one_value_or_none() {
             query,
             host: "acme.example",
             sni: Some("sni.example"),
-            token: None,
+            tokens: Vec::new(),
             listener: None,
             client: [192, 0, 2, 1].into(),
         };
@@ -141,7 +141,7 @@ fn the_key_is_set_by_whom_the_listener_trusts() {
             query: None,
             host: "x",
             sni: None,
-            token: None,
+            tokens: Vec::new(),
             listener,
             client: client.parse().expect("an address"),
         };
