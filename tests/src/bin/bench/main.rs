@@ -10,11 +10,14 @@ mod loading;
 mod measure;
 mod peers;
 mod profile;
+mod proxied;
+mod proxy;
 mod router;
 mod rows;
 mod scenarios;
 mod side;
 mod snapshots;
+mod splice;
 mod tables;
 mod traffic;
 
@@ -38,6 +41,9 @@ enum Command {
     /// Sends and receives for one side of a comparison, as it is told on standard input.
     #[command(hide = true)]
     Load(load::Options),
+    /// Stands between clients and a server.
+    #[command(hide = true)]
+    Proxy(proxy::Options),
 }
 
 fn main() -> ExitCode {
@@ -57,5 +63,6 @@ fn run(command: Command) -> Result<()> {
             l4::run(&options)
         }
         Command::Load(options) => load::run(&options),
+        Command::Proxy(options) => proxy::run(&options),
     }
 }
