@@ -5,6 +5,7 @@
 //! [`Order`]s come on standard input, one line of JSON each; each is answered by one line, an [`Answer`].
 
 mod client;
+mod many;
 mod server;
 
 use std::{
@@ -21,6 +22,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use many::wait;
 pub(crate) use server::{answer_once, connections};
 
 /// Ports of the servers, on every address of the namespace that they run in.
@@ -33,6 +35,10 @@ pub(crate) mod port {
     pub(crate) const BULK: u16 = 7003;
     /// UDP, counts.
     pub(crate) const UDP: u16 = 7004;
+    /// TCP, answers each message of many connections at a time.
+    pub(crate) const MANY: u16 = 7005;
+    /// TCP, a proxy before the one above, on the node.
+    pub(crate) const PROXY: u16 = 7006;
 }
 
 /// Bytes of a request, of its answer and of a datagram.
@@ -60,6 +66,8 @@ pub(crate) enum Kind {
     Rr,
     /// A connection, a request, its answer and the close.
     Crr,
+    /// Requests and answers on many connections at a time, which stay open.
+    Many,
     /// Datagrams one way through a connected socket.
     Udp,
     /// Datagrams one way through an unconnected socket.

@@ -12,11 +12,14 @@ mod loading;
 mod measure;
 mod peers;
 mod profile;
+mod proxied;
+mod proxy;
 mod router;
 mod rows;
 mod scenarios;
 mod side;
 mod snapshots;
+mod splice;
 mod tables;
 mod traffic;
 
@@ -45,6 +48,9 @@ enum Command {
     /// Sends and receives for one side of a comparison, as it is told on standard input.
     #[command(hide = true)]
     Load(load::Options),
+    /// Stands between clients and a server.
+    #[command(hide = true)]
+    Proxy(proxy::Options),
 }
 
 fn main() -> ExitCode {
@@ -69,5 +75,6 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Floor(options) => l7::floor::run(&options),
         Command::Load(options) => load::run(&options),
+        Command::Proxy(options) => proxy::run(&options),
     }
 }

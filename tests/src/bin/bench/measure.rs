@@ -148,7 +148,9 @@ fn row(
     if !profile.is_empty() && spec.of.kind != Kind::Bulk {
         notes += &format!("; {profile}");
     }
-    if let Some(remark) = sides.get(&spec.of.setup).and_then(Side::remark) {
+    if let Some(side) = sides.get(&spec.of.setup)
+        && let Some(remark) = side.remark()?
+    {
         notes += &format!("; {remark}");
     }
     notes += &watch.words();

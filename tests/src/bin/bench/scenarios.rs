@@ -7,6 +7,7 @@ use tests::world::NODE;
 use crate::{
     load::{Kind, port},
     measure::{Probe, Spec},
+    proxied::Legs,
     rows::Bar,
     side::{DIRECT, From, GATEWAY, SERVER, SERVICE, STEERED, Setup},
     tables::Shape,
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Batch> {
         against(),
         steering(),
         router(),
+        spliced(),
     ]
     .concat()
 }
@@ -46,6 +48,7 @@ fn probe(setup: Setup, from: From, kind: Kind, to: impl Into<IpAddr>) -> Probe {
         Kind::Rr => port::RR,
         Kind::Crr => port::CRR,
         Kind::Bulk => port::BULK,
+        Kind::Many => port::PROXY,
         Kind::Udp | Kind::UdpTo | Kind::Flows => port::UDP,
     };
     Probe {
@@ -70,6 +73,7 @@ fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Rr => "rr",
         Kind::Crr => "crr",
+        Kind::Many => "64 × 1 KB",
         Kind::Udp => "udp",
         Kind::UdpTo => "udp unconnected",
         Kind::Bulk => "bulk",
@@ -295,4 +299,24 @@ fn router() -> Vec<Batch> {
         )]
     })
     .into()
+}
+
+/// A proxy on the node between the pods, some of whose connections skip the stack, against the same with none that does.
+fn spliced() -> Vec<Batch> {
+    let by = |legs| probe(Setup::Proxy(legs), From::Pod, Kind::Many, NODE.v4);
+    vec![
+        [
+            ("upstream leg", Legs::Upstream, 0.80),
+            ("both legs", Legs::Both, 0.65),
+        ]
+        .map(|(words, legs, most)| {
+            spec(
+                format!("{} by a proxy: {words} spliced", name(Kind::Many)),
+                by(legs),
+                by(Legs::None),
+                Bar::AtMost(most),
+            )
+        })
+        .into(),
+    ]
 }

@@ -24,6 +24,7 @@ use crate::{
     load::{Done, Kind, Order},
     peers,
     profile::Profiler,
+    proxied::{Legs, Proxied},
     router::Router,
     tables::{self, Shape},
     traffic::Load,
@@ -71,6 +72,8 @@ pub(crate) enum Setup {
     Full(Shape),
     /// The same, with a listener of the router on the node.
     Router(Shape),
+    /// It routes, and a proxy stands between the pods; some of its connections skip the stack.
+    Proxy(Legs),
     /// An nftables set of declared connections.
     NftSet(u32),
     /// A list of nftables rules.
@@ -92,9 +95,10 @@ pub(crate) enum From {
     Outside,
 }
 
-/// A side. Its generator ends first, then its datapath, then its world.
+/// A side. Its generator ends first, then its proxy and its datapath, then its world.
 pub(crate) struct Side {
     load: Option<(From, Load)>,
+    proxied: Option<Proxied>,
     cardinal: Option<Cardinal>,
     places: BTreeMap<From, Place>,
     server: Place,
@@ -124,6 +128,7 @@ impl Side {
         let places = BTreeMap::from([(From::Pod, client), (From::Outside, outside)]);
         let mut side = Self {
             load: None,
+            proxied: None,
             cardinal: None,
             places,
             server,
@@ -158,6 +163,9 @@ impl Side {
                 if let Some(cardinal) = &mut side.cardinal {
                     cardinal._router = Some(Router::start(node, &cardinal.datapath, core)?);
                 }
+            }
+            Setup::Proxy(legs) => {
+                side.proxied = Some(Proxied::start(&side.world, legs, core)?);
             }
             Setup::NftSet(entries) => side.nft(&peers::nft_set(entries))?,
             Setup::NftList(entries) => side.nft(&peers::nft_list(entries))?,
@@ -276,17 +284,29 @@ impl Side {
             to: to.into(),
             amount: u64::try_from(time.as_micros())?,
         };
-        self.load(from)?.run(&order, time)
+        let before = self.proxied.as_ref().map(Proxied::before).transpose()?;
+        let mut done = self.load(from)?.run(&order, time)?;
+        if let (Some(proxied), Some(before)) = (&mut self.proxied, before) {
+            proxied.after(&before, &mut done)?;
+        }
+        Ok(done)
     }
 
-    /// What the programs of this side do; nothing without the datapath.
+    /// What the programs of this side do; nothing where there are none.
     pub(crate) fn profiler(&self) -> Option<&Profiler> {
-        self.cardinal.as_ref().map(|cardinal| &cardinal.profiler)
+        match (&self.cardinal, &self.proxied) {
+            (Some(cardinal), _) => Some(&cardinal.profiler),
+            (None, Some(proxied)) => proxied.profiler(),
+            (None, None) => None,
+        }
     }
 
     /// What is to be said of the side beside its figures.
-    pub(crate) fn remark(&self) -> Option<&str> {
-        self.remark.as_deref()
+    pub(crate) fn remark(&self) -> Result<Option<String>> {
+        match &self.proxied {
+            Some(proxied) => proxied.remark().map(Some),
+            None => Ok(self.remark.clone()),
+        }
     }
 
     /// The datapath, where there is one.

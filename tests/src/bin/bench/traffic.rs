@@ -18,7 +18,7 @@ use crate::load::{Answer, Done, Order};
 /// How long an answer may take beyond the time that was ordered.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The priority of the generators: whoever else wants their core gets about one percent of it.
-const NICE: &str = "-20";
+pub(crate) const NICE: &str = "-20";
 
 /// Gives a thread, and those that it starts from then on, the priority of the generators.
 pub(crate) fn hurry(thread: Pid) -> Result<()> {

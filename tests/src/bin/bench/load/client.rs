@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{BATCH, Done, Kind, MESSAGE, Order, port, server::Servers};
+use super::{BATCH, Done, Kind, MESSAGE, Order, many, port, server::Servers};
 
 /// Transactions between two looks at the clock.
 const STRIDE: u64 = 16;
@@ -25,6 +25,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     servers: Servers,
     open: BTreeMap<(Kind, SocketAddr), TcpStream>,
+    many: BTreeMap<SocketAddr, many::Client>,
     sockets: BTreeMap<(Kind, SocketAddr), UdpSocket>,
 }
 
@@ -36,6 +37,7 @@ impl Client {
         Self {
             servers,
             open: BTreeMap::new(),
+            many: BTreeMap::new(),
             sockets: BTreeMap::new(),
         }
     }
@@ -51,6 +53,9 @@ impl Client {
             Kind::Udp | Kind::UdpTo => {
                 self.socket(order.kind, to)?;
             }
+            Kind::Many => {
+                self.many(to)?;
+            }
             Kind::Crr | Kind::Flows => {}
         }
         let (start, cpu) = (Instant::now(), cpu_nanos()?);
@@ -58,6 +63,7 @@ impl Client {
         let (count, lost) = match order.kind {
             Kind::Rr => self.requests(to, end),
             Kind::Crr => connections(to, end),
+            Kind::Many => self.many(to)?.requests(end).map(|count| (count, 0)),
             Kind::Udp | Kind::UdpTo => self.datagrams(order.kind, to, end),
             Kind::Bulk => self.stream(to, end),
             Kind::Flows => flows(to, order.amount),
@@ -80,6 +86,13 @@ impl Client {
                 stream.set_nodelay(true)?;
                 place.insert(stream)
             }
+        })
+    }
+
+    fn many(&mut self, to: SocketAddr) -> Result<&mut many::Client> {
+        Ok(match self.many.entry(to) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(many::Client::connect(to)?),
         })
     }
 

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Socket, Type};
 
-use super::{MESSAGE, port};
+use super::{MESSAGE, many, port};
 
 /// Bytes that one read of a stream may take.
 const CHUNK: usize = 256 * 1024;
@@ -95,6 +95,13 @@ pub(super) fn start(namespace: &Path) -> Result<Servers> {
             });
         })?;
     }
+    for listener in sockets.many {
+        serve("many", move || {
+            if let Err(error) = many::serve(&listener) {
+                eprintln!("bench: a server of many connections ended: {error:#}");
+            }
+        })?;
+    }
     let counter = |socket: UdpSocket| -> Result<Counter> {
         let (go, wait) = sync_channel(1);
         let (tell, counted) = sync_channel(1);
@@ -116,6 +123,7 @@ struct Sockets {
     rr: Vec<TcpListener>,
     crr: Vec<TcpListener>,
     bulk: Vec<TcpListener>,
+    many: Vec<TcpListener>,
     /// Of IPv4 and of IPv6.
     udp: [UdpSocket; 2],
 }
@@ -143,6 +151,7 @@ fn open() -> Result<Sockets> {
         rr: listeners(port::RR)?,
         crr: listeners(port::CRR)?,
         bulk: listeners(port::BULK)?,
+        many: listeners(port::MANY)?,
         udp: [only(v4, Type::DGRAM)?.into(), only(v6, Type::DGRAM)?.into()],
     })
 }
