@@ -249,14 +249,15 @@ pub enum Call {
 /// Remembers what a socket asked for.
 #[inline(always)]
 fn remember(call: Call, key: &TranslationKey, value: &TranslationValue) {
-    // An entry that is written again is a new one in the place of the old, which costs several times as much as finding that
-    // it says the same. SAFETY: compared at once; a reused slot says of another socket what should be said of this one, whose
-    // entry is then as lost as if it had been pushed out a moment later.
-    if call == Call::Send
-        && let Some(known) = unsafe { TRANSLATIONS.get(key) }
-        && known == value
-    {
-        return;
+    if call == Call::Send {
+        // An entry that is written again is a new one in the place of the old, which costs several times as much as finding
+        // that it says the same.
+        // SAFETY: compared at once; a reused slot says of another socket what should be said of this one, whose entry is then
+        // as lost as if it had been pushed out a moment later.
+        let known = unsafe { TRANSLATIONS.get(key) };
+        if known.is_some_and(|known| known == value) {
+            return;
+        }
     }
     if TRANSLATIONS.insert(key, value, 0).is_err() {
         count_lost(Lost::Translation);

@@ -36,7 +36,7 @@ use crate::{
     frame::Frame,
     maps::{self, CONTROL, ENDPOINTS, FLOWS, POLICIES, Rules},
     neighbour,
-    packet::{self, Icmp, Layer, Packet, protocol},
+    packet::{self, Fragmented, Icmp, Layer, Packet, protocol},
     record, steer,
 };
 
@@ -260,9 +260,9 @@ pub fn judge<const MODE: Dry>(
     if case.packet.destination.is_group(case.packet.v4) {
         return Err(Reason::Multicast);
     }
-    fragment::follow::<MODE>(case, way)?;
+    fragment::follow(case, way)?;
     let gate = gate_mark(ctx, way);
-    match case.packet.icmp {
+    let judged = match case.packet.icmp {
         Icmp::Error => {
             cold_path();
             owns(case, way)?;
@@ -273,7 +273,12 @@ pub fn judge<const MODE: Dry>(
         }
         Icmp::Other => owns(case, way).and(Err(Reason::IcmpType)),
         _ => connection::<MODE, false>(ctx, case, way, gate, flow),
+    };
+    if MODE == WET && case.packet.fragmented == Fragmented::First && judged.is_ok() {
+        cold_path();
+        fragment::note(case, way)?;
     }
+    judged
 }
 
 /// What an action means to a packet that goes `way`.
