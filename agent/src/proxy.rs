@@ -32,6 +32,7 @@ mod access;
 mod answer;
 mod attempts;
 mod body;
+mod client_hello;
 mod connection;
 mod exchange;
 mod linger;
@@ -49,6 +50,7 @@ mod request;
 mod respond;
 mod session;
 mod steered;
+mod stream;
 mod tallies;
 mod target;
 mod tls;
@@ -104,6 +106,8 @@ pub struct ProxyConfig {
     pub timeouts: Timeouts,
     /// Until the head of the next request is there: so long may a client's connection idle.
     pub idle: Duration,
+    /// So long may both sides of a TCP or TLS route's connection be silent.
+    pub stream_idle: Duration,
     /// Times of key sets that are fetched; those that a document tells replace them.
     pub keys: Limits,
     /// What is told of requests, and to whom.
@@ -125,6 +129,7 @@ impl Default for ProxyConfig {
             roots: None,
             timeouts: Timeouts::default(),
             idle: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(3600),
             keys: Limits::default(),
             telemetry: TelemetrySettings::default(),
             clock: Clock::default(),
@@ -214,6 +219,7 @@ impl Proxy {
             loopback: config.loopback,
             inside: config.inside,
             idle: config.idle,
+            stream_idle: config.stream_idle,
             clock: config.clock,
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();

@@ -26,6 +26,7 @@ pub mod matching;
 pub mod placement;
 pub mod query;
 pub mod rewrite;
+pub mod stream;
 pub mod token;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
@@ -123,8 +124,10 @@ pub(crate) struct Inside {
 /// Listeners that share an address and port.
 #[derive(Debug, Default)]
 pub struct Bind {
-    /// Whether TLS is terminated here; all listeners of a port agree.
-    pub tls: bool,
+    /// How connections begin; all listeners of a port agree.
+    pub wire: Wire,
+    /// Whether the TLS of some of them stays closed, so that a `ClientHello` has to go on as it came.
+    pub passthrough: bool,
     pub(crate) listeners: HostIndex<Arc<Listener>>,
 }
 
@@ -135,10 +138,30 @@ impl Bind {
         self.listeners.find(host)
     }
 
+    /// The listener for a server name; without a name, the one without a host.
+    pub fn named(&self, name: Option<&str>) -> Option<&Arc<Listener>> {
+        match name {
+            Some(name) => self.listener(name),
+            None => self.default_listener(),
+        }
+    }
+
     /// The listener for a `ClientHello` without SNI: the one without a host, if any.
     pub fn default_listener(&self) -> Option<&Arc<Listener>> {
         self.listeners.any.as_ref()
     }
+}
+
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// With a request.
+    #[default]
+    Http,
+    /// With a `ClientHello`.
+    Tls,
+    /// With anything, or with nothing until the other side speaks.
+    Any,
 }
 
 /// One listener of a gateway, with its routes by host.
@@ -153,6 +176,8 @@ pub struct Listener {
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
     pub(crate) default_certificate: Option<Arc<ServerCertificate>>,
+    /// Where connections go that are not HTTP; none: they are.
+    pub(crate) streams: Option<stream::Streams>,
 }
 
 impl Listener {

@@ -57,6 +57,7 @@ pub(super) struct Shared {
     pub(super) loopback: bool,
     pub(super) inside: bool,
     pub(super) idle: Duration,
+    pub(super) stream_idle: Duration,
     pub(super) clock: Clock,
 }
 
@@ -80,6 +81,7 @@ pub(super) struct Worker {
     loopback: bool,
     inside: bool,
     idle: Duration,
+    stream_idle: Duration,
     clock: Clock,
     random: Cell<u64>,
     /// Next turn of each target of the table with this generation.
@@ -144,6 +146,7 @@ impl Worker {
             loopback: shared.loopback,
             inside: shared.inside,
             idle: shared.idle,
+            stream_idle: shared.stream_idle,
             clock: shared.clock,
             random: Cell::new(seed()),
             turns: RefCell::default(),
@@ -176,6 +179,11 @@ impl Worker {
     /// How long a client connection may wait for its next request.
     pub(super) fn idle(&self) -> Duration {
         self.idle
+    }
+
+    /// How long a connection that nobody reads may be silent.
+    pub(super) fn stream_idle(&self) -> Duration {
+        self.stream_idle
     }
 
     /// The component of a source address. Loopback belongs to every process of the node, so it is none.

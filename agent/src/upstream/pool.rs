@@ -2,18 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::uri::Authority;
 use http::{HeaderValue, Request, Uri, header};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::resolve::Resolver;
-use super::{Answer, Destination, LocalExecutor, RequestBody, Settings, UpstreamError, connect};
+use super::{
+    Answer, Destination, LocalExecutor, RequestBody, Settings, Stream, UpstreamError, connect,
+};
 use crate::route::RouteTable;
 
 /// Idle HTTP/1 connections kept per destination and core.
@@ -78,12 +78,12 @@ impl Client {
         &self.settings
     }
 
-    /// A plain connection that carries whatever its user sends.
+    /// A plain connection that carries whatever its user sends, and where it ended.
     pub async fn tunnel(
         &self,
         destination: &Destination,
         table: &RouteTable,
-    ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+    ) -> Result<(Stream, String), UpstreamError> {
         let open = connect::tunnel(destination, &self.settings, &self.resolver, table);
         tokio::time::timeout(connect::TUNNEL_LIMIT, open)
             .await

@@ -72,6 +72,7 @@ pub(crate) fn empty() -> Snapshot {
         routing_tables: BTreeMap::new(),
         gateways: BTreeMap::new(),
         routes: Vec::new(),
+        l4_routes: Vec::new(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     }
