@@ -41,6 +41,8 @@ pub struct RouteTable {
     /// Counter of the configuration that this table was compiled from.
     pub generation: u64,
     pub(crate) binds: HashMap<SocketAddr, Bind>,
+    /// Listeners of UDP.
+    pub(crate) datagrams: HashMap<SocketAddr, Arc<Listener>>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
     pub(crate) steered: HashMap<SocketAddr, Steered>,
     pub(crate) dns: Vec<IpAddr>,
@@ -77,7 +79,17 @@ impl RouteTable {
             .or_else(|| self.binds.get(&SocketAddr::new(any, local.port())))
     }
 
-    /// Addresses and ports of all listeners: what has to be open before this table is published.
+    /// The listener that takes datagrams at a local address and port.
+    pub fn datagrams(&self, local: SocketAddr) -> Option<&Arc<Listener>> {
+        self.datagrams.get(&local)
+    }
+
+    /// Addresses and ports of all listeners of UDP: what has to be open for datagrams.
+    pub fn datagram_addresses(&self) -> std::collections::BTreeSet<SocketAddr> {
+        self.datagrams.keys().copied().collect()
+    }
+
+    /// Addresses and ports of all listeners of TCP: what has to be open before this table is published.
     pub fn addresses(&self) -> std::collections::BTreeSet<SocketAddr> {
         self.binds.keys().copied().collect()
     }

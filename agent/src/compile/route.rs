@@ -38,6 +38,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
     let table = RouteTable {
         generation,
         binds: compiler.binds(&rules, &streams),
+        datagrams: compiler.datagrams(&rules, &streams),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
@@ -397,6 +398,32 @@ impl<'a> Compiler<'a> {
             }
         }
         binds
+    }
+
+    fn datagrams(
+        &mut self,
+        rules: &[Vec<Arc<RouteRule>>],
+        streams: &[Arc<StreamRoute>],
+    ) -> HashMap<SocketAddr, Arc<Listener>> {
+        let mut datagrams = HashMap::new();
+        for gateway in self.snapshot.gateways.values() {
+            for listener in &gateway.listeners {
+                if listener.protocol != ListenerProtocol::Udp {
+                    continue;
+                }
+                let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
+                for address in &gateway.addresses {
+                    let address = SocketAddr::new(*address, listener.port.get());
+                    if let Some(other) = datagrams.insert(address, Arc::clone(&compiled)) {
+                        self.mistake(
+                            &listener.declared,
+                            format!("{address} is already listener `{}`", other.name),
+                        );
+                    }
+                }
+            }
+        }
+        datagrams
     }
 
     /// What a listener does that is not HTTP.

@@ -122,7 +122,7 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
 }
 
 /// IPv4 clients of an IPv6 socket are IPv4 clients.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -126,7 +126,7 @@ pub(super) fn chosen<'a>(
 
 /// Whether a component may use a gate: never the north one; the west one for endpoints that it declared, and a route
 /// below HTTP leads to none.
-fn admit(listener: &Listener, caller: &Caller) -> Result<(), Refusal> {
+pub(super) fn admit(listener: &Listener, caller: &Caller) -> Result<(), Refusal> {
     let (reason, gate) = match listener.gate {
         None => return Ok(()),
         Some(Gate::External) => (Reason::NorthFromCell, "north"),
@@ -175,7 +175,7 @@ pub(super) fn mark(listener: &Listener) -> Mark {
 }
 
 /// Returns once `last` is longer ago than `limit`.
-async fn silence(last: &Cell<Instant>, limit: Duration) {
+pub(super) async fn silence(last: &Cell<Instant>, limit: Duration) {
     loop {
         let end = last.get() + limit;
         if Instant::now() >= end {

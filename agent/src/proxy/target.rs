@@ -137,10 +137,14 @@ pub(super) fn in_turn<'a>(
 ) -> impl Iterator<Item = Place> + use<'a> {
     let turn = worker.turn(generation, target, list.len());
     let (before, after) = list.split_at(turn);
-    after.iter().chain(before).map(|upstream| match upstream {
+    after.iter().chain(before).map(upstream_place)
+}
+
+pub(super) fn upstream_place(upstream: &Upstream) -> Place {
+    match upstream {
         Upstream::Tcp { host, port } => place(host, port.get()),
         Upstream::Unix(path) => Place::Unix(path.clone()),
-    })
+    }
 }
 
 pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {

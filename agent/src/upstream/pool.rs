@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::uri::Authority;
@@ -12,7 +13,8 @@ use tokio::time::Instant;
 
 use super::resolve::Resolver;
 use super::{
-    Answer, Destination, LocalExecutor, RequestBody, Settings, Stream, UpstreamError, connect,
+    Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
+    connect,
 };
 use crate::route::RouteTable;
 
@@ -91,6 +93,24 @@ impl Client {
                 place: destination.place.to_string(),
                 limit: connect::TUNNEL_LIMIT,
             })?
+    }
+
+    /// The address that a place is asked at; the first one of a name.
+    pub(crate) async fn address(
+        &self,
+        place: &Place,
+        table: &RouteTable,
+    ) -> Result<SocketAddr, UpstreamError> {
+        match place {
+            Place::Address(address) => Ok(*address),
+            Place::Name(name, port) => {
+                let addresses = self.resolver.resolve(name, *port, table.dns()).await?;
+                addresses.first().copied().ok_or(UpstreamError::Nowhere)
+            }
+            Place::Unix(_) => Err(UpstreamError::NoDatagrams {
+                place: place.to_string(),
+            }),
+        }
     }
 
     /// Closes connections that idled too long; called from time to time.

@@ -22,6 +22,7 @@ mod tcp_routes;
 mod telemetry;
 mod tls;
 mod tls_routes;
+mod udp_routes;
 mod upstreams;
 mod vectors;
 mod websockets;

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use cardinal_agent::compile::route::compile;
 use cardinal_agent::proxy::{ProxyConfig, Reason};
 use snapshot::Snapshot;
 use snapshot::model::Gate;
@@ -276,13 +275,7 @@ async fn proxy_tcp_route_lets_connections_end_when_it_goes_or_the_router_does() 
     let mut gone = snapshot.clone();
     gone.gateways.clear();
     gone.l4_routes.clear();
-    let table = compile(&gone, 2).expect("it compiles");
-    let opened = router
-        .proxy
-        .open(&table.addresses())
-        .expect("nothing is new");
-    router.table.store(table.into());
-    opened.commit();
+    router.publish(&gone, 2);
     let mut refused = false;
     for _ in 0..100 {
         refused = TcpStream::connect(at).await.is_err();
