@@ -21,10 +21,12 @@ pub(crate) mod gateway;
 pub(crate) mod http_route;
 pub(crate) mod jwks;
 pub(crate) mod platform;
+pub(crate) mod policy;
 pub(crate) mod routing_table;
 pub(crate) mod secret;
 pub(crate) mod security_policy;
 pub(crate) mod template;
+pub(crate) mod traffic_policy;
 
 /// API group and version of Cardinal's own kinds.
 pub(crate) const CARDINAL: &str = "cardinal.dev/v1alpha1";
@@ -33,13 +35,14 @@ pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 /// API group and version of Envoy Gateway.
 pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 
-const KINDS: [(&str, &str); 9] = [
+const KINDS: [(&str, &str); 10] = [
     ("Cell", CARDINAL),
     ("RoutingTable", CARDINAL),
     ("Platform", CARDINAL),
     ("Gateway", GATEWAY_API),
     ("HTTPRoute", GATEWAY_API),
     ("SecurityPolicy", ENVOY_GATEWAY),
+    ("BackendTrafficPolicy", ENVOY_GATEWAY),
     ("HTTPRouteFilter", ENVOY_GATEWAY),
     ("Backend", ENVOY_GATEWAY),
     ("Secret", "v1"),
@@ -62,6 +65,7 @@ pub(crate) struct Drafts {
     pub(crate) gateways: Table<gateway::GatewayDraft>,
     pub(crate) http_routes: Table<http_route::RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
+    pub(crate) traffic_policies: Table<traffic_policy::TrafficDraft>,
     pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
     pub(crate) secrets: Table<secret::SecretDraft>,
@@ -232,6 +236,12 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             &mut drafts.security_policies,
             &meta,
             spec(object, &meta, security_policy::read),
+            root.sink(),
+        ),
+        "BackendTrafficPolicy" => place(
+            &mut drafts.traffic_policies,
+            &meta,
+            spec(object, &meta, traffic_policy::read),
             root.sink(),
         ),
         "HTTPRouteFilter" => place(

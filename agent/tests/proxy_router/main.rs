@@ -20,6 +20,7 @@ mod support;
 mod swap;
 mod telemetry;
 mod tls;
+mod traffic_policy;
 mod upstreams;
 mod vectors;
 mod websockets;
