@@ -34,6 +34,7 @@ mod attempts;
 mod body;
 mod connection;
 mod exchange;
+mod grpc;
 mod linger;
 mod listen;
 mod log;

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
     Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
-    RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
+    RemoteKeys, Retry, RouteKind, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 pub mod admission;
@@ -301,6 +301,8 @@ pub struct Steered {
 /// A rule of a route, compiled.
 #[derive(Debug)]
 pub struct RouteRule {
+    /// Kind of the route.
+    pub kind: RouteKind,
     /// Name of the route, for logs.
     pub route: Arc<str>,
     /// Position of the rule in its route.

@@ -11,8 +11,8 @@ use crate::document::cell::ExposureDraft;
 use crate::model::{
     Auth, AuthRule, Authorization, ComponentId, ComponentKind, Decision, DocumentPath, Filter,
     Gate, HostPattern, Hostname, JwtProvider, Listener, Name, ObjectName, Operation, Origin,
-    Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route, Rule, Target,
-    TokenRequirement, WeightedTarget,
+    Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route, RouteKind, Rule,
+    Target, TokenRequirement, WeightedTarget,
 };
 use crate::naming;
 use crate::report::Source;
@@ -181,6 +181,7 @@ pub(crate) fn route(
         MAX_ROUTE_NAME,
     );
     Ok(Route {
+        kind: RouteKind::Http,
         name: ObjectName::new(namespace, &name).map_err(|error| error.to_string())?,
         origin: Origin::Endpoint {
             endpoint: exposure.endpoint.clone(),

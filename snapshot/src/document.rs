@@ -18,6 +18,7 @@ pub(crate) mod cell;
 pub(crate) mod duration;
 pub(crate) mod filter;
 pub(crate) mod gateway;
+pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod jwks;
 pub(crate) mod platform;
@@ -33,12 +34,13 @@ pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 /// API group and version of Envoy Gateway.
 pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 
-const KINDS: [(&str, &str); 9] = [
+const KINDS: [(&str, &str); 10] = [
     ("Cell", CARDINAL),
     ("RoutingTable", CARDINAL),
     ("Platform", CARDINAL),
     ("Gateway", GATEWAY_API),
     ("HTTPRoute", GATEWAY_API),
+    ("GRPCRoute", GATEWAY_API),
     ("SecurityPolicy", ENVOY_GATEWAY),
     ("HTTPRouteFilter", ENVOY_GATEWAY),
     ("Backend", ENVOY_GATEWAY),
@@ -61,6 +63,7 @@ pub(crate) struct Drafts {
     pub(crate) routing_tables: Table<model::RoutingTable>,
     pub(crate) gateways: Table<gateway::GatewayDraft>,
     pub(crate) http_routes: Table<http_route::RouteDraft>,
+    pub(crate) grpc_routes: Table<http_route::RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
     pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
@@ -226,6 +229,12 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             &mut drafts.http_routes,
             &meta,
             spec(object, &meta, http_route::read),
+            root.sink(),
+        ),
+        "GRPCRoute" => place(
+            &mut drafts.grpc_routes,
+            &meta,
+            spec(object, &meta, grpc_route::read),
             root.sink(),
         ),
         "SecurityPolicy" => place(

@@ -14,7 +14,7 @@ use crate::document::platform::PlatformDraft;
 use crate::document::secret::SecretDraft;
 use crate::model::{
     Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, ListenerProtocol, Node,
-    ObjectName, Platform, Route, Snapshot,
+    ObjectName, Platform, Route, RouteKind, Snapshot,
 };
 use crate::reader::Sink;
 use crate::report::Source;
@@ -108,14 +108,18 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
     let routing_tables = drafts.routing_tables;
     let unread = |name: &ObjectName| attach.contains_key(name);
     routing_table::trusted(&routing_tables, &gateways, unread, sink);
-    let documents = http_route::routes(
-        drafts.http_routes,
-        &attach,
-        &routing_tables,
-        &drafts.backends,
-        &drafts.filters,
+    let references = http_route::References {
+        gateways: &attach,
+        tables: &routing_tables,
+        backends: &drafts.backends,
+        filters: &drafts.filters,
         sink,
-    );
+    };
+    let routes_of_documents = [
+        (RouteKind::Http, drafts.http_routes),
+        (RouteKind::Grpc, drafts.grpc_routes),
+    ];
+    let documents = http_route::routes(routes_of_documents, &references);
     let mut routes = security_policy::apply(
         drafts.security_policies,
         documents,
@@ -149,7 +153,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
 /// Documents before cells, then the oldest, then by name (Gateway API, `HTTPRouteRule`).
 fn route_order(route: &Route) -> impl Ord + '_ {
     let age = (route.created.is_none(), route.created);
-    (&route.origin, age, &route.name)
+    (&route.origin, age, &route.name, route.kind)
 }
 
 fn certificates(

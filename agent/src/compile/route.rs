@@ -15,6 +15,7 @@ use snapshot::model::{
     Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
     Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
     RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens, WeightedTarget,
+    effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -163,6 +164,7 @@ impl<'a> Compiler<'a> {
             }
         }
         RouteRule {
+            kind: route.kind,
             route: Arc::clone(name),
             index,
             origin: route.origin.clone(),
@@ -536,28 +538,6 @@ fn host_pattern(name: &str) -> Option<HostPattern> {
         Some(suffix) => Hostname::new(suffix).ok().map(HostPattern::Wildcard),
         None => Hostname::new(name).ok().map(HostPattern::Exact),
     }
-}
-
-/// Hosts under which a route serves on a listener (Gateway API, `HTTPRoute.hostnames`); none in the
-/// list is every host.
-fn effective_hosts(
-    listener: Option<&HostPattern>,
-    route: &[HostPattern],
-) -> Vec<Option<HostPattern>> {
-    if route.is_empty() {
-        return vec![listener.cloned()];
-    }
-    let mut hosts: Vec<_> = route
-        .iter()
-        .filter_map(|own| match listener {
-            Some(listener) => listener.intersect(own),
-            None => Some(own.clone()),
-        })
-        .map(Some)
-        .collect();
-    hosts.sort();
-    hosts.dedup();
-    hosts
 }
 
 /// What no declared name may lead to. The kernel draws the same line for networks of south calls.

@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 use snapshot::model::{
     Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind, Gate,
     Gateway, HostPattern, Hostname, Intra, Listener, ListenerProtocol, Name, ObjectName, Origin,
-    Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, Target, Upstream,
-    UpstreamHost, WeightedTarget, Workloads,
+    Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, RouteKind, Rule, Target,
+    Upstream, UpstreamHost, WeightedTarget, Workloads,
 };
 use snapshot::path::CanonicalPath;
 use snapshot::{Snapshot, Source};
@@ -112,6 +112,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
 
 pub(crate) fn route(called: &str, hosts: &[&str], rules: Vec<Rule>) -> Route {
     Route {
+        kind: RouteKind::Http,
         name: object(called),
         origin: Origin::Document,
         declared: source(),

@@ -1,11 +1,13 @@
 //! `Gateway` (Gateway API).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::addresses::{Placed, address, addresses};
 use super::{Meta, name, reference};
-use crate::model::{HostPattern, Hostname, Listener, ListenerProtocol, Name, ObjectName, Port};
+use crate::model::{
+    HostPattern, Hostname, Listener, ListenerProtocol, Name, ObjectName, Port, RouteKind,
+};
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 
@@ -28,8 +30,8 @@ pub(crate) struct ListenerDraft {
     pub(crate) certificate_sources: Vec<Source>,
     /// Routes of every namespace, or of the gateway's own.
     pub(crate) all_namespaces: bool,
-    /// Whether the listener takes HTTP routes.
-    pub(crate) http_routes: bool,
+    /// Kinds of routes that the listener takes.
+    pub(crate) kinds: BTreeSet<RouteKind>,
 }
 
 /// Reads the `spec`.
@@ -150,9 +152,9 @@ fn listener(
     };
     let allowed = match object.optional("allowedRoutes") {
         Some(field) => allowed_routes(&field),
-        None => Some((false, true)),
+        None => Some((false, BTreeSet::from(KINDS))),
     };
-    let (all_namespaces, http_routes) = allowed?;
+    let (all_namespaces, kinds) = allowed?;
     let hostname = match hostname {
         Some(hostname) => Some(hostname?),
         None => None,
@@ -167,7 +169,7 @@ fn listener(
         },
         certificate_sources,
         all_namespaces,
-        http_routes,
+        kinds,
     })
 }
 
@@ -212,7 +214,10 @@ fn certificates(
     Some(certificates)
 }
 
-fn allowed_routes(field: &Field<'_>) -> Option<(bool, bool)> {
+/// Kinds of routes that HTTP and HTTPS listeners take (Gateway API, `AllowedRoutes.kinds`).
+const KINDS: [RouteKind; 2] = [RouteKind::Http, RouteKind::Grpc];
+
+fn allowed_routes(field: &Field<'_>) -> Option<(bool, BTreeSet<RouteKind>)> {
     let mut object = field.object()?;
     let mut all = Some(false);
     if let Some(mut namespaces) = object.optional("namespaces").and_then(|f| f.object()) {
@@ -222,10 +227,10 @@ fn allowed_routes(field: &Field<'_>) -> Option<(bool, bool)> {
         namespaces.unsupported(&["selector"]);
         namespaces.finish();
     }
-    let mut http_routes = true;
-    if let Some(kinds) = object.optional("kinds") {
-        http_routes = false;
-        for field in kinds.list() {
+    let mut kinds = BTreeSet::from(KINDS);
+    if let Some(listed) = object.optional("kinds") {
+        kinds.clear();
+        for field in listed.list() {
             let Some(mut kind) = field.object() else {
                 continue;
             };
@@ -233,13 +238,13 @@ fn allowed_routes(field: &Field<'_>) -> Option<(bool, bool)> {
                 field.choice(&[("gateway.networking.k8s.io", ())]);
             }
             if let Some(field) = kind.required("kind") {
-                http_routes |= field.choice(&[("HTTPRoute", ())]).is_some();
+                kinds.extend(field.choice(&KINDS.map(|kind| (kind.as_str(), kind))));
             }
             kind.finish();
         }
     }
     object.finish();
-    Some((all?, http_routes))
+    Some((all?, kinds))
 }
 
 /// A host name or `*.` and a host name.

@@ -1,7 +1,9 @@
 //! `SecurityPolicy` (Envoy Gateway): who may pass, by key, user, token and what these may do.
 
 use super::{Meta, name};
-use crate::model::{Authorization, Decision, Name, ObjectName, Timestamp, Tokens};
+use crate::model::{
+    Authorization, Decision, Name, ObjectName, RouteKind, RouteName, Timestamp, Tokens,
+};
 use crate::reader::{Field, Object};
 use crate::report::Source;
 
@@ -27,8 +29,8 @@ pub(crate) struct PolicyDraft {
 /// What a policy is for, from the most specific on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PolicyTarget {
-    Rule(ObjectName, Name),
-    Route(ObjectName),
+    Rule(RouteName, Name),
+    Route(RouteName),
     Listener(ObjectName, Name),
     Gateway(ObjectName),
 }
@@ -120,23 +122,25 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<PolicyTarget> {
     if let Some(field) = object.required("group") {
         field.choice(&[("gateway.networking.k8s.io", ())]);
     }
-    let gateway = object
-        .required("kind")
-        .and_then(|field| field.choice(&[("HTTPRoute", false), ("Gateway", true)]));
+    let kind = object.required("kind").and_then(|field| {
+        let routes = [RouteKind::Http, RouteKind::Grpc].map(|kind| (kind.as_str(), Some(kind)));
+        field.choice(&[routes[0], routes[1], ("Gateway", None)])
+    });
     let target = object
         .required("name")
         .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
     let section = object.optional("sectionName");
     object.finish();
-    let (gateway, target) = (gateway?, target?);
+    let (kind, target) = (kind?, target?);
     let section = match section {
         Some(field) => Some(name(&field)?),
         None => None,
     };
-    Some(match (gateway, section) {
-        (true, Some(listener)) => PolicyTarget::Listener(target, listener),
-        (true, None) => PolicyTarget::Gateway(target),
-        (false, Some(rule)) => PolicyTarget::Rule(target, rule),
-        (false, None) => PolicyTarget::Route(target),
+    let route = |kind, name| RouteName { kind, name };
+    Some(match (kind, section) {
+        (None, Some(listener)) => PolicyTarget::Listener(target, listener),
+        (None, None) => PolicyTarget::Gateway(target),
+        (Some(kind), Some(rule)) => PolicyTarget::Rule(route(kind, target), rule),
+        (Some(kind), None) => PolicyTarget::Route(route(kind, target)),
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::credentials;
-use super::http_route::{Gateways, Linked};
+use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
 use crate::document::security_policy::{PolicyDraft, PolicyTarget};
@@ -19,7 +19,7 @@ type Policies = BTreeMap<PolicyTarget, (Source, Arc<Auth>)>;
 /// endpoints counts as a policy of the rule.
 pub(super) fn apply(
     drafts: Table<PolicyDraft>,
-    documents: BTreeMap<ObjectName, Option<Linked>>,
+    documents: Documents,
     derived: Vec<Route>,
     gateways: &Gateways,
     secrets: &Table<SecretDraft>,
@@ -48,7 +48,7 @@ pub(super) fn apply(
 /// (Gateway API, policy attachment, conflict resolution).
 fn targets(
     drafts: Table<PolicyDraft>,
-    documents: &BTreeMap<ObjectName, Option<Linked>>,
+    documents: &Documents,
     gateways: &Gateways,
     secrets: &Table<SecretDraft>,
     sink: &Sink,
@@ -88,7 +88,7 @@ fn targets(
 
 fn missing(
     target: &PolicyTarget,
-    documents: &BTreeMap<ObjectName, Option<Linked>>,
+    documents: &Documents,
     gateways: &Gateways,
     sink: &Sink,
 ) -> Option<String> {
@@ -112,11 +112,9 @@ fn missing(
             }
             Some(_) => None,
         },
-        PolicyTarget::Route(name) => {
-            (!documents.contains_key(name)).then(|| format!("no `HTTPRoute` {name}"))
-        }
+        PolicyTarget::Route(name) => (!documents.contains_key(name)).then(|| format!("no {name}")),
         PolicyTarget::Rule(name, rule) => match documents.get(name) {
-            None => Some(format!("no `HTTPRoute` {name}")),
+            None => Some(format!("no {name}")),
             Some(Some(linked))
                 if !linked
                     .rule_names
@@ -125,7 +123,7 @@ fn missing(
                     .any(|known| known == rule)
                     && !sink.tainted(&linked.route.declared) =>
             {
-                Some(format!("`HTTPRoute` {name} has no rule `{rule}`"))
+                Some(format!("{name} has no rule `{rule}`"))
             }
             Some(_) => None,
         },

@@ -125,10 +125,52 @@ impl fmt::Display for HostPattern {
     }
 }
 
+/// Kinds of routes. In this order where nothing else decides between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// `HTTPRoute`, and what a cell's endpoint generates.
+    Http,
+    /// `GRPCRoute`: its backends speak gRPC, which is HTTP/2 on the whole way.
+    Grpc,
+}
+
+impl RouteKind {
+    /// As a document names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Kind and name of a document of a route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteName {
+    /// Its kind.
+    pub kind: RouteKind,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl fmt::Display for RouteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.kind, self.name)
+    }
+}
+
 /// A route: hosts and rules on gateways.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Name of the `HTTPRoute`, or a generated one of a cell's endpoint.
+    /// What kind of document it is, or would be.
+    pub kind: RouteKind,
+    /// Name of the document, or a generated one of a cell's endpoint.
     pub name: ObjectName,
     /// Where it comes from.
     pub origin: Origin,
@@ -145,10 +187,32 @@ pub struct Route {
     pub rules: Vec<Rule>,
 }
 
+/// Hosts under which a route serves on a listener (Gateway API, `HTTPRoute.hostnames`); none in the
+/// list is every host.
+pub fn effective_hosts(
+    listener: Option<&HostPattern>,
+    route: &[HostPattern],
+) -> Vec<Option<HostPattern>> {
+    if route.is_empty() {
+        return vec![listener.cloned()];
+    }
+    let mut hosts: Vec<_> = route
+        .iter()
+        .filter_map(|own| match listener {
+            Some(listener) => listener.intersect(own),
+            None => Some(own.clone()),
+        })
+        .map(Some)
+        .collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
 /// Where a route comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// An `HTTPRoute` document.
+    /// A document.
     Document,
     /// A cell's endpoint, through one of its gates.
     Endpoint {
