@@ -6,6 +6,7 @@ mod cells;
 mod documents;
 mod east;
 mod filters;
+mod grpc;
 mod hostile;
 mod http;
 mod keys;
