@@ -53,6 +53,7 @@ pub(super) fn choose(
         host: None,
         outside: false,
         owner: None,
+        terms: target.terms.clone(),
     };
     let plain = |destinations| Chosen {
         destinations,
@@ -123,13 +124,14 @@ pub(super) fn mirrored(
         place,
         tls: None,
         host: None,
+        terms: target.terms.clone(),
         ..like.clone()
     };
     places.into_iter().map(destination).collect()
 }
 
 /// A list of upstreams, from the one whose turn it is.
-fn in_turn<'a>(
+pub(super) fn in_turn<'a>(
     worker: &Worker,
     generation: u64,
     target: u32,
@@ -137,10 +139,14 @@ fn in_turn<'a>(
 ) -> impl Iterator<Item = Place> + use<'a> {
     let turn = worker.turn(generation, target, list.len());
     let (before, after) = list.split_at(turn);
-    after.iter().chain(before).map(|upstream| match upstream {
+    after.iter().chain(before).map(upstream_place)
+}
+
+pub(super) fn upstream_place(upstream: &Upstream) -> Place {
+    match upstream {
         Upstream::Tcp { host, port } => place(host, port.get()),
         Upstream::Unix(path) => Place::Unix(path.clone()),
-    })
+    }
 }
 
 pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {
