@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, route, taken};
+use super::{Case, cell, route, taken};
 use crate::document::cell::Strictness;
 use crate::model::{Gate, PathMatch};
+use crate::{SourceFile, parse};
 
 /// `compat` says what it opens; a cell without it has nothing to say.
 #[test]
@@ -65,6 +66,37 @@ fn what_compat_opens_is_a_warning() {
             for (warning, wanted) in snapshot.warnings.iter().zip(wanted) {
                 assert!(warning.message.contains(wanted), "{warning:?}");
             }
+        }
+    }
+}
+
+/// A TCP endpoint has no requests to route, whatever `compat` says.
+#[test]
+fn compat_makes_no_route_of_layer_4() {
+    for strictness in [Strictness::Strict, Strictness::Compat] {
+        let input = json!({ "endpoint_type": "TCP" });
+        let mut endpoint = cell(&Case {
+            id: "a cell",
+            strictness,
+            input: &input,
+            expect: &Value::Null,
+        });
+        // Layer 4 has no paths.
+        let fields = endpoint["spec"]["components"][0]["endpoints"][0].as_object_mut();
+        fields.expect("an endpoint").remove("basePath");
+        let file = SourceFile {
+            path: "cell.json".to_owned(),
+            bytes: endpoint.to_string().into_bytes(),
+        };
+        let snapshot = parse(&[file]).unwrap_or_else(|error| panic!("{error}"));
+        assert!(snapshot.routes.is_empty());
+        assert!(snapshot.warnings.is_empty(), "{:?}", snapshot.warnings);
+        let components = snapshot
+            .cells
+            .values()
+            .flat_map(|cell| cell.components.values());
+        for endpoint in components.flat_map(|component| component.endpoints.values()) {
+            assert!(endpoint.public.is_none() && endpoint.organization.is_none());
         }
     }
 }
