@@ -32,7 +32,8 @@ mod traffic;
 
 pub use auth::{
     ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
-    CredentialPlace, Decision, HeaderRequirement, Leniency, StringMatch, TokenRequirement, Tokens,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, ScopeClaims, StringMatch,
+    TokenRequirement, Tokens,
 };
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,

@@ -132,8 +132,8 @@ struct Candidate {
     method: Option<Method>,
     headers: Vec<(HeaderName, TextMatch)>,
     query: Vec<(String, TextMatch)>,
-    /// Document order; derived candidates come after all that were written.
-    order: (bool, usize),
+    /// Document order.
+    order: usize,
     rule: Arc<RouteRule>,
 }
 
@@ -189,14 +189,12 @@ pub enum MatchError {
 
 impl HostRules {
     /// Adds one match of a rule. Rules are added in precedence order: what is equal in every other
-    /// way goes to the one that was added first. With `head_as_get` a match of GET takes HEAD too,
-    /// unless another match names HEAD.
+    /// way goes to the one that was added first.
     pub fn add(
         &mut self,
         given: &RequestMatch,
         rule: &Arc<RouteRule>,
         order: usize,
-        head_as_get: bool,
     ) -> Result<(), MatchError> {
         let method = match &given.method {
             Some(text) => Some(
@@ -214,17 +212,14 @@ impl HostRules {
                 headers.push((name, value.clone()));
             }
         }
-        let candidate = |method: Option<Method>, derived: bool| Candidate {
+        let candidate = Candidate {
             method,
-            headers: headers.clone(),
+            headers,
             query: given.query.clone(),
-            order: (derived, order),
+            order,
             rule: Arc::clone(rule),
         };
-        if head_as_get && method == Some(Method::GET) {
-            self.push(&given.path, candidate(Some(Method::HEAD), true));
-        }
-        self.push(&given.path, candidate(method, false));
+        self.push(&given.path, candidate);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 mod access;
 mod auth;
 mod cells;
+mod choreo;
 mod documents;
 mod east;
 mod filters;
