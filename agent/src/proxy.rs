@@ -30,6 +30,7 @@ use crate::upstream::{Settings, Timeouts};
 
 mod access;
 mod answer;
+mod aside;
 mod attempts;
 mod body;
 mod connection;

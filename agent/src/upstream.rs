@@ -9,27 +9,32 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request};
 use snapshot::model::Hostname;
 use tokio::time::Instant;
 
 use crate::route::RouteTable;
 
+mod alarm;
+mod answer;
 pub mod body;
 pub mod budget;
 mod connect;
+mod http1;
 pub mod kept;
 pub(crate) mod once;
 mod pool;
 pub mod resolve;
 
+pub use answer::{Answer, AnswerBody, Break};
 pub use body::{BodyBreak, BodyError, Progress, RequestBody};
 pub use budget::Budgets;
 pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
+pub use http1::{Http1Error, Switched};
 pub use pool::Client;
 
 /// Where a request goes.
@@ -162,7 +167,7 @@ pub enum UpstreamError {
         place: String,
         /// Why.
         #[source]
-        source: hyper::Error,
+        source: Break,
     },
     /// The head of the response did not come in time.
     #[error("{place} did not answer within {limit:?}")]
@@ -196,17 +201,6 @@ pub enum UpstreamError {
     /// There was no destination to try.
     #[error("no destination")]
     Nowhere,
-}
-
-/// The head of a response and where it came from.
-#[derive(Debug)]
-pub struct Answer {
-    /// Head and streaming body.
-    pub response: Response<Incoming>,
-    /// Address that answered, as a text; the path of a Unix socket.
-    pub from: Rc<str>,
-    /// The destination that it is of.
-    pub place: Place,
 }
 
 /// Runs futures of one core: none of them crosses a thread.
@@ -279,25 +273,28 @@ impl Client {
             }
         };
         progress.touch();
-        loop {
-            let deadline = progress.last() + limit;
-            tokio::select! {
-                biased;
-                answer = &mut exchange => return answer,
-                () = tokio::time::sleep_until(deadline) => {
-                    if progress.last() + limit > Instant::now() {
-                        continue;
-                    }
-                    return Err(if progress.waits_for_client() {
-                        UpstreamError::ClientStalled { limit }
-                    } else {
-                        UpstreamError::HeadTimeout {
-                            place: first.place.to_string(),
-                            limit,
-                        }
-                    });
-                }
+        let mut alarm = self.alarms().alarm();
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(answer) = exchange.as_mut().poll(context) {
+                return Poll::Ready(answer);
             }
-        }
+            let until = || progress.last() + limit;
+            while alarm.poll(until, context).is_ready() {
+                // The body may have moved since the alarm was set.
+                if until() > Instant::now() {
+                    continue;
+                }
+                return Poll::Ready(Err(if progress.waits_for_client() {
+                    UpstreamError::ClientStalled { limit }
+                } else {
+                    UpstreamError::HeadTimeout {
+                        place: first.place.to_string(),
+                        limit,
+                    }
+                }));
+            }
+            Poll::Pending
+        })
+        .await
     }
 }

@@ -118,11 +118,15 @@ impl Drop for Exchange {
         if self.forgotten {
             return;
         }
+        let now = Instant::now();
+        if let Some(conn) = &self.conn {
+            conn.free.set(now.into());
+        }
         if !self.complete && self.record.reason == Reason::Ok {
             self.record.reason = Reason::ClientClosed;
         }
         self.record.bytes_in += self.progress.bytes();
-        self.record.duration_us = self.started.elapsed().as_micros() as u64;
+        self.record.duration_us = now.duration_since(self.started).as_micros() as u64;
         let record = std::mem::take(&mut self.record);
         self.worker.metrics.count(&record);
         self.worker.log.push(record);

@@ -61,6 +61,7 @@ pub(super) async fn handle(
     let table = worker.table.load_full();
     let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.client.clone()));
     exchange.conn = Some(Rc::clone(&conn));
+    conn.body.replace(Rc::downgrade(&exchange.progress));
     let id = match normalise::request_id(request.headers()) {
         Some(id) => id.to_owned(),
         None => worker.random_id(),
@@ -596,7 +597,7 @@ async fn send(
     exchange.answered();
     exchange.record.upstream = Some(answer.from.to_string());
     exchange.place = Some(answer.place);
-    let mut response = answer.response;
+    let response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let asked = upgrade.as_ref().map(|upgrade| upgrade.asked);
     let websocket = switching && upgrade.is_some();
@@ -607,8 +608,7 @@ async fn send(
             "upstream switched protocols although nobody asked",
         ));
     }
-    if let (true, Some(Upgrade { client, call, .. })) = (websocket, upgrade) {
-        let upstream = hyper::upgrade::on(&mut response);
+    if let (Some(upstream), Some(Upgrade { client, call, .. })) = (answer.switched, upgrade) {
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
         let slot = exchange.slot.clone();

@@ -42,6 +42,9 @@ pub enum BodyError {
         /// The limit.
         limit: u64,
     },
+    /// It is longer or shorter than its head said.
+    #[error("request body is not as long as announced")]
+    Length,
     /// The request is being sent elsewhere by now.
     #[error("request is sent again, elsewhere")]
     Superseded,
