@@ -23,6 +23,7 @@ mod answer;
 pub mod body;
 pub mod budget;
 mod connect;
+pub(crate) mod datagram;
 mod http1;
 pub mod kept;
 pub(crate) mod once;
@@ -201,6 +202,12 @@ pub enum UpstreamError {
     /// There was no destination to try.
     #[error("no destination")]
     Nowhere,
+    /// Datagrams do not go there.
+    #[error("{place} takes no datagrams")]
+    NoDatagrams {
+        /// Where to.
+        place: String,
+    },
 }
 
 /// Runs futures of one core: none of them crosses a thread.

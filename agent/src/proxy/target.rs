@@ -129,7 +129,7 @@ pub(super) fn mirrored(
 }
 
 /// A list of upstreams, from the one whose turn it is.
-fn in_turn<'a>(
+pub(super) fn in_turn<'a>(
     worker: &Worker,
     generation: u64,
     target: u32,
@@ -137,10 +137,14 @@ fn in_turn<'a>(
 ) -> impl Iterator<Item = Place> + use<'a> {
     let turn = worker.turn(generation, target, list.len());
     let (before, after) = list.split_at(turn);
-    after.iter().chain(before).map(|upstream| match upstream {
+    after.iter().chain(before).map(upstream_place)
+}
+
+pub(super) fn upstream_place(upstream: &Upstream) -> Place {
+    match upstream {
         Upstream::Tcp { host, port } => place(host, port.get()),
         Upstream::Unix(path) => Place::Unix(path.clone()),
-    })
+    }
 }
 
 pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {

@@ -85,7 +85,11 @@ pub(super) struct Alarm<'a> {
 
 impl Alarm<'_> {
     /// Ready when it rang; the next call sets it anew.
-    pub(super) fn poll(&mut self, until: impl FnOnce() -> Instant, context: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll(
+        &mut self,
+        until: impl FnOnce() -> Instant,
+        context: &Context<'_>,
+    ) -> Poll<()> {
         let Some(slot) = self.slot else {
             self.slot = Some(self.alarms.set(until(), context.waker().clone()));
             return Poll::Pending;
@@ -130,7 +134,10 @@ mod tests {
                     let mut alarm = alarms.alarm();
                     poll_fn(|context| alarm.poll(|| until, context)).await;
                     let late = Instant::now().duration_since(until);
-                    assert!(late <= GRAIN + Duration::from_millis(1), "{millis}: {late:?}");
+                    assert!(
+                        late <= GRAIN + Duration::from_millis(1),
+                        "{millis}: {late:?}"
+                    );
                     // Once more with the same one.
                     let until = Instant::now() + GRAIN;
                     poll_fn(|context| alarm.poll(|| until, context)).await;

@@ -118,7 +118,9 @@ impl Reader {
             self.input = more.freeze();
         } else {
             let before = std::mem::take(&mut self.input);
-            let mut joined = before.try_into_mut().unwrap_or_else(|shared| (&shared[..]).into());
+            let mut joined = before
+                .try_into_mut()
+                .unwrap_or_else(|shared| (&shared[..]).into());
             joined.extend_from_slice(&more);
             self.input = joined.freeze();
         }
