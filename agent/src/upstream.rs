@@ -248,7 +248,7 @@ pub enum Patience {
 
 impl Client {
     /// Sends a request to the first destination that takes a connection and waits for the head of
-    /// the answer. `progress` is the body's.
+    /// the answer. `progress` is the body's, whose clock was just started.
     pub async fn send(
         &self,
         destinations: &[Destination],
@@ -279,7 +279,6 @@ impl Client {
                     }));
             }
         };
-        progress.touch();
         let mut alarm = self.alarms().alarm();
         std::future::poll_fn(|context| {
             if let Poll::Ready(answer) = exchange.as_mut().poll(context) {

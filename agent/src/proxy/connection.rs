@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::aside::Aside;
+use super::coalesce::Turns;
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
@@ -54,7 +57,9 @@ pub(super) enum Entry {
 pub(super) struct Conn {
     pub(super) peer: SocketAddr,
     /// The same as a text: every request is recorded with it.
-    pub(super) client: String,
+    pub(super) client: Arc<str>,
+    /// Its address, as a header tells it.
+    pub(super) address: HeaderValue,
     pub(super) local: SocketAddr,
     pub(super) entry: Entry,
     pub(super) tls: bool,
@@ -91,6 +96,10 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
             return;
         }
     };
+    let Ok(address) = HeaderValue::from_str(&peer.ip().to_string()) else {
+        // No address has a text that is no header's.
+        return;
+    };
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
@@ -103,7 +112,8 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
     }
     let conn = Conn {
         peer,
-        client: peer.to_string(),
+        client: peer.to_string().into(),
+        address,
         local,
         entry,
         tls: false,
@@ -165,7 +175,7 @@ where
         })
     };
     let unread = conn.unread.clone();
-    let io = TokioIo::new(Lingering::new(stream, unread));
+    let stream = Lingering::new(stream, unread);
     let limit = worker.idle();
     let mut besides = Aside::new(async {
         tokio::select! {
@@ -174,24 +184,25 @@ where
         }
     });
     let ended = if codec == Codec::Http2 {
-        let connection = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD as u32)
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(KEEPALIVE)
-            .enable_connect_protocol()
-            .serve_connection(io, service);
-        tokio::pin!(connection);
-        match first(connection.as_mut(), &mut besides).await {
+        let mut connection = Turns::new(stream, |held| {
+            http2::Builder::new(LocalExecutor)
+                .timer(TokioTimer::new())
+                .max_header_list_size(MAX_HEAD as u32)
+                .max_concurrent_streams(MAX_STREAMS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .keep_alive_interval(KEEPALIVE)
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(held), service)
+        });
+        match first(Pin::new(&mut connection), &mut besides).await {
             Ok(ended) => ended,
             Err(Besides::Drain) => {
-                connection.as_mut().graceful_shutdown();
+                connection.connection().graceful_shutdown();
                 connection.await
             }
             Err(Besides::Idle) => {
-                connection.as_mut().graceful_shutdown();
+                connection.connection().graceful_shutdown();
                 // A client that does not say goodbye has had its time.
                 tokio::time::timeout(limit, connection)
                     .await
@@ -202,7 +213,7 @@ where
         let connection = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);
         match first(connection.as_mut(), &mut besides).await {

@@ -36,26 +36,27 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn begin(worker: &Rc<Worker>, protocol: &'static str, client: String) -> Self {
+    pub(super) fn begin(worker: &Rc<Worker>, protocol: &'static str, client: Arc<str>) -> Self {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        let started = Instant::now();
         Self {
             record: AccessRecord {
                 time_ms: since.as_millis() as u64,
                 start_ns: since.as_nanos() as u64,
                 protocol,
-                client,
+                client: Some(client),
                 ..AccessRecord::default()
             },
-            progress: Rc::default(),
+            progress: Rc::new(Progress::new(started.into())),
             conn: None,
             cors: None,
             kept: None,
             place: None,
             slot: None,
             worker: Rc::clone(worker),
-            started: Instant::now(),
+            started,
             complete: false,
             forgotten: false,
         }
@@ -73,7 +74,9 @@ impl Exchange {
 
     /// An upstream is asked from now on; the answer tells how long that takes.
     pub(super) fn asks(&mut self) {
-        self.record.request_us = Some(self.started.elapsed().as_micros() as u64);
+        let now = Instant::now();
+        self.progress.touch(now.into());
+        self.record.request_us = Some(now.duration_since(self.started).as_micros() as u64);
         self.record.upstream_us = None;
     }
 
@@ -127,8 +130,7 @@ impl Drop for Exchange {
         }
         self.record.bytes_in += self.progress.bytes();
         self.record.duration_us = now.duration_since(self.started).as_micros() as u64;
-        let record = std::mem::take(&mut self.record);
-        self.worker.metrics.count(&record);
-        self.worker.log.push(record);
+        self.worker.metrics.count(&self.record);
+        self.worker.log.push(&mut self.record);
     }
 }

@@ -1,7 +1,7 @@
 //! What an upstream answers, in either version of HTTP.
 
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ pub struct Answer {
     /// The connection, if the response says that it speaks another protocol from here on.
     pub switched: Option<Switched>,
     /// Address that answered, as a text; the path of a Unix socket.
-    pub from: Rc<str>,
+    pub from: Arc<str>,
     /// The destination that it is of.
     pub place: Place,
 }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::io::AsyncWrite as _;
 
@@ -86,12 +86,14 @@ pub(super) struct Exchange {
     sent: bool,
     /// Bytes of an incomplete head that were looked at.
     seen: usize,
+    /// An empty map for those of the answer.
+    headers: HeaderMap,
 }
 
 impl Exchange {
     pub(super) fn new(idle: Idle, request: Request<RequestBody>) -> Self {
         let method = request.method().clone();
-        let sending = Sending::new(request, idle.reader.arena());
+        let (sending, headers) = Sending::new(request, idle.reader.arena());
         Self {
             idle,
             method,
@@ -99,6 +101,7 @@ impl Exchange {
             broken: None,
             sent: false,
             seen: 0,
+            headers,
         }
     }
 
@@ -131,8 +134,7 @@ impl Exchange {
         }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
-            let arena = reader.arena().clone();
-            let headers = || arena.headers();
+            let headers = || std::mem::take(&mut self.headers);
             let Some(answer) = head::read(&mut reader.input, self.seen, &self.method, headers)?
             else {
                 self.seen = reader.input.len();
@@ -202,6 +204,8 @@ pub(super) struct Rest(State);
 
 enum State {
     Reads(Box<Following>),
+    /// It broke, which is told in the next turn.
+    Broke(Http1Error),
     Ended,
 }
 
@@ -286,18 +290,32 @@ impl Rest {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
-        let State::Reads(following) = &mut self.0 else {
-            return Poll::Ready(None);
+        let frame = match &mut self.0 {
+            State::Reads(following) => ready!(following.poll(context)),
+            State::Broke(_) | State::Ended => {
+                let State::Broke(error) = std::mem::replace(&mut self.0, State::Ended) else {
+                    return Poll::Ready(None);
+                };
+                return Poll::Ready(Some(Err(error)));
+            }
         };
-        let frame = ready!(following.poll(context));
-        let failed = matches!(frame, Some(Err(_)));
-        if failed || following.decoder.ended() {
-            let ended = std::mem::replace(&mut self.0, State::Ended);
-            if let (State::Reads(following), false) = (ended, failed) {
-                self.0 = following.end();
+        match frame {
+            Some(Err(error)) => {
+                // What came before is to be passed on before the client's connection breaks off as well.
+                self.0 = State::Broke(error);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => {
+                if let State::Reads(following) = std::mem::replace(&mut self.0, State::Ended) {
+                    self.0 = match following.decoder.ended() {
+                        true => following.end(),
+                        false => State::Reads(following),
+                    };
+                }
+                Poll::Ready(frame)
             }
         }
-        Poll::Ready(frame)
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -307,6 +325,7 @@ impl Rest {
     pub(super) fn size_hint(&self) -> SizeHint {
         match &self.0 {
             State::Reads(following) => following.decoder.size_hint(),
+            State::Broke(_) => SizeHint::default(),
             State::Ended => SizeHint::with_exact(0),
         }
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::uri::Authority;
 use http::{HeaderValue, Request, Uri, header};
@@ -43,7 +44,7 @@ struct Pool {
 #[derive(Clone)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
-    from: Rc<str>,
+    from: Arc<str>,
 }
 /// What a request can be sent over.
 enum Way {
@@ -210,7 +211,7 @@ impl Client {
         table: &RouteTable,
     ) -> Result<Way, UpstreamError> {
         let connected = connect::open(destination, &self.settings, &self.resolver, table).await?;
-        let from: Rc<str> = match connected.peer {
+        let from: Arc<str> = match connected.peer {
             Some(peer) => peer.to_string().into(),
             None => destination.place.to_string().into(),
         };
@@ -265,7 +266,7 @@ async fn over(
             })
         }
         Way::Http1(idle, shelf) => {
-            let from = Rc::clone(&idle.from);
+            let from = Arc::clone(&idle.from);
             let head = Exchange::new(*idle, request).head(&shelf).await;
             let head = head.map_err(|error| Failed {
                 // Bytes of it were sent.

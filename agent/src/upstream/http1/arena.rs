@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::HeaderMap;
 use tokio::io::AsyncReadExt as _;
 
 use super::Stream;
@@ -24,25 +23,14 @@ const LEAST: usize = 8 * 1024;
 /// Bytes that are asked for at most.
 const MOST: usize = 512 * 1024;
 
-/// Header lines of a map that is kept for the next message.
-const MAX_SPARE: usize = 64;
-
-/// The shared memory.
+/// The shared memory; always empty between two uses.
 #[derive(Clone, Debug, Default)]
-pub(in crate::upstream) struct Arena(Rc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    /// Always empty between two uses.
-    block: RefCell<BytesMut>,
-    /// An empty map with room.
-    spare: RefCell<HeaderMap>,
-}
+pub(in crate::upstream) struct Arena(Rc<RefCell<BytesMut>>);
 
 impl Arena {
     /// The block, with room for at least so many bytes.
     fn block(&self, room: usize) -> RefMut<'_, BytesMut> {
-        let mut block = self.0.block.borrow_mut();
+        let mut block = self.0.borrow_mut();
         // From its beginning, if nobody holds a part.
         if !block.try_reclaim(BLOCK) && block.capacity() < room {
             *block = BytesMut::with_capacity(BLOCK.max(room));
@@ -55,19 +43,6 @@ impl Arena {
         let mut block = self.block(room);
         write(&mut block);
         block.split().freeze()
-    }
-
-    /// An empty map.
-    pub(super) fn headers(&self) -> HeaderMap {
-        self.0.spare.take()
-    }
-
-    /// Keeps a map whose fields nobody needs any more.
-    pub(super) fn spare(&self, mut headers: HeaderMap) {
-        if headers.capacity() <= MAX_SPARE {
-            headers.clear();
-            self.0.spare.replace(headers);
-        }
     }
 }
 

@@ -168,7 +168,12 @@ pub(super) fn room(parts: &Parts) -> usize {
 pub(super) fn write(parts: &Parts, out: &mut BytesMut) {
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    out.extend_from_slice(target(parts).as_bytes());
+    let target = target(parts);
+    if !target.starts_with(['/', '*']) {
+        // A query behind an authority (RFC 9112, section 3.2.1).
+        out.extend_from_slice(b"/");
+    }
+    out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &parts.headers {
         // Told once, by whoever frames.

@@ -48,8 +48,9 @@ enum Framing {
 }
 
 impl Sending {
-    pub(super) fn new(request: Request<RequestBody>, arena: &Arena) -> Self {
-        let (parts, body) = request.into_parts();
+    /// Also gives the map of the request's headers, empty now, for those of the answer.
+    pub(super) fn new(request: Request<RequestBody>, arena: &Arena) -> (Self, HeaderMap) {
+        let (mut parts, body) = request.into_parts();
         let body = Some(body).filter(|body| !body.is_end_stream());
         let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
             None => Framing::Length(0),
@@ -70,8 +71,7 @@ impl Sending {
             }
             out.extend_from_slice(b"\r\n");
         });
-        arena.spare(parts.headers);
-        Self {
+        let sending = Self {
             queue: Queue {
                 first: head,
                 rest: VecDeque::new(),
@@ -80,7 +80,9 @@ impl Sending {
             body,
             framing,
             flushed: false,
-        }
+        };
+        parts.headers.clear();
+        (sending, parts.headers)
     }
 
     /// Sends as much as there is, and is ready when all of it is sent.

@@ -1,7 +1,7 @@
 //! Connections to one destination that nobody uses.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ pub(in crate::upstream) struct Idle {
     pub(super) stream: Stream,
     pub(super) reader: Reader,
     /// Address of the other side, as a text: every request on the connection is recorded with it.
-    pub(in crate::upstream) from: Rc<str>,
+    pub(in crate::upstream) from: Arc<str>,
     since: Instant,
 }
 
 impl Idle {
-    pub(in crate::upstream) fn new(stream: Stream, arena: Arena, from: Rc<str>) -> Self {
+    pub(in crate::upstream) fn new(stream: Stream, arena: Arena, from: Arc<str>) -> Self {
         Self {
             stream,
             reader: Reader::new(arena),
