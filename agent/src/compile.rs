@@ -3,3 +3,4 @@
 mod filter;
 pub mod kernel;
 pub mod route;
+mod traffic;

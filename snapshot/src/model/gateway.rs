@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::{
     Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
-    Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, Transport,
+    Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
+    Transport,
 };
 
 /// A gateway: addresses and listeners.
@@ -257,6 +258,8 @@ pub struct Rule {
     pub timeouts: RuleTimeouts,
     /// Whether and how they are tried again.
     pub retry: Option<Arc<Retry>>,
+    /// How traffic to its backends is treated.
+    pub traffic: Option<Arc<TrafficPolicy>>,
     /// Whether clients keep the endpoint that served them first.
     pub session: Option<Arc<SessionPersistence>>,
     /// Where to; an empty list, or weights that sum to zero, answer 500 (Gateway API, `backendRefs`).
@@ -273,6 +276,7 @@ impl Rule {
             filters: Vec::new(),
             timeouts: RuleTimeouts::default(),
             retry: None,
+            traffic: None,
             session: None,
             targets: Vec::new(),
         }
