@@ -77,11 +77,6 @@ fn examples_of_the_reference_are_valid_together() {
         bytes: examples(REFERENCE).join("---\n").into_bytes(),
     };
     let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
-<<<<<<< HEAD
-    assert_eq!(blocks.len(), 6);
-    assert_eq!(snapshot.routes.len(), 3);
-=======
->>>>>>> choreo
     let warnings: Vec<_> = snapshot
         .warnings
         .iter()
