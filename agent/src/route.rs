@@ -30,12 +30,14 @@ pub mod query;
 pub mod rewrite;
 pub mod stream;
 pub mod token;
+pub mod trust;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
 pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
+pub use trust::TlsPeer;
 
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
@@ -422,11 +424,20 @@ pub struct RouteTarget {
     pub terms: Option<Arc<Terms>>,
 }
 
+/// A listed upstream.
+#[derive(Clone, Debug)]
+pub struct RouteUpstream {
+    /// Where it is.
+    pub upstream: Upstream,
+    /// The other end of TLS; none: without TLS.
+    pub tls: Option<TlsPeer>,
+}
+
 /// Where requests go.
 #[derive(Debug)]
 pub enum TargetKind {
     /// Listed upstreams, in turn.
-    Upstreams(Vec<Upstream>),
+    Upstreams(Vec<RouteUpstream>),
     /// Workloads of a component, in turn.
     Endpoint {
         /// The endpoint.

@@ -28,6 +28,7 @@ mod resilience;
 mod routing;
 mod session;
 mod timestamp;
+mod tls;
 mod traffic;
 
 pub use auth::{
@@ -58,6 +59,7 @@ pub use routing::{
 };
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
+pub use tls::{Authorities, SubjectName, UpstreamTls};
 pub use traffic::{PolicyRetry, TrafficPolicy};
 
 /// Everything a node is told, valid as a whole.

@@ -26,6 +26,7 @@ mod tls;
 mod tls_routes;
 mod traffic_policy;
 mod udp_routes;
+mod upstream_tls;
 mod upstreams;
 mod vectors;
 mod websockets;

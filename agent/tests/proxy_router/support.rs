@@ -155,6 +155,7 @@ pub(crate) fn weighted(weight: u32, address: SocketAddr) -> WeightedTarget {
     let upstream = Upstream::Tcp {
         host: UpstreamHost::Address(address.ip()),
         port: port(address.port()),
+        tls: None,
     };
     WeightedTarget::new(weight, Target::Upstreams(vec![upstream]))
 }

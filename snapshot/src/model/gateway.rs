@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{
     Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind, Name, ObjectName,
     Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
-    Transport,
+    Transport, UpstreamTls,
 };
 
 /// A gateway: addresses and listeners.
@@ -406,7 +406,7 @@ pub enum Target {
 }
 
 /// One upstream.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// TCP.
     Tcp {
@@ -414,6 +414,8 @@ pub enum Upstream {
         host: UpstreamHost,
         /// Port.
         port: Port,
+        /// How it is reached over TLS; none: without.
+        tls: Option<Arc<UpstreamTls>>,
     },
     /// A Unix socket.
     Unix(PathBuf),
@@ -425,10 +427,12 @@ impl fmt::Display for Upstream {
             Self::Tcp {
                 host: UpstreamHost::Address(address),
                 port,
+                ..
             } => write!(f, "{}", std::net::SocketAddr::new(*address, port.get())),
             Self::Tcp {
                 host: UpstreamHost::Name(name),
                 port,
+                ..
             } => write!(f, "{name}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
