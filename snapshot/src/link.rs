@@ -26,6 +26,7 @@ mod attachment;
 mod authorities;
 mod backend_tls;
 mod credentials;
+mod gateway_tls;
 mod http_route;
 mod l4_route;
 mod routing_table;
@@ -38,6 +39,11 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     addresses::pod_networks(&drafts, sink);
     let l4_routes = l4_route::L4Drafts::take(&mut drafts);
     let secrets = drafts.secrets;
+    let holders = Holders {
+        config_maps: &drafts.config_maps,
+        secrets: &secrets,
+        sink,
+    };
     let (platform_source, platform_draft) = match drafts.platform {
         Some((source, draft)) => (Some(source), draft),
         None => (None, None),
@@ -49,24 +55,24 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
             for listener in &draft.listeners {
                 certificates(listener, &secrets, sink);
             }
-            gateways.insert(
-                name.clone(),
-                Gateway {
-                    name: name.clone(),
-                    declared,
-                    addresses: draft
-                        .addresses
-                        .iter()
-                        .map(|placed| placed.address)
-                        .collect(),
-                    listeners: draft
-                        .listeners
-                        .iter()
-                        .map(|draft| draft.listener.clone())
-                        .collect(),
-                    gate: None,
-                },
-            );
+            let mut gateway = Gateway {
+                name: name.clone(),
+                declared,
+                addresses: draft
+                    .addresses
+                    .iter()
+                    .map(|placed| placed.address)
+                    .collect(),
+                listeners: draft
+                    .listeners
+                    .iter()
+                    .map(|draft| draft.listener.clone())
+                    .collect(),
+                gate: None,
+                identity: None,
+            };
+            gateway_tls::apply(&mut gateway, draft, &holders);
+            gateways.insert(name.clone(), gateway);
         }
         attach.insert(name, draft);
     }
@@ -115,11 +121,6 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     let routing_tables = drafts.routing_tables;
     let unread = |name: &ObjectName| attach.contains_key(name);
     routing_table::trusted(&routing_tables, &gateways, unread, sink);
-    let holders = Holders {
-        config_maps: &drafts.config_maps,
-        secrets: &secrets,
-        sink,
-    };
     let mut backends = drafts.backends;
     backend_tls::apply(drafts.tls_policies, &mut backends, &holders);
     let references = http_route::References {

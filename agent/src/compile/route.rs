@@ -13,10 +13,10 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
-    Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
-    Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
-    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode, Tokens, Upstream,
-    UpstreamTls, WeightedTarget, effective_hosts,
+    Auth, Cell, ClientValidation, Component, Declared, EndpointId, EndpointKind, Filter, Gate,
+    Gateway, HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName,
+    Origin, ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target,
+    TlsMode, Tokens, Upstream, UpstreamTls, WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -28,9 +28,9 @@ use crate::route::stream::{StreamRoute, StreamTarget, Streams};
 use crate::route::token::Provider;
 use crate::route::trust::UpstreamTrust;
 use crate::route::{
-    Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements, RouteRule,
-    RouteTable, RouteTarget, RouteUpstream, ServerCertificate, SouthHosts, Steered, TargetKind,
-    TlsPeer, Wire,
+    Bind, Caller, ClientTrust, Gatekeeper, HostIndex, HostRules, Identity, Inside, Listener,
+    Placements, RouteRule, RouteTable, RouteTarget, RouteUpstream, ServerCertificate, SouthHosts,
+    Steered, TargetKind, TlsPeer, Wire,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -535,6 +535,10 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        let clients = match &listener.clients {
+            Some(clients) => self.clients(clients),
+            None => None,
+        };
         let mut hosts: HostIndex<HostRules> = HostIndex::default();
         let mut token_headers: HashSet<HeaderName> = HashSet::new();
         for (at, route) in self.snapshot.routes.iter().enumerate() {
@@ -547,6 +551,9 @@ impl<'a> Compiler<'a> {
                     && parent.port.is_none_or(|port| port == listener.port)
             });
             if attached {
+                if clients.is_none() {
+                    self.no_certificates(route, &rules[at], listener);
+                }
                 for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
                     let entry = hosts.entry(host.as_ref());
                     self.add(entry, route, &rules[at], at);
@@ -566,7 +573,47 @@ impl<'a> Compiler<'a> {
             token_headers: sorted(token_headers),
             certificates,
             default_certificate,
+            clients,
+            identity: self.identity(gateway),
             streams: self.passed(gateway, listener, streams),
+        }
+    }
+
+    /// What a listener's clients are asked for; ports that are told the same have it made once each.
+    fn clients(&mut self, clients: &ClientValidation) -> Option<Arc<ClientTrust>> {
+        match ClientTrust::new(clients) {
+            Ok(trust) => Some(Arc::new(trust)),
+            Err(error) => {
+                self.mistake(&clients.declared, format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
+        let certificate = self.certificates.get(gateway.identity.as_ref()?)?;
+        Some(Arc::new(Identity::new(&certificate.key)))
+    }
+
+    /// A key that comes from a client's certificate is there only if the client is asked for one.
+    fn no_certificates(
+        &mut self,
+        route: &Route,
+        rules: &[Arc<RouteRule>],
+        listener: &ListenerModel,
+    ) {
+        for (rule, compiled) in route.rules.iter().zip(rules) {
+            for target in &compiled.targets {
+                if let TargetKind::Placements(table) = &target.kind
+                    && table.key().needs_certificate()
+                {
+                    let message = format!(
+                        "routing table `{}` takes its key from the client's certificate, and listener `{}` asks for none (`spec.tls.frontend` of its gateway)",
+                        table.name, listener.name
+                    );
+                    self.mistake(&rule.declared, message);
+                }
+            }
         }
     }
 

@@ -154,7 +154,11 @@ async fn open(
         let tls = tls.filter(|_| !closed);
         let destination = Destination {
             place,
-            tls: tls.map(|tls| TlsPeer { http: false, ..tls }),
+            tls: tls.map(|tls| TlsPeer {
+                http: false,
+                identity: listener.identity.clone(),
+                ..tls
+            }),
             http2: false,
             terms: None,
             mark: worker.mark(mark(listener)),

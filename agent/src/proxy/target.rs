@@ -1,6 +1,7 @@
 //! Where a matched rule sends a request: one target by weight, and the places behind it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use agent_common::Mark;
 use snapshot::model::{Upstream, UpstreamHost};
@@ -13,7 +14,7 @@ use super::placed::{self, Serving};
 use super::request::Inbound;
 use super::respond::Refusal;
 use super::worker::Worker;
-use crate::route::{RouteRule, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
+use crate::route::{Identity, RouteRule, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
 use crate::upstream::{Destination, Place};
 
 /// Where a rule sends a request.
@@ -105,12 +106,12 @@ pub(super) fn choose(
     }
 }
 
-/// Where a copy goes, with version and mark of the request itself.
+/// Where a copy goes, with version and mark of the request itself, and what is shown there.
 pub(super) fn mirrored(
     worker: &Worker,
     generation: u64,
     target: &RouteTarget,
-    like: &Destination,
+    (like, identity): (&Destination, Option<&Arc<Identity>>),
 ) -> Vec<Destination> {
     let places: Vec<(Place, Option<TlsPeer>)> = match &target.kind {
         TargetKind::Upstreams(list) if !list.is_empty() => {
@@ -122,9 +123,12 @@ pub(super) fn mirrored(
         }
         _ => Vec::new(),
     };
-    let destination = |(place, tls)| Destination {
+    let destination = |(place, tls): (Place, Option<TlsPeer>)| Destination {
         place,
-        tls,
+        tls: tls.map(|tls| TlsPeer {
+            identity: identity.cloned(),
+            ..tls
+        }),
         host: None,
         terms: target.terms.clone(),
         ..like.clone()

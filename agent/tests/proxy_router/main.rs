@@ -4,6 +4,7 @@ mod access;
 mod auth;
 mod cells;
 mod choreo;
+mod client_certificates;
 mod documents;
 mod east;
 mod filters;

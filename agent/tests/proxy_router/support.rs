@@ -98,6 +98,7 @@ pub(crate) fn listener(called: &str, at: u16, hostname: Option<&str>) -> Listene
         port: port(at),
         protocol: ListenerProtocol::Http,
         hostname: hostname.map(host),
+        clients: None,
     }
 }
 
@@ -108,6 +109,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         listeners,
         gate,
+        identity: None,
     }
 }
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind, Name, ObjectName,
-    Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
-    Transport, UpstreamTls,
+    Auth, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind,
+    Name, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence,
+    Timestamp, TrafficPolicy, Transport, UpstreamTls,
 };
 
 /// A gateway: addresses and listeners.
@@ -25,6 +25,8 @@ pub struct Gateway {
     pub listeners: Vec<Listener>,
     /// The gate that `Platform` makes of it.
     pub gate: Option<Gate>,
+    /// The certificate, of `Snapshot::certificates`, that it shows to upstreams that ask for one.
+    pub identity: Option<ObjectName>,
 }
 
 /// A listener.
@@ -40,6 +42,8 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Hosts it takes; all when absent.
     pub hostname: Option<HostPattern>,
+    /// What it asks of its clients; of HTTPS only.
+    pub clients: Option<Arc<ClientValidation>>,
 }
 
 /// Protocol of a listener.

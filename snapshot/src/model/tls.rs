@@ -1,4 +1,4 @@
-//! TLS beyond the certificates of listeners: whom the router believes at the other end.
+//! TLS beyond the certificates of listeners: whom the router believes at the other end, clients and upstreams.
 
 use rustls_pki_types::CertificateDer;
 
@@ -33,4 +33,15 @@ pub enum SubjectName {
     Host(HostPattern),
     /// A URI, compared byte for byte; SPIFFE names are such.
     Uri(String),
+}
+
+/// What listeners ask of their clients (Gateway API, `FrontendTLSValidation`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientValidation {
+    /// Its document and field.
+    pub declared: Declared,
+    /// Who may have signed a client's certificate.
+    pub authorities: Authorities,
+    /// Whether a client without a good certificate is turned away. Else it is served as one that has none.
+    pub required: bool,
 }
