@@ -36,6 +36,7 @@ mod client_hello;
 mod connection;
 mod datagram;
 mod exchange;
+mod grpc;
 mod linger;
 mod listen;
 mod log;

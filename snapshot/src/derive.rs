@@ -11,7 +11,7 @@ use crate::document::cell::{ExposureDraft, Strictness};
 use crate::document::template::Template;
 use crate::model::{
     Auth, AuthRule, Authorization, ComponentId, ComponentKind, Decision, DocumentPath, Filter,
-    Gate, HostPattern, Hostname, JwtProvider, Listener, ListenerProtocol, Name, ObjectName,
+    Gate, HostPattern, Hostname, JwtProvider, L7Kind, Listener, ListenerProtocol, Name, ObjectName,
     Operation, Origin, Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route,
     Rule, ScopeClaims, Target, TokenRequirement, WeightedTarget,
 };
@@ -196,6 +196,7 @@ pub(crate) fn route(
         MAX_ROUTE_NAME,
     );
     Ok(Route {
+        kind: L7Kind::Http,
         name: ObjectName::new(namespace, &name).map_err(|error| error.to_string())?,
         origin: Origin::Endpoint {
             endpoint: exposure.endpoint.clone(),

@@ -171,6 +171,7 @@ impl<'a> Compiler<'a> {
             }
         }
         RouteRule {
+            kind: route.kind,
             route: Arc::clone(name),
             index,
             origin: route.origin.clone(),

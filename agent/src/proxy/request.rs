@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use snapshot::model::{EndpointId, Gate, Origin, RuleTimeouts};
+use snapshot::model::{EndpointId, Gate, L7Kind, Origin, RuleTimeouts};
 use snapshot::path::CanonicalPath;
 
 use super::access::{self, Visit};
@@ -22,13 +22,14 @@ use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
+use super::grpc;
 use super::log::Reason;
 use super::mirror;
 use super::normalise::{self, Normal};
 use super::outbound::Outbound;
 use super::respond::{self, Refusal};
 use super::session::{self, Session};
-use super::target::{choose, is_grpc, pick};
+use super::target::{choose, pick};
 use super::tokens::Known;
 use super::trace::TraceContext;
 use super::tunnel;
@@ -67,7 +68,7 @@ pub(super) async fn handle(
     };
     let head = *request.method() == Method::HEAD;
     let http1 = request.version() < Version::HTTP_2;
-    let grpc = !http1 && is_grpc(request.headers());
+    exchange.grpc = !http1 && grpc::is_grpc(request.headers());
     let record = &mut exchange.record;
     record.generation = table.generation;
     record.request_id.clone_from(&id);
@@ -89,7 +90,7 @@ pub(super) async fn handle(
                 conn.unread.note();
             }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
-            let response = respond::refusal(&refusal, &id, grpc, close);
+            let response = respond::refusal(&refusal, &id, exchange.grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
                 response.map(|_| ResponseBody::empty())
@@ -392,6 +393,10 @@ async fn forward(
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
         return Ok(edited(answer?, [&rule.filters]));
     }
+    let timeouts = match exchange.grpc {
+        true => grpc::timeouts(rule.timeouts, &inbound.parts.headers)?,
+        false => rule.timeouts,
+    };
     let session = rule
         .session
         .as_ref()
@@ -416,6 +421,12 @@ async fn forward(
     )?;
     if let Some(session) = &session {
         session.first(picked, &mut chosen.destinations);
+    }
+    // What a `GRPCRoute` leads to speaks HTTP/2, whatever the request is.
+    if rule.kind == L7Kind::Grpc && inbound.upgrade.is_none() {
+        for destination in &mut chosen.destinations {
+            destination.http2 = true;
+        }
     }
 
     let Inbound {
@@ -520,7 +531,7 @@ async fn forward(
         call: Call::Endpoint(endpoint),
     });
     let effort = Effort {
-        timeouts: rule.timeouts,
+        timeouts,
         retry: rule.retry.as_deref(),
         backend: &picked.backend,
     };

@@ -7,6 +7,7 @@ mod choreo;
 mod documents;
 mod east;
 mod filters;
+mod grpc;
 mod hostile;
 mod http;
 mod keys;

@@ -65,6 +65,7 @@ fn shape(rule: &Rule, route: &Route, name: &str, strictness: Strictness) -> Valu
         PathMatch::Prefix(path) => ("PathPrefix", path.as_str().to_owned()),
         PathMatch::Regex(pattern) => ("RegularExpression", pattern.text().to_owned()),
         PathMatch::Exact(path) => ("Exact", path.as_str().to_owned()),
+        PathMatch::Call(_) => panic!("no endpoint makes a `GRPCRoute`"),
     };
     let mut matched = json!({ "path_type": path_type, "path": path });
     if let Some(method) = &first.method {
