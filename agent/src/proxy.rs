@@ -30,9 +30,11 @@ use crate::upstream::{Settings, Timeouts};
 
 mod access;
 mod answer;
+mod aside;
 mod attempts;
 mod body;
 mod client_hello;
+mod coalesce;
 mod connection;
 mod datagram;
 mod exchange;
@@ -49,6 +51,7 @@ mod placement_metrics;
 mod prefixed;
 mod prober;
 mod request;
+mod request_id;
 mod respond;
 mod session;
 mod steered;
@@ -65,6 +68,7 @@ mod worker;
 pub use listen::{ListenError, Sharing};
 pub use log::{AccessRecord, KEPT, Reason, RequestLog};
 pub use metrics::Metrics;
+pub use request_id::RequestId;
 pub use trace::TraceContext;
 
 use connection::Entry;

@@ -203,7 +203,10 @@ impl Asked<'_> {
             headers.insert("authorization", value);
         }
         let reply = send(self.at, request).await;
-        let record = self.router.record(|one| one.request_id == id).await;
+        let record = self
+            .router
+            .record(|one| one.request_id.as_str() == id)
+            .await;
         let route = record
             .route
             .as_ref()
