@@ -131,16 +131,17 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
         unread: Unread::default(),
     };
     match entry {
-        Entry::Steered => steered::serve(worker, stream, conn).await,
+        // What other connections wait for does not make those of plain HTTP larger.
+        Entry::Steered => Box::pin(steered::serve(worker, stream, conn)).await,
         Entry::Gateway => {
             // A connection outlives many tables: each request loads its own, and none is kept here.
             let wire = worker.table.load().bind(local).map(|bind| bind.wire);
             let stream = Prefixed::new(stream);
             match wire {
                 None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
-                Some(Wire::Tls) => tls::serve(worker, stream, conn).await,
+                Some(Wire::Tls) => Box::pin(tls::serve(worker, stream, conn)).await,
                 Some(Wire::Http) => http(worker, stream, conn, Codec::Detect).await,
-                Some(Wire::Any) => stream::serve(worker, stream, conn).await,
+                Some(Wire::Any) => Box::pin(stream::serve(worker, stream, conn)).await,
             }
         }
     }

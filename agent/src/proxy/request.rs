@@ -179,7 +179,7 @@ async fn serve(
                 Refusal::new(Reason::CallerUnknown, "source address is no component")
             })?;
             let Some(steered) = stage.table.steered(stage.conn.local) else {
-                return south(stage, exchange, inbound, caller).await;
+                return Box::pin(south(stage, exchange, inbound, caller)).await;
             };
             exchange.record.listener = Some(stage.worker.east_label());
             exchange.record.direction = Some("east");
