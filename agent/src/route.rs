@@ -11,13 +11,14 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
     RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 use crate::upstream::Terms;
 
 pub mod admission;
+pub mod clients;
 pub mod cors;
 pub mod credential;
 pub mod filter;
@@ -30,12 +31,15 @@ pub mod query;
 pub mod rewrite;
 pub mod stream;
 pub mod token;
+pub mod trust;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
+pub use clients::ClientTrust;
 pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
+pub use trust::{Identity, TlsPeer};
 
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
@@ -190,6 +194,10 @@ pub struct Listener {
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
     pub(crate) default_certificate: Option<Arc<ServerCertificate>>,
+    /// What its clients are asked for; none: nothing.
+    pub(crate) clients: Option<Arc<ClientTrust>>,
+    /// What its upstreams are shown if they ask.
+    pub(crate) identity: Option<Arc<Identity>>,
     /// Where connections go that are not HTTP; none: they are.
     pub(crate) streams: Option<stream::Streams>,
 }
@@ -340,6 +348,8 @@ pub struct Steered {
 /// A rule of a route, compiled.
 #[derive(Debug)]
 pub struct RouteRule {
+    /// Kind of the route.
+    pub kind: L7Kind,
     /// Name of the route, for logs.
     pub route: Arc<str>,
     /// Position of the rule in its route.
@@ -420,11 +430,20 @@ pub struct RouteTarget {
     pub terms: Option<Arc<Terms>>,
 }
 
+/// A listed upstream.
+#[derive(Clone, Debug)]
+pub struct RouteUpstream {
+    /// Where it is.
+    pub upstream: Upstream,
+    /// The other end of TLS; none: without TLS.
+    pub tls: Option<TlsPeer>,
+}
+
 /// Where requests go.
 #[derive(Debug)]
 pub enum TargetKind {
     /// Listed upstreams, in turn.
-    Upstreams(Vec<Upstream>),
+    Upstreams(Vec<RouteUpstream>),
     /// Workloads of a component, in turn.
     Endpoint {
         /// The endpoint.

@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::exchange::Exchange;
+use super::grpc;
 use super::log::Reason;
 use crate::upstream::{AnswerBody, Break};
 
@@ -107,6 +108,12 @@ impl Body for ResponseBody {
                 }
                 Some(Err(error @ Cut::Deadline)) => {
                     exchange.failed(Reason::UpstreamTimeout, error);
+                    if exchange.grpc {
+                        // A call can be told why it ends.
+                        this.inner = Inner::Full(None);
+                        let end = Frame::trailers(grpc::deadline_exceeded());
+                        return Poll::Ready(Some(Ok(end)));
+                    }
                 }
                 None => exchange.complete(),
             }

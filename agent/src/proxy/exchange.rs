@@ -23,6 +23,8 @@ pub(super) struct Exchange {
     pub(super) conn: Option<Rc<Conn>>,
     /// What pages of other origins are told, and the origin that asked.
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
+    /// Whether the request is a call of gRPC.
+    pub(super) grpc: bool,
     /// The place that answered.
     pub(super) place: Option<Place>,
     /// The request's body, if copies of it are wanted.
@@ -52,6 +54,7 @@ impl Exchange {
             progress: Rc::new(Progress::new(started.into())),
             conn: None,
             cors: None,
+            grpc: false,
             kept: None,
             place: None,
             slot: None,

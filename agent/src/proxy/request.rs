@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use snapshot::model::{EndpointId, Gate, Origin, RuleTimeouts};
+use snapshot::model::{EndpointId, Gate, L7Kind, Origin, RuleTimeouts};
 use snapshot::path::CanonicalPath;
 
 use super::access::{self, Visit};
@@ -23,6 +23,7 @@ use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
+use super::grpc;
 use super::log::Reason;
 use super::mirror;
 use super::normalise::{self, Normal};
@@ -30,7 +31,7 @@ use super::outbound::Outbound;
 use super::request_id::RequestId;
 use super::respond::{self, Refusal};
 use super::session::{self, Session};
-use super::target::{choose, is_grpc, pick};
+use super::target::{choose, pick};
 use super::tokens::Known;
 use super::trace::TraceContext;
 use super::tunnel;
@@ -41,8 +42,8 @@ use crate::route::gatekeeper::Denied;
 use crate::route::key::KeySubject;
 use crate::route::matching::Subject;
 use crate::route::{
-    Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
-    Wire, rewrite,
+    Caller, Filters, HostRules, Identity, Listener, Matched, RouteRule, RouteTable, Steered,
+    TargetKind, Wire, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -67,7 +68,7 @@ pub(super) async fn handle(
     let id = RequestId::received(request.headers()).unwrap_or_else(|| worker.request_id());
     let head = *request.method() == Method::HEAD;
     let http1 = request.version() < Version::HTTP_2;
-    let grpc = !http1 && is_grpc(request.headers());
+    exchange.grpc = !http1 && grpc::is_grpc(request.headers());
     let record = &mut exchange.record;
     record.generation = table.generation;
     record.request_id = id.clone();
@@ -88,7 +89,7 @@ pub(super) async fn handle(
                 conn.unread.note();
             }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
-            let response = respond::refusal(&refusal, id.as_str(), grpc, close);
+            let response = respond::refusal(&refusal, id.as_str(), exchange.grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
                 response.map(|_| ResponseBody::empty())
@@ -148,11 +149,13 @@ async fn serve(
         normal,
         upgrade,
         tokens: Vec::new(),
+        identity: None,
     };
     match stage.conn.entry {
         Entry::Gateway => {
             let listener = listener(stage, exchange, &inbound)?;
             exchange.record.direction = listener.gate.map(Gate::direction);
+            inbound.identity.clone_from(&listener.identity);
             access::strip(&mut inbound.parts.headers, &listener.token_headers);
             let rules = listener.rules(&inbound.normal.host);
             let none = || Refusal::new(Reason::NoRoute, "no route matches");
@@ -213,6 +216,8 @@ pub(super) struct Inbound {
     pub(super) upgrade: Option<(OnUpgrade, Asked)>,
     /// The good tokens that its rule's policy asked for.
     tokens: Vec<Known>,
+    /// What upstreams are shown if they ask.
+    identity: Option<Arc<Identity>>,
 }
 
 impl Inbound {
@@ -249,6 +254,7 @@ impl Inbound {
             query: self.parts.uri.query(),
             host: &self.normal.host,
             sni: conn.sni.as_deref(),
+            certificate: conn.certificate.as_ref(),
             tokens: self.tokens.iter().map(|known| &*known.0).collect(),
             listener,
             client: conn.peer.ip(),
@@ -296,6 +302,13 @@ fn listener<'a>(
     }
     let listener = by_host.ok_or_else(none)?;
     exchange.listener(&listener.name);
+    if stage.conn.clients != listener.clients {
+        // Who the client is was asked when it connected, and not as it is asked now.
+        return Err(Refusal::new(
+            Reason::Misdirected,
+            "the listener asks for another certificate than this connection was made with",
+        ));
+    }
     Ok(listener)
 }
 
@@ -409,6 +422,10 @@ async fn forward(
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
         return Ok(edited(answer?, [&rule.filters]));
     }
+    let timeouts = match exchange.grpc {
+        true => grpc::timeouts(rule.timeouts, &inbound.parts.headers)?,
+        false => rule.timeouts,
+    };
     let session = rule
         .session
         .as_ref()
@@ -433,6 +450,21 @@ async fn forward(
     )?;
     if let Some(session) = &session {
         session.first(picked, &mut chosen.destinations);
+    }
+    if let Some(identity) = &inbound.identity {
+        for tls in chosen
+            .destinations
+            .iter_mut()
+            .filter_map(|one| one.tls.as_mut())
+        {
+            tls.identity = Some(Arc::clone(identity));
+        }
+    }
+    // What a `GRPCRoute` leads to speaks HTTP/2, whatever the request is.
+    if rule.kind == L7Kind::Grpc && inbound.upgrade.is_none() {
+        for destination in &mut chosen.destinations {
+            destination.http2 = true;
+        }
     }
 
     let Inbound {
@@ -511,7 +543,7 @@ async fn forward(
             &mirrors,
             &parts,
             kept.as_ref(),
-            like,
+            (like, inbound.identity.as_ref()),
         );
         let progress = Rc::clone(&exchange.progress);
         let body = match &kept {
@@ -536,7 +568,7 @@ async fn forward(
         call: Call::Endpoint(endpoint),
     });
     let effort = Effort {
-        timeouts: rule.timeouts,
+        timeouts,
         retry: rule.retry.as_deref(),
         backend: &picked.backend,
     };

@@ -20,9 +20,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use snapshot::model::{
     Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind, Gate,
-    Gateway, HostPattern, Hostname, Intra, Listener, ListenerProtocol, Name, ObjectName, Origin,
-    Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, Target, Upstream,
-    UpstreamHost, WeightedTarget, Workloads,
+    Gateway, HostPattern, Hostname, Intra, L7Kind, Listener, ListenerProtocol, Name, ObjectName,
+    Origin, Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, Target,
+    Upstream, UpstreamHost, WeightedTarget, Workloads,
 };
 use snapshot::path::CanonicalPath;
 use snapshot::{Snapshot, Source};
@@ -98,6 +98,7 @@ pub(crate) fn listener(called: &str, at: u16, hostname: Option<&str>) -> Listene
         port: port(at),
         protocol: ListenerProtocol::Http,
         hostname: hostname.map(host),
+        clients: None,
     }
 }
 
@@ -108,11 +109,13 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         listeners,
         gate,
+        identity: None,
     }
 }
 
 pub(crate) fn route(called: &str, hosts: &[&str], rules: Vec<Rule>) -> Route {
     Route {
+        kind: L7Kind::Http,
         name: object(called),
         origin: Origin::Document,
         declared: source(),
@@ -154,6 +157,7 @@ pub(crate) fn weighted(weight: u32, address: SocketAddr) -> WeightedTarget {
     let upstream = Upstream::Tcp {
         host: UpstreamHost::Address(address.ip()),
         port: port(address.port()),
+        tls: None,
     };
     WeightedTarget::new(weight, Target::Upstreams(vec![upstream]))
 }

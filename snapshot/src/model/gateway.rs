@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
-    Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
-    Transport,
+    Auth, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind,
+    Name, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence,
+    Timestamp, TrafficPolicy, Transport, UpstreamTls,
 };
 
 /// A gateway: addresses and listeners.
@@ -25,6 +25,8 @@ pub struct Gateway {
     pub listeners: Vec<Listener>,
     /// The gate that `Platform` makes of it.
     pub gate: Option<Gate>,
+    /// The certificate, of `Snapshot::certificates`, that it shows to upstreams that ask for one.
+    pub identity: Option<ObjectName>,
 }
 
 /// A listener.
@@ -40,6 +42,8 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Hosts it takes; all when absent.
     pub hostname: Option<HostPattern>,
+    /// What it asks of its clients; of HTTPS only.
+    pub clients: Option<Arc<ClientValidation>>,
 }
 
 /// Protocol of a listener.
@@ -198,10 +202,77 @@ impl fmt::Display for HostPattern {
     }
 }
 
+/// Kinds of routes of requests. In this order where nothing else decides between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum L7Kind {
+    /// `HTTPRoute`, and what a cell's endpoint generates.
+    Http,
+    /// `GRPCRoute`: its backends speak gRPC, which is HTTP/2 on the whole way.
+    Grpc,
+}
+
+impl L7Kind {
+    /// As a document names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+impl fmt::Display for L7Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Kinds of routes, as listeners take them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// By requests: listeners of HTTP and HTTPS.
+    L7(L7Kind),
+    /// By connections or datagrams: listeners of TLS, TCP and UDP.
+    L4(L4Kind),
+}
+
+impl RouteKind {
+    /// As a document names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::L7(kind) => kind.as_str(),
+            Self::L4(kind) => kind.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Kind and name of a document of a route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteName {
+    /// Its kind.
+    pub kind: L7Kind,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl fmt::Display for RouteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.kind, self.name)
+    }
+}
+
 /// A route: hosts and rules on gateways.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Name of the `HTTPRoute`, or a generated one of a cell's endpoint.
+    /// What kind of document it is, or would be.
+    pub kind: L7Kind,
+    /// Name of the document, or a generated one of a cell's endpoint.
     pub name: ObjectName,
     /// Where it comes from.
     pub origin: Origin,
@@ -221,7 +292,7 @@ pub struct Route {
 /// Where a route comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// An `HTTPRoute` document.
+    /// A document.
     Document,
     /// A cell's endpoint, through one of its gates.
     Endpoint {
@@ -339,7 +410,7 @@ pub enum Target {
 }
 
 /// One upstream.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// TCP.
     Tcp {
@@ -347,6 +418,8 @@ pub enum Upstream {
         host: UpstreamHost,
         /// Port.
         port: Port,
+        /// How it is reached over TLS; none: without.
+        tls: Option<Arc<UpstreamTls>>,
     },
     /// A Unix socket.
     Unix(PathBuf),
@@ -358,10 +431,12 @@ impl fmt::Display for Upstream {
             Self::Tcp {
                 host: UpstreamHost::Address(address),
                 port,
+                ..
             } => write!(f, "{}", std::net::SocketAddr::new(*address, port.get())),
             Self::Tcp {
                 host: UpstreamHost::Name(name),
                 port,
+                ..
             } => write!(f, "{name}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }

@@ -18,6 +18,7 @@ use crate::datapath::{Backend, DiscoveredPod, Service};
 
 mod edits;
 mod sources;
+mod vectors;
 
 /// The tables of a snapshot that comes after nothing.
 fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> KernelTables {
@@ -203,8 +204,10 @@ fn world() -> (Snapshot, Discovery) {
                 port: port(443),
                 protocol: ListenerProtocol::Http,
                 hostname: None,
+                clients: None,
             }],
             gate: Some(kind),
+            identity: None,
         };
         (name_, gateway)
     };
