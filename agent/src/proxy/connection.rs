@@ -12,7 +12,6 @@ use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -39,7 +38,7 @@ const MAX_HEAD: usize = 60 * 1024;
 pub(super) const MAX_HEADERS: usize = 100;
 
 /// First byte of an idle connection, after which keep-alive probes find dead peers.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
 
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -89,13 +88,15 @@ pub(super) enum Codec {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry) {
+pub(super) async fn accepted(
+    worker: Rc<Worker>,
+    (stream, peer): (TcpStream, SocketAddr),
+    entry: Entry,
+) {
     let _open = worker.opened();
-    let addresses = stream
-        .peer_addr()
-        .and_then(|peer| Ok((peer, stream.local_addr()?)));
-    let (peer, local) = match addresses {
-        Ok((peer, local)) => (canonical(peer), canonical(local)),
+    let peer = canonical(peer);
+    let local = match stream.local_addr() {
+        Ok(local) => canonical(local),
         Err(error) => {
             // The peer reset it while it waited to be accepted.
             tracing::debug!(%error, "connection was gone before it was served");
@@ -106,16 +107,6 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
         // No address has a text that is no header's.
         return;
     };
-    let socket = SockRef::from(&stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE);
-    if let Err(error) = stream
-        .set_nodelay(true)
-        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-    {
-        tracing::debug!(%error, %peer, "failed to set options of a connection");
-    }
     let conn = Conn {
         peer,
         client: peer.to_string().into(),

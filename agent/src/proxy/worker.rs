@@ -390,7 +390,7 @@ async fn listen(
             return;
         }
     };
-    let serve = |stream| spawn_local(connection::accepted(Rc::clone(&worker), stream, entry));
+    let serve = |accepted| spawn_local(connection::accepted(Rc::clone(&worker), accepted, entry));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -398,8 +398,8 @@ async fn listen(
             _ = &mut closed => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                serve(stream);
+            Ok(accepted) => {
+                serve(accepted);
             }
             Err(error) if transient(&error) => {}
             Err(error) => {
@@ -410,11 +410,11 @@ async fn listen(
     }
     // Connections that the kernel already took are served: closing the socket would reset them.
     if let Ok(listener) = listener.into_std() {
-        while let Ok((stream, _)) = listener.accept() {
+        while let Ok((stream, peer)) = listener.accept() {
             let nonblocking = stream.set_nonblocking(true);
             match nonblocking.and_then(|()| tokio::net::TcpStream::from_std(stream)) {
                 Ok(stream) => {
-                    serve(stream);
+                    serve((stream, peer));
                 }
                 Err(error) => tracing::debug!(%error, "failed to take over a connection"),
             }
