@@ -42,7 +42,7 @@ pub struct AccessRecord {
     /// `north`, `west`, `east` or `south`; none at a gateway that is no gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<&'static str>,
-    /// `http`, `tls` or `tcp`.
+    /// `http`, `tls`, `tcp` or `udp`.
     pub protocol: &'static str,
     /// Method.
     #[serde(skip_serializing_if = "Option::is_none")]
