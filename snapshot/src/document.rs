@@ -15,6 +15,7 @@ use crate::tree::{self, Value, shortened};
 pub(crate) mod addresses;
 pub(crate) mod backend;
 pub(crate) mod cell;
+pub(crate) mod client_policy;
 pub(crate) mod duration;
 pub(crate) mod filter;
 pub(crate) mod gateway;
@@ -38,7 +39,7 @@ pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 
 /// Kinds with the versions in which each is taken.
-const KINDS: [(&str, &[&str]); 12] = [
+const KINDS: [(&str, &[&str]); 13] = [
     ("Cell", &[CARDINAL]),
     ("RoutingTable", &[CARDINAL]),
     ("Platform", &[CARDINAL]),
@@ -48,6 +49,7 @@ const KINDS: [(&str, &[&str]); 12] = [
     ("TCPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
     ("UDPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
     ("SecurityPolicy", &[ENVOY_GATEWAY]),
+    ("ClientTrafficPolicy", &[ENVOY_GATEWAY]),
     ("HTTPRouteFilter", &[ENVOY_GATEWAY]),
     ("Backend", &[ENVOY_GATEWAY]),
     ("Secret", &["v1"]),
@@ -73,6 +75,7 @@ pub(crate) struct Drafts {
     pub(crate) tcp_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) udp_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
+    pub(crate) client_policies: Table<client_policy::ClientDraft>,
     pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
     pub(crate) secrets: Table<secret::SecretDraft>,
@@ -262,6 +265,12 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             &mut drafts.security_policies,
             &meta,
             spec(object, &meta, security_policy::read),
+            root.sink(),
+        ),
+        "ClientTrafficPolicy" => place(
+            &mut drafts.client_policies,
+            &meta,
+            spec(object, &meta, client_policy::read),
             root.sink(),
         ),
         "HTTPRouteFilter" => place(

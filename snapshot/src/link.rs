@@ -21,6 +21,7 @@ use crate::report::Source;
 use crate::shared::Shared;
 
 mod addresses;
+mod client_policy;
 mod credentials;
 mod http_route;
 mod l4_route;
@@ -66,6 +67,7 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         attach.insert(name, draft);
     }
     sockets(&gateways, sink);
+    client_policy::apply(drafts.client_policies, &mut gateways, &attach, sink);
     let platform = platform(platform_draft, &mut gateways, &attach, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platform_source

@@ -12,14 +12,15 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
-    Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
-    Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
-    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode, Tokens,
-    WeightedTarget, effective_hosts,
+    Auth, Cell, ClientPolicy, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway,
+    HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin,
+    ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode,
+    Tokens, WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
-use super::filter;
+use super::{client, filter};
+use crate::route::client::ClientSettings;
 use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
@@ -39,6 +40,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         generation,
         binds: compiler.binds(&rules, &streams),
         datagrams: compiler.datagrams(&rules, &streams),
+        has_clients: !compiler.clients.is_empty(),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
@@ -63,6 +65,7 @@ struct Compiler<'a> {
     placements: BTreeMap<ObjectName, Arc<Placements>>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     targets: u32,
+    clients: HashMap<*const ClientPolicy, Arc<ClientSettings>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -76,6 +79,7 @@ impl<'a> Compiler<'a> {
             placements: BTreeMap::new(),
             certificates: BTreeMap::new(),
             targets: 0,
+            clients: HashMap::new(),
         };
         for table in snapshot.routing_tables.values() {
             match Placements::new(table) {
@@ -368,11 +372,9 @@ impl<'a> Compiler<'a> {
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
                 for address in &gateway.addresses {
                     let address = SocketAddr::new(*address, listener.port.get());
-                    let bind = binds.entry(address).or_insert_with(|| Bind {
-                        wire,
-                        passthrough: false,
-                        listeners: HostIndex::default(),
-                    });
+                    let bind = binds
+                        .entry(address)
+                        .or_insert_with(|| Bind::new(wire, compiled.client.clone()));
                     bind.passthrough |= passthrough;
                     if bind.wire != wire {
                         self.mistake(
@@ -424,6 +426,26 @@ impl<'a> Compiler<'a> {
             }
         }
         datagrams
+    }
+
+    /// Listeners of one policy share what is made of it.
+    fn client(&mut self, policy: &Arc<ClientPolicy>) -> Option<Arc<ClientSettings>> {
+        // As for gatekeepers, an address is one policy's.
+        let address = Arc::as_ptr(policy);
+        if let Some(known) = self.clients.get(&address) {
+            return Some(Arc::clone(known));
+        }
+        match client::settings(policy) {
+            Ok(settings) => {
+                let settings = Arc::new(settings);
+                self.clients.insert(address, Arc::clone(&settings));
+                Some(settings)
+            }
+            Err(why) => {
+                self.mistake(&policy.declared, why);
+                None
+            }
+        }
     }
 
     /// What a listener does that is not HTTP.
@@ -509,6 +531,10 @@ impl<'a> Compiler<'a> {
             certificates,
             default_certificate,
             streams: self.passed(gateway, listener, streams),
+            client: listener
+                .client
+                .as_ref()
+                .and_then(|policy| self.client(policy)),
         }
     }
 

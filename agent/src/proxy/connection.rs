@@ -2,21 +2,27 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use snapshot::model::{ClientHttp2, ClientTimeouts};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
+use super::entrance::{self, Counted};
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
 use super::{request, steered, stream, tls};
 use crate::route::Wire;
+use crate::route::client::ClientSettings;
 use crate::upstream::LocalExecutor;
 
 /// What a client that knows HTTP/2 sends first (RFC 9113, section 3.4).
@@ -48,7 +54,10 @@ pub(super) enum Entry {
 /// What requests know of their connection.
 #[derive(Debug)]
 pub(super) struct Conn {
+    /// The other end.
     pub(super) peer: SocketAddr,
+    /// Whose it is: the other end's, or that of whom a proxy there speaks for.
+    pub(super) source: SocketAddr,
     /// The same as a text: every request is recorded with it.
     pub(super) client: String,
     pub(super) local: SocketAddr,
@@ -60,6 +69,30 @@ pub(super) struct Conn {
     pub(super) requests: Cell<u64>,
     /// Whether its client may still send what nobody reads.
     pub(super) unread: Unread,
+    /// The policy that it began with.
+    pub(super) settings: Option<Arc<ClientSettings>>,
+    /// Its place among those of its port, if these are limited.
+    pub(super) counted: Option<Rc<Counted>>,
+    /// Whether it has had the requests that it may have.
+    pub(super) spent: Notify,
+}
+
+impl Conn {
+    /// A proxy at the other end tells whose it is.
+    pub(super) fn comes_from(&mut self, source: SocketAddr) {
+        self.source = source;
+        self.client = source.to_string();
+    }
+
+    fn timeouts(&self) -> ClientTimeouts {
+        let settings = self.settings.as_ref();
+        settings.map_or_else(Default::default, |one| one.policy.timeouts)
+    }
+
+    fn http2(&self) -> ClientHttp2 {
+        let settings = self.settings.as_ref();
+        settings.map_or_else(Default::default, |one| one.policy.http2)
+    }
 }
 
 /// Which codec a connection speaks.
@@ -95,8 +128,9 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
     {
         tracing::debug!(%error, %peer, "failed to set options of a connection");
     }
-    let conn = Conn {
+    let mut conn = Conn {
         peer,
+        source: peer,
         client: peer.to_string(),
         local,
         entry,
@@ -104,14 +138,28 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
         sni: None,
         requests: Cell::default(),
         unread: Unread::default(),
+        settings: None,
+        counted: None,
+        spent: Notify::default(),
     };
     match entry {
         Entry::Steered => steered::serve(worker, stream, conn).await,
         Entry::Gateway => {
             // A connection outlives many tables: each request loads its own, and none is kept here.
-            let wire = worker.table.load().bind(local).map(|bind| bind.wire);
-            let stream = Prefixed::new(stream);
-            match wire {
+            let found = worker.table.load().bind(local).map(|bind| {
+                let settings = bind.client.clone();
+                (
+                    bind.wire,
+                    settings.map(|one| (one, Arc::clone(bind.open()))),
+                )
+            });
+            let mut stream = Prefixed::new(stream);
+            if let Some((_, Some((settings, open)))) = &found
+                && !entrance::enter(&worker, settings, open, &mut stream, &mut conn).await
+            {
+                return;
+            }
+            match found.map(|(wire, _)| wire) {
                 None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
                 Some(Wire::Tls) => tls::serve(worker, stream, conn).await,
                 Some(Wire::Http) => http(worker, stream, conn, Codec::Detect).await,
@@ -131,11 +179,13 @@ pub(super) async fn http<T>(worker: Rc<Worker>, mut stream: Prefixed<T>, conn: C
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let idle_limit = conn.timeouts().idle.unwrap_or_else(|| worker.idle());
+    let limits = conn.http2();
     let conn = Rc::new(conn);
     let mut drain = worker.drain();
     let codec = match codec {
         Codec::Detect => {
-            let detected = tokio::time::timeout(worker.idle(), detect(&mut stream));
+            let detected = tokio::time::timeout(idle_limit, detect(&mut stream));
             let detected = tokio::select! {
                 detected = detected => detected,
                 // Nothing was asked yet, so nothing is cut off.
@@ -164,9 +214,9 @@ where
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEAD as u32)
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(limits.max_streams.map_or(MAX_STREAMS, NonZeroU32::get))
+            .initial_stream_window_size(limits.stream_window.unwrap_or(STREAM_WINDOW))
+            .initial_connection_window_size(limits.connection_window.unwrap_or(CONNECTION_WINDOW))
             .keep_alive_interval(KEEPALIVE)
             .enable_connect_protocol()
             .serve_connection(io, service);
@@ -177,16 +227,20 @@ where
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = idle(&conn, worker.idle()) => {
+            () = conn.spent.notified() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = idle(&conn, idle_limit) => {
                 connection.as_mut().graceful_shutdown();
                 // A client that does not say goodbye has had its time.
-                tokio::time::timeout(worker.idle(), connection).await.unwrap_or(Ok(()))
+                tokio::time::timeout(idle_limit, connection).await.unwrap_or(Ok(()))
             }
         }
     } else {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(worker.idle())
+            .header_read_timeout(idle_limit)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
             .serve_connection(io, service)

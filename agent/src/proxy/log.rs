@@ -229,6 +229,12 @@ pub enum Reason {
     TlsHandshake,
     /// Neither side of a connection sent anything for too long.
     IdleTimeout,
+    /// As many connections are open as may be.
+    ConnectionLimit,
+    /// The connection should begin with a PROXY header, and does not.
+    ProxyHeader,
+    /// The header that tells the client's address does not.
+    ClientUnknown,
 }
 
 impl Reason {
@@ -282,6 +288,9 @@ impl Reason {
             Self::CertificateExpired => "certificate_expired",
             Self::TlsHandshake => "tls_handshake",
             Self::IdleTimeout => "idle_timeout",
+            Self::ConnectionLimit => "connection_limit",
+            Self::ProxyHeader => "proxy_header",
+            Self::ClientUnknown => "client_unknown",
         }
     }
 
@@ -301,9 +310,10 @@ impl Reason {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Ok | Self::Answered => StatusCode::OK,
-            Self::BadRequest | Self::RoutingKeyMissing | Self::RoutingKeyInvalid => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest
+            | Self::RoutingKeyMissing
+            | Self::RoutingKeyInvalid
+            | Self::ProxyHeader => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodRefused => StatusCode::NOT_IMPLEMENTED,
             Self::NoListener | Self::NoRoute => StatusCode::NOT_FOUND,
@@ -323,6 +333,7 @@ impl Reason {
             | Self::SouthNotDeclared
             | Self::NotTls
             | Self::CallerUnknown
+            | Self::ClientUnknown
             | Self::NoCertificate
             | Self::CertificateExpired
             | Self::TlsHandshake => StatusCode::FORBIDDEN,
@@ -332,7 +343,7 @@ impl Reason {
             | Self::PolicyUnusable
             | Self::Rewrite
             | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::ConcurrencyLimit | Self::ConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoReadyEndpoint
             | Self::KeysUnavailable

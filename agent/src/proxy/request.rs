@@ -3,7 +3,7 @@
 //!
 //! Every stage reads the same [`Normal`] request and the one table that [`handle`] loaded.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use super::access::{self, Visit};
 use super::answer;
 use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
+use super::clients;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
 use super::log::Reason;
@@ -34,6 +35,7 @@ use super::trace::TraceContext;
 use super::tunnel;
 use super::websocket::{self, Asked};
 use super::worker::Worker;
+use crate::route::client::ClientSettings;
 use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::key::KeySubject;
@@ -49,6 +51,8 @@ pub(super) struct Stage<'a> {
     pub(super) worker: &'a Rc<Worker>,
     pub(super) conn: &'a Conn,
     pub(super) table: &'a Arc<RouteTable>,
+    /// The policy of the listener for its clients.
+    pub(super) client: Option<&'a ClientSettings>,
 }
 
 /// Serves one request: from its head to the head of its answer. The record is written when the
@@ -76,13 +80,27 @@ pub(super) async fn handle(
     if let Some(ratio) = worker.log.sinks().ratio() {
         record.trace = TraceContext::of(request.headers(), &worker, ratio);
     }
+    let client = match conn.entry {
+        Entry::Gateway => table.client(conn.local, conn.tls, conn.sni.as_deref()),
+        Entry::Steered => None,
+    };
     let stage = Stage {
         worker: &worker,
         conn: &conn,
         table: &table,
+        client: client.map(|one| &**one),
     };
     let bodiless = request.body().is_end_stream();
-    let mut response = match serve(&stage, &mut exchange, request).await {
+    let progress = Rc::clone(&exchange.progress);
+    let served = {
+        let served = serve(&stage, &mut exchange, request);
+        tokio::pin!(served);
+        match stage.client.filter(|one| one.is_timed()) {
+            None => served.await,
+            Some(client) => clients::within(client, &progress, served).await,
+        }
+    };
+    let mut response = match served {
         Ok(response) => response,
         Err(refusal) => {
             if !bodiless {
@@ -105,7 +123,17 @@ pub(super) async fn handle(
         cors.decorate(origin.as_ref(), response.headers_mut());
     }
     exchange.record.status = response.status().as_u16();
-    response.map(|body| body.ends(exchange))
+    let last = client.and_then(|one| one.policy.max_requests);
+    if last.is_some_and(|last| conn.requests.get() >= u64::from(last.get())) {
+        if http1 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        } else {
+            conn.spent.notify_one();
+        }
+    }
+    let idle = client.and_then(|one| one.stream_idle());
+    response.map(|body| body.patient(idle).ends(exchange))
 }
 
 async fn serve(
@@ -113,7 +141,7 @@ async fn serve(
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let normal = normalise::read(&request)?;
+    let normal = normalise::read(&request, stage.client)?;
     exchange.record.host = Some(normal.host.clone());
     exchange.record.path = Some(normal.path.to_string());
     let asked = normal.websocket;
@@ -121,6 +149,18 @@ async fn serve(
     let (mut parts, body) = request.into_parts();
     if asked == Some(Asked::Connect) {
         websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);
+    }
+    let mut client = stage.conn.source.ip();
+    if let Some(settings) = stage.client {
+        client = clients::received(settings, exchange, &mut parts.headers, client)?;
+        if normal.elsewhere && is_grpc(&parts.headers) {
+            let detail = "path has an encoded slash, and a call is not sent elsewhere";
+            return Err(Refusal::new(Reason::BadRequest, detail));
+        }
+        if let Some(answer) = clients::answered(settings, &parts, &normal) {
+            exchange.record.reason = Reason::Answered;
+            return Ok(answer);
+        }
     }
     let caller = stage.worker.caller(stage.table, stage.conn.peer.ip());
     exchange.record.caller = caller.map(|caller| Arc::clone(&caller.name));
@@ -130,6 +170,7 @@ async fn serve(
         body,
         normal,
         upgrade,
+        client,
         tokens: Vec::new(),
     };
     match stage.conn.entry {
@@ -194,6 +235,8 @@ pub(super) struct Inbound {
     body: RequestBody,
     normal: Normal,
     pub(super) upgrade: Option<(OnUpgrade, Asked)>,
+    /// Address of whom it is from.
+    pub(super) client: IpAddr,
     /// The good tokens that its rule's policy asked for.
     tokens: Vec<Known>,
 }
@@ -234,7 +277,7 @@ impl Inbound {
             sni: conn.sni.as_deref(),
             tokens: self.tokens.iter().map(|known| &*known.0).collect(),
             listener,
-            client: conn.peer.ip(),
+            client: self.client,
         }
     }
 }
@@ -435,7 +478,7 @@ async fn forward(
     }
     // The wait for `100 Continue` is answered here, when the upstream asks for the body.
     headers.remove(header::EXPECT);
-    normalise::forwarded(headers, stage.conn.peer.ip(), stage.conn.tls, &normal);
+    normalise::forwarded(headers, stage.conn.source.ip(), stage.conn.tls, &normal);
     if let Ok(id) = HeaderValue::from_str(&exchange.record.request_id) {
         headers.insert("x-request-id", id);
     }
@@ -609,10 +652,10 @@ async fn send(
         let upstream = hyper::upgrade::on(&mut response);
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
-        let slot = exchange.slot.clone();
+        let held = (exchange.slot.clone(), stage.conn.counted.clone());
         tunnel::upgraded(stage.worker, client, upstream, move |table| {
-            // The slot is given back when the tunnel ends.
-            let _held = &slot;
+            // The slot, and the connection's place among those of its port, are given back when the tunnel ends.
+            let _held = &held;
             match (worker.caller(table, source), &call) {
                 (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
                 (Some(caller), Call::South(host, port)) => caller

@@ -192,13 +192,23 @@ async fn handshake(
             UNRECOGNIZED_NAME
         }
         Some((listener, certificate)) => {
-            let mut config = ServerConfig::clone(worker.tls());
+            let own = listener.client.as_ref().and_then(|one| one.tls.as_deref());
+            let mut config = ServerConfig::clone(own.unwrap_or_else(|| worker.tls()));
+            if own.is_some() {
+                config.ticketer = Arc::clone(&worker.tls().ticketer);
+                config.session_storage = Arc::clone(&worker.tls().session_storage);
+            }
             config.cert_resolver = Arc::new(Fixed(Some(Arc::clone(&certificate.key))));
             let plain = listener.streams.is_some();
-            if plain {
+            let named = listener
+                .client
+                .as_ref()
+                .is_some_and(|one| one.policy.tls.alpn.is_some());
+            if plain && !named {
                 // What is inside is not known here.
                 config.alpn_protocols.clear();
             }
+            conn.settings.clone_from(&listener.client);
             return match start.into_stream(Arc::new(config)).await {
                 Ok(stream) if plain => Some(Shaken::Plain(stream, Arc::clone(listener))),
                 Ok(stream) => Some(Shaken::Http(stream)),

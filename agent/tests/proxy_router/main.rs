@@ -3,6 +3,7 @@
 mod access;
 mod auth;
 mod cells;
+mod client_policy;
 mod documents;
 mod east;
 mod filters;

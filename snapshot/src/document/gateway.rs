@@ -208,6 +208,7 @@ fn listener(
             port: port?,
             protocol: protocol?,
             hostname,
+            client: None,
         },
         certificate_sources,
         all_namespaces,

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
-    Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, Transport,
+    Auth, ClientPolicy, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name,
+    ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp,
+    Transport,
 };
 
 /// A gateway: addresses and listeners.
@@ -39,6 +40,9 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Hosts it takes; all when absent.
     pub hostname: Option<HostPattern>,
+    /// How it treats its clients; none: as the router does without a policy. Listeners of one port have one
+    /// [`super::Entrance`], and those of plain HTTP one policy.
+    pub client: Option<Arc<ClientPolicy>>,
 }
 
 /// Protocol of a listener.

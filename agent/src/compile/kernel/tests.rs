@@ -203,6 +203,7 @@ fn world() -> (Snapshot, Discovery) {
                 port: port(443),
                 protocol: ListenerProtocol::Http,
                 hostname: None,
+                client: None,
             }],
             gate: Some(kind),
         };
