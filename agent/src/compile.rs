@@ -4,3 +4,4 @@ mod client;
 mod filter;
 pub mod kernel;
 pub mod route;
+mod traffic;

@@ -16,6 +16,8 @@ use snapshot::model::{
     RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
+use crate::upstream::Terms;
+
 pub mod admission;
 pub mod client;
 pub mod cors;
@@ -460,6 +462,8 @@ pub struct RouteTarget {
     pub kind: TargetKind,
     /// What is changed for this target alone. A rewrite takes the place of the rule's.
     pub filters: Filters,
+    /// What a policy says of connections there.
+    pub terms: Option<Arc<Terms>>,
 }
 
 /// Where requests go.

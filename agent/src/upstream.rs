@@ -52,6 +52,15 @@ pub struct Destination {
     /// For whom alone the connection is kept; none: whoever asks next may have it. What one caller did
     /// on a connection to the outside, such as logging in on it, is not another caller's to use.
     pub owner: Option<Arc<str>>,
+    /// What a policy says of connections there; none: what holds for all.
+    pub terms: Option<Arc<Terms>>,
+}
+
+/// What a policy says of connections. Those of other terms are kept apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// Until a connection stands, TLS included; none: [`Timeouts::connect`].
+    pub connect: Option<Duration>,
 }
 
 impl Destination {
@@ -238,6 +247,18 @@ impl UpstreamError {
             self,
             Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Broken { .. }
         )
+    }
+
+    /// Whether the upstream said that it did nothing with the stream (RFC 9113, section 8.7).
+    pub fn is_refused_stream(&self) -> bool {
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            }
+            cause = error.source();
+        }
+        false
     }
 }
 

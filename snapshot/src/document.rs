@@ -23,10 +23,12 @@ pub(crate) mod http_route;
 pub(crate) mod jwks;
 pub(crate) mod l4_route;
 pub(crate) mod platform;
+pub(crate) mod policy;
 pub(crate) mod routing_table;
 pub(crate) mod secret;
 pub(crate) mod security_policy;
 pub(crate) mod template;
+pub(crate) mod traffic_policy;
 
 /// API group and version of Cardinal's own kinds.
 pub(crate) const CARDINAL: &str = "cardinal.dev/v1alpha1";
@@ -39,7 +41,7 @@ pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 
 /// Kinds with the versions in which each is taken.
-const KINDS: [(&str, &[&str]); 13] = [
+const KINDS: [(&str, &[&str]); 14] = [
     ("Cell", &[CARDINAL]),
     ("RoutingTable", &[CARDINAL]),
     ("Platform", &[CARDINAL]),
@@ -50,6 +52,7 @@ const KINDS: [(&str, &[&str]); 13] = [
     ("UDPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
     ("SecurityPolicy", &[ENVOY_GATEWAY]),
     ("ClientTrafficPolicy", &[ENVOY_GATEWAY]),
+    ("BackendTrafficPolicy", &[ENVOY_GATEWAY]),
     ("HTTPRouteFilter", &[ENVOY_GATEWAY]),
     ("Backend", &[ENVOY_GATEWAY]),
     ("Secret", &["v1"]),
@@ -76,6 +79,7 @@ pub(crate) struct Drafts {
     pub(crate) udp_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
     pub(crate) client_policies: Table<client_policy::ClientDraft>,
+    pub(crate) traffic_policies: Table<traffic_policy::TrafficDraft>,
     pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
     pub(crate) secrets: Table<secret::SecretDraft>,
@@ -271,6 +275,12 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             &mut drafts.client_policies,
             &meta,
             spec(object, &meta, client_policy::read),
+            root.sink(),
+        ),
+        "BackendTrafficPolicy" => place(
+            &mut drafts.traffic_policies,
+            &meta,
+            spec(object, &meta, traffic_policy::read),
             root.sink(),
         ),
         "HTTPRouteFilter" => place(

@@ -21,12 +21,14 @@ use crate::report::Source;
 use crate::shared::Shared;
 
 mod addresses;
+mod attachment;
 mod client_policy;
 mod credentials;
 mod http_route;
 mod l4_route;
 mod routing_table;
 mod security_policy;
+mod traffic_policy;
 
 /// Makes a snapshot without digest and warnings.
 pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
@@ -113,7 +115,7 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     let unread = |name: &ObjectName| attach.contains_key(name);
     routing_table::trusted(&routing_tables, &gateways, unread, sink);
     let l4_routes = l4_routes.link(&attach, &drafts.backends, sink);
-    let documents = http_route::routes(
+    let mut documents = http_route::routes(
         drafts.http_routes,
         &attach,
         &routing_tables,
@@ -121,14 +123,15 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         &drafts.filters,
         sink,
     );
-    let mut routes = security_policy::apply(
-        drafts.security_policies,
-        documents,
-        routes,
-        &attach,
-        &secrets,
-        sink,
-    );
+    let security = drafts.security_policies;
+    let security = security_policy::policies(security, &documents, &attach, &secrets, sink);
+    let traffic = drafts.traffic_policies;
+    let traffic = traffic_policy::policies(traffic, &documents, &attach, sink);
+    security.on_documents(&mut documents);
+    traffic.on_documents(&mut documents);
+    routes.extend(documents.into_values().flatten().map(|linked| linked.route));
+    let routes = security.on_listeners(routes, &attach);
+    let mut routes = traffic.on_listeners(routes, &attach);
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
     Snapshot {
         digest: "".into(),

@@ -29,6 +29,7 @@ mod resilience;
 mod routing;
 mod session;
 mod timestamp;
+mod traffic;
 
 pub use auth::{
     ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
@@ -54,12 +55,13 @@ pub use jwt::{
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
-pub use resilience::{Limit, Retry, RetryBudget, RuleTimeouts};
+pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
     BreakerSettings, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl, RoutingTable,
 };
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
+pub use traffic::{PolicyRetry, TrafficPolicy};
 
 /// Everything a node is told, valid as a whole.
 #[derive(Clone, Debug)]

@@ -72,7 +72,7 @@ fn examples_of_the_reference_are_valid_together() {
         bytes: blocks.join("---\n").into_bytes(),
     };
     let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
-    assert_eq!(blocks.len(), 6);
+    assert_eq!(blocks.len(), 7);
     assert_eq!(snapshot.l4_routes.len(), 3);
     assert_eq!(snapshot.routes.len(), 2);
     let warnings: Vec<_> = snapshot

@@ -19,7 +19,7 @@ use snapshot::model::{
 };
 use snapshot::{Mistake, Snapshot};
 
-use super::{client, filter};
+use super::{client, filter, traffic};
 use crate::route::client::ClientSettings;
 use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
@@ -154,10 +154,14 @@ impl<'a> Compiler<'a> {
     fn rule(&mut self, route: &Route, name: &Arc<str>, index: usize, rule: &Rule) -> RouteRule {
         let auth = rule.auth.as_ref().map(|auth| self.gatekeeper(auth));
         let filters = self.filters(&rule.declared, &rule.filters);
+        let terms = rule.traffic.as_deref().and_then(traffic::terms);
         let targets: Vec<_> = rule
             .targets
             .iter()
-            .map(|target| self.route_target(&rule.declared, target))
+            .map(|target| RouteTarget {
+                terms: terms.clone(),
+                ..self.route_target(&rule.declared, target)
+            })
             .collect();
         for target in &targets {
             if let (TargetKind::Placements(table), None) = (&target.kind, &auth)
@@ -182,8 +186,8 @@ impl<'a> Compiler<'a> {
             },
             auth,
             filters,
-            timeouts: rule.timeouts,
-            retry: rule.retry.clone(),
+            timeouts: traffic::timeouts(rule),
+            retry: traffic::retry(rule),
             session: rule.session.clone(),
             weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
             targets,
@@ -304,6 +308,7 @@ impl<'a> Compiler<'a> {
             backend: backend(&target.target),
             kind: self.target(&target.target),
             filters: self.filters(source, &target.filters),
+            terms: None,
         }
     }
 

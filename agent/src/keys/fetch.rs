@@ -89,6 +89,7 @@ impl Network {
             host: None,
             outside: false,
             owner: None,
+            terms: None,
         };
         let settings = match &remote.authorities {
             Some(authorities) => Settings {

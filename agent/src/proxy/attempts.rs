@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http::request::Parts;
-use snapshot::model::{Limit, Retry, RuleTimeouts};
+use http::{Request, Response};
+use snapshot::model::{Failures, Jitter, Limit, Retry, RuleTimeouts};
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
@@ -89,9 +89,8 @@ pub(super) async fn send(
         };
         let got = once(stage, exchange, &destinations, request, patience).await;
         let again = match &got {
-            Ok(answer) => retry.codes.contains(&answer.response.status().as_u16()),
-            Err(UpstreamError::Deadline { .. }) => retry.timeouts,
-            Err(error) => retry.connection_errors && error.is_connection(),
+            Ok(answer) => wanted(retry, &answer.response),
+            Err(error) => failed(retry.failures, error),
         };
         let now = Instant::now();
         let wait = wait(retry, retries, worker.random());
@@ -150,6 +149,29 @@ async fn once(
         .await
 }
 
+/// Whether an answer is tried for again.
+fn wanted<B>(retry: &Retry, response: &Response<B>) -> bool {
+    let grpc = || {
+        let status = response.headers().get("grpc-status")?;
+        let status: u8 = status.to_str().ok()?.parse().ok()?;
+        Some(retry.grpc_codes.contains(&status))
+    };
+    retry.codes.contains(&response.status().as_u16())
+        || (!retry.grpc_codes.is_empty() && grpc().unwrap_or(false))
+}
+
+/// Whether a try that got no answer is followed by another.
+fn failed(wanted: Failures, error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::Connect { .. } | UpstreamError::ConnectTimeout { .. } => wanted.connect,
+        UpstreamError::Broken { .. } => {
+            wanted.reset || (wanted.refused && error.is_refused_stream())
+        }
+        UpstreamError::Deadline { .. } => wanted.timeout,
+        _ => false,
+    }
+}
+
 /// A request that can be sent again.
 struct Original {
     parts: Parts,
@@ -174,10 +196,16 @@ impl Original {
 /// Time before the next try, after so many.
 fn wait(retry: &Retry, retries: u32, random: u64) -> Duration {
     let doubled = 1u32.checked_shl(retries).unwrap_or(u32::MAX);
-    let least = retry.backoff.saturating_mul(doubled).min(retry.max_backoff);
-    // Between once and twice of it, so that those who failed together do not come back together.
-    let more = random % u64::try_from(least.as_nanos()).unwrap_or(u64::MAX).max(1);
-    least.saturating_add(Duration::from_nanos(more))
+    let interval = retry.backoff.saturating_mul(doubled).min(retry.max_backoff);
+    let part = random
+        % u64::try_from(interval.as_nanos())
+            .unwrap_or(u64::MAX)
+            .max(1);
+    let part = Duration::from_nanos(part);
+    match retry.jitter {
+        Jitter::Above => interval.saturating_add(part),
+        Jitter::Full => part,
+    }
 }
 
 #[cfg(test)]
@@ -185,31 +213,35 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use snapshot::model::{Limit, Retry, RetryBudget, RuleTimeouts};
+    use snapshot::model::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
     use tokio::time::Instant;
 
     use super::{limits, wait};
     use crate::upstream::Patience;
 
     #[test]
-    fn waits_grow_from_the_least_and_end() {
+    fn waits_grow_and_end() {
         let millis = Duration::from_millis;
-        let retry = Retry {
+        let mut retry = Retry {
             attempts: 9,
             codes: BTreeSet::new(),
-            connection_errors: true,
-            timeouts: true,
+            grpc_codes: BTreeSet::new(),
+            failures: Failures::ALL,
             backoff: millis(25),
             max_backoff: millis(250),
+            jitter: Jitter::Above,
             budget: RetryBudget::default(),
         };
-        for (retries, least) in [(0, 25), (1, 50), (2, 100), (3, 200), (4, 250), (99, 250)] {
+        for (retries, interval) in [(0, 25), (1, 50), (2, 100), (3, 200), (4, 250), (99, 250)] {
             for random in [0, 1, 12_345_678_901, u64::MAX] {
-                let wait = wait(&retry, retries, random);
+                retry.jitter = Jitter::Above;
+                let above = wait(&retry, retries, random);
                 assert!(
-                    wait >= millis(least) && wait < millis(2 * least),
-                    "{retries}: {wait:?}"
+                    above >= millis(interval) && above < millis(2 * interval),
+                    "{retries}: {above:?}"
                 );
+                retry.jitter = Jitter::Full;
+                assert_eq!(wait(&retry, retries, random), above - millis(interval));
             }
         }
     }

@@ -272,6 +272,7 @@ async fn ask(
         host: None,
         outside: false,
         owner: None,
+        terms: None,
     };
     let answer = client
         .send(&[destination], request, &progress, Patience::Usual, table)

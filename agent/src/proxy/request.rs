@@ -734,6 +734,7 @@ async fn south(
         host: None,
         outside: stage.worker.outside(),
         owner: Some(Arc::clone(&caller.name)),
+        terms: None,
     }];
     let Inbound {
         mut parts,

@@ -109,6 +109,7 @@ async fn passthrough(
         host: None,
         outside: worker.outside(),
         owner: None,
+        terms: None,
     };
     let (mut upstream, peer) = match worker.client.tunnel(&destination, &table).await {
         Ok(connected) => connected,

@@ -156,6 +156,7 @@ async fn open(
             place,
             tls: None,
             http2: false,
+            terms: None,
             mark: worker.mark(mark(listener)),
             host: None,
             outside: false,

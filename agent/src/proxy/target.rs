@@ -53,6 +53,7 @@ pub(super) fn choose(
         host: None,
         outside: false,
         owner: None,
+        terms: target.terms.clone(),
     };
     let plain = |destinations| Chosen {
         destinations,
@@ -123,6 +124,7 @@ pub(super) fn mirrored(
         place,
         tls: None,
         host: None,
+        terms: target.terms.clone(),
         ..like.clone()
     };
     places.into_iter().map(destination).collect()

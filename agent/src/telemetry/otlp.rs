@@ -247,6 +247,7 @@ impl Exporter<'_> {
             host: None,
             outside: false,
             owner: None,
+            terms: None,
         };
         let connected =
             upstream::connect(&destination, &self.settings, &self.resolver, &self.table)

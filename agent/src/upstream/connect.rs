@@ -76,7 +76,10 @@ pub(crate) async fn open(
     resolver: &Resolver,
     table: &RouteTable,
 ) -> Result<Connected, UpstreamError> {
-    let limit = settings.timeouts.connect;
+    let terms = destination.terms.as_ref();
+    let limit = terms
+        .and_then(|terms| terms.connect)
+        .unwrap_or(settings.timeouts.connect);
     let timed_out = || UpstreamError::ConnectTimeout {
         place: destination.place.to_string(),
         limit,
@@ -410,6 +413,7 @@ mod tests {
                 host: None,
                 outside,
                 owner: None,
+                terms: None,
             };
             let connected = one(at, &destination, &settings).await;
             if let Ok(super::Stream::Tcp(stream)) = &connected {

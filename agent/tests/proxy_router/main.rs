@@ -23,6 +23,7 @@ mod tcp_routes;
 mod telemetry;
 mod tls;
 mod tls_routes;
+mod traffic_policy;
 mod udp_routes;
 mod upstreams;
 mod vectors;

@@ -35,7 +35,7 @@ fn rules(list: &[(&str, &str)]) -> String {
 }
 
 /// An upstream that answers 200 after a while.
-async fn slow(after: Duration) -> SocketAddr {
+pub(crate) async fn slow(after: Duration) -> SocketAddr {
     serve(move |_| async move {
         tokio::time::sleep(after).await;
         Response::new(full("late".into()))
@@ -112,7 +112,7 @@ async fn proxy_cuts_answers_that_outlast_their_rule() {
 
 /// An upstream that answers a path's first requests with a status, `/<status>/<times>/..`, and then
 /// with the length of the body that it got.
-async fn failing() -> (SocketAddr, Arc<AtomicU32>) {
+pub(crate) async fn failing() -> (SocketAddr, Arc<AtomicU32>) {
     let count = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&count);
     let up = serve(move |request: Request<Incoming>| {
@@ -186,7 +186,7 @@ async fn proxy_tries_again_as_the_rule_says() {
 }
 
 /// An upstream that reads a request and resets the connection, so many times, and then answers.
-async fn resetting(times: u32) -> (SocketAddr, Arc<AtomicU32>) {
+pub(crate) async fn resetting(times: u32) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("it is bound");
     let count = Arc::new(AtomicU32::new(0));

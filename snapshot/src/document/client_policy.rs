@@ -3,23 +3,20 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use super::Meta;
 use super::addresses::network;
 use super::duration::duration;
 use super::http_route::header_name;
-use super::{Meta, name};
+use super::policy::{Targets, gateways};
 use crate::model::{
     Alpn, ClientHttp2, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit, DocumentPath,
-    Entrance, EscapedSlashes, Keepalive, Name, ObjectName, Timestamp, Tls12Cipher, TlsVersions,
-    Underscores,
+    Entrance, EscapedSlashes, Keepalive, Timestamp, Tls12Cipher, TlsVersions, Underscores,
 };
 use crate::reader::{Field, Object};
-use crate::report::Source;
 
 mod client_ip;
 mod tls;
 
-/// Gateway API, policy attachment: at most 16 targets.
-const MAX_TARGETS: usize = 16;
 /// More is not told from no limit.
 const MAX_COUNT: i64 = 1_000_000_000;
 /// Probes that the kernel takes (tcp(7), `TCP_KEEPCNT`), and the longest of its times in seconds.
@@ -31,21 +28,14 @@ const WINDOWS: std::ops::RangeInclusive<u64> = 65_535..=2_147_483_647;
 /// A policy whose targets are not resolved.
 pub(crate) struct ClientDraft {
     pub(crate) created: Option<Timestamp>,
-    pub(crate) targets: Vec<(Source, ClientTarget)>,
+    pub(crate) targets: Targets,
     pub(crate) policy: ClientPolicy,
-}
-
-/// What a policy is for: a listener of a gateway, or all of them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ClientTarget {
-    pub(crate) gateway: ObjectName,
-    pub(crate) listener: Option<Name>,
 }
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
     spec.unsupported(&["targetSelectors", "mergeType", "http1", "http3", "scheme"]);
-    let targets = targets(spec, meta);
+    let targets = gateways(spec, meta);
     let proxy_protocol = proxy_protocol(spec);
     let client_ip = spec
         .optional("clientIPDetection")
@@ -93,55 +83,6 @@ fn settled<T>(part: Option<Option<T>>) -> Option<Option<T>> {
         None => Some(None),
         Some(read) => read.map(Some),
     }
-}
-
-fn targets(spec: &mut Object<'_>, meta: &Meta) -> Vec<(Source, ClientTarget)> {
-    let items = match (spec.optional("targetRef"), spec.optional("targetRefs")) {
-        (Some(field), None) => vec![field],
-        (None, Some(field)) => field.some_limited_list(MAX_TARGETS),
-        (Some(_), Some(field)) => {
-            field.mistake("expected either `targetRef` or `targetRefs`, got both");
-            Vec::new()
-        }
-        (None, None) => {
-            spec.field().sink().mistake(
-                spec.at("targetRefs"),
-                "is missing, and required: a policy without target has no effect",
-            );
-            Vec::new()
-        }
-    };
-    let mut targets: Vec<(Source, ClientTarget)> = Vec::new();
-    for item in items {
-        let Some(target) = target(&item, meta) else {
-            continue;
-        };
-        if targets.iter().any(|(_, other)| *other == target) {
-            item.mistake("this target is in the list already");
-        } else {
-            targets.push((item.source().clone(), target));
-        }
-    }
-    targets
-}
-
-fn target(field: &Field<'_>, meta: &Meta) -> Option<ClientTarget> {
-    let mut object = field.object()?;
-    if let Some(field) = object.required("group") {
-        field.choice(&[("gateway.networking.k8s.io", ())]);
-    }
-    if let Some(field) = object.required("kind") {
-        field.choice(&[("Gateway", ())]);
-    }
-    let gateway = object
-        .required("name")
-        .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
-    let listener = object.optional("sectionName").map(|field| name(&field));
-    object.finish();
-    Some(ClientTarget {
-        gateway: gateway?,
-        listener: settled(listener)?,
-    })
 }
 
 fn proxy_protocol(spec: &mut Object<'_>) -> Option<bool> {

@@ -1,9 +1,9 @@
 //! `SecurityPolicy` (Envoy Gateway): who may pass, by key, user, token and what these may do.
 
-use super::{Meta, name};
-use crate::model::{Authorization, Decision, Name, ObjectName, Timestamp, Tokens};
-use crate::reader::{Field, Object};
-use crate::report::Source;
+use super::Meta;
+use super::policy::{Targets, targets};
+use crate::model::{Authorization, Decision, Timestamp, Tokens};
+use crate::reader::Object;
 
 mod authorization;
 mod credentials;
@@ -11,26 +11,14 @@ mod jwt;
 
 pub(crate) use credentials::{ApiKeyDraft, BasicDraft};
 
-/// Gateway API, policy attachment: at most 16 targets.
-const MAX_TARGETS: usize = 16;
-
 /// A policy whose targets and Secrets are not resolved.
 pub(crate) struct PolicyDraft {
     pub(crate) created: Option<Timestamp>,
-    pub(crate) targets: Vec<(Source, PolicyTarget)>,
+    pub(crate) targets: Targets,
     pub(crate) api_keys: Option<ApiKeyDraft>,
     pub(crate) users: Option<BasicDraft>,
     pub(crate) tokens: Option<Tokens>,
     pub(crate) authorization: Authorization,
-}
-
-/// What a policy is for, from the most specific on.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum PolicyTarget {
-    Rule(ObjectName, Name),
-    Route(ObjectName),
-    Listener(ObjectName, Name),
-    Gateway(ObjectName),
 }
 
 /// Reads the `spec`.
@@ -81,62 +69,4 @@ fn present<T>(part: Option<Option<T>>) -> Option<Option<T>> {
         None => Some(None),
         Some(read) => read.map(Some),
     }
-}
-
-fn targets(spec: &mut Object<'_>, meta: &Meta) -> Vec<(Source, PolicyTarget)> {
-    let single = spec.optional("targetRef");
-    let several = spec.optional("targetRefs");
-    let items = match (single, several) {
-        (Some(field), None) => vec![field],
-        (None, Some(field)) => field.some_limited_list(MAX_TARGETS),
-        (Some(_), Some(field)) => {
-            field.mistake("expected either `targetRef` or `targetRefs`, got both");
-            Vec::new()
-        }
-        (None, None) => {
-            spec.field().sink().mistake(
-                spec.at("targetRefs"),
-                "is missing, and required: a policy without target protects nothing",
-            );
-            Vec::new()
-        }
-    };
-    let mut targets: Vec<(Source, PolicyTarget)> = Vec::new();
-    for item in items {
-        let Some(target) = target(&item, meta) else {
-            continue;
-        };
-        if targets.iter().any(|(_, other)| *other == target) {
-            item.mistake("this target is in the list already");
-        } else {
-            targets.push((item.source().clone(), target));
-        }
-    }
-    targets
-}
-
-fn target(field: &Field<'_>, meta: &Meta) -> Option<PolicyTarget> {
-    let mut object = field.object()?;
-    if let Some(field) = object.required("group") {
-        field.choice(&[("gateway.networking.k8s.io", ())]);
-    }
-    let gateway = object
-        .required("kind")
-        .and_then(|field| field.choice(&[("HTTPRoute", false), ("Gateway", true)]));
-    let target = object
-        .required("name")
-        .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
-    let section = object.optional("sectionName");
-    object.finish();
-    let (gateway, target) = (gateway?, target?);
-    let section = match section {
-        Some(field) => Some(name(&field)?),
-        None => None,
-    };
-    Some(match (gateway, section) {
-        (true, Some(listener)) => PolicyTarget::Listener(target, listener),
-        (true, None) => PolicyTarget::Gateway(target),
-        (false, Some(rule)) => PolicyTarget::Rule(target, rule),
-        (false, None) => PolicyTarget::Route(target),
-    })
 }

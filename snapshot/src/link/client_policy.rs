@@ -3,95 +3,52 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::attachment::{Documents, Policy, by_target};
 use super::http_route::Gateways;
 use crate::document::Table;
-use crate::document::client_policy::{ClientDraft, ClientTarget};
-use crate::model::{ClientPolicy, Gateway, Listener, ListenerProtocol, ObjectName};
+use crate::document::client_policy::ClientDraft;
+use crate::document::policy::PolicyTarget;
+use crate::model::{Gateway, Listener, ListenerProtocol, ObjectName};
 use crate::reader::Sink;
-use crate::report::Source;
 
-/// Policies by target, each with the field that names it.
-type Policies = BTreeMap<ClientTarget, (Source, Arc<ClientPolicy>)>;
-
-/// Puts policies on listeners: that of a listener as a whole over that of its gateway. Of two for one target the older wins,
-/// then the one whose name comes first.
+/// Puts policies on listeners: that of a listener as a whole over that of its gateway.
 pub(super) fn apply(
     drafts: Table<ClientDraft>,
     gateways: &mut BTreeMap<ObjectName, Gateway>,
     known: &Gateways,
     sink: &Sink,
 ) {
-    let policies = targets(drafts, known, sink);
+    let policies = drafts.into_iter().filter_map(|(name, (declared, draft))| {
+        let draft = draft?;
+        Some(Policy {
+            name,
+            declared,
+            created: draft.created,
+            targets: draft.targets,
+            what: Arc::new(draft.policy),
+        })
+    });
+    // None of them is for a route.
+    let policies = by_target(policies.collect(), &Documents::new(), known, sink);
     if policies.is_empty() {
         return;
     }
     for gateway in gateways.values_mut() {
-        let mut sources: Vec<Option<Source>> = Vec::new();
+        let name = &gateway.name;
         for listener in &mut gateway.listeners {
-            let target = |listener| ClientTarget {
-                gateway: gateway.name.clone(),
-                listener,
-            };
-            let own = policies.get(&target(Some(listener.name.clone())));
-            let found = own.or_else(|| policies.get(&target(None)));
+            let own = PolicyTarget::Listener(name.clone(), listener.name.clone());
+            let found = policies
+                .get(&own)
+                .or_else(|| policies.get(&PolicyTarget::Gateway(name.clone())));
             listener.client = found.map(|(_, policy)| Arc::clone(policy));
-            sources.push(found.map(|(source, _)| source.clone()));
         }
-        agree(&gateway.listeners, &sources, sink);
+        agree(&gateway.listeners, sink);
     }
-}
-
-fn targets(drafts: Table<ClientDraft>, known: &Gateways, sink: &Sink) -> Policies {
-    let mut drafts: Vec<(ObjectName, Source, ClientDraft)> = drafts
-        .into_iter()
-        .filter_map(|(name, (declared, draft))| Some((name, declared, draft?)))
-        .collect();
-    drafts.sort_by(|(a_name, _, a), (b_name, _, b)| {
-        let age = |draft: &ClientDraft| (draft.created.is_none(), draft.created);
-        (age(a), a_name).cmp(&(age(b), b_name))
-    });
-    let mut policies = Policies::new();
-    for (_, _, draft) in drafts {
-        let policy = Arc::new(draft.policy);
-        for (source, target) in draft.targets {
-            if let Some(missing) = missing(&target, known, sink) {
-                sink.mistake(source, missing);
-                continue;
-            }
-            match policies.get(&target) {
-                Some((_, first)) => sink.warning(
-                    source,
-                    format_args!(
-                        "has no effect here: {} is for this target as well, and is older or comes first by name",
-                        first.declared
-                    ),
-                ),
-                None => {
-                    policies.insert(target, (source, Arc::clone(&policy)));
-                }
-            }
-        }
-    }
-    policies
-}
-
-fn missing(target: &ClientTarget, known: &Gateways, sink: &Sink) -> Option<String> {
-    let Some(gateway) = known.get(&target.gateway) else {
-        return Some(format!("no `Gateway` {}", target.gateway));
-    };
-    // One that could not be read has mistakes of its own.
-    let listeners = &gateway.as_ref()?.listeners;
-    let wanted = target.listener.as_ref()?;
-    let found = listeners.iter().any(|one| one.listener.name == *wanted);
-    let unread = listeners
-        .iter()
-        .any(|one| sink.tainted(&one.listener.declared));
-    (!found && !unread).then(|| format!("`Gateway` {} has no listener `{wanted}`", target.gateway))
 }
 
 /// Listeners of one port are told apart after their connections began, by server name or host: what is decided before that
 /// must not differ between them.
-fn agree(listeners: &[Listener], sources: &[Option<Source>], sink: &Sink) {
+fn agree(listeners: &[Listener], sink: &Sink) {
     for (at, listener) in listeners.iter().enumerate() {
         let same_port = |other: &&Listener| {
             other.port == listener.port
@@ -116,11 +73,7 @@ fn agree(listeners: &[Listener], sources: &[Option<Source>], sink: &Sink) {
             continue;
         }
         // The policy of one of the two, or of both, says something about a listener alone.
-        let first_source = listeners
-            .iter()
-            .position(|one| one.name == first.name)
-            .and_then(|at| sources[at].as_ref());
-        let Some(source) = sources[at].as_ref().or(first_source) else {
+        let Some(policy) = listener.client.as_ref().or(first.client.as_ref()) else {
             continue;
         };
         let what = match whole {
@@ -128,7 +81,7 @@ fn agree(listeners: &[Listener], sources: &[Option<Source>], sink: &Sink) {
             false => "`enableProxyProtocol`, `connection.connectionLimit` and `tcpKeepalive`",
         };
         sink.mistake(
-            source.clone(),
+            policy.declared.at("spec.targetRefs"),
             format_args!(
                 "listeners `{}` and `{}` share port {}, and so {what}; expected the same for both",
                 first.name, listener.name, listener.port

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{
     Auth, ClientPolicy, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name,
     ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp,
-    Transport,
+    TrafficPolicy, Transport,
 };
 
 /// A gateway: addresses and listeners.
@@ -261,6 +261,8 @@ pub struct Rule {
     pub timeouts: RuleTimeouts,
     /// Whether and how they are tried again.
     pub retry: Option<Arc<Retry>>,
+    /// How traffic to its backends is treated.
+    pub traffic: Option<Arc<TrafficPolicy>>,
     /// Whether clients keep the endpoint that served them first.
     pub session: Option<Arc<SessionPersistence>>,
     /// Where to; an empty list, or weights that sum to zero, answer 500 (Gateway API, `backendRefs`).
@@ -277,6 +279,7 @@ impl Rule {
             filters: Vec::new(),
             timeouts: RuleTimeouts::default(),
             retry: None,
+            traffic: None,
             session: None,
             targets: Vec::new(),
         }

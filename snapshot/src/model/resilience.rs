@@ -32,16 +32,51 @@ pub struct Retry {
     pub attempts: u32,
     /// Statuses that are tried again.
     pub codes: BTreeSet<u16>,
-    /// Whether a connection that failed, or broke before the first byte of an answer, is tried again.
-    pub connection_errors: bool,
-    /// Whether a try that ran out of its own time is tried again.
-    pub timeouts: bool,
-    /// Least time until the second try; it doubles with each one, and is drawn from there to twice of it.
+    /// Statuses of gRPC that are tried again where the head of an answer tells them.
+    pub grpc_codes: BTreeSet<u8>,
+    /// Tries without an answer that are tried again.
+    pub failures: Failures,
+    /// Interval until the second try; it doubles with each one.
     pub backoff: Duration,
-    /// Most of that least time.
+    /// Longest interval.
     pub max_backoff: Duration,
+    /// What is drawn from an interval.
+    pub jitter: Jitter,
     /// How many retries a backend gets at most.
     pub budget: RetryBudget,
+}
+
+/// Why a try may end without an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// There was no connection.
+    pub connect: bool,
+    /// The upstream refused the stream before it did anything (RFC 9113, section 8.7, `REFUSED_STREAM`).
+    pub refused: bool,
+    /// The connection broke before the first byte of an answer.
+    pub reset: bool,
+    /// The try ran out of its own time.
+    pub timeout: bool,
+}
+
+impl Failures {
+    /// All of them.
+    pub const ALL: Self = Self {
+        connect: true,
+        refused: true,
+        reset: true,
+        timeout: true,
+    };
+}
+
+/// How the wait for the next try is drawn from its interval, so that requests which failed together do not
+/// come back together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jitter {
+    /// From once to twice the interval: a minimum (Gateway API, `HTTPRouteRetry.backoff`).
+    Above,
+    /// From nothing to the interval (Envoy, `retry_back_off`).
+    Full,
 }
 
 impl Retry {

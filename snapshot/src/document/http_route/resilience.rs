@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::document::duration::duration;
-use crate::model::{Limit, Retry, RetryBudget, RuleTimeouts};
+use crate::model::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 use crate::reader::Field;
 
 /// Most tries after the first that a document may ask for.
@@ -70,10 +70,11 @@ pub(super) fn retry(field: &Field<'_>) -> Option<Retry> {
     Some(Retry {
         attempts: attempts?,
         codes,
-        connection_errors: true,
-        timeouts: true,
+        grpc_codes: BTreeSet::new(),
+        failures: Failures::ALL,
         backoff,
         max_backoff: backoff * Retry::GROWTH,
+        jitter: Jitter::Above,
         budget: RetryBudget::default(),
     })
 }

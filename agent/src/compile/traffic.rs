@@ -1,0 +1,40 @@
+//! A rule and the policy of its traffic, joined. What the route says itself goes before.
+
+use std::sync::Arc;
+
+use snapshot::model::{Limit, Retry, Rule, RuleTimeouts, TrafficPolicy};
+
+use crate::upstream::Terms;
+
+/// How long requests of a rule are waited for.
+pub(super) fn timeouts(rule: &Rule) -> RuleTimeouts {
+    let Some(policy) = &rule.traffic else {
+        return rule.timeouts;
+    };
+    let or = |own: Limit, other: Limit| match own {
+        Limit::Unset => other,
+        said => said,
+    };
+    let retry = policy.retry.as_ref().filter(|_| rule.retry.is_none());
+    RuleTimeouts {
+        request: or(rule.timeouts.request, policy.request_timeout),
+        backend: or(
+            rule.timeouts.backend,
+            retry.map_or(Limit::Unset, |retry| retry.timeout),
+        ),
+    }
+}
+
+/// Whether and how requests of a rule are tried again.
+pub(super) fn retry(rule: &Rule) -> Option<Arc<Retry>> {
+    let policy = || Some(Arc::clone(&rule.traffic.as_ref()?.retry.as_ref()?.retry));
+    rule.retry.clone().or_else(policy)
+}
+
+/// What a policy says of connections, if it says something.
+pub(super) fn terms(policy: &TrafficPolicy) -> Option<Arc<Terms>> {
+    let connect = policy.connect_timeout?;
+    Some(Arc::new(Terms {
+        connect: Some(connect),
+    }))
+}

@@ -1,0 +1,90 @@
+//! What a policy is for (Gateway API, policy attachment), alike in all kinds of policies.
+
+use super::{Meta, name};
+use crate::model::{Name, ObjectName};
+use crate::reader::{Field, Object};
+use crate::report::Source;
+
+/// Gateway API, policy attachment: at most 16 targets.
+const MAX_TARGETS: usize = 16;
+
+/// Targets of a policy, each with its field.
+pub(crate) type Targets = Vec<(Source, PolicyTarget)>;
+
+/// What a policy is for, from the most specific on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PolicyTarget {
+    Rule(ObjectName, Name),
+    Route(ObjectName),
+    Listener(ObjectName, Name),
+    Gateway(ObjectName),
+}
+
+/// `targetRef` or `targetRefs` of a `spec`: routes, gateways, and parts of both.
+pub(crate) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Targets {
+    of(spec, meta, &[("HTTPRoute", false), ("Gateway", true)])
+}
+
+/// The same of a policy that is for gateways and listeners only.
+pub(crate) fn gateways(spec: &mut Object<'_>, meta: &Meta) -> Targets {
+    of(spec, meta, &[("Gateway", true)])
+}
+
+/// `kinds` says which of them are gateways.
+fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &[(&str, bool)]) -> Targets {
+    let single = spec.optional("targetRef");
+    let several = spec.optional("targetRefs");
+    let items = match (single, several) {
+        (Some(field), None) => vec![field],
+        (None, Some(field)) => field.some_limited_list(MAX_TARGETS),
+        (Some(_), Some(field)) => {
+            field.mistake("expected either `targetRef` or `targetRefs`, got both");
+            Vec::new()
+        }
+        (None, None) => {
+            spec.field().sink().mistake(
+                spec.at("targetRefs"),
+                "is missing, and required: a policy without target has no effect",
+            );
+            Vec::new()
+        }
+    };
+    let mut targets = Targets::new();
+    for item in items {
+        let Some(target) = target(&item, meta, kinds) else {
+            continue;
+        };
+        if targets.iter().any(|(_, other)| *other == target) {
+            item.mistake("this target is in the list already");
+        } else {
+            targets.push((item.source().clone(), target));
+        }
+    }
+    targets
+}
+
+fn target(field: &Field<'_>, meta: &Meta, kinds: &[(&str, bool)]) -> Option<PolicyTarget> {
+    let mut object = field.object()?;
+    if let Some(field) = object.required("group") {
+        field.choice(&[("gateway.networking.k8s.io", ())]);
+    }
+    let gateway = object
+        .required("kind")
+        .and_then(|field| field.choice(kinds));
+    let target = object
+        .required("name")
+        .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
+    let section = object.optional("sectionName");
+    object.finish();
+    let (gateway, target) = (gateway?, target?);
+    let section = match section {
+        Some(field) => Some(name(&field)?),
+        None => None,
+    };
+    Some(match (gateway, section) {
+        (true, Some(listener)) => PolicyTarget::Listener(target, listener),
+        (true, None) => PolicyTarget::Gateway(target),
+        (false, Some(rule)) => PolicyTarget::Rule(target, rule),
+        (false, None) => PolicyTarget::Route(target),
+    })
+}
