@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
     RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
@@ -386,6 +386,8 @@ pub struct Steered {
 /// A rule of a route, compiled.
 #[derive(Debug)]
 pub struct RouteRule {
+    /// Kind of the route.
+    pub kind: L7Kind,
     /// Name of the route, for logs.
     pub route: Arc<str>,
     /// Position of the rule in its route.

@@ -33,7 +33,8 @@ mod traffic;
 
 pub use auth::{
     ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
-    CredentialPlace, Decision, HeaderRequirement, Leniency, StringMatch, TokenRequirement, Tokens,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, ScopeClaims, StringMatch,
+    TokenRequirement, Tokens,
 };
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
@@ -46,14 +47,15 @@ pub use client::{
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
-    Certificate, Gateway, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathRewrite,
-    Route, Rule, Target, TlsMode, Upstream, UpstreamHost, WeightedTarget, effective_hosts,
+    Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin, Parent,
+    PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Upstream, UpstreamHost,
+    WeightedTarget, effective_hosts,
 };
 pub use jwt::{
     Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
-pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
+pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
@@ -76,7 +78,7 @@ pub struct Snapshot {
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.
     pub gateways: BTreeMap<ObjectName, Gateway>,
-    /// Routes of `HTTPRoute` documents and those that cells' endpoints generate, in a fixed order:
+    /// Routes of documents and those that cells' endpoints generate, in a fixed order:
     /// by origin, then age, then name. Where nothing else decides between two routes, the first wins.
     pub routes: Vec<Route>,
     /// Routes below HTTP, the oldest first, then by kind and name.

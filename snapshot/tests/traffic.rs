@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use snapshot::model::{Failures, Jitter, Limit, TrafficPolicy};
+use snapshot::model::{Failures, Jitter, L7Kind, Limit, TrafficPolicy};
 use snapshot::{Snapshot, SourceFile, parse};
 
 /// A gateway with two listeners, and a route on it with a rule `own` and one without a name.
@@ -95,6 +95,43 @@ fn the_most_specific_policy_wins_as_a_whole() {
     assert_eq!(
         found(&snapshot),
         [(vec!["one", "two"], vec![Some("route"), Some("route")])]
+    );
+}
+
+#[test]
+fn a_route_is_a_target_by_its_kind_and_name() {
+    let calls = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: { name: shop }
+spec:
+  parentRefs: [{ name: edge }]
+  hostnames: [calls.example.com]
+  rules:
+    - { backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: shop }] }
+";
+    let http = ROUTE.replace(
+        "  parentRefs: [{ name: edge }]\n",
+        "  parentRefs: [{ name: edge }]\n  hostnames: [shop.example.com]\n",
+    );
+    let policies = [
+        policy("name: requests", "kind: HTTPRoute, name: shop", "retry: {}"),
+        policy("name: calls", "kind: GRPCRoute, name: shop", "retry: {}"),
+    ];
+    let file = SourceFile {
+        path: "a.yaml".to_owned(),
+        bytes: format!("{http}{calls}{}", policies.concat()).into_bytes(),
+    };
+    let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
+    assert_eq!(snapshot.warnings, []);
+    let kinds: Vec<_> = snapshot.routes.iter().map(|route| route.kind).collect();
+    assert_eq!(kinds, [L7Kind::Http, L7Kind::Grpc]);
+    assert_eq!(
+        found(&snapshot),
+        [
+            (vec!["one", "two"], vec![Some("requests"), Some("requests")]),
+            (vec!["one", "two"], vec![Some("calls")]),
+        ]
     );
 }
 

@@ -175,6 +175,7 @@ impl<'a> Compiler<'a> {
             }
         }
         RouteRule {
+            kind: route.kind,
             route: Arc::clone(name),
             index,
             origin: route.origin.clone(),
@@ -545,12 +546,10 @@ impl<'a> Compiler<'a> {
 
     /// Adds a route's matches. Order: routes as the snapshot lists them, then rules as written.
     fn add(&mut self, into: &mut HostRules, route: &Route, rules: &[Arc<RouteRule>], at: usize) {
-        // A cell's operations judge HEAD as GET; an HTTPRoute means the method it names.
-        let head_as_get = matches!(route.origin, Origin::Endpoint { .. });
         for (rule, compiled) in route.rules.iter().zip(rules) {
             let order = (at << 16) | compiled.index;
             for one in &rule.matches {
-                if let Err(error) = into.add(one, compiled, order, head_as_get) {
+                if let Err(error) = into.add(one, compiled, order) {
                     self.mistake(&rule.declared, error);
                 }
             }

@@ -48,7 +48,7 @@ pub(super) fn received(
         }
     }
     if detected.address != connection {
-        exchange.record.client = detected.address.to_string();
+        exchange.record.client = Some(detected.address.to_string().into());
     }
     Ok(detected.address)
 }
@@ -87,7 +87,7 @@ where
     F: Future<Output = Result<Response<ResponseBody>, Refusal>>,
 {
     let timeouts = &settings.policy.timeouts;
-    progress.touch();
+    progress.touch(Instant::now());
     tokio::select! {
         biased;
         answer = answer => answer,

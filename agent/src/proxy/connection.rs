@@ -1,12 +1,15 @@
 //! One client connection: accept → TLS by server name → codec.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,7 +18,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::aside::Aside;
+use super::coalesce::Turns;
 use super::entrance::{self, Counted};
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
@@ -23,7 +29,7 @@ use super::worker::Worker;
 use super::{request, steered, stream, tls};
 use crate::route::Wire;
 use crate::route::client::ClientSettings;
-use crate::upstream::LocalExecutor;
+use crate::upstream::{LocalExecutor, Progress};
 
 /// What a client that knows HTTP/2 sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,29 +65,38 @@ pub(super) struct Conn {
     /// Whose it is: the other end's, or that of whom a proxy there speaks for.
     pub(super) source: SocketAddr,
     /// The same as a text: every request is recorded with it.
-    pub(super) client: String,
+    pub(super) client: Arc<str>,
+    /// Its address, as a header tells it.
+    pub(super) address: HeaderValue,
     pub(super) local: SocketAddr,
     pub(super) entry: Entry,
     pub(super) tls: bool,
     /// Server name of the `ClientHello`, lower case.
     pub(super) sni: Option<String>,
-    /// Requests so far.
-    pub(super) requests: Cell<u64>,
+    /// When its last answer was complete, or since when it is open.
+    pub(super) free: Cell<Instant>,
+    /// How far the body of its last request is.
+    pub(super) body: RefCell<Weak<Progress>>,
     /// Whether its client may still send what nobody reads.
     pub(super) unread: Unread,
     /// The policy that it began with.
     pub(super) settings: Option<Arc<ClientSettings>>,
     /// Its place among those of its port, if these are limited.
     pub(super) counted: Option<Rc<Counted>>,
-    /// Whether it has had the requests that it may have.
+    /// Requests so far, where they are limited, and the end of those that it may have.
+    pub(super) requests: Cell<u32>,
     pub(super) spent: Notify,
 }
 
 impl Conn {
     /// A proxy at the other end tells whose it is.
     pub(super) fn comes_from(&mut self, source: SocketAddr) {
-        self.source = source;
-        self.client = source.to_string();
+        // No address has a text that is no header's.
+        if let Ok(address) = HeaderValue::from_str(&source.ip().to_string()) {
+            self.address = address;
+            self.source = source;
+            self.client = source.to_string().into();
+        }
     }
 
     fn timeouts(&self) -> ClientTimeouts {
@@ -118,6 +133,10 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
             return;
         }
     };
+    let Ok(address) = HeaderValue::from_str(&peer.ip().to_string()) else {
+        // No address has a text that is no header's.
+        return;
+    };
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
@@ -131,15 +150,18 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
     let mut conn = Conn {
         peer,
         source: peer,
-        client: peer.to_string(),
+        client: peer.to_string().into(),
+        address,
         local,
         entry,
         tls: false,
         sni: None,
-        requests: Cell::default(),
+        free: Cell::new(Instant::now()),
+        body: RefCell::default(),
         unread: Unread::default(),
         settings: None,
         counted: None,
+        requests: Cell::default(),
         spent: Notify::default(),
     };
     match entry {
@@ -179,13 +201,13 @@ pub(super) async fn http<T>(worker: Rc<Worker>, mut stream: Prefixed<T>, conn: C
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let idle_limit = conn.timeouts().idle.unwrap_or_else(|| worker.idle());
+    let limit = conn.timeouts().idle.unwrap_or_else(|| worker.idle());
     let limits = conn.http2();
     let conn = Rc::new(conn);
     let mut drain = worker.drain();
     let codec = match codec {
         Codec::Detect => {
-            let detected = tokio::time::timeout(idle_limit, detect(&mut stream));
+            let detected = tokio::time::timeout(limit, detect(&mut stream));
             let detected = tokio::select! {
                 detected = detected => detected,
                 // Nothing was asked yet, so nothing is cut off.
@@ -202,56 +224,65 @@ where
         let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
         service_fn(move |request| {
             let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
-            conn.requests.set(conn.requests.get() + 1);
             async move {
                 Ok::<_, std::convert::Infallible>(request::handle(worker, conn, request).await)
             }
         })
     };
     let unread = conn.unread.clone();
-    let io = TokioIo::new(Lingering::new(stream, unread));
-    let ended = if codec == Codec::Http2 {
-        let connection = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD as u32)
-            .max_concurrent_streams(limits.max_streams.map_or(MAX_STREAMS, NonZeroU32::get))
-            .initial_stream_window_size(limits.stream_window.unwrap_or(STREAM_WINDOW))
-            .initial_connection_window_size(limits.connection_window.unwrap_or(CONNECTION_WINDOW))
-            .keep_alive_interval(KEEPALIVE)
-            .enable_connect_protocol()
-            .serve_connection(io, service);
-        tokio::pin!(connection);
+    let stream = Lingering::new(stream, unread);
+    let mut besides = Aside::new(async {
         tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = drain.begun() => {
-                connection.as_mut().graceful_shutdown();
+            () = drain.begun() => Besides::Drain,
+            () = idle(&conn, limit) => Besides::Idle,
+            () = conn.spent.notified() => Besides::Spent,
+        }
+    });
+    let ended = if codec == Codec::Http2 {
+        let mut connection = Turns::new(stream, |held| {
+            http2::Builder::new(LocalExecutor)
+                .timer(TokioTimer::new())
+                .max_header_list_size(MAX_HEAD as u32)
+                .max_concurrent_streams(limits.max_streams.map_or(MAX_STREAMS, NonZeroU32::get))
+                .initial_stream_window_size(limits.stream_window.unwrap_or(STREAM_WINDOW))
+                .initial_connection_window_size(
+                    limits.connection_window.unwrap_or(CONNECTION_WINDOW),
+                )
+                .keep_alive_interval(KEEPALIVE)
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(held), service)
+        });
+        match first(Pin::new(&mut connection), &mut besides).await {
+            Ok(ended) => ended,
+            Err(Besides::Drain | Besides::Spent) => {
+                connection.connection().graceful_shutdown();
                 connection.await
             }
-            () = conn.spent.notified() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-            () = idle(&conn, idle_limit) => {
-                connection.as_mut().graceful_shutdown();
+            Err(Besides::Idle) => {
+                connection.connection().graceful_shutdown();
                 // A client that does not say goodbye has had its time.
-                tokio::time::timeout(idle_limit, connection).await.unwrap_or(Ok(()))
+                tokio::time::timeout(limit, connection)
+                    .await
+                    .unwrap_or(Ok(()))
             }
         }
     } else {
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(idle_limit)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = drain.begun() => {
+        match first(connection.as_mut(), &mut besides).await {
+            Ok(ended) => ended,
+            Err(Besides::Drain | Besides::Spent) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = idle(&conn, limit) => Ok(()),
+                }
             }
+            Err(Besides::Idle) => Ok(()),
         }
     };
     if let Err(error) = ended {
@@ -259,19 +290,46 @@ where
     }
 }
 
-/// Returns once a connection had no request under way, and began none, for `limit`. For HTTP/2; in
-/// HTTP/1 this is the wait for a head.
+/// What ends a connection besides its client.
+#[derive(Clone, Copy)]
+enum Besides {
+    Drain,
+    /// No request came in time, or no head of one to its end.
+    Idle,
+    /// It has had the requests that it may have.
+    Spent,
+}
+
+/// What comes first: the end of the connection, or something besides.
+async fn first<C: Future, F: Future>(
+    mut connection: Pin<&mut C>,
+    besides: &mut Aside<F>,
+) -> Result<C::Output, F::Output> {
+    std::future::poll_fn(|context| match connection.as_mut().poll(context) {
+        Poll::Ready(ended) => Poll::Ready(Ok(ended)),
+        Poll::Pending => besides.poll(context).map(Err),
+    })
+    .await
+}
+
+/// Returns once a connection had no request under way for `limit`.
 async fn idle(conn: &Rc<Conn>, limit: Duration) {
     // One of the connection, one of its service; every request holds another to the end of its answer.
     const AT_REST: usize = 2;
-    let mut seen = None;
     loop {
-        let now = (Rc::strong_count(conn) == AT_REST).then(|| conn.requests.get());
-        if now.is_some() && now == seen {
+        let since = if Rc::strong_count(conn) > AT_REST {
+            Instant::now()
+        } else {
+            // An answer may be complete before its request is.
+            let body = conn.body.borrow().upgrade();
+            let free = conn.free.get();
+            body.map_or(free, |progress| progress.last().max(free))
+        };
+        let until = since + limit;
+        if until <= Instant::now() {
             return;
         }
-        seen = now;
-        tokio::time::sleep(limit).await;
+        tokio::time::sleep_until(until).await;
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn enter(
     let entrance = &settings.policy.entrance;
     let generation = worker.table.load().generation;
     let refused = |conn: &Conn, reason, detail: String| {
-        let mut exchange = Exchange::begin(worker, "tcp", conn.client.clone());
+        let mut exchange = Exchange::begin(worker, "tcp", Arc::clone(&conn.client));
         exchange.record.generation = generation;
         exchange.refused(reason, detail);
     };

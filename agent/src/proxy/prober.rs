@@ -253,7 +253,7 @@ async fn ask(
     let agent = HeaderValue::from_static(agent);
     head.headers_mut().insert(header::USER_AGENT, agent);
     let outbound = Outbound {
-        target: &target.check.path,
+        target: Some(&target.check.path),
         host: target.authority.clone(),
         tls: tls.is_some(),
         http2: false,

@@ -3,10 +3,12 @@
 mod access;
 mod auth;
 mod cells;
+mod choreo;
 mod client_policy;
 mod documents;
 mod east;
 mod filters;
+mod grpc;
 mod hostile;
 mod http;
 mod keys;

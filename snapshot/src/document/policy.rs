@@ -1,7 +1,7 @@
 //! What a policy is for (Gateway API, policy attachment), alike in all kinds of policies.
 
 use super::{Meta, name};
-use crate::model::{Name, ObjectName};
+use crate::model::{L7Kind, Name, ObjectName, RouteName};
 use crate::reader::{Field, Object};
 use crate::report::Source;
 
@@ -14,24 +14,28 @@ pub(crate) type Targets = Vec<(Source, PolicyTarget)>;
 /// What a policy is for, from the most specific on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PolicyTarget {
-    Rule(ObjectName, Name),
-    Route(ObjectName),
+    Rule(RouteName, Name),
+    Route(RouteName),
     Listener(ObjectName, Name),
     Gateway(ObjectName),
 }
 
 /// `targetRef` or `targetRefs` of a `spec`: routes, gateways, and parts of both.
 pub(crate) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Targets {
-    of(spec, meta, &[("HTTPRoute", false), ("Gateway", true)])
+    let route = |kind: L7Kind| (kind.as_str(), Some(kind));
+    let kinds = [route(L7Kind::Http), route(L7Kind::Grpc), ("Gateway", None)];
+    of(spec, meta, &kinds)
 }
 
 /// The same of a policy that is for gateways and listeners only.
 pub(crate) fn gateways(spec: &mut Object<'_>, meta: &Meta) -> Targets {
-    of(spec, meta, &[("Gateway", true)])
+    of(spec, meta, &[("Gateway", None)])
 }
 
-/// `kinds` says which of them are gateways.
-fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &[(&str, bool)]) -> Targets {
+/// Kinds by name; what is no route is a gateway.
+type Kinds = [(&'static str, Option<L7Kind>)];
+
+fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
     let single = spec.optional("targetRef");
     let several = spec.optional("targetRefs");
     let items = match (single, several) {
@@ -63,12 +67,12 @@ fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &[(&str, bool)]) -> Targets {
     targets
 }
 
-fn target(field: &Field<'_>, meta: &Meta, kinds: &[(&str, bool)]) -> Option<PolicyTarget> {
+fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget> {
     let mut object = field.object()?;
     if let Some(field) = object.required("group") {
         field.choice(&[("gateway.networking.k8s.io", ())]);
     }
-    let gateway = object
+    let kind = object
         .required("kind")
         .and_then(|field| field.choice(kinds));
     let target = object
@@ -76,15 +80,16 @@ fn target(field: &Field<'_>, meta: &Meta, kinds: &[(&str, bool)]) -> Option<Poli
         .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
     let section = object.optional("sectionName");
     object.finish();
-    let (gateway, target) = (gateway?, target?);
+    let (kind, target) = (kind?, target?);
     let section = match section {
         Some(field) => Some(name(&field)?),
         None => None,
     };
-    Some(match (gateway, section) {
-        (true, Some(listener)) => PolicyTarget::Listener(target, listener),
-        (true, None) => PolicyTarget::Gateway(target),
-        (false, Some(rule)) => PolicyTarget::Rule(target, rule),
-        (false, None) => PolicyTarget::Route(target),
+    let route = |kind, name| RouteName { kind, name };
+    Some(match (kind, section) {
+        (None, Some(listener)) => PolicyTarget::Listener(target, listener),
+        (None, None) => PolicyTarget::Gateway(target),
+        (Some(kind), Some(rule)) => PolicyTarget::Rule(route(kind, target), rule),
+        (Some(kind), None) => PolicyTarget::Route(route(kind, target)),
     })
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attachment::{Documents, Policy, by_target};
-use super::http_route::Gateways;
+use super::attachment::{Policy, by_target};
+use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::client_policy::ClientDraft;
 use crate::document::policy::PolicyTarget;
