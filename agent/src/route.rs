@@ -20,6 +20,7 @@ use crate::upstream::Terms;
 
 pub mod admission;
 pub mod client;
+pub mod clients;
 pub mod cors;
 pub mod credential;
 pub mod filter;
@@ -32,12 +33,15 @@ pub mod query;
 pub mod rewrite;
 pub mod stream;
 pub mod token;
+pub mod trust;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
+pub use clients::ClientTrust;
 pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
+pub use trust::{Identity, TlsPeer};
 
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
@@ -86,8 +90,8 @@ impl RouteTable {
         }
         let bind = self.bind(local)?;
         match tls {
-            true => bind.named(name)?.client.as_ref(),
-            false => bind.client.as_ref(),
+            true => bind.named(name)?.policy.as_ref(),
+            false => bind.policy.as_ref(),
         }
     }
 
@@ -170,17 +174,17 @@ pub struct Bind {
     /// Whether the TLS of some of them stays closed, so that a `ClientHello` has to go on as it came.
     pub passthrough: bool,
     /// The policy of their connections, and, if these begin with a request, of requests too; all listeners of a port agree.
-    pub(crate) client: Option<Arc<client::ClientSettings>>,
+    pub(crate) policy: Option<Arc<client::ClientSettings>>,
     /// Connections of the address and port that count, in this generation and in those before.
     open: OnceLock<Arc<AtomicUsize>>,
     pub(crate) listeners: HostIndex<Arc<Listener>>,
 }
 
 impl Bind {
-    pub(crate) fn new(wire: Wire, client: Option<Arc<client::ClientSettings>>) -> Self {
+    pub(crate) fn new(wire: Wire, policy: Option<Arc<client::ClientSettings>>) -> Self {
         Self {
             wire,
-            client,
+            policy,
             ..Self::default()
         }
     }
@@ -234,10 +238,14 @@ pub struct Listener {
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
     pub(crate) default_certificate: Option<Arc<ServerCertificate>>,
+    /// What its clients are asked for; none: nothing.
+    pub(crate) clients: Option<Arc<ClientTrust>>,
+    /// What its upstreams are shown if they ask.
+    pub(crate) identity: Option<Arc<Identity>>,
     /// Where connections go that are not HTTP; none: they are.
     pub(crate) streams: Option<stream::Streams>,
     /// How it treats its clients.
-    pub(crate) client: Option<Arc<client::ClientSettings>>,
+    pub(crate) policy: Option<Arc<client::ClientSettings>>,
 }
 
 impl Listener {
@@ -468,11 +476,20 @@ pub struct RouteTarget {
     pub terms: Option<Arc<Terms>>,
 }
 
+/// A listed upstream.
+#[derive(Clone, Debug)]
+pub struct RouteUpstream {
+    /// Where it is.
+    pub upstream: Upstream,
+    /// The other end of TLS; none: without TLS.
+    pub tls: Option<TlsPeer>,
+}
+
 /// Where requests go.
 #[derive(Debug)]
 pub enum TargetKind {
     /// Listed upstreams, in turn.
-    Upstreams(Vec<Upstream>),
+    Upstreams(Vec<RouteUpstream>),
     /// Workloads of a component, in turn.
     Endpoint {
         /// The endpoint.

@@ -59,7 +59,7 @@ fn paths(snapshot: &Snapshot) -> Vec<&str> {
     let listeners = snapshot.gateways.values().flat_map(|one| &one.listeners);
     listeners
         .map(|one| {
-            let path = one.client.as_ref().and_then(|one| one.health_path.as_ref());
+            let path = one.policy.as_ref().and_then(|one| one.health_path.as_ref());
             path.map_or("-", |path| path.as_str())
         })
         .collect()
@@ -68,7 +68,7 @@ fn paths(snapshot: &Snapshot) -> Vec<&str> {
 fn policy(spec: &str) -> ClientPolicy {
     let snapshot = taken(world(HTTP, &[("p", "", "", spec)]));
     let gateway = snapshot.gateways.values().next().expect("it is there");
-    let client = gateway.listeners[0].client.as_ref();
+    let client = gateway.listeners[0].policy.as_ref();
     ClientPolicy::clone(client.expect("it has a policy"))
 }
 

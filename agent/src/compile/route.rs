@@ -10,25 +10,28 @@ use std::sync::Arc;
 use http::HeaderName;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
-    Auth, Cell, ClientPolicy, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway,
-    HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin,
-    ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode,
-    Tokens, WeightedTarget, effective_hosts,
+    Auth, Cell, ClientPolicy, ClientValidation, Component, Declared, EndpointId, EndpointKind,
+    Filter, Gate, Gateway, HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol,
+    Name, ObjectName, Origin, ProviderKeys, RemoteKeys, Route, Rule, SouthDestination,
+    SouthProtocol, Target, TlsMode, Tokens, Upstream, UpstreamTls, WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
 use super::{client, filter, traffic};
-use crate::route::client::ClientSettings;
+use crate::route::client::{ClientSettings, Handshakes};
 use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
 use crate::route::stream::{StreamRoute, StreamTarget, Streams};
 use crate::route::token::Provider;
+use crate::route::trust::UpstreamTrust;
 use crate::route::{
-    Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements, RouteRule,
-    RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind, Wire,
+    Bind, Caller, ClientTrust, Gatekeeper, HostIndex, HostRules, Identity, Inside, Listener,
+    Placements, RouteRule, RouteTable, RouteTarget, RouteUpstream, ServerCertificate, SouthHosts,
+    Steered, TargetKind, TlsPeer, Wire,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -40,7 +43,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         generation,
         binds: compiler.binds(&rules, &streams),
         datagrams: compiler.datagrams(&rules, &streams),
-        has_clients: !compiler.clients.is_empty(),
+        has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
@@ -64,8 +67,9 @@ struct Compiler<'a> {
     remote_keys: HashSet<Arc<RemoteKeys>>,
     placements: BTreeMap<ObjectName, Arc<Placements>>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
+    peers: HashMap<*const UpstreamTls, TlsPeer>,
     targets: u32,
-    clients: HashMap<*const ClientPolicy, Arc<ClientSettings>>,
+    policies: HashMap<*const ClientPolicy, Arc<ClientSettings>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -78,8 +82,9 @@ impl<'a> Compiler<'a> {
             remote_keys: HashSet::new(),
             placements: BTreeMap::new(),
             certificates: BTreeMap::new(),
+            peers: HashMap::new(),
             targets: 0,
-            clients: HashMap::new(),
+            policies: HashMap::new(),
         };
         for table in snapshot.routing_tables.values() {
             match Placements::new(table) {
@@ -315,7 +320,7 @@ impl<'a> Compiler<'a> {
 
     fn target(&mut self, target: &Target) -> TargetKind {
         match target {
-            Target::Upstreams(list) => TargetKind::Upstreams(list.clone()),
+            Target::Upstreams(list) => TargetKind::Upstreams(self.upstreams(list)),
             Target::RoutingTable(name) => match self.placements.get(name) {
                 Some(placements) => TargetKind::Placements(Arc::clone(placements)),
                 None => TargetKind::Unresolved(format!("no routing table `{name}`").into()),
@@ -337,26 +342,73 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// All routes below HTTP, compiled once however many listeners they serve.
-    fn streams(&mut self) -> Vec<Arc<StreamRoute>> {
-        let routes = &self.snapshot.l4_routes;
-        let compiled = routes.iter().map(|route| {
-            let targets = route.backends.iter().map(|backend| {
-                self.targets += 1;
-                StreamTarget {
-                    id: self.targets,
-                    weight: backend.weight,
-                    upstreams: backend.upstreams.clone(),
-                }
-            });
-            let targets: Vec<_> = targets.collect();
-            Arc::new(StreamRoute {
-                name: route.name.to_string().into(),
-                weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
-                targets,
+    fn upstreams(&mut self, list: &[Upstream]) -> Vec<RouteUpstream> {
+        list.iter().filter_map(|one| self.upstream(one)).collect()
+    }
+
+    fn upstream(&mut self, upstream: &Upstream) -> Option<RouteUpstream> {
+        let tls = match upstream {
+            Upstream::Tcp { tls: Some(tls), .. } => Some(self.peer(tls)?),
+            Upstream::Tcp { .. } | Upstream::Unix(_) => None,
+        };
+        Some(RouteUpstream {
+            upstream: upstream.clone(),
+            tls,
+        })
+    }
+
+    /// Upstreams of one policy share what is made of it.
+    fn peer(&mut self, tls: &Arc<UpstreamTls>) -> Option<TlsPeer> {
+        // As with `Auth`: the snapshot outlives the compiler.
+        let policy = Arc::as_ptr(tls);
+        if let Some(known) = self.peers.get(&policy) {
+            return Some(known.clone());
+        }
+        let trust = UpstreamTrust::new(tls).map_err(anyhow::Error::new);
+        let name = ServerName::try_from(tls.hostname.as_str().to_owned());
+        let peer = trust.and_then(|trust| {
+            Ok(TlsPeer {
+                trust: Some(Arc::new(trust)),
+                ..TlsPeer::from(name?)
             })
         });
-        compiled.collect()
+        match peer {
+            Ok(peer) => {
+                self.peers.insert(policy, peer.clone());
+                Some(peer)
+            }
+            Err(error) => {
+                self.mistake(&tls.declared, format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    /// All routes below HTTP, compiled once however many listeners they serve.
+    fn streams(&mut self) -> Vec<Arc<StreamRoute>> {
+        let snapshot = self.snapshot;
+        let routes = snapshot.l4_routes.iter();
+        routes
+            .map(|route| {
+                let targets: Vec<_> = route
+                    .backends
+                    .iter()
+                    .map(|backend| {
+                        self.targets += 1;
+                        StreamTarget {
+                            id: self.targets,
+                            weight: backend.weight,
+                            upstreams: self.upstreams(&backend.upstreams),
+                        }
+                    })
+                    .collect();
+                Arc::new(StreamRoute {
+                    name: route.name.to_string().into(),
+                    weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
+                    targets,
+                })
+            })
+            .collect()
     }
 
     fn binds(
@@ -380,7 +432,7 @@ impl<'a> Compiler<'a> {
                     let address = SocketAddr::new(*address, listener.port.get());
                     let bind = binds
                         .entry(address)
-                        .or_insert_with(|| Bind::new(wire, compiled.client.clone()));
+                        .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
                     bind.passthrough |= passthrough;
                     if bind.wire != wire {
                         self.mistake(
@@ -435,16 +487,16 @@ impl<'a> Compiler<'a> {
     }
 
     /// Listeners of one policy share what is made of it.
-    fn client(&mut self, policy: &Arc<ClientPolicy>) -> Option<Arc<ClientSettings>> {
+    fn policy(&mut self, policy: &Arc<ClientPolicy>) -> Option<Arc<ClientSettings>> {
         // As for gatekeepers, an address is one policy's.
         let address = Arc::as_ptr(policy);
-        if let Some(known) = self.clients.get(&address) {
+        if let Some(known) = self.policies.get(&address) {
             return Some(Arc::clone(known));
         }
         match client::settings(policy) {
             Ok(settings) => {
                 let settings = Arc::new(settings);
-                self.clients.insert(address, Arc::clone(&settings));
+                self.policies.insert(address, Arc::clone(&settings));
                 Some(settings)
             }
             Err(why) => {
@@ -505,6 +557,10 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        let clients = match &listener.clients {
+            Some(clients) => self.clients(clients, listener.policy.as_ref()),
+            None => None,
+        };
         let mut hosts: HostIndex<HostRules> = HostIndex::default();
         let mut token_headers: HashSet<HeaderName> = HashSet::new();
         for (at, route) in self.snapshot.routes.iter().enumerate() {
@@ -517,6 +573,9 @@ impl<'a> Compiler<'a> {
                     && parent.port.is_none_or(|port| port == listener.port)
             });
             if attached {
+                if clients.is_none() {
+                    self.no_certificates(route, &rules[at], listener);
+                }
                 for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
                     let entry = hosts.entry(host.as_ref());
                     self.add(entry, route, &rules[at], at);
@@ -536,11 +595,56 @@ impl<'a> Compiler<'a> {
             token_headers: sorted(token_headers),
             certificates,
             default_certificate,
+            clients,
+            identity: self.identity(gateway),
             streams: self.passed(gateway, listener, streams),
-            client: listener
-                .client
+            policy: listener
+                .policy
                 .as_ref()
-                .and_then(|policy| self.client(policy)),
+                .and_then(|policy| self.policy(policy)),
+        }
+    }
+
+    /// What a listener's clients are asked for; ports that are told the same have it made once each.
+    fn clients(
+        &mut self,
+        clients: &ClientValidation,
+        policy: Option<&Arc<ClientPolicy>>,
+    ) -> Option<Arc<ClientTrust>> {
+        let tls = policy.map_or_else(Default::default, |policy| policy.tls.clone());
+        match ClientTrust::new(clients, &Handshakes::new(&tls)) {
+            Ok(trust) => Some(Arc::new(trust)),
+            Err(error) => {
+                self.mistake(&clients.declared, format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
+        let certificate = self.certificates.get(gateway.identity.as_ref()?)?;
+        Some(Arc::new(Identity::new(&certificate.key)))
+    }
+
+    /// A key that comes from a client's certificate is there only if the client is asked for one.
+    fn no_certificates(
+        &mut self,
+        route: &Route,
+        rules: &[Arc<RouteRule>],
+        listener: &ListenerModel,
+    ) {
+        for (rule, compiled) in route.rules.iter().zip(rules) {
+            for target in &compiled.targets {
+                if let TargetKind::Placements(table) = &target.kind
+                    && table.key().needs_certificate()
+                {
+                    let message = format!(
+                        "routing table `{}` takes its key from the client's certificate, and listener `{}` asks for none (`spec.tls.frontend` of its gateway)",
+                        table.name, listener.name
+                    );
+                    self.mistake(&rule.declared, message);
+                }
+            }
         }
     }
 

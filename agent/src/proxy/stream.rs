@@ -24,8 +24,8 @@ use super::respond::Refusal;
 use super::target::in_turn;
 use super::tunnel;
 use super::worker::Worker;
-use crate::route::stream::{StreamRoute, StreamTarget};
-use crate::route::{Caller, Listener, RouteTable};
+use crate::route::stream::{StreamRoute, StreamTarget, Streams};
+use crate::route::{Caller, Listener, RouteTable, TlsPeer};
 use crate::upstream::{Destination, Stream};
 
 /// Serves a connection of a TCP listener.
@@ -74,7 +74,7 @@ pub(super) async fn relay<T: AsyncRead + AsyncWrite + Unpin>(
     let mut client = Watched::new(client, &last);
     let mut upstream = Watched::new(upstream, &last);
     let own = listener
-        .client
+        .policy
         .as_ref()
         .and_then(|one| one.policy.timeouts.tcp_idle);
     let idle = own.unwrap_or_else(|| worker.stream_idle());
@@ -151,10 +151,18 @@ async fn open(
     target: &StreamTarget,
 ) -> Result<(Stream, String), Refusal> {
     let mut last = Refusal::new(Reason::NoReadyEndpoint, "the backend has no address");
-    for place in in_turn(worker, table.generation, target.id, &target.upstreams) {
+    // What is TLS already passes as it is.
+    let passthrough = |streams: &Streams| streams.passthrough;
+    let closed = listener.streams.as_ref().is_some_and(passthrough);
+    for (place, tls) in in_turn(worker, table.generation, target.id, &target.upstreams) {
+        let tls = tls.filter(|_| !closed);
         let destination = Destination {
             place,
-            tls: None,
+            tls: tls.map(|tls| TlsPeer {
+                http: false,
+                identity: listener.identity.clone(),
+                ..tls
+            }),
             http2: false,
             terms: None,
             mark: worker.mark(mark(listener)),

@@ -1,6 +1,7 @@
 //! Where a matched rule sends a request: one target by weight, and the places behind it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use agent_common::Mark;
 use snapshot::model::{Upstream, UpstreamHost};
@@ -13,8 +14,8 @@ use super::placed::{self, Serving};
 use super::request::Inbound;
 use super::respond::Refusal;
 use super::worker::Worker;
-use crate::route::{RouteRule, RouteTarget, TargetKind};
-use crate::upstream::{Destination, Place, TlsName};
+use crate::route::{Identity, RouteRule, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
+use crate::upstream::{Destination, Place};
 
 /// Where a rule sends a request.
 pub(super) struct Chosen {
@@ -70,7 +71,9 @@ pub(super) fn choose(
             }
             let places = in_turn(worker, exchange.record.generation, target.id, list);
             Ok(plain(
-                places.map(|place| destination(place, None, grpc)).collect(),
+                places
+                    .map(|(place, tls)| destination(place, tls, grpc))
+                    .collect(),
             ))
         }
         TargetKind::Endpoint {
@@ -103,26 +106,29 @@ pub(super) fn choose(
     }
 }
 
-/// Where a copy goes, with version and mark of the request itself.
+/// Where a copy goes, with version and mark of the request itself, and what is shown there.
 pub(super) fn mirrored(
     worker: &Worker,
     generation: u64,
     target: &RouteTarget,
-    like: &Destination,
+    (like, identity): (&Destination, Option<&Arc<Identity>>),
 ) -> Vec<Destination> {
-    let places: Vec<Place> = match &target.kind {
+    let places: Vec<(Place, Option<TlsPeer>)> = match &target.kind {
         TargetKind::Upstreams(list) if !list.is_empty() => {
             in_turn(worker, generation, target.id, list).collect()
         }
         TargetKind::Endpoint { addresses, .. } if !addresses.is_empty() => {
             let turn = worker.turn(generation, target.id, addresses.len());
-            vec![Place::Address(addresses[turn])]
+            vec![(Place::Address(addresses[turn]), None)]
         }
         _ => Vec::new(),
     };
-    let destination = |place| Destination {
+    let destination = |(place, tls): (Place, Option<TlsPeer>)| Destination {
         place,
-        tls: None,
+        tls: tls.map(|tls| TlsPeer {
+            identity: identity.cloned(),
+            ..tls
+        }),
         host: None,
         terms: target.terms.clone(),
         ..like.clone()
@@ -135,16 +141,19 @@ pub(super) fn in_turn<'a>(
     worker: &Worker,
     generation: u64,
     target: u32,
-    list: &'a [Upstream],
-) -> impl Iterator<Item = Place> + use<'a> {
+    list: &'a [RouteUpstream],
+) -> impl Iterator<Item = (Place, Option<TlsPeer>)> + use<'a> {
     let turn = worker.turn(generation, target, list.len());
     let (before, after) = list.split_at(turn);
-    after.iter().chain(before).map(upstream_place)
+    after
+        .iter()
+        .chain(before)
+        .map(|one| (upstream_place(&one.upstream), one.tls.clone()))
 }
 
 pub(super) fn upstream_place(upstream: &Upstream) -> Place {
     match upstream {
-        Upstream::Tcp { host, port } => place(host, port.get()),
+        Upstream::Tcp { host, port, .. } => place(host, port.get()),
         Upstream::Unix(path) => Place::Unix(path.clone()),
     }
 }
@@ -156,11 +165,11 @@ pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {
     }
 }
 
-pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
+pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsPeer, Refusal> {
     let name = match host {
         UpstreamHost::Address(address) => rustls_pki_types::ServerName::from(*address),
         UpstreamHost::Name(name) => rustls_pki_types::ServerName::try_from(name.to_string())
             .map_err(|error| Refusal::new(Reason::Unresolved, error.to_string()))?,
     };
-    Ok(TlsName(name))
+    Ok(TlsPeer::from(name))
 }

@@ -36,6 +36,9 @@ pub(super) const UNRECOGNIZED_NAME: [u8; 7] = alert(112);
 /// "certificate_expired": ours is, and we know.
 const CERTIFICATE_EXPIRED: [u8; 7] = alert(45);
 
+/// "access_denied": nobody gets in.
+const ACCESS_DENIED: [u8; 7] = alert(49);
+
 /// Settings of all handshakes of a process: sessions are resumed by tickets, without a shared cache.
 pub(super) fn settings() -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -192,26 +195,46 @@ async fn handshake(
             UNRECOGNIZED_NAME
         }
         Some((listener, certificate)) => {
-            let own = listener.client.as_ref().and_then(|one| one.tls.as_deref());
-            let mut config = ServerConfig::clone(own.unwrap_or_else(|| worker.tls()));
-            if own.is_some() {
+            let own = listener.policy.as_ref().and_then(|one| one.tls.as_ref());
+            let settings = match &listener.clients {
+                Some(clients) => clients.settings(),
+                None => Ok(own.unwrap_or_else(|| worker.tls())),
+            };
+            let mut config = match settings {
+                Ok(settings) => settings.clone(),
+                Err(why) => {
+                    let why = format!("no client can be believed: {why}");
+                    exchange.refused(Reason::TlsHandshake, why);
+                    let mut stream = start.io;
+                    say(&mut stream, &ACCESS_DENIED).await;
+                    return None;
+                }
+            };
+            if own.is_some() && listener.clients.is_none() {
                 config.ticketer = Arc::clone(&worker.tls().ticketer);
                 config.session_storage = Arc::clone(&worker.tls().session_storage);
             }
             config.cert_resolver = Arc::new(Fixed(Some(Arc::clone(&certificate.key))));
             let plain = listener.streams.is_some();
             let named = listener
-                .client
+                .policy
                 .as_ref()
                 .is_some_and(|one| one.policy.tls.alpn.is_some());
             if plain && !named {
                 // What is inside is not known here.
                 config.alpn_protocols.clear();
             }
-            conn.settings.clone_from(&listener.client);
+            conn.settings.clone_from(&listener.policy);
             return match start.into_stream(Arc::new(config)).await {
                 Ok(stream) if plain => Some(Shaken::Plain(stream, Arc::clone(listener))),
-                Ok(stream) => Some(Shaken::Http(stream)),
+                Ok(stream) => {
+                    if let Some(clients) = &listener.clients {
+                        let chain = stream.get_ref().1.peer_certificates();
+                        conn.certificate = clients.verified(chain.unwrap_or_default());
+                        conn.clients = Some(Arc::clone(clients));
+                    }
+                    Some(Shaken::Http(stream))
+                }
                 Err(error) => {
                     exchange.failed(Reason::TlsHandshake, &error);
                     None

@@ -5,12 +5,79 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use rustls::ServerConfig;
-use snapshot::model::{Cidr, ClientIp, ClientPolicy};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::ResolvesServerCertUsingSni;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
+use snapshot::model::{Cidr, ClientIp, ClientPolicy, ClientTls, Tls12Cipher, TlsVersions};
 use snapshot::path::PathRules;
 
 /// Where proxies write whom they speak for.
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What is spoken in handshakes with clients.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    provider: Arc<CryptoProvider>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    alpn: Vec<Vec<u8>>,
+}
+
+impl Handshakes {
+    pub(crate) fn new(tls: &ClientTls) -> Self {
+        let mut provider = aws_lc_rs::default_provider();
+        if let Some(ciphers) = &tls.ciphers {
+            let wanted: Vec<CipherSuite> = ciphers.iter().map(|one| suite(*one)).collect();
+            provider
+                .cipher_suites
+                .retain(|one| one.version() == &TLS13 || wanted.contains(&one.suite()));
+        }
+        let usual = || vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let named = tls.alpn.as_ref();
+        Self {
+            provider: Arc::new(provider),
+            versions: match tls.versions {
+                TlsVersions::Both => vec![&TLS13, &TLS12],
+                TlsVersions::Only12 => vec![&TLS12],
+                TlsVersions::Only13 => vec![&TLS13],
+            },
+            alpn: named.map_or_else(usual, |named| {
+                named.iter().map(|one| one.as_bytes().to_vec()).collect()
+            }),
+        }
+    }
+
+    /// What signatures are checked with.
+    pub(crate) fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.provider
+    }
+
+    /// Settings without a certificate, which is chosen by server name before each handshake. `asked`: whether clients have to
+    /// have one of their own.
+    pub(crate) fn settings(
+        &self,
+        asked: Arc<dyn ClientCertVerifier>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let mut settings = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&self.versions)?
+            .with_client_cert_verifier(asked)
+            .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+        settings.alpn_protocols.clone_from(&self.alpn);
+        Ok(settings)
+    }
+}
+
+fn suite(cipher: Tls12Cipher) -> CipherSuite {
+    match cipher {
+        Tls12Cipher::EcdsaAes128 => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        Tls12Cipher::EcdsaAes256 => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        Tls12Cipher::EcdsaChacha20 => CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        Tls12Cipher::RsaAes128 => CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        Tls12Cipher::RsaAes256 => CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        Tls12Cipher::RsaChacha20 => CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
+}
 
 /// A policy and what is made of it once.
 #[derive(Debug)]
@@ -18,7 +85,7 @@ pub struct ClientSettings {
     /// The policy.
     pub policy: Arc<ClientPolicy>,
     /// Versions, suites and ALPN of handshakes, without a certificate and without tickets; none: those of everybody.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<ServerConfig>,
     /// The header that tells the client's address, if one does.
     pub(crate) header: Option<HeaderName>,
 }

@@ -837,7 +837,7 @@ async fn proxy_client_policy_is_that_of_the_table_for_each_request() {
     assert_eq!(reply(answer).await.seen("x_user"), ["1"]);
     let mut after = before.clone();
     for gateway in after.gateways.values_mut() {
-        gateway.listeners[0].client = None;
+        gateway.listeners[0].policy = None;
     }
     router.publish(&after, 2);
     let answer = sender.send_request(asked()).await.expect("an answer");

@@ -40,7 +40,7 @@ pub(super) fn apply(
             let found = policies
                 .get(&own)
                 .or_else(|| policies.get(&PolicyTarget::Gateway(name.clone())));
-            listener.client = found.map(|(_, policy)| Arc::clone(policy));
+            listener.policy = found.map(|(_, policy)| Arc::clone(policy));
         }
         agree(&gateway.listeners, sink);
     }
@@ -59,12 +59,12 @@ fn agree(listeners: &[Listener], sink: &Sink) {
         };
         let whole = listener.protocol == ListenerProtocol::Http;
         let entrance = |one: &Listener| {
-            let policy = one.client.as_ref();
+            let policy = one.policy.as_ref();
             policy
                 .map(|policy| policy.entrance.clone())
                 .unwrap_or_default()
         };
-        let agree = match (&first.client, &listener.client) {
+        let agree = match (&first.policy, &listener.policy) {
             (Some(a), Some(b)) if Arc::ptr_eq(a, b) => true,
             (None, None) => true,
             _ => !whole && entrance(first) == entrance(listener),
@@ -73,7 +73,7 @@ fn agree(listeners: &[Listener], sink: &Sink) {
             continue;
         }
         // The policy of one of the two, or of both, says something about a listener alone.
-        let Some(policy) = listener.client.as_ref().or(first.client.as_ref()) else {
+        let Some(policy) = listener.policy.as_ref().or(first.policy.as_ref()) else {
             continue;
         };
         let what = match whole {

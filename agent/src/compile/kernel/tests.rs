@@ -204,9 +204,11 @@ fn world() -> (Snapshot, Discovery) {
                 port: port(443),
                 protocol: ListenerProtocol::Http,
                 hostname: None,
-                client: None,
+                policy: None,
+                clients: None,
             }],
             gate: Some(kind),
+            identity: None,
         };
         (name_, gateway)
     };

@@ -90,6 +90,7 @@ fn every_source_gives_one_value_or_none() {
             host: "acme.example",
             sni: Some("sni.example"),
             tokens: Vec::new(),
+            certificate: None,
             listener: None,
             client: [192, 0, 2, 1].into(),
         };
@@ -142,6 +143,7 @@ fn the_key_is_set_by_whom_the_listener_trusts() {
             host: "x",
             sni: None,
             tokens: Vec::new(),
+            certificate: None,
             listener,
             client: client.parse().expect("an address"),
         };
