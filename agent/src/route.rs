@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
@@ -18,6 +19,7 @@ use snapshot::model::{
 use crate::upstream::Terms;
 
 pub mod admission;
+pub mod client;
 pub mod clients;
 pub mod cors;
 pub mod credential;
@@ -47,6 +49,8 @@ pub struct RouteTable {
     /// Counter of the configuration that this table was compiled from.
     pub generation: u64,
     pub(crate) binds: HashMap<SocketAddr, Bind>,
+    /// Whether some listener has a policy for its clients; where none has, no request looks for one.
+    pub(crate) has_clients: bool,
     /// Listeners of UDP.
     pub(crate) datagrams: HashMap<SocketAddr, Arc<Listener>>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
@@ -65,6 +69,29 @@ impl RouteTable {
             if let Some(before) = before.placements.get(name) {
                 placements.adopt(before);
             }
+        }
+        for (address, bind) in &self.binds {
+            if let Some(before) = before.binds.get(address) {
+                // Nobody has counted on it yet: the table is not published.
+                let _new = bind.open.set(Arc::clone(before.open()));
+            }
+        }
+    }
+
+    /// The policy for the requests of a connection to a gateway; `name` is the server name of its TLS.
+    pub fn client(
+        &self,
+        local: SocketAddr,
+        tls: bool,
+        name: Option<&str>,
+    ) -> Option<&Arc<client::ClientSettings>> {
+        if !self.has_clients {
+            return None;
+        }
+        let bind = self.bind(local)?;
+        match tls {
+            true => bind.named(name)?.policy.as_ref(),
+            false => bind.policy.as_ref(),
         }
     }
 
@@ -146,10 +173,27 @@ pub struct Bind {
     pub wire: Wire,
     /// Whether the TLS of some of them stays closed, so that a `ClientHello` has to go on as it came.
     pub passthrough: bool,
+    /// The policy of their connections, and, if these begin with a request, of requests too; all listeners of a port agree.
+    pub(crate) policy: Option<Arc<client::ClientSettings>>,
+    /// Connections of the address and port that count, in this generation and in those before.
+    open: OnceLock<Arc<AtomicUsize>>,
     pub(crate) listeners: HostIndex<Arc<Listener>>,
 }
 
 impl Bind {
+    pub(crate) fn new(wire: Wire, policy: Option<Arc<client::ClientSettings>>) -> Self {
+        Self {
+            wire,
+            policy,
+            ..Self::default()
+        }
+    }
+
+    /// Counts the connections that are open here.
+    pub(crate) fn open(&self) -> &Arc<AtomicUsize> {
+        self.open.get_or_init(Arc::default)
+    }
+
     /// The listener with the most specific host that covers `host` (Gateway API, listener
     /// isolation): what it claims never falls back to a broader one.
     pub fn listener(&self, host: &str) -> Option<&Arc<Listener>> {
@@ -200,6 +244,8 @@ pub struct Listener {
     pub(crate) identity: Option<Arc<Identity>>,
     /// Where connections go that are not HTTP; none: they are.
     pub(crate) streams: Option<stream::Streams>,
+    /// How it treats its clients.
+    pub(crate) policy: Option<Arc<client::ClientSettings>>,
 }
 
 impl Listener {

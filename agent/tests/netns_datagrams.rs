@@ -60,7 +60,7 @@ fn netns_datagrams_to_a_gateway_lead_to_the_routers_sockets() {
     world.node_address("192.0.2.10/32");
     world.node_address("2001:db8:a::10/128");
     echo_udp(&world.node, BACKEND.parse().expect("an address"));
-    let mut agent = Agent::start(&world, &documents(&[53, 5353]), &[]);
+    let agent = Agent::start(&world, &documents(&[53, 5353]), &[]);
     for to in gateways(53).into_iter().chain(gateways(5353)) {
         assert!(udp(&world.node, to, 1200), "{to}");
         // Answers come from the address and port that were asked: a connected socket hears nothing else.
@@ -99,7 +99,7 @@ fn netns_datagrams_to_a_gateway_lead_to_the_routers_sockets() {
         );
     }
     // Without the router its address is nobody's: not the stack's, and not of who binds it meanwhile.
-    agent.kill();
+    drop(agent);
     for to in gateways(5353) {
         let received = inside(&world.node, move || {
             let thief = UdpSocket::bind(to)?;

@@ -17,6 +17,7 @@ pub(crate) mod authorities;
 pub(crate) mod backend;
 pub(crate) mod backend_tls;
 pub(crate) mod cell;
+pub(crate) mod client_policy;
 pub(crate) mod config_map;
 pub(crate) mod duration;
 pub(crate) mod filter;
@@ -44,7 +45,7 @@ pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 
 /// Kinds with the versions in which each is taken.
-const KINDS: [(&str, &[&str]); 16] = [
+const KINDS: [(&str, &[&str]); 17] = [
     ("Cell", &[CARDINAL]),
     ("RoutingTable", &[CARDINAL]),
     ("Platform", &[CARDINAL]),
@@ -56,6 +57,7 @@ const KINDS: [(&str, &[&str]); 16] = [
     ("UDPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
     ("BackendTLSPolicy", &[GATEWAY_API]),
     ("SecurityPolicy", &[ENVOY_GATEWAY]),
+    ("ClientTrafficPolicy", &[ENVOY_GATEWAY]),
     ("BackendTrafficPolicy", &[ENVOY_GATEWAY]),
     ("HTTPRouteFilter", &[ENVOY_GATEWAY]),
     ("Backend", &[ENVOY_GATEWAY]),
@@ -84,6 +86,7 @@ pub(crate) struct Drafts {
     pub(crate) tcp_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) udp_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
+    pub(crate) client_policies: Table<client_policy::ClientDraft>,
     pub(crate) traffic_policies: Table<traffic_policy::TrafficDraft>,
     pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
@@ -282,6 +285,12 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             &mut drafts.security_policies,
             &meta,
             spec(object, &meta, security_policy::read),
+            root.sink(),
+        ),
+        "ClientTrafficPolicy" => place(
+            &mut drafts.client_policies,
+            &meta,
+            spec(object, &meta, client_policy::read),
             root.sink(),
         ),
         "BackendTrafficPolicy" => place(

@@ -25,6 +25,7 @@ mod addresses;
 mod attachment;
 mod authorities;
 mod backend_tls;
+mod client_policy;
 mod credentials;
 mod gateway_tls;
 mod http_route;
@@ -77,6 +78,7 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         attach.insert(name, draft);
     }
     sockets(&gateways, sink);
+    client_policy::apply(drafts.client_policies, &mut gateways, &attach, sink);
     let platform = platform(platform_draft, &mut gateways, &attach, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platform_source

@@ -17,6 +17,7 @@ use crate::tree::shortened;
 
 mod auth;
 mod cell;
+mod client;
 mod cors;
 mod filter;
 mod gateway;
@@ -39,6 +40,10 @@ pub use auth::{
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
     Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
+};
+pub use client::{
+    Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
+    Entrance, EscapedSlashes, Keepalive, Tls12Cipher, TlsVersions, Underscores,
 };
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};

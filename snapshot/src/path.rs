@@ -6,8 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A path in canonical form: starts with `/`, no dot segments, no doubled slashes, percent-encoding
-/// only where it is needed and in upper case (RFC 3986, section 6.2.2).
+/// A path in canonical form: starts with `/`, no dot segments, no doubled slashes unless a listener's rules keep them,
+/// percent-encoding only where it is needed and in upper case (RFC 3986, section 6.2.2).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CanonicalPath(Arc<str>);
 
@@ -30,9 +30,30 @@ pub enum PathError {
     /// resolve a path read `..`, others a name.
     #[error("path has a dot segment with parameters")]
     DotParameters,
+    /// A dot segment between encoded slashes: a server that decodes them first would follow it.
+    #[error("path has a dot segment beside an encoded slash")]
+    EscapedDots,
     /// More `..` than segments.
     #[error("path leaves the root")]
     AboveRoot,
+}
+
+/// What a listener may allow in its paths beyond what is safe everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathRules {
+    /// `%2F` and `%5C` stay, as a part of their segment. Else a path with one is refused.
+    pub keep_escaped_slashes: bool,
+    /// Slashes in a row are one. Else they stay.
+    pub merge_slashes: bool,
+}
+
+impl Default for PathRules {
+    fn default() -> Self {
+        Self {
+            keep_escaped_slashes: false,
+            merge_slashes: true,
+        }
+    }
 }
 
 impl CanonicalPath {
@@ -43,24 +64,34 @@ impl CanonicalPath {
 
     /// Brings a path (no query) into canonical form, or says why there is none.
     pub fn new(path: &str) -> Result<Self, PathError> {
+        Self::with(path, PathRules::default())
+    }
+
+    /// The same by rules of a listener.
+    pub fn with(path: &str, rules: PathRules) -> Result<Self, PathError> {
         if !path.starts_with('/') {
             return Err(PathError::NotAbsolute);
         }
         if is_canonical(path.as_bytes()) {
             return Ok(Self(path.into()));
         }
-        let decoded = unreserved_decoded(path)?;
+        let decoded = unreserved_decoded(path, rules.keep_escaped_slashes)?;
         let mut segments: Vec<&str> = Vec::new();
         let mut open = false;
-        for segment in decoded.split('/').skip(1) {
+        let mut rest = decoded.split('/').skip(1).peekable();
+        while let Some(segment) = rest.next() {
             open = false;
             match segment {
+                "" if !rules.merge_slashes && rest.peek().is_some() => segments.push(segment),
                 "" | "." => open = true,
                 ".." => {
                     segments.pop().ok_or(PathError::AboveRoot)?;
                     open = true;
                 }
                 _ if dots_with_parameters(segment) => return Err(PathError::DotParameters),
+                _ if rules.keep_escaped_slashes && dots_between_slashes(segment) => {
+                    return Err(PathError::EscapedDots);
+                }
                 _ => segments.push(segment),
             }
         }
@@ -78,6 +109,14 @@ impl CanonicalPath {
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The rules that let through what this path has: what is made of it may have the same.
+    pub fn rules(&self) -> PathRules {
+        PathRules {
+            keep_escaped_slashes: self.0.contains("%2F") || self.0.contains("%5C"),
+            merge_slashes: !self.0.contains("//"),
+        }
     }
 
     /// Whether this path, read as a prefix of whole segments, covers `path`.
@@ -107,7 +146,7 @@ fn is_canonical(path: &[u8]) -> bool {
 }
 
 /// Decodes what needs no encoding (RFC 3986, section 2.3) and folds the digits of the rest.
-fn unreserved_decoded(path: &str) -> Result<String, PathError> {
+fn unreserved_decoded(path: &str, keep_slashes: bool) -> Result<String, PathError> {
     let bytes = path.as_bytes();
     let mut decoded = String::with_capacity(bytes.len());
     let mut at = 0;
@@ -128,7 +167,7 @@ fn unreserved_decoded(path: &str) -> Result<String, PathError> {
             .and_then(|digits| u8::from_str_radix(digits, 16).ok())
             .ok_or(PathError::BrokenEncoding)?;
         match value {
-            b'/' | b'\\' => return Err(PathError::EncodedSlash),
+            b'/' | b'\\' if !keep_slashes => return Err(PathError::EncodedSlash),
             0..=31 | 127 => return Err(PathError::Forbidden),
             _ if unreserved(value) => decoded.push(char::from(value)),
             _ => decoded.push_str(&format!("%{value:02X}")),
@@ -141,6 +180,13 @@ fn unreserved_decoded(path: &str) -> Result<String, PathError> {
 fn dots_with_parameters(segment: &str) -> bool {
     let rest = segment.strip_prefix("..").or(segment.strip_prefix('.'));
     rest.is_some_and(|rest| rest.starts_with(';') || rest.starts_with("%3B"))
+}
+
+/// Whether a segment with encoded slashes would have a dot segment if they were slashes. Their digits are upper case here.
+fn dots_between_slashes(segment: &str) -> bool {
+    let parts = segment.split("%2F").flat_map(|part| part.split("%5C"));
+    let mut parts = parts.filter(|part| *part != segment);
+    parts.any(|part| matches!(part, "." | "..") || dots_with_parameters(part))
 }
 
 fn unreserved(byte: u8) -> bool {
@@ -180,7 +226,47 @@ fn allowed(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CanonicalPath, PathError};
+    use super::{CanonicalPath, PathError, PathRules};
+
+    #[test]
+    fn a_listener_may_let_more_through() {
+        let rules = |keep_escaped_slashes, merge_slashes| PathRules {
+            keep_escaped_slashes,
+            merge_slashes,
+        };
+        let (keep, apart) = (rules(true, true), rules(false, false));
+        for (rules, given, expected) in [
+            (keep, "/a%2fb%5cc/d", Ok("/a%2Fb%5Cc/d")),
+            (keep, "/a%2F..b", Ok("/a%2F..b")),
+            (keep, "/a//%2F", Ok("/a/%2F")),
+            (keep, "/a/..%2Fb", Err(PathError::EscapedDots)),
+            (keep, "/a%2F%2e%2E/b", Err(PathError::EscapedDots)),
+            (keep, "/a%5C.%5Cb", Err(PathError::EscapedDots)),
+            (keep, "/a%2F..;x", Err(PathError::EscapedDots)),
+            (keep, "/a%00", Err(PathError::Forbidden)),
+            (apart, "/a//b", Ok("/a//b")),
+            (apart, "//", Ok("//")),
+            (apart, "///a", Ok("///a")),
+            (apart, "/a//", Ok("/a//")),
+            (apart, "/a/", Ok("/a/")),
+            (apart, "/a//..", Ok("/a/")),
+            (apart, "/a//./b", Ok("/a//b")),
+            (apart, "/a%2Fb", Err(PathError::EncodedSlash)),
+        ] {
+            let got = CanonicalPath::with(given, rules);
+            let text = got
+                .as_ref()
+                .map(CanonicalPath::as_str)
+                .map_err(|error| *error);
+            assert_eq!(text, expected, "{given}");
+            if let Ok(path) = got {
+                assert_eq!(
+                    CanonicalPath::with(path.as_str(), path.rules()),
+                    Ok(path.clone())
+                );
+            }
+        }
+    }
 
     #[test]
     fn paths_have_one_form() {

@@ -13,14 +13,15 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
-    Auth, Cell, ClientValidation, Component, Declared, EndpointId, EndpointKind, Filter, Gate,
-    Gateway, HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName,
-    Origin, ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target,
-    TlsMode, Tokens, Upstream, UpstreamTls, WeightedTarget, effective_hosts,
+    Auth, Cell, ClientPolicy, ClientValidation, Component, Declared, EndpointId, EndpointKind,
+    Filter, Gate, Gateway, HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol,
+    Name, ObjectName, Origin, ProviderKeys, RemoteKeys, Route, Rule, SouthDestination,
+    SouthProtocol, Target, TlsMode, Tokens, Upstream, UpstreamTls, WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
-use super::{filter, traffic};
+use super::{client, filter, traffic};
+use crate::route::client::{ClientSettings, Handshakes};
 use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
@@ -42,6 +43,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         generation,
         binds: compiler.binds(&rules, &streams),
         datagrams: compiler.datagrams(&rules, &streams),
+        has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
@@ -67,6 +69,7 @@ struct Compiler<'a> {
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     peers: HashMap<*const UpstreamTls, TlsPeer>,
     targets: u32,
+    policies: HashMap<*const ClientPolicy, Arc<ClientSettings>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -81,6 +84,7 @@ impl<'a> Compiler<'a> {
             certificates: BTreeMap::new(),
             peers: HashMap::new(),
             targets: 0,
+            policies: HashMap::new(),
         };
         for table in snapshot.routing_tables.values() {
             match Placements::new(table) {
@@ -426,11 +430,9 @@ impl<'a> Compiler<'a> {
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
                 for address in &gateway.addresses {
                     let address = SocketAddr::new(*address, listener.port.get());
-                    let bind = binds.entry(address).or_insert_with(|| Bind {
-                        wire,
-                        passthrough: false,
-                        listeners: HostIndex::default(),
-                    });
+                    let bind = binds
+                        .entry(address)
+                        .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
                     bind.passthrough |= passthrough;
                     if bind.wire != wire {
                         self.mistake(
@@ -482,6 +484,26 @@ impl<'a> Compiler<'a> {
             }
         }
         datagrams
+    }
+
+    /// Listeners of one policy share what is made of it.
+    fn policy(&mut self, policy: &Arc<ClientPolicy>) -> Option<Arc<ClientSettings>> {
+        // As for gatekeepers, an address is one policy's.
+        let address = Arc::as_ptr(policy);
+        if let Some(known) = self.policies.get(&address) {
+            return Some(Arc::clone(known));
+        }
+        match client::settings(policy) {
+            Ok(settings) => {
+                let settings = Arc::new(settings);
+                self.policies.insert(address, Arc::clone(&settings));
+                Some(settings)
+            }
+            Err(why) => {
+                self.mistake(&policy.declared, why);
+                None
+            }
+        }
     }
 
     /// What a listener does that is not HTTP.
@@ -536,7 +558,7 @@ impl<'a> Compiler<'a> {
             }
         }
         let clients = match &listener.clients {
-            Some(clients) => self.clients(clients),
+            Some(clients) => self.clients(clients, listener.policy.as_ref()),
             None => None,
         };
         let mut hosts: HostIndex<HostRules> = HostIndex::default();
@@ -576,12 +598,21 @@ impl<'a> Compiler<'a> {
             clients,
             identity: self.identity(gateway),
             streams: self.passed(gateway, listener, streams),
+            policy: listener
+                .policy
+                .as_ref()
+                .and_then(|policy| self.policy(policy)),
         }
     }
 
     /// What a listener's clients are asked for; ports that are told the same have it made once each.
-    fn clients(&mut self, clients: &ClientValidation) -> Option<Arc<ClientTrust>> {
-        match ClientTrust::new(clients) {
+    fn clients(
+        &mut self,
+        clients: &ClientValidation,
+        policy: Option<&Arc<ClientPolicy>>,
+    ) -> Option<Arc<ClientTrust>> {
+        let tls = policy.map_or_else(Default::default, |policy| policy.tls.clone());
+        match ClientTrust::new(clients, &Handshakes::new(&tls)) {
             Ok(trust) => Some(Arc::new(trust)),
             Err(error) => {
                 self.mistake(&clients.declared, format!("{error:#}"));

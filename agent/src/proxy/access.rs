@@ -91,7 +91,7 @@ pub(super) fn pass(
         method: &inbound.parts.method,
         path: inbound.path(),
         headers: &inbound.parts.headers,
-        client: stage.conn.peer.ip(),
+        client: inbound.client,
     };
     gatekeeper
         .authorise(visitor, &visit.tokens)

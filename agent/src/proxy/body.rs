@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -15,7 +16,15 @@ use crate::upstream::{AnswerBody, Break};
 /// Bytes for the client. Dropping it ends the exchange and writes its record.
 pub(super) struct ResponseBody {
     inner: Inner,
+    /// How long the next part may take, where that is limited.
+    patience: Option<Box<Patience>>,
     exchange: Option<Box<Exchange>>,
+}
+
+/// Ends when nothing came for a while.
+struct Patience {
+    limit: Duration,
+    sleep: Pin<Box<Sleep>>,
 }
 
 enum Inner {
@@ -34,12 +43,32 @@ pub(super) enum Cut {
     /// The time that the rule allows is over.
     #[error("the answer was not complete in the time that the rule allows")]
     Deadline,
+    /// Nothing more came in the time that the listener's policy allows.
+    #[error("no more of the answer came in the time that the listener's policy allows")]
+    Idle,
+}
+
+impl Inner {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        Poll::Ready(match self {
+            Self::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Self::Streamed(body) => {
+                ready!(Pin::new(body).poll_frame(context)).map(|frame| Ok(frame?))
+            }
+            // The time first: an answer that never stops coming has to end as well.
+            Self::Limited(body, deadline) => match deadline.as_mut().poll(context) {
+                Poll::Ready(()) => Some(Err(Cut::Deadline)),
+                Poll::Pending => ready!(Pin::new(body).poll_frame(context)).map(|frame| Ok(frame?)),
+            },
+        })
+    }
 }
 
 impl ResponseBody {
     pub(super) fn empty() -> Self {
         Self {
             inner: Inner::Full(None),
+            patience: None,
             exchange: None,
         }
     }
@@ -47,6 +76,7 @@ impl ResponseBody {
     pub(super) fn full(bytes: impl Into<Bytes>) -> Self {
         Self {
             inner: Inner::Full(Some(bytes.into())),
+            patience: None,
             exchange: None,
         }
     }
@@ -58,8 +88,21 @@ impl ResponseBody {
         };
         Self {
             inner,
+            patience: None,
             exchange: None,
         }
+    }
+
+    /// Breaks off when the next part takes longer than a limit.
+    pub(super) fn patient(mut self, limit: Option<Duration>) -> Self {
+        let limit = limit.filter(|_| !self.ended());
+        self.patience = limit.map(|limit| {
+            Box::new(Patience {
+                limit,
+                sleep: Box::pin(tokio::time::sleep(limit)),
+            })
+        });
+        self
     }
 
     /// Lets the exchange end with this body.
@@ -85,16 +128,18 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = self.get_mut();
-        let frame = match &mut this.inner {
-            Inner::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Inner::Streamed(body) => {
-                ready!(Pin::new(body).poll_frame(context)).map(|frame| Ok(frame?))
+        let frame = match (this.inner.poll(context), &mut this.patience) {
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(patience)) => {
+                ready!(patience.sleep.as_mut().poll(context));
+                Some(Err(Cut::Idle))
             }
-            // The time first: an answer that never stops coming has to end as well.
-            Inner::Limited(body, deadline) => match deadline.as_mut().poll(context) {
-                Poll::Ready(()) => Some(Err(Cut::Deadline)),
-                Poll::Pending => ready!(Pin::new(body).poll_frame(context)).map(|frame| Ok(frame?)),
-            },
+            (Poll::Ready(frame), None) => frame,
+            (Poll::Ready(frame), Some(patience)) => {
+                let end = Instant::now() + patience.limit;
+                patience.sleep.as_mut().reset(end);
+                frame
+            }
         };
         if let Some(exchange) = &mut this.exchange {
             match &frame {
@@ -106,7 +151,7 @@ impl Body for ResponseBody {
                 Some(Err(error @ Cut::Upstream(_))) => {
                     exchange.failed(Reason::UpstreamReset, error);
                 }
-                Some(Err(error @ Cut::Deadline)) => {
+                Some(Err(error @ (Cut::Deadline | Cut::Idle))) => {
                     exchange.failed(Reason::UpstreamTimeout, error);
                     if exchange.grpc {
                         // A call can be told why it ends.

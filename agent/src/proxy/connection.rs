@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -12,18 +13,22 @@ use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use snapshot::model::{ClientHttp2, ClientTimeouts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::aside::Aside;
 use super::coalesce::Turns;
+use super::entrance::{self, Counted};
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
 use super::{request, steered, stream, tls};
 use crate::route::ClientTrust;
 use crate::route::Wire;
+use crate::route::client::ClientSettings;
 use crate::route::trust::Names;
 use crate::upstream::{LocalExecutor, Progress};
 
@@ -56,7 +61,10 @@ pub(super) enum Entry {
 /// What requests know of their connection.
 #[derive(Debug)]
 pub(super) struct Conn {
+    /// The other end.
     pub(super) peer: SocketAddr,
+    /// Whose it is: the other end's, or that of whom a proxy there speaks for.
+    pub(super) source: SocketAddr,
     /// The same as a text: every request is recorded with it.
     pub(super) client: Arc<str>,
     /// Its address, as a header tells it.
@@ -76,6 +84,35 @@ pub(super) struct Conn {
     pub(super) body: RefCell<Weak<Progress>>,
     /// Whether its client may still send what nobody reads.
     pub(super) unread: Unread,
+    /// The policy that it began with.
+    pub(super) settings: Option<Arc<ClientSettings>>,
+    /// Its place among those of its port, if these are limited.
+    pub(super) counted: Option<Rc<Counted>>,
+    /// Requests so far, where they are limited, and the end of those that it may have.
+    pub(super) requests: Cell<u32>,
+    pub(super) spent: Notify,
+}
+
+impl Conn {
+    /// A proxy at the other end tells whose it is.
+    pub(super) fn comes_from(&mut self, source: SocketAddr) {
+        // No address has a text that is no header's.
+        if let Ok(address) = HeaderValue::from_str(&source.ip().to_string()) {
+            self.address = address;
+            self.source = source;
+            self.client = source.to_string().into();
+        }
+    }
+
+    fn timeouts(&self) -> ClientTimeouts {
+        let settings = self.settings.as_ref();
+        settings.map_or_else(Default::default, |one| one.policy.timeouts)
+    }
+
+    fn http2(&self) -> ClientHttp2 {
+        let settings = self.settings.as_ref();
+        settings.map_or_else(Default::default, |one| one.policy.http2)
+    }
 }
 
 /// Which codec a connection speaks.
@@ -107,8 +144,9 @@ pub(super) async fn accepted(
         // No address has a text that is no header's.
         return;
     };
-    let conn = Conn {
+    let mut conn = Conn {
         peer,
+        source: peer,
         client: peer.to_string().into(),
         address,
         local,
@@ -120,15 +158,30 @@ pub(super) async fn accepted(
         free: Cell::new(Instant::now()),
         body: RefCell::default(),
         unread: Unread::default(),
+        settings: None,
+        counted: None,
+        requests: Cell::default(),
+        spent: Notify::default(),
     };
     match entry {
         // What other connections wait for does not make those of plain HTTP larger.
         Entry::Steered => Box::pin(steered::serve(worker, stream, conn)).await,
         Entry::Gateway => {
             // A connection outlives many tables: each request loads its own, and none is kept here.
-            let wire = worker.table.load().bind(local).map(|bind| bind.wire);
-            let stream = Prefixed::new(stream);
-            match wire {
+            let found = worker.table.load().bind(local).map(|bind| {
+                let settings = bind.policy.clone();
+                (
+                    bind.wire,
+                    settings.map(|one| (one, Arc::clone(bind.open()))),
+                )
+            });
+            let mut stream = Prefixed::new(stream);
+            if let Some((_, Some((settings, open)))) = &found
+                && !entrance::enter(&worker, settings, open, &mut stream, &mut conn).await
+            {
+                return;
+            }
+            match found.map(|(wire, _)| wire) {
                 None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
                 Some(Wire::Tls) => Box::pin(tls::serve(worker, stream, conn)).await,
                 Some(Wire::Http) => http(worker, stream, conn, Codec::Detect).await,
@@ -148,11 +201,13 @@ pub(super) async fn http<T>(worker: Rc<Worker>, mut stream: Prefixed<T>, conn: C
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let limit = conn.timeouts().idle.unwrap_or_else(|| worker.idle());
+    let limits = conn.http2();
     let conn = Rc::new(conn);
     let mut drain = worker.drain();
     let codec = match codec {
         Codec::Detect => {
-            let detected = tokio::time::timeout(worker.idle(), detect(&mut stream));
+            let detected = tokio::time::timeout(limit, detect(&mut stream));
             let detected = tokio::select! {
                 detected = detected => detected,
                 // Nothing was asked yet, so nothing is cut off.
@@ -176,11 +231,11 @@ where
     };
     let unread = conn.unread.clone();
     let stream = Lingering::new(stream, unread);
-    let limit = worker.idle();
     let mut besides = Aside::new(async {
         tokio::select! {
             () = drain.begun() => Besides::Drain,
             () = idle(&conn, limit) => Besides::Idle,
+            () = conn.spent.notified() => Besides::Spent,
         }
     });
     let ended = if codec == Codec::Http2 {
@@ -188,16 +243,18 @@ where
             http2::Builder::new(LocalExecutor)
                 .timer(TokioTimer::new())
                 .max_header_list_size(MAX_HEAD as u32)
-                .max_concurrent_streams(MAX_STREAMS)
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_concurrent_streams(limits.max_streams.map_or(MAX_STREAMS, NonZeroU32::get))
+                .initial_stream_window_size(limits.stream_window.unwrap_or(STREAM_WINDOW))
+                .initial_connection_window_size(
+                    limits.connection_window.unwrap_or(CONNECTION_WINDOW),
+                )
                 .keep_alive_interval(KEEPALIVE)
                 .enable_connect_protocol()
                 .serve_connection(TokioIo::new(held), service)
         });
         match first(Pin::new(&mut connection), &mut besides).await {
             Ok(ended) => ended,
-            Err(Besides::Drain) => {
+            Err(Besides::Drain | Besides::Spent) => {
                 connection.connection().graceful_shutdown();
                 connection.await
             }
@@ -218,7 +275,7 @@ where
         tokio::pin!(connection);
         match first(connection.as_mut(), &mut besides).await {
             Ok(ended) => ended,
-            Err(Besides::Drain) => {
+            Err(Besides::Drain | Besides::Spent) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection => ended,
@@ -239,6 +296,8 @@ enum Besides {
     Drain,
     /// No request came in time, or no head of one to its end.
     Idle,
+    /// It has had the requests that it may have.
+    Spent,
 }
 
 /// What comes first: the end of the connection, or something besides.

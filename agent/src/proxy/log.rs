@@ -45,7 +45,7 @@ pub struct AccessRecord {
     /// `north`, `west`, `east` or `south`; none at a gateway that is no gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<&'static str>,
-    /// `http`, `tls` or `tcp`.
+    /// `http`, `tls`, `tcp` or `udp`.
     pub protocol: &'static str,
     /// Method.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,6 +233,12 @@ pub enum Reason {
     TlsHandshake,
     /// Neither side of a connection sent anything for too long.
     IdleTimeout,
+    /// As many connections are open as may be.
+    ConnectionLimit,
+    /// The connection should begin with a PROXY header, and does not.
+    ProxyHeader,
+    /// The header that tells the client's address does not.
+    ClientUnknown,
 }
 
 impl Reason {
@@ -286,6 +292,9 @@ impl Reason {
             Self::CertificateExpired => "certificate_expired",
             Self::TlsHandshake => "tls_handshake",
             Self::IdleTimeout => "idle_timeout",
+            Self::ConnectionLimit => "connection_limit",
+            Self::ProxyHeader => "proxy_header",
+            Self::ClientUnknown => "client_unknown",
         }
     }
 
@@ -305,9 +314,10 @@ impl Reason {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Ok | Self::Answered => StatusCode::OK,
-            Self::BadRequest | Self::RoutingKeyMissing | Self::RoutingKeyInvalid => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest
+            | Self::RoutingKeyMissing
+            | Self::RoutingKeyInvalid
+            | Self::ProxyHeader => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodRefused => StatusCode::NOT_IMPLEMENTED,
             Self::NoListener | Self::NoRoute => StatusCode::NOT_FOUND,
@@ -327,6 +337,7 @@ impl Reason {
             | Self::SouthNotDeclared
             | Self::NotTls
             | Self::CallerUnknown
+            | Self::ClientUnknown
             | Self::NoCertificate
             | Self::CertificateExpired
             | Self::TlsHandshake => StatusCode::FORBIDDEN,
@@ -336,7 +347,7 @@ impl Reason {
             | Self::PolicyUnusable
             | Self::Rewrite
             | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::ConcurrencyLimit | Self::ConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoReadyEndpoint
             | Self::KeysUnavailable

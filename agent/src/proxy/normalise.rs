@@ -9,12 +9,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Version};
 use hyper::body::Incoming;
+use snapshot::model::{EscapedSlashes, Underscores};
 use snapshot::path::CanonicalPath;
 
 use super::connection::MAX_HEADERS;
 use super::log::Reason;
 use super::respond::Refusal;
 use super::websocket::{self, Asked};
+use crate::route::client::{ClientSettings, FORWARDED_FOR};
 
 /// The placement that served.
 pub(super) const ROUTED_TO: HeaderName = HeaderName::from_static("x-routed-to");
@@ -49,7 +51,6 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -68,6 +69,8 @@ pub(super) struct Normal {
     pub(super) authority: HeaderValue,
     /// The one path.
     pub(super) path: CanonicalPath,
+    /// Whether the client is to ask for this path instead of the one that it sent.
+    pub(super) elsewhere: bool,
     /// How the client asks for a WebSocket, if it does.
     pub(super) websocket: Option<Asked>,
     /// Whether the client takes trailers, which gRPC servers insist on.
@@ -78,8 +81,11 @@ fn bad(detail: impl Into<String>) -> Refusal {
     Refusal::new(Reason::BadRequest, detail)
 }
 
-/// Reads a request. `record` hears host and path even of refused ones.
-pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
+/// Reads a request, by the rules of its listener's policy if there is one.
+pub(super) fn read(
+    request: &Request<Incoming>,
+    client: Option<&ClientSettings>,
+) -> Result<Normal, Refusal> {
     let connect = websocket::connect(request);
     if *request.method() == Method::CONNECT && !connect {
         return Err(Refusal::new(
@@ -88,7 +94,7 @@ pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
         ));
     }
     let (authority, host, port) = authority(request)?;
-    let path = CanonicalPath::new(request.uri().path()).map_err(|error| bad(error.to_string()))?;
+    let (path, elsewhere) = path(request.uri().path(), client)?;
     let headers = request.headers();
     // HTTP/2 may send each cookie on a line of its own (RFC 9113, section 8.2.3).
     let cookies = headers.get_all(header::COOKIE).iter().count();
@@ -99,8 +105,9 @@ pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
         ));
     }
     framing(headers)?;
+    let refuses = client.is_none_or(|one| one.policy.underscores == Underscores::Reject);
     for name in headers.keys() {
-        if name.as_str().as_bytes().contains(&b'_') {
+        if refuses && name.as_str().as_bytes().contains(&b'_') {
             return Err(bad(format!("header name `{name}` has an underscore")));
         }
     }
@@ -112,12 +119,49 @@ pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
         port,
         authority,
         path,
+        elsewhere,
         websocket: match connect {
             true => Some(Asked::Connect),
             false => upgrade.then_some(Asked::Upgrade),
         },
         trailers: lists(headers, &header::TE, "trailers"),
     })
+}
+
+/// The one path, and whether the client is to ask for it.
+fn path(given: &str, client: Option<&ClientSettings>) -> Result<(CanonicalPath, bool), Refusal> {
+    let Some(client) = client else {
+        let path = CanonicalPath::new(given).map_err(|error| bad(error.to_string()))?;
+        return Ok((path, false));
+    };
+    let unescaped = match client.policy.escaped_slashes {
+        EscapedSlashes::Unescape | EscapedSlashes::Redirect => unescaped(given),
+        EscapedSlashes::Reject | EscapedSlashes::Keep => None,
+    };
+    let elsewhere =
+        unescaped.is_some() && client.policy.escaped_slashes == EscapedSlashes::Redirect;
+    let path = CanonicalPath::with(unescaped.as_deref().unwrap_or(given), client.path_rules())
+        .map_err(|error| bad(error.to_string()))?;
+    Ok((path, elsewhere))
+}
+
+/// The path with slashes for `%2F` and `%5C`; none if it has none of them.
+fn unescaped(path: &str) -> Option<String> {
+    let mut changed = String::new();
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let code = rest.get(at + 1..at + 3);
+        let slash = code
+            .is_some_and(|code| code.eq_ignore_ascii_case("2F") || code.eq_ignore_ascii_case("5C"));
+        let end = if slash { at } else { at + 1 };
+        changed.push_str(&rest[..end]);
+        if slash {
+            changed.push('/');
+        }
+        rest = &rest[if slash { at + 3 } else { at + 1 }..];
+    }
+    changed.push_str(rest);
+    (changed != path).then_some(changed)
 }
 
 /// Exactly one authority: of the target if it has one (RFC 9112, section 3.2.2; RFC 9113, section
@@ -239,7 +283,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Takes away the fields whose names are unwanted. Most messages have none, and then nothing is hashed or collected: a
 /// look at each name that is there costs less than looking for each that is not.
-fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+pub(super) fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     if !headers.keys().any(&unwanted) {
         return;
     }
@@ -297,7 +341,24 @@ pub(super) fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, tls: bool
 mod tests {
     use http::{HeaderMap, HeaderValue, header};
 
-    use super::{split, strip_hop_by_hop};
+    use super::{split, strip_hop_by_hop, unescaped};
+
+    #[test]
+    fn escaped_slashes_become_slashes() {
+        for (given, expected) in [
+            ("/a%2Fb", Some("/a/b")),
+            ("/a%2fb%5C%5cc", Some("/a/b//c")),
+            ("/%2F", Some("//")),
+            ("/a%20b", None),
+            ("/a%252Fb", None),
+            ("/a%", None),
+            ("/a%2", None),
+            ("/%%2F", Some("/%/")),
+            ("/a", None),
+        ] {
+            assert_eq!(unescaped(given).as_deref(), expected, "{given}");
+        }
+    }
 
     #[test]
     fn authorities_have_one_reading() {

@@ -38,6 +38,15 @@ impl<T> Prefixed<T> {
         &self.ahead
     }
 
+    /// Bytes that were read ahead for somebody else: they are not given back.
+    pub(super) fn take_back(&mut self, length: usize) {
+        self.ahead.advance(length);
+    }
+
+    pub(super) fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
     pub(super) fn into_parts(self) -> (BytesMut, T) {
         (self.ahead, self.inner)
     }

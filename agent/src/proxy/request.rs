@@ -4,12 +4,12 @@
 //! Every stage reads the same [`Normal`] request and the one table that [`handle`] loaded.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_common::Mark;
-use http::header;
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -21,6 +21,7 @@ use super::access::{self, Visit};
 use super::answer;
 use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
+use super::clients;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
 use super::grpc;
@@ -37,6 +38,7 @@ use super::trace::TraceContext;
 use super::tunnel;
 use super::websocket::{self, Asked};
 use super::worker::Worker;
+use crate::route::client::ClientSettings;
 use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::key::KeySubject;
@@ -52,6 +54,8 @@ pub(super) struct Stage<'a> {
     pub(super) worker: &'a Rc<Worker>,
     pub(super) conn: &'a Conn,
     pub(super) table: &'a Arc<RouteTable>,
+    /// The policy of the listener for its clients.
+    pub(super) client: Option<&'a ClientSettings>,
 }
 
 /// Serves one request: from its head to the head of its answer. The record is written when the
@@ -76,13 +80,31 @@ pub(super) async fn handle(
     if let Some(ratio) = worker.log.sinks().ratio() {
         record.trace = TraceContext::of(request.headers(), &worker, ratio);
     }
+    let client = match conn.entry {
+        Entry::Gateway => table.client(conn.local, conn.tls, conn.sni.as_deref()),
+        Entry::Steered => None,
+    };
     let stage = Stage {
         worker: &worker,
         conn: &conn,
         table: &table,
+        client: client.map(|one| &**one),
     };
+    let last = client.is_some_and(|client| is_last(&conn, client));
+    if last && !http1 {
+        conn.spent.notify_one();
+    }
     let bodiless = request.body().is_end_stream();
-    let mut response = match serve(&stage, &mut exchange, request).await {
+    let progress = Rc::clone(&exchange.progress);
+    let served = {
+        let served = serve(&stage, &mut exchange, request);
+        tokio::pin!(served);
+        match stage.client.filter(|one| one.is_timed()) {
+            None => served.await,
+            Some(client) => clients::within(client, &progress, served).await,
+        }
+    };
+    let mut response = match served {
         Ok(response) => response,
         Err(refusal) => {
             if !bodiless {
@@ -103,7 +125,21 @@ pub(super) async fn handle(
         cors.decorate(origin.as_ref(), response.headers_mut());
     }
     exchange.record.status = response.status().as_u16();
-    response.map(|body| body.ends(exchange))
+    if last && http1 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    let idle = client.and_then(|one| one.stream_idle());
+    response.map(|body| body.patient(idle).ends(exchange))
+}
+
+/// Whether a connection may have no request after this one.
+fn is_last(conn: &Conn, client: &ClientSettings) -> bool {
+    client.policy.max_requests.is_some_and(|most| {
+        let count = conn.requests.get().saturating_add(1);
+        conn.requests.set(count);
+        count >= most.get()
+    })
 }
 
 /// Of the methods that everybody uses nothing is copied.
@@ -125,7 +161,7 @@ async fn serve(
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let normal = match normalise::read(&request) {
+    let normal = match normalise::read(&request, stage.client) {
         Ok(normal) => normal,
         Err(refusal) => {
             exchange.record.path = Some(request.uri().path().to_owned());
@@ -140,6 +176,18 @@ async fn serve(
     if asked == Some(Asked::Connect) {
         websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);
     }
+    let mut client = stage.conn.source.ip();
+    if let Some(settings) = stage.client {
+        client = clients::received(settings, exchange, &mut parts.headers, client)?;
+        if normal.elsewhere && exchange.grpc {
+            let detail = "path has an encoded slash, and a call is not sent elsewhere";
+            return Err(Refusal::new(Reason::BadRequest, detail));
+        }
+        if let Some(answer) = clients::answered(settings, &parts, &normal) {
+            exchange.record.reason = Reason::Answered;
+            return Ok(answer);
+        }
+    }
     let caller = stage.worker.caller(stage.table, stage.conn.peer.ip());
     exchange.record.caller = caller.map(|caller| Arc::clone(&caller.name));
     let body = RequestBody::new(body, Rc::clone(&exchange.progress));
@@ -148,6 +196,7 @@ async fn serve(
         body,
         normal,
         upgrade,
+        client,
         tokens: Vec::new(),
         identity: None,
     };
@@ -214,6 +263,8 @@ pub(super) struct Inbound {
     body: RequestBody,
     normal: Normal,
     pub(super) upgrade: Option<(OnUpgrade, Asked)>,
+    /// Address of whom it is from.
+    pub(super) client: IpAddr,
     /// The good tokens that its rule's policy asked for.
     tokens: Vec<Known>,
     /// What upstreams are shown if they ask.
@@ -257,7 +308,7 @@ impl Inbound {
             certificate: conn.certificate.as_ref(),
             tokens: self.tokens.iter().map(|known| &*known.0).collect(),
             listener,
-            client: conn.peer.ip(),
+            client: self.client,
         }
     }
 }
@@ -656,10 +707,10 @@ async fn send(
     if let (Some(upstream), Some(Upgrade { client, call, .. })) = (answer.switched, upgrade) {
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
-        let slot = exchange.slot.clone();
+        let held = (exchange.slot.clone(), stage.conn.counted.clone());
         tunnel::upgraded(stage.worker, client, upstream, move |table| {
-            // The slot is given back when the tunnel ends.
-            let _held = &slot;
+            // The slot, and the connection's place among those of its port, are given back when the tunnel ends.
+            let _held = &held;
             match (worker.caller(table, source), &call) {
                 (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
                 (Some(caller), Call::South(host, port)) => caller

@@ -73,7 +73,11 @@ pub(super) async fn relay<T: AsyncRead + AsyncWrite + Unpin>(
     let last = Rc::new(Cell::new(Instant::now()));
     let mut client = Watched::new(client, &last);
     let mut upstream = Watched::new(upstream, &last);
-    let idle = worker.stream_idle();
+    let own = listener
+        .policy
+        .as_ref()
+        .and_then(|one| one.policy.timeouts.tcp_idle);
+    let idle = own.unwrap_or_else(|| worker.stream_idle());
     let ended = tokio::select! {
         copied = tokio::io::copy_bidirectional_with_sizes(
             &mut client,

@@ -195,9 +195,10 @@ async fn handshake(
             UNRECOGNIZED_NAME
         }
         Some((listener, certificate)) => {
+            let own = listener.policy.as_ref().and_then(|one| one.tls.as_ref());
             let settings = match &listener.clients {
                 Some(clients) => clients.settings(),
-                None => Ok(worker.tls()),
+                None => Ok(own.unwrap_or_else(|| worker.tls())),
             };
             let mut config = match settings {
                 Ok(settings) => settings.clone(),
@@ -209,12 +210,21 @@ async fn handshake(
                     return None;
                 }
             };
+            if own.is_some() && listener.clients.is_none() {
+                config.ticketer = Arc::clone(&worker.tls().ticketer);
+                config.session_storage = Arc::clone(&worker.tls().session_storage);
+            }
             config.cert_resolver = Arc::new(Fixed(Some(Arc::clone(&certificate.key))));
             let plain = listener.streams.is_some();
-            if plain {
+            let named = listener
+                .policy
+                .as_ref()
+                .is_some_and(|one| one.policy.tls.alpn.is_some());
+            if plain && !named {
                 // What is inside is not known here.
                 config.alpn_protocols.clear();
             }
+            conn.settings.clone_from(&listener.policy);
             return match start.into_stream(Arc::new(config)).await {
                 Ok(stream) if plain => Some(Shaken::Plain(stream, Arc::clone(listener))),
                 Ok(stream) => {

@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCertUsingSni, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
@@ -15,6 +14,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use snapshot::model::{Authorities, ClientValidation};
 
+use super::client::Handshakes;
 use super::trust::{Names, names};
 
 /// What a listener asks of its clients.
@@ -31,11 +31,13 @@ struct Checked {
 
 impl ClientTrust {
     /// Compiles what a gateway says.
-    pub fn new(model: &ClientValidation) -> anyhow::Result<Self> {
+    pub(crate) fn new(model: &ClientValidation, handshakes: &Handshakes) -> anyhow::Result<Self> {
         let said = format!("{:?}", (&model.authorities, model.required));
         let checked = match &model.authorities {
             Authorities::Missing(why) => Err(why.as_str().into()),
-            Authorities::These(certificates) => Ok(checked(certificates, model.required)?),
+            Authorities::These(certificates) => {
+                Ok(checked(certificates, model.required, handshakes)?)
+            }
         };
         Ok(Self {
             digest: Sha256::digest(said).into(),
@@ -81,25 +83,23 @@ impl std::fmt::Debug for ClientTrust {
     }
 }
 
-fn checked(certificates: &[CertificateDer<'static>], required: bool) -> anyhow::Result<Checked> {
+fn checked(
+    certificates: &[CertificateDer<'static>],
+    required: bool,
+    handshakes: &Handshakes,
+) -> anyhow::Result<Checked> {
     let mut roots = RootCertStore::empty();
     for one in certificates {
         roots.add(one.clone())?;
     }
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::clone(handshakes.provider());
     let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()?;
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
     let asked: Arc<dyn ClientCertVerifier> = match required {
         true => Arc::clone(&verifier),
         false => Arc::new(Lenient(Arc::clone(&verifier))),
     };
-    let mut settings = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(asked)
-        // Each handshake brings its own.
-        .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
-    settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut settings = handshakes.settings(asked)?;
     settings.session_storage = Arc::new(NoServerSessionStorage {});
     settings.send_tls13_tickets = 0;
     Ok(Checked { verifier, settings })

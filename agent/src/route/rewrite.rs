@@ -40,7 +40,7 @@ pub fn path(
                 .into_owned(),
         ),
     };
-    CanonicalPath::new(&text)
+    CanonicalPath::with(&text, given.rules())
 }
 
 /// A host that is no authority of RFC 9110, section 7.2.
@@ -133,6 +133,27 @@ mod tests {
 
     fn canonical(text: &str) -> CanonicalPath {
         CanonicalPath::new(text).expect("table entry is a path")
+    }
+
+    #[test]
+    fn what_a_listener_lets_through_stays_behind_a_new_prefix() {
+        for (given, expected) in [
+            ("/foo/a%2Fb", Ok("/xyz/a%2Fb")),
+            ("/foo//a", Ok("/xyz//a")),
+            ("/foo/a", Ok("/xyz/a")),
+        ] {
+            let rules = snapshot::path::PathRules {
+                keep_escaped_slashes: true,
+                merge_slashes: false,
+            };
+            let given = CanonicalPath::with(given, rules).expect("table entry is a path");
+            let rewrite = PathRewrite::Prefix("/xyz".into());
+            let got = path(&given, Some("/foo"), &rewrite);
+            assert_eq!(
+                got.map(|path| path.to_string()),
+                expected.map(str::to_owned)
+            );
+        }
     }
 
     #[test]

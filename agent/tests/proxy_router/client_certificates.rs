@@ -336,3 +336,34 @@ spec:
         "{rejections}"
     );
 }
+
+#[tokio::test]
+async fn proxy_asks_for_certificates_in_the_versions_that_the_policy_of_the_listener_leaves() {
+    let world = World::new();
+    let (rules, more) = to(echo("up").await);
+    let port = free_port();
+    let tls = format!("frontend: {{ default: {{ validation: {{ {CA} }} }} }}");
+    let policy = "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: ClientTrafficPolicy
+metadata: { name: p }
+spec:
+  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: gw }]
+  tls: { minVersion: '1.3' }
+";
+    let more = more + &config_map("clients", &[&world.clients]) + policy;
+    let documents = world.documents(&[port], &tls, &rules, &more);
+    let _router = Router::start(&snapshot(&documents));
+    let own = world.clients.issue("orders", &["orders.example"]);
+    assert_eq!(status(port, &world.client(Some(&own))).await, Some(200));
+    assert_eq!(status(port, &world.client(None)).await, None);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let old = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .expect("a version")
+        .with_root_certificates(world.servers.roots())
+        .with_client_auth_cert(own.chain(), own.key())
+        .expect("a certificate");
+    let refused = shake(port, &Arc::new(old)).await;
+    assert!(refused.is_err(), "1.2 is not spoken there");
+}

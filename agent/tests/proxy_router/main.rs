@@ -5,6 +5,7 @@ mod auth;
 mod cells;
 mod choreo;
 mod client_certificates;
+mod client_policy;
 mod documents;
 mod east;
 mod filters;

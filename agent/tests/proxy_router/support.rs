@@ -98,6 +98,7 @@ pub(crate) fn listener(called: &str, at: u16, hostname: Option<&str>) -> Listene
         port: port(at),
         protocol: ListenerProtocol::Http,
         hostname: hostname.map(host),
+        policy: None,
         clients: None,
     }
 }
@@ -273,6 +274,7 @@ impl Router {
             opened.expect("its sockets open"),
             datagrams.expect("its sockets open"),
         );
+        compiled.adopt(&self.table.load());
         self.table.store(Arc::new(compiled));
         opened.commit();
         datagrams.commit();

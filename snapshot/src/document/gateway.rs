@@ -211,6 +211,7 @@ fn listener(
             port: port?,
             protocol: protocol?,
             hostname,
+            policy: None,
             clients: None,
         },
         certificate_sources,

@@ -20,8 +20,22 @@ pub(crate) enum PolicyTarget {
     Gateway(ObjectName),
 }
 
-/// `targetRef` or `targetRefs` of a `spec`.
+/// `targetRef` or `targetRefs` of a `spec`: routes, gateways, and parts of both.
 pub(crate) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Targets {
+    let route = |kind: L7Kind| (kind.as_str(), Some(kind));
+    let kinds = [route(L7Kind::Http), route(L7Kind::Grpc), ("Gateway", None)];
+    of(spec, meta, &kinds)
+}
+
+/// The same of a policy that is for gateways and listeners only.
+pub(crate) fn gateways(spec: &mut Object<'_>, meta: &Meta) -> Targets {
+    of(spec, meta, &[("Gateway", None)])
+}
+
+/// Kinds by name; what is no route is a gateway.
+type Kinds = [(&'static str, Option<L7Kind>)];
+
+fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
     let single = spec.optional("targetRef");
     let several = spec.optional("targetRefs");
     let items = match (single, several) {
@@ -41,7 +55,7 @@ pub(crate) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Targets {
     };
     let mut targets = Targets::new();
     for item in items {
-        let Some(target) = target(&item, meta) else {
+        let Some(target) = target(&item, meta, kinds) else {
             continue;
         };
         if targets.iter().any(|(_, other)| *other == target) {
@@ -53,15 +67,14 @@ pub(crate) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Targets {
     targets
 }
 
-fn target(field: &Field<'_>, meta: &Meta) -> Option<PolicyTarget> {
+fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget> {
     let mut object = field.object()?;
     if let Some(field) = object.required("group") {
         field.choice(&[("gateway.networking.k8s.io", ())]);
     }
-    let kind = object.required("kind").and_then(|field| {
-        let route = |kind: L7Kind| (kind.as_str(), Some(kind));
-        field.choice(&[route(L7Kind::Http), route(L7Kind::Grpc), ("Gateway", None)])
-    });
+    let kind = object
+        .required("kind")
+        .and_then(|field| field.choice(kinds));
     let target = object
         .required("name")
         .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));

@@ -24,48 +24,64 @@ pub(super) struct Policy<T> {
 /// Where a rule keeps its policy of one kind.
 pub(super) type Slot<T> = fn(&mut Rule) -> &mut Option<Arc<T>>;
 
-/// Policies of one kind by target.
+/// Policies by target, each with its document.
+pub(super) type ByTarget<T> = BTreeMap<PolicyTarget, (Source, Arc<T>)>;
+
+/// Policies of one kind for rules.
 pub(super) struct Policies<T> {
-    by_target: BTreeMap<PolicyTarget, (Source, Arc<T>)>,
+    by_target: ByTarget<T>,
     slot: Slot<T>,
 }
 
+/// Of two policies for one target the older wins, then the one whose name comes first (Gateway API,
+/// policy attachment, conflict resolution).
+pub(super) fn by_target<T>(
+    mut policies: Vec<Policy<T>>,
+    documents: &Documents,
+    gateways: &Gateways,
+    sink: &Sink,
+) -> ByTarget<T> {
+    policies.sort_by(|a, b| {
+        let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
+        (age(a), &a.name).cmp(&(age(b), &b.name))
+    });
+    let mut by_target = ByTarget::new();
+    for policy in policies {
+        for (source, target) in policy.targets {
+            if let Some(missing) = missing(&target, documents, gateways, sink) {
+                sink.mistake(source, missing);
+                continue;
+            }
+            match by_target.get(&target) {
+                Some((first, _)) => sink.warning(
+                    source,
+                    format_args!(
+                        "has no effect here: {first} is for this target as well, and is older or comes first by name"
+                    ),
+                ),
+                None => {
+                    let what = (policy.declared.clone(), Arc::clone(&policy.what));
+                    by_target.insert(target, what);
+                }
+            }
+        }
+    }
+    by_target
+}
+
 impl<T> Policies<T> {
-    /// Of two policies for one target the older wins, then the one whose name comes first (Gateway API,
-    /// policy attachment, conflict resolution).
+    /// Those that are for rules, routes and what these are attached to.
     pub(super) fn new(
-        mut policies: Vec<Policy<T>>,
+        policies: Vec<Policy<T>>,
         slot: Slot<T>,
         documents: &Documents,
         gateways: &Gateways,
         sink: &Sink,
     ) -> Self {
-        policies.sort_by(|a, b| {
-            let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
-            (age(a), &a.name).cmp(&(age(b), &b.name))
-        });
-        let mut by_target: BTreeMap<PolicyTarget, (Source, Arc<T>)> = BTreeMap::new();
-        for policy in policies {
-            for (source, target) in policy.targets {
-                if let Some(missing) = missing(&target, documents, gateways, sink) {
-                    sink.mistake(source, missing);
-                    continue;
-                }
-                match by_target.get(&target) {
-                    Some((first, _)) => sink.warning(
-                        source,
-                        format_args!(
-                            "has no effect here: {first} is for this target as well, and is older or comes first by name"
-                        ),
-                    ),
-                    None => {
-                        let what = (policy.declared.clone(), Arc::clone(&policy.what));
-                        by_target.insert(target, what);
-                    }
-                }
-            }
+        Self {
+            by_target: by_target(policies, documents, gateways, sink),
+            slot,
         }
-        Self { by_target, slot }
     }
 
     /// Puts policies of rules and routes on rules.

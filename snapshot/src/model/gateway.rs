@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind,
-    Name, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence,
-    Timestamp, TrafficPolicy, Transport, UpstreamTls,
+    Auth, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate,
+    Hostname, L4Kind, Name, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts,
+    SessionPersistence, Timestamp, TrafficPolicy, Transport, UpstreamTls,
 };
 
 /// A gateway: addresses and listeners.
@@ -42,6 +42,9 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Hosts it takes; all when absent.
     pub hostname: Option<HostPattern>,
+    /// How it treats its clients; none: as the router does without a policy. Listeners of one port have one
+    /// [`super::Entrance`], and those of plain HTTP one policy.
+    pub policy: Option<Arc<ClientPolicy>>,
     /// What it asks of its clients; of HTTPS only.
     pub clients: Option<Arc<ClientValidation>>,
 }

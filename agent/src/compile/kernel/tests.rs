@@ -204,6 +204,7 @@ fn world() -> (Snapshot, Discovery) {
                 port: port(443),
                 protocol: ListenerProtocol::Http,
                 hostname: None,
+                policy: None,
                 clients: None,
             }],
             gate: Some(kind),

@@ -1,0 +1,67 @@
+//! `clientIPDetection`: who tells the address of a client.
+
+use std::num::NonZeroU32;
+
+use super::{header_name, network, settled};
+use crate::model::ClientIp;
+use crate::reader::Field;
+
+/// Trusted proxies in front of the gateway, and networks of them: as much as anybody has.
+const MAX_HOPS: i64 = 100;
+const MAX_NETWORKS: usize = 256;
+
+/// Reads it; none inside: it says that no proxy is trusted.
+#[expect(
+    clippy::option_option,
+    reason = "no trusted proxy and unreadable are two things"
+)]
+pub(super) fn read(field: &Field<'_>) -> Option<Option<ClientIp>> {
+    let mut object = field.object()?;
+    let forwarded = object.optional("xForwardedFor");
+    let custom = object.optional("customHeader");
+    object.finish();
+    match (forwarded, custom) {
+        (Some(field), None) => forwarded_for(&field),
+        (None, Some(field)) => header(&field).map(Some),
+        _ => {
+            field.mistake("expected exactly one of `xForwardedFor` and `customHeader`");
+            None
+        }
+    }
+}
+
+#[expect(clippy::option_option, reason = "as for `read`")]
+fn forwarded_for(field: &Field<'_>) -> Option<Option<ClientIp>> {
+    let mut object = field.object()?;
+    let hops = object.optional("numTrustedHops");
+    let networks = object.optional("trustedCIDRs");
+    object.finish();
+    match (hops, networks) {
+        (Some(field), None) => {
+            let hops = u32::try_from(field.integer(0..=MAX_HOPS)?).ok()?;
+            Some(NonZeroU32::new(hops).map(ClientIp::Hops))
+        }
+        (None, Some(field)) => {
+            let items = field.some_limited_list(MAX_NETWORKS);
+            let networks = items.iter().filter_map(network).collect();
+            Some(Some(ClientIp::Trusted(networks)))
+        }
+        _ => {
+            field.mistake("expected exactly one of `numTrustedHops` and `trustedCIDRs`");
+            None
+        }
+    }
+}
+
+fn header(field: &Field<'_>) -> Option<ClientIp> {
+    let mut object = field.object()?;
+    let name = object
+        .required("name")
+        .and_then(|field| field.parse(header_name));
+    let fail_closed = object.optional("failClosed").map(|field| field.boolean());
+    object.finish();
+    Some(ClientIp::Header {
+        name: name?,
+        fail_closed: settled(fail_closed)?.unwrap_or_default(),
+    })
+}

@@ -1,0 +1,202 @@
+//! What `ClientTrafficPolicy` documents mean, and for which listeners they are.
+
+use std::time::Duration;
+
+use snapshot::model::{ClientIp, ClientPolicy, EscapedSlashes, TlsVersions, Underscores};
+use snapshot::{Rejections, Snapshot, SourceFile, parse};
+
+fn read(text: &str) -> Result<Snapshot, Rejections> {
+    parse(&[SourceFile {
+        path: "test.yaml".to_owned(),
+        bytes: text.as_bytes().to_vec(),
+    }])
+}
+
+/// A gateway `edge` with these listeners, and policies: name, moment, listener and `spec` of each.
+fn world(listeners: &str, policies: &[(&str, &str, &str, &str)]) -> Result<Snapshot, Rejections> {
+    let mut text = format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: edge }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: 192.0.2.10 }}]
+  listeners: [{listeners}]
+"
+    );
+    for (name, created, listener, spec) in policies {
+        let section = match *listener {
+            "" => String::new(),
+            listener => format!(", sectionName: {listener}"),
+        };
+        let created = match *created {
+            "" => String::new(),
+            created => format!(", creationTimestamp: \"{created}\""),
+        };
+        text.push_str(&format!(
+            "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: ClientTrafficPolicy
+metadata: {{ name: {name}{created} }}
+spec:
+  targetRefs: [{{ group: gateway.networking.k8s.io, kind: Gateway, name: edge{section} }}]
+  {spec}
+"
+        ));
+    }
+    read(&text)
+}
+
+const HTTP: &str = "{ name: a, port: 80, protocol: HTTP }, { name: b, port: 81, protocol: HTTP }";
+
+fn taken(result: Result<Snapshot, Rejections>) -> Snapshot {
+    result.unwrap_or_else(|rejections| panic!("{rejections}"))
+}
+
+/// The health path of each listener's policy, which tells them apart here; `-` for none.
+fn paths(snapshot: &Snapshot) -> Vec<&str> {
+    let listeners = snapshot.gateways.values().flat_map(|one| &one.listeners);
+    listeners
+        .map(|one| {
+            let path = one.policy.as_ref().and_then(|one| one.health_path.as_ref());
+            path.map_or("-", |path| path.as_str())
+        })
+        .collect()
+}
+
+fn policy(spec: &str) -> ClientPolicy {
+    let snapshot = taken(world(HTTP, &[("p", "", "", spec)]));
+    let gateway = snapshot.gateways.values().next().expect("it is there");
+    let client = gateway.listeners[0].policy.as_ref();
+    ClientPolicy::clone(client.expect("it has a policy"))
+}
+
+#[test]
+fn every_field_has_its_meaning() {
+    let nothing = policy("enableProxyProtocol: false");
+    assert!(!nothing.entrance.proxy_protocol && nothing.merge_slashes);
+    assert_eq!(nothing.underscores, Underscores::Reject);
+    assert_eq!(nothing.escaped_slashes, EscapedSlashes::Reject);
+    assert_eq!(nothing.client_ip, None);
+    assert_eq!(nothing.timeouts, Default::default());
+    assert_eq!(nothing.http2, Default::default());
+    assert_eq!(nothing.tls, Default::default());
+
+    let all = policy(
+        "enableProxyProtocol: true
+  clientIPDetection: { xForwardedFor: { numTrustedHops: 2 } }
+  path: { escapedSlashesAction: KeepUnchanged, disableMergeSlashes: true }
+  headers: { withUnderscoresAction: DropHeader }
+  timeout:
+    http: { requestReceivedTimeout: 1s, idleTimeout: 2s, streamIdleTimeout: 3s }
+    tcp: { idleTimeout: 4s }
+  tls: { minVersion: '1.2', maxVersion: '1.2', ciphers: [ECDHE-RSA-AES128-GCM-SHA256], alpnProtocols: [h2] }
+  connection: { connectionLimit: { value: 5, closeDelay: 6s, maxRequestsPerConnection: 7 } }
+  tcpKeepalive: { probes: 8, idleTime: 9s, interval: 10s }
+  http2: { initialStreamWindowSize: 1Mi, initialConnectionWindowSize: 2000000, maxConcurrentStreams: 11 }
+  healthCheck: { path: /healthz }",
+    );
+    let seconds = Duration::from_secs;
+    assert!(all.entrance.proxy_protocol && !all.merge_slashes);
+    assert!(matches!(all.client_ip, Some(ClientIp::Hops(hops)) if hops.get() == 2));
+    assert_eq!(all.escaped_slashes, EscapedSlashes::Keep);
+    assert_eq!(all.underscores, Underscores::Drop);
+    let timeouts = all.timeouts;
+    assert_eq!(timeouts.request, Some(seconds(1)));
+    assert_eq!(timeouts.idle, Some(seconds(2)));
+    assert_eq!(timeouts.stream_idle, Some(seconds(3)));
+    assert_eq!(timeouts.tcp_idle, Some(seconds(4)));
+    assert_eq!(all.tls.versions, TlsVersions::Only12);
+    assert_eq!(all.tls.ciphers.as_ref().map(Vec::len), Some(1));
+    assert_eq!(all.tls.alpn.as_ref().map(Vec::len), Some(1));
+    let limit = all.entrance.limit.expect("it has one");
+    assert_eq!((limit.value.get(), limit.close_delay), (5, seconds(6)));
+    assert_eq!(all.max_requests.map(|one| one.get()), Some(7));
+    let keepalive = all.entrance.keepalive.expect("it has one");
+    assert_eq!(keepalive.probes.map(|one| one.get()), Some(8));
+    assert_eq!(keepalive.idle, Some(seconds(9)));
+    assert_eq!(keepalive.interval, Some(seconds(10)));
+    assert_eq!(all.http2.stream_window, Some(1 << 20));
+    assert_eq!(all.http2.connection_window, Some(2_000_000));
+    assert_eq!(all.http2.max_streams.map(|one| one.get()), Some(11));
+    assert_eq!(
+        all.health_path.as_ref().map(|one| one.as_str()),
+        Some("/healthz")
+    );
+
+    let none = policy("clientIPDetection: { xForwardedFor: { numTrustedHops: 0 } }");
+    assert_eq!(none.client_ip, None, "no proxy is trusted");
+    let header = policy("clientIPDetection: { customHeader: { name: X-Real, failClosed: true } }");
+    let expected = ClientIp::Header {
+        name: "x-real".to_owned(),
+        fail_closed: true,
+    };
+    assert_eq!(header.client_ip, Some(expected));
+    assert!(policy("proxyProtocol: {}").entrance.proxy_protocol);
+}
+
+#[test]
+fn the_most_specific_policy_is_taken_whole_and_the_older_of_two() {
+    let (old, new) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+    let health = |path: &str| format!("healthCheck: {{ path: {path} }}");
+    let (one, two) = (health("/one"), health("/two"));
+    let whole = taken(world(
+        HTTP,
+        &[
+            ("p", "", "", &one),
+            ("q", "", "b", "enableProxyProtocol: true"),
+        ],
+    ));
+    assert_eq!(
+        paths(&whole),
+        ["/one", "-"],
+        "nothing is left of the wider one"
+    );
+    assert!(whole.warnings.is_empty());
+    for (first, second, winner) in [
+        (old, new, "/one"),
+        (new, old, "/two"),
+        ("", "", "/one"),
+        ("", new, "/two"),
+    ] {
+        let snapshot = taken(world(
+            HTTP,
+            &[("p", first, "a", &one), ("q", second, "a", &two)],
+        ));
+        assert_eq!(paths(&snapshot), [winner, "-"], "{first} {second}");
+        assert_eq!(snapshot.warnings.len(), 1);
+        assert!(snapshot.warnings[0].message.contains("has no effect here"));
+    }
+}
+
+#[test]
+fn listeners_of_a_port_agree_on_what_comes_before_they_are_told_apart() {
+    let closed = "{ name: a, port: 443, protocol: TLS, hostname: a.example.com, tls: { mode: Passthrough } }, \
+                  { name: b, port: 443, protocol: TLS, hostname: b.example.com, tls: { mode: Passthrough } }";
+    let plain = "{ name: a, port: 80, protocol: HTTP, hostname: a.example.com }, \
+                 { name: b, port: 80, protocol: HTTP, hostname: b.example.com }";
+    let apart = "{ name: a, port: 80, protocol: HTTP }, { name: b, port: 80, protocol: UDP }";
+    for (listeners, spec, fits) in [
+        (closed, "timeout: { tcp: { idleTimeout: 1s } }", true),
+        (closed, "tls: { minVersion: '1.3' }", true),
+        (closed, "enableProxyProtocol: true", false),
+        (
+            closed,
+            "connection: { connectionLimit: { value: 1 } }",
+            false,
+        ),
+        (closed, "tcpKeepalive: {}", false),
+        (plain, "timeout: { http: { idleTimeout: 1s } }", false),
+        (apart, "enableProxyProtocol: true", true),
+    ] {
+        for listener in ["a", "b"] {
+            let read = world(listeners, &[("p", "", listener, spec)]);
+            assert_eq!(read.is_ok(), fits, "{spec} of {listener}");
+            if let Err(refused) = read {
+                assert!(refused.to_string().contains("share port"), "{refused}");
+            }
+        }
+        taken(world(listeners, &[("p", "", "", spec)]));
+    }
+}
