@@ -69,6 +69,51 @@ fn examples(text: &str) -> Vec<&str> {
         .collect()
 }
 
+/// Kinds that are read, as the message about an unknown one lists them.
+fn kinds() -> Vec<String> {
+    let file = SourceFile {
+        path: "unknown.yaml".to_owned(),
+        bytes: b"{ apiVersion: v1, kind: Unknown, metadata: { name: x } }".to_vec(),
+    };
+    let rejections = parse(&[file]).expect_err("nobody knows this kind");
+    let message = &rejections.mistakes[0].message;
+    let listed = message
+        .split(", got")
+        .next()
+        .expect("there is a first part");
+    listed
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Every kind that is read has a line in the table of kinds, and a section with an example of it.
+#[test]
+fn the_reference_has_an_example_of_every_kind() {
+    let sections: Vec<(&str, &str)> = REFERENCE
+        .split("\n## ")
+        .skip(1)
+        .map(|section| section.split_once('\n').expect("a section has a text"))
+        .collect();
+    let kinds = kinds();
+    assert!(kinds.len() > 10, "{kinds:?}");
+    for kind in &kinds {
+        let row = |line: &str| line.starts_with("| [") && line.contains(&format!("`{kind}`"));
+        assert!(REFERENCE.lines().any(row), "no line for {kind}");
+        let (_, text) = sections
+            .iter()
+            .find(|(heading, _)| heading.split(", ").any(|one| one == kind))
+            .unwrap_or_else(|| panic!("no section for {kind}"));
+        let shown = examples(text).iter().any(|example| {
+            let mut lines = example.lines();
+            lines.any(|line| line == format!("kind: {kind}"))
+        });
+        assert!(shown, "no example of {kind} in its section");
+    }
+}
+
 /// The examples of the reference are one configuration.
 #[test]
 fn examples_of_the_reference_are_valid_together() {
