@@ -18,6 +18,7 @@ mod mirrors;
 mod raw;
 mod remote_keys;
 mod resilience;
+mod rotations;
 mod sessions;
 mod steered;
 mod support;
