@@ -31,12 +31,14 @@ use crate::upstream::{Settings, Timeouts};
 mod access;
 mod answer;
 mod attempts;
+mod backend_metrics;
 mod body;
 mod connection;
 mod exchange;
 mod linger;
 mod listen;
 mod log;
+mod managed;
 mod metrics;
 mod mirror;
 mod normalise;
@@ -63,6 +65,7 @@ pub use log::{AccessRecord, KEPT, Reason, RequestLog};
 pub use metrics::Metrics;
 pub use trace::TraceContext;
 
+use backend_metrics::BackendMetrics;
 use connection::Entry;
 use placement_metrics::PlacementMetrics;
 use prober::Prober;
@@ -162,6 +165,7 @@ pub struct Proxy {
     log: Arc<RequestLog>,
     metrics: Metrics,
     keys: Arc<KeyStore>,
+    clock: Clock,
     fetcher: Option<Fetcher>,
     telemetry: Option<Telemetry>,
     /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
@@ -214,7 +218,7 @@ impl Proxy {
             loopback: config.loopback,
             inside: config.inside,
             idle: config.idle,
-            clock: config.clock,
+            clock: config.clock.clone(),
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
         opening.resize_with(cores, Vec::new);
@@ -271,6 +275,7 @@ impl Proxy {
             log,
             metrics,
             keys,
+            clock: config.clock,
             fetcher: Some(fetcher),
             telemetry: Some(telemetry),
             open: Mutex::default(),
@@ -329,6 +334,11 @@ impl Proxy {
         &self.keys
     }
 
+    /// Time of breakers, limits and health.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// The router's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -339,6 +349,8 @@ impl Proxy {
         self.metrics.register(registry);
         let table = Arc::clone(&self.table);
         registry.register_collector(Box::new(PlacementMetrics { table }));
+        let (table, clock) = (Arc::clone(&self.table), self.clock.clone());
+        registry.register_collector(Box::new(BackendMetrics { table, clock }));
     }
 
     /// Accepts no more, lets requests finish until the deadline, and stops. Returns how many connections

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 mod breaker;
 mod health;
+mod outlier;
 mod slots;
 
 pub use breaker::{Admission, Breaker, Change, CircuitState, Counted};
 pub use health::{Health, Thresholds};
+pub use outlier::{Outcome, Outlier};
 pub use slots::{Slot, Slots};
 
 /// The clock of the states: time since it was made, never backwards.

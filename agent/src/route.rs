@@ -18,12 +18,15 @@ use snapshot::model::{
 use crate::upstream::Terms;
 
 pub mod admission;
+pub mod backend;
+pub mod balance;
 pub mod cors;
 pub mod credential;
 pub mod filter;
 pub mod gatekeeper;
 pub mod hash;
 pub mod key;
+pub mod maglev;
 pub mod matching;
 pub mod placement;
 pub mod query;
@@ -31,6 +34,7 @@ pub mod rewrite;
 pub mod token;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
+pub use backend::{Backend, Managed};
 pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
 pub use matching::{HostRules, Matched};
@@ -48,17 +52,41 @@ pub struct RouteTable {
     pub(crate) inside: Inside,
     pub(crate) remote_keys: HashSet<Arc<RemoteKeys>>,
     pub(crate) placements: BTreeMap<ObjectName, Arc<Placements>>,
+    /// Backends that policies are about, by name.
+    pub(crate) backends: BTreeMap<Arc<str>, Arc<Backend>>,
+    /// The same with each of their policies.
+    pub(crate) managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
 }
 
 impl RouteTable {
     /// Takes over what the table before remembers of breakers, limits and health, by key. Called once,
     /// before the table is published.
     pub fn adopt(&self, before: &Self) {
+        for (name, backend) in &self.backends {
+            if let Some(before) = before.backends.get(name) {
+                backend.adopt(before);
+            }
+        }
+        for (key, managed) in &self.managed {
+            if let Some(before) = before.managed.get(key) {
+                managed.adopt(before);
+            }
+        }
         for (name, placements) in &self.placements {
             if let Some(before) = before.placements.get(name) {
                 placements.adopt(before);
             }
         }
+    }
+
+    /// Backends that policies are about, by name and policy.
+    pub fn managed(&self) -> impl Iterator<Item = &Arc<Managed>> {
+        self.managed.values()
+    }
+
+    /// The same backends by name.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.values()
     }
 
     /// All routing tables.
@@ -381,6 +409,8 @@ pub struct RouteTarget {
     pub filters: Filters,
     /// What a policy says of connections there.
     pub terms: Option<Arc<Terms>>,
+    /// Who gets a request, if a policy says something of the endpoints.
+    pub managed: Option<Arc<Managed>>,
 }
 
 /// Where requests go.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use snapshot::model::Hostname;
+use snapshot::model::{Hostname, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
 use crate::route::RouteTable;
@@ -85,6 +85,25 @@ pub enum Place {
     Name(Hostname, u16),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl Place {
+    /// That of a host and port.
+    pub fn new(host: &UpstreamHost, port: u16) -> Self {
+        match host {
+            UpstreamHost::Address(address) => Self::Address(SocketAddr::new(*address, port)),
+            UpstreamHost::Name(name) => Self::Name(name.clone(), port),
+        }
+    }
+}
+
+impl From<&Upstream> for Place {
+    fn from(upstream: &Upstream) -> Self {
+        match upstream {
+            Upstream::Tcp { host, port } => Self::new(host, port.get()),
+            Upstream::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
 }
 
 impl std::fmt::Display for Place {

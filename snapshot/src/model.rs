@@ -54,7 +54,10 @@ pub use routing::{
 };
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
-pub use traffic::{PolicyRetry, TrafficPolicy};
+pub use traffic::{
+    ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, LocalFailures,
+    PassiveCheck, PolicyRetry, Question, RetryLimit, TrafficPolicy,
+};
 
 /// Everything a node is told, valid as a whole.
 #[derive(Clone, Debug)]

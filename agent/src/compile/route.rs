@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use snapshot::model::{
     Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
     Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
-    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens, WeightedTarget,
+    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens, TrafficPolicy,
+    WeightedTarget,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -24,8 +25,8 @@ use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
 use crate::route::token::Provider;
 use crate::route::{
-    Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Placements, RouteRule,
-    RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind,
+    Backend, Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Managed, Placements,
+    RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -41,6 +42,8 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         inside: inside(snapshot),
         remote_keys: compiler.remote_keys,
         placements: compiler.placements,
+        backends: compiler.backends,
+        managed: compiler.managed,
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -57,6 +60,8 @@ struct Compiler<'a> {
     gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
     remote_keys: HashSet<Arc<RemoteKeys>>,
     placements: BTreeMap<ObjectName, Arc<Placements>>,
+    backends: BTreeMap<Arc<str>, Arc<Backend>>,
+    managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     targets: u32,
 }
@@ -70,6 +75,8 @@ impl<'a> Compiler<'a> {
             gatekeepers: HashMap::new(),
             remote_keys: HashSet::new(),
             placements: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            managed: BTreeMap::new(),
             certificates: BTreeMap::new(),
             targets: 0,
         };
@@ -146,13 +153,15 @@ impl<'a> Compiler<'a> {
     fn rule(&mut self, route: &Route, name: &Arc<str>, index: usize, rule: &Rule) -> RouteRule {
         let auth = rule.auth.as_ref().map(|auth| self.gatekeeper(auth));
         let filters = self.filters(&rule.declared, &rule.filters);
-        let terms = rule.traffic.as_deref().and_then(traffic::terms);
         let targets: Vec<_> = rule
             .targets
             .iter()
-            .map(|target| RouteTarget {
-                terms: terms.clone(),
-                ..self.route_target(&rule.declared, target)
+            .map(|target| {
+                let target = self.route_target(&rule.declared, target);
+                match &rule.traffic {
+                    Some(policy) => self.treated(target, policy),
+                    None => target,
+                }
             })
             .collect();
         for target in &targets {
@@ -297,10 +306,34 @@ impl<'a> Compiler<'a> {
         RouteTarget {
             id: self.targets,
             weight: target.weight,
-            backend: backend(&target.target),
+            backend: backend(target),
             kind: self.target(&target.target),
             filters: self.filters(source, &target.filters),
             terms: None,
+            managed: None,
+        }
+    }
+
+    /// A target as a policy treats it. Rules of one policy and backend share what is compiled of both.
+    fn treated(&mut self, target: RouteTarget, policy: &Arc<TrafficPolicy>) -> RouteTarget {
+        let places = traffic::places(&target.kind);
+        let managed = places.map(|places| {
+            let name = &target.backend;
+            let key = (Arc::clone(name), policy.name.clone());
+            let backend = self
+                .backends
+                .entry(Arc::clone(name))
+                .or_insert_with(|| Arc::new(Backend::new(Arc::clone(name), places)));
+            let managed = self
+                .managed
+                .entry(key)
+                .or_insert_with(|| Arc::new(Managed::new(Arc::clone(policy), Arc::clone(backend))));
+            Arc::clone(managed)
+        });
+        RouteTarget {
+            terms: traffic::terms(policy),
+            managed,
+            ..target
         }
     }
 
@@ -505,8 +538,11 @@ impl<'a> Compiler<'a> {
 }
 
 /// A target's name: what it is called, or the addresses of a list.
-fn backend(target: &Target) -> Arc<str> {
-    match target {
+fn backend(target: &WeightedTarget) -> Arc<str> {
+    if let Some(name) = &target.backend {
+        return format!("backend {name}").into();
+    }
+    match &target.target {
         Target::Upstreams(list) => {
             let mut names: Vec<_> = list.iter().map(ToString::to_string).collect();
             names.sort_unstable();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use snapshot::model::{Limit, Retry, Rule, RuleTimeouts, TrafficPolicy};
 
-use crate::upstream::Terms;
+use crate::route::TargetKind;
+use crate::upstream::{Place, Terms};
 
 /// How long requests of a rule are waited for.
 pub(super) fn timeouts(rule: &Rule) -> RuleTimeouts {
@@ -37,4 +38,15 @@ pub(super) fn terms(policy: &TrafficPolicy) -> Option<Arc<Terms>> {
     Some(Arc::new(Terms {
         connect: Some(connect),
     }))
+}
+
+/// The endpoints of a backend that a policy can be about; none: it is about requests alone there.
+pub(super) fn places(kind: &TargetKind) -> Option<Vec<Place>> {
+    match kind {
+        TargetKind::Upstreams(list) => Some(list.iter().map(Place::from).collect()),
+        TargetKind::Endpoint { addresses, .. } => {
+            Some(addresses.iter().copied().map(Place::Address).collect())
+        }
+        TargetKind::Placements(_) | TargetKind::Unresolved(_) => None,
+    }
 }

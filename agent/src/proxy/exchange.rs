@@ -27,8 +27,10 @@ pub(super) struct Exchange {
     pub(super) place: Option<Place>,
     /// The request's body, if copies of it are wanted.
     pub(super) kept: Option<Rc<Kept>>,
-    /// The slot of its placement; a tunnel that it becomes holds it too.
-    pub(super) slot: Option<Rc<Slot>>,
+    /// Its places among the requests under way; a tunnel that it becomes holds them too.
+    pub(super) slots: Vec<Rc<Slot>>,
+    /// The same of the endpoint that answered.
+    pub(super) served: Option<Rc<Slot>>,
     worker: Rc<Worker>,
     started: Instant,
     complete: bool,
@@ -53,7 +55,8 @@ impl Exchange {
             cors: None,
             kept: None,
             place: None,
-            slot: None,
+            slots: Vec::new(),
+            served: None,
             worker: Rc::clone(worker),
             started: Instant::now(),
             complete: false,

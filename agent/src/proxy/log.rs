@@ -201,7 +201,9 @@ pub enum Reason {
     BodySizeLimit,
     /// The circuit breaker is open, and nobody serves instead.
     CircuitOpen,
-    /// No workload is there.
+    /// As many requests are under way to the backend as may be.
+    BackendOverloaded,
+    /// No workload is there, or no endpoint is healthy.
     NoReadyEndpoint,
     /// A rewrite made no valid path or host.
     Rewrite,
@@ -266,6 +268,7 @@ impl Reason {
             Self::ConcurrencyLimit => "concurrency_limit",
             Self::BodySizeLimit => "body_size_limit",
             Self::CircuitOpen => "circuit_open",
+            Self::BackendOverloaded => "backend_overloaded",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::Rewrite => "rewrite",
             Self::Filter => "filter",
@@ -331,7 +334,8 @@ impl Reason {
             | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoReadyEndpoint
+            Self::BackendOverloaded
+            | Self::NoReadyEndpoint
             | Self::KeysUnavailable
             | Self::CircuitOpen
             | Self::RetriesExhausted => StatusCode::SERVICE_UNAVAILABLE,

@@ -525,6 +525,7 @@ async fn forward(
         timeouts: rule.timeouts,
         retry: rule.retry.as_deref(),
         backend: &picked.backend,
+        managed: picked.managed.as_deref(),
     };
     let destinations = chosen.destinations;
     let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
@@ -532,6 +533,9 @@ async fn forward(
         serving.ended(stage.worker, &mut answer);
     }
     let mut response = edited(answer?, lists);
+    if let Some(cookie) = chosen.cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
     if let (Some(settings), Some(place)) = (&rule.session, &exchange.place) {
         let (known, tls) = (session.as_ref(), stage.conn.tls);
         let headers = response.headers_mut();
@@ -611,10 +615,10 @@ async fn send(
         let upstream = hyper::upgrade::on(&mut response);
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
-        let slot = exchange.slot.clone();
+        let slots = (exchange.slots.clone(), exchange.served.clone());
         tunnel::upgraded(stage.worker, client, upstream, move |table| {
-            // The slot is given back when the tunnel ends.
-            let _held = &slot;
+            // They are given back when the tunnel ends.
+            let _held = &slots;
             match (worker.caller(table, source), &call) {
                 (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
                 (Some(caller), Call::South(host, port)) => caller
@@ -726,6 +730,7 @@ async fn south(
         timeouts: RuleTimeouts::default(),
         retry: None,
         backend: &caller.name,
+        managed: None,
     };
     send(stage, exchange, destinations, request, upgrade, effort).await
 }

@@ -149,9 +149,15 @@ pub(super) fn refusal(
     } else {
         json_refusal(refusal, request_id, close)
     };
-    if refusal.reason == Reason::CircuitOpen {
-        let state = HeaderValue::from_static(CircuitState::Open.as_str());
-        response.headers_mut().insert("x-circuit-state", state);
+    let tell = match refusal.reason {
+        Reason::CircuitOpen => Some(("x-circuit-state", CircuitState::Open.as_str())),
+        // As Envoy says it.
+        Reason::BackendOverloaded => Some(("x-envoy-overloaded", "true")),
+        _ => None,
+    };
+    if let Some((name, value)) = tell {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
     }
     response
 }

@@ -3,17 +3,18 @@
 use std::net::SocketAddr;
 
 use agent_common::Mark;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use snapshot::model::{Upstream, UpstreamHost};
 
 use super::connection::Conn;
 use super::exchange::Exchange;
 use super::log::Reason;
+use super::managed;
 use super::placed::{self, Serving};
 use super::request::Inbound;
 use super::respond::Refusal;
 use super::worker::Worker;
-use crate::route::{RouteRule, RouteTarget, TargetKind};
+use crate::route::{Managed, RouteRule, RouteTarget, TargetKind};
 use crate::upstream::{Destination, Place, TlsName};
 
 /// Where a rule sends a request.
@@ -23,6 +24,8 @@ pub(super) struct Chosen {
     pub(super) body_limit: Option<u64>,
     /// The placement, if it was chosen by routing key.
     pub(super) serving: Option<Serving>,
+    /// A cookie that leads the client to the same endpoint the next time.
+    pub(super) cookie: Option<HeaderValue>,
 }
 
 /// One target of a rule by weight.
@@ -59,7 +62,20 @@ pub(super) fn choose(
         destinations,
         body_limit: None,
         serving: None,
+        cookie: None,
     };
+    let treated = |exchange: &Exchange, managed: &Managed, http2| {
+        let (places, cookie) =
+            managed::places(worker, exchange, conn, inbound, (managed, target.id))?;
+        let destinations = places.into_iter().map(|at| destination(at, None, http2));
+        Ok(Chosen {
+            cookie,
+            ..plain(destinations.collect())
+        })
+    };
+    if let Some(managed) = &target.managed {
+        managed::admit(exchange, managed)?;
+    }
     match &target.kind {
         TargetKind::Upstreams(list) => {
             if list.is_empty() {
@@ -67,6 +83,9 @@ pub(super) fn choose(
                     Reason::NoReadyEndpoint,
                     "the backend has no address",
                 ));
+            }
+            if let Some(managed) = &target.managed {
+                return treated(exchange, managed, grpc);
             }
             let places = in_turn(worker, exchange.record.generation, target.id, list);
             Ok(plain(
@@ -85,6 +104,9 @@ pub(super) fn choose(
             if addresses.is_empty() {
                 let detail = format!("no workload of {endpoint} is known");
                 return Err(Refusal::new(Reason::NoReadyEndpoint, detail));
+            }
+            if let Some(managed) = &target.managed {
+                return treated(exchange, managed, http2);
             }
             let turn = worker.turn(exchange.record.generation, target.id, addresses.len());
             let (before, after) = addresses.split_at(turn);
@@ -139,17 +161,7 @@ fn in_turn<'a>(
 ) -> impl Iterator<Item = Place> + use<'a> {
     let turn = worker.turn(generation, target, list.len());
     let (before, after) = list.split_at(turn);
-    after.iter().chain(before).map(|upstream| match upstream {
-        Upstream::Tcp { host, port } => place(host, port.get()),
-        Upstream::Unix(path) => Place::Unix(path.clone()),
-    })
-}
-
-pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {
-    match host {
-        UpstreamHost::Address(address) => Place::Address(SocketAddr::new(*address, port)),
-        UpstreamHost::Name(name) => Place::Name(name.clone(), port),
-    }
+    after.iter().chain(before).map(Place::from)
 }
 
 pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {

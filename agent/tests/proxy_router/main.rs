@@ -2,6 +2,7 @@
 
 mod access;
 mod auth;
+mod backends;
 mod cells;
 mod documents;
 mod east;

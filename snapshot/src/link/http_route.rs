@@ -289,6 +289,9 @@ impl Resolve<'_> {
                 Target::RoutingTable(backend.name.clone())
             }
         };
-        Some(WeightedTarget::new(backend.weight, target))
+        Some(WeightedTarget {
+            backend: (backend.kind == BackendKind::Backend).then(|| backend.name.clone()),
+            ..WeightedTarget::new(backend.weight, target)
+        })
     }
 }
