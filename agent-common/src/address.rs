@@ -11,6 +11,35 @@ pub const fn address_bytes(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// An address in map form as four words, each with its bytes as they lie in memory: what a hook of the kernel reads and writes
+/// at once.
+pub type Words = [u32; 4];
+
+/// The words of an address in map form.
+#[must_use]
+#[inline(always)]
+pub const fn words(bytes: [u8; 16]) -> Words {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+/// The bytes of an address in words.
+#[must_use]
+#[inline(always)]
+pub const fn bytes(words: Words) -> [u8; 16] {
+    let [first, second, third, fourth] = words;
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    let [i, j, k, l] = third.to_ne_bytes();
+    let [m, n, o, p] = fourth.to_ne_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
 /// The address that 16 map bytes mean; v4-mapped bytes come back as IPv4.
 #[must_use]
 pub const fn address_ip(bytes: [u8; 16]) -> IpAddr {

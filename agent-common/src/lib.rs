@@ -35,7 +35,8 @@ pub use mark::Mark;
 pub use policy::{Action, Rule, RuleKey};
 pub use reason::{Direction, Path, Reason, Verdict};
 pub use service::{
-    Affinity, AffinityKey, Backend, Choice, Service, ServiceKey, TranslationKey, TranslationValue,
+    Affinity, AffinityKey, Backend, Choice, Ports, Service, ServiceKey, TranslationKey,
+    TranslationValue,
 };
 pub use versioned::Versioned;
 

@@ -4,11 +4,13 @@
 //! `backends`. Slots of both arrays are written only while no live generation names them, so that a reader needs no
 //! lock; what a service is to a generation is the [`crate::Versioned`] entry of `services` and nothing else.
 
+use crate::address::{Words, bytes, words};
+
 /// A service address, as a client connects to it. The key of the map `services`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
-    address: [u8; 16],
+    address: Words,
     port: [u8; 2],
     protocol: u8,
     pad: u8,
@@ -21,7 +23,7 @@ impl ServiceKey {
     #[inline(always)]
     pub const fn new(address: [u8; 16], port: [u8; 2], protocol: u8) -> Self {
         Self {
-            address,
+            address: words(address),
             port,
             protocol,
             pad: 0,
@@ -30,7 +32,7 @@ impl ServiceKey {
     /// The service's address.
     #[must_use]
     pub const fn address(&self) -> [u8; 16] {
-        self.address
+        bytes(self.address)
     }
     /// The service's port, network order.
     #[must_use]
@@ -140,7 +142,7 @@ impl Choice {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    address: [u8; 16],
+    address: Words,
     port: [u8; 2],
     pad: [u8; 2],
     since: u32,
@@ -153,7 +155,7 @@ impl Backend {
     #[must_use]
     pub const fn new(address: [u8; 16], port: [u8; 2], since: u32) -> Self {
         Self {
-            address,
+            address: words(address),
             port,
             pad: [0; 2],
             since,
@@ -172,6 +174,12 @@ impl Backend {
     #[must_use]
     #[inline(always)]
     pub const fn address(&self) -> [u8; 16] {
+        bytes(self.address)
+    }
+    /// The same in words.
+    #[must_use]
+    #[inline(always)]
+    pub const fn words(&self) -> Words {
         self.address
     }
     /// The backend's port, network order.
@@ -201,13 +209,67 @@ impl Backend {
     }
 }
 
+/// Which of 64 ports that lie side by side have been a service's, and which a backend's. An element of the array `ports`.
+///
+/// The hooks ask here first, since most sockets have nothing to do with a service. A port is noted before the first
+/// generation that uses it is written, and stays noted as long as the map: a socket may ask for its peer long after the
+/// last generation that had the backend. What is noted in vain costs a look-up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    services: u64,
+    backends: u64,
+}
+crate::wire!(Ports = 16);
+
+impl Ports {
+    /// Elements of the array.
+    pub const COUNT: u32 = (1 << 16) / u64::BITS;
+
+    /// Where a port (network order) is noted: the index of the element, and the bit.
+    #[must_use]
+    #[inline(always)]
+    pub const fn place(port: [u8; 2]) -> (u32, u64) {
+        let port = u16::from_be_bytes(port) as u32;
+        (port / u64::BITS, 1 << (port % u64::BITS))
+    }
+    /// Notes a service's port by its bit.
+    pub const fn add_service(&mut self, bit: u64) {
+        self.services |= bit;
+    }
+    /// Notes a backend's port by its bit.
+    pub const fn add_backend(&mut self, bit: u64) {
+        self.backends |= bit;
+    }
+    /// Whether the bit is that of a port that a service has or had.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_service(&self, bit: u64) -> bool {
+        self.services & bit != 0
+    }
+    /// Whether the bit is that of a port that a backend has or had.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_backend(&self, bit: u64) -> bool {
+        self.backends & bit != 0
+    }
+    /// Both that are noted in one of two elements.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self {
+            services: self.services | other.services,
+            backends: self.backends | other.backends,
+        }
+    }
+}
+
 /// A client of a service with affinity. The key of the map `affinities`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AffinityKey {
     client: u64,
     service: ServiceKey,
-    pad: [u8; 4],
+    pad: u32,
 }
 crate::wire!(AffinityKey = 32);
 
@@ -219,7 +281,7 @@ impl AffinityKey {
         Self {
             client,
             service,
-            pad: [0; 4],
+            pad: 0,
         }
     }
     /// The service that was asked for.
@@ -282,9 +344,10 @@ impl Affinity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TranslationKey {
     cookie: u64,
-    address: [u8; 16],
+    address: Words,
     port: [u8; 2],
-    pad: [u8; 6],
+    pad: u16,
+    rest: u32,
 }
 crate::wire!(TranslationKey = 32);
 
@@ -292,12 +355,13 @@ impl TranslationKey {
     /// `cookie` is the socket's; `address` and `port` (network order) are the backend's.
     #[must_use]
     #[inline(always)]
-    pub const fn new(cookie: u64, address: [u8; 16], port: [u8; 2]) -> Self {
+    pub const fn new(cookie: u64, address: Words, port: [u8; 2]) -> Self {
         Self {
             cookie,
             address,
             port,
-            pad: [0; 6],
+            pad: 0,
+            rest: 0,
         }
     }
 }
@@ -306,9 +370,9 @@ impl TranslationKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TranslationValue {
-    address: [u8; 16],
+    address: Words,
     port: [u8; 2],
-    pad: [u8; 2],
+    pad: u16,
 }
 crate::wire!(TranslationValue = 20);
 
@@ -316,17 +380,17 @@ impl TranslationValue {
     /// `port` in network order.
     #[must_use]
     #[inline(always)]
-    pub const fn new(address: [u8; 16], port: [u8; 2]) -> Self {
+    pub const fn new(address: Words, port: [u8; 2]) -> Self {
         Self {
             address,
             port,
-            pad: [0; 2],
+            pad: 0,
         }
     }
     /// The service's address.
     #[must_use]
     #[inline(always)]
-    pub const fn address(&self) -> [u8; 16] {
+    pub const fn words(&self) -> Words {
         self.address
     }
     /// The service's port, network order.

@@ -364,3 +364,24 @@ fn what_is_remembered_holds_for_a_time_and_for_generations_that_have_the_backend
     assert!(ending.ends() && ending.serves(3, 5) && !ending.serves(3, 6));
     assert_eq!(ending.until(u32::MAX), backend);
 }
+
+#[test]
+fn every_port_has_a_bit_of_its_own() {
+    let places: BTreeSet<_> = (0..=u16::MAX)
+        .map(|port| Ports::place(port.to_be_bytes()))
+        .collect();
+    assert_eq!(places.len(), 1 << 16);
+    assert!(
+        places
+            .iter()
+            .all(|(index, bit)| *index < Ports::COUNT && bit.count_ones() == 1)
+    );
+    let (_, bit) = Ports::place(80u16.to_be_bytes());
+    let (mut service, mut backend) = (Ports::default(), Ports::default());
+    service.add_service(bit);
+    backend.add_backend(bit);
+    assert!(service.has_service(bit) && !service.has_backend(bit));
+    assert!(backend.has_backend(bit) && !backend.has_service(bit));
+    let both = service.with(backend);
+    assert!(both.has_service(bit) && both.has_backend(bit) && !both.has_service(bit << 1));
+}

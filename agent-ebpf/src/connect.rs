@@ -9,11 +9,15 @@
 //! of one connection to one backend. Here the client's own node decides, once for each connection (for each datagram of
 //! a socket that is not connected), and what must be remembered of a client is in the map `affinities`.
 //!
+//! Nearly every socket that these hooks see has nothing to do with a service. It costs them one look-up in an array: whether
+//! the port has ever been a service's, or a backend's (`ports`).
+//!
 //! Who the client is: the network namespace, that is the pod, or the node with all that runs in its own namespace.
 
 use agent_common::{
-    Affinity, AffinityKey, Backend, Lost, Service, ServiceKey, TranslationKey, TranslationValue,
-    address::mapped, is_v4,
+    Affinity, AffinityKey, Backend, Lost, Ports, Service, ServiceKey, TranslationKey,
+    TranslationValue,
+    address::{Words, bytes},
 };
 use aya_ebpf::{
     EbpfContext as _, Global,
@@ -26,7 +30,7 @@ use aya_ebpf::{
 };
 
 use crate::maps::{
-    AFFINITIES, BACKENDS, CHOICES, SERVICES, TRANSLATIONS, active_generation, count_lost,
+    AFFINITIES, BACKENDS, CHOICES, PORTS, SERVICES, TRANSLATIONS, active_generation, count_lost,
 };
 
 /// Return code of a hook that lets the call go on.
@@ -68,9 +72,9 @@ impl From<Answer> for i32 {
 /// How a family's address stands in the context.
 pub trait Family {
     /// The address in map form.
-    fn address(addr: *mut bpf_sock_addr) -> [u8; 16];
+    fn address(addr: *mut bpf_sock_addr) -> Words;
     /// Replaces the address; `false` if the family cannot hold it.
-    fn set_address(addr: *mut bpf_sock_addr, address: &[u8; 16]) -> bool;
+    fn set_address(addr: *mut bpf_sock_addr, address: Words) -> bool;
 }
 
 /// An IPv4 socket's call.
@@ -78,53 +82,47 @@ pub enum V4 {}
 /// An IPv6 socket's call.
 pub enum V6 {}
 
+/// The first three words of an IPv4 address in map form (RFC 4291 section 2.5.5.2).
+const MAPPED: [u32; 3] = [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff])];
+
 impl Family for V4 {
     #[inline(always)]
-    fn address(addr: *mut bpf_sock_addr) -> [u8; 16] {
+    fn address(addr: *mut bpf_sock_addr) -> Words {
         // SAFETY: the context is valid for the program's run, and this field is readable by the v4 hooks.
-        let [a, b, c, d] =
-            unsafe { core::ptr::read_volatile(&raw const (*addr).user_ip4) }.to_ne_bytes();
-        mapped(a, b, c, d)
+        let address = unsafe { core::ptr::read_volatile(&raw const (*addr).user_ip4) };
+        [MAPPED[0], MAPPED[1], MAPPED[2], address]
     }
 
     #[inline(always)]
-    fn set_address(addr: *mut bpf_sock_addr, address: &[u8; 16]) -> bool {
-        if !is_v4(address) {
+    fn set_address(addr: *mut bpf_sock_addr, address: Words) -> bool {
+        let [first, second, third, address] = address;
+        if [first, second, third] != MAPPED {
             return false;
         }
-        let value = u32::from_ne_bytes([address[12], address[13], address[14], address[15]]);
         // SAFETY: the context is valid for the program's run, and this field is writable by the v4 hooks.
-        unsafe { core::ptr::write_volatile(&raw mut (*addr).user_ip4, value) };
+        unsafe { core::ptr::write_volatile(&raw mut (*addr).user_ip4, address) };
         true
     }
 }
 
 impl Family for V6 {
     #[inline(always)]
-    fn address(addr: *mut bpf_sock_addr) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        for word in 0..4 {
+    fn address(addr: *mut bpf_sock_addr) -> Words {
+        let mut words = [0; 4];
+        for (index, word) in words.iter_mut().enumerate() {
             // SAFETY: the context is valid for the program's run, and these fields are readable by the v6 hooks, four
             // bytes at a time.
-            let value = unsafe { core::ptr::read_volatile(&raw const (*addr).user_ip6[word]) };
-            bytes[word * 4..word * 4 + 4].copy_from_slice(&value.to_ne_bytes());
+            *word = unsafe { core::ptr::read_volatile(&raw const (*addr).user_ip6[index]) };
         }
-        bytes
+        words
     }
 
     #[inline(always)]
-    fn set_address(addr: *mut bpf_sock_addr, address: &[u8; 16]) -> bool {
-        for word in 0..4 {
-            let at = word * 4;
-            let value = u32::from_ne_bytes([
-                address[at],
-                address[at + 1],
-                address[at + 2],
-                address[at + 3],
-            ]);
+    fn set_address(addr: *mut bpf_sock_addr, address: Words) -> bool {
+        for (index, word) in address.into_iter().enumerate() {
             // SAFETY: the context is valid for the program's run, and these fields are writable by the v6 hooks, four
             // bytes at a time.
-            unsafe { core::ptr::write_volatile(&raw mut (*addr).user_ip6[word], value) };
+            unsafe { core::ptr::write_volatile(&raw mut (*addr).user_ip6[index], word) };
         }
         true
     }
@@ -232,16 +230,54 @@ fn remembered(
     Some(backend)
 }
 
+/// What is noted of a port, and its bit there.
+#[inline(always)]
+fn noted(port: [u8; 2]) -> Option<(&'static Ports, u64)> {
+    let (index, bit) = Ports::place(port);
+    Some((PORTS.get(index)?, bit))
+}
+
+/// Whether a socket connects, or sends a datagram of many.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Once in most sockets' life.
+    Connect,
+    /// Often again to the same backend.
+    Send,
+}
+
+/// Remembers what a socket asked for.
+#[inline(always)]
+fn remember(call: Call, key: &TranslationKey, value: &TranslationValue) {
+    if call == Call::Send {
+        // An entry that is written again is a new one in the place of the old, which costs several times as much as finding
+        // that it says the same.
+        // SAFETY: compared at once; a reused slot says of another socket what should be said of this one, whose entry is then
+        // as lost as if it had been pushed out a moment later.
+        let known = unsafe { TRANSLATIONS.get(key) };
+        if known.is_some_and(|known| known == value) {
+            return;
+        }
+    }
+    if TRANSLATIONS.insert(key, value, 0).is_err() {
+        count_lost(Lost::Translation);
+    }
+}
+
 /// Service address to backend. An address that is no service's is left alone.
 #[inline(always)]
-pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
+pub fn forward<F: Family>(ctx: &SockAddrContext, call: Call) -> Answer {
     let addr = ctx.sock_addr;
+    let asked_port = port(addr);
+    // Before the generation is read: no generation that was active at this moment has a service there.
+    if !noted(asked_port).is_some_and(|(ports, bit)| ports.has_service(bit)) {
+        return Answer::Allow;
+    }
     let generation = active_generation();
     let asked = F::address(addr);
-    let asked_port = port(addr);
     // SAFETY: the context is valid for the program's run; all hooks may read the field.
     let protocol = unsafe { core::ptr::read_volatile(&raw const (*addr).protocol) } as u8;
-    let key = ServiceKey::new(asked, asked_port, protocol);
+    let key = ServiceKey::new(bytes(asked), asked_port, protocol);
     let service = match service(&key, generation) {
         Ok(Some(service)) => service,
         Ok(None) => return Answer::Allow,
@@ -258,17 +294,12 @@ pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
     let Some(backend) = backend else {
         return Answer::Refuse;
     };
-    if !F::set_address(addr, &backend.address()) {
+    if !F::set_address(addr, backend.words()) {
         return Answer::Refuse;
     }
     set_port(addr, backend.port());
-    let key = TranslationKey::new(cookie(ctx), backend.address(), backend.port());
-    if TRANSLATIONS
-        .insert(&key, &TranslationValue::new(asked, asked_port), 0)
-        .is_err()
-    {
-        count_lost(Lost::Translation);
-    }
+    let key = TranslationKey::new(cookie(ctx), backend.words(), backend.port());
+    remember(call, &key, &TranslationValue::new(asked, asked_port));
     Answer::Allow
 }
 
@@ -276,10 +307,15 @@ pub fn forward<F: Family>(ctx: &SockAddrContext) -> Answer {
 #[inline(always)]
 pub fn backward<F: Family>(ctx: &SockAddrContext) {
     let addr = ctx.sock_addr;
-    let key = TranslationKey::new(cookie(ctx), F::address(addr), port(addr));
+    let port = port(addr);
+    // A socket that was led to a backend was so after the backend's port was noted.
+    if !noted(port).is_some_and(|(ports, bit)| ports.has_backend(bit)) {
+        return;
+    }
+    let key = TranslationKey::new(cookie(ctx), F::address(addr), port);
     // SAFETY: the value is copied at once; a reused slot shows another service's address to a socket, and no more.
     if let Some(asked) = unsafe { TRANSLATIONS.get(&key) }.copied()
-        && F::set_address(addr, &asked.address())
+        && F::set_address(addr, asked.words())
     {
         set_port(addr, asked.port());
     }

@@ -29,6 +29,7 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier, sk_lookup},
     programs::{SkLookupContext, SockAddrContext, TcContext},
 };
+use connect::Call;
 use verdict::{Case, WET};
 
 /// The pod's gate for packets that it sends. Host side of the pod's veth, tc ingress.
@@ -119,25 +120,25 @@ fn act(verdict: Verdict) -> i32 {
 /// Service address to backend, IPv4 sockets.
 #[cgroup_sock_addr(connect4)]
 pub fn steer_connect4(ctx: SockAddrContext) -> i32 {
-    connect::forward::<connect::V4>(&ctx).into()
+    connect::forward::<connect::V4>(&ctx, Call::Connect).into()
 }
 
 /// Service address to backend, IPv6 sockets (also when they speak IPv4).
 #[cgroup_sock_addr(connect6)]
 pub fn steer_connect6(ctx: SockAddrContext) -> i32 {
-    connect::forward::<connect::V6>(&ctx).into()
+    connect::forward::<connect::V6>(&ctx, Call::Connect).into()
 }
 
 /// Service address to backend for each datagram of an unconnected IPv4 socket.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn steer_sendmsg4(ctx: SockAddrContext) -> i32 {
-    connect::forward::<connect::V4>(&ctx).into()
+    connect::forward::<connect::V4>(&ctx, Call::Send).into()
 }
 
 /// Service address to backend for each datagram of an unconnected IPv6 socket.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn steer_sendmsg6(ctx: SockAddrContext) -> i32 {
-    connect::forward::<connect::V6>(&ctx).into()
+    connect::forward::<connect::V6>(&ctx, Call::Send).into()
 }
 
 /// Backend to service address in what `recvmsg` tells an IPv4 socket.

@@ -8,6 +8,7 @@
 //! | `policies` | agent, before the flip | tc | the generation is refused before the flip |
 //! | `endpoints` | agent, before the flip | tc | the generation is refused before the flip |
 //! | `services`, `choices`, `backends` | agent, before the flip | cgroup | the generation is refused before the flip |
+//! | `ports` | agent, before what has the port | cgroup | cannot be: a bit per port |
 //! | `listeners` | agent, before the flip | sk_lookup | the generation is refused before the flip |
 //! | `sockets` | agent, when it opens listeners | tc, sk_lookup | the listener is refused |
 //! | `flows` | tc | tc, agent (status) | the pod's own least recently used flow goes; its next packet is judged as new |
@@ -24,7 +25,7 @@
 use agent_common::{
     Affinity, AffinityKey, Backend, Choice, Control, Counter, CounterKey, Endpoint, EndpointKey,
     Event, FlowKey, FlowValue, FragmentKey, FragmentValue, IdentityValue, Limit, LimitKey,
-    Listener, ListenerKey, Lost, Rule, RuleKey, Service, ServiceKey, SocketKey, Tally,
+    Listener, ListenerKey, Lost, Ports, Rule, RuleKey, Service, ServiceKey, SocketKey, Tally,
     TranslationKey, TranslationValue, Versioned,
 };
 use aya_ebpf::{
@@ -89,6 +90,10 @@ pub static CHOICES: Array<Choice, 262144, MAPPED> = Array::new();
 /// Backends of the services.
 #[btf_map(name = "backends")]
 pub static BACKENDS: Array<Backend, 262144, MAPPED> = Array::new();
+
+/// Which ports services and backends have had.
+#[btf_map(name = "ports")]
+pub static PORTS: Array<Ports, { Ports::COUNT as usize }, MAPPED> = Array::new();
 
 /// The backend that a client of a service had last.
 #[btf_map(name = "affinities")]

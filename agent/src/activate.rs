@@ -150,7 +150,11 @@ impl Activator {
     /// Compares what the kernel holds with what it was given, its large tables only if asked to, and puts it right. Nothing to compare without a datapath.
     pub fn look_after(&self, large: bool) -> Care {
         match &self.datapath {
-            Some(datapath) => datapath.look_after(&self.sockets(&self.steered), large),
+            Some(datapath) => {
+                let mut sockets = self.sockets(&self.steered);
+                sockets.extend(datagram_keys(&self.proxy.datagram_sockets()));
+                datapath.look_after(&sockets, large)
+            }
             None => Care::default(),
         }
     }
@@ -164,7 +168,7 @@ impl Activator {
             } else {
                 SocketKind::GatewayV6
             };
-            (socket_key(*address), kind)
+            (socket_key(*address, TCP), kind)
         });
         let transparent = [
             (SocketKey::TRANSPARENT_V4, SocketKind::SteeredV4),
@@ -242,8 +246,13 @@ impl Activator {
                     .proxy
                     .open(&listeners)
                     .map_err(|source| ActivateError::Listen { generation, source })?;
+                let datagrams = self
+                    .proxy
+                    .open_datagrams(&routes.datagram_addresses())
+                    .map_err(|source| ActivateError::Listen { generation, source })?;
                 self.routes.store(Arc::new(routes));
                 opened.commit();
+                datagrams.commit();
                 None
             }
         };
@@ -271,12 +280,20 @@ impl Activator {
             .collect();
         let prepared = datapath.prepare(compiled.tables()).map_err(failed)?;
         datapath.withdraw(generation, discovery).map_err(failed)?;
-        let sockets = self.sockets(listeners);
+        let mut sockets = self.sockets(listeners);
         for address in listeners {
-            if !sockets.iter().any(|(key, _)| *key == socket_key(*address)) {
+            if !sockets
+                .iter()
+                .any(|(key, _)| *key == socket_key(*address, TCP))
+            {
                 tracing::warn!(%address, "the node has no such address family; nobody answers there");
             }
         }
+        let proxy = Arc::clone(&self.proxy);
+        let datagrams = proxy
+            .open_datagrams(&routes.datagram_addresses())
+            .map_err(|source| ActivateError::Listen { generation, source })?;
+        sockets.extend(datagram_keys(&datagrams.sockets()));
         for (key, socket) in sockets {
             datapath
                 .set_socket(key, &Borrowed(socket))
@@ -298,11 +315,18 @@ impl Activator {
         // From here on the generation is active. What is left over costs memory and decides nothing.
         for address in self.steered.difference(listeners) {
             report(
-                datapath.clear_socket(socket_key(*address)),
+                datapath.clear_socket(socket_key(*address, TCP)),
                 "failed to take a socket out of the kernel's hands",
             );
         }
         self.steered.clone_from(listeners);
+        for address in datagrams.unwanted() {
+            report(
+                datapath.clear_socket(socket_key(*address, UDP)),
+                "failed to take a socket out of the kernel's hands",
+            );
+        }
+        datagrams.commit();
         for generation in before {
             report(
                 datapath.retire(generation),
@@ -319,14 +343,23 @@ fn report(result: Result<(), datapath::Error>, what: &str) {
     }
 }
 
-fn socket_key(address: SocketAddr) -> SocketKey {
-    const TCP: u8 = 6;
+/// IP protocol numbers.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+fn socket_key(address: SocketAddr, protocol: u8) -> SocketKey {
     ServiceAddress {
         address: address.ip(),
         port: address.port(),
-        protocol: TCP,
+        protocol,
     }
     .socket_key()
+}
+
+fn datagram_keys(sockets: &[(SocketAddr, RawFd)]) -> Vec<(SocketKey, RawFd)> {
+    let keys = sockets.iter();
+    keys.map(|(address, socket)| (socket_key(*address, UDP), *socket))
+        .collect()
 }
 
 /// A descriptor that the proxy owns and keeps open as long as it runs.

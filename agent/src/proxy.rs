@@ -8,7 +8,7 @@
 //! nothing between cores that a request would have to lock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -33,7 +33,9 @@ mod answer;
 mod attempts;
 mod backend_metrics;
 mod body;
+mod client_hello;
 mod connection;
+mod datagram;
 mod exchange;
 mod linger;
 mod listen;
@@ -51,6 +53,7 @@ mod request;
 mod respond;
 mod session;
 mod steered;
+mod stream;
 mod tallies;
 mod target;
 mod tls;
@@ -67,6 +70,7 @@ pub use trace::TraceContext;
 
 use backend_metrics::BackendMetrics;
 use connection::Entry;
+use datagram::Seats;
 use placement_metrics::PlacementMetrics;
 use prober::Prober;
 use worker::{Command, Shared};
@@ -107,6 +111,12 @@ pub struct ProxyConfig {
     pub timeouts: Timeouts,
     /// Until the head of the next request is there: so long may a client's connection idle.
     pub idle: Duration,
+    /// So long may both sides of a TCP or TLS route's connection be silent.
+    pub stream_idle: Duration,
+    /// So long may a client of a UDP route and its backend be silent.
+    pub session_idle: Duration,
+    /// Sessions of one listener of UDP, over all cores.
+    pub sessions: usize,
     /// Times of key sets that are fetched; those that a document tells replace them.
     pub keys: Limits,
     /// What is told of requests, and to whom.
@@ -128,6 +138,9 @@ impl Default for ProxyConfig {
             roots: None,
             timeouts: Timeouts::default(),
             idle: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(3600),
+            session_idle: Duration::from_secs(60),
+            sessions: 16_384,
             keys: Limits::default(),
             telemetry: TelemetrySettings::default(),
             clock: Clock::default(),
@@ -170,6 +183,13 @@ pub struct Proxy {
     telemetry: Option<Telemetry>,
     /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
     open: Mutex<BTreeSet<SocketAddr>>,
+    /// The same of datagrams, with one socket of each group for the kernel's programs. It is let go of with the others: a
+    /// group leads to each of its sockets.
+    datagrams: Mutex<BTreeMap<SocketAddr, UdpSocket>>,
+    /// Whether sockets of datagrams are opened for addresses that need not be the node's.
+    foreign: bool,
+    /// Sessions of one listener of datagrams.
+    sessions: usize,
     fixed: Vec<(SocketKind, OwnedFd)>,
 }
 
@@ -218,6 +238,8 @@ impl Proxy {
             loopback: config.loopback,
             inside: config.inside,
             idle: config.idle,
+            stream_idle: config.stream_idle,
+            session_idle: config.session_idle,
             clock: config.clock.clone(),
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
@@ -279,6 +301,9 @@ impl Proxy {
             fetcher: Some(fetcher),
             telemetry: Some(telemetry),
             open: Mutex::default(),
+            datagrams: Mutex::default(),
+            foreign: config.ingress == Ingress::Lookup,
+            sessions: config.sessions,
             fixed,
         };
         for (core, listeners) in opening.into_iter().enumerate() {
@@ -303,6 +328,42 @@ impl Proxy {
             new,
             unwanted: current.difference(wanted).copied().collect(),
         })
+    }
+
+    /// Opens what is new of `wanted` for datagrams. They have sockets of their own in [`Ingress::Lookup`] too, since answers
+    /// leave by the address and port of their socket. As with [`Proxy::open`], nothing is received before the commit.
+    pub fn open_datagrams(
+        &self,
+        wanted: &BTreeSet<SocketAddr>,
+    ) -> Result<OpenedDatagrams<'_>, ListenError> {
+        let current: BTreeSet<SocketAddr> = self.bound().keys().copied().collect();
+        let mut new = BTreeMap::new();
+        for address in wanted.difference(&current) {
+            match listen::datagrams(*address, self.cores, self.foreign) {
+                Ok(group) => {
+                    new.insert(*address, group);
+                }
+                Err(error) if self.foreign && address.is_ipv6() && listen::no_ipv6(&error) => {
+                    tracing::warn!(%address, "the node has no IPv6; nobody answers there");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(OpenedDatagrams {
+            proxy: self,
+            new,
+            unwanted: current.difference(wanted).copied().collect(),
+        })
+    }
+
+    /// One socket of each group of datagrams that is served, for the kernel's programs. The descriptors live until another
+    /// set of addresses is committed.
+    pub fn datagram_sockets(&self) -> Vec<(SocketAddr, RawFd)> {
+        let sockets = self.bound();
+        let sockets = sockets.iter();
+        sockets
+            .map(|(address, socket)| (*address, socket.as_raw_fd()))
+            .collect()
     }
 
     /// The fixed sockets of [`Ingress::Lookup`], one per kind and core, in the order of cores. The
@@ -387,6 +448,13 @@ impl Proxy {
         self.telemetry.take();
     }
 
+    fn bound(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, UdpSocket>> {
+        // As below.
+        self.datagrams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<SocketAddr>> {
         // The set is replaced whole, so a panic elsewhere leaves it valid.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
@@ -435,6 +503,54 @@ impl Opened<'_> {
         for (worker, listeners) in self.proxy.workers.iter().zip(per_core) {
             worker.tell(Command::Open(listeners));
             worker.tell(Command::Close(self.unwanted.clone()));
+        }
+    }
+}
+
+/// Sockets of datagrams that are open and not yet served.
+#[derive(Debug)]
+#[must_use = "dropping it closes the new sockets again"]
+pub struct OpenedDatagrams<'a> {
+    proxy: &'a Proxy,
+    new: BTreeMap<SocketAddr, listen::Group>,
+    unwanted: Vec<SocketAddr>,
+}
+
+impl OpenedDatagrams<'_> {
+    /// Addresses that are no longer wanted.
+    pub fn unwanted(&self) -> &[SocketAddr] {
+        &self.unwanted
+    }
+
+    /// One socket of each group that is wanted, for the kernel's programs.
+    pub fn sockets(&self) -> Vec<(SocketAddr, RawFd)> {
+        let new = self.new.iter();
+        let new = new.map(|(address, group)| (*address, group.one.as_raw_fd()));
+        let mut sockets = self.proxy.datagram_sockets();
+        sockets.retain(|(address, _)| !self.unwanted.contains(address));
+        sockets.extend(new);
+        sockets
+    }
+
+    /// Serves the new sockets and takes no more from those that are no longer wanted; answers that are under way are still
+    /// passed on.
+    pub fn commit(self) {
+        let mut open = self.proxy.bound();
+        let mut per_core: Vec<Vec<_>> = Vec::new();
+        per_core.resize_with(self.proxy.cores, Vec::new);
+        for (address, group) in self.new {
+            open.insert(address, group.one);
+            let seats = Seats::new(self.proxy.sessions);
+            for (core, socket) in per_core.iter_mut().zip(group.cores) {
+                core.push((address, socket, seats.clone()));
+            }
+        }
+        for address in &self.unwanted {
+            open.remove(address);
+        }
+        for (worker, sockets) in self.proxy.workers.iter().zip(per_core) {
+            worker.tell(Command::CloseDatagrams(self.unwanted.clone()));
+            worker.tell(Command::OpenDatagrams(sockets));
         }
     }
 }

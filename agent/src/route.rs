@@ -31,6 +31,7 @@ pub mod matching;
 pub mod placement;
 pub mod query;
 pub mod rewrite;
+pub mod stream;
 pub mod token;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
@@ -46,6 +47,8 @@ pub struct RouteTable {
     /// Counter of the configuration that this table was compiled from.
     pub generation: u64,
     pub(crate) binds: HashMap<SocketAddr, Bind>,
+    /// Listeners of UDP.
+    pub(crate) datagrams: HashMap<SocketAddr, Arc<Listener>>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
     pub(crate) steered: HashMap<SocketAddr, Steered>,
     pub(crate) dns: Vec<IpAddr>,
@@ -106,7 +109,17 @@ impl RouteTable {
             .or_else(|| self.binds.get(&SocketAddr::new(any, local.port())))
     }
 
-    /// Addresses and ports of all listeners: what has to be open before this table is published.
+    /// The listener that takes datagrams at a local address and port.
+    pub fn datagrams(&self, local: SocketAddr) -> Option<&Arc<Listener>> {
+        self.datagrams.get(&local)
+    }
+
+    /// Addresses and ports of all listeners of UDP: what has to be open for datagrams.
+    pub fn datagram_addresses(&self) -> std::collections::BTreeSet<SocketAddr> {
+        self.datagrams.keys().copied().collect()
+    }
+
+    /// Addresses and ports of all listeners of TCP: what has to be open before this table is published.
     pub fn addresses(&self) -> std::collections::BTreeSet<SocketAddr> {
         self.binds.keys().copied().collect()
     }
@@ -153,8 +166,10 @@ pub(crate) struct Inside {
 /// Listeners that share an address and port.
 #[derive(Debug, Default)]
 pub struct Bind {
-    /// Whether TLS is terminated here; all listeners of a port agree.
-    pub tls: bool,
+    /// How connections begin; all listeners of a port agree.
+    pub wire: Wire,
+    /// Whether the TLS of some of them stays closed, so that a `ClientHello` has to go on as it came.
+    pub passthrough: bool,
     pub(crate) listeners: HostIndex<Arc<Listener>>,
 }
 
@@ -165,10 +180,30 @@ impl Bind {
         self.listeners.find(host)
     }
 
+    /// The listener for a server name; without a name, the one without a host.
+    pub fn named(&self, name: Option<&str>) -> Option<&Arc<Listener>> {
+        match name {
+            Some(name) => self.listener(name),
+            None => self.default_listener(),
+        }
+    }
+
     /// The listener for a `ClientHello` without SNI: the one without a host, if any.
     pub fn default_listener(&self) -> Option<&Arc<Listener>> {
         self.listeners.any.as_ref()
     }
+}
+
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// With a request.
+    #[default]
+    Http,
+    /// With a `ClientHello`.
+    Tls,
+    /// With anything, or with nothing until the other side speaks.
+    Any,
 }
 
 /// One listener of a gateway, with its routes by host.
@@ -183,6 +218,8 @@ pub struct Listener {
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
     pub(crate) default_certificate: Option<Arc<ServerCertificate>>,
+    /// Where connections go that are not HTTP; none: they are.
+    pub(crate) streams: Option<stream::Streams>,
 }
 
 impl Listener {

@@ -21,6 +21,7 @@ use crate::route::RouteTable;
 pub mod body;
 pub mod budget;
 mod connect;
+pub(crate) mod datagram;
 pub mod kept;
 pub(crate) mod once;
 mod pool;
@@ -224,6 +225,12 @@ pub enum UpstreamError {
     /// There was no destination to try.
     #[error("no destination")]
     Nowhere,
+    /// Datagrams do not go there.
+    #[error("{place} takes no datagrams")]
+    NoDatagrams {
+        /// Where to.
+        place: String,
+    },
 }
 
 /// The head of a response and where it came from.

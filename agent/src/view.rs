@@ -11,7 +11,7 @@ use bytes::Bytes;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use snapshot::model::{EndpointKind, ListenerProtocol, Workloads};
+use snapshot::model::{EndpointKind, Workloads};
 use snapshot::{Snapshot, Source};
 use tokio::sync::mpsc;
 
@@ -504,11 +504,7 @@ fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
                         std::net::SocketAddr::new(*address, listener.port.get()).to_string()
                     })
                     .collect(),
-                protocol: match listener.protocol {
-                    ListenerProtocol::Http => "HTTP",
-                    ListenerProtocol::Https { .. } => "HTTPS",
-                }
-                .to_owned(),
+                protocol: listener.protocol.as_str().to_owned(),
                 hostname: listener
                     .hostname
                     .as_ref()

@@ -979,6 +979,7 @@ fn netns_maps_have_types_by_which_they_can_be_read_the_inner_ones_too() {
         "services",
         "choices",
         "backends",
+        "ports",
         "affinities",
         "listeners",
         "translations",

@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use agent_common::{Action, Control, Direction, Identity, Rule, RuleKey, SocketKey};
+use agent_common::{Action, Control, Direction, Identity, Ports, Rule, RuleKey, SocketKey};
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use binary::{Agent, out, wait};
 use cardinal_agent::datapath::{
@@ -151,6 +151,7 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                 "pins",
                 "control",
                 "identities",
+                "ports",
                 "backends",
                 "choices",
                 "services",
@@ -200,6 +201,12 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
         found("backends", &[("backends", 1)]);
         spoil_array::<12>(&maps, "choices");
         found("choices", &[("choices", 1)]);
+
+        let mut ports: Array<_, [u8; 16]> =
+            Array::try_from(Map::Array(open(&maps, "ports"))).expect("an array");
+        let (index, _) = Ports::place(80u16.to_be_bytes());
+        ports.set(index, [0; 16], 0).expect("changed");
+        found("ports", &[("ports", 1)]);
 
         // Identities: a wider prefix and a narrower one.
         let mut trie: LpmTrie<_, [u8; 16], [u8; 32]> =

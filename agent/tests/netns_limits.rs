@@ -148,7 +148,7 @@ fn netns_what_does_not_fit_is_refused_with_the_numbers_before_the_kernel_is_touc
 }
 
 #[test]
-fn netns_a_pod_pushes_out_no_notes_of_fragments_but_its_own() {
+fn netns_notes_of_fragments_are_pushed_out_by_the_same_pods_that_may_pass_only() {
     const FIRSTS: u16 = 20_000;
     let world = World::new(4);
     let [a, b, c, d] = [0, 1, 2, 3].map(|n: usize| world.pods[n].clone());
@@ -215,10 +215,31 @@ fn netns_a_pod_pushes_out_no_notes_of_fragments_but_its_own() {
     frames::send(&a.netns, "eth0", fragment(&a, &b, FIRSTS - 1, 3, &[0; 16]));
     wait(1, Direction::Egress, Reason::Established, before + 1);
 
+    // Whom d does not let in is noted nowhere.
+    frames::send_all(
+        &world.node,
+        &d.ifname,
+        (0..FIRSTS)
+            .map(|id| fragment(&a, &d, id, 0x2000, &payload))
+            .collect(),
+    );
+    wait(
+        2,
+        Direction::Ingress,
+        Reason::NotDeclared,
+        u64::from(FIRSTS) / 2,
+    );
+
     // What c began before all that can still end, at both gates.
     at_both(fragment(&c, &d, 7, 3, &[0; 16]));
     for way in [Direction::Egress, Direction::Ingress] {
         wait(2, way, Reason::Established, 1);
         assert_eq!(count(2, way, Reason::Fragment), 0, "{way}");
     }
+    frames::send(
+        &world.node,
+        &d.ifname,
+        fragment(&a, &d, FIRSTS - 1, 3, &[0; 16]),
+    );
+    wait(2, Direction::Ingress, Reason::Fragment, 1);
 }

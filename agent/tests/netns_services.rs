@@ -7,8 +7,9 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -286,6 +287,92 @@ fn netns_service_addresses_become_backends_where_a_connection_starts() {
         ),
         "a process outside the cgroup is left alone"
     );
+}
+
+/// The peers that sockets of a pod name which were connected to `to` before `meanwhile`.
+fn peers_after(
+    world: &World,
+    pod: &TestPod,
+    to: &[SocketAddr],
+    meanwhile: impl FnOnce(),
+) -> Vec<String> {
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    for end in [&ours, &theirs] {
+        end.set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a duration");
+    }
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            in_cgroup(world, &pod.netns, || {
+                report((|| {
+                    let streams: Result<Vec<_>, _> = to
+                        .iter()
+                        .map(|to| TcpStream::connect_timeout(to, SOON))
+                        .collect();
+                    (&theirs).write_all(b"c")?;
+                    (&theirs).read_exact(&mut [0])?;
+                    let peers: Result<Vec<_>, _> =
+                        streams?.iter().map(TcpStream::peer_addr).collect();
+                    let peers: Vec<_> = peers?.iter().map(SocketAddr::to_string).collect();
+                    Ok(peers.join(" "))
+                })())
+            })
+        });
+        ours.read_exact(&mut [0]).expect("the child says a word");
+        meanwhile();
+        ours.write_all(b"g").expect("the child listens");
+        let answer = asking.join().expect("the thread waits for the child");
+        answer.split(' ').map(str::to_owned).collect()
+    })
+}
+
+#[test]
+fn netns_a_socket_names_the_service_whatever_has_become_of_its_backends_port() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    open_both(&mut tables);
+    let families = [("10.96.0.1", b.v4), ("fd96::1", b.v6)];
+    let lead = |tables: &mut KernelTables, port: u16, to: u16| {
+        for (address, backend) in families {
+            let at = service_at(address, port, TCP);
+            tables.services.insert(at, service(backend, &[to]));
+        }
+    };
+    for (_, backend) in families {
+        for port in [80, 8080, 8081, 9090] {
+            world::echo_tcp(&b.netns, SocketAddr::new(backend, port));
+        }
+    }
+    lead(&mut tables, 80, 8080);
+    world.activate(&datapath, tables.clone());
+    let at = |port| {
+        families.map(|(address, _)| SocketAddr::new(address.parse().expect("an address"), port))
+    };
+    let direct = |port| families.map(|(_, backend)| SocketAddr::new(backend, port));
+    let texts = |all: &[SocketAddr]| all.iter().map(SocketAddr::to_string).collect::<Vec<_>>();
+    // 8080 ceases to be a backend's port and 8081 becomes one; so does 9090, of a service whose port is new too.
+    let asked = [at(80), direct(8081), direct(8080)].concat();
+    let peers = peers_after(&world, &a, &asked, || {
+        let mut second = tables.clone();
+        second.generation = 2;
+        lead(&mut second, 80, 8081);
+        lead(&mut second, 1234, 9090);
+        switch(&world, &datapath, second);
+        let asked = [at(80), at(1234), direct(8081), direct(9090), direct(80)].concat();
+        assert_eq!(peers_after(&world, &a, &asked, || {}), texts(&asked));
+    });
+    assert_eq!(peers, texts(&asked));
+    // Nothing has a backend any more.
+    let asked = [at(80), at(1234)].concat();
+    let peers = peers_after(&world, &a, &asked, || {
+        let mut third = tables.clone();
+        third.generation = 3;
+        third.services.clear();
+        switch(&world, &datapath, third);
+    });
+    assert_eq!(peers, texts(&asked));
 }
 
 #[test]

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crate::document::cell::ExposureDraft;
 use crate::model::{
     Auth, AuthRule, Authorization, ComponentId, ComponentKind, Decision, DocumentPath, Filter,
-    Gate, HostPattern, Hostname, JwtProvider, Listener, Name, ObjectName, Operation, Origin,
-    Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route, Rule, Target,
-    TokenRequirement, WeightedTarget,
+    Gate, HostPattern, Hostname, JwtProvider, Listener, ListenerProtocol, Name, ObjectName,
+    Operation, Origin, Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route,
+    Rule, Target, TokenRequirement, WeightedTarget,
 };
 use crate::naming;
 use crate::report::Source;
@@ -326,6 +326,12 @@ pub(crate) fn parents<'a>(
     listeners: impl Iterator<Item = &'a Listener>,
 ) -> Vec<Parent> {
     listeners
+        .filter(|listener| {
+            matches!(
+                listener.protocol,
+                ListenerProtocol::Http | ListenerProtocol::Https { .. }
+            )
+        })
         .filter(|listener| {
             listener
                 .hostname

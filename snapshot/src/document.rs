@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{self, Name, ObjectName};
-use crate::reader::{Field, Object, Sink, one_of, quoted};
+use crate::reader::{Field, Object, Sink, one_of};
 use crate::report::Source;
 use crate::tree::{self, Value, shortened};
 
@@ -20,6 +20,7 @@ pub(crate) mod filter;
 pub(crate) mod gateway;
 pub(crate) mod http_route;
 pub(crate) mod jwks;
+pub(crate) mod l4_route;
 pub(crate) mod platform;
 pub(crate) mod policy;
 pub(crate) mod routing_table;
@@ -35,17 +36,24 @@ pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 /// API group and version of Envoy Gateway.
 pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 
-const KINDS: [(&str, &str); 10] = [
-    ("Cell", CARDINAL),
-    ("RoutingTable", CARDINAL),
-    ("Platform", CARDINAL),
-    ("Gateway", GATEWAY_API),
-    ("HTTPRoute", GATEWAY_API),
-    ("SecurityPolicy", ENVOY_GATEWAY),
-    ("BackendTrafficPolicy", ENVOY_GATEWAY),
-    ("HTTPRouteFilter", ENVOY_GATEWAY),
-    ("Backend", ENVOY_GATEWAY),
-    ("Secret", "v1"),
+/// Earlier versions of routes that the Gateway API still serves.
+const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
+
+/// Kinds with the versions in which each is taken.
+const KINDS: [(&str, &[&str]); 13] = [
+    ("Cell", &[CARDINAL]),
+    ("RoutingTable", &[CARDINAL]),
+    ("Platform", &[CARDINAL]),
+    ("Gateway", &[GATEWAY_API]),
+    ("HTTPRoute", &[GATEWAY_API]),
+    ("TLSRoute", &[GATEWAY_API]),
+    ("TCPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
+    ("UDPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
+    ("SecurityPolicy", &[ENVOY_GATEWAY]),
+    ("BackendTrafficPolicy", &[ENVOY_GATEWAY]),
+    ("HTTPRouteFilter", &[ENVOY_GATEWAY]),
+    ("Backend", &[ENVOY_GATEWAY]),
+    ("Secret", &["v1"]),
 ];
 
 /// The group of an `apiVersion`.
@@ -64,6 +72,9 @@ pub(crate) struct Drafts {
     pub(crate) routing_tables: Table<model::RoutingTable>,
     pub(crate) gateways: Table<gateway::GatewayDraft>,
     pub(crate) http_routes: Table<http_route::RouteDraft>,
+    pub(crate) tls_routes: Table<l4_route::L4RouteDraft>,
+    pub(crate) tcp_routes: Table<l4_route::L4RouteDraft>,
+    pub(crate) udp_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) security_policies: Table<security_policy::PolicyDraft>,
     pub(crate) traffic_policies: Table<traffic_policy::TrafficDraft>,
     pub(crate) filters: Table<model::Filter>,
@@ -190,8 +201,9 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
         kind_field.expected(one_of(KINDS.iter().map(|(name, _)| *name)));
         return;
     };
-    if api_version != *expected {
-        version_field.expected(format_args!("{} for kind {kind}", quoted(expected)));
+    if !expected.contains(&api_version) {
+        let versions = one_of(expected.iter().copied());
+        version_field.expected(format_args!("{versions} for kind {kind}"));
         return;
     }
     let Some(meta) = metadata(&mut object) else {
@@ -230,6 +242,24 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             &mut drafts.http_routes,
             &meta,
             spec(object, &meta, http_route::read),
+            root.sink(),
+        ),
+        "TLSRoute" => place(
+            &mut drafts.tls_routes,
+            &meta,
+            spec(object, &meta, l4_route::tls),
+            root.sink(),
+        ),
+        "TCPRoute" => place(
+            &mut drafts.tcp_routes,
+            &meta,
+            spec(object, &meta, l4_route::tcp),
+            root.sink(),
+        ),
+        "UDPRoute" => place(
+            &mut drafts.udp_routes,
+            &meta,
+            spec(object, &meta, l4_route::udp),
             root.sink(),
         ),
         "SecurityPolicy" => place(

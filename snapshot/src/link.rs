@@ -13,8 +13,8 @@ use crate::document::gateway::GatewayDraft;
 use crate::document::platform::PlatformDraft;
 use crate::document::secret::SecretDraft;
 use crate::model::{
-    Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, ListenerProtocol, Node,
-    ObjectName, Platform, Route, Snapshot,
+    Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, Node, ObjectName, Platform,
+    Route, Snapshot,
 };
 use crate::reader::Sink;
 use crate::report::Source;
@@ -24,14 +24,16 @@ mod addresses;
 mod attachment;
 mod credentials;
 mod http_route;
+mod l4_route;
 mod routing_table;
 mod security_policy;
 mod traffic_policy;
 
 /// Makes a snapshot without digest and warnings.
-pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
+pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     addresses::unique(&drafts, sink);
     addresses::pod_networks(&drafts, sink);
+    let l4_routes = l4_route::L4Drafts::take(&mut drafts);
     let secrets = drafts.secrets;
     let (platform_source, platform_draft) = match drafts.platform {
         Some((source, draft)) => (Some(source), draft),
@@ -110,6 +112,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
     let routing_tables = drafts.routing_tables;
     let unread = |name: &ObjectName| attach.contains_key(name);
     routing_table::trusted(&routing_tables, &gateways, unread, sink);
+    let l4_routes = l4_routes.link(&attach, &drafts.backends, sink);
     let mut documents = http_route::routes(
         drafts.http_routes,
         &attach,
@@ -139,6 +142,7 @@ pub(crate) fn link(drafts: Drafts, sink: &Sink) -> Snapshot {
             .collect(),
         gateways,
         routes,
+        l4_routes,
         certificates: secrets
             .into_iter()
             .filter_map(|(name, (_, secret))| match secret? {
@@ -161,9 +165,7 @@ fn certificates(
     secrets: &crate::document::Table<SecretDraft>,
     sink: &Sink,
 ) {
-    let ListenerProtocol::Https { certificates } = &draft.listener.protocol else {
-        return;
-    };
+    let certificates = draft.listener.protocol.certificates();
     for (name, source) in certificates.iter().zip(&draft.certificate_sources) {
         match secrets.get(name) {
             None => sink.mistake(source.clone(), format_args!("no `Secret` {name}")),
@@ -232,7 +234,8 @@ fn sockets(gateways: &BTreeMap<ObjectName, Gateway>, sink: &Sink) {
     let mut taken: BTreeMap<_, &Gateway> = BTreeMap::new();
     for (gateway, listener) in listeners {
         for address in &gateway.addresses {
-            let first = taken.entry((*address, listener.port)).or_insert(gateway);
+            let socket = (*address, listener.protocol.transport(), listener.port);
+            let first = taken.entry(socket).or_insert(gateway);
             if first.name != gateway.name {
                 sink.mistake(
                     listener

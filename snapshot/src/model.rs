@@ -21,6 +21,7 @@ mod cors;
 mod filter;
 mod gateway;
 mod jwt;
+mod l4;
 mod matches;
 mod platform;
 mod resilience;
@@ -41,11 +42,12 @@ pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
     Certificate, Gateway, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathRewrite,
-    Route, Rule, Target, Upstream, UpstreamHost, WeightedTarget,
+    Route, Rule, Target, TlsMode, Upstream, UpstreamHost, WeightedTarget, effective_hosts,
 };
 pub use jwt::{
     Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
 };
+pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
 pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
@@ -75,6 +77,8 @@ pub struct Snapshot {
     /// Routes of `HTTPRoute` documents and those that cells' endpoints generate, in a fixed order:
     /// by origin, then age, then name. Where nothing else decides between two routes, the first wins.
     pub routes: Vec<Route>,
+    /// Routes below HTTP, the oldest first, then by kind and name.
+    pub l4_routes: Vec<L4Route>,
     /// Certificates by the name of their `Secret`.
     pub certificates: BTreeMap<ObjectName, Arc<Certificate>>,
     /// What is valid and without effect.
@@ -251,12 +255,19 @@ pub enum Gate {
     Internal,
 }
 
-impl fmt::Display for Gate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Gate {
+    /// The direction of what comes by it.
+    pub fn direction(self) -> &'static str {
+        match self {
             Self::External => "north",
             Self::Internal => "west",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.direction())
     }
 }
 

@@ -281,7 +281,7 @@ fn listeners(tables: &mut KernelTables, snapshot: &Snapshot) {
                 let at = ServiceAddress {
                     address: *address,
                     port: listener.port.get(),
-                    protocol: TCP,
+                    protocol: protocol(listener.protocol.transport()),
                 };
                 tables
                     .listeners

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use snapshot::model::{
     Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
     Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
-    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, Tokens, TrafficPolicy,
-    WeightedTarget,
+    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode, Tokens,
+    TrafficPolicy, WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -23,19 +23,22 @@ use super::{filter, traffic};
 use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
+use crate::route::stream::{StreamRoute, StreamTarget, Streams};
 use crate::route::token::Provider;
 use crate::route::{
     Backend, Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Managed, Placements,
-    RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind,
+    RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind, Wire,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
 pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<Mistake>> {
     let mut compiler = Compiler::new(snapshot);
     let rules = compiler.rules();
+    let streams = compiler.streams();
     let table = RouteTable {
         generation,
-        binds: compiler.binds(&rules),
+        binds: compiler.binds(&rules, &streams),
+        datagrams: compiler.datagrams(&rules, &streams),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
         dns: snapshot.platform.dns.clone(),
@@ -361,23 +364,59 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn binds(&mut self, rules: &[Vec<Arc<RouteRule>>]) -> HashMap<SocketAddr, Bind> {
+    /// All routes below HTTP, compiled once however many listeners they serve.
+    fn streams(&mut self) -> Vec<Arc<StreamRoute>> {
+        let routes = &self.snapshot.l4_routes;
+        let compiled = routes.iter().map(|route| {
+            let targets = route.backends.iter().map(|backend| {
+                self.targets += 1;
+                StreamTarget {
+                    id: self.targets,
+                    weight: backend.weight,
+                    upstreams: backend.upstreams.clone(),
+                }
+            });
+            let targets: Vec<_> = targets.collect();
+            Arc::new(StreamRoute {
+                name: route.name.to_string().into(),
+                weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
+                targets,
+            })
+        });
+        compiled.collect()
+    }
+
+    fn binds(
+        &mut self,
+        rules: &[Vec<Arc<RouteRule>>],
+        streams: &[Arc<StreamRoute>],
+    ) -> HashMap<SocketAddr, Bind> {
         let snapshot = self.snapshot;
         let mut binds: HashMap<SocketAddr, Bind> = HashMap::new();
         for gateway in snapshot.gateways.values() {
             for listener in &gateway.listeners {
-                let compiled = Arc::new(self.listener(gateway, listener, rules));
-                let tls = matches!(listener.protocol, ListenerProtocol::Https { .. });
+                let (wire, passthrough) = match &listener.protocol {
+                    ListenerProtocol::Http => (Wire::Http, false),
+                    ListenerProtocol::Https { .. } => (Wire::Tls, false),
+                    ListenerProtocol::Tls(mode) => (Wire::Tls, *mode == TlsMode::Passthrough),
+                    ListenerProtocol::Tcp => (Wire::Any, false),
+                    ListenerProtocol::Udp => continue,
+                };
+                let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
                 for address in &gateway.addresses {
                     let address = SocketAddr::new(*address, listener.port.get());
                     let bind = binds.entry(address).or_insert_with(|| Bind {
-                        tls,
+                        wire,
+                        passthrough: false,
                         listeners: HostIndex::default(),
                     });
-                    if bind.tls != tls {
+                    bind.passthrough |= passthrough;
+                    if bind.wire != wire {
                         self.mistake(
                             &listener.declared,
-                            format!("{address} is both HTTP and HTTPS; a port speaks one of them"),
+                            format!(
+                                "{address} is for listeners of another protocol already; a port is for HTTP, or for HTTPS and TLS, or for TCP"
+                            ),
                         );
                     }
                     let other = bind
@@ -398,29 +437,80 @@ impl<'a> Compiler<'a> {
         binds
     }
 
+    fn datagrams(
+        &mut self,
+        rules: &[Vec<Arc<RouteRule>>],
+        streams: &[Arc<StreamRoute>],
+    ) -> HashMap<SocketAddr, Arc<Listener>> {
+        let mut datagrams = HashMap::new();
+        for gateway in self.snapshot.gateways.values() {
+            for listener in &gateway.listeners {
+                if listener.protocol != ListenerProtocol::Udp {
+                    continue;
+                }
+                let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
+                for address in &gateway.addresses {
+                    let address = SocketAddr::new(*address, listener.port.get());
+                    if let Some(other) = datagrams.insert(address, Arc::clone(&compiled)) {
+                        self.mistake(
+                            &listener.declared,
+                            format!("{address} is already listener `{}`", other.name),
+                        );
+                    }
+                }
+            }
+        }
+        datagrams
+    }
+
+    /// What a listener does that is not HTTP.
+    fn passed(
+        &self,
+        gateway: &Gateway,
+        listener: &ListenerModel,
+        compiled: &[Arc<StreamRoute>],
+    ) -> Option<Streams> {
+        let passthrough = match &listener.protocol {
+            ListenerProtocol::Http | ListenerProtocol::Https { .. } => return None,
+            ListenerProtocol::Tls(mode) => *mode == TlsMode::Passthrough,
+            ListenerProtocol::Tcp | ListenerProtocol::Udp => false,
+        };
+        let mut streams = Streams {
+            passthrough,
+            ..Streams::default()
+        };
+        for (route, compiled) in self.snapshot.l4_routes.iter().zip(compiled) {
+            let parents = route.parents.iter();
+            for parent in
+                parents.filter(|one| one.gateway == gateway.name && one.listener == listener.name)
+            {
+                for host in &parent.hosts {
+                    streams.routes.insert(host.as_ref(), Arc::clone(compiled));
+                }
+            }
+        }
+        Some(streams)
+    }
+
     fn listener(
         &mut self,
         gateway: &Gateway,
         listener: &ListenerModel,
         rules: &[Vec<Arc<RouteRule>>],
+        streams: &[Arc<StreamRoute>],
     ) -> Listener {
         let mut certificates = HostIndex::default();
         let mut default_certificate = None;
-        if let ListenerProtocol::Https {
-            certificates: names,
-        } = &listener.protocol
-        {
-            for name in names {
-                let Some(ready) = self.certificates.get(name) else {
-                    continue;
-                };
-                default_certificate.get_or_insert_with(|| Arc::clone(ready));
-                let model = &self.snapshot.certificates[name];
-                for pattern in model.names.iter().filter_map(|name| host_pattern(name)) {
-                    // The first certificate that carries a name serves it.
-                    if certificates.exact_or_wildcard(&pattern).is_none() {
-                        certificates.insert(Some(&pattern), Arc::clone(ready));
-                    }
+        for name in listener.protocol.certificates() {
+            let Some(ready) = self.certificates.get(name) else {
+                continue;
+            };
+            default_certificate.get_or_insert_with(|| Arc::clone(ready));
+            let model = &self.snapshot.certificates[name];
+            for pattern in model.names.iter().filter_map(|name| host_pattern(name)) {
+                // The first certificate that carries a name serves it.
+                if certificates.exact_or_wildcard(&pattern).is_none() {
+                    certificates.insert(Some(&pattern), Arc::clone(ready));
                 }
             }
         }
@@ -455,6 +545,7 @@ impl<'a> Compiler<'a> {
             token_headers: sorted(token_headers),
             certificates,
             default_certificate,
+            streams: self.passed(gateway, listener, streams),
         }
     }
 
@@ -577,28 +668,6 @@ fn host_pattern(name: &str) -> Option<HostPattern> {
         Some(suffix) => Hostname::new(suffix).ok().map(HostPattern::Wildcard),
         None => Hostname::new(name).ok().map(HostPattern::Exact),
     }
-}
-
-/// Hosts under which a route serves on a listener (Gateway API, `HTTPRoute.hostnames`); none in the
-/// list is every host.
-fn effective_hosts(
-    listener: Option<&HostPattern>,
-    route: &[HostPattern],
-) -> Vec<Option<HostPattern>> {
-    if route.is_empty() {
-        return vec![listener.cloned()];
-    }
-    let mut hosts: Vec<_> = route
-        .iter()
-        .filter_map(|own| match listener {
-            Some(listener) => listener.intersect(own),
-            None => Some(own.clone()),
-        })
-        .map(Some)
-        .collect();
-    hosts.sort();
-    hosts.dedup();
-    hosts
 }
 
 /// What no declared name may lead to. The kernel draws the same line for networks of south calls.

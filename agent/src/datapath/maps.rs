@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Every map of the object but `cases`, which lasts for one packet. All are pinned under these names, which fit the kernel's 15 characters.
-pub(super) const NAMES: [&str; 20] = [
+pub(super) const NAMES: [&str; 21] = [
     "control",
     "identities",
     "policies",
@@ -34,6 +34,7 @@ pub(super) const NAMES: [&str; 20] = [
     "services",
     "choices",
     "backends",
+    "ports",
     "affinities",
     "translations",
     "listeners",

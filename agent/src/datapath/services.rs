@@ -1,14 +1,14 @@
 //! Services in the kernel: a change costs what changed, whatever the number of the others.
 //!
 //! `services` says what an address is to the active generation and to the one that is prepared; `choices` and `backends`
-//! hold what it names, and are memory of this process. A step is planned (`book`), which also finds out whether it fits,
+//! hold what it names, and are memory of this process; so is `ports`, which tells the hooks what they need not look for. A step is planned (`book`), which also finds out whether it fits,
 //! and then written with one or two system calls. The maps are their own record: an agent that starts again reads them and goes on.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use agent_common::{Backend, Choice, Service as WireService, ServiceKey, Versioned, Wire};
+use agent_common::{Backend, Choice, Ports, Service as WireService, ServiceKey, Versioned, Wire};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 
@@ -26,18 +26,20 @@ mod book;
 mod draft;
 mod fill;
 mod placed;
+mod ports;
 mod ranges;
 mod slots;
 
 use book::{Book, Writes};
 
-/// The three maps, and what is in them.
+/// The maps, and what is in them.
 pub(super) struct Services {
     entries: HashMap<MapData, Raw<ServiceKey>, Raw<Versioned<WireService>>>,
     /// The same map, for calls that aya does not offer.
     entries_data: MapData,
     choices: Mapped<Choice>,
     backends: Mapped<Backend>,
+    ports: Mapped<Ports>,
     book: Book,
     /// What a planned generation has to write.
     planned: Option<Writes>,
@@ -47,6 +49,7 @@ pub(super) struct Services {
 }
 
 const NAMES: [&str; 3] = ["services", "choices", "backends"];
+const PORTS: &str = "ports";
 
 impl Services {
     /// Takes the maps out of a loaded object whose maps are pinned in `root`, and reads what `active` has in them.
@@ -65,12 +68,14 @@ impl Services {
             .max_entries();
         let choices = Mapped::new(&open(choices)?, choices)?;
         let backends = Mapped::new(&open(backends)?, backends)?;
+        let ports = Mapped::new(&open(PORTS)?, PORTS)?;
         let mut services = Self {
             entries: take(ebpf, entries)?,
             entries_data,
             book: Book::new(limit as usize, choices.count(), backends.count()),
             choices,
             backends,
+            ports,
             planned: None,
             grace: Grace::new()?,
             // The agent before may have ended right after a step of its own.
@@ -174,8 +179,9 @@ impl Services {
         let Some(wanted) = self.book.wanted() else {
             return Vec::new();
         };
-        // What an entry names is right before the entry is.
+        // What an entry needs is right before the entry is.
         vec![
+            Ok(self.restore_ports(&wanted)),
             Ok(restore_array(
                 "backends",
                 &mut self.backends,
@@ -184,6 +190,19 @@ impl Services {
             Ok(restore_array("choices", &mut self.choices, &wanted.choices)),
             self.restore_entries(active, &wanted.entries.into_iter().collect()),
         ]
+    }
+
+    /// A port that is noted beside the wanted ones may be an earlier generation's.
+    fn restore_ports(&mut self, wanted: &Writes) -> (TableState, Result<(), Error>) {
+        let wanted = ports::of(wanted);
+        let mut state = TableState::sound(PORTS, Digest::of(wanted.iter()));
+        match ports::note(&mut self.ports, &wanted) {
+            Some(missing) => {
+                state.drifted = missing;
+                (state, Ok(()))
+            }
+            None => (state, Err(Error::Contradiction { map: PORTS })),
+        }
     }
 
     fn restore_entries(
@@ -242,7 +261,9 @@ impl Services {
             self.grace.wait()?;
         }
         self.unsettled = true;
-        // What an entry names is there before the entry: the kernel publishes an entry after what this thread wrote.
+        // What an entry needs is there before the entry: the kernel publishes an entry after what this thread wrote.
+        ports::note(&mut self.ports, &ports::of(writes))
+            .ok_or(Error::Contradiction { map: PORTS })?;
         let mut inside = true;
         for (index, value) in &writes.backends {
             inside &= self.backends.set(*index, *value);

@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
-use super::{request, steered, tls};
+use super::{request, steered, stream, tls};
+use crate::route::Wire;
 use crate::upstream::LocalExecutor;
 
 /// What a client that knows HTTP/2 sends first (RFC 9113, section 3.4).
@@ -108,18 +109,20 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
         Entry::Steered => steered::serve(worker, stream, conn).await,
         Entry::Gateway => {
             // A connection outlives many tables: each request loads its own, and none is kept here.
-            let tls = worker.table.load().bind(local).map(|bind| bind.tls);
-            match tls {
+            let wire = worker.table.load().bind(local).map(|bind| bind.wire);
+            let stream = Prefixed::new(stream);
+            match wire {
                 None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
-                Some(true) => tls::serve(worker, stream, conn).await,
-                Some(false) => http(worker, Prefixed::new(stream), conn, Codec::Detect).await,
+                Some(Wire::Tls) => tls::serve(worker, stream, conn).await,
+                Some(Wire::Http) => http(worker, stream, conn, Codec::Detect).await,
+                Some(Wire::Any) => stream::serve(worker, stream, conn).await,
             }
         }
     }
 }
 
 /// IPv4 clients of an IPv6 socket are IPv4 clients.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -1,9 +1,9 @@
 //! Listening sockets: one per core and address, sharing the port (`SO_REUSEPORT`), or one that all cores share.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 /// How cores share an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(super) fn group(
     if address.port() != 0 {
         // Sharing is between our cores only. A process of the same user that shares its port too
         // would get half of the connections; without sharing the kernel tells.
-        let probe = socket(address).map_err(failed)?;
+        let probe = socket(address, Type::STREAM).map_err(failed)?;
         probe.set_reuse_address(true).map_err(failed)?;
         probe.bind(&address.into()).map_err(failed)?;
         probe.listen(1).map_err(failed)?;
@@ -81,9 +81,48 @@ pub(super) fn group(
     Ok((at, listeners))
 }
 
-fn socket(address: SocketAddr) -> io::Result<Socket> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+/// Sockets for the datagrams of one address.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// One of the cores' sockets once more.
+    pub(super) one: UdpSocket,
+    /// One of each core.
+    pub(super) cores: Vec<UdpSocket>,
+}
+
+/// Sockets of all cores for the datagrams of one address: the kernel brings those of one client to one of them
+/// (`SO_REUSEPORT`, by a hash of both addresses and ports). With `foreign` the address need not be the node's: the
+/// kernel's programs steer there.
+pub(super) fn datagrams(
+    address: SocketAddr,
+    cores: usize,
+    foreign: bool,
+) -> Result<Group, ListenError> {
+    let open = |shared: bool| {
+        let socket = socket(address, Type::DGRAM)?;
+        socket.set_reuse_port(shared)?;
+        if foreign {
+            match address {
+                SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+                SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+            }
+        }
+        socket.bind(&address.into())?;
+        Ok(UdpSocket::from(socket))
+    };
+    let failed = |source| ListenError::new(address, source);
+    // As in `group`: whoever else shares the port would get half of the clients.
+    drop(open(false).map_err(failed)?);
+    let first = open(true).map_err(failed)?;
+    let one = first.try_clone().map_err(failed)?;
+    let others = (1..cores).map(|_| open(true).map_err(failed));
+    let cores: Result<_, _> = std::iter::once(Ok(first)).chain(others).collect();
+    Ok(Group { one, cores: cores? })
+}
+
+fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let kind = kind.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
         // IPv4 has sockets of its own.
         socket.set_only_v6(true)?;
@@ -92,7 +131,7 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 }
 
 fn one(address: SocketAddr, transparent: bool, sharing: Sharing) -> io::Result<TcpListener> {
-    let socket = socket(address)?;
+    let socket = socket(address, Type::STREAM)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(sharing == Sharing::ReusePort)?;
     if transparent {
@@ -130,6 +169,33 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
+
+    #[test]
+    fn datagrams_of_one_client_reach_one_core() {
+        let port = UdpSocket::bind(loopback().0)
+            .and_then(|socket| socket.local_addr())
+            .expect("loopback has free ports")
+            .port();
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let sockets = datagrams(address, 3, false).expect("the port is free");
+        assert!(datagrams(address, 1, false).is_err(), "it is ours now");
+        for _ in 0..8 {
+            let client = UdpSocket::bind(loopback().0).expect("a port");
+            for _ in 0..4 {
+                client.send_to(b"x", address).expect("it is taken");
+            }
+            let mut buffer = [0; 1];
+            let counts: Vec<usize> = sockets
+                .cores
+                .iter()
+                .map(|one| std::iter::from_fn(|| one.recv(&mut buffer).ok()).count())
+                .collect();
+            assert!(
+                counts.contains(&4) && counts.iter().sum::<usize>() == 4,
+                "{counts:?}"
+            );
+        }
+    }
 
     #[test]
     fn cores_share_an_address_by_group_or_by_descriptor() {

@@ -229,6 +229,8 @@ pub enum Reason {
     CertificateExpired,
     /// The TLS handshake failed.
     TlsHandshake,
+    /// Neither side of a connection sent anything for too long.
+    IdleTimeout,
 }
 
 impl Reason {
@@ -282,6 +284,7 @@ impl Reason {
             Self::NoCertificate => "no_certificate",
             Self::CertificateExpired => "certificate_expired",
             Self::TlsHandshake => "tls_handshake",
+            Self::IdleTimeout => "idle_timeout",
         }
     }
 
@@ -343,7 +346,9 @@ impl Reason {
                 StatusCode::BAD_GATEWAY
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::RequestTimeout | Self::ClientClosed => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTimeout | Self::ClientClosed | Self::IdleTimeout => {
+                StatusCode::REQUEST_TIMEOUT
+            }
         }
     }
 }

@@ -188,6 +188,7 @@ fn blamed<'a>(destinations: &'a [Destination], error: &UpstreamError) -> &'a [De
         | UpstreamError::HeadTimeout { place, .. }
         | UpstreamError::Deadline { place } => up_to(place),
         UpstreamError::NoRoots { .. }
+        | UpstreamError::NoDatagrams { .. }
         | UpstreamError::ClientStalled { .. }
         | UpstreamError::ClientGone
         | UpstreamError::BodyTooLong { .. }

@@ -32,6 +32,36 @@ pub struct Metrics {
     retries: Retries,
     mirrors: Mirrors,
     tokens: Family<TokenLabels, Counter>,
+    dropped: Family<DroppedLabels, Counter>,
+}
+
+/// Why a datagram went nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Dropped {
+    /// The listener has no route, or its client may not use it.
+    NoRoute,
+    /// The listener has as many sessions as it may have.
+    Sessions,
+    /// Too many of one client waited.
+    Queue,
+    /// An answer that the kernel did not take.
+    Answer,
+}
+
+impl Dropped {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::Sessions => "sessions",
+            Self::Queue => "queue",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DroppedLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,7 +91,7 @@ impl Metrics {
         );
         registry.register(
             "proxy_connections",
-            "Client connections open now",
+            "Client connections, and sessions of datagrams, open now",
             self.connections.clone(),
         );
         registry.register(
@@ -80,6 +110,11 @@ impl Metrics {
             "proxy_tokens",
             "Good tokens, by whether the signature was checked or the core knew the token",
             self.tokens.clone(),
+        );
+        registry.register(
+            "proxy_datagrams_dropped",
+            "Datagrams of UDP listeners that went nowhere, by reason",
+            self.dropped.clone(),
         );
     }
 
@@ -122,6 +157,15 @@ impl CoreMetrics {
     /// A token's signature was checked, and holds.
     pub(super) fn token_verified(&self) {
         self.tokens_verified.inc();
+    }
+
+    /// A datagram went nowhere. This takes the family's lock for reading, and so no other core waits for it.
+    pub(super) fn dropped(&self, why: Dropped) {
+        let reason = why.as_str();
+        self.shared
+            .dropped
+            .get_or_create(&DroppedLabels { reason })
+            .inc();
     }
 
     /// A token was known from before.

@@ -40,7 +40,7 @@ use crate::route::key::KeySubject;
 use crate::route::matching::Subject;
 use crate::route::{
     Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
-    rewrite,
+    Wire, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -135,7 +135,7 @@ async fn serve(
     match stage.conn.entry {
         Entry::Gateway => {
             let listener = listener(stage, exchange, &inbound)?;
-            exchange.record.direction = listener.gate.map(direction);
+            exchange.record.direction = listener.gate.map(Gate::direction);
             access::strip(&mut inbound.parts.headers, &listener.token_headers);
             let rules = listener.rules(&inbound.normal.host);
             let none = || Refusal::new(Reason::NoRoute, "no route matches");
@@ -247,8 +247,13 @@ fn listener<'a>(
 ) -> Result<&'a Arc<Listener>, Refusal> {
     let none = || Refusal::new(Reason::NoListener, "no listener takes this host");
     let bind = stage.table.bind(stage.conn.local).ok_or_else(none)?;
-    if bind.tls != stage.conn.tls {
-        // The connection was accepted before the port changed to, or from, TLS.
+    let wire = if stage.conn.tls {
+        Wire::Tls
+    } else {
+        Wire::Http
+    };
+    if bind.wire != wire {
+        // The connection was accepted before the port changed to, or from, TLS or TCP.
         return Err(Refusal::new(
             Reason::Misdirected,
             "the listener's protocol is no longer that of this connection",
@@ -291,13 +296,6 @@ fn find<'a>(rules: &'a HostRules, inbound: &Inbound) -> Option<Matched<'a>> {
         })
         .filter(|matched| matched.rule.filters.cors.is_some())
         .or_else(|| rules.find(subject))
-}
-
-fn direction(gate: Gate) -> &'static str {
-    match gate {
-        Gate::External => "north",
-        Gate::Internal => "west",
-    }
 }
 
 fn note(exchange: &mut Exchange, matched: &Matched<'_>) {

@@ -1,16 +1,14 @@
 //! Connections that the kernel steered here: east to HTTP endpoints addressed directly, south to
 //! services by name. The local address is the original destination, the peer is the caller.
 
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use agent_common::Mark;
-use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::client_hello::{self, NoHello};
 use super::connection::{self, Codec, Conn};
 use super::exchange::Exchange;
 use super::log::Reason;
@@ -19,12 +17,6 @@ use super::worker::Worker;
 use super::{tls, tunnel};
 use crate::route::{Caller, RouteTable};
 use crate::upstream::{Destination, Place};
-
-/// Bytes of a `ClientHello` that are read at most.
-const MAX_HELLO: usize = 16 * 1024;
-
-/// Until the `ClientHello` is complete.
-const HELLO: Duration = Duration::from_secs(5);
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -62,7 +54,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
     }
     // With plain HTTP declared for the same port the first byte tells which of the two it is.
     if !hosts.http.is_empty() {
-        match tokio::time::timeout(HELLO, stream.read_ahead()).await {
+        match tokio::time::timeout(client_hello::PATIENCE, stream.read_ahead()).await {
             Ok(Ok(read)) if read > 0 => {}
             _ => return exchange.refused(Reason::NotTls, "no first byte in time"),
         }
@@ -86,10 +78,7 @@ async fn passthrough(
     exchange: &mut Exchange,
 ) {
     let port = conn.local.port();
-    let hello = match tokio::time::timeout(HELLO, hello(&mut stream)).await {
-        Ok(hello) => hello,
-        Err(_) => Err(Hello::Refused("no ClientHello in time".into(), Vec::new())),
-    };
+    let hello = client_hello::read(&mut stream).await;
     let (ahead, mut client) = stream.into_parts();
     let name = match hello {
         Ok(Some(name)) => name,
@@ -97,11 +86,11 @@ async fn passthrough(
             exchange.refused(Reason::SniNotDeclared, "ClientHello names no server");
             return tls::say(&mut client, &tls::UNRECOGNIZED_NAME).await;
         }
-        Err(Hello::Refused(why, alert)) => {
+        Err(NoHello::Refused(why, alert)) => {
             exchange.refused(Reason::NotTls, why);
             return tls::say(&mut client, &alert).await;
         }
-        Err(Hello::Gone(error)) => return exchange.failed(Reason::ClientClosed, &error),
+        Err(NoHello::Gone(error)) => return exchange.failed(Reason::ClientClosed, &error),
     };
     exchange.record.host = Some(name.clone());
     let declared = caller
@@ -131,7 +120,7 @@ async fn passthrough(
     };
     // A tunnel may outlive many tables.
     drop((table, caller));
-    exchange.record.upstream = Some(peer.to_string());
+    exchange.record.upstream = Some(peer);
     let sent = ahead.len() as u64;
     if let Err(error) = upstream.write_all(&ahead).await {
         return exchange.failed(Reason::UpstreamReset, &error);
@@ -164,45 +153,5 @@ async fn passthrough(
             exchange.complete();
         }
         Err(error) => exchange.failed(Reason::ClientClosed, &error),
-    }
-}
-
-/// Why there is no readable `ClientHello`.
-enum Hello {
-    /// Not one, or not acceptable; with the alert to answer.
-    Refused(String, Vec<u8>),
-    /// The client left.
-    Gone(io::Error),
-}
-
-/// Reads ahead to the end of the `ClientHello` and gives its one server name in lower case.
-/// Encrypted `ClientHello`s are opaque: their outer name counts.
-async fn hello(stream: &mut Prefixed<TcpStream>) -> Result<Option<String>, Hello> {
-    let mut acceptor = Acceptor::default();
-    let mut fed = 0;
-    loop {
-        let mut ahead = &stream.ahead()[fed..];
-        while !ahead.is_empty() {
-            fed += acceptor.read_tls(&mut ahead).map_err(Hello::Gone)?;
-            match acceptor.accept() {
-                Ok(Some(accepted)) => {
-                    let hello = accepted.client_hello();
-                    return Ok(hello.server_name().map(str::to_ascii_lowercase));
-                }
-                Ok(None) => {}
-                Err((error, mut alert)) => {
-                    let mut bytes = Vec::new();
-                    alert.write_all(&mut bytes).map_err(Hello::Gone)?;
-                    return Err(Hello::Refused(error.to_string(), bytes));
-                }
-            }
-        }
-        if fed >= MAX_HELLO {
-            let why = format!("ClientHello is longer than {MAX_HELLO} bytes");
-            return Err(Hello::Refused(why, Vec::new()));
-        }
-        if stream.read_ahead().await.map_err(Hello::Gone)? == 0 {
-            return Err(Hello::Gone(io::ErrorKind::UnexpectedEof.into()));
-        }
     }
 }

@@ -153,7 +153,7 @@ pub(super) fn mirrored(
 }
 
 /// A list of upstreams, from the one whose turn it is.
-fn in_turn<'a>(
+pub(super) fn in_turn<'a>(
     worker: &Worker,
     generation: u64,
     target: u32,

@@ -7,17 +7,20 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::client_hello::{self, NoHello};
 use super::connection::{self, Codec, Conn};
 use super::exchange::Exchange;
 use super::log::Reason;
 use super::prefixed::Prefixed;
+use super::stream;
 use super::worker::Worker;
 use crate::clock;
-use crate::route::ServerCertificate;
+use crate::route::{Listener, RouteTable, ServerCertificate, Wire};
 
 /// From the first byte to the end of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -60,12 +63,23 @@ impl ResolvesServerCert for Fixed {
     }
 }
 
-/// Shakes hands and serves what follows.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut conn: Conn) {
-    let mut exchange = Exchange::begin(&worker, "tls", conn.peer.to_string());
+/// What a listener's connection becomes.
+enum Shaken {
+    /// Requests follow.
+    Http(TlsStream<Prefixed<TcpStream>>),
+    /// Plain bytes follow, for a backend of the listener.
+    Plain(TlsStream<Prefixed<TcpStream>>, Arc<Listener>),
+    /// TLS goes on to a backend of the listener.
+    Closed(Prefixed<TcpStream>, Arc<Listener>),
+}
+
+/// Shakes hands, or finds out with whom the client wants to, and serves what follows.
+pub(super) async fn serve(worker: Rc<Worker>, stream: Prefixed<TcpStream>, mut conn: Conn) {
+    let mut exchange = Exchange::begin(&worker, "tls", conn.client.clone());
+    let table = worker.table.load_full();
     let shaken = tokio::time::timeout(
         HANDSHAKE,
-        handshake(&worker, stream, &mut exchange, &mut conn),
+        handshake(&worker, &table, stream, &mut exchange, &mut conn),
     );
     let shaken = match shaken.await {
         Ok(shaken) => shaken,
@@ -74,25 +88,66 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut conn: Conn)
             return;
         }
     };
-    let Some(stream) = shaken else {
-        return;
-    };
-    // From here on requests are what is recorded.
-    exchange.forget();
-    let codec = match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => Codec::Http2,
-        Some(_) => Codec::Http1,
-        None => Codec::Detect,
-    };
-    connection::http(worker, Prefixed::new(stream), conn, codec).await;
+    match shaken {
+        None => {}
+        Some(Shaken::Http(stream)) => {
+            // From here on requests are what is recorded.
+            exchange.forget();
+            // A connection outlives many tables: each request loads its own.
+            drop(table);
+            let codec = match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Codec::Http2,
+                Some(_) => Codec::Http1,
+                None => Codec::Detect,
+            };
+            connection::http(worker, Prefixed::new(stream), conn, codec).await;
+        }
+        Some(Shaken::Plain(client, listener)) => {
+            stream::relay(&worker, client, &conn, table, &listener, &mut exchange).await;
+        }
+        Some(Shaken::Closed(client, listener)) => {
+            stream::relay(&worker, client, &conn, table, &listener, &mut exchange).await;
+        }
+    }
 }
 
 async fn handshake(
     worker: &Worker,
-    stream: TcpStream,
+    table: &RouteTable,
+    mut stream: Prefixed<TcpStream>,
     exchange: &mut Exchange,
     conn: &mut Conn,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+) -> Option<Shaken> {
+    exchange.record.generation = table.generation;
+    let bind = table.bind(conn.local).filter(|bind| bind.wire == Wire::Tls);
+    // Where some TLS stays closed, the name is known before anything is answered.
+    if bind.is_some_and(|bind| bind.passthrough) {
+        let name = match client_hello::read(&mut stream).await {
+            Ok(name) => name,
+            Err(NoHello::Refused(why, alert)) => {
+                exchange.refused(Reason::NotTls, why);
+                say(&mut stream, &alert).await;
+                return None;
+            }
+            Err(NoHello::Gone(error)) => {
+                exchange.failed(Reason::ClientClosed, &error);
+                return None;
+            }
+        };
+        conn.sni = name;
+        exchange.record.host.clone_from(&conn.sni);
+        if let Some(listener) = bind.and_then(|bind| bind.named(conn.sni.as_deref()))
+            && let Some(streams) = listener.streams.as_ref().filter(|one| one.passthrough)
+        {
+            exchange.listener(&listener.name);
+            if streams.route(conn.sni.as_deref()).is_none() {
+                exchange.refused(Reason::NoRoute, "no route for the server name");
+                say(&mut stream, &UNRECOGNIZED_NAME).await;
+                return None;
+            }
+            return Some(Shaken::Closed(stream, Arc::clone(listener)));
+        }
+    }
     let start = match LazyConfigAcceptor::new(Acceptor::default(), stream).await {
         Ok(start) => start,
         Err(error) => {
@@ -106,17 +161,12 @@ async fn handshake(
         .server_name()
         .map(str::to_ascii_lowercase);
     exchange.record.host.clone_from(&conn.sni);
-    let table = worker.table.load_full();
-    exchange.record.generation = table.generation;
-    let bind = table.bind(conn.local).filter(|bind| bind.tls);
-    let listener = bind.and_then(|bind| match conn.sni.as_deref() {
-        Some(name) => bind.listener(name),
-        None => bind.default_listener(),
-    });
+    let listener = bind.and_then(|bind| bind.named(conn.sni.as_deref()));
     if let Some(listener) = listener {
         exchange.listener(&listener.name);
     }
-    let certificate = listener.and_then(|listener| listener.certificate(conn.sni.as_deref()));
+    let certificate =
+        listener.and_then(|listener| Some((listener, listener.certificate(conn.sni.as_deref())?)));
     let refused = match certificate {
         None => {
             let name = conn.sni.as_deref().unwrap_or("none");
@@ -126,7 +176,7 @@ async fn handshake(
             );
             UNRECOGNIZED_NAME
         }
-        Some(certificate) if expired(certificate) => {
+        Some((_, certificate)) if expired(certificate) => {
             exchange.refused(
                 Reason::CertificateExpired,
                 format!(
@@ -137,12 +187,21 @@ async fn handshake(
             );
             CERTIFICATE_EXPIRED
         }
-        Some(certificate) => {
+        Some((listener, _)) if unrouted(listener, conn.sni.as_deref()) => {
+            exchange.refused(Reason::NoRoute, "no route for the server name");
+            UNRECOGNIZED_NAME
+        }
+        Some((listener, certificate)) => {
             let mut config = ServerConfig::clone(worker.tls());
             config.cert_resolver = Arc::new(Fixed(Some(Arc::clone(&certificate.key))));
-            drop(table);
+            let plain = listener.streams.is_some();
+            if plain {
+                // What is inside is not known here.
+                config.alpn_protocols.clear();
+            }
             return match start.into_stream(Arc::new(config)).await {
-                Ok(stream) => Some(stream),
+                Ok(stream) if plain => Some(Shaken::Plain(stream, Arc::clone(listener))),
+                Ok(stream) => Some(Shaken::Http(stream)),
                 Err(error) => {
                     exchange.failed(Reason::TlsHandshake, &error);
                     None
@@ -155,12 +214,18 @@ async fn handshake(
     None
 }
 
+/// Whether what comes to a listener that is not HTTP has nowhere to go.
+fn unrouted(listener: &Listener, name: Option<&str>) -> bool {
+    let streams = listener.streams.as_ref();
+    streams.is_some_and(|streams| streams.route(name).is_none())
+}
+
 fn expired(certificate: &ServerCertificate) -> bool {
     clock::unix_now() > certificate.not_after
 }
 
 /// Sends an alert to a client that is turned away.
-pub(super) async fn say(stream: &mut TcpStream, alert: &[u8]) {
+pub(super) async fn say<T: AsyncWrite + Unpin>(stream: &mut T, alert: &[u8]) {
     let sent = async {
         stream.write_all(alert).await?;
         stream.shutdown().await

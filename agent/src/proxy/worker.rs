@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::connection::{self, Entry};
+use super::datagram::{self, Seats};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
 use super::mirror::Copies;
@@ -40,6 +41,10 @@ pub(super) enum Command {
     Open(Vec<(SocketAddr, TcpListener, Entry)>),
     /// Accept no more on these.
     Close(Vec<SocketAddr>),
+    /// Take datagrams of these.
+    OpenDatagrams(Vec<(SocketAddr, UdpSocket, Seats)>),
+    /// Take no more datagrams of these.
+    CloseDatagrams(Vec<SocketAddr>),
     /// Accept nothing, finish what runs until the deadline, and say how many connections were left.
     Drain(Duration, oneshot::Sender<usize>),
 }
@@ -57,6 +62,8 @@ pub(super) struct Shared {
     pub(super) loopback: bool,
     pub(super) inside: bool,
     pub(super) idle: Duration,
+    pub(super) stream_idle: Duration,
+    pub(super) session_idle: Duration,
     pub(super) clock: Clock,
 }
 
@@ -80,6 +87,8 @@ pub(super) struct Worker {
     loopback: bool,
     inside: bool,
     idle: Duration,
+    stream_idle: Duration,
+    session_idle: Duration,
     clock: Clock,
     random: Cell<u64>,
     /// Next turn of each target of the table with this generation.
@@ -144,6 +153,8 @@ impl Worker {
             loopback: shared.loopback,
             inside: shared.inside,
             idle: shared.idle,
+            stream_idle: shared.stream_idle,
+            session_idle: shared.session_idle,
             clock: shared.clock,
             random: Cell::new(seed()),
             turns: RefCell::default(),
@@ -176,6 +187,21 @@ impl Worker {
     /// How long a client connection may wait for its next request.
     pub(super) fn idle(&self) -> Duration {
         self.idle
+    }
+
+    /// How long a connection that nobody reads may be silent.
+    pub(super) fn stream_idle(&self) -> Duration {
+        self.stream_idle
+    }
+
+    /// How long a session of datagrams may be silent.
+    pub(super) fn session_idle(&self) -> Duration {
+        self.session_idle
+    }
+
+    /// Tells of new generations, at most [`WATCH`] after they are published.
+    pub(super) fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 
     /// The component of a source address. Loopback belongs to every process of the node, so it is none.
@@ -280,6 +306,7 @@ fn seed() -> u64 {
 pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(Worker::new(shared));
     let mut listeners: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
+    let mut datagrams: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut watch = tokio::time::interval(WATCH);
     loop {
@@ -311,8 +338,21 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
                     listeners.remove(&address);
                 }
             }
+            Some(Command::OpenDatagrams(opened)) => {
+                for (address, socket, seats) in opened {
+                    let (close, closed) = oneshot::channel();
+                    datagrams.insert(address, close);
+                    spawn_local(datagram::listen(Rc::clone(&worker), socket, seats, closed));
+                }
+            }
+            Some(Command::CloseDatagrams(addresses)) => {
+                for address in addresses {
+                    datagrams.remove(&address);
+                }
+            }
             Some(Command::Drain(deadline, done)) => {
                 listeners.clear();
+                datagrams.clear();
                 let left = drain(&worker, deadline).await;
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(left);

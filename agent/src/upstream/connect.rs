@@ -250,26 +250,24 @@ async fn tcp(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
         .await
 }
 
-/// A TCP connection to the first address of a name that takes one.
+/// A connection to the first address of a name that takes one, and where it ended.
 pub(crate) async fn tunnel(
     destination: &Destination,
     settings: &Settings,
     resolver: &Resolver,
     table: &RouteTable,
-) -> Result<(TcpStream, SocketAddr), UpstreamError> {
-    let connected = open(destination, settings, resolver, table).await?;
-    match (connected.stream, connected.peer) {
-        (Stream::Tcp(stream), Some(peer)) => {
-            // The two ends of a tunnel may make each other wait as long as they like.
-            let patient = SockRef::from(&stream).set_tcp_user_timeout(None);
-            patient.map_err(|source| UpstreamError::Connect {
-                place: destination.place.to_string(),
-                source,
-            })?;
-            Ok((stream, peer))
-        }
-        _ => Err(UpstreamError::Nowhere),
+) -> Result<(Stream, String), UpstreamError> {
+    let Connected { stream, peer } = open(destination, settings, resolver, table).await?;
+    if let Stream::Tcp(stream) = &stream {
+        // The two ends of a tunnel may make each other wait as long as they like.
+        let patient = SockRef::from(stream).set_tcp_user_timeout(None);
+        patient.map_err(|source| UpstreamError::Connect {
+            place: destination.place.to_string(),
+            source,
+        })?;
     }
+    let peer = peer.map_or_else(|| destination.place.to_string(), |peer| peer.to_string());
+    Ok((stream, peer))
 }
 
 /// The wait that a caller of [`tunnel`] grants at most, whatever the settings.

@@ -9,11 +9,13 @@ use http::uri::Authority;
 use http::{HeaderValue, Request, Uri, header};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::resolve::Resolver;
-use super::{Answer, Destination, LocalExecutor, RequestBody, Settings, UpstreamError, connect};
+use super::{
+    Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
+    connect,
+};
 use crate::route::RouteTable;
 
 /// Idle HTTP/1 connections kept per destination and core.
@@ -78,12 +80,12 @@ impl Client {
         &self.settings
     }
 
-    /// A plain connection that carries whatever its user sends.
+    /// A plain connection that carries whatever its user sends, and where it ended.
     pub async fn tunnel(
         &self,
         destination: &Destination,
         table: &RouteTable,
-    ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+    ) -> Result<(Stream, String), UpstreamError> {
         let open = connect::tunnel(destination, &self.settings, &self.resolver, table);
         tokio::time::timeout(connect::TUNNEL_LIMIT, open)
             .await
@@ -91,6 +93,24 @@ impl Client {
                 place: destination.place.to_string(),
                 limit: connect::TUNNEL_LIMIT,
             })?
+    }
+
+    /// The address that a place is asked at; the first one of a name.
+    pub(crate) async fn address(
+        &self,
+        place: &Place,
+        table: &RouteTable,
+    ) -> Result<SocketAddr, UpstreamError> {
+        match place {
+            Place::Address(address) => Ok(*address),
+            Place::Name(name, port) => {
+                let addresses = self.resolver.resolve(name, *port, table.dns()).await?;
+                addresses.first().copied().ok_or(UpstreamError::Nowhere)
+            }
+            Place::Unix(_) => Err(UpstreamError::NoDatagrams {
+                place: place.to_string(),
+            }),
+        }
     }
 
     /// Closes connections that idled too long; called from time to time.

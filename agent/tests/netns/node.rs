@@ -152,6 +152,14 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Ends the agent with no time to put anything away.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // It may have ended already, which the test has said then.

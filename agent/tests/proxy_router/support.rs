@@ -72,6 +72,7 @@ pub(crate) fn empty() -> Snapshot {
         routing_tables: BTreeMap::new(),
         gateways: BTreeMap::new(),
         routes: Vec::new(),
+        l4_routes: Vec::new(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     }
@@ -237,10 +238,13 @@ impl Router {
     pub(crate) fn with(snapshot: &Snapshot, config: ProxyConfig) -> Self {
         let compiled = compile(snapshot, 1).expect("the snapshot compiles");
         let addresses = compiled.addresses();
+        let datagrams = compiled.datagram_addresses();
         let table = Arc::new(ArcSwap::from_pointee(compiled));
         let config = ProxyConfig { cores: 2, ..config };
         let proxy = Proxy::start(config, Arc::clone(&table)).expect("the router starts");
         proxy.open(&addresses).expect("its sockets open").commit();
+        let datagrams = proxy.open_datagrams(&datagrams);
+        datagrams.expect("its sockets open").commit();
         Self { proxy, table }
     }
 
@@ -254,6 +258,31 @@ impl Router {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("no such record in {:#?}", self.proxy.log().since(0));
+    }
+
+    /// Serves another snapshot from now on.
+    pub(crate) fn publish(&self, snapshot: &Snapshot, generation: u64) {
+        let compiled = compile(snapshot, generation).expect("the snapshot compiles");
+        let opened = self.proxy.open(&compiled.addresses());
+        let datagrams = self.proxy.open_datagrams(&compiled.datagram_addresses());
+        let (opened, datagrams) = (
+            opened.expect("its sockets open"),
+            datagrams.expect("its sockets open"),
+        );
+        self.table.store(Arc::new(compiled));
+        opened.commit();
+        datagrams.commit();
+    }
+
+    /// The value of a series; 0 if there is none.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.proxy.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("it encodes");
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        value.unwrap_or_default()
     }
 
     pub(crate) async fn reason(&self, reason: Reason) -> Arc<AccessRecord> {

@@ -56,6 +56,43 @@ impl Authority {
         }
     }
 
+    /// A certificate for these names as a document of its own.
+    pub(crate) fn secret(&self, called: &str, names: &[&str]) -> String {
+        let names: Vec<String> = names.iter().map(|one| (*one).to_owned()).collect();
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names).expect("names");
+        let leaf = params.signed_by(&key, &self.issuer).expect("it is signed");
+        let indented = |pem: String| pem.trim().replace('\n', "\n    ");
+        format!(
+            "---
+apiVersion: v1
+kind: Secret
+metadata: {{ name: {called} }}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    {}
+  tls.key: |
+    {}
+",
+            indented(leaf.pem()),
+            indented(key.serialize_pem())
+        )
+    }
+
+    /// What a server that ends TLS itself needs.
+    pub(crate) fn acceptor(&self, names: &[&str]) -> tokio_rustls::TlsAcceptor {
+        let certificate = self.certificate("server", names);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(certificate.chain, certificate.key)
+            .expect("a certificate");
+        tokio_rustls::TlsAcceptor::from(Arc::new(config))
+    }
+
     /// A client's handshake, for `name` or without one.
     pub(crate) async fn handshake(
         &self,

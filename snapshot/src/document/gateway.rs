@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::addresses::{Placed, address, addresses};
 use super::{Meta, name, reference};
-use crate::model::{HostPattern, Hostname, Listener, ListenerProtocol, Name, ObjectName, Port};
+use crate::model::{
+    HostPattern, Hostname, L4Kind, Listener, ListenerProtocol, Name, ObjectName, Port, TlsMode,
+};
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 
@@ -28,8 +30,45 @@ pub(crate) struct ListenerDraft {
     pub(crate) certificate_sources: Vec<Source>,
     /// Routes of every namespace, or of the gateway's own.
     pub(crate) all_namespaces: bool,
-    /// Whether the listener takes HTTP routes.
-    pub(crate) http_routes: bool,
+    /// Kinds of routes that it takes.
+    pub(crate) kinds: Vec<RouteKind>,
+}
+
+/// Kind of a route, as listeners name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    Http,
+    L4(L4Kind),
+}
+
+/// Protocol of a listener as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Https,
+    Tls,
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    const ALL: [(&'static str, Self); 5] = [
+        ("HTTP", Self::Http),
+        ("HTTPS", Self::Https),
+        ("TLS", Self::Tls),
+        ("TCP", Self::Tcp),
+        ("UDP", Self::Udp),
+    ];
+
+    /// Kinds of routes that may attach.
+    fn kinds(self) -> &'static [(&'static str, RouteKind)] {
+        match self {
+            Self::Http | Self::Https => &[("HTTPRoute", RouteKind::Http)],
+            Self::Tls => &[("TLSRoute", RouteKind::L4(L4Kind::Tls))],
+            Self::Tcp => &[("TCPRoute", RouteKind::L4(L4Kind::Tcp))],
+            Self::Udp => &[("UDPRoute", RouteKind::L4(L4Kind::Udp))],
+        }
+    }
 }
 
 /// Reads the `spec`.
@@ -58,25 +97,12 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
         object.finish();
         let Some(draft) = listener else { continue };
         let new = &draft.listener;
-        let rival = listeners.iter().map(|draft| &draft.listener).find(|other| {
-            let same_kind =
-                std::mem::discriminant(&other.protocol) == std::mem::discriminant(&new.protocol);
-            other.port == new.port && (!same_kind || other.hostname == new.hostname)
-        });
-        if let Some(rival) = rival {
-            let same_kind =
-                std::mem::discriminant(&rival.protocol) == std::mem::discriminant(&new.protocol);
-            item.mistake(if same_kind {
-                format!(
-                    "has the port, protocol and hostname of listener `{}`",
-                    rival.name
-                )
-            } else {
-                format!(
-                    "has the port of listener `{}`, which speaks the other of HTTP and HTTPS",
-                    rival.name
-                )
-            });
+        let rival = listeners
+            .iter()
+            .map(|draft| &draft.listener)
+            .find_map(|other| indistinct(other, new));
+        if let Some(complaint) = rival {
+            item.mistake(complaint);
             continue;
         }
         listeners.push(draft);
@@ -91,6 +117,35 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
     Some(GatewayDraft {
         addresses,
         listeners,
+    })
+}
+
+/// Why two listeners of one gateway cannot be told apart (Gateway API, `spec.listeners`: distinct listeners).
+fn indistinct(other: &Listener, new: &Listener) -> Option<String> {
+    let transport = new.protocol.transport();
+    if other.port != new.port || other.protocol.transport() != transport {
+        return None;
+    }
+    let same = other.protocol.as_str() == new.protocol.as_str();
+    // Whoever connects says what he wants by TLS, by HTTP, or not at all; a port is for one of these.
+    let told = |listener: &Listener| match listener.protocol {
+        ListenerProtocol::Https { .. } | ListenerProtocol::Tls(_) => 0,
+        ListenerProtocol::Http => 1,
+        ListenerProtocol::Tcp | ListenerProtocol::Udp => 2,
+    };
+    if told(other) != told(new) {
+        return Some(format!(
+            "has the port of listener `{}`, which is of protocol {}; a port is for HTTP, or for HTTPS and TLS, or for TCP",
+            other.name,
+            other.protocol.as_str()
+        ));
+    }
+    (other.hostname == new.hostname).then(|| match same {
+        true => format!(
+            "has the port, protocol and hostname of listener `{}`",
+            other.name
+        ),
+        false => format!("has the port and hostname of listener `{}`", other.name),
     })
 }
 
@@ -119,40 +174,29 @@ fn listener(
         names.insert(name.clone(), declared.field.clone());
         Some(name)
     });
-    let hostname = object.optional("hostname").map(|field| pattern(&field));
+    let hostname = object.optional("hostname");
     let port: Option<Port> = object.required("port").and_then(|field| field.port());
-    let https = object
+    let written = object
         .required("protocol")
-        .and_then(|field| field.choice(&[("HTTP", false), ("HTTPS", true)]));
-    let tls = object.optional("tls");
+        .and_then(|field| field.choice(&Protocol::ALL));
+    if let (Some(Protocol::Tcp | Protocol::Udp), Some(field)) = (written, &hostname) {
+        field.mistake("nobody names a host over TCP and UDP; expected no hostname");
+    }
+    let hostname = hostname.map(|field| pattern(&field));
     let mut certificate_sources = Vec::new();
-    let protocol = match (https, tls) {
-        (Some(true), Some(field)) => field.object().and_then(|mut object| {
-            let certificates = certificates(&mut object, meta, &mut certificate_sources);
-            object.finish();
-            Some(ListenerProtocol::Https {
-                certificates: certificates?,
-            })
-        }),
-        (Some(true), None) => {
-            object.field().sink().mistake(
-                object.at("tls"),
-                "is missing, and required with protocol HTTPS",
-            );
-            None
-        }
-        (Some(false), Some(field)) => {
-            field.mistake("expected no `tls` with protocol HTTP");
-            None
-        }
-        (Some(false), None) => Some(ListenerProtocol::Http),
-        (None, _) => None,
+    let protocol =
+        written.and_then(|written| protocol(written, object, meta, &mut certificate_sources));
+    let allowed = match (object.optional("allowedRoutes"), written) {
+        (Some(field), Some(written)) => allowed_routes(&field, written.kinds()),
+        (Some(_), None) => None,
+        (None, written) => Some((
+            false,
+            written.map_or(Vec::new(), |written| {
+                written.kinds().iter().map(|(_, kind)| *kind).collect()
+            }),
+        )),
     };
-    let allowed = match object.optional("allowedRoutes") {
-        Some(field) => allowed_routes(&field),
-        None => Some((false, true)),
-    };
-    let (all_namespaces, http_routes) = allowed?;
+    let (all_namespaces, kinds) = allowed?;
     let hostname = match hostname {
         Some(hostname) => Some(hostname?),
         None => None,
@@ -167,7 +211,74 @@ fn listener(
         },
         certificate_sources,
         all_namespaces,
-        http_routes,
+        kinds,
+    })
+}
+
+/// The protocol with what its `tls` says.
+fn protocol(
+    written: Protocol,
+    object: &mut Object<'_>,
+    meta: &Meta,
+    sources: &mut Vec<Source>,
+) -> Option<ListenerProtocol> {
+    let tls = object.optional("tls");
+    let plain = match written {
+        Protocol::Http => Some(ListenerProtocol::Http),
+        Protocol::Tcp => Some(ListenerProtocol::Tcp),
+        Protocol::Udp => Some(ListenerProtocol::Udp),
+        Protocol::Https | Protocol::Tls => None,
+    };
+    let (name, _) = Protocol::ALL.iter().find(|(_, one)| *one == written)?;
+    match (plain, tls) {
+        (Some(plain), None) => Some(plain),
+        (Some(_), Some(field)) => {
+            field.mistake(format_args!("expected no `tls` with protocol {name}"));
+            None
+        }
+        (None, None) => {
+            object.field().sink().mistake(
+                object.at("tls"),
+                format_args!("is missing, and required with protocol {name}"),
+            );
+            None
+        }
+        (None, Some(field)) => {
+            let mut tls = field.object()?;
+            let protocol = terminating(written, &mut tls, meta, sources);
+            tls.finish();
+            protocol
+        }
+    }
+}
+
+fn terminating(
+    written: Protocol,
+    tls: &mut Object<'_>,
+    meta: &Meta,
+    sources: &mut Vec<Source>,
+) -> Option<ListenerProtocol> {
+    let modes: &[(&str, bool)] = match written {
+        Protocol::Tls => &[("Terminate", false), ("Passthrough", true)],
+        _ => &[("Terminate", false)],
+    };
+    let passthrough = match tls.optional("mode") {
+        Some(field) => field.choice(modes)?,
+        None => false,
+    };
+    tls.unsupported(&["options", "frontendValidation"]);
+    if passthrough {
+        if let Some(field) = tls.optional("certificateRefs") {
+            field.mistake(
+                "with mode Passthrough TLS is not terminated here; expected no certificates",
+            );
+        }
+        return Some(ListenerProtocol::Tls(TlsMode::Passthrough));
+    }
+    let certificates = certificates(tls, meta, sources)?;
+    Some(match written {
+        Protocol::Tls => ListenerProtocol::Tls(TlsMode::Terminate { certificates }),
+        _ => ListenerProtocol::Https { certificates },
     })
 }
 
@@ -176,10 +287,6 @@ fn certificates(
     meta: &Meta,
     sources: &mut Vec<Source>,
 ) -> Option<Vec<ObjectName>> {
-    if let Some(field) = tls.optional("mode") {
-        field.choice(&[("Terminate", ())]);
-    }
-    tls.unsupported(&["options", "frontendValidation"]);
     let refs = tls.required("certificateRefs")?;
     let mut certificates = Vec::new();
     for field in refs.some_limited_list(MAX_CERTIFICATES) {
@@ -212,7 +319,10 @@ fn certificates(
     Some(certificates)
 }
 
-fn allowed_routes(field: &Field<'_>) -> Option<(bool, bool)> {
+fn allowed_routes(
+    field: &Field<'_>,
+    possible: &[(&str, RouteKind)],
+) -> Option<(bool, Vec<RouteKind>)> {
     let mut object = field.object()?;
     let mut all = Some(false);
     if let Some(mut namespaces) = object.optional("namespaces").and_then(|f| f.object()) {
@@ -222,9 +332,9 @@ fn allowed_routes(field: &Field<'_>) -> Option<(bool, bool)> {
         namespaces.unsupported(&["selector"]);
         namespaces.finish();
     }
-    let mut http_routes = true;
+    let mut taken: Vec<RouteKind> = possible.iter().map(|(_, kind)| *kind).collect();
     if let Some(kinds) = object.optional("kinds") {
-        http_routes = false;
+        taken.clear();
         for field in kinds.list() {
             let Some(mut kind) = field.object() else {
                 continue;
@@ -232,14 +342,15 @@ fn allowed_routes(field: &Field<'_>) -> Option<(bool, bool)> {
             if let Some(field) = kind.optional("group") {
                 field.choice(&[("gateway.networking.k8s.io", ())]);
             }
-            if let Some(field) = kind.required("kind") {
-                http_routes |= field.choice(&[("HTTPRoute", ())]).is_some();
-            }
+            taken.extend(
+                kind.required("kind")
+                    .and_then(|field| field.choice(possible)),
+            );
             kind.finish();
         }
     }
     object.finish();
-    Some((all?, http_routes))
+    Some((all?, taken))
 }
 
 /// A host name or `*.` and a host name.

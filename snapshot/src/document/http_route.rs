@@ -24,13 +24,13 @@ use filters::{Level, filters};
 pub(crate) use headers::{header_name, header_value};
 use matches::request_match;
 
-const MAX_PARENTS: usize = 32;
+pub(crate) const MAX_PARENTS: usize = 32;
 const MAX_HOSTNAMES: usize = 16;
 const MAX_RULES: usize = 16;
 const MAX_MATCHES: usize = 64;
 const MAX_MATCHES_OF_ROUTE: usize = 128;
-const MAX_ITEMS: usize = 16;
-const MAX_WEIGHT: i64 = 1_000_000;
+pub(crate) const MAX_ITEMS: usize = 16;
+pub(crate) const MAX_WEIGHT: i64 = 1_000_000;
 
 /// A route whose references are not resolved.
 pub(crate) struct RouteDraft {
@@ -139,7 +139,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
     })
 }
 
-fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
+pub(crate) fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
     let mut object = field.object()?;
     if let Some(field) = object.optional("group") {
         field.choice(&[("gateway.networking.k8s.io", ())]);
@@ -252,7 +252,7 @@ fn backend(field: &Field<'_>, meta: &Meta, prefixes: bool) -> Option<BackendDraf
 }
 
 /// Group, kind, namespace, name and port, and nothing else that was not read before.
-fn backend_reference(
+pub(crate) fn backend_reference(
     field: &Field<'_>,
     mut object: Object<'_>,
     meta: &Meta,

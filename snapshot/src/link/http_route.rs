@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::document::Table;
-use crate::document::gateway::{GatewayDraft, ListenerDraft};
+use crate::document::gateway::{GatewayDraft, ListenerDraft, RouteKind};
 use crate::document::http_route::{
     BackendDraft, BackendKind, FilterDraft, ParentDraft, RouteDraft, RuleDraft,
 };
@@ -44,7 +44,8 @@ pub(super) fn routes(
                 let rule_names = draft.rules.iter().map(|rule| rule.name.clone()).collect();
                 let mut parents: Vec<Parent> = Vec::new();
                 for parent in &draft.parents {
-                    for parent in attached(parent, &name, &draft.hostnames, gateways, sink) {
+                    let (kind, hosts) = (RouteKind::Http, &draft.hostnames);
+                    for parent in attached(parent, &name, kind, hosts, gateways, sink) {
                         if !parents.contains(&parent) {
                             parents.push(parent);
                         }
@@ -74,9 +75,10 @@ pub(super) fn routes(
 
 /// The listeners that take a route by one of its parent references; reasons are those of the Gateway
 /// API, in its order.
-fn attached(
+pub(super) fn attached(
     parent: &ParentDraft,
     route: &ObjectName,
+    kind: RouteKind,
     hostnames: &[HostPattern],
     gateways: &Gateways,
     sink: &Sink,
@@ -125,13 +127,13 @@ fn attached(
     let allowed: Vec<&ListenerDraft> = wanted
         .into_iter()
         .filter(|draft| {
-            draft.http_routes
+            draft.kinds.contains(&kind)
                 && (draft.all_namespaces || route.namespace() == parent.gateway.namespace())
         })
         .collect();
     if allowed.is_empty() {
         return refuse(format_args!(
-            "the listeners of gateway {} take no routes of namespace `{}` (NotAllowedByListeners); `allowedRoutes.namespaces.from: All` would",
+            "the listeners of gateway {} take no routes of this kind, or none of namespace `{}` (NotAllowedByListeners); for the latter `allowedRoutes.namespaces.from: All` would",
             parent.gateway,
             route.namespace()
         ));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{
     Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
     Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
+    Transport,
 };
 
 /// A gateway: addresses and listeners.
@@ -19,7 +20,8 @@ pub struct Gateway {
     pub declared: Declared,
     /// Addresses it listens on; never empty.
     pub addresses: Vec<IpAddr>,
-    /// Its listeners in document order; distinct by port, protocol and hostname.
+    /// Its listeners in document order. Those of one port are distinct by hostname, and all plain HTTP, all TLS (HTTPS and
+    /// other), or a single one of TCP; ports of UDP are others.
     pub listeners: Vec<Listener>,
     /// The gate that `Platform` makes of it.
     pub gate: Option<Gate>,
@@ -50,6 +52,55 @@ pub enum ListenerProtocol {
         /// Names in `Snapshot::certificates`.
         certificates: Vec<ObjectName>,
     },
+    /// TLS around anything: its routes choose by server name.
+    Tls(TlsMode),
+    /// Any bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// What becomes of the TLS of a listener that is not HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// It stays closed: the server name of its `ClientHello` is all that is read.
+    Passthrough,
+    /// It ends here; what was inside goes on as plain bytes.
+    Terminate {
+        /// Names in `Snapshot::certificates`; never empty.
+        certificates: Vec<ObjectName>,
+    },
+}
+
+impl ListenerProtocol {
+    /// Certificates of what is terminated here; empty where nothing is.
+    pub fn certificates(&self) -> &[ObjectName] {
+        match self {
+            Self::Https { certificates } | Self::Tls(TlsMode::Terminate { certificates }) => {
+                certificates
+            }
+            Self::Http | Self::Tls(TlsMode::Passthrough) | Self::Tcp | Self::Udp => &[],
+        }
+    }
+
+    /// What a listener's socket is of.
+    pub fn transport(&self) -> Transport {
+        match self {
+            Self::Http | Self::Https { .. } | Self::Tls(_) | Self::Tcp => Transport::Tcp,
+            Self::Udp => Transport::Udp,
+        }
+    }
+
+    /// Its name in a `Gateway`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Https { .. } => "HTTPS",
+            Self::Tls(_) => "TLS",
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
 }
 
 /// A certificate chain with its key, checked to be parseable and to belong together.
@@ -114,6 +165,28 @@ impl HostPattern {
             _ => None,
         }
     }
+}
+
+/// Hosts under which a route serves on a listener (Gateway API, `HTTPRoute.hostnames`), each once; none in the list is
+/// every host, and an empty list means that the two have no host in common.
+pub fn effective_hosts(
+    listener: Option<&HostPattern>,
+    route: &[HostPattern],
+) -> Vec<Option<HostPattern>> {
+    if route.is_empty() {
+        return vec![listener.cloned()];
+    }
+    let mut hosts: Vec<_> = route
+        .iter()
+        .filter_map(|own| match listener {
+            Some(listener) => listener.intersect(own),
+            None => Some(own.clone()),
+        })
+        .map(Some)
+        .collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
 }
 
 impl fmt::Display for HostPattern {

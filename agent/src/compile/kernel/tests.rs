@@ -244,6 +244,7 @@ fn world() -> (Snapshot, Discovery) {
         ]
         .into(),
         routes: Vec::new(),
+        l4_routes: Vec::new(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     };

@@ -117,6 +117,19 @@ pub(crate) struct Split {
     pub(super) way: Direction,
 }
 
+impl Split {
+    pub(super) fn of(packet: &Packet, gate: u32, way: Direction) -> Self {
+        Self {
+            gate,
+            source: packet.source,
+            destination: packet.destination,
+            id: packet.fragment_id,
+            protocol: packet.protocol,
+            way,
+        }
+    }
+}
+
 /// What the first fragment told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Note {

@@ -41,7 +41,7 @@ impl Model {
         }
         self.fragments(&mut packet, *gate, *way)?;
         *kept = Some(packet.clone());
-        match packet.icmp {
+        let judged = match packet.icmp {
             Some((Icmp::Error, _)) => {
                 self.own_address(&packet, *gate, *way)?;
                 self.icmp_error(case, &packet)
@@ -52,7 +52,13 @@ impl Model {
                 Err(Reason::IcmpType)
             }
             _ => self.connection(case, &packet),
+        };
+        if packet.place == Place::First
+            && matches!(judged, Ok((action, _)) if action != Action::Deny)
+        {
+            self.note(&packet, *gate, *way);
         }
+        judged
     }
 
     /// The pod's end of the packet must be an address that the generation places behind the interface.
@@ -150,31 +156,14 @@ impl Model {
                 .is_some_and(|owner| owner.ifindex == THIS_NODE)
     }
 
-    fn fragments(&mut self, packet: &mut Packet, gate: u32, way: Direction) -> Result<(), Reason> {
-        if packet.place == Place::Whole || packet.is_other() {
-            return Ok(());
+    fn fragments(&self, packet: &mut Packet, gate: u32, way: Direction) -> Result<(), Reason> {
+        match (packet.place, packet.icmp) {
+            _ if packet.is_other() => return Ok(()),
+            (Place::First, Some((Icmp::Error, _))) => return Err(Reason::Fragment),
+            (Place::Whole | Place::First, _) => return Ok(()),
+            (Place::Later, _) => {}
         }
-        let split = Split {
-            gate,
-            source: packet.source,
-            destination: packet.destination,
-            id: packet.fragment_id,
-            protocol: packet.protocol,
-            way,
-        };
-        if packet.place == Place::First {
-            let note = match packet.icmp {
-                Some((Icmp::Error, _)) => return Err(Reason::Fragment),
-                Some((_, kind)) => Note::Icmp {
-                    id: packet.icmp_id,
-                    kind,
-                },
-                None => Note::Ports(packet.source_port, packet.destination_port),
-            };
-            self.notes.insert(split, note);
-            return Ok(());
-        }
-        match self.notes.get(&split) {
+        match self.notes.get(&Split::of(packet, gate, way)) {
             None => return Err(Reason::Fragment),
             Some(Note::Ports(source, destination)) => {
                 packet.source_port = *source;
@@ -186,6 +175,21 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// What the later fragments of a packet that may pass will need.
+    fn note(&mut self, packet: &Packet, gate: u32, way: Direction) {
+        if packet.is_other() {
+            return;
+        }
+        let note = match packet.icmp {
+            Some((_, kind)) => Note::Icmp {
+                id: packet.icmp_id,
+                kind,
+            },
+            None => Note::Ports(packet.source_port, packet.destination_port),
+        };
+        self.notes.insert(Split::of(packet, gate, way), note);
     }
 }
 

@@ -1,0 +1,339 @@
+//! `UDPRoute`: sessions of datagrams, one per client address.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cardinal_agent::proxy::{ProxyConfig, Reason};
+use snapshot::Snapshot;
+use snapshot::model::Gate;
+use tokio::net::UdpSocket;
+
+use crate::support::{Router, cell, free_port, object};
+use crate::tcp_routes::{backend, gateway, route, weighted};
+
+const MADE: &str = "2026-01-01T00:00:00Z";
+/// What must come, comes within this.
+const SURELY: Duration = Duration::from_secs(10);
+/// What must not come would have come by then.
+const NEVER: Duration = Duration::from_millis(300);
+
+/// A server of datagrams, and by whom it was asked.
+struct Oracle {
+    at: SocketAddr,
+    callers: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Oracle {
+    /// Answers each datagram with its own name and the datagram, after a while.
+    async fn slow(called: &'static str, pause: Duration) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let at = socket.local_addr().expect("it is bound");
+        let callers: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
+        let seen = Arc::clone(&callers);
+        tokio::spawn(async move {
+            let mut buffer = [0; 65_535];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                seen.lock().expect("nobody panicked").push(from);
+                tokio::time::sleep(pause).await;
+                let answer = [called.as_bytes(), &buffer[..length]].concat();
+                socket
+                    .send_to(&answer, from)
+                    .await
+                    .expect("loopback takes it");
+            }
+        });
+        Self { at, callers }
+    }
+
+    async fn new(called: &'static str) -> Self {
+        Self::slow(called, Duration::ZERO).await
+    }
+
+    fn callers(&self) -> Vec<SocketAddr> {
+        self.callers.lock().expect("nobody panicked").clone()
+    }
+}
+
+/// One UDP listener, and one route to these backends.
+fn world(at: u16, backends: &[(&str, u32, SocketAddr)]) -> Snapshot {
+    let refs: Vec<_> = backends
+        .iter()
+        .map(|(name, weight, _)| (*name, *weight))
+        .collect();
+    let spec = format!("rules: [{{ backendRefs: {} }}]", weighted(&refs));
+    let mut text = gateway(&[format!("{{ name: udp, port: {at}, protocol: UDP }}")]);
+    text.push_str(&route("UDPRoute", "r", MADE, &spec));
+    for (name, _, address) in backends {
+        text.push_str(&backend(name, *address));
+    }
+    crate::documents::snapshot(&text)
+}
+
+/// A client that only hears the listener.
+async fn client(at: u16) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+    socket
+        .connect((Ipv4Addr::LOCALHOST, at))
+        .await
+        .expect("an address");
+    socket
+}
+
+async fn heard(socket: &UdpSocket, within: Duration) -> Option<String> {
+    let mut buffer = [0; 65_535];
+    match tokio::time::timeout(within, socket.recv(&mut buffer)).await {
+        Ok(Ok(length)) => Some(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+        _ => None,
+    }
+}
+
+async fn ask(socket: &UdpSocket, text: &str) -> Option<String> {
+    socket.send(text.as_bytes()).await.expect("it is sent");
+    heard(socket, SURELY).await
+}
+
+fn config(idle: Duration) -> ProxyConfig {
+    ProxyConfig {
+        session_idle: idle,
+        ..ProxyConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn proxy_udp_route_gives_each_client_a_session() {
+    let oracle = Oracle::new("a:").await;
+    let at = free_port();
+    let router = Router::with(
+        &world(at, &[("a", 1, oracle.at)]),
+        config(Duration::from_secs(3)),
+    );
+    let mut clients = Vec::new();
+    for n in 0..20 {
+        let socket = client(at).await;
+        let text = format!("one of {n}");
+        assert_eq!(ask(&socket, &text).await, Some(format!("a:{text}")));
+        clients.push(socket);
+    }
+    assert_eq!(router.metric("proxy_connections"), 20.0);
+    for (n, socket) in clients.iter().enumerate() {
+        for text in [format!("two of {n}"), "x".repeat(20_000), String::new()] {
+            assert_eq!(ask(socket, &text).await, Some(format!("a:{text}")));
+        }
+    }
+    let callers = oracle.callers();
+    assert_eq!(callers.len(), 80);
+    let distinct: BTreeSet<_> = callers.iter().collect();
+    assert_eq!(
+        distinct.len(),
+        20,
+        "a socket for each client, whatever core it came to"
+    );
+    let own = clients[0].local_addr().expect("it is bound").to_string();
+    let record = router.record(|one| one.client == own).await;
+    assert_eq!(
+        (record.protocol, record.reason),
+        ("udp", Reason::Ok),
+        "{record:?}"
+    );
+    assert_eq!(record.listener.as_deref(), Some("default/gw/udp"));
+    assert_eq!(record.route.as_deref(), Some("default/r"));
+    assert_eq!(record.upstream, Some(oracle.at.to_string()));
+    assert_eq!(record.bytes_in, 8 + 8 + 20_000);
+    assert_eq!(record.bytes_out, record.bytes_in + 4 * 2);
+    // The next datagram after a silence is a session of its own.
+    let before = oracle.callers().len();
+    assert_eq!(ask(&clients[0], "again").await.as_deref(), Some("a:again"));
+    assert_eq!(oracle.callers().len(), before + 1);
+    router
+        .record(|one| one.client == own && one.bytes_in == 5)
+        .await;
+}
+
+#[tokio::test]
+async fn proxy_udp_route_shares_sessions_by_weight() {
+    let (a, b, c) = (
+        Oracle::new("a").await,
+        Oracle::new("b").await,
+        Oracle::new("c").await,
+    );
+    let at = free_port();
+    let _router = Router::start(&world(
+        at,
+        &[("a", 3, a.at), ("b", 1, b.at), ("c", 0, c.at)],
+    ));
+    let mut counts = [0; 3];
+    for _ in 0..400 {
+        let answer = ask(&client(at).await, "").await.expect("an answer");
+        counts[usize::from(answer.as_bytes()[0] - b'a')] += 1;
+    }
+    // 300 on average; seven standard deviations are 61.
+    assert!((239..=361).contains(&counts[0]), "{counts:?}");
+    assert_eq!(counts[2], 0, "{counts:?}");
+}
+
+#[tokio::test]
+async fn proxy_udp_route_has_a_bound_of_sessions() {
+    let oracle = Oracle::new("a:").await;
+    let at = free_port();
+    let limits = ProxyConfig {
+        sessions: 3,
+        ..config(Duration::from_secs(2))
+    };
+    let router = Router::with(&world(at, &[("a", 1, oracle.at)]), limits);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let socket = client(at).await;
+        assert_eq!(ask(&socket, "x").await.as_deref(), Some("a:x"));
+        clients.push(socket);
+    }
+    let late = client(at).await;
+    late.send(b"x").await.expect("it is sent");
+    assert_eq!(heard(&late, NEVER).await, None);
+    assert_eq!(
+        router.metric("proxy_datagrams_dropped_total{reason=\"sessions\"}"),
+        1.0
+    );
+    // Those that have a session keep it, and in time there is room.
+    assert_eq!(ask(&clients[0], "y").await.as_deref(), Some("a:y"));
+    for _ in 0..100 {
+        late.send(b"x").await.expect("it is sent");
+        if heard(&late, Duration::from_millis(100)).await.is_some() {
+            return;
+        }
+    }
+    panic!("no session ever ended");
+}
+
+#[tokio::test]
+async fn proxy_udp_route_keeps_a_session_at_its_backend_as_long_as_the_table_leads_there() {
+    let (a, b) = (Oracle::new("a:").await, Oracle::new("b:").await);
+    let at = free_port();
+    let router = Router::start(&world(at, &[("a", 1, a.at)]));
+    let socket = client(at).await;
+    assert_eq!(ask(&socket, "1").await.as_deref(), Some("a:1"));
+    router.publish(&world(at, &[("b", 100, b.at), ("a", 0, a.at)]), 2);
+    for _ in 0..5 {
+        assert_eq!(
+            ask(&socket, "2").await.as_deref(),
+            Some("a:2"),
+            "its backend is still there"
+        );
+    }
+    assert_eq!(
+        ask(&client(at).await, "new").await.as_deref(),
+        Some("b:new")
+    );
+    let sources: BTreeSet<_> = a.callers().into_iter().collect();
+    assert_eq!(sources.len(), 1, "it is one session");
+    router.publish(&world(at, &[("b", 1, b.at)]), 3);
+    // At once, not once a second.
+    assert_eq!(ask(&socket, "3").await.as_deref(), Some("b:3"));
+    let record = router
+        .record(|one| one.upstream == Some(a.at.to_string()))
+        .await;
+    assert_eq!((record.bytes_in, record.generation), (6, 2), "{record:?}");
+}
+
+#[tokio::test]
+async fn proxy_udp_route_takes_another_address_when_one_is_dead() {
+    let oracle = Oracle::new("a:").await;
+    let dead = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let at = free_port();
+    let mut snapshot = world(at, &[("a", 1, oracle.at)]);
+    let upstream = |at: SocketAddr| snapshot::model::Upstream::Tcp {
+        host: snapshot::model::UpstreamHost::Address(at.ip()),
+        port: crate::support::port(at.port()),
+    };
+    snapshot.l4_routes[0].backends[0].upstreams = vec![upstream(dead), upstream(oracle.at)];
+    let router = Router::start(&snapshot);
+    for _ in 0..4 {
+        let socket = client(at).await;
+        let mut answered = false;
+        for _ in 0..20 {
+            socket.send(b"x").await.expect("it is sent");
+            answered = heard(&socket, Duration::from_millis(200)).await.is_some();
+            if answered {
+                break;
+            }
+        }
+        assert!(answered, "the other address was never asked");
+    }
+    let record = router.reason(Reason::UpstreamConnect).await;
+    assert_eq!(record.upstream, Some(dead.to_string()));
+}
+
+#[tokio::test]
+async fn proxy_udp_route_passes_on_what_was_asked_before_it_went() {
+    let oracle = Oracle::slow("a:", Duration::from_millis(400)).await;
+    let at = free_port();
+    let snapshot = world(at, &[("a", 1, oracle.at)]);
+    let router = Router::start(&snapshot);
+    let asking = client(at).await;
+    asking.send(b"x").await.expect("it is sent");
+    while oracle.callers().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut gone = snapshot.clone();
+    gone.gateways.clear();
+    gone.l4_routes.clear();
+    router.publish(&gone, 2);
+    assert_eq!(heard(&asking, SURELY).await.as_deref(), Some("a:x"));
+    // A second later nobody has the port any more.
+    let mut free = false;
+    for _ in 0..200 {
+        free = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, at)).is_ok();
+        if free {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(free, "the socket is closed");
+
+    let router = Router::start(&snapshot);
+    let asking = client(at).await;
+    asking.send(b"y").await.expect("it is sent");
+    while oracle.callers().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(router.proxy.shutdown(SURELY).await, 0);
+    assert_eq!(heard(&asking, SURELY).await.as_deref(), Some("a:y"));
+}
+
+#[tokio::test]
+async fn proxy_udp_route_answers_nobody_without_a_route_and_no_component_at_a_gate() {
+    let oracle = Oracle::new("a:").await;
+    let at = free_port();
+    let mut lonely = world(at, &[("a", 1, oracle.at)]);
+    lonely.l4_routes.clear();
+    let router = Router::start(&lonely);
+    let socket = client(at).await;
+    socket.send(b"x").await.expect("it is sent");
+    assert_eq!(heard(&socket, NEVER).await, None);
+    assert_eq!(
+        router.metric("proxy_datagrams_dropped_total{reason=\"no_route\"}"),
+        1.0
+    );
+
+    let at = free_port();
+    let mut snapshot = world(at, &[("a", 1, oracle.at)]);
+    let cell = cell("shop", "orders", Ipv4Addr::new(127, 0, 0, 9).into(), 1);
+    snapshot.cells.insert(cell.id.clone(), cell.into());
+    let own = snapshot.gateways.get_mut(&object("gw")).expect("a gateway");
+    own.gate = Some(Gate::External);
+    let config = ProxyConfig {
+        loopback: true,
+        ..ProxyConfig::default()
+    };
+    let _router = Router::with(&snapshot, config);
+    let pod = UdpSocket::bind("127.0.0.9:0")
+        .await
+        .expect("a loopback address");
+    pod.connect((Ipv4Addr::LOCALHOST, at))
+        .await
+        .expect("an address");
+    pod.send(b"x").await.expect("it is sent");
+    assert_eq!(heard(&pod, NEVER).await, None);
+    assert_eq!(ask(&client(at).await, "x").await.as_deref(), Some("a:x"));
+}

@@ -1,0 +1,170 @@
+//! Routes of `TLSRoute`, `TCPRoute` and `UDPRoute` documents: attached to listeners, backends resolved.
+
+use std::collections::BTreeMap;
+
+use super::http_route::{Gateways, attached};
+use crate::document::gateway::RouteKind;
+use crate::document::http_route::BackendDraft;
+use crate::document::l4_route::L4RouteDraft;
+use crate::document::{Drafts, Table};
+use crate::model::{
+    HostPattern, L4Backend, L4Kind, L4Parent, L4Route, Listener, Name, ObjectName, Transport,
+    Upstream, effective_hosts,
+};
+use crate::reader::Sink;
+use crate::report::Source;
+
+/// Routes of all three kinds as they were read.
+pub(super) struct L4Drafts(Vec<(L4Kind, ObjectName, Source, L4RouteDraft)>);
+
+impl L4Drafts {
+    /// Takes the routes that could be read, the oldest first, then by kind and name.
+    pub(super) fn take(drafts: &mut Drafts) -> Self {
+        let table = |kind: L4Kind, table: &mut Table<L4RouteDraft>| {
+            std::mem::take(table)
+                .into_iter()
+                .filter_map(move |(name, (declared, draft))| Some((kind, name, declared, draft?)))
+        };
+        let mut all: Vec<_> = table(L4Kind::Tls, &mut drafts.tls_routes)
+            .chain(table(L4Kind::Tcp, &mut drafts.tcp_routes))
+            .chain(table(L4Kind::Udp, &mut drafts.udp_routes))
+            .collect();
+        all.sort_by(|(a_kind, a_name, _, a), (b_kind, b_name, _, b)| {
+            let age = |draft: &L4RouteDraft| (draft.created.is_none(), draft.created);
+            (age(a), a_kind, a_name).cmp(&(age(b), b_kind, b_name))
+        });
+        Self(all)
+    }
+
+    /// Links every route.
+    pub(super) fn link(
+        self,
+        gateways: &Gateways,
+        backends: &Table<Vec<Upstream>>,
+        sink: &Sink,
+    ) -> Vec<L4Route> {
+        let mut taken = Taken::default();
+        let routes = self.0.into_iter().map(|(kind, name, declared, draft)| {
+            let parents = parents(kind, &name, &declared, &draft, gateways, &mut taken, sink);
+            let backends = draft
+                .backends
+                .iter()
+                .filter_map(|one| backend(kind, one, backends, sink))
+                .collect();
+            L4Route {
+                name,
+                kind,
+                declared,
+                parents,
+                created: draft.created,
+                backends,
+            }
+        });
+        routes.collect()
+    }
+}
+
+/// The route that has a host of a listener.
+type Taken = BTreeMap<(ObjectName, Name, Option<HostPattern>), Source>;
+
+/// Listeners of a route, with the hosts that no older one has (Gateway API, `TCPRoute`: of two routes on a listener the
+/// older serves).
+fn parents(
+    kind: L4Kind,
+    name: &ObjectName,
+    declared: &Source,
+    draft: &L4RouteDraft,
+    gateways: &Gateways,
+    taken: &mut Taken,
+    sink: &Sink,
+) -> Vec<L4Parent> {
+    let mut parents: Vec<L4Parent> = Vec::new();
+    for reference in &draft.parents {
+        let found = attached(
+            reference,
+            name,
+            RouteKind::L4(kind),
+            &draft.hostnames,
+            gateways,
+            sink,
+        );
+        for parent in found {
+            let Some(listener) = parent
+                .listener
+                .and_then(|listener| find(gateways, &parent.gateway, &listener))
+            else {
+                continue;
+            };
+            let known =
+                |one: &L4Parent| one.gateway == parent.gateway && one.listener == listener.name;
+            if parents.iter().any(known) {
+                continue;
+            }
+            let mut hosts = effective_hosts(listener.hostname.as_ref(), &draft.hostnames);
+            hosts.retain(|host| {
+                let key = (parent.gateway.clone(), listener.name.clone(), host.clone());
+                let first = taken.entry(key).or_insert_with(|| declared.clone());
+                let own = *first == *declared;
+                if !own {
+                    let host = host
+                        .as_ref()
+                        .map(|host| format!(" for `{host}`"))
+                        .unwrap_or_default();
+                    sink.warning(
+                        reference.source.clone(),
+                        format_args!(
+                            "serves nothing of listener `{}`{host}: {first} does, which is older or comes first by name",
+                            listener.name
+                        ),
+                    );
+                }
+                own
+            });
+            if !hosts.is_empty() {
+                parents.push(L4Parent {
+                    gateway: parent.gateway,
+                    listener: listener.name.clone(),
+                    hosts,
+                });
+            }
+        }
+    }
+    parents
+}
+
+fn find<'a>(gateways: &'a Gateways, gateway: &ObjectName, name: &Name) -> Option<&'a Listener> {
+    let listeners = &gateways.get(gateway)?.as_ref()?.listeners;
+    let mut listeners = listeners.iter().map(|draft| &draft.listener);
+    listeners.find(|one| one.name == *name)
+}
+
+fn backend(
+    kind: L4Kind,
+    draft: &BackendDraft,
+    backends: &Table<Vec<Upstream>>,
+    sink: &Sink,
+) -> Option<L4Backend> {
+    let Some((_, upstreams)) = backends.get(&draft.name) else {
+        sink.mistake(
+            draft.source.clone(),
+            format_args!("no `Backend` {}", draft.name),
+        );
+        return None;
+    };
+    let upstreams = upstreams.clone()?;
+    let unix = |one: &Upstream| matches!(one, Upstream::Unix(_));
+    if kind.transport() == Transport::Udp && upstreams.iter().any(unix) {
+        sink.mistake(
+            draft.source.clone(),
+            format_args!(
+                "datagrams go to addresses and ports, and `Backend` {} has a Unix socket",
+                draft.name
+            ),
+        );
+        return None;
+    }
+    Some(L4Backend {
+        weight: draft.weight,
+        upstreams,
+    })
+}
