@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 mod breaker;
+mod bucket;
 mod health;
 mod outlier;
 mod slots;
 
 pub use breaker::{Admission, Breaker, Change, CircuitState, Counted};
+pub use bucket::{Bucket, Rate, Taken};
 pub use health::{Health, Thresholds};
 pub use outlier::{Outcome, Outlier};
 pub use slots::{Slot, Slots};

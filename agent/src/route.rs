@@ -26,6 +26,7 @@ pub mod filter;
 pub mod gatekeeper;
 pub mod hash;
 pub mod key;
+pub mod limiter;
 pub mod maglev;
 pub mod matching;
 pub mod placement;
@@ -38,6 +39,7 @@ pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
 pub use backend::{Backend, Managed};
 pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
+pub use limiter::Limiter;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
 
@@ -59,6 +61,8 @@ pub struct RouteTable {
     pub(crate) backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// The same with each of their policies.
     pub(crate) managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
+    /// Rate limits by policy and route.
+    pub(crate) limiters: BTreeMap<(ObjectName, Arc<str>), Arc<Limiter>>,
 }
 
 impl RouteTable {
@@ -68,6 +72,11 @@ impl RouteTable {
         for (name, backend) in &self.backends {
             if let Some(before) = before.backends.get(name) {
                 backend.adopt(before);
+            }
+        }
+        for (key, limiter) in &self.limiters {
+            if let Some(before) = before.limiters.get(key) {
+                limiter.adopt(before);
             }
         }
         for (key, managed) in &self.managed {
@@ -378,6 +387,8 @@ pub struct RouteRule {
     pub cell: Option<Arc<str>>,
     /// Who may pass; none: everybody.
     pub auth: Option<Arc<Gatekeeper>>,
+    /// How many of its requests pass.
+    pub limiter: Option<Arc<Limiter>>,
     /// What is changed on the way, or answered here.
     pub filters: Filters,
     /// How long requests are waited for.

@@ -57,8 +57,9 @@ pub use routing::{
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 pub use traffic::{
-    ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, LocalFailures,
-    PassiveCheck, PolicyRetry, Question, RetryLimit, TrafficPolicy,
+    ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
+    LocalFailures, PassiveCheck, PolicyRetry, Question, RateLimit, RateRule, RateSelector,
+    RateSource, RateText, RetryLimit, TrafficPolicy,
 };
 
 /// Everything a node is told, valid as a whole.

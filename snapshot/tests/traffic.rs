@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use snapshot::model::{
     Balance, ConsistentHash, Failures, HashCookie, HashKey, Hostname, Jitter, Limit, LocalFailures,
-    Question, RetryLimit, TrafficPolicy,
+    PathMatch, Question, RateText, RetryLimit, TrafficPolicy,
 };
 use snapshot::{Snapshot, SourceFile, parse};
 
@@ -390,4 +390,63 @@ spec:
             );
         }
     }
+}
+
+#[test]
+fn rates_are_as_written() {
+    let rules = |rules: &str| {
+        let fields = format!("rateLimit: {{ type: Local, local: {{ rules: [{rules}] }} }}");
+        only(&fields).rate_limit.expect("a limit").rules
+    };
+    for (unit, seconds) in [
+        ("Second", 1),
+        ("Minute", 60),
+        ("Hour", 3600),
+        ("Day", 86_400),
+        ("Month", 30 * 86_400),
+        ("Year", 365 * 86_400),
+    ] {
+        let rule = &rules(&format!("{{ limit: {{ requests: 7, unit: {unit} }} }}"))[0];
+        assert_eq!(rule.requests.get(), 7);
+        assert_eq!(rule.period, Duration::from_secs(seconds));
+        assert_eq!((rule.cost, rule.shared), (1, false));
+        assert!(rule.selectors.is_empty());
+    }
+    let all = "{ limit: { requests: 1, unit: Hour }, cost: { request: { from: Number, number: 5 } }, shared: true, clientSelectors: [
+      { headers: [{ name: X-A, value: b }, { name: x-c, type: RegularExpression, value: 'd+', invert: true }, { name: e, type: Distinct }], queryParams: [{ name: F, value: g }] },
+      { methods: [{ value: GET }, { value: PUT, invert: true }], path: { type: Exact, value: /h, invert: true }, sourceCIDR: { value: 192.0.2.0/24, type: Distinct } }] }";
+    let rule = &rules(all)[0];
+    assert_eq!((rule.cost, rule.shared), (5, true));
+    let first = &rule.selectors[0];
+    let names: Vec<&str> = first
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(names, ["x-a", "x-c", "e"]);
+    let inverted = |text: &RateText| match text {
+        RateText::Like(like) => Some(like.invert),
+        RateText::Distinct => None,
+    };
+    let texts: Vec<_> = first
+        .headers
+        .iter()
+        .map(|(_, text)| inverted(text))
+        .collect();
+    assert_eq!(texts, [Some(false), Some(true), None]);
+    assert_eq!(first.query[0].0, "F");
+    let second = &rule.selectors[1];
+    let methods: Vec<_> = second
+        .methods
+        .iter()
+        .map(|one| (one.wanted.as_str(), one.invert))
+        .collect();
+    assert_eq!(methods, [("GET", false), ("PUT", true)]);
+    let path = second.path.as_ref().expect("a path");
+    assert!(path.invert && matches!(&path.wanted, PathMatch::Exact(path) if path.as_str() == "/h"));
+    let source = second.source.as_ref().expect("a network");
+    assert_eq!(
+        (source.network.to_string().as_str(), source.distinct),
+        ("192.0.2.0/24", true)
+    );
 }

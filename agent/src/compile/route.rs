@@ -23,11 +23,13 @@ use super::{filter, traffic};
 use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
+use crate::route::limiter::SharedRules;
 use crate::route::stream::{StreamRoute, StreamTarget, Streams};
 use crate::route::token::Provider;
 use crate::route::{
-    Backend, Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Listener, Managed, Placements,
-    RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered, TargetKind, Wire,
+    Backend, Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Limiter, Listener, Managed,
+    Placements, RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered,
+    TargetKind, Wire,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -47,6 +49,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         placements: compiler.placements,
         backends: compiler.backends,
         managed: compiler.managed,
+        limiters: compiler.limiters,
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -65,6 +68,8 @@ struct Compiler<'a> {
     placements: BTreeMap<ObjectName, Arc<Placements>>,
     backends: BTreeMap<Arc<str>, Arc<Backend>>,
     managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
+    limiters: BTreeMap<(ObjectName, Arc<str>), Arc<Limiter>>,
+    shared_rules: BTreeMap<ObjectName, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     targets: u32,
 }
@@ -80,6 +85,8 @@ impl<'a> Compiler<'a> {
             placements: BTreeMap::new(),
             backends: BTreeMap::new(),
             managed: BTreeMap::new(),
+            limiters: BTreeMap::new(),
+            shared_rules: BTreeMap::new(),
             certificates: BTreeMap::new(),
             targets: 0,
         };
@@ -189,6 +196,10 @@ impl<'a> Compiler<'a> {
                 Origin::Document => None,
             },
             auth,
+            limiter: rule
+                .traffic
+                .as_ref()
+                .and_then(|policy| self.limiter(policy, name)),
             filters,
             timeouts: traffic::timeouts(rule),
             retry: traffic::retry(rule),
@@ -315,6 +326,16 @@ impl<'a> Compiler<'a> {
             terms: None,
             managed: None,
         }
+    }
+
+    /// The rate limit of a policy for a route. All rules of the route that have the policy share it.
+    fn limiter(&mut self, policy: &TrafficPolicy, route: &Arc<str>) -> Option<Arc<Limiter>> {
+        let limit = policy.rate_limit.as_ref()?;
+        let key = (policy.name.clone(), Arc::clone(route));
+        let shared = self.shared_rules.entry(policy.name.clone()).or_default();
+        let made = self.limiters.entry(key);
+        let limiter = made.or_insert_with(|| Arc::new(Limiter::new(limit, shared)));
+        Some(Arc::clone(limiter))
     }
 
     /// A target as a policy treats it. Rules of one policy and backend share what is compiled of both.

@@ -12,6 +12,7 @@ use super::respond::chain;
 use super::worker::Worker;
 use crate::resilience::Slot;
 use crate::route::cors::Cors;
+use crate::route::limiter::Verdict;
 use crate::upstream::kept::Kept;
 use crate::upstream::{Place, Progress};
 
@@ -23,6 +24,8 @@ pub(super) struct Exchange {
     pub(super) conn: Option<Rc<Conn>>,
     /// What pages of other origins are told, and the origin that asked.
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
+    /// What a rate limit says of it.
+    pub(super) rate: Option<Verdict>,
     /// The place that answered.
     pub(super) place: Option<Place>,
     /// The request's body, if copies of it are wanted.
@@ -53,6 +56,7 @@ impl Exchange {
             progress: Rc::default(),
             conn: None,
             cors: None,
+            rate: None,
             kept: None,
             place: None,
             slots: Vec::new(),

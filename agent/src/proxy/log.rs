@@ -167,6 +167,8 @@ pub enum Reason {
     AccessDenied,
     /// The policy of the rule refers to what is not there.
     PolicyUnusable,
+    /// More requests than the rate limit lets pass.
+    RateLimited,
     /// The endpoint declares operations and none of them matches.
     OperationNotDeclared,
     /// The routing key is missing.
@@ -253,6 +255,8 @@ impl Reason {
             Self::Scope => "scope",
             Self::AccessDenied => "access_denied",
             Self::PolicyUnusable => "policy_unusable",
+            // The word that Envoy has for it.
+            Self::RateLimited => "local_rate_limited",
             Self::OperationNotDeclared => "operation_not_declared",
             Self::RoutingKeyMissing => "routing_key_missing",
             Self::RoutingKeyInvalid => "routing_key_invalid",
@@ -335,7 +339,7 @@ impl Reason {
             | Self::PolicyUnusable
             | Self::Rewrite
             | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ConcurrencyLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::ConcurrencyLimit | Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BackendOverloaded
             | Self::NoReadyEndpoint

@@ -37,10 +37,11 @@ use super::worker::Worker;
 use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::key::KeySubject;
+use crate::route::limiter::Asking;
 use crate::route::matching::Subject;
 use crate::route::{
-    Caller, Filters, HostRules, Listener, Matched, RouteRule, RouteTable, Steered, TargetKind,
-    Wire, rewrite,
+    Caller, Filters, HostRules, Limiter, Listener, Matched, RouteRule, RouteTable, Steered,
+    TargetKind, Wire, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -103,6 +104,9 @@ pub(super) async fn handle(
     }
     if let Some((cors, origin)) = &exchange.cors {
         cors.decorate(origin.as_ref(), response.headers_mut());
+    }
+    if let Some(verdict) = &exchange.rate {
+        response.headers_mut().extend(verdict.headers());
     }
     exchange.record.status = response.status().as_u16();
     response.map(|body| body.ends(exchange))
@@ -385,6 +389,9 @@ async fn forward(
     if let Some(gatekeeper) = &rule.auth {
         inbound.tokens = access::pass(stage, &mut inbound, gatekeeper, visit)?;
     }
+    if let Some(limiter) = &rule.limiter {
+        limited(stage, exchange, &inbound, limiter)?;
+    }
     // An endpoint's rule without target is what its operations leave over.
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
         return Err(Refusal::denied(Denied::NoOperation, None));
@@ -541,6 +548,30 @@ async fn forward(
         session::tell(settings, known, picked, &place, tls, access::now(), headers);
     }
     Ok(response)
+}
+
+/// Asks the rate limit of a rule. What its client is told stands on every answer.
+fn limited(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    inbound: &Inbound,
+    limiter: &Limiter,
+) -> Result<(), Refusal> {
+    let asking = Asking {
+        method: &inbound.parts.method,
+        path: &inbound.normal.path,
+        query: inbound.parts.uri.query(),
+        headers: &inbound.parts.headers,
+        client: stage.conn.peer.ip(),
+    };
+    exchange.rate = limiter.ask(asking, stage.worker.now());
+    match exchange.rate.filter(|verdict| !verdict.taken.allowed) {
+        Some(verdict) => {
+            let detail = format!("more than {} requests", verdict.limit);
+            Err(Refusal::new(Reason::RateLimited, detail))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses what a filter should have changed and cannot.

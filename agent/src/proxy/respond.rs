@@ -146,6 +146,8 @@ pub(super) fn refusal(
 ) -> Response<ResponseBody> {
     let mut response = if grpc && !matches!(refusal.reason, Reason::BadRequest) {
         grpc_refusal(refusal, request_id)
+    } else if refusal.reason == Reason::RateLimited {
+        plain_refusal(refusal)
     } else {
         json_refusal(refusal, request_id, close)
     };
@@ -159,6 +161,15 @@ pub(super) fn refusal(
         let value = HeaderValue::from_static(value);
         response.headers_mut().insert(name, value);
     }
+    response
+}
+
+/// The reason as a text: clients that know Envoy look for it.
+fn plain_refusal(refusal: &Refusal) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(refusal.reason.as_str()));
+    *response.status_mut() = refusal.reason.status();
+    let plain = HeaderValue::from_static("text/plain");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
 }
 

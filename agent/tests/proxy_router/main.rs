@@ -12,6 +12,7 @@ mod http;
 mod keys;
 mod matching;
 mod mirrors;
+mod rate_limits;
 mod raw;
 mod remote_keys;
 mod resilience;

@@ -22,6 +22,7 @@ pub(crate) use cors::cors;
 pub(crate) use filters::edits;
 use filters::{Level, filters};
 pub(crate) use headers::{header_name, header_value};
+pub(crate) use matches::canonical;
 use matches::request_match;
 
 pub(crate) const MAX_PARENTS: usize = 32;

@@ -11,6 +11,7 @@ use crate::reader::{Field, Object};
 mod balance;
 mod circuit_breaker;
 mod health;
+mod rate_limit;
 mod retry;
 
 use health::Health;
@@ -27,7 +28,6 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     spec.unsupported(&[
         "targetSelectors",
         "mergeType",
-        "rateLimit",
         "faultInjection",
         "compression",
         "compressor",
@@ -54,6 +54,8 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     let breaker = breaker.map(|field| circuit_breaker::read(&field));
     let health = spec.optional("healthCheck");
     let health = health.map(|field| health::read(&field));
+    let rates = spec.optional("rateLimit");
+    let rates = rates.map(|field| rate_limit::read(&field));
     let Timeouts { request, connect } = read_or_usual(timeout)?;
     let balance = read_or_usual(balance)?;
     let Health {
@@ -69,6 +71,10 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
         Some(breaker) => Some(breaker?),
         None => None,
     };
+    let rate_limit = match rates {
+        Some(rates) => Some(rates?),
+        None => None,
+    };
     Some(TrafficDraft {
         created: meta.created,
         targets,
@@ -80,6 +86,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
             circuit_breaker,
             active,
             passive,
+            rate_limit,
             panic_threshold: panic_threshold.unwrap_or(TrafficPolicy::PANIC_THRESHOLD),
             ..TrafficPolicy::new(meta.name.clone(), meta.declared.clone())
         },

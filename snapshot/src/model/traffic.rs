@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Declared, Hostname, Limit, ObjectName, Retry};
+use super::{Cidr, Declared, Hostname, Limit, ObjectName, PathMatch, Retry, TextMatch};
 
 /// What a `BackendTrafficPolicy` (Envoy Gateway) says of a rule's requests and of the backends that they go
 /// to.
@@ -31,6 +31,8 @@ pub struct TrafficPolicy {
     pub passive: Option<PassiveCheck>,
     /// With fewer endpoints of a backend healthy than so many in a hundred, all of them are used.
     pub panic_threshold: u8,
+    /// How many requests pass.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl TrafficPolicy {
@@ -47,6 +49,7 @@ impl TrafficPolicy {
             active: None,
             passive: None,
             panic_threshold: Self::PANIC_THRESHOLD,
+            rate_limit: None,
         }
     }
 
@@ -225,4 +228,68 @@ pub enum LocalFailures {
     GatewayErrors,
     /// By themselves, so many in a row; none: not at all.
     Apart(Option<NonZeroU32>),
+}
+
+/// How many requests pass (Envoy Gateway, `LocalRateLimit`): of one node, each of its routes for itself.
+#[derive(Clone, Debug)]
+pub struct RateLimit {
+    /// Rules in document order; at most one has no selector.
+    pub rules: Vec<RateRule>,
+}
+
+/// A rule of a rate limit.
+#[derive(Clone, Debug)]
+pub struct RateRule {
+    /// Which requests it is for: all of them must fit. None: those that no other rule is for.
+    pub selectors: Vec<RateSelector>,
+    /// Requests, and how many may come at once.
+    pub requests: NonZeroU32,
+    /// In this time.
+    pub period: Duration,
+    /// As how many a request counts.
+    pub cost: u32,
+    /// Whether all routes of the policy share it.
+    pub shared: bool,
+}
+
+/// A condition of a rule. All its parts must fit.
+#[derive(Clone, Debug)]
+pub struct RateSelector {
+    /// Headers by lower-case name.
+    pub headers: Vec<(String, RateText)>,
+    /// Parameters of the query by name, decoded.
+    pub query: Vec<(String, RateText)>,
+    /// Methods in upper case, one of which fits; empty: any.
+    pub methods: Vec<Inverted<String>>,
+    /// The path.
+    pub path: Option<Inverted<PathMatch>>,
+    /// The client's address.
+    pub source: Option<RateSource>,
+}
+
+/// A condition, or what it does not fit.
+#[derive(Clone, Debug)]
+pub struct Inverted<T> {
+    /// The condition.
+    pub wanted: T,
+    /// Whether it must not hold.
+    pub invert: bool,
+}
+
+/// How the value of a header or query parameter is looked at.
+#[derive(Clone, Debug)]
+pub enum RateText {
+    /// It must be like this. What is not there is not.
+    Like(Inverted<TextMatch>),
+    /// It must be there, and each value is counted for itself.
+    Distinct,
+}
+
+/// Where clients are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateSource {
+    /// In this network.
+    pub network: Cidr,
+    /// Whether each address is counted for itself.
+    pub distinct: bool,
 }
