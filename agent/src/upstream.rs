@@ -222,6 +222,14 @@ pub enum UpstreamError {
         /// The limit.
         limit: u64,
     },
+    /// As many requests wait for a connection as may.
+    #[error(
+        "{place} has as many connections in use, and requests that wait for one, as it may have"
+    )]
+    Overloaded {
+        /// Where to.
+        place: String,
+    },
     /// There was no destination to try.
     #[error("no destination")]
     Nowhere,

@@ -271,9 +271,17 @@ fn limits_of_a_backend_are_as_written() {
     ] {
         let breaker = only(&format!("circuitBreaker: {{ {fields} }}")).circuit_breaker;
         let breaker = breaker.expect("limits");
+        assert_eq!((breaker.max_connections, breaker.max_pending), (1024, 1024));
         assert_eq!(breaker.max_requests, requests, "{fields}");
         assert_eq!(breaker.max_retries, retries, "{fields}");
     }
+}
+
+#[test]
+fn connections_and_those_who_wait_are_limited_as_written() {
+    let fields = "circuitBreaker: { maxConnections: 5, maxPendingRequests: 0 }";
+    let breaker = only(fields).circuit_breaker.expect("limits");
+    assert_eq!((breaker.max_connections, breaker.max_pending), (5, 0));
 }
 
 #[test]

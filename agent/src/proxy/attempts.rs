@@ -153,7 +153,10 @@ async fn once(
     (patience, managed): (Patience, Option<&Managed>),
 ) -> Result<Answer, UpstreamError> {
     let client = &stage.worker.client;
-    let watched = managed.map(|managed| Try::begin(managed, destinations));
+    let watched = match managed {
+        Some(managed) => Some(Try::begin(stage.worker, managed, destinations, patience).await?),
+        None => None,
+    };
     let result = client
         .send(
             destinations,
@@ -164,8 +167,8 @@ async fn once(
         )
         .await;
     if let Some(watched) = watched {
-        let slot = watched.ended(stage.worker, destinations, &result);
-        exchange.served = slot.map(Rc::new);
+        let held = watched.ended(stage.worker, destinations, &result);
+        exchange.served = held.map(Rc::new);
     }
     result
 }

@@ -26,7 +26,7 @@ type OfBackend = fn(&BackendState) -> u32;
 impl Collector for BackendMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let table = self.table.load();
-        let series: [(&str, &str, OfBackend); 2] = [
+        let series: [(&str, &str, OfBackend); 4] = [
             (
                 "proxy_backend_requests",
                 "Requests under way to a backend that a policy is about",
@@ -36,6 +36,16 @@ impl Collector for BackendMetrics {
                 "proxy_backend_retries",
                 "Retries under way to a backend that a policy is about",
                 |one| one.retries.taken(),
+            ),
+            (
+                "proxy_backend_connections",
+                "Connections in use to a backend whose connections a policy limits",
+                |one| one.connections.taken(),
+            ),
+            (
+                "proxy_backend_pending",
+                "Requests that wait for a connection to a backend",
+                |one| one.connections.waiting(),
             ),
         ];
         for (name, help, value) in series {

@@ -8,6 +8,7 @@ use http::HeaderValue;
 
 use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
+use super::managed::Held;
 use super::respond::chain;
 use super::worker::Worker;
 use crate::resilience::Slot;
@@ -33,7 +34,7 @@ pub(super) struct Exchange {
     /// Its places among the requests under way; a tunnel that it becomes holds them too.
     pub(super) slots: Vec<Rc<Slot>>,
     /// The same of the endpoint that answered.
-    pub(super) served: Option<Rc<Slot>>,
+    pub(super) served: Option<Rc<Held>>,
     worker: Rc<Worker>,
     started: Instant,
     complete: bool,

@@ -12,12 +12,12 @@ use super::request::Inbound;
 use super::respond::Refusal;
 use super::session::cookie;
 use super::worker::Worker;
-use crate::resilience::{Outcome, Slot};
+use crate::resilience::{Outcome, Overflow, Seat, Slot};
 use crate::route::backend::Managed;
 use crate::route::balance::{Balancer, Draw, Keyed, new_cookie};
 use crate::route::hash::stable;
 use crate::route::query;
-use crate::upstream::{Answer, Destination, Place, UpstreamError};
+use crate::upstream::{Answer, Destination, Patience, Place, UpstreamError};
 
 /// Admits a request to a backend. Its place is kept to the end of the exchange.
 pub(super) fn admit(exchange: &mut Exchange, managed: &Managed) -> Result<(), Refusal> {
@@ -108,31 +108,77 @@ fn hash_of(parts: &[&[u8]]) -> Option<u64> {
     (!parts.is_empty()).then(|| stable(parts))
 }
 
+/// Waits until a request that needs a connection for itself may have one, for as long as its answer is waited
+/// for.
+async fn connection(
+    worker: &Worker,
+    managed: &Managed,
+    destinations: &[Destination],
+    patience: Patience,
+) -> Result<Option<Seat>, UpstreamError> {
+    // Over HTTP/2 requests share a connection.
+    let Some(first) = destinations.first().filter(|one| !one.http2) else {
+        return Ok(None);
+    };
+    let place = || first.place.to_string();
+    let seat = managed.connection();
+    let limit = worker.client.settings().timeouts.head;
+    let seat = match patience {
+        Patience::Endless => Ok(seat.await),
+        Patience::Usual => {
+            tokio::time::timeout(limit, seat)
+                .await
+                .map_err(|_| UpstreamError::HeadTimeout {
+                    place: place(),
+                    limit,
+                })
+        }
+        Patience::Until(deadline) => tokio::time::timeout_at(deadline, seat)
+            .await
+            .map_err(|_| UpstreamError::Deadline { place: place() }),
+    };
+    seat?.map_err(|Overflow| UpstreamError::Overloaded { place: place() })
+}
+
+/// What a request holds of the endpoint that answered it, to the end of its answer.
+#[derive(Debug)]
+pub(super) struct Held {
+    _request: Option<Slot>,
+    _connection: Option<Seat>,
+}
+
 /// A try under way. Dropped without an end it says nothing about the endpoint: the client gave up.
 pub(super) struct Try<'a> {
     managed: &'a Managed,
     slot: Option<Slot>,
+    seat: Option<Seat>,
 }
 
 impl<'a> Try<'a> {
     /// Begins a try that asks the first of some destinations first.
-    pub(super) fn begin(managed: &'a Managed, destinations: &[Destination]) -> Self {
+    pub(super) async fn begin(
+        worker: &Worker,
+        managed: &'a Managed,
+        destinations: &[Destination],
+        patience: Patience,
+    ) -> Result<Self, UpstreamError> {
+        let seat = connection(worker, managed, destinations, patience).await?;
         let first = destinations.first();
         let at = first.and_then(|one| managed.at(&one.place));
-        Self {
+        Ok(Self {
             slot: at.and_then(|at| slot(managed, at)),
+            seat,
             managed,
-        }
+        })
     }
 
-    /// Counts what came of it, at each endpoint that was asked. Gives the place among the requests of the
-    /// endpoint that answered.
+    /// Counts what came of it, at each endpoint that was asked. Gives what its answer holds.
     pub(super) fn ended(
         self,
         worker: &Worker,
         destinations: &[Destination],
         result: &Result<Answer, UpstreamError>,
-    ) -> Option<Slot> {
+    ) -> Option<Held> {
         let managed = self.managed;
         let now = worker.now();
         let count = |place: &Place, outcome| {
@@ -160,10 +206,14 @@ impl<'a> Try<'a> {
             _ => Outcome::Good,
         };
         count(answered, outcome);
-        match destinations.first() {
+        let request = match destinations.first() {
             Some(first) if first.place == *answered => self.slot,
             _ => managed.at(answered).and_then(|at| slot(managed, at)),
-        }
+        };
+        Some(Held {
+            _request: request,
+            _connection: self.seat,
+        })
     }
 }
 
@@ -192,6 +242,7 @@ fn blamed<'a>(destinations: &'a [Destination], error: &UpstreamError) -> &'a [De
         | UpstreamError::ClientStalled { .. }
         | UpstreamError::ClientGone
         | UpstreamError::BodyTooLong { .. }
+        | UpstreamError::Overloaded { .. }
         | UpstreamError::Nowhere => &[],
     }
 }

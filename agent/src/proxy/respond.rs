@@ -118,6 +118,7 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::ClientStalled { .. } => Reason::RequestTimeout,
             UpstreamError::ClientGone => Reason::ClientClosed,
             UpstreamError::BodyTooLong { .. } => Reason::BodySizeLimit,
+            UpstreamError::Overloaded { .. } => Reason::BackendOverloaded,
             UpstreamError::Nowhere | UpstreamError::NoDatagrams { .. } => Reason::NoTarget,
         };
         Self::new(reason, chain(&error))

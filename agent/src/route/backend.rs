@@ -10,7 +10,7 @@ use std::time::Duration;
 use snapshot::model::{ActiveCheck, RetryLimit, TrafficPolicy};
 
 use super::balance::Balancer;
-use crate::resilience::{Health, Outcome, Outlier, Slot, Slots};
+use crate::resilience::{Health, Outcome, Outlier, Overflow, Queue, Seat, Slot, Slots};
 use crate::upstream::Place;
 
 /// A backend: its endpoints.
@@ -30,6 +30,8 @@ pub struct BackendState {
     pub requests: Slots,
     /// Those among them that are tries after the first.
     pub retries: Slots,
+    /// Connections in use, and requests that wait for one.
+    pub connections: Queue,
 }
 
 /// An endpoint of a backend.
@@ -200,6 +202,16 @@ impl Managed {
         let breaker = self.policy.circuit_breaker.as_ref();
         let limit = breaker.map_or(u32::MAX, |breaker| breaker.max_requests);
         self.backend.state().requests.take_below(limit)
+    }
+
+    /// A connection for a request that needs one for itself; none: the policy says nothing of connections.
+    pub async fn connection(&self) -> Result<Option<Seat>, Overflow> {
+        let Some(breaker) = &self.policy.circuit_breaker else {
+            return Ok(None);
+        };
+        let queue = &self.backend.state().connections;
+        let seat = queue.take(breaker.max_connections, breaker.max_pending);
+        seat.await.map(Some)
     }
 
     /// A place among the retries under way; none: as many are as may be.

@@ -571,10 +571,70 @@ async fn proxy_tells_of_backends_and_remembers_them() {
     for line in [
         "cardinal_proxy_backend_requests{backend=\"backend default/up\"} 0\n",
         "cardinal_proxy_backend_retries{backend=\"backend default/up\"} 0\n",
+        "cardinal_proxy_backend_connections{backend=\"backend default/up\"} 0\n",
+        "cardinal_proxy_backend_pending{backend=\"backend default/up\"} 0\n",
         &endpoint("healthy", a, 1),
         &endpoint("ejected", a, 1),
         &endpoint("ejected", b, 0),
     ] {
         assert!(text.contains(line), "{line} is missing in {text}");
     }
+}
+
+#[tokio::test]
+async fn proxy_lets_requests_wait_for_a_connection() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::new(AtomicU32::new(0));
+    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&held));
+    let up = serve(move |_| {
+        let (waits, counts) = (Arc::clone(&waits), Arc::clone(&counts));
+        async move {
+            counts.fetch_add(1, Ordering::SeqCst);
+            waits.acquire().await.expect("it stays open").forget();
+            Response::new(full("held".into()))
+        }
+    })
+    .await;
+    let fields = "circuitBreaker: { maxConnections: 2, maxPendingRequests: 2 }\n  timeout: { http: { requestTimeout: 20s } }";
+    let (snapshot, at) = routed(&[up], fields);
+    let router = Router::start(&snapshot);
+    let table = router.table.load_full();
+    let backend = table.backends().next().expect("a backend with a policy");
+    let connections = &backend.state().connections;
+    let mut asked = Vec::new();
+    for expected in [(1, 0), (2, 0), (2, 1), (2, 2)] {
+        asked.push(tokio::spawn(send(at, get("http://x/"))));
+        while (connections.taken(), connections.waiting()) != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let answer = send(at, get("http://x/")).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.header("x-envoy-overloaded"), Some("true"));
+    let record = router.reason(Reason::BackendOverloaded).await;
+    let detail = record.detail.as_deref().expect("a detail");
+    assert!(detail.contains("requests that wait"), "{detail}");
+    // Each answer lets one that waits go on.
+    for served in 1..=4 {
+        while held.load(Ordering::SeqCst) < u32::min(served + 1, 4) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(connections.taken() <= 2);
+        gate.add_permits(1);
+    }
+    for one in asked {
+        assert_eq!(one.await.expect("it ends").status, 200);
+    }
+    // Waiting ends with the request's time.
+    drop(router);
+    let fields = fields
+        .replace("20s", "200ms")
+        .replace("maxConnections: 2", "maxConnections: 1");
+    let (snapshot, at) = routed(&[up], &fields);
+    let router = Router::start(&snapshot);
+    let both = [0, 1].map(|_| tokio::spawn(send(at, get("http://x/"))));
+    for one in both {
+        assert_eq!(one.await.expect("it ends").status, 504);
+    }
+    router.reason(Reason::UpstreamTimeout).await;
 }

@@ -136,6 +136,10 @@ pub struct HashCookie {
 /// How much a backend gets at a time (Envoy Gateway, `CircuitBreaker`), of all nodes' cores together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CircuitBreaker {
+    /// Connections in use.
+    pub max_connections: u32,
+    /// Requests that wait for one of them.
+    pub max_pending: u32,
     /// Requests under way.
     pub max_requests: u32,
     /// Retries under way.

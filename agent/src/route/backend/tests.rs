@@ -128,6 +128,8 @@ fn with_too_few_healthy_endpoints_all_are_used() {
 fn requests_and_retries_have_places() {
     let breaker = |max_retries| TrafficPolicy {
         circuit_breaker: Some(CircuitBreaker {
+            max_connections: 1,
+            max_pending: 1,
             max_requests: 3,
             max_retries,
         }),
@@ -157,6 +159,8 @@ fn requests_and_retries_have_places() {
     let nobody = managed(
         TrafficPolicy {
             circuit_breaker: Some(CircuitBreaker {
+                max_connections: 0,
+                max_pending: 0,
                 max_requests: 0,
                 max_retries: RetryLimit::Number(0),
             }),

@@ -13,16 +13,14 @@ const RETRY_PERCENT: u8 = 20;
 
 pub(super) fn read(field: &Field<'_>) -> Option<CircuitBreaker> {
     let mut object = field.object()?;
-    object.unsupported(&[
-        "maxConnections",
-        "maxPendingRequests",
-        "maxRequestsPerConnection",
-        "perEndpoint",
-    ]);
-    let requests = match object.optional("maxParallelRequests") {
+    object.unsupported(&["maxRequestsPerConnection", "perEndpoint"]);
+    let mut number = |name| match object.optional(name) {
         Some(field) => count(&field),
         None => Some(USUAL),
     };
+    let connections = number("maxConnections");
+    let pending = number("maxPendingRequests");
+    let requests = number("maxParallelRequests");
     let retries = object.optional("maxParallelRetries");
     let budget = object.optional("retryBudget");
     object.finish();
@@ -36,6 +34,8 @@ pub(super) fn read(field: &Field<'_>) -> Option<CircuitBreaker> {
         (None, None) => Some(RetryLimit::Number(USUAL)),
     };
     Some(CircuitBreaker {
+        max_connections: connections?,
+        max_pending: pending?,
         max_requests: requests?,
         max_retries: retries?,
     })
