@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, ObjectName, Origin,
+    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
     RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
@@ -62,7 +62,7 @@ pub struct RouteTable {
     /// The same with each of their policies.
     pub(crate) managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
     /// Rate limits by policy and route.
-    pub(crate) limiters: BTreeMap<(ObjectName, Arc<str>), Arc<Limiter>>,
+    pub(crate) limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
 }
 
 impl RouteTable {
@@ -377,6 +377,8 @@ pub struct Steered {
 /// A rule of a route, compiled.
 #[derive(Debug)]
 pub struct RouteRule {
+    /// Kind of the route.
+    pub kind: L7Kind,
     /// Name of the route, for logs.
     pub route: Arc<str>,
     /// Position of the rule in its route.

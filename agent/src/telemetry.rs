@@ -159,15 +159,20 @@ impl Sinks {
     }
 
     /// Hands a record to whoever is there for it.
-    pub(crate) fn tell(&self, record: &Arc<AccessRecord>) {
+    pub(crate) fn tell(&self, record: &AccessRecord) {
+        let traced = record.trace.sampled && self.traces.is_some();
+        if self.access_log.is_none() && !traced {
+            return;
+        }
+        let record = Arc::new(record.clone());
         if let Some(sender) = &self.access_log
-            && sender.try_send(Arc::clone(record)).is_err()
+            && sender.try_send(Arc::clone(&record)).is_err()
         {
             self.lines_dropped.inc();
         }
         if record.trace.sampled
             && let Some(sender) = &self.traces
-            && sender.try_send(Arc::clone(record)).is_err()
+            && sender.try_send(Arc::clone(&record)).is_err()
         {
             self.spans_dropped.inc();
         }

@@ -9,28 +9,33 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request};
 use snapshot::model::{Hostname, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
 use crate::route::RouteTable;
 
+mod alarm;
+mod answer;
 pub mod body;
 pub mod budget;
 mod connect;
 pub(crate) mod datagram;
+mod http1;
 pub mod kept;
 pub(crate) mod once;
 mod pool;
 pub mod resolve;
 
+pub use answer::{Answer, AnswerBody, Break};
 pub use body::{BodyBreak, BodyError, Progress, RequestBody};
 pub use budget::Budgets;
 pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
+pub use http1::{Http1Error, Switched};
 pub use pool::Client;
 
 /// Where a request goes.
@@ -191,7 +196,7 @@ pub enum UpstreamError {
         place: String,
         /// Why.
         #[source]
-        source: hyper::Error,
+        source: Break,
     },
     /// The head of the response did not come in time.
     #[error("{place} did not answer within {limit:?}")]
@@ -239,17 +244,6 @@ pub enum UpstreamError {
         /// Where to.
         place: String,
     },
-}
-
-/// The head of a response and where it came from.
-#[derive(Debug)]
-pub struct Answer {
-    /// Head and streaming body.
-    pub response: Response<Incoming>,
-    /// Address that answered, as a text; the path of a Unix socket.
-    pub from: Rc<str>,
-    /// The destination that it is of.
-    pub place: Place,
 }
 
 /// Runs futures of one core: none of them crosses a thread.
@@ -302,7 +296,7 @@ pub enum Patience {
 
 impl Client {
     /// Sends a request to the first destination that takes a connection and waits for the head of
-    /// the answer. `progress` is the body's.
+    /// the answer. `progress` is the body's, whose clock was just started.
     pub async fn send(
         &self,
         destinations: &[Destination],
@@ -333,26 +327,28 @@ impl Client {
                     }));
             }
         };
-        progress.touch();
-        loop {
-            let deadline = progress.last() + limit;
-            tokio::select! {
-                biased;
-                answer = &mut exchange => return answer,
-                () = tokio::time::sleep_until(deadline) => {
-                    if progress.last() + limit > Instant::now() {
-                        continue;
-                    }
-                    return Err(if progress.waits_for_client() {
-                        UpstreamError::ClientStalled { limit }
-                    } else {
-                        UpstreamError::HeadTimeout {
-                            place: first.place.to_string(),
-                            limit,
-                        }
-                    });
-                }
+        let mut alarm = self.alarms().alarm();
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(answer) = exchange.as_mut().poll(context) {
+                return Poll::Ready(answer);
             }
-        }
+            let until = || progress.last() + limit;
+            while alarm.poll(until, context).is_ready() {
+                // The body may have moved since the alarm was set.
+                if until() > Instant::now() {
+                    continue;
+                }
+                return Poll::Ready(Err(if progress.waits_for_client() {
+                    UpstreamError::ClientStalled { limit }
+                } else {
+                    UpstreamError::HeadTimeout {
+                        place: first.place.to_string(),
+                        limit,
+                    }
+                }));
+            }
+            Poll::Pending
+        })
+        .await
     }
 }

@@ -2,6 +2,7 @@
 //! `CARDINAL_STARTS`, `CARDINAL_REUSES`, `CARDINAL_PODS` and `CARDINAL_DEATHS` set how often, `cargo xtask test --long` sets all.
 
 #[path = "netns/node.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of the node")]
 mod node;
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]

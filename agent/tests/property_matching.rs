@@ -12,7 +12,9 @@ use cardinal_agent::route::matching::Subject;
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::collection::vec;
 use proptest::option;
-use proptest::prelude::{Just, Strategy, any, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 use proptest::sample::subsequence;
 use regex::Regex;
 use snapshot::SourceFile;
@@ -360,4 +362,169 @@ proptest! {
             prop_assert_eq!((dots, text.contains("//"), text.contains("%2F")), (false, false, false), "{}", text);
         }
     }
+}
+
+/// The table of some of the routes; `r<position>` keeps its name.
+fn table_of(routes: &[Route], some: &[usize]) -> RouteTable {
+    let documents = [documents(routes, some)];
+    let snapshot = snapshot::parse(&documents).expect("drawn documents are valid");
+    compile(&snapshot, 1).expect("drawn documents compile")
+}
+
+/// A table as text, in which the entries of maps and sets have an order: they have none of their own.
+fn canonical(table: &RouteTable) -> String {
+    let text = format!("{table:#?}");
+    let lines: Vec<&str> = text.lines().collect();
+    block(&lines)
+}
+
+fn indentation(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+/// Lines of one level with what is below them. Keys of maps that take several lines stay with their values, as an entry ends
+/// with a comma.
+fn block(lines: &[&str]) -> String {
+    let mut text = String::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let line = lines[at];
+        let below = lines[at + 1..]
+            .iter()
+            .take_while(|other| indentation(other) > indentation(line))
+            .count();
+        let inside = &lines[at + 1..at + 1 + below];
+        text.push_str(line);
+        text.push('\n');
+        // A struct has its name before the brace, a map or set has none.
+        let unordered = line.trim() == "{" || line.ends_with(": {");
+        if unordered {
+            let mut entries: Vec<String> = entries(inside).into_iter().map(block).collect();
+            entries.sort_unstable();
+            text.push_str(&entries.concat());
+        } else if !inside.is_empty() {
+            text.push_str(&block(inside));
+        }
+        at += 1 + below;
+    }
+    text
+}
+
+fn entries<'a>(lines: &'a [&'a str]) -> Vec<&'a [&'a str]> {
+    let level = lines.first().map_or(0, |line| indentation(line));
+    lines
+        .split_inclusive(|line| indentation(line) == level && line.ends_with(','))
+        .collect()
+}
+
+proptest! {
+    // Each case compiles many tables.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Of matches that fit one request the router prefers one to each other one, whoever else is there: no two are
+    /// equal, nothing goes in a circle, and the winner of all is the one that wins against each.
+    #[test]
+    fn property_precedence_is_a_total_order(
+        matches in vec((0..CREATED.len(), one_match()), 2..6),
+        requests in vec(asked(), 8..24),
+    ) {
+        let routes: Vec<Route> = matches
+            .into_iter()
+            .map(|(created, one)| Route { created, hostnames: Vec::new(), rules: vec![vec![one]] })
+            .collect();
+        let winner = |some: &[usize], asked: &Asked| {
+            chosen(&table_of(&routes, some), asked).map(|(route, _)| route)
+        };
+        let alone: Vec<RouteTable> = (0..routes.len()).map(|at| table_of(&routes, &[at])).collect();
+        for asked in requests {
+            let fit: Vec<usize> = (0..routes.len())
+                .filter(|at| chosen(&alone[*at], &asked).is_some())
+                .collect();
+            // How many of the others each wins against: in a total order these are all the numbers there are.
+            let mut wins = vec![0; fit.len()];
+            for (i, a) in fit.iter().enumerate() {
+                for (j, b) in fit.iter().enumerate().skip(i + 1) {
+                    let first = winner(&[*a, *b], &asked);
+                    prop_assert_eq!(first, winner(&[*b, *a], &asked), "{:?}", asked);
+                    prop_assert!(first == Some(*a) || first == Some(*b), "{:?}", asked);
+                    wins[if first == Some(*a) { i } else { j }] += 1;
+                }
+            }
+            let best = wins.iter().position(|won| *won + 1 == fit.len());
+            let all: Vec<usize> = (0..routes.len()).collect();
+            prop_assert_eq!(winner(&all, &asked), best.map(|at| fit[at]), "{:?}", asked);
+            wins.sort_unstable();
+            prop_assert_eq!(wins, (0..fit.len()).collect::<Vec<_>>(), "{:?}", asked);
+        }
+    }
+
+    /// The same documents make the same table, whatever order their files come in.
+    #[test]
+    fn property_a_route_table_compiled_twice_is_equal(
+        routes in vec(route(), 1..6),
+        turn in any::<prop::sample::Index>(),
+    ) {
+        let order: Vec<usize> = (0..routes.len()).collect();
+        let mut turned = order.clone();
+        turned.rotate_left(turn.index(routes.len()));
+        let snapshot = |order: &[usize]| {
+            // A file for each route: where it is written is part of a table, as messages name it.
+            let files: Vec<SourceFile> = order
+                .iter()
+                .map(|at| {
+                    let mut file = documents(&routes, &[*at]);
+                    file.path = format!("r{at}.yaml");
+                    let text = String::from_utf8(file.bytes).expect("it is text");
+                    file.bytes = text.strip_prefix(FRONT).expect("it begins so").as_bytes().to_vec();
+                    file
+                })
+                .chain([SourceFile { path: "front.yaml".to_owned(), bytes: FRONT.as_bytes().to_vec() }])
+                .collect();
+            snapshot::parse(&files).expect("drawn documents are valid")
+        };
+        let (one, two) = (snapshot(&order), snapshot(&turned));
+        let first = canonical(&compile(&one, 1).expect("drawn documents compile"));
+        for again in [&one, &two] {
+            let again = canonical(&compile(again, 1).expect("drawn documents compile"));
+            prop_assert!(first == again, "{}\n{}", first, again);
+        }
+        // What is compared tells tables apart.
+        let mut fewer = routes.clone();
+        fewer[0].rules[0][0].method = Some("PATCH");
+        let other = table_of(&fewer, &order);
+        prop_assert!(first != canonical(&other));
+    }
+}
+
+/// Tables of whole configurations: cells, tokens, routing tables, certificates.
+#[test]
+fn a_route_table_of_the_examples_compiled_twice_is_equal() {
+    let valid = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/valid");
+    let mut compared = 0;
+    for folder in std::fs::read_dir(valid).expect("the examples are in the tree") {
+        let folder = folder.expect("it can be listed").path();
+        let mut files: Vec<SourceFile> = std::fs::read_dir(&folder)
+            .expect("an example is a folder")
+            .map(|file| {
+                let path = file.expect("it can be listed").path();
+                SourceFile {
+                    path: path
+                        .file_name()
+                        .expect("it has a name")
+                        .to_string_lossy()
+                        .into_owned(),
+                    bytes: std::fs::read(&path).expect("it can be read"),
+                }
+            })
+            .collect();
+        let first = snapshot::parse(&files).expect("the example is valid");
+        files.reverse();
+        let second = snapshot::parse(&files).expect("the example is valid");
+        let tables = [&first, &first, &second]
+            .map(|snapshot| canonical(&compile(snapshot, 1).expect("it compiles")));
+        assert!(tables[0] == tables[1], "{}", folder.display());
+        assert!(tables[0] == tables[2], "{}", folder.display());
+        compared += 1;
+    }
+    assert!(compared > 3, "{compared} examples");
 }

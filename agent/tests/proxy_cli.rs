@@ -563,45 +563,6 @@ fn rows<'a>(file: &'a serde_json::Value, group: &str) -> &'a [serde_json::Value]
     rows
 }
 
-/// Every group of the cell routing vectors runs somewhere, or is left out for a reason.
-#[test]
-fn every_group_of_the_routing_vectors_has_its_place() {
-    let placed = [
-        ("router_decision", "proxy_router"),
-        ("smoke", "proxy_router"),
-        ("http", "proxy_router"),
-        ("forwarding", "proxy_router"),
-        ("health_status", "proxy_router"),
-        ("upstream_failures", "proxy_router"),
-        ("m4", "proxy_router"),
-        ("circuit_breaker", "proxy_router, and beside the breaker"),
-        ("limits", "beside the admission"),
-        ("config_validation", "snapshot's routing_vectors"),
-        ("loader", "here; LD07 in proxy_router"),
-        ("debug_endpoint", "here"),
-        (
-            "protocol",
-            "left out: the push protocol has no adapter in this agent",
-        ),
-        (
-            "data_plane_client",
-            "left out: the push protocol has no adapter in this agent",
-        ),
-        (
-            "control_plane_server",
-            "left out: there is no control plane here",
-        ),
-    ];
-    let file = vectors();
-    let counts = file["counts"].as_object().expect("counts");
-    let groups = counts
-        .keys()
-        .filter(|name| !["by_class", "rows"].contains(&name.as_str()));
-    for group in groups {
-        assert!(placed.iter().any(|(name, _)| name == group), "{group}");
-    }
-}
-
 /// A cell that answers 200 to everything, until the test ends.
 fn cell() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

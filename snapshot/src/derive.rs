@@ -2,20 +2,26 @@
 //!
 //! The rules are OpenChoreo's with its open doors closed: an endpoint with operations refuses what no
 //! operation matches, each visibility reads its own section, and a rewrite takes the prefix away
-//! whatever a pattern captured.
+//! whatever a pattern captured. A cell with `compat` has these doors open again, for a migration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::document::cell::ExposureDraft;
+use crate::document::cell::{ExposureDraft, Strictness};
+use crate::document::template::Template;
 use crate::model::{
     Auth, AuthRule, Authorization, ComponentId, ComponentKind, Decision, DocumentPath, Filter,
-    Gate, HostPattern, Hostname, JwtProvider, Listener, ListenerProtocol, Name, ObjectName,
+    Gate, HostPattern, Hostname, JwtProvider, L7Kind, Listener, ListenerProtocol, Name, ObjectName,
     Operation, Origin, Parent, PathMatch, PathRewrite, Pattern, Platform, RequestMatch, Route,
-    Rule, Target, TokenRequirement, WeightedTarget,
+    Rule, ScopeClaims, Target, TokenRequirement, WeightedTarget,
 };
 use crate::naming;
 use crate::report::Source;
+
+mod pattern;
+
+use pattern::clean;
+pub(crate) use pattern::{expand, operation_pattern};
 
 /// Longest name of a route (Kubernetes: a DNS subdomain).
 const MAX_ROUTE_NAME: usize = 253;
@@ -114,34 +120,38 @@ pub(crate) fn route(
     };
     let path = wildcard_path(exposure, site)?;
     let matches = vec![RequestMatch::new(PathMatch::Prefix(path))];
-    let wildcard = Rule {
-        auth: provider.map(|provider| Arc::new(wildcard_auth(exposure, provider))),
-        ..Rule::new(exposure.source.clone(), matches)
-    };
-    let wildcard = if exposure.operations.is_empty() {
-        Rule {
+    // With operations it refuses whatever it matches, and so leads nowhere; `compat` leaves it open.
+    let wildcard = match (exposure.operations.is_empty(), exposure.strictness) {
+        (false, Strictness::Strict) => Rule {
+            auth: provider.map(|provider| wildcard_auth(exposure, provider, Decision::Deny)),
+            ..Rule::new(exposure.source.clone(), matches)
+        },
+        (without, strictness) => Rule {
+            auth: provider
+                .filter(|_| without)
+                .map(|provider| wildcard_auth(exposure, provider, Decision::Allow)),
             filters: vec![Filter::Rewrite {
-                path: Some(PathRewrite::Prefix(
-                    exposure.base_path.path.as_str().to_owned(),
-                )),
+                path: Some(PathRewrite::Prefix(match strictness {
+                    Strictness::Strict => exposure.base_path.path.as_str().to_owned(),
+                    Strictness::Compat => exposure.base_path.text.clone(),
+                })),
                 hostname: None,
             }],
             targets: target(),
-            ..wildcard
-        }
-    } else {
-        // Refuses whatever it matches, and so leads nowhere.
-        wildcard
+            ..Rule::new(exposure.source.clone(), matches)
+        },
     };
     let mut rules = vec![wildcard];
-    let heads = exposure
+    let anonymous =
+        |template: &Template| expand(template.path.without_slash(), exposure.strictness);
+    let heads: BTreeSet<String> = exposure
         .operations
         .iter()
         .filter(|(operation, _)| operation.method == "HEAD")
-        .map(|(operation, _)| operation.path.as_str())
+        .map(|(_, template)| anonymous(template))
         .collect();
     for (operation, template) in &exposure.operations {
-        let text = pattern(site, &exposure.base_path.text, &template.text);
+        let text = pattern(exposure, site, template);
         let compiled = Pattern::new(&text).map_err(|error| {
             // Parameters and literals are escaped: what is left is the size of the pattern.
             let error = error.to_string();
@@ -150,8 +160,13 @@ pub(crate) fn route(
                 error.lines().last().unwrap_or_default()
             )
         })?;
-        let auth = provider.map(|provider| Arc::new(operation_auth(operation, provider)));
-        let matches = methods(&heads, operation)
+        let auth =
+            provider.map(|provider| operation_auth(operation, provider, exposure.strictness));
+        let methods = match exposure.strictness {
+            Strictness::Strict => methods(operation, &anonymous(template), &heads),
+            Strictness::Compat => vec![operation.method.clone()],
+        };
+        let matches = methods
             .into_iter()
             .map(|method| RequestMatch {
                 method: Some(method),
@@ -181,6 +196,7 @@ pub(crate) fn route(
         MAX_ROUTE_NAME,
     );
     Ok(Route {
+        kind: L7Kind::Http,
         name: ObjectName::new(namespace, &name).map_err(|error| error.to_string())?,
         origin: Origin::Endpoint {
             endpoint: exposure.endpoint.clone(),
@@ -194,47 +210,60 @@ pub(crate) fn route(
     })
 }
 
-/// Without operations any valid token passes; with them nothing passes here.
-fn wildcard_auth(exposure: &ExposureDraft, provider: &Arc<JwtProvider>) -> Auth {
-    let default = if exposure.operations.is_empty() {
-        Decision::Allow
-    } else {
-        Decision::Deny
-    };
-    Auth::of_tokens(
+/// A rule that only asks for a token: any valid one passes, or not even that.
+fn wildcard_auth(
+    exposure: &ExposureDraft,
+    provider: &Arc<JwtProvider>,
+    default: Decision,
+) -> Arc<Auth> {
+    Arc::new(Auth::of_tokens(
         exposure.source.clone(),
         vec![provider.clone()],
         Authorization {
             rules: Vec::new(),
             default,
         },
-    )
+    ))
 }
 
-fn operation_auth(operation: &Operation, provider: &Arc<JwtProvider>) -> Auth {
+fn operation_auth(
+    operation: &Operation,
+    provider: &Arc<JwtProvider>,
+    strictness: Strictness,
+) -> Arc<Auth> {
     let token = TokenRequirement {
         provider: provider.name.clone(),
         scopes: operation.scopes.clone(),
+        scope_claims: match strictness {
+            Strictness::Strict => ScopeClaims::ScopeAndScp,
+            Strictness::Compat => ScopeClaims::Scope,
+        },
         claims: operation.claims.clone(),
     };
-    Auth::of_tokens(
+    Arc::new(Auth::of_tokens(
         operation.declared.clone(),
         vec![provider.clone()],
         Authorization {
             rules: vec![AuthRule::of_token(Decision::Allow, token)],
             default: Decision::Deny,
         },
-    )
+    ))
 }
 
 /// HEAD is judged as GET (RFC 9110, section 9.3.2), unless an operation says something about HEAD
-/// on the same path.
-fn methods(heads: &BTreeSet<&str>, operation: &Operation) -> Vec<String> {
-    if operation.method == "GET" && !heads.contains(operation.path.as_str()) {
+/// on the same path. OpenChoreo takes it for a method that no operation names.
+fn methods(operation: &Operation, path: &str, heads: &BTreeSet<String>) -> Vec<String> {
+    if operation.method == "GET" && !heads.contains(path) {
         vec!["GET".to_owned(), "HEAD".to_owned()]
     } else {
         vec![operation.method.clone()]
     }
+}
+
+fn pattern(exposure: &ExposureDraft, site: &Site, target: &Template) -> String {
+    let (base_path, target) = (&exposure.base_path.text, &target.text);
+    let full = clean(&format!("{}/{base_path}/{target}", site.prefix));
+    operation_pattern(base_path, target, &full, exposure.strictness)
 }
 
 /// Takes the prefix away; a web application has none.
@@ -246,78 +275,6 @@ fn strip(site: &Site) -> Vec<Filter> {
         path: Some(PathRewrite::Strip(site.prefix.clone())),
         hostname: None,
     }]
-}
-
-fn pattern(site: &Site, base_path: &str, target: &str) -> String {
-    let full = clean(&format!("{}/{base_path}/{target}", site.prefix));
-    operation_pattern(base_path, target, &full)
-}
-
-/// Collapses slashes, resolves dot segments by text, drops a trailing slash.
-pub(crate) fn clean(path: &str) -> String {
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in path.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            _ => segments.push(segment),
-        }
-    }
-    format!("/{}", segments.join("/"))
-}
-
-/// The pattern of an operation from its base path and target as written, and the whole path with
-/// parameters in braces. The group is what OpenChoreo sends upstream; here it only keeps the text,
-/// and with it the precedence, the same.
-pub(crate) fn operation_pattern(base_path: &str, target: &str, full: &str) -> String {
-    let wanted = one_slash_at_the_ends(&format!("{base_path}{target}"));
-    match full.find(&wanted).filter(|_| !wanted.is_empty()) {
-        None => format!("^{}$", expand(full)),
-        Some(at) => format!("^{}({})$", escape(&full[..at]), expand(&full[at..])),
-    }
-}
-
-fn one_slash_at_the_ends(path: &str) -> String {
-    let front = path.trim_start_matches('/');
-    let middle = front.trim_end_matches('/');
-    let start = if front.len() < path.len() { "/" } else { "" };
-    let end = if middle.len() < front.len() { "/" } else { "" };
-    format!("{start}{middle}{end}")
-}
-
-/// Parameters become one segment that is not empty, the rest stands for itself.
-fn expand(path: &str) -> String {
-    let mut pattern = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(open) = rest.find('{') {
-        let (text, behind) = rest.split_at(open);
-        pattern.push_str(&escape(text));
-        match behind[1..].find('}') {
-            Some(length) if length > 0 => {
-                pattern.push_str("[^/]+");
-                rest = &behind[length + 2..];
-            }
-            _ => {
-                pattern.push_str("\\{");
-                rest = &behind[1..];
-            }
-        }
-    }
-    pattern.push_str(&escape(rest));
-    pattern
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if "\\.+*?()|[]{}^$".contains(character) {
-            escaped.push('\\');
-        }
-        escaped.push(character);
-    }
-    escaped
 }
 
 /// Where to attach: every listener of the gateway that takes the host.

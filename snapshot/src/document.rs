@@ -18,6 +18,7 @@ pub(crate) mod cell;
 pub(crate) mod duration;
 pub(crate) mod filter;
 pub(crate) mod gateway;
+pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod jwks;
 pub(crate) mod l4_route;
@@ -40,12 +41,13 @@ pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 
 /// Kinds with the versions in which each is taken.
-const KINDS: [(&str, &[&str]); 13] = [
+const KINDS: [(&str, &[&str]); 14] = [
     ("Cell", &[CARDINAL]),
     ("RoutingTable", &[CARDINAL]),
     ("Platform", &[CARDINAL]),
     ("Gateway", &[GATEWAY_API]),
     ("HTTPRoute", &[GATEWAY_API]),
+    ("GRPCRoute", &[GATEWAY_API]),
     ("TLSRoute", &[GATEWAY_API]),
     ("TCPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
     ("UDPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
@@ -72,6 +74,7 @@ pub(crate) struct Drafts {
     pub(crate) routing_tables: Table<model::RoutingTable>,
     pub(crate) gateways: Table<gateway::GatewayDraft>,
     pub(crate) http_routes: Table<http_route::RouteDraft>,
+    pub(crate) grpc_routes: Table<http_route::RouteDraft>,
     pub(crate) tls_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) tcp_routes: Table<l4_route::L4RouteDraft>,
     pub(crate) udp_routes: Table<l4_route::L4RouteDraft>,
@@ -242,6 +245,12 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             &mut drafts.http_routes,
             &meta,
             spec(object, &meta, http_route::read),
+            root.sink(),
+        ),
+        "GRPCRoute" => place(
+            &mut drafts.grpc_routes,
+            &meta,
+            spec(object, &meta, grpc_route::read),
             root.sink(),
         ),
         "TLSRoute" => place(

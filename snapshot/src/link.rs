@@ -13,8 +13,8 @@ use crate::document::gateway::GatewayDraft;
 use crate::document::platform::PlatformDraft;
 use crate::document::secret::SecretDraft;
 use crate::model::{
-    Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, Listener, Node, ObjectName, Platform,
-    Route, Snapshot,
+    Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, L7Kind, Listener, Node, ObjectName,
+    Platform, Route, Snapshot,
 };
 use crate::reader::Sink;
 use crate::report::Source;
@@ -112,15 +112,19 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     let routing_tables = drafts.routing_tables;
     let unread = |name: &ObjectName| attach.contains_key(name);
     routing_table::trusted(&routing_tables, &gateways, unread, sink);
-    let l4_routes = l4_routes.link(&attach, &drafts.backends, sink);
-    let mut documents = http_route::routes(
-        drafts.http_routes,
-        &attach,
-        &routing_tables,
-        &drafts.backends,
-        &drafts.filters,
+    let references = http_route::References {
+        gateways: &attach,
+        tables: &routing_tables,
+        backends: &drafts.backends,
+        filters: &drafts.filters,
         sink,
-    );
+    };
+    let l4_routes = l4_routes.link(&references);
+    let routes_of_documents = [
+        (L7Kind::Http, drafts.http_routes),
+        (L7Kind::Grpc, drafts.grpc_routes),
+    ];
+    let mut documents = http_route::routes(routes_of_documents, &references);
     let security = drafts.security_policies;
     let security = security_policy::policies(security, &documents, &attach, &secrets, sink);
     let traffic = drafts.traffic_policies;
@@ -157,7 +161,7 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
 /// Documents before cells, then the oldest, then by name (Gateway API, `HTTPRouteRule`).
 fn route_order(route: &Route) -> impl Ord + '_ {
     let age = (route.created.is_none(), route.created);
-    (&route.origin, age, &route.name)
+    (&route.origin, age, &route.name, route.kind)
 }
 
 fn certificates(

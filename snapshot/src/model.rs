@@ -32,7 +32,8 @@ mod traffic;
 
 pub use auth::{
     ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
-    CredentialPlace, Decision, HeaderRequirement, Leniency, StringMatch, TokenRequirement, Tokens,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, ScopeClaims, StringMatch,
+    TokenRequirement, Tokens,
 };
 pub use cell::{
     Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
@@ -41,14 +42,15 @@ pub use cell::{
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
-    Certificate, Gateway, HostPattern, Listener, ListenerProtocol, Origin, Parent, PathRewrite,
-    Route, Rule, Target, TlsMode, Upstream, UpstreamHost, WeightedTarget, effective_hosts,
+    Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin, Parent,
+    PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Upstream, UpstreamHost,
+    WeightedTarget, effective_hosts,
 };
 pub use jwt::{
     Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
-pub use matches::{PathMatch, Pattern, RequestMatch, TextMatch};
+pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
@@ -58,8 +60,8 @@ pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 pub use traffic::{
     ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
-    LocalFailures, PassiveCheck, PolicyRetry, Question, RateLimit, RateRule, RateSelector,
-    RateSource, RateText, RetryLimit, TrafficPolicy,
+    LocalFailures, PassiveCheck, PolicyRetry, Question, RateLimit, RatePath, RateRule,
+    RateSelector, RateSource, RateText, RetryLimit, TrafficPolicy,
 };
 
 /// Everything a node is told, valid as a whole.
@@ -75,7 +77,7 @@ pub struct Snapshot {
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.
     pub gateways: BTreeMap<ObjectName, Gateway>,
-    /// Routes of `HTTPRoute` documents and those that cells' endpoints generate, in a fixed order:
+    /// Routes of documents and those that cells' endpoints generate, in a fixed order:
     /// by origin, then age, then name. Where nothing else decides between two routes, the first wins.
     pub routes: Vec<Route>,
     /// Routes below HTTP, the oldest first, then by kind and name.

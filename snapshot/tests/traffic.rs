@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use snapshot::model::{
-    Balance, ConsistentHash, Failures, HashCookie, HashKey, Hostname, Jitter, Limit, LocalFailures,
-    PathMatch, Question, RateText, RetryLimit, TrafficPolicy,
+    Balance, ConsistentHash, Failures, HashCookie, HashKey, Hostname, Jitter, L7Kind, Limit,
+    LocalFailures, Question, RatePath, RateText, RetryLimit, TrafficPolicy,
 };
 use snapshot::{Snapshot, SourceFile, parse};
 
@@ -98,6 +98,43 @@ fn the_most_specific_policy_wins_as_a_whole() {
     assert_eq!(
         found(&snapshot),
         [(vec!["one", "two"], vec![Some("route"), Some("route")])]
+    );
+}
+
+#[test]
+fn a_route_is_a_target_by_its_kind_and_name() {
+    let calls = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: { name: shop }
+spec:
+  parentRefs: [{ name: edge }]
+  hostnames: [calls.example.com]
+  rules:
+    - { backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: shop }] }
+";
+    let http = ROUTE.replace(
+        "  parentRefs: [{ name: edge }]\n",
+        "  parentRefs: [{ name: edge }]\n  hostnames: [shop.example.com]\n",
+    );
+    let policies = [
+        policy("name: requests", "kind: HTTPRoute, name: shop", "retry: {}"),
+        policy("name: calls", "kind: GRPCRoute, name: shop", "retry: {}"),
+    ];
+    let file = SourceFile {
+        path: "a.yaml".to_owned(),
+        bytes: format!("{http}{calls}{}", policies.concat()).into_bytes(),
+    };
+    let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
+    assert_eq!(snapshot.warnings, []);
+    let kinds: Vec<_> = snapshot.routes.iter().map(|route| route.kind).collect();
+    assert_eq!(kinds, [L7Kind::Http, L7Kind::Grpc]);
+    assert_eq!(
+        found(&snapshot),
+        [
+            (vec!["one", "two"], vec![Some("requests"), Some("requests")]),
+            (vec!["one", "two"], vec![Some("calls")]),
+        ]
     );
 }
 
@@ -451,7 +488,7 @@ fn rates_are_as_written() {
         .collect();
     assert_eq!(methods, [("GET", false), ("PUT", true)]);
     let path = second.path.as_ref().expect("a path");
-    assert!(path.invert && matches!(&path.wanted, PathMatch::Exact(path) if path.as_str() == "/h"));
+    assert!(path.invert && matches!(&path.wanted, RatePath::Exact(path) if path.as_str() == "/h"));
     let source = second.source.as_ref().expect("a network");
     assert_eq!(
         (source.network.to_string().as_str(), source.distinct),

@@ -13,9 +13,9 @@ use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
     Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
-    Hostname, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin, ProviderKeys,
-    RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode, Tokens,
-    TrafficPolicy, WeightedTarget, effective_hosts,
+    Hostname, L7Kind, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin,
+    ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode,
+    Tokens, TrafficPolicy, WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -68,7 +68,7 @@ struct Compiler<'a> {
     placements: BTreeMap<ObjectName, Arc<Placements>>,
     backends: BTreeMap<Arc<str>, Arc<Backend>>,
     managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
-    limiters: BTreeMap<(ObjectName, Arc<str>), Arc<Limiter>>,
+    limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
     shared_rules: BTreeMap<ObjectName, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     targets: u32,
@@ -186,6 +186,7 @@ impl<'a> Compiler<'a> {
             }
         }
         RouteRule {
+            kind: route.kind,
             route: Arc::clone(name),
             index,
             origin: route.origin.clone(),
@@ -199,7 +200,7 @@ impl<'a> Compiler<'a> {
             limiter: rule
                 .traffic
                 .as_ref()
-                .and_then(|policy| self.limiter(policy, name)),
+                .and_then(|policy| self.limiter(policy, (route.kind, name))),
             filters,
             timeouts: traffic::timeouts(rule),
             retry: traffic::retry(rule),
@@ -329,9 +330,13 @@ impl<'a> Compiler<'a> {
     }
 
     /// The rate limit of a policy for a route. All rules of the route that have the policy share it.
-    fn limiter(&mut self, policy: &TrafficPolicy, route: &Arc<str>) -> Option<Arc<Limiter>> {
+    fn limiter(
+        &mut self,
+        policy: &TrafficPolicy,
+        (kind, route): (L7Kind, &Arc<str>),
+    ) -> Option<Arc<Limiter>> {
         let limit = policy.rate_limit.as_ref()?;
-        let key = (policy.name.clone(), Arc::clone(route));
+        let key = (policy.name.clone(), kind, Arc::clone(route));
         let shared = self.shared_rules.entry(policy.name.clone()).or_default();
         let made = self.limiters.entry(key);
         let limiter = made.or_insert_with(|| Arc::new(Limiter::new(limit, shared)));
@@ -572,12 +577,10 @@ impl<'a> Compiler<'a> {
 
     /// Adds a route's matches. Order: routes as the snapshot lists them, then rules as written.
     fn add(&mut self, into: &mut HostRules, route: &Route, rules: &[Arc<RouteRule>], at: usize) {
-        // A cell's operations judge HEAD as GET; an HTTPRoute means the method it names.
-        let head_as_get = matches!(route.origin, Origin::Endpoint { .. });
         for (rule, compiled) in route.rules.iter().zip(rules) {
             let order = (at << 16) | compiled.index;
             for one in &rule.matches {
-                if let Err(error) = into.add(one, compiled, order, head_as_get) {
+                if let Err(error) = into.add(one, compiled, order) {
                     self.mistake(&rule.declared, error);
                 }
             }

@@ -180,7 +180,7 @@ fn checked(
         }
     }
     if let Some(keys) = gatekeeper.keys.as_ref().filter(|keys| keys.sanitize) {
-        sanitize(&mut inbound.parts, keys);
+        sanitize(&mut inbound.parts, keys)?;
     }
     for (name, value) in tell {
         inbound.parts.headers.insert(name, value);
@@ -246,7 +246,7 @@ fn credential(error: CredentialError, realm: Option<&str>) -> Refusal {
 }
 
 /// Takes the key out of every place that was looked at.
-fn sanitize(parts: &mut Parts, keys: &KeyRing) {
+fn sanitize(parts: &mut Parts, keys: &KeyRing) -> Result<(), Refusal> {
     let mut params = Vec::new();
     for place in &keys.places {
         match place {
@@ -265,15 +265,17 @@ fn sanitize(parts: &mut Parts, keys: &KeyRing) {
             "" => parts.uri.path().to_owned(),
             rest => format!("{}?{rest}", parts.uri.path()),
         };
-        // Parts of a target that was valid, in their order.
-        if let Ok(target) = PathAndQuery::try_from(target) {
-            let mut changed = std::mem::take(&mut parts.uri).into_parts();
-            changed.path_and_query = Some(target);
-            parts.uri = Uri::from_parts(changed).unwrap_or_default();
-        } else {
-            parts.uri = Uri::default();
-        }
+        let mut changed = std::mem::take(&mut parts.uri).into_parts();
+        changed.path_and_query = Some(PathAndQuery::try_from(target).map_err(broken)?);
+        parts.uri = Uri::from_parts(changed).map_err(broken)?;
     }
+    Ok(())
+}
+
+/// A target that is none without its credential must not become another one.
+fn broken(error: impl Into<http::Error>) -> Refusal {
+    let detail = format!("target without its credential: {}", error.into());
+    Refusal::new(Reason::BadRequest, detail)
 }
 
 fn cookies_without(headers: &mut HeaderMap, name: &str) {

@@ -43,14 +43,14 @@ pub(super) struct Got {
 fn limits(
     timeouts: RuleTimeouts,
     begun: Instant,
-    now: Instant,
+    now: impl FnOnce() -> Instant,
 ) -> (Option<Instant>, Option<Instant>, Patience) {
     let whole = match timeouts.request {
         Limit::After(limit) => Some(begun + limit),
         Limit::Off | Limit::Unset => None,
     };
     let one = match timeouts.backend {
-        Limit::After(limit) => Some(now + limit),
+        Limit::After(limit) => Some(now() + limit),
         Limit::Off | Limit::Unset => None,
     };
     let deadline = [whole, one].into_iter().flatten().min();
@@ -72,15 +72,9 @@ pub(super) async fn send(
 ) -> Result<Got, Refusal> {
     let begun = exchange.begun();
     let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) else {
-        let (_, deadline, patience) = limits(effort.timeouts, begun, Instant::now());
-        let answer = once(
-            stage,
-            exchange,
-            &destinations,
-            request,
-            (patience, effort.managed),
-        );
-        let answer = answer.await?;
+        let (_, deadline, patience) = limits(effort.timeouts, begun, Instant::now);
+        let how = (patience, effort.managed);
+        let answer = once(stage, exchange, &destinations, request, how).await?;
         return Ok(Got { answer, deadline });
     };
     let worker = stage.worker;
@@ -93,7 +87,9 @@ pub(super) async fn send(
     };
     let mut retries = 0;
     loop {
-        let (whole, deadline, patience) = limits(effort.timeouts, begun, Instant::now());
+        let now = Instant::now();
+        exchange.progress.touch(now);
+        let (whole, deadline, patience) = limits(effort.timeouts, begun, || now);
         let Some(request) = original.request(exchange) else {
             // Asked for only while the body is whole.
             return Err(Refusal::new(Reason::RequestTimeout, "the body is gone"));
@@ -297,7 +293,7 @@ mod tests {
             (Limit::Off, after(3), Some(4)),
         ] {
             let timeouts = RuleTimeouts { request, backend };
-            let (_, deadline, patience) = limits(timeouts, begun, now);
+            let (_, deadline, patience) = limits(timeouts, begun, || now);
             assert_eq!(deadline, expected.map(|seconds| begun + second * seconds));
             let usual = timeouts == RuleTimeouts::default();
             assert_eq!(matches!(patience, Patience::Usual), usual);

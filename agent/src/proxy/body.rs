@@ -5,11 +5,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::exchange::Exchange;
+use super::grpc;
 use super::log::Reason;
+use crate::upstream::{AnswerBody, Break};
 
 /// Bytes for the client. Dropping it ends the exchange and writes its record.
 pub(super) struct ResponseBody {
@@ -19,9 +20,9 @@ pub(super) struct ResponseBody {
 
 enum Inner {
     Full(Option<Bytes>),
-    Streamed(Incoming),
+    Streamed(AnswerBody),
     /// With the time at which it has to be over.
-    Limited(Incoming, Pin<Box<Sleep>>),
+    Limited(AnswerBody, Pin<Box<Sleep>>),
 }
 
 /// Why a response breaks off.
@@ -29,7 +30,7 @@ enum Inner {
 pub(super) enum Cut {
     /// The upstream broke off.
     #[error(transparent)]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] Break),
     /// The time that the rule allows is over.
     #[error("the answer was not complete in the time that the rule allows")]
     Deadline,
@@ -50,7 +51,7 @@ impl ResponseBody {
         }
     }
 
-    pub(super) fn streamed(body: Incoming, deadline: Option<Instant>) -> Self {
+    pub(super) fn streamed(body: AnswerBody, deadline: Option<Instant>) -> Self {
         let inner = match deadline.filter(|_| !body.is_end_stream()) {
             Some(deadline) => Inner::Limited(body, Box::pin(tokio::time::sleep_until(deadline))),
             None => Inner::Streamed(body),
@@ -107,6 +108,12 @@ impl Body for ResponseBody {
                 }
                 Some(Err(error @ Cut::Deadline)) => {
                     exchange.failed(Reason::UpstreamTimeout, error);
+                    if exchange.grpc {
+                        // A call can be told why it ends.
+                        this.inner = Inner::Full(None);
+                        let end = Frame::trailers(grpc::deadline_exceeded());
+                        return Poll::Ready(Some(Ok(end)));
+                    }
                 }
                 None => exchange.complete(),
             }

@@ -1,23 +1,30 @@
 //! One client connection: accept → TLS by server name → codec.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
+use super::aside::Aside;
+use super::coalesce::Turns;
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
 use super::{request, steered, stream, tls};
 use crate::route::Wire;
-use crate::upstream::LocalExecutor;
+use crate::upstream::{LocalExecutor, Progress};
 
 /// What a client that knows HTTP/2 sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,14 +57,18 @@ pub(super) enum Entry {
 pub(super) struct Conn {
     pub(super) peer: SocketAddr,
     /// The same as a text: every request is recorded with it.
-    pub(super) client: String,
+    pub(super) client: Arc<str>,
+    /// Its address, as a header tells it.
+    pub(super) address: HeaderValue,
     pub(super) local: SocketAddr,
     pub(super) entry: Entry,
     pub(super) tls: bool,
     /// Server name of the `ClientHello`, lower case.
     pub(super) sni: Option<String>,
-    /// Requests so far.
-    pub(super) requests: Cell<u64>,
+    /// When its last answer was complete, or since when it is open.
+    pub(super) free: Cell<Instant>,
+    /// How far the body of its last request is.
+    pub(super) body: RefCell<Weak<Progress>>,
     /// Whether its client may still send what nobody reads.
     pub(super) unread: Unread,
 }
@@ -85,6 +96,10 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
             return;
         }
     };
+    let Ok(address) = HeaderValue::from_str(&peer.ip().to_string()) else {
+        // No address has a text that is no header's.
+        return;
+    };
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
@@ -97,12 +112,14 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
     }
     let conn = Conn {
         peer,
-        client: peer.to_string(),
+        client: peer.to_string().into(),
+        address,
         local,
         entry,
         tls: false,
         sni: None,
-        requests: Cell::default(),
+        free: Cell::new(Instant::now()),
+        body: RefCell::default(),
         unread: Unread::default(),
     };
     match entry {
@@ -152,52 +169,63 @@ where
         let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
         service_fn(move |request| {
             let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
-            conn.requests.set(conn.requests.get() + 1);
             async move {
                 Ok::<_, std::convert::Infallible>(request::handle(worker, conn, request).await)
             }
         })
     };
     let unread = conn.unread.clone();
-    let io = TokioIo::new(Lingering::new(stream, unread));
-    let ended = if codec == Codec::Http2 {
-        let connection = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD as u32)
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(KEEPALIVE)
-            .enable_connect_protocol()
-            .serve_connection(io, service);
-        tokio::pin!(connection);
+    let stream = Lingering::new(stream, unread);
+    let limit = worker.idle();
+    let mut besides = Aside::new(async {
         tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = drain.begun() => {
-                connection.as_mut().graceful_shutdown();
+            () = drain.begun() => Besides::Drain,
+            () = idle(&conn, limit) => Besides::Idle,
+        }
+    });
+    let ended = if codec == Codec::Http2 {
+        let mut connection = Turns::new(stream, |held| {
+            http2::Builder::new(LocalExecutor)
+                .timer(TokioTimer::new())
+                .max_header_list_size(MAX_HEAD as u32)
+                .max_concurrent_streams(MAX_STREAMS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .keep_alive_interval(KEEPALIVE)
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(held), service)
+        });
+        match first(Pin::new(&mut connection), &mut besides).await {
+            Ok(ended) => ended,
+            Err(Besides::Drain) => {
+                connection.connection().graceful_shutdown();
                 connection.await
             }
-            () = idle(&conn, worker.idle()) => {
-                connection.as_mut().graceful_shutdown();
+            Err(Besides::Idle) => {
+                connection.connection().graceful_shutdown();
                 // A client that does not say goodbye has had its time.
-                tokio::time::timeout(worker.idle(), connection).await.unwrap_or(Ok(()))
+                tokio::time::timeout(limit, connection)
+                    .await
+                    .unwrap_or(Ok(()))
             }
         }
     } else {
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(worker.idle())
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = drain.begun() => {
+        match first(connection.as_mut(), &mut besides).await {
+            Ok(ended) => ended,
+            Err(Besides::Drain) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = idle(&conn, limit) => Ok(()),
+                }
             }
+            Err(Besides::Idle) => Ok(()),
         }
     };
     if let Err(error) = ended {
@@ -205,19 +233,44 @@ where
     }
 }
 
-/// Returns once a connection had no request under way, and began none, for `limit`. For HTTP/2; in
-/// HTTP/1 this is the wait for a head.
+/// What ends a connection besides its client.
+#[derive(Clone, Copy)]
+enum Besides {
+    Drain,
+    /// No request came in time, or no head of one to its end.
+    Idle,
+}
+
+/// What comes first: the end of the connection, or something besides.
+async fn first<C: Future, F: Future>(
+    mut connection: Pin<&mut C>,
+    besides: &mut Aside<F>,
+) -> Result<C::Output, F::Output> {
+    std::future::poll_fn(|context| match connection.as_mut().poll(context) {
+        Poll::Ready(ended) => Poll::Ready(Ok(ended)),
+        Poll::Pending => besides.poll(context).map(Err),
+    })
+    .await
+}
+
+/// Returns once a connection had no request under way for `limit`.
 async fn idle(conn: &Rc<Conn>, limit: Duration) {
     // One of the connection, one of its service; every request holds another to the end of its answer.
     const AT_REST: usize = 2;
-    let mut seen = None;
     loop {
-        let now = (Rc::strong_count(conn) == AT_REST).then(|| conn.requests.get());
-        if now.is_some() && now == seen {
+        let since = if Rc::strong_count(conn) > AT_REST {
+            Instant::now()
+        } else {
+            // An answer may be complete before its request is.
+            let body = conn.body.borrow().upgrade();
+            let free = conn.free.get();
+            body.map_or(free, |progress| progress.last().max(free))
+        };
+        let until = since + limit;
+        if until <= Instant::now() {
             return;
         }
-        seen = now;
-        tokio::time::sleep(limit).await;
+        tokio::time::sleep_until(until).await;
     }
 }
 

@@ -240,7 +240,8 @@ impl Session {
                 return Ended::Over;
             }
         };
-        let mut exchange = Exchange::begin(worker, "udp", canonical(self.client).to_string());
+        let mut exchange =
+            Exchange::begin(worker, "udp", canonical(self.client).to_string().into());
         exchange.record.generation = table.generation;
         exchange.listener(&listener.name);
         exchange.record.direction = listener.gate.map(Gate::direction);
@@ -256,7 +257,7 @@ impl Session {
         drop(table);
         match opened {
             Ok((socket, peer)) => {
-                exchange.record.upstream = Some(peer.to_string());
+                exchange.record.upstream = Some(peer.to_string().into());
                 self.pass(&mut exchange, &socket, &upstream, first).await
             }
             Err(refusal) => {

@@ -27,6 +27,8 @@ pub(super) struct Exchange {
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
     /// What a rate limit says of it.
     pub(super) rate: Option<Verdict>,
+    /// Whether the request is a call of gRPC.
+    pub(super) grpc: bool,
     /// The place that answered.
     pub(super) place: Option<Place>,
     /// The request's body, if copies of it are wanted.
@@ -42,28 +44,30 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn begin(worker: &Rc<Worker>, protocol: &'static str, client: String) -> Self {
+    pub(super) fn begin(worker: &Rc<Worker>, protocol: &'static str, client: Arc<str>) -> Self {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        let started = Instant::now();
         Self {
             record: AccessRecord {
                 time_ms: since.as_millis() as u64,
                 start_ns: since.as_nanos() as u64,
                 protocol,
-                client,
+                client: Some(client),
                 ..AccessRecord::default()
             },
-            progress: Rc::default(),
+            progress: Rc::new(Progress::new(started.into())),
             conn: None,
             cors: None,
             rate: None,
+            grpc: false,
             kept: None,
             place: None,
             slots: Vec::new(),
             served: None,
             worker: Rc::clone(worker),
-            started: Instant::now(),
+            started,
             complete: false,
             forgotten: false,
         }
@@ -81,7 +85,9 @@ impl Exchange {
 
     /// An upstream is asked from now on; the answer tells how long that takes.
     pub(super) fn asks(&mut self) {
-        self.record.request_us = Some(self.started.elapsed().as_micros() as u64);
+        let now = Instant::now();
+        self.progress.touch(now.into());
+        self.record.request_us = Some(now.duration_since(self.started).as_micros() as u64);
         self.record.upstream_us = None;
     }
 
@@ -126,13 +132,16 @@ impl Drop for Exchange {
         if self.forgotten {
             return;
         }
+        let now = Instant::now();
+        if let Some(conn) = &self.conn {
+            conn.free.set(now.into());
+        }
         if !self.complete && self.record.reason == Reason::Ok {
             self.record.reason = Reason::ClientClosed;
         }
         self.record.bytes_in += self.progress.bytes();
-        self.record.duration_us = self.started.elapsed().as_micros() as u64;
-        let record = std::mem::take(&mut self.record);
-        self.worker.metrics.count(&record);
-        self.worker.log.push(record);
+        self.record.duration_us = now.duration_since(self.started).as_micros() as u64;
+        self.worker.metrics.count(&self.record);
+        self.worker.log.push(&mut self.record);
     }
 }

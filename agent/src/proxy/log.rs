@@ -3,13 +3,15 @@
 //! A record goes into a ring of the last [`KEPT`] records, which the admin socket serves, and to the access
 //! log and the collector of traces if they are asked for. It has no query, no header and no body.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 
-use arc_swap::ArcSwapOption;
 use http::StatusCode;
 use prometheus_client::registry::Registry;
 
+use super::request_id::RequestId;
 use super::trace::TraceContext;
 use crate::route::{FailoverReason, RouteReason};
 use crate::telemetry::Sinks;
@@ -17,8 +19,9 @@ use crate::telemetry::Sinks;
 /// Bytes of a text in a record; what a client may send is longer, and many records are kept.
 const MAX_TEXT: usize = 2048;
 
-/// Records kept for [`RequestLog::since`].
-pub const KEPT: u64 = 1024;
+/// Records that each core keeps for [`RequestLog::since`]. All of them are written to again and again, and should not take
+/// the core's cache.
+pub const KEPT: usize = 256;
 
 /// One request, or one connection that never became requests.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -28,8 +31,8 @@ pub struct AccessRecord {
     /// Start, in milliseconds since 1970.
     pub time_ms: u64,
     /// Id of the request; empty for connections.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub request_id: String,
+    #[serde(skip_serializing_if = "RequestId::is_none")]
+    pub request_id: RequestId,
     /// Start, in nanoseconds since 1970; spans are as exact.
     #[serde(skip)]
     pub start_ns: u64,
@@ -46,7 +49,7 @@ pub struct AccessRecord {
     pub protocol: &'static str,
     /// Method.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<String>,
+    pub method: Option<Cow<'static, str>>,
     /// Host asked for: the request's authority or the SNI, lower case and without port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
@@ -73,8 +76,8 @@ pub struct AccessRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Where the answer came from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub upstream: Option<Arc<str>>,
     /// Times that the request was sent again.
     #[serde(skip_serializing_if = "none")]
     pub retries: u32,
@@ -100,7 +103,8 @@ pub struct AccessRecord {
     /// Bytes of the answer's body.
     pub bytes_out: u64,
     /// Address of the client.
-    pub client: String,
+    #[serde(serialize_with = "text")]
+    pub client: Option<Arc<str>>,
     /// Component of the client.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
     pub caller: Option<Arc<str>>,
@@ -357,12 +361,22 @@ impl Reason {
     }
 }
 
-/// The last [`KEPT`] records. Writers of all cores share it without a lock.
+/// Rings that the cores share out among them.
+const RINGS: usize = 16;
+
+/// The last [`KEPT`] records of each core. Writers never wait: a place that somebody reads is left out.
 #[derive(Debug)]
 pub struct RequestLog {
     next: AtomicU64,
-    slots: Box<[ArcSwapOption<AccessRecord>]>,
+    rings: [Ring; RINGS],
     sinks: Sinks,
+}
+
+/// The last [`KEPT`] records of a core; places without a record have the number 0.
+#[derive(Debug, Default)]
+struct Ring {
+    places: OnceLock<Box<[Mutex<AccessRecord>]>>,
+    next: AtomicUsize,
 }
 
 impl Default for RequestLog {
@@ -376,7 +390,7 @@ impl RequestLog {
     pub(crate) fn new(sinks: Sinks) -> Self {
         Self {
             next: AtomicU64::new(1),
-            slots: (0..KEPT).map(|_| ArcSwapOption::empty()).collect(),
+            rings: Default::default(),
             sinks,
         }
     }
@@ -391,34 +405,63 @@ impl RequestLog {
         &self.sinks
     }
 
-    /// Numbers and keeps a record, and hands it on.
-    pub fn push(&self, mut record: AccessRecord) {
+    /// Numbers and keeps a record, and hands it on. What is left in its place is nobody's.
+    pub fn push(&self, record: &mut AccessRecord) {
         record.seq = self.next.fetch_add(1, Ordering::Relaxed);
         let texts = [
-            &mut record.method,
             &mut record.host,
             &mut record.path,
             &mut record.upstream_path,
             &mut record.detail,
         ];
         texts.into_iter().flatten().for_each(clip);
-        let slot = &self.slots[(record.seq % KEPT) as usize];
-        let record = Arc::new(record);
-        self.sinks.tell(&record);
-        slot.store(Some(record));
+        if let Some(Cow::Owned(method)) = &mut record.method {
+            clip(method);
+        }
+        self.sinks.tell(record);
+        self.rings[own_ring()].keep(record);
     }
 
     /// Records after a position, oldest first. A gap means that the reader was too slow.
     pub fn since(&self, seq: u64) -> Vec<Arc<AccessRecord>> {
-        let mut records: Vec<_> = self
-            .slots
-            .iter()
-            .filter_map(ArcSwapOption::load_full)
-            .filter(|record| record.seq > seq)
+        let places = self.rings.iter().filter_map(|ring| ring.places.get());
+        let mut records: Vec<_> = places
+            .flatten()
+            .filter_map(|place| {
+                let record = place.lock().unwrap_or_else(PoisonError::into_inner);
+                (record.seq > seq).then(|| Arc::new(record.clone()))
+            })
             .collect();
         records.sort_by_key(|record| record.seq);
         records
     }
+}
+
+impl Ring {
+    fn keep(&self, record: &mut AccessRecord) {
+        let make = || (0..KEPT).map(|_| Mutex::default()).collect();
+        let places = self.places.get_or_init(make);
+        for _ in 0..KEPT {
+            let at = self.next.fetch_add(1, Ordering::Relaxed) % KEPT;
+            let mut place = match places[at].try_lock() {
+                Ok(place) => place,
+                // A record is exchanged as a whole, so a panic elsewhere leaves it valid.
+                Err(TryLockError::Poisoned(place)) => place.into_inner(),
+                Err(TryLockError::WouldBlock) => continue,
+            };
+            std::mem::swap(&mut *place, record);
+            return;
+        }
+    }
+}
+
+/// The ring of this thread.
+fn own_ring() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % RINGS);
+    }
+    OWN.get()
 }
 
 /// Shortens a text to [`MAX_TEXT`] bytes, its end marked, and gives back the rest of its memory.
@@ -438,7 +481,7 @@ mod tests {
     fn records_are_of_bounded_size() {
         let log = RequestLog::default();
         for path in ["/a".repeat(30_000), "ä".repeat(30_000), "/short".into()] {
-            log.push(AccessRecord {
+            log.push(&mut AccessRecord {
                 path: Some(path),
                 ..AccessRecord::default()
             });
@@ -456,13 +499,13 @@ mod tests {
     fn the_log_keeps_the_last_records_in_order() {
         let log = RequestLog::default();
         for status in 0..3000 {
-            log.push(AccessRecord {
+            log.push(&mut AccessRecord {
                 status,
                 ..AccessRecord::default()
             });
         }
         let all = log.since(0);
-        assert_eq!(all.len() as u64, KEPT);
+        assert_eq!(all.len(), KEPT);
         assert!(all.is_sorted_by_key(|record| record.seq));
         let last: Vec<_> = log.since(2998).iter().map(|one| one.status).collect();
         assert_eq!(last, [2998, 2999]);

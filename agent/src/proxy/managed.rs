@@ -93,7 +93,7 @@ fn hash(
         Keyed::Cookie(wanted) => match cookie(headers, &wanted.name) {
             Some(value) => Some(stable(&[value.as_bytes()])),
             None => {
-                let value = worker.random_id();
+                let value = format!("{:016x}", worker.random());
                 return match new_cookie(wanted, &value) {
                     Some(given) => (Some(stable(&[value.as_bytes()])), Some(given)),
                     None => (None, None),

@@ -133,6 +133,8 @@ pub(super) struct CoreMetrics {
     pub(super) mirrors: Mirrors,
     shared: Metrics,
     known: RefCell<HashMap<Key, Counter>>,
+    /// The counter of the last request.
+    last: RefCell<Option<(Key, Counter)>>,
     tokens_verified: Counter,
     tokens_remembered: Counter,
 }
@@ -147,6 +149,7 @@ impl CoreMetrics {
             tokens_remembered: tokens("memory"),
             shared,
             known: RefCell::default(),
+            last: RefCell::default(),
         }
     }
 
@@ -174,27 +177,38 @@ impl CoreMetrics {
     }
 
     pub(super) fn count(&self, record: &AccessRecord) {
-        let class = record.status / 100;
-        let key = (record.listener.clone(), class, record.reason);
-        self.known
-            .borrow_mut()
-            .entry(key)
-            .or_insert_with(|| {
-                let labels = Labels {
-                    listener: record.listener.as_deref().unwrap_or("none").to_owned(),
-                    status: if class == 0 {
-                        "none".into()
-                    } else {
-                        format!("{class}xx")
-                    },
-                    reason: record.reason.as_str().to_owned(),
-                };
-                self.shared.requests.get_or_create(&labels).clone()
-            })
-            .inc();
+        self.requests(record);
         self.shared.duration.observe(record.duration_us);
         self.shared.bytes_in.inc_by(record.bytes_in);
         self.shared.bytes_out.inc_by(record.bytes_out);
+    }
+
+    /// Most requests go the way of the one before, whose counter is at hand.
+    fn requests(&self, record: &AccessRecord) {
+        let class = record.status / 100;
+        if let Some(((listener, last_class, reason), counter)) = &*self.last.borrow()
+            && (*last_class, *reason) == (class, record.reason)
+            && listener.as_ref().map(Arc::as_ptr) == record.listener.as_ref().map(Arc::as_ptr)
+        {
+            counter.inc();
+            return;
+        }
+        let key = (record.listener.clone(), class, record.reason);
+        let mut known = self.known.borrow_mut();
+        let counter = known.entry(key.clone()).or_insert_with(|| {
+            let labels = Labels {
+                listener: record.listener.as_deref().unwrap_or("none").to_owned(),
+                status: if class == 0 {
+                    "none".into()
+                } else {
+                    format!("{class}xx")
+                },
+                reason: record.reason.as_str().to_owned(),
+            };
+            self.shared.requests.get_or_create(&labels).clone()
+        });
+        counter.inc();
+        self.last.replace(Some((key, counter.clone())));
     }
 }
 

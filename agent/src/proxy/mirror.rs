@@ -19,7 +19,7 @@ use super::worker::Worker;
 use crate::route::filter::Mirror;
 use crate::route::{Filters, RouteTable};
 use crate::upstream::kept::Kept;
-use crate::upstream::{Destination, Patience, Progress, RequestBody};
+use crate::upstream::{AnswerBody, Destination, Patience, Progress, RequestBody};
 
 /// Copies that a core has under way at most; beyond that they are left out.
 const MAX_COPIES: usize = 128;
@@ -115,6 +115,6 @@ pub(super) fn send(
 }
 
 /// Reads an answer that nobody wants, so that its connection can be used again.
-async fn read_to_the_end(mut body: hyper::body::Incoming, deadline: Instant) {
+async fn read_to_the_end(mut body: AnswerBody, deadline: Instant) {
     while let Ok(Some(Ok(_))) = tokio::time::timeout_at(deadline, body.frame()).await {}
 }

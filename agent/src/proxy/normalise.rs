@@ -4,9 +4,6 @@
 //! lengths, a path with an encoded slash, header names with underscores (which CGI-like servers fold
 //! into dashes).
 
-use std::io::Write as _;
-use std::net::IpAddr;
-
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
@@ -19,13 +16,17 @@ use super::log::Reason;
 use super::respond::Refusal;
 use super::websocket::{self, Asked};
 
+/// The placement that served.
+pub(super) const ROUTED_TO: HeaderName = HeaderName::from_static("x-routed-to");
+/// Why it.
+pub(super) const ROUTE_REASON: HeaderName = HeaderName::from_static("x-route-reason");
+/// Why not the placement that the key has.
+pub(super) const FAILOVER_REASON: HeaderName = HeaderName::from_static("x-failover-reason");
+/// Its circuit breaker.
+pub(super) const CIRCUIT_STATE: HeaderName = HeaderName::from_static("x-circuit-state");
+
 /// Headers that only the router may set.
-const OURS: [HeaderName; 4] = [
-    HeaderName::from_static("x-routed-to"),
-    HeaderName::from_static("x-route-reason"),
-    HeaderName::from_static("x-failover-reason"),
-    HeaderName::from_static("x-circuit-state"),
-];
+const OURS: [HeaderName; 4] = [ROUTED_TO, ROUTE_REASON, FAILOVER_REASON, CIRCUIT_STATE];
 
 /// Fields by which frameworks take another method or path than the request line's.
 const OVERRIDES: [HeaderName; 5] = [
@@ -55,9 +56,6 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Longest host in bytes: that of a name in the DNS (RFC 1035, section 2.3.4), which addresses keep too.
 /// Hosts are looked up label by label, so this also bounds how often.
 const MAX_HOST: usize = 253;
-
-/// Longest request id that is kept, in bytes.
-const MAX_ID: usize = 128;
 
 /// A request that has one meaning.
 #[derive(Debug)]
@@ -252,17 +250,22 @@ pub(super) fn strip_overrides(headers: &mut HeaderMap) {
 
 /// Says where a request came from: appends to `X-Forwarded-For`, sets what is known, and takes away
 /// whatever else a client said under such names, client certificates and users included.
-pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, normal: &Normal) {
-    let mut line = Vec::with_capacity(48);
-    for value in headers.get_all(&FORWARDED_FOR) {
-        line.extend_from_slice(value.as_bytes());
-        line.extend_from_slice(b", ");
-    }
-    // Writing to memory does not fail.
-    let _written = write!(line, "{client}");
-    // Parts that were values joined by a comma are a value.
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(line)) {
-        headers.insert(FORWARDED_FOR, value);
+pub(super) fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, tls: bool, normal: &Normal) {
+    let mut before = headers.get_all(&FORWARDED_FOR).iter().peekable();
+    let line = if before.peek().is_none() {
+        Some(client.clone())
+    } else {
+        let mut line = Vec::with_capacity(64);
+        for value in before {
+            line.extend_from_slice(value.as_bytes());
+            line.extend_from_slice(b", ");
+        }
+        line.extend_from_slice(client.as_bytes());
+        // Parts that were values joined by a comma are a value.
+        HeaderValue::from_maybe_shared(Bytes::from(line)).ok()
+    };
+    if let Some(line) = line {
+        headers.insert(FORWARDED_FOR, line);
     }
     remove(headers, |one| {
         let text = one.as_str();
@@ -273,19 +276,6 @@ pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, tls: bool, norm
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
     headers.insert(FORWARDED_PROTO, scheme);
     headers.insert(FORWARDED_HOST, normal.authority.clone());
-}
-
-/// The client's request id, if it is one that a log can bear.
-pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all("x-request-id").iter();
-    let id = values.next()?.to_str().ok()?;
-    let sane = values.next().is_none()
-        && !id.is_empty()
-        && id.len() <= MAX_ID
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(&byte));
-    sane.then_some(id)
 }
 
 #[cfg(test)]

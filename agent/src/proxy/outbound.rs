@@ -10,8 +10,8 @@ use crate::upstream::RequestBody;
 
 /// How a request leaves.
 pub(super) struct Outbound<'a> {
-    /// Path and query.
-    pub(super) target: &'a str,
+    /// Path and query; none: those of the request.
+    pub(super) target: Option<&'a str>,
     pub(super) host: HeaderValue,
     pub(super) tls: bool,
     pub(super) http2: bool,
@@ -34,23 +34,20 @@ impl Outbound<'_> {
                 .host
                 .to_str()
                 .map_err(|error| broken(error.to_string()))?;
-            parts.uri = Uri::try_from(format!("{scheme}://{authority}{}", self.target))
-                .map_err(|error| broken(error.to_string()))?;
+            let whole = match (self.target, parts.uri.path_and_query()) {
+                (Some(target), _) => format!("{scheme}://{authority}{target}"),
+                (None, Some(own)) => format!("{scheme}://{authority}{own}"),
+                (None, None) => format!("{scheme}://{authority}/"),
+            };
+            parts.uri = Uri::try_from(whole).map_err(|error| broken(error.to_string()))?;
             parts.version = Version::HTTP_2;
             headers.remove(header::HOST);
             if self.trailers {
                 headers.insert(header::TE, HeaderValue::from_static("trailers"));
             }
         } else {
-            // What leaves as it came is not read again.
-            let same = parts.uri.authority().is_none()
-                && parts
-                    .uri
-                    .path_and_query()
-                    .is_some_and(|one| one == self.target);
-            if !same {
-                parts.uri =
-                    Uri::try_from(self.target).map_err(|error| broken(error.to_string()))?;
+            if let Some(target) = self.target {
+                parts.uri = Uri::try_from(target).map_err(|error| broken(error.to_string()))?;
             }
             parts.version = Version::HTTP_11;
             headers.insert(header::HOST, self.host);

@@ -10,7 +10,7 @@ use snapshot::model::PlacementUrl;
 use super::connection::Conn;
 use super::exchange::Exchange;
 use super::log::Reason;
-use super::normalise;
+use super::normalise::{self, CIRCUIT_STATE, FAILOVER_REASON, ROUTE_REASON, ROUTED_TO};
 use super::request::Inbound;
 use super::respond::Refusal;
 use super::target::{Chosen, tls_name};
@@ -128,14 +128,14 @@ impl Serving {
                 let state = state.unwrap_or(CircuitState::Closed);
                 let headers = response.headers_mut();
                 normalise::strip_ours(headers);
-                headers.insert("x-routed-to", self.placement.header.clone());
+                headers.insert(ROUTED_TO, self.placement.header.clone());
                 let mut tell = |name, value| {
                     headers.insert(name, HeaderValue::from_static(value));
                 };
-                tell("x-route-reason", self.reason.as_str());
-                tell("x-circuit-state", state.as_str());
+                tell(ROUTE_REASON, self.reason.as_str());
+                tell(CIRCUIT_STATE, state.as_str());
                 if let Some(failover) = self.failover {
-                    tell("x-failover-reason", failover.as_str());
+                    tell(FAILOVER_REASON, failover.as_str());
                 }
             }
             Err(refusal) if refusal.reason.no_answer() => {

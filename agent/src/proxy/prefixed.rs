@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// Gives back `ahead` before anything else.
@@ -18,6 +18,14 @@ impl<T> Prefixed<T> {
     pub(super) fn new(inner: T) -> Self {
         Self {
             ahead: BytesMut::new(),
+            inner,
+        }
+    }
+
+    /// A stream of which something was read by others.
+    pub(super) fn behind(ahead: Bytes, inner: T) -> Self {
+        Self {
+            ahead: ahead.into(),
             inner,
         }
     }

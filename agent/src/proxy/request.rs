@@ -3,17 +3,18 @@
 //!
 //! Every stage reads the same [`Normal`] request and the one table that [`handle`] loaded.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_common::Mark;
-use http::header::{self, HeaderValue};
+use http::header;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use snapshot::model::{EndpointId, Gate, Origin, RuleTimeouts};
+use snapshot::model::{EndpointId, Gate, L7Kind, Origin, RuleTimeouts};
 use snapshot::path::CanonicalPath;
 
 use super::access::{self, Visit};
@@ -22,13 +23,15 @@ use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
 use super::connection::{Conn, Entry};
 use super::exchange::Exchange;
+use super::grpc;
 use super::log::Reason;
 use super::mirror;
 use super::normalise::{self, Normal};
 use super::outbound::Outbound;
+use super::request_id::RequestId;
 use super::respond::{self, Refusal};
 use super::session::{self, Session};
-use super::target::{choose, is_grpc, pick};
+use super::target::{choose, pick};
 use super::tokens::Known;
 use super::trace::TraceContext;
 use super::tunnel;
@@ -60,20 +63,17 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
-    let mut exchange = Box::new(Exchange::begin(&worker, "http", conn.client.clone()));
+    let mut exchange = Box::new(Exchange::begin(&worker, "http", Arc::clone(&conn.client)));
     exchange.conn = Some(Rc::clone(&conn));
-    let id = match normalise::request_id(request.headers()) {
-        Some(id) => id.to_owned(),
-        None => worker.random_id(),
-    };
+    conn.body.replace(Rc::downgrade(&exchange.progress));
+    let id = RequestId::received(request.headers()).unwrap_or_else(|| worker.request_id());
     let head = *request.method() == Method::HEAD;
     let http1 = request.version() < Version::HTTP_2;
-    let grpc = !http1 && is_grpc(request.headers());
+    exchange.grpc = !http1 && grpc::is_grpc(request.headers());
     let record = &mut exchange.record;
     record.generation = table.generation;
-    record.request_id.clone_from(&id);
-    record.method = Some(request.method().to_string());
-    record.path = Some(request.uri().path().to_owned());
+    record.request_id = id.clone();
+    record.method = Some(method(request.method()));
     if let Some(ratio) = worker.log.sinks().ratio() {
         record.trace = TraceContext::of(request.headers(), &worker, ratio);
     }
@@ -90,7 +90,7 @@ pub(super) async fn handle(
                 conn.unread.note();
             }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
-            let response = respond::refusal(&refusal, &id, grpc, close);
+            let response = respond::refusal(&refusal, id.as_str(), exchange.grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
                 response.map(|_| ResponseBody::empty())
@@ -99,9 +99,7 @@ pub(super) async fn handle(
             }
         }
     };
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-request-id", value);
-    }
+    id.tell(response.headers_mut());
     if let Some((cors, origin)) = &exchange.cors {
         cors.decorate(origin.as_ref(), response.headers_mut());
     }
@@ -112,14 +110,34 @@ pub(super) async fn handle(
     response.map(|body| body.ends(exchange))
 }
 
+/// Of the methods that everybody uses nothing is copied.
+fn method(method: &Method) -> Cow<'static, str> {
+    match *method {
+        Method::GET => Cow::Borrowed("GET"),
+        Method::HEAD => Cow::Borrowed("HEAD"),
+        Method::POST => Cow::Borrowed("POST"),
+        Method::PUT => Cow::Borrowed("PUT"),
+        Method::PATCH => Cow::Borrowed("PATCH"),
+        Method::DELETE => Cow::Borrowed("DELETE"),
+        Method::OPTIONS => Cow::Borrowed("OPTIONS"),
+        _ => Cow::Owned(method.as_str().to_owned()),
+    }
+}
+
 async fn serve(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let normal = normalise::read(&request)?;
+    let normal = match normalise::read(&request) {
+        Ok(normal) => normal,
+        Err(refusal) => {
+            exchange.record.path = Some(request.uri().path().to_owned());
+            return Err(refusal);
+        }
+    };
     exchange.record.host = Some(normal.host.clone());
-    exchange.record.path = Some(normal.path.to_string());
+    exchange.record.path = Some(normal.path.as_str().to_owned());
     let asked = normal.websocket;
     let upgrade = asked.map(|asked| (hyper::upgrade::on(&mut request), asked));
     let (mut parts, body) = request.into_parts();
@@ -399,6 +417,10 @@ async fn forward(
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
         return Ok(edited(answer?, [&rule.filters]));
     }
+    let timeouts = match exchange.grpc {
+        true => grpc::timeouts(rule.timeouts, &inbound.parts.headers)?,
+        false => rule.timeouts,
+    };
     let session = rule
         .session
         .as_ref()
@@ -424,6 +446,12 @@ async fn forward(
     if let Some(session) = &session {
         session.first(picked, &mut chosen.destinations);
     }
+    // What a `GRPCRoute` leads to speaks HTTP/2, whatever the request is.
+    if rule.kind == L7Kind::Grpc && inbound.upgrade.is_none() {
+        for destination in &mut chosen.destinations {
+            destination.http2 = true;
+        }
+    }
 
     let Inbound {
         mut parts,
@@ -432,7 +460,7 @@ async fn forward(
         upgrade,
         ..
     } = inbound;
-    let mut path = normal.path.clone();
+    let mut rewritten = None;
     let mut host = normal.authority.clone();
     let headers = &mut parts.headers;
     normalise::strip_hop_by_hop(headers);
@@ -442,10 +470,8 @@ async fn forward(
     }
     // The wait for `100 Continue` is answered here, when the upstream asks for the body.
     headers.remove(header::EXPECT);
-    normalise::forwarded(headers, stage.conn.peer.ip(), stage.conn.tls, &normal);
-    if let Ok(id) = HeaderValue::from_str(&exchange.record.request_id) {
-        headers.insert("x-request-id", id);
-    }
+    normalise::forwarded(headers, &stage.conn.address, stage.conn.tls, &normal);
+    exchange.record.request_id.tell(headers);
     if exchange.record.trace.trace != 0 {
         exchange.record.trace.upstream = stage.worker.random();
         exchange.record.trace.tell(headers);
@@ -453,20 +479,19 @@ async fn forward(
     // What a header says of the host is asked before a filter changes it.
     if let Some(change) = lists.iter().rev().find_map(|one| one.host.as_ref()) {
         let backend = chosen.destinations.first().and_then(Destination::name);
-        let changed = rewrite::host(change, headers, &path, backend)
+        let changed = rewrite::host(change, headers, &normal.path, backend)
             .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))?;
         host = changed.unwrap_or(host);
     }
     if let Some(change) = lists.iter().rev().find_map(|one| one.path.as_ref()) {
-        path = rewrite::path(&path, matched.prefix, change)
+        let path = rewrite::path(&normal.path, matched.prefix, change)
             .map_err(|error| Refusal::new(Reason::Rewrite, error.to_string()))?;
+        rewritten = Some(path).filter(|path| *path != normal.path);
     }
     for edits in lists.iter().flat_map(|one| &one.request) {
         edits.apply(headers);
     }
-    if path != normal.path {
-        exchange.record.upstream_path = Some(path.to_string());
-    }
+    exchange.record.upstream_path = rewritten.as_ref().map(ToString::to_string);
     if let Some(own) = chosen
         .destinations
         .first()
@@ -479,12 +504,14 @@ async fn forward(
         .destinations
         .first()
         .is_some_and(|one| one.tls.is_some());
-    let target = match parts.uri.query() {
+    let path = rewritten.as_ref().unwrap_or(&normal.path).as_str();
+    // What leaves as it came is not put together again.
+    let target = (path != parts.uri.path()).then(|| match parts.uri.query() {
         Some(query) => format!("{path}?{query}"),
-        None => path.to_string(),
-    };
+        None => path.to_owned(),
+    });
     let outbound = Outbound {
-        target: &target,
+        target: target.as_deref(),
         host,
         tls,
         http2,
@@ -527,7 +554,7 @@ async fn forward(
         call: Call::Endpoint(endpoint),
     });
     let effort = Effort {
-        timeouts: rule.timeouts,
+        timeouts,
         retry: rule.retry.as_deref(),
         backend: &picked.backend,
         managed: picked.managed.as_deref(),
@@ -627,9 +654,9 @@ async fn send(
     let Got { answer, deadline } =
         attempts::send(stage, exchange, destinations, request, effort).await?;
     exchange.answered();
-    exchange.record.upstream = Some(answer.from.to_string());
+    exchange.record.upstream = Some(answer.from);
     exchange.place = Some(answer.place);
-    let mut response = answer.response;
+    let response = answer.response;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let asked = upgrade.as_ref().map(|upgrade| upgrade.asked);
     let websocket = switching && upgrade.is_some();
@@ -640,8 +667,7 @@ async fn send(
             "upstream switched protocols although nobody asked",
         ));
     }
-    if let (true, Some(Upgrade { client, call, .. })) = (websocket, upgrade) {
-        let upstream = hyper::upgrade::on(&mut response);
+    if let (Some(upstream), Some(Upgrade { client, call, .. })) = (answer.switched, upgrade) {
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
         let slots = (exchange.slots.clone(), exchange.served.clone());
@@ -737,12 +763,8 @@ async fn south(
     } = inbound;
     normalise::strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or_else(|| "/".to_owned(), ToString::to_string);
     let outbound = Outbound {
-        target: &target,
+        target: None,
         host: normal.authority,
         tls: false,
         http2,

@@ -1,9 +1,10 @@
 //! Answers of the router itself. Errors become responses in one function: the client gets a class
 //! and a request id, the log gets the chain.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, header};
 
 use super::body::ResponseBody;
+use super::grpc;
 use super::log::Reason;
 use crate::resilience::CircuitState;
 use crate::route::gatekeeper::Denied;
@@ -142,15 +143,13 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 pub(super) fn refusal(
     refusal: &Refusal,
     request_id: &str,
-    grpc: bool,
+    in_grpc: bool,
     close: bool,
 ) -> Response<ResponseBody> {
-    let mut response = if grpc && !matches!(refusal.reason, Reason::BadRequest) {
-        grpc_refusal(refusal, request_id)
-    } else if refusal.reason == Reason::RateLimited {
-        plain_refusal(refusal)
-    } else {
-        json_refusal(refusal, request_id, close)
+    let mut response = match in_grpc {
+        true => grpc::refusal(refusal, request_id),
+        false if refusal.reason == Reason::RateLimited => plain_refusal(refusal),
+        false => json_refusal(refusal, request_id, close),
     };
     let tell = match refusal.reason {
         Reason::CircuitOpen => Some(("x-circuit-state", CircuitState::Open.as_str())),
@@ -197,33 +196,6 @@ fn json_refusal(refusal: &Refusal, request_id: &str, close: bool) -> Response<Re
     }
     if close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// A gRPC client reads its status from headers of a response without body (gRPC over HTTP/2,
-/// "Trailers-Only"); the codes are those that gRPC maps the HTTP statuses to, and `unimplemented` for
-/// what has no route.
-fn grpc_refusal(refusal: &Refusal, request_id: &str) -> Response<ResponseBody> {
-    let code = match refusal.reason.status() {
-        StatusCode::BAD_REQUEST => "13",
-        StatusCode::UNAUTHORIZED => "16",
-        StatusCode::FORBIDDEN => "7",
-        StatusCode::NOT_FOUND => "12",
-        StatusCode::GATEWAY_TIMEOUT => "4",
-        _ => "14",
-    };
-    let mut response = Response::new(ResponseBody::empty());
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert("grpc-status", HeaderValue::from_static(code));
-    let message = format!("{} {request_id}", refusal.reason.as_str());
-    // Reasons are words and ids were checked: both are header text.
-    if let Ok(message) = HeaderValue::from_str(&message) {
-        headers.insert("grpc-message", message);
     }
     response
 }

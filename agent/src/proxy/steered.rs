@@ -24,7 +24,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 /// Decides by caller and original destination what a connection may be, and serves it.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, conn: Conn) {
     let table = worker.table.load_full();
-    let mut exchange = Exchange::begin(&worker, "tcp", conn.peer.to_string());
+    let mut exchange = Exchange::begin(&worker, "tcp", Arc::clone(&conn.client));
     exchange.record.generation = table.generation;
     let Some(caller) = worker.caller(&table, conn.peer.ip()) else {
         let detail = format!("source of a connection to {} is no component", conn.local);
@@ -120,7 +120,7 @@ async fn passthrough(
     };
     // A tunnel may outlive many tables.
     drop((table, caller));
-    exchange.record.upstream = Some(peer);
+    exchange.record.upstream = Some(peer.into());
     let sent = ahead.len() as u64;
     if let Err(error) = upstream.write_all(&ahead).await {
         return exchange.failed(Reason::UpstreamReset, &error);

@@ -31,7 +31,7 @@ use crate::upstream::{Destination, Stream};
 /// Serves a connection of a TCP listener.
 pub(super) async fn serve(worker: Rc<Worker>, stream: Prefixed<TcpStream>, conn: Conn) {
     let table = worker.table.load_full();
-    let mut exchange = Exchange::begin(&worker, "tcp", conn.client.clone());
+    let mut exchange = Exchange::begin(&worker, "tcp", Arc::clone(&conn.client));
     exchange.record.generation = table.generation;
     let listener = table
         .bind(conn.local)
@@ -67,7 +67,7 @@ pub(super) async fn relay<T: AsyncRead + AsyncWrite + Unpin>(
         Err(refusal) => return exchange.refused(refusal.reason, refusal.detail),
     };
     exchange.answered();
-    exchange.record.upstream = Some(peer);
+    exchange.record.upstream = Some(peer.into());
     // A connection may outlive many tables.
     drop(table);
     let last = Rc::new(Cell::new(Instant::now()));

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use agent_common::Mark;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::HeaderValue;
 use snapshot::model::{Upstream, UpstreamHost};
 
 use super::connection::Conn;
 use super::exchange::Exchange;
+use super::grpc::is_grpc;
 use super::log::Reason;
 use super::managed;
 use super::placed::{self, Serving};
@@ -171,33 +172,4 @@ pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
             .map_err(|error| Refusal::new(Reason::Unresolved, error.to_string()))?,
     };
     Ok(TlsName(name))
-}
-
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    // gRPC-Web and others that only begin like it are spoken over any HTTP.
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-#[cfg(test)]
-mod tests {
-    use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-
-    #[test]
-    fn grpc_is_told_by_its_whole_type() {
-        for (given, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;x=y", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
-            ("application/json", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(given));
-            assert_eq!(super::is_grpc(&headers), expected, "{given}");
-        }
-    }
 }

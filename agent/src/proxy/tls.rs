@@ -75,7 +75,7 @@ enum Shaken {
 
 /// Shakes hands, or finds out with whom the client wants to, and serves what follows.
 pub(super) async fn serve(worker: Rc<Worker>, stream: Prefixed<TcpStream>, mut conn: Conn) {
-    let mut exchange = Exchange::begin(&worker, "tls", conn.client.clone());
+    let mut exchange = Exchange::begin(&worker, "tls", Arc::clone(&conn.client));
     let table = worker.table.load_full();
     let shaken = tokio::time::timeout(
         HANDSHAKE,

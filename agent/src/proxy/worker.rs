@@ -19,6 +19,7 @@ use super::datagram::{self, Seats};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
 use super::mirror::Copies;
+use super::request_id::RequestId;
 use super::tokens::TokenCache;
 use crate::keys::KeyStore;
 use crate::resilience::Clock;
@@ -260,16 +261,9 @@ impl Worker {
         state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A request id: 32 hexadecimal digits.
-    pub(super) fn random_id(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut id = String::with_capacity(32);
-        for number in [self.random(), self.random()] {
-            for at in (0..16).rev() {
-                id.push(char::from(DIGITS[(number >> (4 * at)) as usize % 16]));
-            }
-        }
-        id
+    /// A new request id.
+    pub(super) fn request_id(&self) -> RequestId {
+        RequestId::new([self.random(), self.random()])
     }
 
     /// Round robin over `count` places of a target of the generation that a request has.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use snapshot::model::{
-    Cidr, Inverted, PathMatch, RateLimit, RateRule, RateSelector, RateText, TextMatch,
+    Cidr, Inverted, RateLimit, RatePath, RateRule, RateSelector, RateText, TextMatch,
 };
 use snapshot::path::CanonicalPath;
 
@@ -308,11 +308,11 @@ fn count(values: &mut Vec<u8>, value: &[u8]) {
     values.extend_from_slice(value);
 }
 
-fn leads(wanted: &PathMatch, path: &CanonicalPath) -> bool {
+fn leads(wanted: &RatePath, path: &CanonicalPath) -> bool {
     match wanted {
-        PathMatch::Exact(exact) => exact.as_str() == path.as_str(),
-        PathMatch::Regex(pattern) => pattern.regex().is_match(path.as_str()),
-        PathMatch::Prefix(prefix) => prefix.covers(path),
+        RatePath::Exact(exact) => exact.as_str() == path.as_str(),
+        RatePath::Regex(pattern) => pattern.regex().is_match(path.as_str()),
+        RatePath::Prefix(prefix) => prefix.covers(path),
     }
 }
 

@@ -3,8 +3,9 @@
 //! Exact paths are found by hash, prefixes by one hash lookup per segment of the request's path,
 //! from the longest; regular expressions are tried in order, longest text first, but only those that
 //! can begin with the path's first segments: all cells of an environment share a host, and `/{project}/{component}`
-//! tells their operations apart. Between candidates of one path: those with a method, then those with more headers, then
-//! those with more query parameters, then the order in which they were added.
+//! tells their operations apart. Calls of gRPC are found by the same two ways: by hash where service and method are
+//! given, else among the patterns, by service and then by method. Between candidates of one path: those with a method,
+//! then those with more headers, then those with more query parameters, then the order in which they were added.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 use regex_syntax::hir::literal::Extractor;
-use snapshot::model::{PathMatch, Pattern, RequestMatch, TextMatch};
+use snapshot::model::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
 use snapshot::path::CanonicalPath;
 
 use super::{RouteRule, query};
@@ -21,8 +22,8 @@ use super::{RouteRule, query};
 #[derive(Debug, Default)]
 pub struct HostRules {
     exact: HashMap<Box<str>, Vec<Candidate>>,
-    /// By the first segments, two at most, that all matches of a pattern have; in order of rank.
-    regex: HashMap<Box<str>, Vec<(Pattern, Candidate)>>,
+    /// By the first segments, two at most, that everything has which a shape matches; in order of rank.
+    shaped: HashMap<Box<str>, Vec<(Shape, Candidate)>>,
     /// By prefix without trailing slash; the root is the empty text.
     prefix: HashMap<Box<str>, Vec<Candidate>>,
     /// Bytes of the longest prefix.
@@ -51,13 +52,88 @@ pub struct Matched<'a> {
     pub prefix: Option<&'a str>,
 }
 
+/// What a path must look like where it is neither given whole nor by its beginning.
+#[derive(Debug)]
+enum Shape {
+    Pattern(Pattern),
+    Call(CallMatch),
+}
+
+/// How much a shape says of a part of the path: what says more comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    Exactly,
+    /// By a pattern, the longest text as it was written first.
+    Pattern(Reverse<usize>),
+    Nothing,
+}
+
+impl From<&Pattern> for Said {
+    fn from(pattern: &Pattern) -> Self {
+        Self::Pattern(Reverse(pattern.text().len()))
+    }
+}
+
+impl From<&Option<TextMatch>> for Said {
+    fn from(text: &Option<TextMatch>) -> Self {
+        match text {
+            Some(TextMatch::Exact(_)) => Self::Exactly,
+            Some(TextMatch::Regex(pattern)) => pattern.into(),
+            None => Self::Nothing,
+        }
+    }
+}
+
+impl Shape {
+    /// The segments with which everything begins that it matches.
+    fn first_segments(&self) -> String {
+        match self {
+            Self::Pattern(pattern) => first_segments(pattern),
+            Self::Call(CallMatch {
+                service: Some(TextMatch::Exact(service)),
+                ..
+            }) => format!("/{service}"),
+            Self::Call(_) => String::new(),
+        }
+    }
+
+    /// Precedence among shapes that match one path: by service, then by method (Gateway API, `GRPCRouteRule`). All that
+    /// match have the same characters of it, so that how they are given is what is left to compare.
+    fn rank(&self) -> (Said, Said) {
+        match self {
+            Self::Pattern(pattern) => (pattern.into(), Said::Nothing),
+            Self::Call(call) => ((&call.service).into(), (&call.method).into()),
+        }
+    }
+
+    fn fits(&self, path: &str) -> bool {
+        match self {
+            Self::Pattern(pattern) => whole_match(pattern, path),
+            Self::Call(call) => {
+                let parts = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+                let fits = |wanted: &Option<TextMatch>, given: &str| match wanted {
+                    Some(wanted) => wanted.matches(given.as_bytes()),
+                    None => true,
+                };
+                parts.is_some_and(|(service, method)| {
+                    !service.is_empty()
+                        && !method.is_empty()
+                        && !method.contains('/')
+                        && fits(&call.service, service)
+                        && fits(&call.method, method)
+                })
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Candidate {
     method: Option<Method>,
     headers: Vec<(HeaderName, TextMatch)>,
     query: Vec<(String, TextMatch)>,
-    /// Document order; derived candidates come after all that were written.
-    order: (bool, usize),
+    /// Document order.
+    order: usize,
     rule: Arc<RouteRule>,
 }
 
@@ -113,14 +189,12 @@ pub enum MatchError {
 
 impl HostRules {
     /// Adds one match of a rule. Rules are added in precedence order: what is equal in every other
-    /// way goes to the one that was added first. With `head_as_get` a match of GET takes HEAD too,
-    /// unless another match names HEAD.
+    /// way goes to the one that was added first.
     pub fn add(
         &mut self,
         given: &RequestMatch,
         rule: &Arc<RouteRule>,
         order: usize,
-        head_as_get: bool,
     ) -> Result<(), MatchError> {
         let method = match &given.method {
             Some(text) => Some(
@@ -138,17 +212,14 @@ impl HostRules {
                 headers.push((name, value.clone()));
             }
         }
-        let candidate = |method: Option<Method>, derived: bool| Candidate {
+        let candidate = Candidate {
             method,
-            headers: headers.clone(),
+            headers,
             query: given.query.clone(),
-            order: (derived, order),
+            order,
             rule: Arc::clone(rule),
         };
-        if head_as_get && method == Some(Method::GET) {
-            self.push(&given.path, candidate(Some(Method::HEAD), true));
-        }
-        self.push(&given.path, candidate(method, false));
+        self.push(&given.path, candidate);
         Ok(())
     }
 
@@ -165,16 +236,26 @@ impl HostRules {
                 self.longest = self.longest.max(path.len());
                 insert(self.prefix.entry(path.into()).or_default(), candidate);
             }
-            PathMatch::Regex(pattern) => {
-                let list = self
-                    .regex
-                    .entry(first_segments(pattern).into())
-                    .or_default();
-                let key = rank(pattern, &candidate);
-                let at = list.partition_point(|(known, other)| rank(known, other) <= key);
-                list.insert(at, (pattern.clone(), candidate));
+            PathMatch::Regex(pattern) => self.shaped(Shape::Pattern(pattern.clone()), candidate),
+            PathMatch::Call(CallMatch {
+                service: Some(TextMatch::Exact(service)),
+                method: Some(TextMatch::Exact(method)),
+            }) => {
+                let path = format!("/{service}/{method}");
+                insert(self.exact.entry(path.into()).or_default(), candidate);
             }
+            PathMatch::Call(call) => self.shaped(Shape::Call(call.clone()), candidate),
         }
+    }
+
+    fn shaped(&mut self, shape: Shape, candidate: Candidate) {
+        let list = self
+            .shaped
+            .entry(shape.first_segments().into())
+            .or_default();
+        let key = rank(&shape, &candidate);
+        let at = list.partition_point(|(known, other)| rank(known, other) <= key);
+        list.insert(at, (shape, candidate));
     }
 
     /// The rule of a request, or none.
@@ -194,15 +275,15 @@ impl HostRules {
         let lists = ["", one, two];
         // A path of one segment has no second list to look at.
         let lists = if one == two { &lists[..2] } else { &lists[..] };
-        let regex = lists
+        let shaped = lists
             .iter()
-            .filter_map(|key| self.regex.get(*key))
+            .filter_map(|key| self.shaped.get(*key))
             .filter_map(|list| {
                 list.iter()
-                    .find(|(pattern, one)| one.fits(&subject) && whole_match(pattern, path))
+                    .find(|(shape, one)| one.fits(&subject) && shape.fits(path))
             })
-            .min_by_key(|(pattern, candidate)| rank(pattern, candidate));
-        if let Some((_, candidate)) = regex {
+            .min_by_key(|(shape, candidate)| rank(shape, candidate));
+        if let Some((_, candidate)) = shaped {
             return Some(Matched {
                 rule: &candidate.rule,
                 prefix: None,
@@ -232,9 +313,9 @@ fn insert(list: &mut Vec<Candidate>, candidate: Candidate) {
     list.insert(at, candidate);
 }
 
-/// Precedence among patterns: the longest text as it was written first.
-fn rank(pattern: &Pattern, candidate: &Candidate) -> impl Ord + use<> {
-    (Reverse(pattern.text().len()), candidate.rank())
+/// Precedence where the path does not decide: by what is said of it, then by the rest of the match.
+fn rank(shape: &Shape, candidate: &Candidate) -> impl Ord + use<> {
+    (shape.rank(), candidate.rank())
 }
 
 /// The first `count` segments of a path, or all that it has before its last slash.

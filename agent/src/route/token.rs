@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use snapshot::model::{
     Algorithm, ClaimRequirement, ClaimShape, CredentialPlace, JwtProvider, Name, ProviderKeys,
-    RemoteKeys, TokenRequirement,
+    RemoteKeys, ScopeClaims, TokenRequirement,
 };
 
 mod jws;
@@ -242,7 +242,10 @@ impl Verified {
     /// Whether it says all that is asked.
     pub(crate) fn meets(&self, wanted: &TokenRequirement) -> bool {
         wanted.provider == self.provider
-            && wanted.scopes.iter().all(|scope| self.has_scope(scope))
+            && wanted
+                .scopes
+                .iter()
+                .all(|scope| self.has_scope(scope, wanted.scope_claims))
             && wanted.claims.iter().all(|claim| self.has_claim(claim))
     }
 
@@ -267,9 +270,13 @@ impl Verified {
         }
     }
 
-    /// In `scope` or `scp`, each a list or separated by blanks.
-    fn has_scope(&self, wanted: &str) -> bool {
-        ["scope", "scp"]
+    /// Each claim is a list or separated by blanks.
+    fn has_scope(&self, wanted: &str, claims: ScopeClaims) -> bool {
+        let names: &[&str] = match claims {
+            ScopeClaims::ScopeAndScp => &["scope", "scp"],
+            ScopeClaims::Scope => &["scope"],
+        };
+        names
             .iter()
             .filter_map(|name| self.claims.get(*name))
             .any(|value| match value {

@@ -109,7 +109,7 @@ fn attributes(record: &AccessRecord) -> Vec<KeyValue> {
         ("url.path", record.path.as_deref()),
         ("server.address", record.host.as_deref()),
         ("http.route", record.route.as_deref()),
-        ("client.address", Some(record.client.as_str())),
+        ("client.address", record.client.as_deref()),
         ("cardinal.request_id", Some(record.request_id.as_str())),
         ("cardinal.reason", Some(record.reason.as_str())),
         ("cardinal.cell", record.cell.as_deref()),

@@ -42,6 +42,9 @@ pub enum BodyError {
         /// The limit.
         limit: u64,
     },
+    /// It is longer or shorter than its head said.
+    #[error("request body is not as long as announced")]
+    Length,
     /// The request is being sent elsewhere by now.
     #[error("request is sent again, elsewhere")]
     Superseded,
@@ -49,19 +52,24 @@ pub enum BodyError {
 
 impl Default for Progress {
     fn default() -> Self {
+        Self::new(Instant::now())
+    }
+}
+
+impl Progress {
+    /// A body whose clock starts now.
+    pub fn new(now: Instant) -> Self {
         Self {
-            last: Cell::new(Instant::now()),
+            last: Cell::new(now),
             bytes: Cell::new(0),
             waits: Cell::new(false),
             broken: Cell::new(None),
         }
     }
-}
 
-impl Progress {
     /// Starts the clock again.
-    pub fn touch(&self) {
-        self.last.set(Instant::now());
+    pub fn touch(&self, now: Instant) {
+        self.last.set(now);
     }
 
     /// When the body last moved, or the clock was started.
@@ -187,7 +195,7 @@ impl Body for RequestBody {
             }
         };
         this.progress.waits.set(false);
-        this.progress.touch();
+        this.progress.touch(Instant::now());
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {

@@ -4,22 +4,23 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::uri::Authority;
 use http::{HeaderValue, Request, Uri, header};
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
+use super::alarm::Alarms;
+use super::answer::{AnswerBody, Break};
+use super::http1::{self, Arena, Exchange, Shelf};
 use super::resolve::Resolver;
 use super::{
     Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
     connect,
 };
 use crate::route::RouteTable;
-
-/// Idle HTTP/1 connections kept per destination and core.
-const IDLE_PER_DESTINATION: usize = 1024;
 
 /// HTTP/2 flow control windows in bytes: large enough that one stream fills a fast link.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -29,39 +30,39 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 pub struct Client {
     settings: Settings,
     resolver: Resolver,
-    pool: Rc<RefCell<Pool>>,
+    arena: Arena,
+    alarms: Alarms,
+    pool: RefCell<Pool>,
 }
 
 #[derive(Default)]
 struct Pool {
-    http1: HashMap<Destination, Vec<Idle>>,
+    http1: HashMap<Destination, Rc<Shelf>>,
     http2: HashMap<Destination, Shared>,
-}
-
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    /// Address of the other side, as a text: every request on the connection is recorded with it.
-    from: Rc<str>,
-    since: Instant,
 }
 
 #[derive(Clone)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
-    from: Rc<str>,
+    from: Arc<str>,
+}
+/// What a request can be sent over.
+enum Way {
+    Http1(Box<http1::Idle>, Rc<Shelf>),
+    Http2(Shared),
 }
 
 /// A try that failed; the request comes back if no byte of it was sent.
 struct Failed {
     request: Option<Request<RequestBody>>,
-    source: hyper::Error,
+    source: Break,
 }
 
 impl From<TrySendError<Request<RequestBody>>> for Failed {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         Self {
             request: error.take_message(),
-            source: error.into_error(),
+            source: error.into_error().into(),
         }
     }
 }
@@ -72,12 +73,18 @@ impl Client {
         Self {
             settings,
             resolver: Resolver::default(),
-            pool: Rc::default(),
+            arena: Arena::default(),
+            alarms: Alarms::default(),
+            pool: RefCell::default(),
         }
     }
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(super) fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// A plain connection that carries whatever its user sends, and where it ended.
@@ -117,10 +124,9 @@ impl Client {
     pub fn expire(&self, now: Instant) {
         let limit = self.settings.timeouts.idle;
         let mut pool = self.pool.borrow_mut();
-        pool.http1.retain(|_, idle| {
-            idle.retain(|one| !one.sender.is_closed() && now.duration_since(one.since) < limit);
-            !idle.is_empty()
-        });
+        // A connection that is in use comes back to its shelf.
+        pool.http1
+            .retain(|_, shelf| shelf.expire(now, limit) || Rc::strong_count(shelf) > 1);
         pool.http2.retain(|_, shared| !shared.sender.is_closed());
     }
 
@@ -139,8 +145,8 @@ impl Client {
             let place = || destination.place.to_string();
             // Kept connections first. One that the server closed in the meantime gives the request
             // back, and the next one is tried.
-            while let Some(kept) = self.kept(destination) {
-                match self.over(kept, destination, request).await {
+            while let Some(way) = self.kept(destination).await {
+                match over(way, destination, request).await {
                     Ok(answer) => return Ok(answer),
                     Err(Failed {
                         request: Some(unsent),
@@ -164,7 +170,7 @@ impl Client {
                     continue;
                 }
             };
-            match self.over(fresh, destination, request).await {
+            match over(fresh, destination, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed {
                     request: unsent,
@@ -184,41 +190,37 @@ impl Client {
         Err(failure)
     }
 
-    fn kept(&self, destination: &Destination) -> Option<Kept> {
-        let mut pool = self.pool.borrow_mut();
+    async fn kept(&self, destination: &Destination) -> Option<Way> {
         if destination.http2 {
+            let mut pool = self.pool.borrow_mut();
             let shared = pool.http2.get(destination)?;
             if !shared.sender.is_closed() {
-                return Some(Kept::Http2(shared.clone()));
+                return Some(Way::Http2(shared.clone()));
             }
             pool.http2.remove(destination);
             return None;
         }
-        let idle = pool.http1.get_mut(destination)?;
-        while let Some(one) = idle.pop() {
-            if one.sender.is_ready() {
-                return Some(Kept::Http1(one));
-            }
-        }
-        None
+        let shelf = Rc::clone(self.pool.borrow().http1.get(destination)?);
+        let idle = shelf.take().await?;
+        Some(Way::Http1(Box::new(idle), shelf))
     }
 
     async fn connect(
         &self,
         destination: &Destination,
         table: &RouteTable,
-    ) -> Result<Kept, UpstreamError> {
+    ) -> Result<Way, UpstreamError> {
         let connected = connect::open(destination, &self.settings, &self.resolver, table).await?;
-        let from: Rc<str> = match connected.peer {
+        let from: Arc<str> = match connected.peer {
             Some(peer) => peer.to_string().into(),
             None => destination.place.to_string().into(),
         };
-        let io = TokioIo::new(connected.stream);
-        let broken = |source| UpstreamError::Broken {
-            place: destination.place.to_string(),
-            source,
-        };
         if destination.http2 {
+            let broken = |source: hyper::Error| UpstreamError::Broken {
+                place: destination.place.to_string(),
+                source: source.into(),
+            };
+            let io = TokioIo::new(connected.stream);
             let (sender, connection) = http2::Builder::new(LocalExecutor)
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
@@ -235,65 +237,49 @@ impl Client {
             let shared = Shared { sender, from };
             let mut pool = self.pool.borrow_mut();
             pool.http2.insert(destination.clone(), shared.clone());
-            return Ok(Kept::Http2(shared));
+            return Ok(Way::Http2(shared));
         }
-        let (sender, connection) = http1::handshake(io).await.map_err(broken)?;
-        let place = destination.place.to_string();
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%place, %error, "upstream connection ended");
-            }
-        });
-        Ok(Kept::Http1(Idle {
-            sender,
-            from,
-            since: Instant::now(),
-        }))
+        let idle = http1::Idle::new(connected.stream, self.arena.clone(), from);
+        let mut pool = self.pool.borrow_mut();
+        let shelf = match pool.http1.get(destination) {
+            Some(shelf) => Rc::clone(shelf),
+            None => Rc::clone(pool.http1.entry(destination.clone()).or_default()),
+        };
+        Ok(Way::Http1(Box::new(idle), shelf))
     }
+}
 
-    async fn over(
-        &self,
-        kept: Kept,
-        destination: &Destination,
-        request: Request<RequestBody>,
-    ) -> Result<Answer, Failed> {
-        match kept {
-            Kept::Http2(mut shared) => {
-                let response = shared.sender.try_send_request(request).await?;
-                Ok(Answer {
-                    response,
-                    from: shared.from,
-                    place: destination.place.clone(),
-                })
-            }
-            Kept::Http1(mut idle) => {
-                let response = idle.sender.try_send_request(request).await?;
-                let from = Rc::clone(&idle.from);
-                self.give_back(destination.clone(), idle);
-                let place = destination.place.clone();
-                Ok(Answer {
-                    response,
-                    from,
-                    place,
-                })
-            }
+async fn over(
+    way: Way,
+    destination: &Destination,
+    request: Request<RequestBody>,
+) -> Result<Answer, Failed> {
+    let place = destination.place.clone();
+    match way {
+        Way::Http2(mut shared) => {
+            let response = shared.sender.try_send_request(request).await?;
+            Ok(Answer {
+                response: response.map(AnswerBody::from),
+                switched: None,
+                from: shared.from,
+                place,
+            })
         }
-    }
-
-    /// Keeps a connection once its response is read to the end.
-    fn give_back(&self, destination: Destination, mut idle: Idle) {
-        let pool = Rc::clone(&self.pool);
-        tokio::task::spawn_local(async move {
-            if idle.sender.ready().await.is_err() {
-                return;
-            }
-            idle.since = Instant::now();
-            let mut pool = pool.borrow_mut();
-            let list = pool.http1.entry(destination).or_default();
-            if list.len() < IDLE_PER_DESTINATION {
-                list.push(idle);
-            }
-        });
+        Way::Http1(idle, shelf) => {
+            let from = Arc::clone(&idle.from);
+            let head = Exchange::new(*idle, request).head(&shelf).await;
+            let head = head.map_err(|error| Failed {
+                // Bytes of it were sent.
+                request: None,
+                source: error.into(),
+            })?;
+            Ok(Answer {
+                response: head.response.map(AnswerBody::from),
+                switched: head.switched,
+                from,
+                place,
+            })
+        }
     }
 }
 
@@ -315,9 +301,4 @@ fn name_host(request: &mut Request<RequestBody>, host: &HeaderValue, http2: bool
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
-}
-
-enum Kept {
-    Http1(Idle),
-    Http2(Shared),
 }

@@ -10,7 +10,8 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 use snapshot::model::{
     Algorithm, Auth, AuthRule, Authorization, ClaimRequirement, ClaimShape, Decision, Filter, Gate,
-    JwtProvider, Key, KeyMaterial, Origin, PathRewrite, ProviderKeys, Rule, TokenRequirement,
+    JwtProvider, Key, KeyMaterial, Origin, PathRewrite, ProviderKeys, Rule, ScopeClaims,
+    TokenRequirement,
 };
 
 use crate::support::{
@@ -115,6 +116,7 @@ impl Issuer {
         let token = TokenRequirement {
             provider: name("default"),
             scopes: scopes.iter().map(|one| (*one).to_owned()).collect(),
+            scope_claims: ScopeClaims::ScopeAndScp,
             claims,
         };
         AuthRule::of_token(Decision::Allow, token)
@@ -435,7 +437,10 @@ fn operations(issuer: &Issuer, up: std::net::SocketAddr) -> snapshot::model::Rou
     };
     let mut operation = regex("/p/c(/api/books/[^/]+)");
     operation.method = Some("GET".into());
-    let mut allowed = secured(rule(vec![operation], vec![to(up)]), issuer.auth(&["read"]));
+    let mut head = operation.clone();
+    head.method = Some("HEAD".into());
+    let allowed = rule(vec![operation, head], vec![to(up)]);
+    let mut allowed = secured(allowed, issuer.auth(&["read"]));
     allowed.filters.push(strip.clone());
     let mut public = regex("/p/c(/api/open)");
     public.method = Some("GET".into());

@@ -62,7 +62,7 @@ async fn proxy_speaks_both_codecs_on_one_port() {
     assert_eq!(record.bytes_out, two.body.len() as u64);
     assert_eq!(record.route.as_deref(), Some("default/r"));
     assert_eq!(record.listener.as_deref(), Some("default/gw/http"));
-    assert_eq!(record.upstream, Some(up.to_string()));
+    assert_eq!(record.upstream.as_deref(), Some(up.to_string().as_str()));
     let mut text = String::new();
     let mut registry = prometheus_client::registry::Registry::with_prefix("cardinal");
     router.proxy.metrics().register(&mut registry);

@@ -20,9 +20,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use snapshot::model::{
     Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind, Gate,
-    Gateway, HostPattern, Hostname, Intra, Listener, ListenerProtocol, Name, ObjectName, Origin,
-    Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, Target, Upstream,
-    UpstreamHost, WeightedTarget, Workloads,
+    Gateway, HostPattern, Hostname, Intra, L7Kind, Listener, ListenerProtocol, Name, ObjectName,
+    Origin, Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, Target,
+    Upstream, UpstreamHost, WeightedTarget, Workloads,
 };
 use snapshot::path::CanonicalPath;
 use snapshot::{Snapshot, Source};
@@ -113,6 +113,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
 
 pub(crate) fn route(called: &str, hosts: &[&str], rules: Vec<Rule>) -> Route {
     Route {
+        kind: L7Kind::Http,
         name: object(called),
         origin: Origin::Document,
         declared: source(),

@@ -1,6 +1,7 @@
 //! Tables and listeners that change under load.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -8,65 +9,197 @@ use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::RouteTable;
 use http::{Request, Response};
 
+use crate::documents::snapshot;
 use crate::support::{
     Router, addresses, connect, echo, empty, free_port, full, gateway, get, http2, listener,
     object, plain, prefix, reply, route, rule, send, serve, to,
 };
 use crate::tls::{Authority, https};
 
-#[tokio::test]
-async fn proxy_swaps_tables_without_a_failed_request() {
-    let (a, b) = (echo("a").await, echo("b").await);
-    let rules = |up| vec![route("r", &[], vec![rule(vec![prefix("/")], vec![to(up)])])];
-    let (mut snapshot, at) = plain(rules(a));
-    let router = Router::start(&snapshot);
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = Vec::new();
-    for _ in 0..4 {
-        let stop = Arc::clone(&stop);
-        clients.push(tokio::spawn(async move {
-            let mut sender = http2(at).await;
-            let mut served = 0;
-            while !stop.load(Ordering::Relaxed) {
-                let answer = sender
-                    .send_request(get("http://x/"))
-                    .await
-                    .expect("an answer");
-                assert_eq!(answer.status(), 200);
-                reply(answer).await;
-                served += 1;
-            }
-            served
-        }));
+/// Configuration `generation` as documents. Every part of its rule says which one it is: what the upstream is told, where the
+/// path leads, which upstream that is, what the client is told; and one route is there in this generation alone.
+fn documents_of(generation: u64, at: SocketAddr, upstreams: &[SocketAddr]) -> String {
+    let upstream = upstreams[generation as usize % upstreams.len()];
+    let modified = format!("{{ set: [{{ name: x-generation, value: '{generation}' }}] }}");
+    let route = |name: &str, prefix: &str| {
+        format!(
+            "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: {name} }}
+spec:
+  parentRefs: [{{ name: front }}]
+  rules:
+    - matches: [{{ path: {{ type: PathPrefix, value: {prefix} }} }}]
+      filters:
+        - {{ type: RequestHeaderModifier, requestHeaderModifier: {modified} }}
+        - {{ type: ResponseHeaderModifier, responseHeaderModifier: {modified} }}
+        - type: URLRewrite
+          urlRewrite: {{ path: {{ type: ReplacePrefixMatch, replacePrefixMatch: /{generation} }} }}
+      backendRefs: [{{ group: gateway.envoyproxy.io, kind: Backend, name: up }}]"
+        )
+    };
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: front }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: {ip} }}]
+  listeners: [{{ name: http, port: {port}, protocol: HTTP }}]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{ name: up }}
+spec: {{ endpoints: [{{ ip: {{ address: {}, port: {} }} }}] }}{}{}",
+        upstream.ip(),
+        upstream.port(),
+        route("always", "/app"),
+        route(
+            &format!("only-{generation}"),
+            &format!("/only-{generation}")
+        ),
+        ip = at.ip(),
+        port = at.port(),
+    )
+}
+
+/// An upstream that tells its number, and takes its time for some: their requests outlive a change.
+async fn numbered(number: usize) -> SocketAddr {
+    serve(move |request: Request<hyper::body::Incoming>| async move {
+        if request.uri().path().ends_with("/slow") {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        let told = request.headers()["x-generation"].to_str().expect("ASCII");
+        let told = format!("{number} {told} {}", request.uri().path());
+        Response::new(full(told))
+    })
+    .await
+}
+
+/// The generation of an answer, if all its parts agree on it.
+async fn generation_of(answer: Response<hyper::body::Incoming>, upstreams: usize) -> u64 {
+    let answer = reply(answer).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let generation: u64 = answer
+        .header("x-generation")
+        .and_then(|text| text.parse().ok())
+        .expect("the answer tells its generation");
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    let told: Vec<&str> = body.split(' ').collect();
+    let number = (generation as usize % upstreams).to_string();
+    assert_eq!(
+        told[..2],
+        [number, generation.to_string()],
+        "{generation}: {body}"
+    );
+    assert!(
+        told[2].starts_with(&format!("/{generation}/")),
+        "{generation}: {body}"
+    );
+    generation
+}
+
+enum Client {
+    One(hyper::client::conn::http1::SendRequest<crate::support::Body>),
+    Two(hyper::client::conn::http2::SendRequest<crate::support::Body>),
+}
+
+impl Client {
+    /// Asks until told to stop, and notes the newest generation that answered; all over one connection.
+    async fn run(mut self, stop: Arc<AtomicBool>, newest: Arc<AtomicU64>, upstreams: usize) -> u64 {
+        let mut asked = 0;
+        while !stop.load(Ordering::Relaxed) {
+            asked += 1;
+            let path = if asked % 4 == 0 {
+                "/app/slow"
+            } else {
+                "/app/x"
+            };
+            let answer = match &mut self {
+                Self::One(sender) => {
+                    sender.ready().await.expect("the connection stays");
+                    let request = Request::get(path)
+                        .header("host", "x")
+                        .body(full(String::new()));
+                    sender.send_request(request.expect("a request")).await
+                }
+                Self::Two(sender) => sender.send_request(get(&format!("http://x{path}"))).await,
+            };
+            let generation = generation_of(answer.expect("an answer"), upstreams).await;
+            let before = newest.fetch_max(generation, Ordering::Relaxed);
+            assert!(generation >= before, "{generation} after {before}");
+        }
+        asked
     }
-    for generation in 2..40 {
-        snapshot.routes = rules(if generation % 2 == 0 { b } else { a });
-        let table = compile(&snapshot, generation).expect("it compiles");
+}
+
+/// Twenty changes of what every route does, under load over connections that stay: no request fails, each is served by one
+/// generation from its first byte to its last, and none is served by an older one than the request before it.
+#[tokio::test]
+async fn proxy_changes_twenty_times_and_each_request_is_of_one_generation() {
+    const UPSTREAMS: usize = 3;
+    const CHANGES: u64 = 20;
+    let mut upstreams = Vec::new();
+    for number in 0..UPSTREAMS {
+        upstreams.push(numbered(number).await);
+    }
+    let at: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+    let snapshot_of = |generation| snapshot(&documents_of(generation, at, &upstreams));
+    let router = Router::start(&snapshot_of(1));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (mut clients, mut newest) = (Vec::new(), Vec::new());
+    // Three connections of HTTP/1.1, and three streams at a time of one of HTTP/2.
+    let streams = http2(at).await;
+    for number in 0..6 {
+        let client = match number % 2 {
+            0 => Client::One(kept(connect(None, at).await).await),
+            _ => Client::Two(streams.clone()),
+        };
+        let seen = Arc::new(AtomicU64::new(0));
+        newest.push(Arc::clone(&seen));
+        clients.push(tokio::spawn(client.run(Arc::clone(&stop), seen, UPSTREAMS)));
+    }
+    let seen_by_all = async |generation: u64| {
+        for attempt in 0.. {
+            if newest
+                .iter()
+                .all(|one| one.load(Ordering::Relaxed) >= generation)
+            {
+                return;
+            }
+            assert!(attempt < 2000, "nobody answers by generation {generation}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    seen_by_all(1).await;
+    for generation in 2..2 + CHANGES {
+        let table = compile(&snapshot_of(generation), generation).expect("it compiles");
         let opened = router
             .proxy
             .open(&table.addresses())
             .expect("nothing is new");
+        table.adopt(&router.table.load());
         router.table.store(Arc::new(table));
         opened.commit();
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        router.proxy.published();
+        // From here on a new request meets the new routes and not one of the old.
+        let only = |generation| get(&format!("http://x/only-{generation}/x"));
+        assert_eq!(send(at, only(generation)).await.status, 200, "{generation}");
+        assert_eq!(
+            send(at, only(generation - 1)).await.status,
+            404,
+            "{generation}"
+        );
+        seen_by_all(generation).await;
     }
-    assert_eq!(
-        send(at, get("http://x/")).await.json()["name"],
-        "a",
-        "generation 39"
-    );
     stop.store(true, Ordering::Relaxed);
     for client in clients {
-        assert!(client.await.expect("no request failed") > 10);
+        let asked = client.await.expect("no request failed");
+        assert!(asked > CHANGES, "{asked} requests");
     }
-    let generations: std::collections::BTreeSet<u64> = router
-        .proxy
-        .log()
-        .since(0)
-        .iter()
-        .map(|one| one.generation)
-        .collect();
-    assert!(generations.len() > 5, "{generations:?}");
 }
 
 #[tokio::test]

@@ -292,7 +292,7 @@ async fn proxy_compile_names_keys_that_do_not_belong_and_doubled_listeners() {
     for part in [
         "does not belong",
         "already listener `default/gw/all`",
-        "both HTTP and HTTPS",
+        "is for listeners of another protocol already",
     ] {
         assert!(
             text.iter().any(|one| one.contains(part)),

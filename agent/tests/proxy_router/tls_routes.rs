@@ -94,7 +94,7 @@ async fn proxy_tls_route_passes_closed_tls_by_its_server_name() {
     );
     assert_eq!(record.host.as_deref(), Some("one.example.com"));
     assert_eq!(record.listener.as_deref(), Some("default/gw/tls"));
-    assert_eq!(record.upstream, Some(one.to_string()));
+    assert_eq!(record.upstream.as_deref(), Some(one.to_string().as_str()));
     assert!(record.bytes_in > 0 && record.bytes_out > 0);
     for name in [Some("one.example.org"), Some("example.com"), None] {
         let told = told(&authority, at, name).await;

@@ -18,8 +18,8 @@ mod egress;
 mod service;
 mod visibility;
 
-pub(crate) use visibility::scope;
-use visibility::{ExposureSection, Section, Visibility, visibility};
+use visibility::{Exposed, Section, visibility};
+pub(crate) use visibility::{Strictness, scope};
 
 /// A cell whose references to other documents are not resolved.
 pub(crate) struct CellDraft {
@@ -38,6 +38,8 @@ pub(crate) struct ExposureDraft {
     pub(crate) endpoint: EndpointId,
     pub(crate) component_kind: ComponentKind,
     pub(crate) gate: Gate,
+    /// By whose rules it becomes a route.
+    pub(crate) strictness: Strictness,
     /// The section of this visibility, or the endpoint if it is exposed without one.
     pub(crate) source: Source,
     pub(crate) base_path: Template,
@@ -67,6 +69,10 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
         project: project.clone().or_else(stand_in)?,
         environment: environment.clone().or_else(stand_in)?,
     };
+    let compat = match spec.optional("compat") {
+        Some(field) => field.boolean(),
+        None => Some(false),
+    };
     let items = spec
         .required("components")
         .map(|field| field.some_list())
@@ -74,6 +80,10 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
     let mut reader = CellReader {
         id: id.clone(),
         namespace: meta.name.namespace().to_owned(),
+        strictness: match compat {
+            Some(true) => Strictness::Compat,
+            _ => Strictness::Strict,
+        },
         endpoints: declared_endpoints(&items),
         addresses: Vec::new(),
         exposures: Vec::new(),
@@ -89,10 +99,6 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
         south = reader.souths(egress.list("south"));
         egress.finish();
     }
-    spec.refused(
-        &["compat"],
-        "is not supported yet: a cell is exposed by the strict rules only",
-    );
     (organization.is_some() && project.is_some() && environment.is_some()).then_some(())?;
     Some(CellDraft {
         cell: Cell {
@@ -135,6 +141,7 @@ fn declared_endpoints(items: &[Field<'_>]) -> BTreeMap<String, BTreeSet<String>>
 struct CellReader {
     id: CellId,
     namespace: String,
+    strictness: Strictness,
     endpoints: BTreeMap<String, BTreeSet<String>>,
     addresses: Vec<(ComponentId, Placed)>,
     exposures: Vec<ExposureDraft>,
@@ -365,28 +372,22 @@ impl CellReader {
             Some(field) => field.parse(|text| Template::new(text, Parameters::Refused)),
             None => Template::new("/", Parameters::Refused).ok(),
         };
-        let visibility = visibility(object, layer4);
+        let visibility = visibility(object, layer4, self.strictness);
         let id = EndpointId {
             component: component.clone(),
             endpoint: endpoint?,
         };
         let (kind, port, base_path) = (kind?, port?, base_path?);
-        let Visibility {
-            mut public,
-            organization,
-        } = visibility?;
-        // A web application is there to be seen: without a word it is public.
-        if component_kind == ComponentKind::WebApplication && kind.is_http() && public.is_none() {
-            public = Some(Section::On(ExposureSection {
-                source: declared.clone(),
-                provider: None,
-                operations: Vec::new(),
-            }));
-        }
+        let strictness = self.strictness;
+        let (public, organization) = visibility?.exposed(&Exposed {
+            component_kind,
+            http: kind.is_http(),
+            strictness,
+            endpoint: &declared,
+            sink: object.field().sink(),
+        });
         let mut expose = |section: Option<Section>, gate: Gate| -> Option<Exposure> {
-            let Some(Section::On(section)) = section else {
-                return None;
-            };
+            let section = section?;
             let exposure = Exposure {
                 declared: section.source.clone(),
                 jwt: section.provider.as_ref().map(|(name, _)| name.clone()),
@@ -403,6 +404,7 @@ impl CellReader {
                     endpoint: id.clone(),
                     component_kind,
                     gate,
+                    strictness,
                     source: section.source,
                     base_path: base_path.clone(),
                     provider: section.provider,

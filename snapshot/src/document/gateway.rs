@@ -1,12 +1,13 @@
 //! `Gateway` (Gateway API).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::addresses::{Placed, address, addresses};
 use super::{Meta, name, reference};
 use crate::model::{
-    HostPattern, Hostname, L4Kind, Listener, ListenerProtocol, Name, ObjectName, Port, TlsMode,
+    HostPattern, Hostname, L4Kind, L7Kind, Listener, ListenerProtocol, Name, ObjectName, Port,
+    RouteKind, TlsMode,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
@@ -31,14 +32,7 @@ pub(crate) struct ListenerDraft {
     /// Routes of every namespace, or of the gateway's own.
     pub(crate) all_namespaces: bool,
     /// Kinds of routes that it takes.
-    pub(crate) kinds: Vec<RouteKind>,
-}
-
-/// Kind of a route, as listeners name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RouteKind {
-    Http,
-    L4(L4Kind),
+    pub(crate) kinds: BTreeSet<RouteKind>,
 }
 
 /// Protocol of a listener as it is written.
@@ -60,13 +54,13 @@ impl Protocol {
         ("UDP", Self::Udp),
     ];
 
-    /// Kinds of routes that may attach.
-    fn kinds(self) -> &'static [(&'static str, RouteKind)] {
+    /// Kinds of routes that may attach (Gateway API, `AllowedRoutes.kinds`).
+    fn kinds(self) -> &'static [RouteKind] {
         match self {
-            Self::Http | Self::Https => &[("HTTPRoute", RouteKind::Http)],
-            Self::Tls => &[("TLSRoute", RouteKind::L4(L4Kind::Tls))],
-            Self::Tcp => &[("TCPRoute", RouteKind::L4(L4Kind::Tcp))],
-            Self::Udp => &[("UDPRoute", RouteKind::L4(L4Kind::Udp))],
+            Self::Http | Self::Https => &[RouteKind::L7(L7Kind::Http), RouteKind::L7(L7Kind::Grpc)],
+            Self::Tls => &[RouteKind::L4(L4Kind::Tls)],
+            Self::Tcp => &[RouteKind::L4(L4Kind::Tcp)],
+            Self::Udp => &[RouteKind::L4(L4Kind::Udp)],
         }
     }
 }
@@ -191,8 +185,8 @@ fn listener(
         (Some(_), None) => None,
         (None, written) => Some((
             false,
-            written.map_or(Vec::new(), |written| {
-                written.kinds().iter().map(|(_, kind)| *kind).collect()
+            written.map_or(BTreeSet::new(), |written| {
+                written.kinds().iter().copied().collect()
             }),
         )),
     };
@@ -321,8 +315,8 @@ fn certificates(
 
 fn allowed_routes(
     field: &Field<'_>,
-    possible: &[(&str, RouteKind)],
-) -> Option<(bool, Vec<RouteKind>)> {
+    possible: &[RouteKind],
+) -> Option<(bool, BTreeSet<RouteKind>)> {
     let mut object = field.object()?;
     let mut all = Some(false);
     if let Some(mut namespaces) = object.optional("namespaces").and_then(|f| f.object()) {
@@ -332,25 +326,25 @@ fn allowed_routes(
         namespaces.unsupported(&["selector"]);
         namespaces.finish();
     }
-    let mut taken: Vec<RouteKind> = possible.iter().map(|(_, kind)| *kind).collect();
-    if let Some(kinds) = object.optional("kinds") {
-        taken.clear();
-        for field in kinds.list() {
+    let mut kinds: BTreeSet<RouteKind> = possible.iter().copied().collect();
+    if let Some(listed) = object.optional("kinds") {
+        let choices: Vec<_> = possible.iter().map(|kind| (kind.as_str(), *kind)).collect();
+        kinds.clear();
+        for field in listed.list() {
             let Some(mut kind) = field.object() else {
                 continue;
             };
             if let Some(field) = kind.optional("group") {
                 field.choice(&[("gateway.networking.k8s.io", ())]);
             }
-            taken.extend(
-                kind.required("kind")
-                    .and_then(|field| field.choice(possible)),
-            );
+            if let Some(field) = kind.required("kind") {
+                kinds.extend(field.choice(&choices));
+            }
             kind.finish();
         }
     }
     object.finish();
-    Some((all?, taken))
+    Some((all?, kinds))
 }
 
 /// A host name or `*.` and a host name.

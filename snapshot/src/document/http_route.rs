@@ -1,13 +1,13 @@
-//! `HTTPRoute` (Gateway API).
+//! `HTTPRoute` (Gateway API), and what a `GRPCRoute` has in common with it.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, name, reference};
+use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, grpc_route, name, reference};
 use crate::model::{
-    DocumentPath, Filter, HostPattern, Name, ObjectName, PathMatch, Port, RequestMatch, Retry,
-    RuleTimeouts, SessionPersistence, Timestamp,
+    DocumentPath, Filter, HostPattern, L7Kind, Name, ObjectName, PathMatch, Port, RequestMatch,
+    Retry, RuleTimeouts, SessionPersistence, Timestamp,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
@@ -20,9 +20,10 @@ mod session;
 
 pub(crate) use cors::cors;
 pub(crate) use filters::edits;
-use filters::{Level, filters};
+use filters::{Place, filters};
 pub(crate) use headers::{header_name, header_value};
 pub(crate) use matches::canonical;
+pub(super) use matches::header_matches;
 use matches::request_match;
 
 pub(crate) const MAX_PARENTS: usize = 32;
@@ -92,6 +93,11 @@ pub(crate) enum BackendKind {
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
+    route(spec, meta, L7Kind::Http)
+}
+
+/// Reads the `spec` of a route.
+pub(super) fn route(spec: &mut Object<'_>, meta: &Meta, kind: L7Kind) -> Option<RouteDraft> {
     spec.unsupported(&["useDefaultGateways"]);
     let parents = spec
         .required("parentRefs")
@@ -121,7 +127,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
             let Some(mut object) = item.object() else {
                 continue;
             };
-            let rule = rule(&mut object, meta, &mut names);
+            let rule = rule(&mut object, meta, kind, &mut names);
             object.finish();
             rules.extend(rule);
         }
@@ -168,7 +174,12 @@ pub(crate) fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
     })
 }
 
-fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Option<RuleDraft> {
+fn rule(
+    object: &mut Object<'_>,
+    meta: &Meta,
+    kind: L7Kind,
+    names: &mut BTreeSet<Name>,
+) -> Option<RuleDraft> {
     let source = object.field().source().clone();
     let name = object.optional("name").and_then(|field| {
         let name = name(&field)?;
@@ -177,37 +188,50 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
         }
         Some(name)
     });
+    let one_match = match kind {
+        L7Kind::Http => request_match,
+        L7Kind::Grpc => grpc_route::call_match,
+    };
     let mut matches = Vec::new();
     if let Some(field) = object.optional("matches") {
         matches = field
             .limited_list(MAX_MATCHES)
             .iter()
-            .filter_map(request_match)
+            .filter_map(one_match)
             .collect();
     }
     if matches.is_empty() {
         // Gateway API: a rule without matches takes every request.
-        matches.push(RequestMatch::new(PathMatch::Prefix(DocumentPath::root())));
+        matches.push(match kind {
+            L7Kind::Http => RequestMatch::new(PathMatch::Prefix(DocumentPath::root())),
+            L7Kind::Grpc => grpc_route::any_call(),
+        });
     }
     let prefixes = matches
         .iter()
         .all(|given| matches!(given.path, PathMatch::Prefix(_)));
-    let filters = filters(object, meta, Level::Rule, prefixes);
+    let place = |backend| Place {
+        kind,
+        backend,
+        prefixes,
+    };
+    let filters = filters(object, meta, place(false));
     let backends: Vec<BackendDraft> = object
         .optional("backendRefs")
         .map(|field| field.limited_list(MAX_ITEMS))
         .unwrap_or_default()
         .iter()
-        .filter_map(|field| backend(field, meta, prefixes))
+        .filter_map(|field| backend(field, meta, place(true)))
         .collect();
-    let timeouts = object
-        .optional("timeouts")
-        .map(|field| resilience::timeouts(&field));
-    let retry = object
-        .optional("retry")
-        .map(|field| resilience::retry(&field));
+    // A call brings its own time, and a `GRPCRoute` has neither field.
+    let mut http_only = |name| match kind {
+        L7Kind::Http => object.optional(name),
+        L7Kind::Grpc => None,
+    };
+    let timeouts = http_only("timeouts").map(|field| resilience::timeouts(&field));
+    let retry = http_only("retry").map(|field| resilience::retry(&field));
     let session = object.optional("sessionPersistence").and_then(|field| {
-        let session = session::session(&field, &usual_session(meta, &source))?;
+        let session = session::session(&field, &usual_session(meta, kind, &source))?;
         for backend in &backends {
             if backend.kind == BackendKind::RoutingTable {
                 field.mistake("a `RoutingTable` places requests by their key; expected backends of kind `Backend`");
@@ -228,22 +252,26 @@ fn rule(object: &mut Object<'_>, meta: &Meta, names: &mut BTreeSet<Name>) -> Opt
 }
 
 /// A session's name that no other rule has: two cookies of one name would push each other out.
-fn usual_session(meta: &Meta, rule: &Source) -> String {
+fn usual_session(meta: &Meta, kind: L7Kind, rule: &Source) -> String {
     let position: String = rule.field.chars().filter(char::is_ascii_digit).collect();
+    let kind = match kind {
+        L7Kind::Http => "",
+        L7Kind::Grpc => "grpc-",
+    };
     format!(
-        "cardinal-{}-{}-{position}",
+        "cardinal-{kind}{}-{}-{position}",
         meta.name.namespace(),
         meta.name.name()
     )
 }
 
-fn backend(field: &Field<'_>, meta: &Meta, prefixes: bool) -> Option<BackendDraft> {
+fn backend(field: &Field<'_>, meta: &Meta, place: Place) -> Option<BackendDraft> {
     let mut object = field.object()?;
     let weight = match object.optional("weight") {
         Some(field) => field.integer(0..=MAX_WEIGHT),
         None => Some(1),
     };
-    let filters = filters(&mut object, meta, Level::Backend, prefixes);
+    let filters = filters(&mut object, meta, place);
     let draft = backend_reference(field, object, meta)?;
     Some(BackendDraft {
         weight: u32::try_from(weight?).ok()?,

@@ -1,7 +1,7 @@
 //! What a policy is for (Gateway API, policy attachment), alike in all kinds of policies.
 
 use super::{Meta, name};
-use crate::model::{Name, ObjectName};
+use crate::model::{L7Kind, Name, ObjectName, RouteName};
 use crate::reader::{Field, Object};
 use crate::report::Source;
 
@@ -14,8 +14,8 @@ pub(crate) type Targets = Vec<(Source, PolicyTarget)>;
 /// What a policy is for, from the most specific on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PolicyTarget {
-    Rule(ObjectName, Name),
-    Route(ObjectName),
+    Rule(RouteName, Name),
+    Route(RouteName),
     Listener(ObjectName, Name),
     Gateway(ObjectName),
 }
@@ -58,23 +58,25 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<PolicyTarget> {
     if let Some(field) = object.required("group") {
         field.choice(&[("gateway.networking.k8s.io", ())]);
     }
-    let gateway = object
-        .required("kind")
-        .and_then(|field| field.choice(&[("HTTPRoute", false), ("Gateway", true)]));
+    let kind = object.required("kind").and_then(|field| {
+        let route = |kind: L7Kind| (kind.as_str(), Some(kind));
+        field.choice(&[route(L7Kind::Http), route(L7Kind::Grpc), ("Gateway", None)])
+    });
     let target = object
         .required("name")
         .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
     let section = object.optional("sectionName");
     object.finish();
-    let (gateway, target) = (gateway?, target?);
+    let (kind, target) = (kind?, target?);
     let section = match section {
         Some(field) => Some(name(&field)?),
         None => None,
     };
-    Some(match (gateway, section) {
-        (true, Some(listener)) => PolicyTarget::Listener(target, listener),
-        (true, None) => PolicyTarget::Gateway(target),
-        (false, Some(rule)) => PolicyTarget::Rule(target, rule),
-        (false, None) => PolicyTarget::Route(target),
+    let route = |kind, name| RouteName { kind, name };
+    Some(match (kind, section) {
+        (None, Some(listener)) => PolicyTarget::Listener(target, listener),
+        (None, None) => PolicyTarget::Gateway(target),
+        (Some(kind), Some(rule)) => PolicyTarget::Rule(route(kind, target), rule),
+        (Some(kind), None) => PolicyTarget::Route(route(kind, target)),
     })
 }

@@ -6,14 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::http_route::{Gateways, Linked};
+use super::http_route::{Documents, Gateways};
 use crate::document::policy::{PolicyTarget, Targets};
 use crate::model::{ObjectName, Parent, Route, Rule, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
-
-/// Routes of documents by name, before policies.
-pub(super) type Documents = BTreeMap<ObjectName, Option<Linked>>;
 
 /// A policy that was read.
 pub(super) struct Policy<T> {
@@ -186,11 +183,9 @@ fn missing(
             }
             Some(_) => None,
         },
-        PolicyTarget::Route(name) => {
-            (!documents.contains_key(name)).then(|| format!("no `HTTPRoute` {name}"))
-        }
+        PolicyTarget::Route(name) => (!documents.contains_key(name)).then(|| format!("no {name}")),
         PolicyTarget::Rule(name, rule) => match documents.get(name) {
-            None => Some(format!("no `HTTPRoute` {name}")),
+            None => Some(format!("no {name}")),
             Some(Some(linked))
                 if !linked
                     .rule_names
@@ -199,7 +194,7 @@ fn missing(
                     .any(|known| known == rule)
                     && !sink.tainted(&linked.route.declared) =>
             {
-                Some(format!("`HTTPRoute` {name} has no rule `{rule}`"))
+                Some(format!("{name} has no rule `{rule}`"))
             }
             Some(_) => None,
         },

@@ -1,15 +1,16 @@
-//! Routes of `HTTPRoute` documents: attached to listeners, references resolved.
+//! Routes of documents: attached to listeners, references resolved.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::document::Table;
-use crate::document::gateway::{GatewayDraft, ListenerDraft, RouteKind};
+use crate::document::gateway::{GatewayDraft, ListenerDraft};
 use crate::document::http_route::{
     BackendDraft, BackendKind, FilterDraft, ParentDraft, RouteDraft, RuleDraft,
 };
 use crate::model::{
-    Filter, HostPattern, Mirror, Name, ObjectName, Origin, Parent, Route, RoutingTable, Rule,
-    Target, Upstream, WeightedTarget,
+    Filter, HostPattern, L7Kind, Listener, Mirror, Name, ObjectName, Origin, Parent, Route,
+    RouteKind, RouteName, RoutingTable, Rule, Target, Upstream, WeightedTarget, effective_hosts,
 };
 use crate::reader::Sink;
 use crate::report::Source;
@@ -20,79 +21,142 @@ pub(super) struct Linked {
     pub(super) rule_names: Vec<Option<Name>>,
 }
 
+/// Routes of documents. One without draft has mistakes of its own and leaves its name.
+pub(super) type Documents = BTreeMap<RouteName, Option<Linked>>;
+
 pub(super) type Gateways = BTreeMap<ObjectName, Option<GatewayDraft>>;
 
-/// Links every route. A route without draft has mistakes of its own and leaves its name.
-pub(super) fn routes(
-    drafts: Table<RouteDraft>,
-    gateways: &Gateways,
-    tables: &Table<RoutingTable>,
-    backends: &Table<Vec<Upstream>>,
-    filters: &Table<Filter>,
-    sink: &Sink,
-) -> BTreeMap<ObjectName, Option<Linked>> {
-    let resolve = Resolve {
-        tables,
-        backends,
-        filters,
-        sink,
-    };
-    drafts
-        .into_iter()
-        .map(|(name, (declared, draft))| {
-            let linked = draft.map(|draft| {
-                let rule_names = draft.rules.iter().map(|rule| rule.name.clone()).collect();
-                let mut parents: Vec<Parent> = Vec::new();
-                for parent in &draft.parents {
-                    let (kind, hosts) = (RouteKind::Http, &draft.hostnames);
-                    for parent in attached(parent, &name, kind, hosts, gateways, sink) {
-                        if !parents.contains(&parent) {
-                            parents.push(parent);
-                        }
-                    }
+/// What routes refer to.
+pub(super) struct References<'a> {
+    pub(super) gateways: &'a Gateways,
+    pub(super) tables: &'a Table<RoutingTable>,
+    pub(super) backends: &'a Table<Vec<Upstream>>,
+    pub(super) filters: &'a Table<Filter>,
+    pub(super) sink: &'a Sink,
+}
+
+/// Links every route, from the one that wins where two cannot both be: the oldest, then the first by name
+/// (Gateway API, `GRPCRoute`: an `HTTPRoute` and a `GRPCRoute` that share a host of a listener).
+pub(super) fn routes(drafts: [(L7Kind, Table<RouteDraft>); 2], to: &References<'_>) -> Documents {
+    let mut documents = Documents::new();
+    let mut found: Vec<(RouteName, Source, RouteDraft)> = Vec::new();
+    for (kind, drafts) in drafts {
+        for (name, (declared, draft)) in drafts {
+            let name = RouteName { kind, name };
+            match draft {
+                Some(draft) => found.push((name, declared, draft)),
+                None => {
+                    documents.insert(name, None);
                 }
-                Linked {
-                    route: Route {
-                        name: name.clone(),
-                        origin: Origin::Document,
-                        declared,
-                        parents,
-                        hostnames: draft.hostnames,
-                        created: draft.created,
-                        rules: draft
-                            .rules
-                            .into_iter()
-                            .map(|rule| resolve.rule(rule))
-                            .collect(),
-                    },
-                    rule_names,
+            }
+        }
+    }
+    found.sort_by_cached_key(|(name, _, draft)| {
+        let age = (draft.created.is_none(), draft.created);
+        (age, name.name.clone(), name.kind)
+    });
+    let mut taken = Taken::default();
+    for (name, declared, draft) in found {
+        let mut parents: Vec<Parent> = Vec::new();
+        for parent in &draft.parents {
+            for (listener, attached) in attached(
+                parent,
+                RouteKind::L7(name.kind),
+                &name.name,
+                &draft.hostnames,
+                to,
+            ) {
+                if parents.contains(&attached) {
+                    continue;
                 }
-            });
-            (name, linked)
-        })
-        .collect()
+                match taken.take(&attached, listener, &name, &draft.hostnames) {
+                    None => parents.push(attached),
+                    Some(winner) => to.sink.warning(
+                        parent.source.clone(),
+                        format_args!(
+                            "has no effect at listener `{}`: {winner} serves hosts of this route there, and is older or comes first by name",
+                            listener.name
+                        ),
+                    ),
+                }
+            }
+        }
+        let linked = Linked {
+            rule_names: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
+            route: Route {
+                kind: name.kind,
+                name: name.name.clone(),
+                origin: Origin::Document,
+                declared,
+                parents,
+                hostnames: draft.hostnames,
+                created: draft.created,
+                rules: draft.rules.into_iter().map(|rule| to.rule(rule)).collect(),
+            },
+        };
+        documents.insert(name, Some(linked));
+    }
+    documents
+}
+
+/// Which hosts of a listener routes of which kind have.
+#[derive(Default)]
+struct Taken(BTreeMap<(ObjectName, Name), Vec<(RouteName, Hosts)>>);
+
+/// Hosts under which a route serves on a listener; none: every host.
+type Hosts = Vec<Option<HostPattern>>;
+
+impl Taken {
+    /// Takes a route's hosts of a listener, or names the route of another kind that has one of them.
+    fn take(
+        &mut self,
+        parent: &Parent,
+        listener: &Listener,
+        route: &RouteName,
+        hostnames: &[HostPattern],
+    ) -> Option<RouteName> {
+        let hosts = effective_hosts(listener.hostname.as_ref(), hostnames);
+        let overlap = |own: &Option<HostPattern>, other: &Option<HostPattern>| match (own, other) {
+            (Some(own), Some(other)) => own.intersect(other).is_some(),
+            _ => true,
+        };
+        let taken = self
+            .0
+            .entry((parent.gateway.clone(), listener.name.clone()));
+        let taken = taken.or_default();
+        let winner = taken.iter().find(|(name, others)| {
+            name.kind != route.kind
+                && hosts
+                    .iter()
+                    .any(|own| others.iter().any(|other| overlap(own, other)))
+        });
+        if let Some((winner, _)) = winner {
+            return Some(winner.clone());
+        }
+        taken.push((route.clone(), hosts));
+        None
+    }
 }
 
 /// The listeners that take a route by one of its parent references; reasons are those of the Gateway
 /// API, in its order.
-pub(super) fn attached(
+pub(super) fn attached<'a>(
     parent: &ParentDraft,
-    route: &ObjectName,
     kind: RouteKind,
+    route: &ObjectName,
     hostnames: &[HostPattern],
-    gateways: &Gateways,
-    sink: &Sink,
-) -> Vec<Parent> {
-    let refuse = |message: std::fmt::Arguments<'_>| {
-        sink.mistake(parent.source.clone(), message);
+    to: &References<'a>,
+) -> Vec<(&'a Listener, Parent)> {
+    let refuse = |message: fmt::Arguments<'_>| {
+        to.sink.mistake(parent.source.clone(), message);
         Vec::new()
     };
-    let gateway = match gateways.get(&parent.gateway) {
+    let gateway = match to.gateways.get(&parent.gateway) {
         None => return refuse(format_args!("no `Gateway` {}", parent.gateway)),
         Some(None) => return Vec::new(),
         Some(Some(gateway)) => gateway,
     };
-    let wanted: Vec<&ListenerDraft> = gateway
+    let wanted: Vec<&'a ListenerDraft> = gateway
         .listeners
         .iter()
         .filter(|draft| {
@@ -110,7 +174,7 @@ pub(super) fn attached(
             .listeners
             .first()
             .map(|draft| &draft.listener.declared);
-        if declared.is_none_or(|declared| sink.tainted(declared)) {
+        if declared.is_none_or(|declared| to.sink.tainted(declared)) {
             return Vec::new();
         }
         let names: Vec<&str> = gateway
@@ -124,7 +188,7 @@ pub(super) fn attached(
             names.join("`, `")
         ));
     }
-    let allowed: Vec<&ListenerDraft> = wanted
+    let allowed: Vec<&'a ListenerDraft> = wanted
         .into_iter()
         .filter(|draft| {
             draft.kinds.contains(&kind)
@@ -133,12 +197,13 @@ pub(super) fn attached(
         .collect();
     if allowed.is_empty() {
         return refuse(format_args!(
-            "the listeners of gateway {} take no routes of this kind, or none of namespace `{}` (NotAllowedByListeners); for the latter `allowedRoutes.namespaces.from: All` would",
+            "the listeners of gateway {} take no `{}` of namespace `{}` (NotAllowedByListeners); one whose `allowedRoutes` have this kind and `namespaces.from: All` would",
             parent.gateway,
+            kind,
             route.namespace()
         ));
     }
-    let taken: Vec<Parent> = allowed
+    let taken: Vec<(&Listener, Parent)> = allowed
         .into_iter()
         .filter(|draft| match &draft.listener.hostname {
             None => true,
@@ -146,10 +211,13 @@ pub(super) fn attached(
                 hostnames.is_empty() || hostnames.iter().any(|host| own.intersect(host).is_some())
             }
         })
-        .map(|draft| Parent {
-            gateway: parent.gateway.clone(),
-            listener: Some(draft.listener.name.clone()),
-            port: None,
+        .map(|draft| {
+            let attached = Parent {
+                gateway: parent.gateway.clone(),
+                listener: Some(draft.listener.name.clone()),
+                port: None,
+            };
+            (&draft.listener, attached)
         })
         .collect();
     if taken.is_empty() {
@@ -161,14 +229,7 @@ pub(super) fn attached(
     taken
 }
 
-struct Resolve<'a> {
-    tables: &'a Table<RoutingTable>,
-    backends: &'a Table<Vec<Upstream>>,
-    filters: &'a Table<Filter>,
-    sink: &'a Sink,
-}
-
-impl Resolve<'_> {
+impl References<'_> {
     fn rule(&self, draft: RuleDraft) -> Rule {
         let at = |field: &str| draft.source.at(format!("{}.{field}", draft.source.field));
         let filters = self.filters(draft.filters, at("filters"));

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::http_route::{Gateways, attached};
-use crate::document::gateway::RouteKind;
+use super::http_route::{References, attached};
 use crate::document::http_route::BackendDraft;
 use crate::document::l4_route::L4RouteDraft;
 use crate::document::{Drafts, Table};
 use crate::model::{
-    HostPattern, L4Backend, L4Kind, L4Parent, L4Route, Listener, Name, ObjectName, Transport,
+    HostPattern, L4Backend, L4Kind, L4Parent, L4Route, Name, ObjectName, RouteKind, Transport,
     Upstream, effective_hosts,
 };
-use crate::reader::Sink;
 use crate::report::Source;
 
 /// Routes of all three kinds as they were read.
@@ -37,19 +35,14 @@ impl L4Drafts {
     }
 
     /// Links every route.
-    pub(super) fn link(
-        self,
-        gateways: &Gateways,
-        backends: &Table<Vec<Upstream>>,
-        sink: &Sink,
-    ) -> Vec<L4Route> {
+    pub(super) fn link(self, to: &References<'_>) -> Vec<L4Route> {
         let mut taken = Taken::default();
         let routes = self.0.into_iter().map(|(kind, name, declared, draft)| {
-            let parents = parents(kind, &name, &declared, &draft, gateways, &mut taken, sink);
+            let parents = parents(kind, &name, &declared, &draft, &mut taken, to);
             let backends = draft
                 .backends
                 .iter()
-                .filter_map(|one| backend(kind, one, backends, sink))
+                .filter_map(|one| backend(kind, one, to))
                 .collect();
             L4Route {
                 name,
@@ -74,27 +67,13 @@ fn parents(
     name: &ObjectName,
     declared: &Source,
     draft: &L4RouteDraft,
-    gateways: &Gateways,
     taken: &mut Taken,
-    sink: &Sink,
+    to: &References<'_>,
 ) -> Vec<L4Parent> {
     let mut parents: Vec<L4Parent> = Vec::new();
     for reference in &draft.parents {
-        let found = attached(
-            reference,
-            name,
-            RouteKind::L4(kind),
-            &draft.hostnames,
-            gateways,
-            sink,
-        );
-        for parent in found {
-            let Some(listener) = parent
-                .listener
-                .and_then(|listener| find(gateways, &parent.gateway, &listener))
-            else {
-                continue;
-            };
+        let found = attached(reference, RouteKind::L4(kind), name, &draft.hostnames, to);
+        for (listener, parent) in found {
             let known =
                 |one: &L4Parent| one.gateway == parent.gateway && one.listener == listener.name;
             if parents.iter().any(known) {
@@ -110,7 +89,7 @@ fn parents(
                         .as_ref()
                         .map(|host| format!(" for `{host}`"))
                         .unwrap_or_default();
-                    sink.warning(
+                    to.sink.warning(
                         reference.source.clone(),
                         format_args!(
                             "serves nothing of listener `{}`{host}: {first} does, which is older or comes first by name",
@@ -132,20 +111,9 @@ fn parents(
     parents
 }
 
-fn find<'a>(gateways: &'a Gateways, gateway: &ObjectName, name: &Name) -> Option<&'a Listener> {
-    let listeners = &gateways.get(gateway)?.as_ref()?.listeners;
-    let mut listeners = listeners.iter().map(|draft| &draft.listener);
-    listeners.find(|one| one.name == *name)
-}
-
-fn backend(
-    kind: L4Kind,
-    draft: &BackendDraft,
-    backends: &Table<Vec<Upstream>>,
-    sink: &Sink,
-) -> Option<L4Backend> {
-    let Some((_, upstreams)) = backends.get(&draft.name) else {
-        sink.mistake(
+fn backend(kind: L4Kind, draft: &BackendDraft, to: &References<'_>) -> Option<L4Backend> {
+    let Some((_, upstreams)) = to.backends.get(&draft.name) else {
+        to.sink.mistake(
             draft.source.clone(),
             format_args!("no `Backend` {}", draft.name),
         );
@@ -154,7 +122,7 @@ fn backend(
     let upstreams = upstreams.clone()?;
     let unix = |one: &Upstream| matches!(one, Upstream::Unix(_));
     if kind.transport() == Transport::Udp && upstreams.iter().any(unix) {
-        sink.mistake(
+        to.sink.mistake(
             draft.source.clone(),
             format_args!(
                 "datagrams go to addresses and ports, and `Backend` {} has a Unix socket",

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Documents, Policies, Policy};
+use super::attachment::{Policies, Policy};
 use super::credentials;
-use super::http_route::Gateways;
+use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
 use crate::document::security_policy::PolicyDraft;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Documents, Policies, Policy};
-use super::http_route::Gateways;
+use super::attachment::{Policies, Policy};
+use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::traffic_policy::TrafficDraft;
 use crate::model::{Route, Target, TrafficPolicy};

@@ -188,10 +188,22 @@ pub struct HeaderRequirement {
 pub struct TokenRequirement {
     /// The token must come from this provider.
     pub provider: Name,
-    /// The token must have all of these, in `scope` or `scp`.
+    /// The token must have all of these.
     pub scopes: Vec<String>,
+    /// Where it has them.
+    pub scope_claims: ScopeClaims,
     /// The token must have all of these.
     pub claims: Vec<ClaimRequirement>,
+}
+
+/// Claims in which scopes of a token are read; each is a list, or a text in which blanks separate them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScopeClaims {
+    /// `scope` (RFC 8693, section 4.2), and `scp`, in which some providers have them.
+    #[default]
+    ScopeAndScp,
+    /// `scope` alone.
+    Scope,
 }
 
 /// A claim and its accepted values.

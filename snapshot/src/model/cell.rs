@@ -175,9 +175,11 @@ impl EndpointKind {
 pub struct Exposure {
     /// Document and field of the visibility; the endpoint's if it is exposed without a word.
     pub declared: Declared,
-    /// Name of the platform's token provider; every request needs a token of it.
+    /// Name of the platform's token provider; every request needs a token of it, or, in a cell with `compat`,
+    /// requests of its operations do.
     pub jwt: Option<Name>,
-    /// Operations; when there are any, everything else under the base path is refused.
+    /// Operations; when there are any, everything else under the base path is refused, unless the cell
+    /// has `compat`.
     pub operations: Vec<Operation>,
 }
 

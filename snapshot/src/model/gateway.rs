@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, Name, ObjectName, Pattern,
-    Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
+    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind, Name, ObjectName,
+    Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
     Transport,
 };
 
@@ -198,10 +198,77 @@ impl fmt::Display for HostPattern {
     }
 }
 
+/// Kinds of routes of requests. In this order where nothing else decides between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum L7Kind {
+    /// `HTTPRoute`, and what a cell's endpoint generates.
+    Http,
+    /// `GRPCRoute`: its backends speak gRPC, which is HTTP/2 on the whole way.
+    Grpc,
+}
+
+impl L7Kind {
+    /// As a document names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+impl fmt::Display for L7Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Kinds of routes, as listeners take them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteKind {
+    /// By requests: listeners of HTTP and HTTPS.
+    L7(L7Kind),
+    /// By connections or datagrams: listeners of TLS, TCP and UDP.
+    L4(L4Kind),
+}
+
+impl RouteKind {
+    /// As a document names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::L7(kind) => kind.as_str(),
+            Self::L4(kind) => kind.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Kind and name of a document of a route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteName {
+    /// Its kind.
+    pub kind: L7Kind,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl fmt::Display for RouteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.kind, self.name)
+    }
+}
+
 /// A route: hosts and rules on gateways.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Name of the `HTTPRoute`, or a generated one of a cell's endpoint.
+    /// What kind of document it is, or would be.
+    pub kind: L7Kind,
+    /// Name of the document, or a generated one of a cell's endpoint.
     pub name: ObjectName,
     /// Where it comes from.
     pub origin: Origin,
@@ -221,7 +288,7 @@ pub struct Route {
 /// Where a route comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// An `HTTPRoute` document.
+    /// A document.
     Document,
     /// A cell's endpoint, through one of its gates.
     Endpoint {

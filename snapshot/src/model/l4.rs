@@ -53,15 +53,20 @@ impl L4Kind {
             Self::Udp => Transport::Udp,
         }
     }
+
+    /// As a document names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
+        }
+    }
 }
 
 impl fmt::Display for L4Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tls => "TLSRoute",
-            Self::Tcp => "TCPRoute",
-            Self::Udp => "UDPRoute",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -57,6 +57,18 @@ pub enum PathMatch {
     Prefix(DocumentPath),
     /// The whole path, in linear time.
     Regex(Pattern),
+    /// A path of two segments that names a call of gRPC.
+    Call(CallMatch),
+}
+
+/// How a call of gRPC matches, whose path is `/{service}/{method}` (gRPC over HTTP/2, `Path`). What is none
+/// is any.
+#[derive(Clone, Debug, Default)]
+pub struct CallMatch {
+    /// Name of the service, with its package.
+    pub service: Option<TextMatch>,
+    /// Name of the method.
+    pub method: Option<TextMatch>,
 }
 
 /// A pattern that compiles. Cheap to clone.

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cidr, Declared, Hostname, Limit, ObjectName, PathMatch, Retry, TextMatch};
+use super::{Cidr, Declared, DocumentPath, Hostname, Limit, ObjectName, Pattern, Retry, TextMatch};
 
 /// What a `BackendTrafficPolicy` (Envoy Gateway) says of a rule's requests and of the backends that they go
 /// to.
@@ -266,7 +266,7 @@ pub struct RateSelector {
     /// Methods in upper case, one of which fits; empty: any.
     pub methods: Vec<Inverted<String>>,
     /// The path.
-    pub path: Option<Inverted<PathMatch>>,
+    pub path: Option<Inverted<RatePath>>,
     /// The client's address.
     pub source: Option<RateSource>,
 }
@@ -296,4 +296,15 @@ pub struct RateSource {
     pub network: Cidr,
     /// Whether each address is counted for itself.
     pub distinct: bool,
+}
+
+/// How the canonical path of a request is looked at.
+#[derive(Clone, Debug)]
+pub enum RatePath {
+    /// Byte for byte.
+    Exact(DocumentPath),
+    /// By whole segments.
+    Prefix(DocumentPath),
+    /// The whole path, in linear time.
+    Regex(Pattern),
 }

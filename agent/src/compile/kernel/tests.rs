@@ -18,6 +18,7 @@ use crate::datapath::{Backend, DiscoveredPod, Service};
 
 mod edits;
 mod sources;
+mod vectors;
 
 /// The tables of a snapshot that comes after nothing.
 fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> KernelTables {

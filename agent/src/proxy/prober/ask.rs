@@ -7,7 +7,6 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prost::Message;
 use snapshot::model::Question;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +15,9 @@ use super::super::outbound::Outbound;
 use super::super::respond::chain;
 use crate::route::RouteTable;
 use crate::upstream::resolve::Resolver;
-use crate::upstream::{Client, Destination, Patience, Progress, RequestBody, Settings, connect};
+use crate::upstream::{
+    AnswerBody, Client, Destination, Patience, Progress, RequestBody, Settings, connect,
+};
 
 /// Bytes of an answer that are looked at.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -85,10 +86,10 @@ impl Asker {
         destination: &Destination,
         host: &HeaderValue,
         table: &RouteTable,
-    ) -> Result<Response<Incoming>, String> {
+    ) -> Result<Response<AnswerBody>, String> {
         let progress = Rc::<Progress>::default();
         let outbound = Outbound {
-            target,
+            target: Some(target),
             host: host.clone(),
             tls: destination.tls.is_some(),
             http2: destination.http2,
@@ -213,7 +214,7 @@ fn grpc_status(headers: &HeaderMap) -> Option<u32> {
 }
 
 /// The body of an answer, and its trailers.
-async fn read(response: Response<Incoming>) -> Result<(BytesMut, Option<HeaderMap>), String> {
+async fn read(response: Response<AnswerBody>) -> Result<(BytesMut, Option<HeaderMap>), String> {
     let mut body = response.into_body();
     let mut bytes = BytesMut::new();
     let mut trailers = None;

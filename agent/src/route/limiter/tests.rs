@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use snapshot::model::{
-    Inverted, PathMatch, Pattern, RateLimit, RateRule, RateSelector, RateSource, RateText,
-    TextMatch,
+    Inverted, Pattern, RateLimit, RatePath, RateRule, RateSelector, RateSource, RateText, TextMatch,
 };
 use snapshot::path::CanonicalPath;
 
@@ -197,33 +196,33 @@ fn rules_are_for_the_requests_that_fit() {
             false,
         ),
         (
-            on(PathMatch::Prefix(path("/a")), false),
+            on(RatePath::Prefix(path("/a")), false),
             "/a/b",
             vec![],
             true,
         ),
         (
-            on(PathMatch::Prefix(path("/a")), false),
+            on(RatePath::Prefix(path("/a")), false),
             "/ab",
             vec![],
             false,
         ),
         (
-            on(PathMatch::Prefix(path("/a")), invert),
+            on(RatePath::Prefix(path("/a")), invert),
             "/ab",
             vec![],
             true,
         ),
-        (on(PathMatch::Prefix(path("/")), false), "/ab", vec![], true),
+        (on(RatePath::Prefix(path("/")), false), "/ab", vec![], true),
         (
-            on(PathMatch::Exact(path("/a")), false),
+            on(RatePath::Exact(path("/a")), false),
             "/a/b",
             vec![],
             false,
         ),
         (
             on(
-                PathMatch::Regex(Pattern::whole("/[ab]").expect("a pattern")),
+                RatePath::Regex(Pattern::whole("/[ab]").expect("a pattern")),
                 false,
             ),
             "/b",

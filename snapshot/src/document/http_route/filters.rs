@@ -8,25 +8,24 @@ use super::headers::{header, header_name};
 use super::matches::canonical;
 use super::{BackendKind, FilterDraft, MAX_ITEMS, backend_reference, cors};
 use crate::document::{ENVOY_GATEWAY, Meta, group};
-use crate::model::{Filter, HeaderEdits, HostRewrite, Hostname, ObjectName, PathRewrite, Redirect};
+use crate::model::{
+    Filter, HeaderEdits, HostRewrite, Hostname, L7Kind, ObjectName, PathRewrite, Redirect,
+};
 use crate::reader::{Field, Object, one_of};
 use crate::tree::Value;
 
 /// Where a list of filters stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
-    Rule,
-    Backend,
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) kind: L7Kind,
+    /// At a backend reference, or at the rule.
+    pub(super) backend: bool,
+    /// Whether every match of the rule is a prefix.
+    pub(super) prefixes: bool,
 }
 
-/// The filters of a rule or of a backend reference. With `prefixes` every match of the rule is a
-/// prefix.
-pub(super) fn filters(
-    object: &mut Object<'_>,
-    meta: &Meta,
-    level: Level,
-    prefixes: bool,
-) -> Vec<FilterDraft> {
+/// The filters of a rule or of a backend reference.
+pub(super) fn filters(object: &mut Object<'_>, meta: &Meta, place: Place) -> Vec<FilterDraft> {
     let mut filters = Vec::new();
     let Some(field) = object.optional("filters") else {
         return filters;
@@ -36,42 +35,49 @@ pub(super) fn filters(
         let Some(mut object) = item.object() else {
             continue;
         };
-        let filter = filter(&mut object, meta, &mut kinds, level, prefixes);
+        let filter = filter(&mut object, meta, &mut kinds, place);
         object.finish();
         filters.extend(filter);
     }
     filters
 }
 
+/// Filters, each with the field that says more of it; the first of them are a `GRPCRoute`'s too.
+const KNOWN: [(&str, &str); 7] = [
+    ("RequestHeaderModifier", "requestHeaderModifier"),
+    ("ResponseHeaderModifier", "responseHeaderModifier"),
+    ("RequestMirror", "requestMirror"),
+    ("ExtensionRef", "extensionRef"),
+    ("RequestRedirect", "requestRedirect"),
+    ("URLRewrite", "urlRewrite"),
+    ("CORS", "cors"),
+];
+const OF_CALLS: usize = 4;
+const UNSUPPORTED: [(&str, &str); 1] = [("ExternalAuth", "externalAuth")];
+
 fn filter(
     object: &mut Object<'_>,
     meta: &Meta,
     kinds: &mut BTreeSet<&'static str>,
-    level: Level,
-    prefixes: bool,
+    place: Place,
 ) -> Option<FilterDraft> {
-    const KNOWN: [(&str, &str); 7] = [
-        ("RequestHeaderModifier", "requestHeaderModifier"),
-        ("ResponseHeaderModifier", "responseHeaderModifier"),
-        ("RequestRedirect", "requestRedirect"),
-        ("URLRewrite", "urlRewrite"),
-        ("RequestMirror", "requestMirror"),
-        ("CORS", "cors"),
-        ("ExtensionRef", "extensionRef"),
-    ];
-    const UNSUPPORTED: [(&str, &str); 1] = [("ExternalAuth", "externalAuth")];
+    let (known, unsupported) = match place.kind {
+        L7Kind::Http => (&KNOWN[..], &UNSUPPORTED[..]),
+        L7Kind::Grpc => (&KNOWN[..OF_CALLS], &[][..]),
+    };
+    let prefixes = place.prefixes;
     let kind_field = object.required("type");
     let given = kind_field.as_ref().and_then(|field| field.string());
-    let found = KNOWN.into_iter().find(|(kind, _)| Some(*kind) == given);
-    let (Some(kind_field), Some((kind, body))) = (&kind_field, found) else {
+    let found = known.iter().find(|(kind, _)| Some(*kind) == given);
+    let (Some(kind_field), Some((kind, body))) = (&kind_field, found.copied()) else {
         // Which of them would be right is not known.
         object.ignored(&KNOWN.map(|(_, body)| body));
         object.ignored(&UNSUPPORTED.map(|(_, body)| body));
         if let (Some(field), Some(given)) = (&kind_field, given) {
-            if UNSUPPORTED.iter().any(|(kind, _)| *kind == given) {
+            if unsupported.iter().any(|(kind, _)| *kind == given) {
                 field.mistake(format_args!("filter `{given}` is not supported yet"));
             } else {
-                field.expected(one_of(KNOWN.iter().map(|(kind, _)| *kind)));
+                field.expected(one_of(known.iter().map(|(kind, _)| *kind)));
             }
         }
         return None;
@@ -80,7 +86,7 @@ fn filter(
     if !kinds.insert(kind) && kind != "ExtensionRef" && kind != "RequestMirror" {
         kind_field.mistake(format_args!("filter `{kind}` is in the list already"));
     }
-    if kind == "CORS" && level == Level::Backend {
+    if kind == "CORS" && place.backend {
         kind_field.mistake(
             "a preflight is answered before a backend is chosen; expected `CORS` at the rule",
         );

@@ -20,9 +20,7 @@ pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
     let method = object
         .optional("method")
         .map(|field| field.choice(&methods).map(str::to_owned));
-    let headers = texts(&mut object, "headers", "header", |field| {
-        field.parse(header_name)
-    });
+    let headers = header_matches(&mut object);
     let query = texts(&mut object, "queryParams", "query parameter", |field| {
         field.parse(parameter_name)
     });
@@ -36,6 +34,13 @@ pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
         method,
         headers,
         query,
+    })
+}
+
+/// The headers of a match.
+pub(in crate::document) fn header_matches(object: &mut Object<'_>) -> Vec<(String, TextMatch)> {
+    texts(object, "headers", "header", |field| {
+        field.parse(header_name)
     })
 }
 

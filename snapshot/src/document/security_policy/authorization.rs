@@ -8,7 +8,7 @@ use crate::document::http_route::headers::header_name;
 use crate::document::name;
 use crate::model::{
     AuthRule, Authorization, Cidr, ClaimRequirement, ClaimShape, Decision, HeaderRequirement, Name,
-    Pattern, StringMatch, TokenRequirement,
+    Pattern, ScopeClaims, StringMatch, TokenRequirement,
 };
 use crate::reader::{Field, Object};
 
@@ -224,6 +224,7 @@ fn token(field: &Field<'_>, providers: Option<&[Name]>) -> Option<TokenRequireme
     Some(TokenRequirement {
         provider: provider?,
         scopes: scopes?,
+        scope_claims: ScopeClaims::ScopeAndScp,
         claims: claims?,
     })
 }

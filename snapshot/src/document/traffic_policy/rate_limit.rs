@@ -7,7 +7,7 @@ use crate::document::addresses::network;
 use crate::document::filter::pattern;
 use crate::document::http_route::{canonical, header_name, header_value};
 use crate::model::{
-    DocumentPath, Inverted, PathMatch, Pattern, RateLimit, RateRule, RateSelector, RateSource,
+    DocumentPath, Inverted, Pattern, RateLimit, RatePath, RateRule, RateSelector, RateSource,
     RateText, TextMatch,
 };
 use crate::reader::{Field, Object};
@@ -254,17 +254,15 @@ fn method(field: &Field<'_>) -> Option<Inverted<String>> {
     })
 }
 
-fn path(field: &Field<'_>) -> Option<Inverted<PathMatch>> {
-    type Read = fn(&Field<'_>) -> Option<PathMatch>;
+fn path(field: &Field<'_>) -> Option<Inverted<RatePath>> {
+    type Read = fn(&Field<'_>) -> Option<RatePath>;
     let mut object = field.object()?;
     let read: Option<Read> = match object.optional("type") {
         Some(field) => field.choice::<Read>(&[
-            ("Exact", |field| {
-                field.parse(canonical).map(PathMatch::Exact)
-            }),
+            ("Exact", |field| field.parse(canonical).map(RatePath::Exact)),
             ("PathPrefix", prefix),
             ("RegularExpression", |field| {
-                pattern(field, Pattern::whole).map(PathMatch::Regex)
+                pattern(field, Pattern::whole).map(RatePath::Regex)
             }),
         ]),
         None => Some(prefix),
@@ -275,7 +273,7 @@ fn path(field: &Field<'_>) -> Option<Inverted<PathMatch>> {
     let wanted = match value {
         Some(value) => read?(&value)?,
         // Envoy Gateway, `PathMatch.value`.
-        None => PathMatch::Prefix(DocumentPath::root()),
+        None => RatePath::Prefix(DocumentPath::root()),
     };
     Some(Inverted {
         wanted,
@@ -283,8 +281,8 @@ fn path(field: &Field<'_>) -> Option<Inverted<PathMatch>> {
     })
 }
 
-fn prefix(field: &Field<'_>) -> Option<PathMatch> {
-    field.parse(canonical).map(PathMatch::Prefix)
+fn prefix(field: &Field<'_>) -> Option<RatePath> {
+    field.parse(canonical).map(RatePath::Prefix)
 }
 
 fn source(field: &Field<'_>) -> Option<RateSource> {

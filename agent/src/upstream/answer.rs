@@ -1,0 +1,89 @@
+//! What an upstream answers, in either version of HTTP.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::Place;
+use super::http1::{Http1Error, Rest, Switched};
+
+/// The head of a response and where it came from.
+#[derive(Debug)]
+pub struct Answer {
+    /// Head and streaming body.
+    pub response: Response<AnswerBody>,
+    /// The connection, if the response says that it speaks another protocol from here on.
+    pub switched: Option<Switched>,
+    /// Address that answered, as a text; the path of a Unix socket.
+    pub from: Arc<str>,
+    /// The destination that it is of.
+    pub place: Place,
+}
+
+/// The body of an answer. Dropping it before its end closes its connection, or resets its stream.
+#[derive(Debug)]
+pub struct AnswerBody(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Http1(Rest),
+    Http2(Incoming),
+}
+
+/// How an exchange broke.
+#[derive(Debug, thiserror::Error)]
+pub enum Break {
+    /// In HTTP/1.
+    #[error(transparent)]
+    Http1(#[from] Http1Error),
+    /// In HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+}
+
+impl From<Rest> for AnswerBody {
+    fn from(rest: Rest) -> Self {
+        Self(Inner::Http1(rest))
+    }
+}
+
+impl From<Incoming> for AnswerBody {
+    fn from(incoming: Incoming) -> Self {
+        Self(Inner::Http2(incoming))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Break;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
+        let frame = match &mut self.get_mut().0 {
+            Inner::Http1(rest) => ready!(rest.poll_frame(context)).map(|one| Ok(one?)),
+            Inner::Http2(body) => ready!(Pin::new(body).poll_frame(context)).map(|one| Ok(one?)),
+        };
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Http1(rest) => rest.is_end_stream(),
+            Inner::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Http1(rest) => rest.size_hint(),
+            Inner::Http2(body) => body.size_hint(),
+        }
+    }
+}

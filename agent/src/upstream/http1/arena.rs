@@ -1,0 +1,110 @@
+//! Memory that the connections of one core read into and write heads from, one after the other.
+//!
+//! Most messages are passed on before the next one is read, so the same few kilobytes serve all connections, and they stay
+//! in the core's cache; an idle connection has no buffer. What is read in large pieces has memory of its own.
+
+use std::cell::{RefCell, RefMut};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
+
+use super::Stream;
+
+/// Bytes of the shared memory. Whoever holds a part of it holds all of it.
+const BLOCK: usize = 32 * 1024;
+
+/// Bytes that are asked for first, and from the shared memory.
+const LEAST: usize = 8 * 1024;
+
+/// Bytes that are asked for at most.
+const MOST: usize = 512 * 1024;
+
+/// The shared memory; always empty between two uses.
+#[derive(Clone, Debug, Default)]
+pub(in crate::upstream) struct Arena(Rc<RefCell<BytesMut>>);
+
+impl Arena {
+    /// The block, with room for at least so many bytes.
+    fn block(&self, room: usize) -> RefMut<'_, BytesMut> {
+        let mut block = self.0.borrow_mut();
+        // From its beginning, if nobody holds a part.
+        if !block.try_reclaim(BLOCK) && block.capacity() < room {
+            *block = BytesMut::with_capacity(BLOCK.max(room));
+        }
+        block
+    }
+
+    /// What `write` writes.
+    pub(super) fn written(&self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+        let mut block = self.block(room);
+        write(&mut block);
+        block.split().freeze()
+    }
+}
+
+/// The reading side of a connection.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// What was read and not yet taken.
+    pub(super) input: Bytes,
+    arena: Arena,
+    /// Bytes to ask for next.
+    next: usize,
+}
+
+impl Reader {
+    pub(super) fn new(arena: Arena) -> Self {
+        Self {
+            input: Bytes::new(),
+            arena,
+            next: LEAST,
+        }
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Reads more; 0 is the end.
+    pub(super) fn poll_more(
+        &mut self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let next = self.next;
+        let mut read = |buffer: &mut BytesMut| {
+            let mut room = buffer.limit(next);
+            pin!(stream.read_buf(&mut room)).poll(context)
+        };
+        let (more, count) = if next > LEAST {
+            let mut own = BytesMut::with_capacity(next);
+            let count = ready!(read(&mut own))?;
+            (own, count)
+        } else {
+            let mut block = self.arena.block(next);
+            let count = ready!(read(&mut block))?;
+            (block.split(), count)
+        };
+        if self.input.is_empty() {
+            self.input = more.freeze();
+        } else {
+            let before = std::mem::take(&mut self.input);
+            let mut joined = before
+                .try_into_mut()
+                .unwrap_or_else(|shared| (&shared[..]).into());
+            joined.extend_from_slice(&more);
+            self.input = joined.freeze();
+        }
+        // More where there was more than room, less where there is much room.
+        if count == next {
+            self.next = (2 * next).min(MOST);
+        } else if count < next / 4 {
+            self.next = (next / 2).max(LEAST);
+        }
+        Poll::Ready(Ok(count))
+    }
+}

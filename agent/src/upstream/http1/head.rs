@@ -1,0 +1,196 @@
+//! Heads: that of the request as bytes, that of the answer as values.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use httparse::Status;
+
+use super::Http1Error;
+use super::decoder::{Chunks, Decoder};
+
+/// Header lines of an answer, and of trailers.
+const MAX_HEADERS: usize = 100;
+
+/// Header lines that there is room for besides those of the answer: the router adds some.
+const MORE_HEADERS: usize = 8;
+
+/// The head of an answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) decoder: Decoder,
+    /// Whether the connection can be used again after the body.
+    pub(super) reusable: bool,
+}
+
+/// Takes a head, if it is whole; so many bytes of it were looked at before. `headers` is empty and becomes that of the
+/// answer.
+pub(super) fn read(
+    input: &mut Bytes,
+    seen: usize,
+    method: &Method,
+    headers: impl FnOnce() -> HeaderMap,
+) -> Result<Option<Answer>, Http1Error> {
+    if input.is_empty() || (seen > 0 && !is_whole(input, seen)) {
+        return Ok(None);
+    }
+    let whole = input.clone();
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let status = config.parse_response_with_uninit_headers(&mut parsed, &whole, &mut lines);
+    let Status::Complete(length) = status.map_err(Http1Error::Head)? else {
+        return Ok(None);
+    };
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Http1Error::Malformed("status is out of range"))?;
+    let newer = parsed.version == Some(1);
+    let headers = values(&whole, parsed.headers, headers())?;
+    input.advance(length);
+    let connection = |token| lists(&headers, &header::CONNECTION, token);
+    let stays = !connection("close") && (newer || connection("keep-alive"));
+    let decoder = framing(status, method, newer, &headers)?;
+    // Both told where the body ends, so somebody on the way may have believed the other one.
+    let twice = headers.contains_key(header::TRANSFER_ENCODING)
+        && headers.contains_key(header::CONTENT_LENGTH);
+    Ok(Some(Answer {
+        status,
+        reusable: stays && !twice && !matches!(decoder, Decoder::Close),
+        decoder,
+        headers,
+    }))
+}
+
+/// Whether an empty line ends the head, of which so many bytes were looked at before: a head that comes in many pieces is
+/// not read from its beginning for each.
+fn is_whole(input: &[u8], seen: usize) -> bool {
+    let from = seen.saturating_sub(3);
+    let new = &input[from..];
+    new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// Takes trailers, if they are whole.
+pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, Http1Error> {
+    let whole = input.clone();
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let parsed = httparse::parse_headers(&whole, &mut lines).map_err(Http1Error::Head)?;
+    let Status::Complete((length, lines)) = parsed else {
+        return Ok(None);
+    };
+    let fields = values(&whole, lines, HeaderMap::new())?;
+    input.advance(length);
+    Ok(Some(fields))
+}
+
+/// The values are parts of `whole`, in which the lines lie.
+fn values(
+    whole: &Bytes,
+    lines: &[httparse::Header<'_>],
+    mut headers: HeaderMap,
+) -> Result<HeaderMap, Http1Error> {
+    headers.reserve(lines.len() + MORE_HEADERS);
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes())
+            .map_err(|_| Http1Error::Malformed("header name"))?;
+        let value = HeaderValue::from_maybe_shared(whole.slice_ref(line.value))
+            .map_err(|_| Http1Error::Malformed("header value"))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Where the body ends (RFC 9112, section 6.3).
+fn framing(
+    status: StatusCode,
+    method: &Method,
+    newer: bool,
+    headers: &HeaderMap,
+) -> Result<Decoder, Http1Error> {
+    let bodiless = status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || *method == Method::HEAD;
+    if bodiless {
+        return Ok(Decoder::Ended);
+    }
+    let codings = headers.get_all(header::TRANSFER_ENCODING);
+    if let Some(last) = codings.iter().next_back() {
+        if !newer {
+            return Err(Http1Error::Malformed("HTTP/1.0 has no transfer codings"));
+        }
+        let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
+        let chunked =
+            last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        return Ok(match chunked {
+            true => Decoder::Chunked(Chunks::default()),
+            false => Decoder::Close,
+        });
+    }
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        for one in value.as_bytes().split(|byte| *byte == b',') {
+            let one = number(one.trim_ascii()).filter(|one| length.is_none_or(|had| had == *one));
+            length = Some(one.ok_or(Http1Error::Malformed("length has no one reading"))?);
+        }
+    }
+    Ok(length.map_or(Decoder::Close, Decoder::length))
+}
+
+/// A number in digits and nothing else.
+fn number(text: &[u8]) -> Option<u64> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+        tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    })
+}
+
+/// Bytes that a head takes at most.
+pub(super) fn room(parts: &Parts) -> usize {
+    /// What [`write`] and the framing add.
+    const MORE: usize = 80;
+    let fields = parts.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 4);
+    MORE + fields.sum::<usize>() + parts.method.as_str().len() + target(parts).len()
+}
+
+/// Writes the head of a request without what frames its body, and without the empty line.
+pub(super) fn write(parts: &Parts, out: &mut BytesMut) {
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    let target = target(parts);
+    if !target.starts_with(['/', '*']) {
+        // A query behind an authority (RFC 9112, section 3.2.1).
+        out.extend_from_slice(b"/");
+    }
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &parts.headers {
+        // Told once, by whoever frames.
+        if !matches!(*name, header::TRANSFER_ENCODING | header::CONTENT_LENGTH) {
+            field(name, value, out);
+        }
+    }
+}
+
+/// Writes one field.
+pub(super) fn field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn target(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("/", |one| one.as_str())
+}

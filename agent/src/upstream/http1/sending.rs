@@ -1,0 +1,268 @@
+//! A request on its way out.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use http::Request;
+use http::header::{self, HeaderMap, HeaderName};
+use http_body::{Body as _, Frame};
+use tokio::io::AsyncWrite as _;
+
+use super::arena::Arena;
+use super::{BodyError, RequestBody, Stream, head};
+
+/// Bytes, and pieces, that are gathered before they are written; beyond that a body waits for its upstream.
+const MAX_BYTES: usize = 64 * 1024;
+const MAX_PIECES: usize = 16;
+
+/// Why a request is not sent to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unsent {
+    /// Its body broke off.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The connection did.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What is left to send.
+#[derive(Debug)]
+pub(super) struct Sending {
+    queue: Queue,
+    body: Option<RequestBody>,
+    framing: Framing,
+    flushed: bool,
+}
+
+/// How the body's end is told.
+#[derive(Debug)]
+enum Framing {
+    /// So many bytes are to come.
+    Length(u64),
+    /// By chunks, and the trailers that were announced.
+    Chunked(Vec<HeaderName>),
+}
+
+impl Sending {
+    /// Also gives the map of the request's headers, empty now, for those of the answer.
+    pub(super) fn new(request: Request<RequestBody>, arena: &Arena) -> (Self, HeaderMap) {
+        let (mut parts, body) = request.into_parts();
+        let body = Some(body).filter(|body| !body.is_end_stream());
+        let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
+            None => Framing::Length(0),
+            Some(Some(length)) => Framing::Length(length),
+            Some(None) => Framing::Chunked(announced(&parts.headers)),
+        };
+        // That there is no body is said to whoever heard it said.
+        let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
+        let head = arena.written(head::room(&parts), |out| {
+            head::write(&parts, out);
+            match &framing {
+                Framing::Length(length) if told => {
+                    // Writing to memory does not fail.
+                    let _written = write!(out.writer(), "content-length: {length}\r\n");
+                }
+                Framing::Length(_) => {}
+                Framing::Chunked(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            }
+            out.extend_from_slice(b"\r\n");
+        });
+        let sending = Self {
+            queue: Queue {
+                first: head,
+                rest: VecDeque::new(),
+                bytes: 0,
+            },
+            body,
+            framing,
+            flushed: false,
+        };
+        parts.headers.clear();
+        (sending, parts.headers)
+    }
+
+    /// Sends as much as there is, and is ready when all of it is sent.
+    pub(super) fn poll(
+        &mut self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Unsent>> {
+        loop {
+            let waits = self.gather(context)?;
+            while !self.queue.first.is_empty() {
+                self.flushed = false;
+                let count = ready!(self.queue.poll_write(stream, context))?;
+                if count == 0 {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+                }
+                self.queue.advance(count);
+            }
+            if !self.flushed && (waits || self.body.is_none()) {
+                ready!(super::poll_flush(stream, context))?;
+                self.flushed = true;
+            }
+            if self.body.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes what the body has; true if it has no more for now.
+    fn gather(&mut self, context: &mut Context<'_>) -> Result<bool, Unsent> {
+        while let Some(body) = &mut self.body {
+            if self.queue.is_full() {
+                return Ok(false);
+            }
+            match Pin::new(&mut *body).poll_frame(context) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(Some(frame)) => {
+                    let frame = frame?;
+                    let last = body.is_end_stream();
+                    self.frame(frame, last)?;
+                }
+                Poll::Ready(None) => self.end(None)?,
+            }
+        }
+        Ok(false)
+    }
+
+    fn frame(&mut self, frame: Frame<Bytes>, last: bool) -> Result<(), BodyError> {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                let trailers = frame.into_trailers().ok();
+                return self.end(trailers);
+            }
+        };
+        match &mut self.framing {
+            Framing::Length(left) => {
+                let rest = left.checked_sub(data.len() as u64);
+                *left = rest.ok_or(BodyError::Length)?;
+                self.queue.push(data);
+            }
+            Framing::Chunked(_) if data.is_empty() => {}
+            Framing::Chunked(_) => {
+                self.queue.push(format!("{:x}\r\n", data.len()).into());
+                self.queue.push(data);
+                self.queue.push(Bytes::from_static(b"\r\n"));
+            }
+        }
+        match last {
+            true => self.end(None),
+            false => Ok(()),
+        }
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), BodyError> {
+        self.body = None;
+        match &self.framing {
+            Framing::Length(0) => Ok(()),
+            Framing::Length(_) => Err(BodyError::Length),
+            Framing::Chunked(announced) => {
+                let mut out = BytesMut::from(&b"0\r\n"[..]);
+                for (name, value) in trailers.iter().flatten() {
+                    if announced.contains(name) {
+                        head::field(name, value, &mut out);
+                    }
+                }
+                out.extend_from_slice(b"\r\n");
+                self.queue.push(out.freeze());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Trailers that a message may have: those that it announced, and none that frame or address it (RFC 9110, section 6.5.1).
+fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
+    const NEVER: [HeaderName; 13] = [
+        header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::HOST,
+        header::MAX_FORWARDS,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+    ];
+    headers
+        .get_all(header::TRAILER)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !NEVER.contains(name))
+        .collect()
+}
+
+/// Bytes to write. The first piece is empty only if there is none.
+#[derive(Debug)]
+struct Queue {
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+    /// Of the rest.
+    bytes: usize,
+}
+
+impl Queue {
+    fn is_full(&self) -> bool {
+        self.first.len() + self.bytes >= MAX_BYTES || self.rest.len() >= MAX_PIECES
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.first.is_empty() {
+            self.first = piece;
+        } else {
+            self.bytes += piece.len();
+            self.rest.push_back(piece);
+        }
+    }
+
+    fn poll_write(
+        &self,
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.rest.is_empty() || !stream.is_write_vectored() {
+            return super::poll_write(stream, context, &self.first);
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES + 4];
+        let pieces = std::iter::once(&self.first).chain(&self.rest);
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+            count += 1;
+        }
+        Pin::new(stream).poll_write_vectored(context, &slices[..count])
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        loop {
+            let now = count.min(self.first.len());
+            self.first.advance(now);
+            count -= now;
+            if !self.first.is_empty() {
+                return;
+            }
+            let Some(next) = self.rest.pop_front() else {
+                return;
+            };
+            self.bytes -= next.len();
+            self.first = next;
+        }
+    }
+}

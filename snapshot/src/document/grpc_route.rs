@@ -1,0 +1,103 @@
+//! `GRPCRoute` (Gateway API): an `HTTPRoute` whose matches name calls in the place of paths.
+
+use super::Meta;
+use super::filter::pattern;
+use super::http_route::{self, RouteDraft, header_matches};
+use crate::model::{CallMatch, L7Kind, PathMatch, Pattern, RequestMatch, TextMatch};
+use crate::reader::{Field, Object, quoted};
+
+/// Gateway API, `GRPCMethodMatch`: bytes of a service's or method's name.
+const MAX_NAME: usize = 1024;
+
+/// The method of every call (gRPC over HTTP/2, `Request-Headers`).
+const METHOD: &str = "POST";
+
+/// Reads the `spec`.
+pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
+    http_route::route(spec, meta, L7Kind::Grpc)
+}
+
+/// A match of any call.
+pub(super) fn any_call() -> RequestMatch {
+    of(CallMatch::default())
+}
+
+fn of(call: CallMatch) -> RequestMatch {
+    RequestMatch {
+        method: Some(METHOD.to_owned()),
+        ..RequestMatch::new(PathMatch::Call(call))
+    }
+}
+
+/// One of a rule's `matches`.
+pub(super) fn call_match(field: &Field<'_>) -> Option<RequestMatch> {
+    let mut object = field.object()?;
+    let call = match object.optional("method") {
+        Some(field) => method_match(&field),
+        None => Some(CallMatch::default()),
+    };
+    let headers = header_matches(&mut object);
+    object.finish();
+    Some(RequestMatch {
+        headers,
+        ..of(call?)
+    })
+}
+
+fn method_match(field: &Field<'_>) -> Option<CallMatch> {
+    let mut object = field.object()?;
+    let regex = match object.optional("type") {
+        Some(field) => field.choice(&[("Exact", false), ("RegularExpression", true)]),
+        None => Some(false),
+    };
+    let service = object.optional("service");
+    let method = object.optional("method");
+    object.finish();
+    if service.is_none() && method.is_none() {
+        field.mistake("expected `service`, `method` or both, got neither");
+        return None;
+    }
+    let regex = regex?;
+    let text = |field: Option<Field<'_>>, name: fn(&str) -> Result<String, String>| match field {
+        None => Some(None),
+        Some(field) if regex => pattern(&field, Pattern::whole)
+            .map(TextMatch::Regex)
+            .map(Some),
+        Some(field) => field.parse(name).map(TextMatch::Exact).map(Some),
+    };
+    let (service, method) = (text(service, service_name), text(method, method_name));
+    Some(CallMatch {
+        service: service?,
+        method: method?,
+    })
+}
+
+/// A service with its package, as it is in the path of a call: words joined by dots.
+fn service_name(text: &str) -> Result<String, String> {
+    if text.len() <= MAX_NAME && text.split('.').all(word) {
+        return Ok(text.to_owned());
+    }
+    // Gateway API lets a dot begin it, as protobuf writes a name that is complete; no client sends one.
+    Err(format!(
+        "expected the name of a service as clients send it, such as `shop.v1.Orders`, got {}",
+        quoted(text)
+    ))
+}
+
+fn method_name(text: &str) -> Result<String, String> {
+    if text.len() <= MAX_NAME && word(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected the name of a method: letters, digits and `_`, not beginning with a digit, got {}",
+        quoted(text)
+    ))
+}
+
+fn word(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(|first: char| first.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
