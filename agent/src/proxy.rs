@@ -222,9 +222,11 @@ impl Proxy {
     pub fn start(config: ProxyConfig, table: Arc<ArcSwap<RouteTable>>) -> Result<Self, StartError> {
         let cores = config.cores.max(1);
         let metrics = Metrics::default();
+        let roots = roots(&config)?;
         let upstream = Settings {
             timeouts: config.timeouts,
-            tls: upstream_tls(&config)?,
+            tls: roots.as_ref().map(upstream_tls).transpose()?,
+            roots,
         };
         let (sinks, telemetry) =
             telemetry::start(&config.telemetry, &upstream).map_err(StartError::Telemetry)?;
@@ -560,21 +562,24 @@ impl OpenedDatagrams<'_> {
     }
 }
 
-fn upstream_tls(config: &ProxyConfig) -> Result<Option<Arc<rustls::ClientConfig>>, StartError> {
-    let roots = match &config.roots {
-        Some(roots) => Some(Arc::clone(roots)),
-        None => crate::upstream::system_roots()
+/// Authorities that upstreams are checked with; none: the node has none.
+fn roots(config: &ProxyConfig) -> Result<Option<Arc<rustls::RootCertStore>>, StartError> {
+    match &config.roots {
+        Some(roots) => Ok(Some(Arc::clone(roots))),
+        None => Ok(crate::upstream::system_roots()
             .map_err(StartError::Roots)?
-            .map(Arc::new),
-    };
-    let Some(roots) = roots else {
-        return Ok(None);
-    };
+            .map(Arc::new)),
+    }
+}
+
+fn upstream_tls(
+    roots: &Arc<rustls::RootCertStore>,
+) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
     let config = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(Arc::clone(roots))
         .with_no_client_auth();
-    Ok(Some(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 fn spawn(core: usize, shared: Shared) -> std::io::Result<WorkerHandle> {

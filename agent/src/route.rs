@@ -20,6 +20,7 @@ use crate::upstream::Terms;
 pub mod admission;
 pub mod backend;
 pub mod balance;
+pub mod clients;
 pub mod cors;
 pub mod credential;
 pub mod filter;
@@ -34,14 +35,17 @@ pub mod query;
 pub mod rewrite;
 pub mod stream;
 pub mod token;
+pub mod trust;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
 pub use backend::{Backend, Managed};
+pub use clients::ClientTrust;
 pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
 pub use limiter::Limiter;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
+pub use trust::{Identity, TlsPeer};
 
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
@@ -227,6 +231,10 @@ pub struct Listener {
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
     pub(crate) default_certificate: Option<Arc<ServerCertificate>>,
+    /// What its clients are asked for; none: nothing.
+    pub(crate) clients: Option<Arc<ClientTrust>>,
+    /// What its upstreams are shown if they ask.
+    pub(crate) identity: Option<Arc<Identity>>,
     /// Where connections go that are not HTTP; none: they are.
     pub(crate) streams: Option<stream::Streams>,
 }
@@ -463,11 +471,20 @@ pub struct RouteTarget {
     pub managed: Option<Arc<Managed>>,
 }
 
+/// A listed upstream.
+#[derive(Clone, Debug)]
+pub struct RouteUpstream {
+    /// Where it is.
+    pub upstream: Upstream,
+    /// The other end of TLS; none: without TLS.
+    pub tls: Option<TlsPeer>,
+}
+
 /// Where requests go.
 #[derive(Debug)]
 pub enum TargetKind {
     /// Listed upstreams, in turn.
-    Upstreams(Vec<Upstream>),
+    Upstreams(Vec<RouteUpstream>),
     /// Workloads of a component, in turn.
     Endpoint {
         /// The endpoint.

@@ -16,7 +16,8 @@ use http::{HeaderValue, Request};
 use snapshot::model::{Hostname, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
-use crate::route::RouteTable;
+use crate::route::trust::TrustError;
+use crate::route::{RouteTable, TlsPeer};
 
 mod alarm;
 mod answer;
@@ -43,8 +44,8 @@ pub use pool::Client;
 pub struct Destination {
     /// Host and port, or a socket's path.
     pub place: Place,
-    /// Whether the connection is TLS, and the name that its certificate must carry.
-    pub tls: Option<TlsName>,
+    /// Whether the connection is TLS, and who must be at its other end.
+    pub tls: Option<TlsPeer>,
     /// HTTP/1.1 or HTTP/2 with prior knowledge (by ALPN under TLS).
     pub http2: bool,
     /// `SO_MARK` of the connection.
@@ -78,10 +79,6 @@ impl Destination {
     }
 }
 
-/// Name of a server in TLS.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TlsName(pub rustls_pki_types::ServerName<'static>);
-
 /// Address of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
@@ -106,7 +103,7 @@ impl Place {
 impl From<&Upstream> for Place {
     fn from(upstream: &Upstream) -> Self {
         match upstream {
-            Upstream::Tcp { host, port } => Self::new(host, port.get()),
+            Upstream::Tcp { host, port, .. } => Self::new(host, port.get()),
             Upstream::Unix(path) => Self::Unix(path.clone()),
         }
     }
@@ -150,6 +147,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// TLS towards upstreams; none: there are no roots to trust, and TLS upstreams are refused.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The roots themselves, for policies that build on them.
+    pub roots: Option<Arc<rustls::RootCertStore>>,
 }
 
 /// Why no response came.
@@ -184,10 +183,13 @@ pub enum UpstreamError {
         limit: Duration,
     },
     /// TLS is asked for and nothing is trusted.
-    #[error("no root certificates to check {place} with")]
-    NoRoots {
+    #[error("nothing to check the certificate of {place} with")]
+    Untrusted {
         /// Where to.
         place: String,
+        /// Why.
+        #[source]
+        source: TrustError,
     },
     /// The connection broke before the head of the response.
     #[error("{place} broke off before it answered")]
@@ -253,11 +255,12 @@ pub struct LocalExecutor;
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
     F: Future + 'static,
+    F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        // Each stream of HTTP/2 is one, and is moved several times until it runs.
+        const { assert!(size_of::<F>() <= 16 * 1024, "box what is rarely waited for") };
+        tokio::task::spawn_local(future);
     }
 }
 

@@ -13,8 +13,11 @@ use crate::report::Source;
 use crate::tree::{self, Value, shortened};
 
 pub(crate) mod addresses;
+pub(crate) mod authorities;
 pub(crate) mod backend;
+pub(crate) mod backend_tls;
 pub(crate) mod cell;
+pub(crate) mod config_map;
 pub(crate) mod duration;
 pub(crate) mod filter;
 pub(crate) mod gateway;
@@ -41,7 +44,7 @@ pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 
 /// Kinds with the versions in which each is taken.
-const KINDS: [(&str, &[&str]); 14] = [
+const KINDS: [(&str, &[&str]); 16] = [
     ("Cell", &[CARDINAL]),
     ("RoutingTable", &[CARDINAL]),
     ("Platform", &[CARDINAL]),
@@ -51,11 +54,13 @@ const KINDS: [(&str, &[&str]); 14] = [
     ("TLSRoute", &[GATEWAY_API]),
     ("TCPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
     ("UDPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
+    ("BackendTLSPolicy", &[GATEWAY_API]),
     ("SecurityPolicy", &[ENVOY_GATEWAY]),
     ("BackendTrafficPolicy", &[ENVOY_GATEWAY]),
     ("HTTPRouteFilter", &[ENVOY_GATEWAY]),
     ("Backend", &[ENVOY_GATEWAY]),
     ("Secret", &["v1"]),
+    ("ConfigMap", &["v1"]),
 ];
 
 /// The group of an `apiVersion`.
@@ -82,7 +87,9 @@ pub(crate) struct Drafts {
     pub(crate) traffic_policies: Table<traffic_policy::TrafficDraft>,
     pub(crate) filters: Table<model::Filter>,
     pub(crate) backends: Table<Vec<model::Upstream>>,
+    pub(crate) tls_policies: Table<backend_tls::TlsPolicyDraft>,
     pub(crate) secrets: Table<secret::SecretDraft>,
+    pub(crate) config_maps: Table<BTreeMap<String, Vec<u8>>>,
 }
 
 /// Name and document of an object.
@@ -289,13 +296,24 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
             spec(object, &meta, filter::read),
             root.sink(),
         ),
+        "BackendTLSPolicy" => place(
+            &mut drafts.tls_policies,
+            &meta,
+            spec(object, &meta, backend_tls::read),
+            root.sink(),
+        ),
         "Backend" => place(
             &mut drafts.backends,
             &meta,
             spec(object, &meta, backend::read),
             root.sink(),
         ),
-        // The table above has no other kind: what is left is `Secret`, which has no `spec`.
+        "ConfigMap" => {
+            let draft = config_map::read(&mut object);
+            object.finish();
+            place(&mut drafts.config_maps, &meta, draft, root.sink());
+        }
+        // The table above has no other kind: what is left is `Secret`. Neither has a `spec`.
         _ => {
             let draft = secret::read(&mut object, &meta);
             object.finish();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::authorities::Holders;
 use crate::derive::{self, Hosts};
 use crate::document::Drafts;
 use crate::document::cell::{CellDraft, ExposureDraft};
@@ -22,7 +23,10 @@ use crate::shared::Shared;
 
 mod addresses;
 mod attachment;
+mod authorities;
+mod backend_tls;
 mod credentials;
+mod gateway_tls;
 mod http_route;
 mod l4_route;
 mod routing_table;
@@ -35,6 +39,11 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     addresses::pod_networks(&drafts, sink);
     let l4_routes = l4_route::L4Drafts::take(&mut drafts);
     let secrets = drafts.secrets;
+    let holders = Holders {
+        config_maps: &drafts.config_maps,
+        secrets: &secrets,
+        sink,
+    };
     let (platform_source, platform_draft) = match drafts.platform {
         Some((source, draft)) => (Some(source), draft),
         None => (None, None),
@@ -46,24 +55,24 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
             for listener in &draft.listeners {
                 certificates(listener, &secrets, sink);
             }
-            gateways.insert(
-                name.clone(),
-                Gateway {
-                    name: name.clone(),
-                    declared,
-                    addresses: draft
-                        .addresses
-                        .iter()
-                        .map(|placed| placed.address)
-                        .collect(),
-                    listeners: draft
-                        .listeners
-                        .iter()
-                        .map(|draft| draft.listener.clone())
-                        .collect(),
-                    gate: None,
-                },
-            );
+            let mut gateway = Gateway {
+                name: name.clone(),
+                declared,
+                addresses: draft
+                    .addresses
+                    .iter()
+                    .map(|placed| placed.address)
+                    .collect(),
+                listeners: draft
+                    .listeners
+                    .iter()
+                    .map(|draft| draft.listener.clone())
+                    .collect(),
+                gate: None,
+                identity: None,
+            };
+            gateway_tls::apply(&mut gateway, draft, &holders);
+            gateways.insert(name.clone(), gateway);
         }
         attach.insert(name, draft);
     }
@@ -112,10 +121,12 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     let routing_tables = drafts.routing_tables;
     let unread = |name: &ObjectName| attach.contains_key(name);
     routing_table::trusted(&routing_tables, &gateways, unread, sink);
+    let mut backends = drafts.backends;
+    backend_tls::apply(drafts.tls_policies, &mut backends, &holders);
     let references = http_route::References {
         gateways: &attach,
         tables: &routing_tables,
-        backends: &drafts.backends,
+        backends: &backends,
         filters: &drafts.filters,
         sink,
     };
@@ -150,7 +161,7 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         certificates: secrets
             .into_iter()
             .filter_map(|(name, (_, secret))| match secret? {
-                SecretDraft::Tls(certificate) => Some((name, Arc::new(certificate))),
+                SecretDraft::Tls { certificate, .. } => Some((name, Arc::new(certificate))),
                 SecretDraft::Opaque(_) => None,
             })
             .collect(),
@@ -173,7 +184,7 @@ fn certificates(
     for (name, source) in certificates.iter().zip(&draft.certificate_sources) {
         match secrets.get(name) {
             None => sink.mistake(source.clone(), format_args!("no `Secret` {name}")),
-            Some((_, Some(SecretDraft::Tls(certificate)))) => {
+            Some((_, Some(SecretDraft::Tls { certificate, .. }))) => {
                 host_is_named(&draft.listener, certificate, source, sink)
             }
             Some((_, Some(SecretDraft::Opaque(_)))) => sink.mistake(

@@ -28,6 +28,7 @@ mod resilience;
 mod routing;
 mod session;
 mod timestamp;
+mod tls;
 mod traffic;
 
 pub use auth::{
@@ -54,10 +55,12 @@ pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
-    BreakerSettings, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl, RoutingTable,
+    BreakerSettings, CertificateName, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl,
+    RoutingTable,
 };
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
+pub use tls::{Authorities, ClientValidation, SubjectName, UpstreamTls};
 pub use traffic::{
     ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
     LocalFailures, PassiveCheck, PolicyRetry, Question, RateLimit, RatePath, RateRule,

@@ -46,6 +46,9 @@ impl CanonicalPath {
         if !path.starts_with('/') {
             return Err(PathError::NotAbsolute);
         }
+        if is_canonical(path.as_bytes()) {
+            return Ok(Self(path.into()));
+        }
         let decoded = unreserved_decoded(path)?;
         let mut segments: Vec<&str> = Vec::new();
         let mut open = false;
@@ -94,6 +97,13 @@ impl fmt::Display for CanonicalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether a path, which begins with a slash, is canonical at first sight, as most are.
+fn is_canonical(path: &[u8]) -> bool {
+    let plain = |byte: &u8| *byte == b'/' || unreserved(*byte);
+    let folds = |two: &[u8]| two[0] == b'/' && matches!(two[1], b'/' | b'.');
+    path.iter().all(plain) && !path.windows(2).any(folds)
 }
 
 /// Decodes what needs no encoding (RFC 3986, section 2.3) and folds the digits of the rest.

@@ -40,7 +40,7 @@ enum Part {
 }
 
 /// What `--long` asks of the tests, by the variables that they read: as much as two cores do in an hour or so.
-const LONG: [(&str, &str); 10] = [
+const LONG: [(&str, &str); 11] = [
     // Generations, one after the other, under a flood of packets.
     ("CARDINAL_SWITCHES", "10000"),
     // Pods that send from their first instant; interfaces and addresses that come back as another pod's; pods at once;
@@ -53,6 +53,8 @@ const LONG: [(&str, &str); 10] = [
     ("CARDINAL_KILLS", "1000"),
     ("CARDINAL_CHANGES", "1000"),
     ("CARDINAL_TAKEOVERS", "20"),
+    // Certificates of a listener, one after the other, under handshakes.
+    ("CARDINAL_ROTATIONS", "1000"),
     // Frames that the programs and their model judge, and inputs of the other drawn tests.
     ("CARDINAL_FRAMES", "3000000"),
     ("PROPTEST_CASES", "25600"),

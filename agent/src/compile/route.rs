@@ -10,12 +10,13 @@ use std::sync::Arc;
 use http::HeaderName;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
-    Auth, Cell, Component, Declared, EndpointId, EndpointKind, Filter, Gate, Gateway, HostPattern,
-    Hostname, L7Kind, Listener as ListenerModel, ListenerProtocol, Name, ObjectName, Origin,
-    ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol, Target, TlsMode,
-    Tokens, TrafficPolicy, WeightedTarget, effective_hosts,
+    Auth, Cell, ClientValidation, Component, Declared, EndpointId, EndpointKind, Filter, Gate,
+    Gateway, HostPattern, Hostname, L7Kind, Listener as ListenerModel, ListenerProtocol, Name,
+    ObjectName, Origin, ProviderKeys, RemoteKeys, Route, Rule, SouthDestination, SouthProtocol,
+    Target, TlsMode, Tokens, TrafficPolicy, Upstream, UpstreamTls, WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -26,10 +27,11 @@ use crate::route::gatekeeper::TokenCheck;
 use crate::route::limiter::SharedRules;
 use crate::route::stream::{StreamRoute, StreamTarget, Streams};
 use crate::route::token::Provider;
+use crate::route::trust::UpstreamTrust;
 use crate::route::{
-    Backend, Bind, Caller, Gatekeeper, HostIndex, HostRules, Inside, Limiter, Listener, Managed,
-    Placements, RouteRule, RouteTable, RouteTarget, ServerCertificate, SouthHosts, Steered,
-    TargetKind, Wire,
+    Backend, Bind, Caller, ClientTrust, Gatekeeper, HostIndex, HostRules, Identity, Inside,
+    Limiter, Listener, Managed, Placements, RouteRule, RouteTable, RouteTarget, RouteUpstream,
+    ServerCertificate, SouthHosts, Steered, TargetKind, TlsPeer, Wire,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -71,6 +73,7 @@ struct Compiler<'a> {
     limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
     shared_rules: BTreeMap<ObjectName, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
+    peers: HashMap<*const UpstreamTls, TlsPeer>,
     targets: u32,
 }
 
@@ -88,6 +91,7 @@ impl<'a> Compiler<'a> {
             limiters: BTreeMap::new(),
             shared_rules: BTreeMap::new(),
             certificates: BTreeMap::new(),
+            peers: HashMap::new(),
             targets: 0,
         };
         for table in snapshot.routing_tables.values() {
@@ -368,7 +372,7 @@ impl<'a> Compiler<'a> {
 
     fn target(&mut self, target: &Target) -> TargetKind {
         match target {
-            Target::Upstreams(list) => TargetKind::Upstreams(list.clone()),
+            Target::Upstreams(list) => TargetKind::Upstreams(self.upstreams(list)),
             Target::RoutingTable(name) => match self.placements.get(name) {
                 Some(placements) => TargetKind::Placements(Arc::clone(placements)),
                 None => TargetKind::Unresolved(format!("no routing table `{name}`").into()),
@@ -390,26 +394,73 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// All routes below HTTP, compiled once however many listeners they serve.
-    fn streams(&mut self) -> Vec<Arc<StreamRoute>> {
-        let routes = &self.snapshot.l4_routes;
-        let compiled = routes.iter().map(|route| {
-            let targets = route.backends.iter().map(|backend| {
-                self.targets += 1;
-                StreamTarget {
-                    id: self.targets,
-                    weight: backend.weight,
-                    upstreams: backend.upstreams.clone(),
-                }
-            });
-            let targets: Vec<_> = targets.collect();
-            Arc::new(StreamRoute {
-                name: route.name.to_string().into(),
-                weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
-                targets,
+    fn upstreams(&mut self, list: &[Upstream]) -> Vec<RouteUpstream> {
+        list.iter().filter_map(|one| self.upstream(one)).collect()
+    }
+
+    fn upstream(&mut self, upstream: &Upstream) -> Option<RouteUpstream> {
+        let tls = match upstream {
+            Upstream::Tcp { tls: Some(tls), .. } => Some(self.peer(tls)?),
+            Upstream::Tcp { .. } | Upstream::Unix(_) => None,
+        };
+        Some(RouteUpstream {
+            upstream: upstream.clone(),
+            tls,
+        })
+    }
+
+    /// Upstreams of one policy share what is made of it.
+    fn peer(&mut self, tls: &Arc<UpstreamTls>) -> Option<TlsPeer> {
+        // As with `Auth`: the snapshot outlives the compiler.
+        let policy = Arc::as_ptr(tls);
+        if let Some(known) = self.peers.get(&policy) {
+            return Some(known.clone());
+        }
+        let trust = UpstreamTrust::new(tls).map_err(anyhow::Error::new);
+        let name = ServerName::try_from(tls.hostname.as_str().to_owned());
+        let peer = trust.and_then(|trust| {
+            Ok(TlsPeer {
+                trust: Some(Arc::new(trust)),
+                ..TlsPeer::from(name?)
             })
         });
-        compiled.collect()
+        match peer {
+            Ok(peer) => {
+                self.peers.insert(policy, peer.clone());
+                Some(peer)
+            }
+            Err(error) => {
+                self.mistake(&tls.declared, format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    /// All routes below HTTP, compiled once however many listeners they serve.
+    fn streams(&mut self) -> Vec<Arc<StreamRoute>> {
+        let snapshot = self.snapshot;
+        let routes = snapshot.l4_routes.iter();
+        routes
+            .map(|route| {
+                let targets: Vec<_> = route
+                    .backends
+                    .iter()
+                    .map(|backend| {
+                        self.targets += 1;
+                        StreamTarget {
+                            id: self.targets,
+                            weight: backend.weight,
+                            upstreams: self.upstreams(&backend.upstreams),
+                        }
+                    })
+                    .collect();
+                Arc::new(StreamRoute {
+                    name: route.name.to_string().into(),
+                    weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
+                    targets,
+                })
+            })
+            .collect()
     }
 
     fn binds(
@@ -540,6 +591,10 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        let clients = match &listener.clients {
+            Some(clients) => self.clients(clients),
+            None => None,
+        };
         let mut hosts: HostIndex<HostRules> = HostIndex::default();
         let mut token_headers: HashSet<HeaderName> = HashSet::new();
         for (at, route) in self.snapshot.routes.iter().enumerate() {
@@ -552,6 +607,9 @@ impl<'a> Compiler<'a> {
                     && parent.port.is_none_or(|port| port == listener.port)
             });
             if attached {
+                if clients.is_none() {
+                    self.no_certificates(route, &rules[at], listener);
+                }
                 for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
                     let entry = hosts.entry(host.as_ref());
                     self.add(entry, route, &rules[at], at);
@@ -571,7 +629,47 @@ impl<'a> Compiler<'a> {
             token_headers: sorted(token_headers),
             certificates,
             default_certificate,
+            clients,
+            identity: self.identity(gateway),
             streams: self.passed(gateway, listener, streams),
+        }
+    }
+
+    /// What a listener's clients are asked for; ports that are told the same have it made once each.
+    fn clients(&mut self, clients: &ClientValidation) -> Option<Arc<ClientTrust>> {
+        match ClientTrust::new(clients) {
+            Ok(trust) => Some(Arc::new(trust)),
+            Err(error) => {
+                self.mistake(&clients.declared, format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
+        let certificate = self.certificates.get(gateway.identity.as_ref()?)?;
+        Some(Arc::new(Identity::new(&certificate.key)))
+    }
+
+    /// A key that comes from a client's certificate is there only if the client is asked for one.
+    fn no_certificates(
+        &mut self,
+        route: &Route,
+        rules: &[Arc<RouteRule>],
+        listener: &ListenerModel,
+    ) {
+        for (rule, compiled) in route.rules.iter().zip(rules) {
+            for target in &compiled.targets {
+                if let TargetKind::Placements(table) = &target.kind
+                    && table.key().needs_certificate()
+                {
+                    let message = format!(
+                        "routing table `{}` takes its key from the client's certificate, and listener `{}` asks for none (`spec.tls.frontend` of its gateway)",
+                        table.name, listener.name
+                    );
+                    self.mistake(&rule.declared, message);
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use snapshot::model::{Limit, Retry, Rule, RuleTimeouts, TrafficPolicy};
 
-use crate::route::TargetKind;
+use crate::route::{TargetKind, TlsPeer};
 use crate::upstream::{Place, Terms};
 
 /// How long requests of a rule are waited for.
@@ -41,11 +41,16 @@ pub(super) fn terms(policy: &TrafficPolicy) -> Option<Arc<Terms>> {
 }
 
 /// The endpoints of a backend that a policy can be about; none: it is about requests alone there.
-pub(super) fn places(kind: &TargetKind) -> Option<Vec<Place>> {
+pub(super) fn places(kind: &TargetKind) -> Option<Vec<(Place, Option<TlsPeer>)>> {
     match kind {
-        TargetKind::Upstreams(list) => Some(list.iter().map(Place::from).collect()),
+        TargetKind::Upstreams(list) => {
+            let places = list.iter();
+            let places = places.map(|one| (Place::from(&one.upstream), one.tls.clone()));
+            Some(places.collect())
+        }
         TargetKind::Endpoint { addresses, .. } => {
-            Some(addresses.iter().copied().map(Place::Address).collect())
+            let places = addresses.iter().copied().map(Place::Address);
+            Some(places.map(|place| (place, None)).collect())
         }
         TargetKind::Placements(_) | TargetKind::Unresolved(_) => None,
     }

@@ -9,10 +9,10 @@ use http_body_util::Full;
 use rustls_pki_types::ServerName;
 use snapshot::model::{Key, RemoteKeys, UpstreamHost};
 
-use crate::route::RouteTable;
+use crate::route::{RouteTable, TlsPeer};
 use crate::upstream::once::{OnceError, once};
 use crate::upstream::resolve::Resolver;
-use crate::upstream::{self, Destination, Place, Settings, TlsName, UpstreamError};
+use crate::upstream::{self, Destination, Place, Settings, UpstreamError};
 
 /// Envoy Gateway: the whole fetch.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,7 +83,7 @@ impl Network {
         let destination = Destination {
             place,
             // A checked host name is a server name.
-            tls: name.filter(|_| uri.tls).map(TlsName),
+            tls: name.filter(|_| uri.tls).map(TlsPeer::from),
             http2: false,
             mark: self.mark,
             host: None,

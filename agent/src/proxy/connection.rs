@@ -23,7 +23,9 @@ use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::worker::Worker;
 use super::{request, steered, stream, tls};
+use crate::route::ClientTrust;
 use crate::route::Wire;
+use crate::route::trust::Names;
 use crate::upstream::{LocalExecutor, Progress};
 
 /// What a client that knows HTTP/2 sends first (RFC 9113, section 3.4).
@@ -65,6 +67,10 @@ pub(super) struct Conn {
     pub(super) tls: bool,
     /// Server name of the `ClientHello`, lower case.
     pub(super) sni: Option<String>,
+    /// What the handshake asked of the client.
+    pub(super) clients: Option<Arc<ClientTrust>>,
+    /// Names of the client's certificate, if that is good.
+    pub(super) certificate: Option<Names>,
     /// When its last answer was complete, or since when it is open.
     pub(super) free: Cell<Instant>,
     /// How far the body of its last request is.
@@ -118,21 +124,24 @@ pub(super) async fn accepted(worker: Rc<Worker>, stream: TcpStream, entry: Entry
         entry,
         tls: false,
         sni: None,
+        clients: None,
+        certificate: None,
         free: Cell::new(Instant::now()),
         body: RefCell::default(),
         unread: Unread::default(),
     };
     match entry {
-        Entry::Steered => steered::serve(worker, stream, conn).await,
+        // What other connections wait for does not make those of plain HTTP larger.
+        Entry::Steered => Box::pin(steered::serve(worker, stream, conn)).await,
         Entry::Gateway => {
             // A connection outlives many tables: each request loads its own, and none is kept here.
             let wire = worker.table.load().bind(local).map(|bind| bind.wire);
             let stream = Prefixed::new(stream);
             match wire {
                 None => tracing::debug!(%peer, %local, "no listener at this address; closed"),
-                Some(Wire::Tls) => tls::serve(worker, stream, conn).await,
+                Some(Wire::Tls) => Box::pin(tls::serve(worker, stream, conn)).await,
                 Some(Wire::Http) => http(worker, stream, conn, Codec::Detect).await,
-                Some(Wire::Any) => stream::serve(worker, stream, conn).await,
+                Some(Wire::Any) => Box::pin(stream::serve(worker, stream, conn)).await,
             }
         }
     }

@@ -248,7 +248,8 @@ impl Session {
         exchange.record.route = Some(Arc::clone(&route.name));
         exchange.record.caller = caller.map(|caller| Arc::clone(&caller.name));
         let turn = worker.turn(table.generation, target.id, target.upstreams.len());
-        let Some(upstream) = target.upstreams.get(turn).cloned() else {
+        let upstream = target.upstreams.get(turn);
+        let Some(upstream) = upstream.map(|one| one.upstream.clone()) else {
             exchange.refused(Reason::NoReadyEndpoint, "the backend has no address");
             return Ended::Over;
         };
@@ -337,7 +338,10 @@ impl Session {
             caller.is_none_or(|caller| stream::admit(listener, caller).is_ok())
                 && route.is_some_and(|route| {
                     let mut targets = route.targets.iter();
-                    targets.any(|target| target.upstreams.contains(upstream))
+                    targets.any(|target| {
+                        let mut own = target.upstreams.iter().map(|one| &one.upstream);
+                        own.any(|one| one == upstream)
+                    })
                 })
         };
         let still = table

@@ -13,6 +13,7 @@ use super::respond::Refusal;
 use super::session::cookie;
 use super::worker::Worker;
 use crate::resilience::{Outcome, Overflow, Seat, Slot};
+use crate::route::TlsPeer;
 use crate::route::backend::Managed;
 use crate::route::balance::{Balancer, Draw, Keyed, new_cookie};
 use crate::route::hash::stable;
@@ -39,7 +40,7 @@ pub(super) fn places(
     conn: &Conn,
     inbound: &Inbound,
     (managed, turn): (&Managed, u32),
-) -> Result<(Vec<Place>, Option<HeaderValue>), Refusal> {
+) -> Result<(Vec<(Place, Option<TlsPeer>)>, Option<HeaderValue>), Refusal> {
     let now = worker.now();
     let mut usable = managed.usable(now);
     if usable.is_empty() {
@@ -58,7 +59,10 @@ pub(super) fn places(
     };
     managed.balancer.choose(&managed.backend, &mut usable, draw);
     let endpoints = &managed.backend.endpoints;
-    let places = usable.into_iter().map(|at| endpoints[at].place.clone());
+    let places = usable.into_iter().map(|at| {
+        let one = &endpoints[at];
+        (one.place.clone(), one.tls.clone())
+    });
     Ok((places.collect(), cookie))
 }
 
@@ -237,7 +241,7 @@ fn blamed<'a>(destinations: &'a [Destination], error: &UpstreamError) -> &'a [De
         UpstreamError::Broken { place, .. }
         | UpstreamError::HeadTimeout { place, .. }
         | UpstreamError::Deadline { place } => up_to(place),
-        UpstreamError::NoRoots { .. }
+        UpstreamError::Untrusted { .. }
         | UpstreamError::NoDatagrams { .. }
         | UpstreamError::ClientStalled { .. }
         | UpstreamError::ClientGone

@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use super::target::mirrored;
 use super::worker::Worker;
 use crate::route::filter::Mirror;
-use crate::route::{Filters, RouteTable};
+use crate::route::{Filters, Identity, RouteTable};
 use crate::upstream::kept::Kept;
 use crate::upstream::{AnswerBody, Destination, Patience, Progress, RequestBody};
 
@@ -62,15 +63,15 @@ pub(super) fn chosen<'a, const N: usize>(
         .collect()
 }
 
-/// Sends a copy to each mirror. `like` is where the request itself goes: copies speak the same
-/// version and carry the same mark.
+/// Sends a copy to each mirror. `like` is where the request itself goes, and what is shown there: copies
+/// speak the same version, carry the same mark and show the same.
 pub(super) fn send(
     worker: &Rc<Worker>,
-    table: &std::sync::Arc<RouteTable>,
+    table: &Arc<RouteTable>,
     mirrors: &[&Mirror],
     parts: &Parts,
     body: Option<&Rc<Kept>>,
-    like: &Destination,
+    like: (&Destination, Option<&Arc<Identity>>),
 ) {
     for mirror in mirrors {
         let destinations = mirrored(worker, table.generation, &mirror.target, like);
@@ -79,7 +80,7 @@ pub(super) fn send(
             tallies.left_out.inc();
             continue;
         };
-        let (worker, table) = (Rc::clone(worker), std::sync::Arc::clone(table));
+        let (worker, table) = (Rc::clone(worker), Arc::clone(table));
         let (parts, body) = (parts.clone(), body.cloned());
         tokio::task::spawn_local(async move {
             let _place = place;

@@ -26,10 +26,10 @@ pub(super) const FAILOVER_REASON: HeaderName = HeaderName::from_static("x-failov
 pub(super) const CIRCUIT_STATE: HeaderName = HeaderName::from_static("x-circuit-state");
 
 /// Headers that only the router may set.
-const OURS: [HeaderName; 4] = [ROUTED_TO, ROUTE_REASON, FAILOVER_REASON, CIRCUIT_STATE];
+static OURS: [HeaderName; 4] = [ROUTED_TO, ROUTE_REASON, FAILOVER_REASON, CIRCUIT_STATE];
 
 /// Fields by which frameworks take another method or path than the request line's.
-const OVERRIDES: [HeaderName; 5] = [
+static OVERRIDES: [HeaderName; 5] = [
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-method-override"),
@@ -38,7 +38,7 @@ const OVERRIDES: [HeaderName; 5] = [
 ];
 
 /// Fields of one connection (RFC 9110, section 7.6.1), besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     header::TE,
     header::TRANSFER_ENCODING,
@@ -100,7 +100,7 @@ pub(super) fn read(request: &Request<Incoming>) -> Result<Normal, Refusal> {
     }
     framing(headers)?;
     for name in headers.keys() {
-        if name.as_str().contains('_') {
+        if name.as_str().as_bytes().contains(&b'_') {
             return Err(bad(format!("header name `{name}` has an underscore")));
         }
     }
@@ -150,6 +150,9 @@ fn authority(request: &Request<Incoming>) -> Result<(HeaderValue, String, Option
 
 /// Host and port of an authority without user information.
 fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
+    if let Some(host) = plain(authority) {
+        return Some((host.to_owned(), None));
+    }
     if authority.contains(&b'@') {
         return None;
     }
@@ -174,6 +177,18 @@ fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
     (literal || name).then(|| (host.to_owned(), port))
+}
+
+/// An authority that is a name in lower case and nothing else, as most are.
+fn plain(authority: &[u8]) -> Option<&str> {
+    let plain = !authority.is_empty()
+        && authority.len() <= MAX_HOST
+        && authority[0] != b'.'
+        && authority[authority.len() - 1] != b'.'
+        && authority
+            .iter()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
+    str::from_utf8(authority).ok().filter(|_| plain)
 }
 
 /// One length, told in one way. Hyper already refuses lengths that differ and codings that do not

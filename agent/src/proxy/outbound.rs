@@ -50,7 +50,11 @@ impl Outbound<'_> {
                 parts.uri = Uri::try_from(target).map_err(|error| broken(error.to_string()))?;
             }
             parts.version = Version::HTTP_11;
-            headers.insert(header::HOST, self.host);
+            // Most requests leave for the host that they came for.
+            let mut hosts = headers.get_all(header::HOST).iter();
+            if (hosts.next(), hosts.next()) != (Some(&self.host), None) {
+                headers.insert(header::HOST, self.host);
+            }
             if self.websocket {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

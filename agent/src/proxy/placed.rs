@@ -17,8 +17,10 @@ use super::target::{Chosen, tls_name};
 use super::worker::Worker;
 use crate::resilience::CircuitState;
 use crate::route::placement::PlacementEndpoint;
-use crate::route::{FailoverReason, NotAdmitted, Permit, Placement, Placements, RouteReason};
-use crate::upstream::{Destination, Place, TlsName};
+use crate::route::{
+    FailoverReason, NotAdmitted, Permit, Placement, Placements, RouteReason, TlsPeer,
+};
+use crate::upstream::{Destination, Place};
 
 /// The placement that serves a request.
 pub(super) struct Serving {
@@ -36,7 +38,7 @@ pub(super) fn choose(
     conn: &Conn,
     inbound: &Inbound,
     (table, turn): (&Placements, u32),
-    destination: impl Fn(Place, Option<TlsName>) -> Destination,
+    destination: impl Fn(Place, Option<TlsPeer>) -> Destination,
 ) -> Result<Chosen, Refusal> {
     let headers = &inbound.parts.headers;
     let listener = exchange.record.listener.clone();
@@ -81,7 +83,7 @@ pub(super) fn choose(
 
 fn reach(
     endpoint: &PlacementEndpoint,
-    destination: impl Fn(Place, Option<TlsName>) -> Destination,
+    destination: impl Fn(Place, Option<TlsPeer>) -> Destination,
 ) -> Result<Destination, Refusal> {
     let (at, tls) = address(&endpoint.url)?;
     Ok(Destination {
@@ -91,7 +93,7 @@ fn reach(
 }
 
 /// Place and TLS name of a placement's URL.
-pub(super) fn address(url: &PlacementUrl) -> Result<(Place, Option<TlsName>), Refusal> {
+pub(super) fn address(url: &PlacementUrl) -> Result<(Place, Option<TlsPeer>), Refusal> {
     let tls = match url.tls {
         true => Some(tls_name(&url.host)?),
         false => None,

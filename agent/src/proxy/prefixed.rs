@@ -7,6 +7,9 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+/// Bytes that are read ahead at a time.
+const ROOM: usize = 2048;
+
 /// Gives back `ahead` before anything else.
 #[derive(Debug)]
 pub(super) struct Prefixed<T> {
@@ -43,6 +46,8 @@ impl<T> Prefixed<T> {
 impl<T: AsyncRead + Unpin> Prefixed<T> {
     /// Reads more ahead; 0 is the end of the stream.
     pub(super) async fn read_ahead(&mut self) -> io::Result<usize> {
+        // The first request is mostly there to its end, and need not be read in parts.
+        self.ahead.reserve(ROOM);
         self.inner.read_buf(&mut self.ahead).await
     }
 }

@@ -23,8 +23,8 @@ use tokio::time::MissedTickBehavior;
 use super::placed;
 use crate::resilience::{Health, Thresholds};
 use crate::route::backend::Endpoint;
-use crate::route::{Placement, PlacementEndpoint, RouteTable};
-use crate::upstream::{Destination, Place, Settings, Timeouts, TlsName};
+use crate::route::{Placement, PlacementEndpoint, RouteTable, TlsPeer};
+use crate::upstream::{Destination, Place, Settings, Timeouts};
 
 mod ask;
 
@@ -100,7 +100,7 @@ struct Target {
     /// For people.
     endpoint: String,
     place: Place,
-    tls: Option<TlsName>,
+    tls: Option<TlsPeer>,
     host: HeaderValue,
     timeout: Duration,
     interval: Duration,
@@ -207,7 +207,10 @@ fn of_backends(table: &RouteTable) -> impl Iterator<Item = (Target, &Arc<Health>
                 },
                 endpoint: endpoint.name.to_string(),
                 place: endpoint.place.clone(),
-                tls: None,
+                tls: endpoint.tls.clone().map(|tls| TlsPeer {
+                    http: !matches!(check.question, Question::Tcp { .. }),
+                    ..tls
+                }),
                 host: host(&check.question, endpoint),
                 timeout: check.timeout,
                 interval: check.interval,

@@ -43,8 +43,8 @@ use crate::route::key::KeySubject;
 use crate::route::limiter::Asking;
 use crate::route::matching::Subject;
 use crate::route::{
-    Caller, Filters, HostRules, Limiter, Listener, Matched, RouteRule, RouteTable, Steered,
-    TargetKind, Wire, rewrite,
+    Caller, Filters, HostRules, Identity, Limiter, Listener, Matched, RouteRule, RouteTable,
+    Steered, TargetKind, Wire, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -153,11 +153,13 @@ async fn serve(
         normal,
         upgrade,
         tokens: Vec::new(),
+        identity: None,
     };
     match stage.conn.entry {
         Entry::Gateway => {
             let listener = listener(stage, exchange, &inbound)?;
             exchange.record.direction = listener.gate.map(Gate::direction);
+            inbound.identity.clone_from(&listener.identity);
             access::strip(&mut inbound.parts.headers, &listener.token_headers);
             let rules = listener.rules(&inbound.normal.host);
             let none = || Refusal::new(Reason::NoRoute, "no route matches");
@@ -181,7 +183,7 @@ async fn serve(
                 Refusal::new(Reason::CallerUnknown, "source address is no component")
             })?;
             let Some(steered) = stage.table.steered(stage.conn.local) else {
-                return south(stage, exchange, inbound, caller).await;
+                return Box::pin(south(stage, exchange, inbound, caller)).await;
             };
             exchange.record.listener = Some(stage.worker.east_label());
             exchange.record.direction = Some("east");
@@ -218,6 +220,8 @@ pub(super) struct Inbound {
     pub(super) upgrade: Option<(OnUpgrade, Asked)>,
     /// The good tokens that its rule's policy asked for.
     tokens: Vec<Known>,
+    /// What upstreams are shown if they ask.
+    identity: Option<Arc<Identity>>,
 }
 
 impl Inbound {
@@ -254,6 +258,7 @@ impl Inbound {
             query: self.parts.uri.query(),
             host: &self.normal.host,
             sni: conn.sni.as_deref(),
+            certificate: conn.certificate.as_ref(),
             tokens: self.tokens.iter().map(|known| &*known.0).collect(),
             listener,
             client: conn.peer.ip(),
@@ -301,6 +306,13 @@ fn listener<'a>(
     }
     let listener = by_host.ok_or_else(none)?;
     exchange.listener(&listener.name);
+    if stage.conn.clients != listener.clients {
+        // Who the client is was asked when it connected, and not as it is asked now.
+        return Err(Refusal::new(
+            Reason::Misdirected,
+            "the listener asks for another certificate than this connection was made with",
+        ));
+    }
     Ok(listener)
 }
 
@@ -446,6 +458,15 @@ async fn forward(
     if let Some(session) = &session {
         session.first(picked, &mut chosen.destinations);
     }
+    if let Some(identity) = &inbound.identity {
+        for tls in chosen
+            .destinations
+            .iter_mut()
+            .filter_map(|one| one.tls.as_mut())
+        {
+            tls.identity = Some(Arc::clone(identity));
+        }
+    }
     // What a `GRPCRoute` leads to speaks HTTP/2, whatever the request is.
     if rule.kind == L7Kind::Grpc && inbound.upgrade.is_none() {
         for destination in &mut chosen.destinations {
@@ -529,7 +550,7 @@ async fn forward(
             &mirrors,
             &parts,
             kept.as_ref(),
-            like,
+            (like, inbound.identity.as_ref()),
         );
         let progress = Rc::clone(&exchange.progress);
         let body = match &kept {

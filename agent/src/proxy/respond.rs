@@ -111,7 +111,7 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::Resolve { .. } => Reason::UpstreamResolve,
             UpstreamError::Connect { .. }
             | UpstreamError::ConnectTimeout { .. }
-            | UpstreamError::NoRoots { .. } => Reason::UpstreamConnect,
+            | UpstreamError::Untrusted { .. } => Reason::UpstreamConnect,
             UpstreamError::Broken { .. } => Reason::UpstreamReset,
             UpstreamError::HeadTimeout { .. } | UpstreamError::Deadline { .. } => {
                 Reason::UpstreamTimeout

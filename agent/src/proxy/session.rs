@@ -50,9 +50,9 @@ impl Session {
     /// The target of the session's endpoint, if the rule still has it.
     pub(super) fn target<'a>(&self, rule: &'a RouteRule) -> Option<&'a RouteTarget> {
         rule.targets.iter().find(|target| match &target.kind {
-            TargetKind::Upstreams(list) => {
-                list.iter().any(|one| self.is_at(target, &one.to_string()))
-            }
+            TargetKind::Upstreams(list) => list
+                .iter()
+                .any(|one| self.is_at(target, &one.upstream.to_string())),
             TargetKind::Endpoint { addresses, .. } => addresses
                 .iter()
                 .any(|one| self.is_at(target, &one.to_string())),

@@ -24,8 +24,8 @@ use super::respond::Refusal;
 use super::target::in_turn;
 use super::tunnel;
 use super::worker::Worker;
-use crate::route::stream::{StreamRoute, StreamTarget};
-use crate::route::{Caller, Listener, RouteTable};
+use crate::route::stream::{StreamRoute, StreamTarget, Streams};
+use crate::route::{Caller, Listener, RouteTable, TlsPeer};
 use crate::upstream::{Destination, Stream};
 
 /// Serves a connection of a TCP listener.
@@ -147,10 +147,18 @@ async fn open(
     target: &StreamTarget,
 ) -> Result<(Stream, String), Refusal> {
     let mut last = Refusal::new(Reason::NoReadyEndpoint, "the backend has no address");
-    for place in in_turn(worker, table.generation, target.id, &target.upstreams) {
+    // What is TLS already passes as it is.
+    let passthrough = |streams: &Streams| streams.passthrough;
+    let closed = listener.streams.as_ref().is_some_and(passthrough);
+    for (place, tls) in in_turn(worker, table.generation, target.id, &target.upstreams) {
+        let tls = tls.filter(|_| !closed);
         let destination = Destination {
             place,
-            tls: None,
+            tls: tls.map(|tls| TlsPeer {
+                http: false,
+                identity: listener.identity.clone(),
+                ..tls
+            }),
             http2: false,
             terms: None,
             mark: worker.mark(mark(listener)),

@@ -1,10 +1,11 @@
 //! Where a matched rule sends a request: one target by weight, and the places behind it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use agent_common::Mark;
 use http::HeaderValue;
-use snapshot::model::{Upstream, UpstreamHost};
+use snapshot::model::UpstreamHost;
 
 use super::connection::Conn;
 use super::exchange::Exchange;
@@ -15,8 +16,8 @@ use super::placed::{self, Serving};
 use super::request::Inbound;
 use super::respond::Refusal;
 use super::worker::Worker;
-use crate::route::{Managed, RouteRule, RouteTarget, TargetKind};
-use crate::upstream::{Destination, Place, TlsName};
+use crate::route::{Identity, Managed, RouteRule, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
+use crate::upstream::{Destination, Place};
 
 /// Where a rule sends a request.
 pub(super) struct Chosen {
@@ -68,7 +69,8 @@ pub(super) fn choose(
     let treated = |exchange: &Exchange, managed: &Managed, http2| {
         let (places, cookie) =
             managed::places(worker, exchange, conn, inbound, (managed, target.id))?;
-        let destinations = places.into_iter().map(|at| destination(at, None, http2));
+        let places = places.into_iter();
+        let destinations = places.map(|(place, tls)| destination(place, tls, http2));
         Ok(Chosen {
             cookie,
             ..plain(destinations.collect())
@@ -90,7 +92,9 @@ pub(super) fn choose(
             }
             let places = in_turn(worker, exchange.record.generation, target.id, list);
             Ok(plain(
-                places.map(|place| destination(place, None, grpc)).collect(),
+                places
+                    .map(|(place, tls)| destination(place, tls, grpc))
+                    .collect(),
             ))
         }
         TargetKind::Endpoint {
@@ -126,26 +130,29 @@ pub(super) fn choose(
     }
 }
 
-/// Where a copy goes, with version and mark of the request itself.
+/// Where a copy goes, with version and mark of the request itself, and what is shown there.
 pub(super) fn mirrored(
     worker: &Worker,
     generation: u64,
     target: &RouteTarget,
-    like: &Destination,
+    (like, identity): (&Destination, Option<&Arc<Identity>>),
 ) -> Vec<Destination> {
-    let places: Vec<Place> = match &target.kind {
+    let places: Vec<(Place, Option<TlsPeer>)> = match &target.kind {
         TargetKind::Upstreams(list) if !list.is_empty() => {
             in_turn(worker, generation, target.id, list).collect()
         }
         TargetKind::Endpoint { addresses, .. } if !addresses.is_empty() => {
             let turn = worker.turn(generation, target.id, addresses.len());
-            vec![Place::Address(addresses[turn])]
+            vec![(Place::Address(addresses[turn]), None)]
         }
         _ => Vec::new(),
     };
-    let destination = |place| Destination {
+    let destination = |(place, tls): (Place, Option<TlsPeer>)| Destination {
         place,
-        tls: None,
+        tls: tls.map(|tls| TlsPeer {
+            identity: identity.cloned(),
+            ..tls
+        }),
         host: None,
         terms: target.terms.clone(),
         ..like.clone()
@@ -158,18 +165,21 @@ pub(super) fn in_turn<'a>(
     worker: &Worker,
     generation: u64,
     target: u32,
-    list: &'a [Upstream],
-) -> impl Iterator<Item = Place> + use<'a> {
+    list: &'a [RouteUpstream],
+) -> impl Iterator<Item = (Place, Option<TlsPeer>)> + use<'a> {
     let turn = worker.turn(generation, target, list.len());
     let (before, after) = list.split_at(turn);
-    after.iter().chain(before).map(Place::from)
+    after
+        .iter()
+        .chain(before)
+        .map(|one| (Place::from(&one.upstream), one.tls.clone()))
 }
 
-pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsName, Refusal> {
+pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsPeer, Refusal> {
     let name = match host {
         UpstreamHost::Address(address) => rustls_pki_types::ServerName::from(*address),
         UpstreamHost::Name(name) => rustls_pki_types::ServerName::try_from(name.to_string())
             .map_err(|error| Refusal::new(Reason::Unresolved, error.to_string()))?,
     };
-    Ok(TlsName(name))
+    Ok(TlsPeer::from(name))
 }

@@ -36,6 +36,9 @@ pub(super) const UNRECOGNIZED_NAME: [u8; 7] = alert(112);
 /// "certificate_expired": ours is, and we know.
 const CERTIFICATE_EXPIRED: [u8; 7] = alert(45);
 
+/// "access_denied": nobody gets in.
+const ACCESS_DENIED: [u8; 7] = alert(49);
+
 /// Settings of all handshakes of a process: sessions are resumed by tickets, without a shared cache.
 pub(super) fn settings() -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -192,7 +195,20 @@ async fn handshake(
             UNRECOGNIZED_NAME
         }
         Some((listener, certificate)) => {
-            let mut config = ServerConfig::clone(worker.tls());
+            let settings = match &listener.clients {
+                Some(clients) => clients.settings(),
+                None => Ok(worker.tls()),
+            };
+            let mut config = match settings {
+                Ok(settings) => settings.clone(),
+                Err(why) => {
+                    let why = format!("no client can be believed: {why}");
+                    exchange.refused(Reason::TlsHandshake, why);
+                    let mut stream = start.io;
+                    say(&mut stream, &ACCESS_DENIED).await;
+                    return None;
+                }
+            };
             config.cert_resolver = Arc::new(Fixed(Some(Arc::clone(&certificate.key))));
             let plain = listener.streams.is_some();
             if plain {
@@ -201,7 +217,14 @@ async fn handshake(
             }
             return match start.into_stream(Arc::new(config)).await {
                 Ok(stream) if plain => Some(Shaken::Plain(stream, Arc::clone(listener))),
-                Ok(stream) => Some(Shaken::Http(stream)),
+                Ok(stream) => {
+                    if let Some(clients) = &listener.clients {
+                        let chain = stream.get_ref().1.peer_certificates();
+                        conn.certificate = clients.verified(chain.unwrap_or_default());
+                        conn.clients = Some(Arc::clone(clients));
+                    }
+                    Some(Shaken::Http(stream))
+                }
                 Err(error) => {
                     exchange.failed(Reason::TlsHandshake, &error);
                     None

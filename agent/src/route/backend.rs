@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use snapshot::model::{ActiveCheck, RetryLimit, TrafficPolicy};
 
+use super::TlsPeer;
 use super::balance::Balancer;
 use crate::resilience::{Health, Outcome, Outlier, Overflow, Queue, Seat, Slot, Slots};
 use crate::upstream::Place;
@@ -41,6 +42,8 @@ pub struct Endpoint {
     pub place: Place,
     /// The same as a text.
     pub name: Arc<str>,
+    /// The other end of TLS; none: without TLS.
+    pub tls: Option<TlsPeer>,
     state: OnceLock<Arc<EndpointState>>,
 }
 
@@ -57,10 +60,11 @@ pub struct EndpointState {
 
 impl Backend {
     /// A backend of which nothing is remembered.
-    pub fn new(name: Arc<str>, places: Vec<Place>) -> Self {
-        let endpoints = places.into_iter().map(|place| Endpoint {
+    pub fn new(name: Arc<str>, places: Vec<(Place, Option<TlsPeer>)>) -> Self {
+        let endpoints = places.into_iter().map(|(place, tls)| Endpoint {
             name: place.to_string().into(),
             place,
+            tls,
             state: OnceLock::new(),
         });
         Self {

@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, header};
-use snapshot::model::{Cidr, KeySource, KeyTrust};
+use snapshot::model::{CertificateName, Cidr, KeySource, KeyTrust};
 use snapshot::path::CanonicalPath;
 
 use super::token::Verified;
+use super::trust::Names;
 
 /// Longest routing key in bytes.
 pub const MAX_KEY: usize = 256;
@@ -53,6 +54,8 @@ pub struct KeySubject<'a> {
     pub sni: Option<&'a str>,
     /// Tokens that were verified.
     pub tokens: Vec<&'a Verified>,
+    /// Names of the client's certificate, if it was verified.
+    pub(crate) certificate: Option<&'a Names>,
     /// `namespace/gateway/listener` by which it came; none: it was steered here.
     pub listener: Option<&'a str>,
     /// Address of the other end of the connection.
@@ -70,6 +73,7 @@ pub struct Key {
 enum Source {
     Header(HeaderName),
     Claim(String),
+    Certificate(CertificateName),
     Sni,
     Host,
     Path(usize),
@@ -92,6 +96,7 @@ impl Key {
                 Source::Header(HeaderName::from_bytes(name.as_bytes()).map_err(|_| name.clone())?)
             }
             KeySource::Claim(path) => Source::Claim(path.clone()),
+            KeySource::Certificate(name) => Source::Certificate(*name),
             KeySource::Sni => Source::Sni,
             KeySource::Host => Source::Host,
             KeySource::Path(at) => Source::Path(*at),
@@ -117,6 +122,11 @@ impl Key {
         matches!(self.source, Source::Claim(_))
     }
 
+    /// Whether the key is a name of the client's certificate: then every listener that leads here must ask for one.
+    pub fn needs_certificate(&self) -> bool {
+        matches!(self.source, Source::Certificate(_))
+    }
+
     /// The key of a request.
     pub fn read<'a>(&self, from: &KeySubject<'a>) -> Result<Cow<'a, str>, KeyError> {
         if !self.trusted(from) {
@@ -132,6 +142,15 @@ impl Key {
                     return Err(KeyError::Several);
                 }
                 first
+            }
+            Source::Certificate(name) => {
+                let names = from.certificate.ok_or(KeyError::Missing)?;
+                let list = match name {
+                    CertificateName::Common => &names.common,
+                    CertificateName::Dns => &names.hosts,
+                    CertificateName::Uri => &names.uris,
+                };
+                Cow::Borrowed(one(list.iter())?.as_str())
             }
             Source::Sni => Cow::Borrowed(from.sni.ok_or(KeyError::Missing)?),
             Source::Host => Cow::Borrowed(from.host),

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use snapshot::model::Upstream;
-
-use super::HostIndex;
+use super::{HostIndex, RouteUpstream};
 
 /// What a listener does with connections that are not HTTP, or with datagrams.
 #[derive(Debug, Default)]
@@ -55,5 +53,5 @@ pub struct StreamTarget {
     /// Share among the route's targets.
     pub weight: u32,
     /// Addresses, in turn; never empty.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<RouteUpstream>,
 }

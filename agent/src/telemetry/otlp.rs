@@ -17,10 +17,10 @@ use tokio::time::Instant;
 
 use super::{Metrics, Traces, span};
 use crate::proxy::AccessRecord;
-use crate::route::RouteTable;
+use crate::route::{RouteTable, TlsPeer};
 use crate::upstream::once::{OnceError, once};
 use crate::upstream::resolve::Resolver;
-use crate::upstream::{self, Destination, Place, Settings, TlsName, UpstreamError};
+use crate::upstream::{self, Destination, Place, Settings, UpstreamError};
 
 /// Records of one request to the collector, at most.
 const BATCH: usize = 512;
@@ -42,7 +42,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
     place: Place,
-    tls: Option<TlsName>,
+    tls: Option<TlsPeer>,
     authority: String,
     target: String,
 }
@@ -83,7 +83,7 @@ impl std::str::FromStr for Collector {
         };
         Ok(Self {
             place,
-            tls: tls.then_some(TlsName(name)),
+            tls: tls.then_some(TlsPeer::from(name)),
             authority: authority.to_string(),
             // The default path of the signal (OTLP/HTTP Request).
             target: match uri.path_and_query().map(http::uri::PathAndQuery::as_str) {

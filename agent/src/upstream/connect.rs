@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use super::resolve::Resolver;
 use super::{Destination, Place, Settings, UpstreamError};
 use crate::route::RouteTable;
+use crate::route::trust::TrustError;
 
 /// Bundles of root certificates as distributions install them.
 const BUNDLES: [&str; 4] = [
@@ -198,22 +199,32 @@ async fn one(
     {
         return Err(failed(io::Error::other("the address is this node's own")));
     }
-    let Some(name) = &destination.tls else {
+    let Some(peer) = &destination.tls else {
         return Ok(Stream::Tcp(stream));
     };
-    let Some(config) = &settings.tls else {
-        return Err(UpstreamError::NoRoots {
-            place: destination.place.to_string(),
-        });
+    let config = match &peer.trust {
+        Some(trust) => trust.config(settings.roots.as_ref()),
+        None => settings.tls.as_deref().ok_or(TrustError::NoRoots),
     };
-    let mut config = rustls::ClientConfig::clone(config);
-    config.alpn_protocols = vec![if destination.http2 {
-        b"h2".to_vec()
-    } else {
-        b"http/1.1".to_vec()
-    }];
+    let mut config = config
+        .map_err(|source| UpstreamError::Untrusted {
+            place: destination.place.to_string(),
+            source,
+        })?
+        .clone();
+    if let Some(identity) = &peer.identity {
+        config.client_auth_cert_resolver = Arc::clone(&identity.resolver);
+    }
+    if peer.http {
+        let version: &[u8] = if destination.http2 {
+            b"h2"
+        } else {
+            b"http/1.1"
+        };
+        config.alpn_protocols = vec![version.to_vec()];
+    }
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(name.0.clone(), stream)
+        .connect(peer.name.clone(), stream)
         .await
         .map_err(failed)?;
     Ok(Stream::Tls(Box::new(stream)))
@@ -258,9 +269,14 @@ pub(crate) async fn tunnel(
     table: &RouteTable,
 ) -> Result<(Stream, String), UpstreamError> {
     let Connected { stream, peer } = open(destination, settings, resolver, table).await?;
-    if let Stream::Tcp(stream) = &stream {
+    let socket = match &stream {
+        Stream::Tcp(stream) => Some(stream),
+        Stream::Tls(stream) => Some(stream.get_ref().0),
+        Stream::Unix(_) => None,
+    };
+    if let Some(socket) = socket {
         // The two ends of a tunnel may make each other wait as long as they like.
-        let patient = SockRef::from(stream).set_tcp_user_timeout(None);
+        let patient = SockRef::from(socket).set_tcp_user_timeout(None);
         patient.map_err(|source| UpstreamError::Connect {
             place: destination.place.to_string(),
             source,
@@ -403,6 +419,7 @@ mod tests {
         let settings = Settings {
             timeouts: Timeouts::default(),
             tls: None,
+            roots: None,
         };
         for outside in [true, false] {
             let destination = Destination {

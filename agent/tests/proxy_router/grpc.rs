@@ -24,6 +24,8 @@ use tonic_prost::ProstCodec;
 use crate::auth::Issuer;
 use crate::documents::snapshot;
 use crate::support::{Router, free_port, full, get, http2, send};
+use crate::tls::Issued;
+use crate::upstream_tls::accept;
 
 /// The one message of the service.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -160,6 +162,16 @@ pub(crate) async fn server(name: &'static str) -> SocketAddr {
         }
     });
     address
+}
+
+/// The same behind TLS.
+pub(crate) async fn tls_server(name: &'static str, issued: &Issued) -> SocketAddr {
+    let service = Service { name };
+    accept(issued, None, move |stream, _| {
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        serve_on(service, stream);
+    })
+    .await
 }
 
 fn serve_on<T>(service: Service, stream: T)

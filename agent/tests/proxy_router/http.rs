@@ -319,6 +319,7 @@ async fn proxy_tells_failures_of_upstreams_apart() {
         let upstream = Upstream::Tcp {
             host: UpstreamHost::Name(snapshot::model::Hostname::new(text).expect("a host")),
             port: port(alive.port()),
+            tls: None,
         };
         WeightedTarget::new(1, Target::Upstreams(vec![upstream]))
     };
@@ -371,6 +372,7 @@ fn upstream(address: std::net::SocketAddr) -> Upstream {
     Upstream::Tcp {
         host: UpstreamHost::Address(address.ip()),
         port: port(address.port()),
+        tls: None,
     }
 }
 

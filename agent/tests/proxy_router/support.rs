@@ -98,6 +98,7 @@ pub(crate) fn listener(called: &str, at: u16, hostname: Option<&str>) -> Listene
         port: port(at),
         protocol: ListenerProtocol::Http,
         hostname: hostname.map(host),
+        clients: None,
     }
 }
 
@@ -108,6 +109,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         listeners,
         gate,
+        identity: None,
     }
 }
 
@@ -155,6 +157,7 @@ pub(crate) fn weighted(weight: u32, address: SocketAddr) -> WeightedTarget {
     let upstream = Upstream::Tcp {
         host: UpstreamHost::Address(address.ip()),
         port: port(address.port()),
+        tls: None,
     };
     WeightedTarget::new(weight, Target::Upstreams(vec![upstream]))
 }

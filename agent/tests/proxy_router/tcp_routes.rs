@@ -253,6 +253,7 @@ async fn proxy_tcp_route_tries_the_next_address_and_closes_without_one() {
     let upstream = |at: SocketAddr| snapshot::model::Upstream::Tcp {
         host: snapshot::model::UpstreamHost::Address(at.ip()),
         port: crate::support::port(at.port()),
+        tls: None,
     };
     snapshot.l4_routes[0].backends[0].upstreams = vec![upstream(dead), upstream(live)];
     let _router = Router::start(&snapshot);

@@ -1,6 +1,7 @@
 //! TLS of listeners: certificates by server name, both codecs, misdirected requests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::proxy::Reason;
@@ -8,7 +9,7 @@ use http::StatusCode;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use rustls::RootCertStore;
-use rustls_pki_types::{PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use snapshot::Snapshot;
 use snapshot::model::{Certificate, Listener, ListenerProtocol};
 use tokio::net::TcpStream;
@@ -29,6 +30,13 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        // No two have one name.
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("authority {number}");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
         Self {
             issuer: CertifiedIssuer::self_signed(params, key).expect("it signs itself"),
@@ -41,18 +49,39 @@ impl Authority {
         roots
     }
 
-    pub(crate) fn certificate(&self, called: &str, names: &[&str]) -> Certificate {
-        let names: Vec<String> = names.iter().map(|one| (*one).to_owned()).collect();
+    /// Its own certificate in PEM form.
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A certificate with a common name and these alternative names; one with `://` is a URI.
+    pub(crate) fn issue(&self, common: &str, names: &[&str]) -> Issued {
+        let (uris, hosts): (Vec<&str>, Vec<&str>) =
+            names.iter().partition(|name| name.contains("://"));
+        let hosts: Vec<String> = hosts.into_iter().map(str::to_owned).collect();
+        let mut params = CertificateParams::new(hosts).expect("names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, common);
+        for uri in uris {
+            let uri = rcgen::SanType::URI(uri.try_into().expect("ASCII"));
+            params.subject_alt_names.push(uri);
+        }
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names.clone()).expect("names");
         let leaf = params.signed_by(&key, &self.issuer).expect("it is signed");
+        Issued { leaf, key }
+    }
+
+    pub(crate) fn certificate(&self, called: &str, names: &[&str]) -> Certificate {
+        let issued = self.issue(called, names);
         Certificate {
             name: object(called),
             declared: source(),
             not_after: i64::MAX,
-            names,
-            chain: vec![leaf.der().clone()],
-            key: PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
+            names: names.iter().map(|one| (*one).to_owned()).collect(),
+            chain: issued.chain(),
+            key: issued.key(),
         }
     }
 
@@ -113,6 +142,44 @@ stringData:
             .connect(name.expect("a name"), stream)
             .await
     }
+}
+
+/// A certificate with its key.
+pub(crate) struct Issued {
+    leaf: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl Issued {
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.leaf.der().clone()]
+    }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::try_from(self.key.serialize_der()).expect("a key")
+    }
+
+    /// A `Secret` with it.
+    pub(crate) fn secret(&self, called: &str) -> String {
+        format!(
+            "---
+apiVersion: v1
+kind: Secret
+metadata: {{ name: {called} }}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: {}
+  tls.key: {}
+",
+            quoted(&self.leaf.pem()),
+            quoted(&self.key.serialize_pem())
+        )
+    }
+}
+
+/// A text with its line breaks, as YAML and JSON write it in one line.
+pub(crate) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("it is text")
 }
 
 struct Fixture {

@@ -250,6 +250,7 @@ async fn proxy_udp_route_takes_another_address_when_one_is_dead() {
     let upstream = |at: SocketAddr| snapshot::model::Upstream::Tcp {
         host: snapshot::model::UpstreamHost::Address(at.ip()),
         port: crate::support::port(at.port()),
+        tls: None,
     };
     snapshot.l4_routes[0].backends[0].upstreams = vec![upstream(dead), upstream(oracle.at)];
     let router = Router::start(&snapshot);

@@ -48,6 +48,7 @@ fn endpoint(field: &Field<'_>) -> Option<Upstream> {
             Some(Upstream::Tcp {
                 host: UpstreamHost::Address(address?.address),
                 port: port?,
+                tls: None,
             })
         }
         (None, Some(field), None) => {
@@ -60,6 +61,7 @@ fn endpoint(field: &Field<'_>) -> Option<Upstream> {
             Some(Upstream::Tcp {
                 host: UpstreamHost::Name(host?),
                 port: port?,
+                tls: None,
             })
         }
         (None, None, Some(field)) => {

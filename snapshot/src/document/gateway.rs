@@ -12,6 +12,10 @@ use crate::model::{
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 
+mod tls;
+
+pub(crate) use tls::{GatewayTlsDraft, ValidationDraft};
+
 /// Gateway API, `spec.listeners`: at most 64.
 const MAX_LISTENERS: usize = 64;
 /// Gateway API: at most 16 addresses and 64 certificates of a listener.
@@ -22,6 +26,7 @@ const MAX_CERTIFICATES: usize = 64;
 pub(crate) struct GatewayDraft {
     pub(crate) addresses: Vec<Placed>,
     pub(crate) listeners: Vec<ListenerDraft>,
+    pub(crate) tls: GatewayTlsDraft,
 }
 
 /// A listener and who may attach.
@@ -101,16 +106,20 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
         }
         listeners.push(draft);
     }
+    let tls = match spec.optional("tls") {
+        Some(field) => tls::read(&field, meta),
+        None => Some(GatewayTlsDraft::default()),
+    };
     spec.unsupported(&[
         "infrastructure",
         "backendTLS",
-        "tls",
         "allowedListeners",
         "defaultScope",
     ]);
     Some(GatewayDraft {
         addresses,
         listeners,
+        tls: tls?,
     })
 }
 
@@ -202,6 +211,7 @@ fn listener(
             port: port?,
             protocol: protocol?,
             hostname,
+            clients: None,
         },
         certificate_sources,
         all_namespaces,

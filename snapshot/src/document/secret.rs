@@ -17,7 +17,11 @@ const MAX_CHAIN: usize = 16;
 
 /// What a `Secret` holds.
 pub(crate) enum SecretDraft {
-    Tls(Certificate),
+    Tls {
+        certificate: Certificate,
+        /// The authority's certificate, if it is there; read where it is asked for.
+        authority: Option<Vec<u8>>,
+    },
     /// Values by key, for policies that name the Secret. Never shown.
     Opaque(BTreeMap<String, Vec<u8>>),
 }
@@ -39,7 +43,11 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<SecretDraft> 
         // A wrong type is said above; what else is wrong is said as for a certificate.
         Some(Kind::Tls) | None => {
             let certificate = certificate(object, meta);
-            kind.and(certificate).map(SecretDraft::Tls)
+            let (certificate, authority) = kind.and(certificate)?;
+            Some(SecretDraft::Tls {
+                certificate,
+                authority,
+            })
         }
     }
 }
@@ -75,7 +83,7 @@ fn opaque(object: &mut Object<'_>) -> Option<BTreeMap<String, Vec<u8>>> {
     complete.then_some(values)
 }
 
-fn base64(field: &Field<'_>) -> Option<Vec<u8>> {
+pub(super) fn base64(field: &Field<'_>) -> Option<Vec<u8>> {
     let bytes = field.value().text().and_then(|text| {
         let compact: String = text.split_ascii_whitespace().collect();
         BASE64.decode(compact.as_bytes()).ok()
@@ -86,7 +94,8 @@ fn base64(field: &Field<'_>) -> Option<Vec<u8>> {
     bytes
 }
 
-fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<Certificate> {
+/// The certificate, and that of its authority if it is there.
+fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<(Certificate, Option<Vec<u8>>)> {
     let mut data = object.optional("data").and_then(|field| field.object());
     let mut plain = object
         .optional("stringData")
@@ -114,9 +123,21 @@ fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<Certificate> {
     };
     let chain = value("tls.crt").and_then(|(field, bytes)| chain(&field, &bytes));
     let key = value("tls.key").and_then(|(field, bytes)| Some((key(&field, &bytes)?, field)));
-    // Issuers such as cert-manager add the authority's certificate; it plays no part here.
-    for mut object in [data, plain].into_iter().flatten() {
-        object.ignored(&["ca.crt"]);
+    // Issuers such as cert-manager add the authority's certificate.
+    let encoded = data.as_mut().and_then(|data| data.optional("ca.crt"));
+    let text = plain.as_mut().and_then(|plain| plain.optional("ca.crt"));
+    let authority = match (text, encoded) {
+        (Some(field), _) => match field.value().text() {
+            Some(text) => Some(Some(text.as_bytes().to_vec())),
+            None => {
+                field.mistake("expected a text in PEM form");
+                None
+            }
+        },
+        (None, Some(field)) => base64(&field).map(Some),
+        (None, None) => Some(None),
+    };
+    for object in [data, plain].into_iter().flatten() {
         object.finish();
     }
     let (chain, leaf) = chain?;
@@ -130,14 +151,15 @@ fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<Certificate> {
         key_field.mistake("the key does not belong to the first certificate of `tls.crt`");
         return None;
     }
-    Some(Certificate {
+    let certificate = Certificate {
         name: meta.name.clone(),
         declared: meta.declared.clone(),
         not_after: leaf.not_after,
         names: leaf.names,
         chain,
         key,
-    })
+    };
+    Some((certificate, authority?))
 }
 
 struct Leaf {

@@ -54,7 +54,7 @@ fn values<'a>(
 ) -> Result<&'a BTreeMap<String, Vec<u8>>, String> {
     match secrets.get(name) {
         Some((_, Some(SecretDraft::Opaque(values)))) => Ok(values),
-        Some((_, Some(SecretDraft::Tls(_)))) => {
+        Some((_, Some(SecretDraft::Tls { .. }))) => {
             Err(format!("`Secret` {name} is of another type than `Opaque`"))
         }
         // The mistakes of an unreadable Secret refuse the documents as it is.

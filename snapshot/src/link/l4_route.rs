@@ -131,6 +131,17 @@ fn backend(kind: L4Kind, draft: &BackendDraft, to: &References<'_>) -> Option<L4
         );
         return None;
     }
+    let tls = |one: &Upstream| matches!(one, Upstream::Tcp { tls: Some(_), .. });
+    if kind.transport() == Transport::Udp && upstreams.iter().any(tls) {
+        to.sink.mistake(
+            draft.source.clone(),
+            format_args!(
+                "datagrams are not carried by TLS, and a `BackendTLSPolicy` asks for it towards `Backend` {}",
+                draft.name
+            ),
+        );
+        return None;
+    }
     Some(L4Backend {
         weight: draft.weight,
         upstreams,

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind, Name, ObjectName,
-    Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence, Timestamp, TrafficPolicy,
-    Transport,
+    Auth, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate, Hostname, L4Kind,
+    Name, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SessionPersistence,
+    Timestamp, TrafficPolicy, Transport, UpstreamTls,
 };
 
 /// A gateway: addresses and listeners.
@@ -25,6 +25,8 @@ pub struct Gateway {
     pub listeners: Vec<Listener>,
     /// The gate that `Platform` makes of it.
     pub gate: Option<Gate>,
+    /// The certificate, of `Snapshot::certificates`, that it shows to upstreams that ask for one.
+    pub identity: Option<ObjectName>,
 }
 
 /// A listener.
@@ -40,6 +42,8 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// Hosts it takes; all when absent.
     pub hostname: Option<HostPattern>,
+    /// What it asks of its clients; of HTTPS only.
+    pub clients: Option<Arc<ClientValidation>>,
 }
 
 /// Protocol of a listener.
@@ -409,7 +413,7 @@ pub enum Target {
 }
 
 /// One upstream.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// TCP.
     Tcp {
@@ -417,6 +421,8 @@ pub enum Upstream {
         host: UpstreamHost,
         /// Port.
         port: Port,
+        /// How it is reached over TLS; none: without.
+        tls: Option<Arc<UpstreamTls>>,
     },
     /// A Unix socket.
     Unix(PathBuf),
@@ -428,10 +434,12 @@ impl fmt::Display for Upstream {
             Self::Tcp {
                 host: UpstreamHost::Address(address),
                 port,
+                ..
             } => write!(f, "{}", std::net::SocketAddr::new(*address, port.get())),
             Self::Tcp {
                 host: UpstreamHost::Name(name),
                 port,
+                ..
             } => write!(f, "{name}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }

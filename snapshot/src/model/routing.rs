@@ -36,6 +36,8 @@ pub enum KeySource {
     Header(String),
     /// A claim of the verified token, by its dotted path.
     Claim(String),
+    /// A name of the client's certificate, which was verified.
+    Certificate(CertificateName),
     /// The server name of the TLS connection.
     Sni,
     /// The request's host.
@@ -46,6 +48,17 @@ pub enum KeySource {
     Query(String),
     /// A cookie.
     Cookie(String),
+}
+
+/// Which name of a certificate (RFC 5280, sections 4.1.2.6 and 4.2.1.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The subject's common name.
+    Common,
+    /// The alternative name that is a DNS name.
+    Dns,
+    /// The alternative name that is a URI.
+    Uri,
 }
 
 /// Clients that may set the key.

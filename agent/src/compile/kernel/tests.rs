@@ -204,8 +204,10 @@ fn world() -> (Snapshot, Discovery) {
                 port: port(443),
                 protocol: ListenerProtocol::Http,
                 hostname: None,
+                clients: None,
             }],
             gate: Some(kind),
+            identity: None,
         };
         (name_, gateway)
     };

@@ -57,7 +57,7 @@ fn active() -> ActiveCheck {
 }
 
 fn managed(policy: TrafficPolicy, places: &[u16]) -> Managed {
-    let places = places.iter().map(|at| place(*at)).collect();
+    let places = places.iter().map(|at| (place(*at), None)).collect();
     Managed::new(policy.into(), Arc::new(Backend::new("b".into(), places)))
 }
 

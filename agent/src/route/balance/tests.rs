@@ -13,7 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn endpoints(count: u16) -> Backend {
     let place = |at| Place::Address((Ipv4Addr::LOCALHOST, 8000 + at).into());
-    Backend::new("b".into(), (0..count).map(place).collect())
+    Backend::new("b".into(), (0..count).map(|at| (place(at), None)).collect())
 }
 
 /// A source of chance that is always the same (SplitMix64).

@@ -1,8 +1,9 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
-use snapshot::model::{Cidr, KeySource, KeyTrust, Name, ObjectName};
+use snapshot::model::{CertificateName, Cidr, KeySource, KeyTrust, Name, ObjectName};
 use snapshot::path::CanonicalPath;
 
 use super::{Key, KeyError, KeySubject, MAX_KEY};
+use crate::route::trust::Names;
 
 fn source() -> snapshot::Source {
     snapshot::Source {
@@ -22,6 +23,55 @@ type Row = (
     &'static str,
     Read,
 );
+
+#[test]
+fn a_certificate_gives_a_name_if_it_has_one_of_the_kind() {
+    use KeyError::{Comma, Missing, Several};
+    let names = |common: &[&str], hosts: &[&str], uris: &[&str]| {
+        let owned = |list: &[&str]| list.iter().map(|one| (*one).to_owned()).collect();
+        Names {
+            common: owned(common),
+            hosts: owned(hosts),
+            uris: owned(uris),
+        }
+    };
+    let full = names(&["acme"], &["acme.example"], &["spiffe://x/acme"]);
+    let twice = names(
+        &["a", "b"],
+        &["a.example", "b.example"],
+        &["x://a", "x://b"],
+    );
+    let comma = names(&["a,b"], &[], &[]);
+    let bare = names(&[], &[], &[]);
+    let path = CanonicalPath::new("/").expect("a path");
+    let headers = HeaderMap::new();
+    for (name, certificate, want) in [
+        (CertificateName::Common, Some(&full), Ok("acme")),
+        (CertificateName::Dns, Some(&full), Ok("acme.example")),
+        (CertificateName::Uri, Some(&full), Ok("spiffe://x/acme")),
+        (CertificateName::Common, Some(&twice), Err(Several)),
+        (CertificateName::Dns, Some(&twice), Err(Several)),
+        (CertificateName::Uri, Some(&twice), Err(Several)),
+        (CertificateName::Common, Some(&comma), Err(Comma)),
+        (CertificateName::Uri, Some(&bare), Err(Missing)),
+        (CertificateName::Uri, None, Err(Missing)),
+    ] {
+        let subject = KeySubject {
+            headers: &headers,
+            path: &path,
+            query: None,
+            host: "acme.example",
+            sni: Some("acme.example"),
+            tokens: Vec::new(),
+            certificate,
+            listener: None,
+            client: [192, 0, 2, 1].into(),
+        };
+        let key = Key::new(&KeySource::Certificate(name), &[]).expect("it compiles");
+        assert!(key.needs_certificate());
+        assert_eq!(key.read(&subject).as_deref(), want.as_deref(), "{name:?}");
+    }
+}
 
 #[test]
 fn every_source_gives_one_value_or_none() {
@@ -90,6 +140,7 @@ fn every_source_gives_one_value_or_none() {
             host: "acme.example",
             sni: Some("sni.example"),
             tokens: Vec::new(),
+            certificate: None,
             listener: None,
             client: [192, 0, 2, 1].into(),
         };
@@ -142,6 +193,7 @@ fn the_key_is_set_by_whom_the_listener_trusts() {
             host: "x",
             sni: None,
             tokens: Vec::new(),
+            certificate: None,
             listener,
             client: client.parse().expect("an address"),
         };

@@ -54,6 +54,8 @@ pub(super) struct Reader {
     arena: Arena,
     /// Bytes to ask for next.
     next: usize,
+    /// Whether the last read left much room.
+    little: bool,
 }
 
 impl Reader {
@@ -62,6 +64,7 @@ impl Reader {
             input: Bytes::new(),
             arena,
             next: LEAST,
+            little: false,
         }
     }
 
@@ -99,12 +102,15 @@ impl Reader {
             joined.extend_from_slice(&more);
             self.input = joined.freeze();
         }
-        // More where there was more than room, less where there is much room.
+        // More where there was more than room; less where there was much room twice, since an answer's last piece is often
+        // small.
+        let little = count < next / 2;
         if count == next {
             self.next = (2 * next).min(MOST);
-        } else if count < next / 4 {
+        } else if little && self.little {
             self.next = (next / 2).max(LEAST);
         }
+        self.little = little && !self.little;
         Poll::Ready(Ok(count))
     }
 }

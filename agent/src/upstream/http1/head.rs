@@ -49,14 +49,13 @@ pub(super) fn read(
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Http1Error::Malformed("status is out of range"))?;
     let newer = parsed.version == Some(1);
-    let headers = values(&whole, parsed.headers, headers())?;
+    let (headers, told) = values(&whole, parsed.headers, headers())?;
     input.advance(length);
-    let connection = |token| lists(&headers, &header::CONNECTION, token);
+    let connection = |token| told.connection && lists(&headers, &header::CONNECTION, token);
     let stays = !connection("close") && (newer || connection("keep-alive"));
-    let decoder = framing(status, method, newer, &headers)?;
+    let decoder = framing(status, method, newer, &told)?;
     // Both told where the body ends, so somebody on the way may have believed the other one.
-    let twice = headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.contains_key(header::CONTENT_LENGTH);
+    let twice = told.coding.is_some() && told.length.is_some();
     Ok(Some(Answer {
         status,
         reusable: stays && !twice && !matches!(decoder, Decoder::Close),
@@ -81,9 +80,19 @@ pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, Http1Erro
     let Status::Complete((length, lines)) = parsed else {
         return Ok(None);
     };
-    let fields = values(&whole, lines, HeaderMap::new())?;
+    let (fields, _) = values(&whole, lines, HeaderMap::new())?;
     input.advance(length);
     Ok(Some(fields))
+}
+
+/// What the header lines of an answer say of its connection and its body.
+#[derive(Default)]
+struct Told {
+    connection: bool,
+    /// Whether the last coding is `chunked`, if there are any.
+    coding: Option<bool>,
+    /// The length, unless those that were told differ.
+    length: Option<Option<u64>>,
 }
 
 /// The values are parts of `whole`, in which the lines lie.
@@ -91,16 +100,36 @@ fn values(
     whole: &Bytes,
     lines: &[httparse::Header<'_>],
     mut headers: HeaderMap,
-) -> Result<HeaderMap, Http1Error> {
+) -> Result<(HeaderMap, Told), Http1Error> {
+    let mut told = Told::default();
     headers.reserve(lines.len() + MORE_HEADERS);
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes())
             .map_err(|_| Http1Error::Malformed("header name"))?;
+        match name {
+            header::CONNECTION => told.connection = true,
+            header::TRANSFER_ENCODING => told.coding = Some(is_chunked(line.value)),
+            header::CONTENT_LENGTH => {
+                let numbers = line.value.split(|byte| *byte == b',');
+                for number in numbers.map(|one| number(one.trim_ascii())) {
+                    told.length = match told.length {
+                        None => Some(number),
+                        Some(before) => Some(before.filter(|before| number == Some(*before))),
+                    };
+                }
+            }
+            _ => {}
+        }
         let value = HeaderValue::from_maybe_shared(whole.slice_ref(line.value))
             .map_err(|_| Http1Error::Malformed("header value"))?;
         headers.append(name, value);
     }
-    Ok(headers)
+    Ok((headers, told))
+}
+
+fn is_chunked(codings: &[u8]) -> bool {
+    let last = codings.rsplit(|byte| *byte == b',').next();
+    last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Where the body ends (RFC 9112, section 6.3).
@@ -108,36 +137,20 @@ fn framing(
     status: StatusCode,
     method: &Method,
     newer: bool,
-    headers: &HeaderMap,
+    told: &Told,
 ) -> Result<Decoder, Http1Error> {
     let bodiless = status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
         || *method == Method::HEAD;
-    if bodiless {
-        return Ok(Decoder::Ended);
+    match (told.coding, told.length) {
+        _ if bodiless => Ok(Decoder::Ended),
+        (Some(_), _) if !newer => Err(Http1Error::Malformed("HTTP/1.0 has no transfer codings")),
+        (Some(true), _) => Ok(Decoder::Chunked(Chunks::default())),
+        (Some(false), _) | (None, None) => Ok(Decoder::Close),
+        (None, Some(Some(length))) => Ok(Decoder::length(length)),
+        (None, Some(None)) => Err(Http1Error::Malformed("length has no one reading")),
     }
-    let codings = headers.get_all(header::TRANSFER_ENCODING);
-    if let Some(last) = codings.iter().next_back() {
-        if !newer {
-            return Err(Http1Error::Malformed("HTTP/1.0 has no transfer codings"));
-        }
-        let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
-        let chunked =
-            last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-        return Ok(match chunked {
-            true => Decoder::Chunked(Chunks::default()),
-            false => Decoder::Close,
-        });
-    }
-    let mut length = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        for one in value.as_bytes().split(|byte| *byte == b',') {
-            let one = number(one.trim_ascii()).filter(|one| length.is_none_or(|had| had == *one));
-            length = Some(one.ok_or(Http1Error::Malformed("length has no one reading"))?);
-        }
-    }
-    Ok(length.map_or(Decoder::Close, Decoder::length))
 }
 
 /// A number in digits and nothing else.

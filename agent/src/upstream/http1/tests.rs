@@ -464,3 +464,23 @@ async fn connections_that_the_other_side_left_are_not_used_again() {
     assert!(shelf.expire(Instant::now(), limit));
     assert!(!shelf.expire(Instant::now() + limit, limit));
 }
+
+#[tokio::test]
+async fn answers_of_one_size_are_soon_read_in_one_piece() {
+    let (mut idle, mut far, _) = connection();
+    let mut pieces = Vec::new();
+    for _ in 0..10 {
+        let sent = vec![b'x'; 66_000];
+        far.write_all(&sent).await.expect("somebody listens");
+        let (mut count, mut left) = (0, sent.len());
+        while left > 0 {
+            let read =
+                std::future::poll_fn(|context| idle.reader.poll_more(&mut idle.stream, context));
+            left -= read.await.expect("bytes");
+            count += 1;
+            idle.reader.input.clear();
+        }
+        pieces.push(count);
+    }
+    assert!(pieces.ends_with(&[1, 1, 1]), "{pieces:?}");
+}

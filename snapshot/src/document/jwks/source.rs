@@ -67,7 +67,7 @@ fn local_keys(field: &Field<'_>) -> Option<ProviderKeys> {
     };
     let reference = source.optional("valueRef");
     if let Some(field) = &reference {
-        field.mistake("documents have no `ConfigMap` yet; put the key set into `inline`");
+        field.mistake("a key set out of a `ConfigMap` is not supported yet; put it into `inline`");
     }
     let inline = if kind == Some(true) && reference.is_none() {
         source.required("inline")
@@ -82,7 +82,7 @@ fn local_keys(field: &Field<'_>) -> Option<ProviderKeys> {
         return None;
     }
     if kind == Some(false) && reference.is_none() {
-        field.mistake("type `ValueRef` needs `valueRef`, and documents have no `ConfigMap` yet");
+        field.mistake("type `ValueRef` needs `valueRef`, and a key set out of a `ConfigMap` is not supported yet");
     }
     (kind? && reference.is_none()).then_some(ProviderKeys::Local(keys))
 }

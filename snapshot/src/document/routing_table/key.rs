@@ -3,11 +3,20 @@
 use crate::document::addresses::network;
 use crate::document::http_route::header_name;
 use crate::document::{Meta, name};
-use crate::model::{KeySource, KeyTrust, ObjectName};
+use crate::model::{CertificateName, KeySource, KeyTrust, ObjectName};
 use crate::reader::{Field, one_of};
 
 const DEFAULT_HEADER: &str = "x-routing-key";
-const SOURCES: [&str; 7] = ["header", "claim", "sni", "host", "path", "query", "cookie"];
+const SOURCES: [&str; 8] = [
+    "header",
+    "claim",
+    "clientCertificate",
+    "sni",
+    "host",
+    "path",
+    "query",
+    "cookie",
+];
 /// Segments of a path in which a key may be.
 const MAX_SEGMENT: i64 = 32;
 /// Rules of who may set a key.
@@ -21,17 +30,11 @@ pub(super) fn default() -> KeySource {
 /// Reads the field.
 pub(super) fn read(field: &Field<'_>, meta: &Meta) -> Option<(KeySource, Vec<KeyTrust>)> {
     let mut object = field.object()?;
-    // Listeners do not ask clients for certificates yet.
-    let certificate = object.optional("clientCertificate");
     let given: Vec<_> = SOURCES
         .iter()
         .filter_map(|name| Some((*name, object.optional(name)?)))
         .collect();
     let trust = object.optional("trust");
-    if let Some(field) = certificate {
-        field.mistake("is not supported yet");
-        return None;
-    }
     let source = match given.as_slice() {
         [] if trust.is_some() => Some(default()),
         [(name, field)] => source(name, field),
@@ -61,6 +64,13 @@ fn source(name: &str, field: &Field<'_>) -> Option<KeySource> {
         "claim" => field
             .some_string()
             .map(|text| KeySource::Claim(text.to_owned())),
+        "clientCertificate" => field
+            .choice(&[
+                ("commonName", CertificateName::Common),
+                ("dns", CertificateName::Dns),
+                ("uri", CertificateName::Uri),
+            ])
+            .map(KeySource::Certificate),
         "query" => field
             .some_string()
             .map(|text| KeySource::Query(text.to_owned())),

@@ -1,0 +1,47 @@
+//! TLS beyond the certificates of listeners: whom the router believes at the other end, clients and upstreams.
+
+use rustls_pki_types::CertificateDer;
+
+use super::{Declared, HostPattern, Hostname};
+
+/// Authorities that a document names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorities {
+    /// Their certificates; never empty, and each can be an anchor of trust.
+    These(Vec<CertificateDer<'static>>),
+    /// They are not to be had, and the text says why: nobody is believed.
+    Missing(String),
+}
+
+/// How an upstream is reached over TLS (Gateway API, `BackendTLSPolicy`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The policy.
+    pub declared: Declared,
+    /// Server name that is sent. Without `names` also the name that the certificate must carry.
+    pub hostname: Hostname,
+    /// Names of which the certificate must carry one.
+    pub names: Vec<SubjectName>,
+    /// Who may have signed the certificate; none: the authorities of the node.
+    pub authorities: Option<Authorities>,
+}
+
+/// A name in a certificate (RFC 5280, section 4.2.1.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubjectName {
+    /// A DNS name. A wildcard stands for itself and for every name that it covers.
+    Host(HostPattern),
+    /// A URI, compared byte for byte; SPIFFE names are such.
+    Uri(String),
+}
+
+/// What listeners ask of their clients (Gateway API, `FrontendTLSValidation`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientValidation {
+    /// Its document and field.
+    pub declared: Declared,
+    /// Who may have signed a client's certificate.
+    pub authorities: Authorities,
+    /// Whether a client without a good certificate is turned away. Else it is served as one that has none.
+    pub required: bool,
+}
