@@ -32,6 +32,7 @@ mod access;
 mod answer;
 mod aside;
 mod attempts;
+mod backend_metrics;
 mod body;
 mod client_hello;
 mod clients;
@@ -44,6 +45,7 @@ mod grpc;
 mod linger;
 mod listen;
 mod log;
+mod managed;
 mod metrics;
 mod mirror;
 mod normalise;
@@ -74,6 +76,7 @@ pub use metrics::Metrics;
 pub use request_id::RequestId;
 pub use trace::TraceContext;
 
+use backend_metrics::BackendMetrics;
 use connection::Entry;
 use datagram::Seats;
 use placement_metrics::PlacementMetrics;
@@ -183,6 +186,7 @@ pub struct Proxy {
     log: Arc<RequestLog>,
     metrics: Metrics,
     keys: Arc<KeyStore>,
+    clock: Clock,
     fetcher: Option<Fetcher>,
     telemetry: Option<Telemetry>,
     /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
@@ -246,7 +250,7 @@ impl Proxy {
             idle: config.idle,
             stream_idle: config.stream_idle,
             session_idle: config.session_idle,
-            clock: config.clock,
+            clock: config.clock.clone(),
         };
         let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
         opening.resize_with(cores, Vec::new);
@@ -303,6 +307,7 @@ impl Proxy {
             log,
             metrics,
             keys,
+            clock: config.clock,
             fetcher: Some(fetcher),
             telemetry: Some(telemetry),
             open: Mutex::default(),
@@ -400,6 +405,11 @@ impl Proxy {
         &self.keys
     }
 
+    /// Time of breakers, limits and health.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// The router's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -410,6 +420,8 @@ impl Proxy {
         self.metrics.register(registry);
         let table = Arc::clone(&self.table);
         registry.register_collector(Box::new(PlacementMetrics { table }));
+        let (table, clock) = (Arc::clone(&self.table), self.clock.clone());
+        registry.register_collector(Box::new(BackendMetrics { table, clock }));
     }
 
     /// Accepts no more, lets requests finish until the deadline, and stops. Returns how many connections

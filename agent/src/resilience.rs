@@ -11,11 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 mod breaker;
+mod bucket;
 mod health;
+mod outlier;
+mod queue;
 mod slots;
 
 pub use breaker::{Admission, Breaker, Change, CircuitState, Counted};
+pub use bucket::{Bucket, Rate, Taken};
 pub use health::{Health, Thresholds};
+pub use outlier::{Outcome, Outlier};
+pub use queue::{Overflow, Queue, Seat};
 pub use slots::{Slot, Slots};
 
 /// The clock of the states: time since it was made, never backwards.

@@ -19,6 +19,8 @@ use snapshot::model::{
 use crate::upstream::Terms;
 
 pub mod admission;
+pub mod backend;
+pub mod balance;
 pub mod client;
 pub mod clients;
 pub mod cors;
@@ -27,6 +29,8 @@ pub mod filter;
 pub mod gatekeeper;
 pub mod hash;
 pub mod key;
+pub mod limiter;
+pub mod maglev;
 pub mod matching;
 pub mod placement;
 pub mod query;
@@ -36,9 +40,11 @@ pub mod token;
 pub mod trust;
 
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
+pub use backend::{Backend, Managed};
 pub use clients::ClientTrust;
 pub use filter::Filters;
 pub use gatekeeper::Gatekeeper;
+pub use limiter::Limiter;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
 pub use trust::{Identity, TlsPeer};
@@ -59,12 +65,33 @@ pub struct RouteTable {
     pub(crate) inside: Inside,
     pub(crate) remote_keys: HashSet<Arc<RemoteKeys>>,
     pub(crate) placements: BTreeMap<ObjectName, Arc<Placements>>,
+    /// Backends that policies are about, by name.
+    pub(crate) backends: BTreeMap<Arc<str>, Arc<Backend>>,
+    /// The same with each of their policies.
+    pub(crate) managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
+    /// Rate limits by policy and route.
+    pub(crate) limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
 }
 
 impl RouteTable {
     /// Takes over what the table before remembers of breakers, limits and health, by key. Called once,
     /// before the table is published.
     pub fn adopt(&self, before: &Self) {
+        for (name, backend) in &self.backends {
+            if let Some(before) = before.backends.get(name) {
+                backend.adopt(before);
+            }
+        }
+        for (key, limiter) in &self.limiters {
+            if let Some(before) = before.limiters.get(key) {
+                limiter.adopt(before);
+            }
+        }
+        for (key, managed) in &self.managed {
+            if let Some(before) = before.managed.get(key) {
+                managed.adopt(before);
+            }
+        }
         for (name, placements) in &self.placements {
             if let Some(before) = before.placements.get(name) {
                 placements.adopt(before);
@@ -93,6 +120,16 @@ impl RouteTable {
             true => bind.named(name)?.policy.as_ref(),
             false => bind.policy.as_ref(),
         }
+    }
+
+    /// Backends that policies are about, by name and policy.
+    pub fn managed(&self) -> impl Iterator<Item = &Arc<Managed>> {
+        self.managed.values()
+    }
+
+    /// The same backends by name.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.backends.values()
     }
 
     /// All routing tables.
@@ -406,6 +443,8 @@ pub struct RouteRule {
     pub cell: Option<Arc<str>>,
     /// Who may pass; none: everybody.
     pub auth: Option<Arc<Gatekeeper>>,
+    /// How many of its requests pass.
+    pub limiter: Option<Arc<Limiter>>,
     /// What is changed on the way, or answered here.
     pub filters: Filters,
     /// How long requests are waited for.
@@ -474,6 +513,8 @@ pub struct RouteTarget {
     pub filters: Filters,
     /// What a policy says of connections there.
     pub terms: Option<Arc<Terms>>,
+    /// Who gets a request, if a policy says something of the endpoints.
+    pub managed: Option<Arc<Managed>>,
 }
 
 /// A listed upstream.

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::ProviderStatus;
 
+mod backends;
 mod placements;
 mod rules;
 
+pub use backends::{BackendEndpointStatus, BackendStatus};
 pub use placements::{PlacementEndpointStatus, PlacementStatus};
 pub use rules::RuleStatus;
 
@@ -32,6 +34,9 @@ pub struct Status {
     /// Placements of routing tables.
     #[serde(default)]
     pub placements: Vec<PlacementStatus>,
+    /// Backends that policies are about.
+    #[serde(default)]
+    pub backends: Vec<BackendStatus>,
     /// Dropped packets since the tables were made, most first.
     pub drops: Vec<DropStatus>,
     /// Rules of this node's pods, most used first.
@@ -266,6 +271,7 @@ impl fmt::Display for Status {
         self.write_listeners(f)?;
         self.write_key_sets(f)?;
         self.write_placements(f)?;
+        self.write_backends(f)?;
         self.write_drops(f)?;
         self.write_rules(f)?;
         section(f, "not enforced", self.not_enforced.len())?;
@@ -443,9 +449,10 @@ fn table(f: &mut fmt::Formatter<'_>, rows: Vec<Vec<String>>) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::{
-        AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-        ListenerStatus, PlacementEndpointStatus, PlacementStatus, PodStatus, ProviderStatus,
-        RuleStatus, Status, TableStatus, rules::SHOWN_RULES,
+        AgentStatus, BackendEndpointStatus, BackendStatus, CellStatus, ComponentStatus,
+        ConfigStatus, DatapathStatus, DropStatus, ListenerStatus, PlacementEndpointStatus,
+        PlacementStatus, PodStatus, ProviderStatus, RuleStatus, Status, TableStatus,
+        rules::SHOWN_RULES,
     };
 
     fn status() -> Status {
@@ -548,6 +555,27 @@ mod tests {
                     },
                 ],
             }],
+            backends: vec![BackendStatus {
+                backend: "backend default/shop".into(),
+                policy: "default/usual".into(),
+                requests: 2,
+                max_requests: Some(100),
+                retries: 1,
+                endpoints: vec![
+                    BackendEndpointStatus {
+                        endpoint: "10.3.0.1:8080".into(),
+                        healthy: true,
+                        ejected: true,
+                        requests: 0,
+                    },
+                    BackendEndpointStatus {
+                        endpoint: "10.3.0.2:8080".into(),
+                        healthy: true,
+                        ejected: false,
+                        requests: 2,
+                    },
+                ],
+            }],
             drops: vec![DropStatus {
                 cell: "acme/shop/prod".into(),
                 direction: "east".into(),
@@ -582,6 +610,7 @@ mod tests {
             "not a cell's: never touched",
             "192.0.2.1:443",
             "default/tenants visa  OPEN after 5 failures  3 of 50 requests  10.2.0.1:9001 healthy, 10.2.0.2:9001 UNHEALTHY",
+            "backend default/shop  policy default/usual  2 of 100 requests, 1 retries  10.3.0.1:8080 LEFT OUT 0, 10.3.0.2:8080 healthy 2",
             "not_declared",
             "rules (100)",
             "99 decisions  public acme/shop/prod/web/site-99  shop.yaml:9 (Cell default/shop)  spec.components[0].endpoints[0].visibility.public",

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, Request};
-use snapshot::model::Hostname;
+use snapshot::model::{Hostname, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
 use crate::route::trust::TrustError;
@@ -88,6 +88,25 @@ pub enum Place {
     Name(Hostname, u16),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl Place {
+    /// That of a host and port.
+    pub fn new(host: &UpstreamHost, port: u16) -> Self {
+        match host {
+            UpstreamHost::Address(address) => Self::Address(SocketAddr::new(*address, port)),
+            UpstreamHost::Name(name) => Self::Name(name.clone(), port),
+        }
+    }
+}
+
+impl From<&Upstream> for Place {
+    fn from(upstream: &Upstream) -> Self {
+        match upstream {
+            Upstream::Tcp { host, port, .. } => Self::new(host, port.get()),
+            Upstream::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
 }
 
 impl std::fmt::Display for Place {
@@ -209,6 +228,14 @@ pub enum UpstreamError {
     BodyTooLong {
         /// The limit.
         limit: u64,
+    },
+    /// As many requests wait for a connection as may.
+    #[error(
+        "{place} has as many connections in use, and requests that wait for one, as it may have"
+    )]
+    Overloaded {
+        /// Where to.
+        place: String,
     },
     /// There was no destination to try.
     #[error("no destination")]

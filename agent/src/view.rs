@@ -28,12 +28,14 @@ use crate::metrics::{Metrics, Reload};
 use crate::packets::{self, Current, EventRecord, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
+use crate::resilience::Clock;
 use crate::route::RouteTable;
 use crate::status::{
     AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
     ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status, TableStatus,
 };
 
+mod backends;
 mod placements;
 mod rules;
 
@@ -46,6 +48,7 @@ pub struct AgentView {
     requests: Arc<RequestLog>,
     keys: Arc<KeyStore>,
     routes: Arc<ArcSwap<RouteTable>>,
+    clock: Clock,
     metrics: Metrics,
     registry: Registry,
     current: Current,
@@ -102,6 +105,7 @@ impl AgentView {
             requests: Arc::clone(proxy.log()),
             keys: Arc::clone(proxy.keys()),
             routes: Arc::clone(proxy.table()),
+            clock: proxy.clock().clone(),
             metrics,
             registry,
             current,
@@ -318,6 +322,7 @@ impl View for AgentView {
             listeners,
             key_sets: self.keys.status(),
             placements: placements::rows(&self.routes.load()),
+            backends: backends::rows(&self.routes.load(), self.clock.now()),
             drops,
             rules,
             not_enforced,

@@ -147,6 +147,7 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     routes.extend(documents.into_values().flatten().map(|linked| linked.route));
     let routes = security.on_listeners(routes, &attach);
     let mut routes = traffic.on_listeners(routes, &attach);
+    traffic_policy::without_effect(&routes, sink);
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
     Snapshot {
         digest: "".into(),

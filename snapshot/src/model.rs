@@ -66,7 +66,11 @@ pub use routing::{
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 pub use tls::{Authorities, ClientValidation, SubjectName, UpstreamTls};
-pub use traffic::{PolicyRetry, TrafficPolicy};
+pub use traffic::{
+    ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
+    LocalFailures, PassiveCheck, PolicyRetry, Question, RateLimit, RatePath, RateRule,
+    RateSelector, RateSource, RateText, RetryLimit, TrafficPolicy,
+};
 
 /// Everything a node is told, valid as a whole.
 #[derive(Clone, Debug)]

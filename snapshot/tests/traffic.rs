@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use snapshot::model::{Failures, Jitter, L7Kind, Limit, TrafficPolicy};
+use snapshot::model::{
+    Balance, ConsistentHash, Failures, HashCookie, HashKey, Hostname, Jitter, L7Kind, Limit,
+    LocalFailures, Question, RatePath, RateText, RetryLimit, TrafficPolicy,
+};
 use snapshot::{Snapshot, SourceFile, parse};
 
 /// A gateway with two listeners, and a route on it with a rule `own` and one without a name.
@@ -220,4 +223,275 @@ fn triggers_are_those_of_envoy() {
     assert_eq!(retry.grpc_codes, [4, 13].into());
     assert_eq!(retry.failures, Failures::ALL);
     assert_eq!((retry.backoff, retry.max_backoff), (millis(10), millis(20)));
+}
+
+#[test]
+fn endpoints_are_chosen_as_written() {
+    let minute = Some(Duration::from_secs(60));
+    let texts = |list: &[&str]| {
+        list.iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let hash = |key, table_size| Balance::ConsistentHash(ConsistentHash { key, table_size });
+    for (fields, expected) in [
+        ("type: LeastRequest", Balance::default()),
+        (
+            "type: LeastRequest, slowStart: { window: 1m }",
+            Balance::LeastRequest { slow_start: minute },
+        ),
+        (
+            "type: RoundRobin, slowStart: { window: 1m }",
+            Balance::RoundRobin { slow_start: minute },
+        ),
+        ("type: Random", Balance::Random),
+        (
+            "type: ConsistentHash, consistentHash: { type: SourceIP }",
+            hash(HashKey::SourceIp, 65_537),
+        ),
+        (
+            "type: ConsistentHash, consistentHash: { type: Header, header: { name: X-User }, tableSize: 11 }",
+            hash(HashKey::Headers(texts(&["x-user"])), 11),
+        ),
+        (
+            "type: ConsistentHash, consistentHash: { type: Headers, headers: [{ name: A }, { name: b }] }",
+            hash(HashKey::Headers(texts(&["a", "b"])), 65_537),
+        ),
+        (
+            "type: ConsistentHash, consistentHash: { type: QueryParams, queryParams: [{ name: A }] }",
+            hash(HashKey::QueryParams(texts(&["A"])), 65_537),
+        ),
+        (
+            "type: ConsistentHash, consistentHash: { type: Cookie, cookie: { name: C, ttl: 1m, attributes: { Secure: \"\" } } }",
+            hash(
+                HashKey::Cookie(HashCookie {
+                    name: "C".to_owned(),
+                    ttl: minute,
+                    attributes: vec![("Secure".to_owned(), String::new())],
+                }),
+                65_537,
+            ),
+        ),
+    ] {
+        let policy = only(&format!("loadBalancer: {{ {fields} }}"));
+        assert_eq!(policy.balance, expected, "{fields}");
+        assert_eq!(policy.is_about_endpoints(), expected != Balance::default());
+    }
+}
+
+#[test]
+fn limits_of_a_backend_are_as_written() {
+    assert!(only("retry: {}").circuit_breaker.is_none());
+    for (fields, requests, retries) in [
+        ("", 1024, RetryLimit::Number(1024)),
+        (
+            "maxParallelRequests: 0, maxParallelRetries: 7",
+            0,
+            RetryLimit::Number(7),
+        ),
+        (
+            "retryBudget: {}",
+            1024,
+            RetryLimit::Share {
+                percent: 20,
+                least: 3,
+            },
+        ),
+        (
+            "retryBudget: { percent: 50, minRetryConcurrency: 1 }",
+            1024,
+            RetryLimit::Share {
+                percent: 50,
+                least: 1,
+            },
+        ),
+    ] {
+        let breaker = only(&format!("circuitBreaker: {{ {fields} }}")).circuit_breaker;
+        let breaker = breaker.expect("limits");
+        assert_eq!((breaker.max_connections, breaker.max_pending), (1024, 1024));
+        assert_eq!(breaker.max_requests, requests, "{fields}");
+        assert_eq!(breaker.max_retries, retries, "{fields}");
+    }
+}
+
+#[test]
+fn connections_and_those_who_wait_are_limited_as_written() {
+    let fields = "circuitBreaker: { maxConnections: 5, maxPendingRequests: 0 }";
+    let breaker = only(fields).circuit_breaker.expect("limits");
+    assert_eq!((breaker.max_connections, breaker.max_pending), (5, 0));
+}
+
+#[test]
+fn health_is_asked_for_as_written() {
+    let seconds = Duration::from_secs;
+    let active = |fields: &str| {
+        let policy = only(&format!("healthCheck: {{ active: {{ {fields} }} }}"));
+        policy.active.expect("probes")
+    };
+    let usual = active("type: HTTP, http: { path: /health }");
+    assert_eq!((usual.timeout, usual.interval), (seconds(1), seconds(3)));
+    assert_eq!(usual.unhealthy_threshold.get(), 3);
+    assert_eq!(usual.healthy_threshold.get(), 1);
+    let http = Question::Http {
+        host: None,
+        method: "GET".to_owned(),
+        path: "/health".to_owned(),
+        statuses: [200].into(),
+        body: None,
+    };
+    assert_eq!(usual.question, http);
+    let all = active(
+        "timeout: 5s, interval: 10s, unhealthyThreshold: 1, healthyThreshold: 2, type: HTTP, http: { path: \"/a?b\", method: POST, hostname: A.test, expectedStatuses: [200, 302], expectedResponse: { type: Binary, binary: aGk= } }",
+    );
+    assert_eq!((all.timeout, all.interval), (seconds(5), seconds(10)));
+    assert_eq!(all.unhealthy_threshold.get(), 1);
+    assert_eq!(all.healthy_threshold.get(), 2);
+    let http = Question::Http {
+        host: Some(Hostname::new("a.test").expect("a host")),
+        method: "POST".to_owned(),
+        path: "/a?b".to_owned(),
+        statuses: [200, 302].into(),
+        body: Some(b"hi".to_vec()),
+    };
+    assert_eq!(all.question, http);
+    let tcp = Question::Tcp {
+        send: b"hi".to_vec(),
+        receive: Vec::new(),
+    };
+    assert_eq!(
+        active("type: TCP, tcp: { send: { type: Text, text: hi } }").question,
+        tcp
+    );
+    let grpc = |service: &str| Question::Grpc {
+        service: service.to_owned(),
+    };
+    assert_eq!(active("type: GRPC").question, grpc(""));
+    assert_eq!(
+        active("type: GRPC, grpc: { service: a.B }").question,
+        grpc("a.B")
+    );
+}
+
+#[test]
+fn endpoints_are_left_out_as_written() {
+    let passive = |fields: &str| {
+        let policy = only(&format!("healthCheck: {{ passive: {{ {fields} }} }}"));
+        (policy.passive.expect("a check"), policy.panic_threshold)
+    };
+    let number = std::num::NonZeroU32::new;
+    let (usual, threshold) = passive("");
+    assert_eq!(threshold, 50);
+    assert_eq!(usual.server_errors, number(5));
+    assert_eq!(usual.gateway_errors, None);
+    assert_eq!(usual.local_failures, LocalFailures::GatewayErrors);
+    assert_eq!(usual.base_ejection, Duration::from_secs(30));
+    assert_eq!(usual.interval, Duration::from_secs(3));
+    assert_eq!((usual.max_ejected, usual.always_one), (10, false));
+    let (all, _) = passive(
+        "consecutive5XxErrors: 0, consecutiveGatewayErrors: 2, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 4, baseEjectionTime: 1s, interval: 2s, maxEjectionPercent: 100, alwaysEjectOneEndpoint: true",
+    );
+    assert_eq!(all.server_errors, None);
+    assert_eq!(all.gateway_errors, number(2));
+    assert_eq!(all.local_failures, LocalFailures::Apart(number(4)));
+    assert_eq!((all.max_ejected, all.always_one), (100, true));
+    assert_eq!(
+        only("healthCheck: { panicThreshold: 0 }").panic_threshold,
+        0
+    );
+}
+
+#[test]
+fn what_is_said_of_endpoints_has_no_effect_on_routing_tables() {
+    let table = "---
+apiVersion: cardinal.dev/v1alpha1
+kind: RoutingTable
+metadata: { name: tenants }
+spec:
+  version: \"1\"
+  placements: { one: { url: \"http://10.2.0.1:9001\" } }
+  defaultPlacement: one
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: tenants }
+spec:
+  parentRefs: [{ name: edge }]
+  rules: [{ backendRefs: [{ group: cardinal.dev, kind: RoutingTable, name: tenants }] }]
+";
+    let target = "kind: HTTPRoute, name: tenants";
+    for (fields, warnings) in [("retry: {}", 0), ("circuitBreaker: {}", 1)] {
+        let snapshot = read(&[table.to_owned(), policy("name: p", target, fields)]);
+        assert_eq!(
+            snapshot.warnings.len(),
+            warnings,
+            "{fields}: {:?}",
+            snapshot.warnings
+        );
+        if let Some(warning) = snapshot.warnings.first() {
+            let text = warning.to_string();
+            assert!(
+                text.contains("no effect on `RoutingTable` default/tenants"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rates_are_as_written() {
+    let rules = |rules: &str| {
+        let fields = format!("rateLimit: {{ type: Local, local: {{ rules: [{rules}] }} }}");
+        only(&fields).rate_limit.expect("a limit").rules
+    };
+    for (unit, seconds) in [
+        ("Second", 1),
+        ("Minute", 60),
+        ("Hour", 3600),
+        ("Day", 86_400),
+        ("Month", 30 * 86_400),
+        ("Year", 365 * 86_400),
+    ] {
+        let rule = &rules(&format!("{{ limit: {{ requests: 7, unit: {unit} }} }}"))[0];
+        assert_eq!(rule.requests.get(), 7);
+        assert_eq!(rule.period, Duration::from_secs(seconds));
+        assert_eq!((rule.cost, rule.shared), (1, false));
+        assert!(rule.selectors.is_empty());
+    }
+    let all = "{ limit: { requests: 1, unit: Hour }, cost: { request: { from: Number, number: 5 } }, shared: true, clientSelectors: [
+      { headers: [{ name: X-A, value: b }, { name: x-c, type: RegularExpression, value: 'd+', invert: true }, { name: e, type: Distinct }], queryParams: [{ name: F, value: g }] },
+      { methods: [{ value: GET }, { value: PUT, invert: true }], path: { type: Exact, value: /h, invert: true }, sourceCIDR: { value: 192.0.2.0/24, type: Distinct } }] }";
+    let rule = &rules(all)[0];
+    assert_eq!((rule.cost, rule.shared), (5, true));
+    let first = &rule.selectors[0];
+    let names: Vec<&str> = first
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(names, ["x-a", "x-c", "e"]);
+    let inverted = |text: &RateText| match text {
+        RateText::Like(like) => Some(like.invert),
+        RateText::Distinct => None,
+    };
+    let texts: Vec<_> = first
+        .headers
+        .iter()
+        .map(|(_, text)| inverted(text))
+        .collect();
+    assert_eq!(texts, [Some(false), Some(true), None]);
+    assert_eq!(first.query[0].0, "F");
+    let second = &rule.selectors[1];
+    let methods: Vec<_> = second
+        .methods
+        .iter()
+        .map(|one| (one.wanted.as_str(), one.invert))
+        .collect();
+    assert_eq!(methods, [("GET", false), ("PUT", true)]);
+    let path = second.path.as_ref().expect("a path");
+    assert!(path.invert && matches!(&path.wanted, RatePath::Exact(path) if path.as_str() == "/h"));
+    let source = second.source.as_ref().expect("a network");
+    assert_eq!(
+        (source.network.to_string().as_str(), source.distinct),
+        ("192.0.2.0/24", true)
+    );
 }

@@ -55,6 +55,7 @@ impl View for Small {
             pods: Vec::new(),
             listeners: Vec::new(),
             placements: Vec::new(),
+            backends: Vec::new(),
             drops: Vec::new(),
             rules: Vec::new(),
             key_sets: Vec::new(),

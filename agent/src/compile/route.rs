@@ -14,9 +14,10 @@ use rustls_pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use snapshot::model::{
     Auth, Cell, ClientPolicy, ClientValidation, Component, Declared, EndpointId, EndpointKind,
-    Filter, Gate, Gateway, HostPattern, Hostname, Listener as ListenerModel, ListenerProtocol,
-    Name, ObjectName, Origin, ProviderKeys, RemoteKeys, Route, Rule, SouthDestination,
-    SouthProtocol, Target, TlsMode, Tokens, Upstream, UpstreamTls, WeightedTarget, effective_hosts,
+    Filter, Gate, Gateway, HostPattern, Hostname, L7Kind, Listener as ListenerModel,
+    ListenerProtocol, Name, ObjectName, Origin, ProviderKeys, RemoteKeys, Route, Rule,
+    SouthDestination, SouthProtocol, Target, TlsMode, Tokens, TrafficPolicy, Upstream, UpstreamTls,
+    WeightedTarget, effective_hosts,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -25,13 +26,14 @@ use crate::route::client::{ClientSettings, Handshakes};
 use crate::route::credential::{KeyRing, Users};
 use crate::route::filter::{Filters, Mirror};
 use crate::route::gatekeeper::TokenCheck;
+use crate::route::limiter::SharedRules;
 use crate::route::stream::{StreamRoute, StreamTarget, Streams};
 use crate::route::token::Provider;
 use crate::route::trust::UpstreamTrust;
 use crate::route::{
-    Bind, Caller, ClientTrust, Gatekeeper, HostIndex, HostRules, Identity, Inside, Listener,
-    Placements, RouteRule, RouteTable, RouteTarget, RouteUpstream, ServerCertificate, SouthHosts,
-    Steered, TargetKind, TlsPeer, Wire,
+    Backend, Bind, Caller, ClientTrust, Gatekeeper, HostIndex, HostRules, Identity, Inside,
+    Limiter, Listener, Managed, Placements, RouteRule, RouteTable, RouteTarget, RouteUpstream,
+    ServerCertificate, SouthHosts, Steered, TargetKind, TlsPeer, Wire,
 };
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
@@ -50,6 +52,9 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         inside: inside(snapshot),
         remote_keys: compiler.remote_keys,
         placements: compiler.placements,
+        backends: compiler.backends,
+        managed: compiler.managed,
+        limiters: compiler.limiters,
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -66,6 +71,10 @@ struct Compiler<'a> {
     gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
     remote_keys: HashSet<Arc<RemoteKeys>>,
     placements: BTreeMap<ObjectName, Arc<Placements>>,
+    backends: BTreeMap<Arc<str>, Arc<Backend>>,
+    managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
+    limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
+    shared_rules: BTreeMap<ObjectName, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     peers: HashMap<*const UpstreamTls, TlsPeer>,
     targets: u32,
@@ -81,6 +90,10 @@ impl<'a> Compiler<'a> {
             gatekeepers: HashMap::new(),
             remote_keys: HashSet::new(),
             placements: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            managed: BTreeMap::new(),
+            limiters: BTreeMap::new(),
+            shared_rules: BTreeMap::new(),
             certificates: BTreeMap::new(),
             peers: HashMap::new(),
             targets: 0,
@@ -159,13 +172,15 @@ impl<'a> Compiler<'a> {
     fn rule(&mut self, route: &Route, name: &Arc<str>, index: usize, rule: &Rule) -> RouteRule {
         let auth = rule.auth.as_ref().map(|auth| self.gatekeeper(auth));
         let filters = self.filters(&rule.declared, &rule.filters);
-        let terms = rule.traffic.as_deref().and_then(traffic::terms);
         let targets: Vec<_> = rule
             .targets
             .iter()
-            .map(|target| RouteTarget {
-                terms: terms.clone(),
-                ..self.route_target(&rule.declared, target)
+            .map(|target| {
+                let target = self.route_target(&rule.declared, target);
+                match &rule.traffic {
+                    Some(policy) => self.treated(target, policy),
+                    None => target,
+                }
             })
             .collect();
         for target in &targets {
@@ -191,6 +206,10 @@ impl<'a> Compiler<'a> {
                 Origin::Document => None,
             },
             auth,
+            limiter: rule
+                .traffic
+                .as_ref()
+                .and_then(|policy| self.limiter(policy, (route.kind, name))),
             filters,
             timeouts: traffic::timeouts(rule),
             retry: traffic::retry(rule),
@@ -311,10 +330,48 @@ impl<'a> Compiler<'a> {
         RouteTarget {
             id: self.targets,
             weight: target.weight,
-            backend: backend(&target.target),
+            backend: backend(target),
             kind: self.target(&target.target),
             filters: self.filters(source, &target.filters),
             terms: None,
+            managed: None,
+        }
+    }
+
+    /// The rate limit of a policy for a route. All rules of the route that have the policy share it.
+    fn limiter(
+        &mut self,
+        policy: &TrafficPolicy,
+        (kind, route): (L7Kind, &Arc<str>),
+    ) -> Option<Arc<Limiter>> {
+        let limit = policy.rate_limit.as_ref()?;
+        let key = (policy.name.clone(), kind, Arc::clone(route));
+        let shared = self.shared_rules.entry(policy.name.clone()).or_default();
+        let made = self.limiters.entry(key);
+        let limiter = made.or_insert_with(|| Arc::new(Limiter::new(limit, shared)));
+        Some(Arc::clone(limiter))
+    }
+
+    /// A target as a policy treats it. Rules of one policy and backend share what is compiled of both.
+    fn treated(&mut self, target: RouteTarget, policy: &Arc<TrafficPolicy>) -> RouteTarget {
+        let places = traffic::places(&target.kind);
+        let managed = places.map(|places| {
+            let name = &target.backend;
+            let key = (Arc::clone(name), policy.name.clone());
+            let backend = self
+                .backends
+                .entry(Arc::clone(name))
+                .or_insert_with(|| Arc::new(Backend::new(Arc::clone(name), places)));
+            let managed = self
+                .managed
+                .entry(key)
+                .or_insert_with(|| Arc::new(Managed::new(Arc::clone(policy), Arc::clone(backend))));
+            Arc::clone(managed)
+        });
+        RouteTarget {
+            terms: traffic::terms(policy),
+            managed,
+            ..target
         }
     }
 
@@ -726,8 +783,11 @@ impl<'a> Compiler<'a> {
 }
 
 /// A target's name: what it is called, or the addresses of a list.
-fn backend(target: &Target) -> Arc<str> {
-    match target {
+fn backend(target: &WeightedTarget) -> Arc<str> {
+    if let Some(name) = &target.backend {
+        return format!("backend {name}").into();
+    }
+    match &target.target {
         Target::Upstreams(list) => {
             let mut names: Vec<_> = list.iter().map(ToString::to_string).collect();
             names.sort_unstable();

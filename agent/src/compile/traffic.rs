@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use snapshot::model::{Limit, Retry, Rule, RuleTimeouts, TrafficPolicy};
 
-use crate::upstream::Terms;
+use crate::route::TargetKind;
+use crate::route::backend::Location;
+use crate::upstream::{Place, Terms};
 
 /// How long requests of a rule are waited for.
 pub(super) fn timeouts(rule: &Rule) -> RuleTimeouts {
@@ -37,4 +39,20 @@ pub(super) fn terms(policy: &TrafficPolicy) -> Option<Arc<Terms>> {
     Some(Arc::new(Terms {
         connect: Some(connect),
     }))
+}
+
+/// The endpoints of a backend that a policy can be about; none: it is about requests alone there.
+pub(super) fn places(kind: &TargetKind) -> Option<Vec<Location>> {
+    match kind {
+        TargetKind::Upstreams(list) => {
+            let places = list.iter();
+            let places = places.map(|one| (Place::from(&one.upstream), one.tls.clone()));
+            Some(places.collect())
+        }
+        TargetKind::Endpoint { addresses, .. } => {
+            let places = addresses.iter().copied().map(Place::Address);
+            Some(places.map(|place| (place, None)).collect())
+        }
+        TargetKind::Placements(_) | TargetKind::Unresolved(_) => None,
+    }
 }

@@ -15,8 +15,10 @@ use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::log::Reason;
+use super::managed::Try;
 use super::request::Stage;
 use super::respond::{Refusal, chain};
+use crate::route::Managed;
 use crate::upstream::kept::Kept;
 use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError};
 
@@ -27,6 +29,8 @@ pub(super) struct Effort<'a> {
     pub(super) retry: Option<&'a Retry>,
     /// Whose budget retries are taken from.
     pub(super) backend: &'a Arc<str>,
+    /// The backend, if a policy is about it.
+    pub(super) managed: Option<&'a Managed>,
 }
 
 /// The head of an answer, and when its body has to be over.
@@ -69,7 +73,8 @@ pub(super) async fn send(
     let begun = exchange.begun();
     let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) else {
         let (_, deadline, patience) = limits(effort.timeouts, begun, Instant::now);
-        let answer = once(stage, exchange, &destinations, request, patience).await?;
+        let how = (patience, effort.managed);
+        let answer = once(stage, exchange, &destinations, request, how).await?;
         return Ok(Got { answer, deadline });
     };
     let worker = stage.worker;
@@ -89,7 +94,8 @@ pub(super) async fn send(
             // Asked for only while the body is whole.
             return Err(Refusal::new(Reason::RequestTimeout, "the body is gone"));
         };
-        let got = once(stage, exchange, &destinations, request, patience).await;
+        let how = (patience, effort.managed);
+        let got = once(stage, exchange, &destinations, request, how).await;
         let again = match &got {
             Ok(answer) => wanted(retry, &answer.response),
             Err(error) => failed(retry.failures, error),
@@ -111,6 +117,9 @@ pub(super) async fn send(
         {
             worker.metrics.retries.budget.inc();
             Some("the backend's retry budget is used up")
+        } else if !may_retry(exchange, effort.managed, retries) {
+            worker.metrics.retries.overflow.inc();
+            Some("the backend has as many retries under way as it may have")
         } else {
             worker.metrics.retries.sent.inc();
             retries += 1;
@@ -134,13 +143,17 @@ pub(super) async fn send(
 
 async fn once(
     stage: &Stage<'_>,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     destinations: &[Destination],
     request: Request<RequestBody>,
-    patience: Patience,
+    (patience, managed): (Patience, Option<&Managed>),
 ) -> Result<Answer, UpstreamError> {
     let client = &stage.worker.client;
-    client
+    let watched = match managed {
+        Some(managed) => Some(Try::begin(stage.worker, managed, destinations, patience).await?),
+        None => None,
+    };
+    let result = client
         .send(
             destinations,
             request,
@@ -148,7 +161,24 @@ async fn once(
             patience,
             stage.table,
         )
-        .await
+        .await;
+    if let Some(watched) = watched {
+        let held = watched.ended(stage.worker, destinations, &result);
+        exchange.served = held.map(Rc::new);
+    }
+    result
+}
+
+/// Takes a place among the backend's retries under way, if there is one; it is enough for all retries of the
+/// request.
+fn may_retry(exchange: &mut Exchange, managed: Option<&Managed>, retries: u32) -> bool {
+    let Some(managed) = managed.filter(|_| retries == 0) else {
+        return true;
+    };
+    let slot = managed.retry();
+    let taken = slot.is_some();
+    exchange.slots.extend(slot.map(Rc::new));
+    taken
 }
 
 /// Whether an answer is tried for again.

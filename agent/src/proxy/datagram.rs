@@ -27,10 +27,9 @@ use super::log::Reason;
 use super::metrics::Dropped;
 use super::respond::Refusal;
 use super::stream::{self, chosen, mark, silence};
-use super::target::upstream_place;
 use super::worker::{Open, Worker};
 use crate::route::{Listener, RouteTable};
-use crate::upstream::datagram;
+use crate::upstream::{Place, datagram};
 
 /// Bytes of the longest datagram (RFC 768).
 const MAX: usize = 65_535;
@@ -401,10 +400,7 @@ async fn open(
     listener: &Listener,
     upstream: &Upstream,
 ) -> Result<(UdpSocket, SocketAddr), Refusal> {
-    let address = worker
-        .client
-        .address(&upstream_place(upstream), table)
-        .await?;
+    let address = worker.client.address(&Place::from(upstream), table).await?;
     let socket = datagram::open(address, worker.mark(mark(listener)))?;
     Ok((socket, address))
 }

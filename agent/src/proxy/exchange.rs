@@ -8,10 +8,12 @@ use http::HeaderValue;
 
 use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
+use super::managed::Held;
 use super::respond::chain;
 use super::worker::Worker;
 use crate::resilience::Slot;
 use crate::route::cors::Cors;
+use crate::route::limiter::Verdict;
 use crate::upstream::kept::Kept;
 use crate::upstream::{Place, Progress};
 
@@ -23,14 +25,18 @@ pub(super) struct Exchange {
     pub(super) conn: Option<Rc<Conn>>,
     /// What pages of other origins are told, and the origin that asked.
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
+    /// What a rate limit says of it.
+    pub(super) rate: Option<Verdict>,
     /// Whether the request is a call of gRPC.
     pub(super) grpc: bool,
     /// The place that answered.
     pub(super) place: Option<Place>,
     /// The request's body, if copies of it are wanted.
     pub(super) kept: Option<Rc<Kept>>,
-    /// The slot of its placement; a tunnel that it becomes holds it too.
-    pub(super) slot: Option<Rc<Slot>>,
+    /// Its places among the requests under way; a tunnel that it becomes holds them too.
+    pub(super) slots: Vec<Rc<Slot>>,
+    /// The same of the endpoint that answered.
+    pub(super) served: Option<Rc<Held>>,
     worker: Rc<Worker>,
     started: Instant,
     complete: bool,
@@ -54,10 +60,12 @@ impl Exchange {
             progress: Rc::new(Progress::new(started.into())),
             conn: None,
             cors: None,
+            rate: None,
             grpc: false,
             kept: None,
             place: None,
-            slot: None,
+            slots: Vec::new(),
+            served: None,
             worker: Rc::clone(worker),
             started,
             complete: false,

@@ -171,6 +171,8 @@ pub enum Reason {
     AccessDenied,
     /// The policy of the rule refers to what is not there.
     PolicyUnusable,
+    /// More requests than the rate limit lets pass.
+    RateLimited,
     /// The endpoint declares operations and none of them matches.
     OperationNotDeclared,
     /// The routing key is missing.
@@ -205,7 +207,9 @@ pub enum Reason {
     BodySizeLimit,
     /// The circuit breaker is open, and nobody serves instead.
     CircuitOpen,
-    /// No workload is there.
+    /// As many requests are under way to the backend as may be.
+    BackendOverloaded,
+    /// No workload is there, or no endpoint is healthy.
     NoReadyEndpoint,
     /// A rewrite made no valid path or host.
     Rewrite,
@@ -261,6 +265,8 @@ impl Reason {
             Self::Scope => "scope",
             Self::AccessDenied => "access_denied",
             Self::PolicyUnusable => "policy_unusable",
+            // The word that Envoy has for it.
+            Self::RateLimited => "local_rate_limited",
             Self::OperationNotDeclared => "operation_not_declared",
             Self::RoutingKeyMissing => "routing_key_missing",
             Self::RoutingKeyInvalid => "routing_key_invalid",
@@ -278,6 +284,7 @@ impl Reason {
             Self::ConcurrencyLimit => "concurrency_limit",
             Self::BodySizeLimit => "body_size_limit",
             Self::CircuitOpen => "circuit_open",
+            Self::BackendOverloaded => "backend_overloaded",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::Rewrite => "rewrite",
             Self::Filter => "filter",
@@ -347,9 +354,12 @@ impl Reason {
             | Self::PolicyUnusable
             | Self::Rewrite
             | Self::Filter => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ConcurrencyLimit | Self::ConnectionLimit => StatusCode::TOO_MANY_REQUESTS,
+            Self::ConcurrencyLimit | Self::ConnectionLimit | Self::RateLimited => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::BodySizeLimit => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoReadyEndpoint
+            Self::BackendOverloaded
+            | Self::NoReadyEndpoint
             | Self::KeysUnavailable
             | Self::CircuitOpen
             | Self::RetriesExhausted => StatusCode::SERVICE_UNAVAILABLE,

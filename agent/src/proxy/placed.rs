@@ -13,7 +13,7 @@ use super::log::Reason;
 use super::normalise::{self, CIRCUIT_STATE, FAILOVER_REASON, ROUTE_REASON, ROUTED_TO};
 use super::request::Inbound;
 use super::respond::Refusal;
-use super::target::{Chosen, place, tls_name};
+use super::target::{Chosen, tls_name};
 use super::worker::Worker;
 use crate::resilience::CircuitState;
 use crate::route::placement::PlacementEndpoint;
@@ -56,7 +56,7 @@ pub(super) fn choose(
     exchange.record.placement = Some(Arc::clone(&placement.name));
     exchange.record.route_reason = Some(admitted.reason);
     exchange.record.failover_reason = admitted.failover;
-    exchange.slot = Some(Rc::new(admitted.slot));
+    exchange.slots.push(Rc::new(admitted.slot));
     let mut endpoints = placement.shard(&key);
     if endpoints.len() > 1 {
         let generation = exchange.record.generation;
@@ -77,6 +77,7 @@ pub(super) fn choose(
             permit: admitted.permit,
             placement,
         }),
+        cookie: None,
     })
 }
 
@@ -97,7 +98,7 @@ pub(super) fn address(url: &PlacementUrl) -> Result<(Place, Option<TlsPeer>), Re
         true => Some(tls_name(&url.host)?),
         false => None,
     };
-    Ok((place(&url.host, url.port.get()), tls))
+    Ok((Place::new(&url.host, url.port.get()), tls))
 }
 
 fn refused(why: NotAdmitted) -> Reason {

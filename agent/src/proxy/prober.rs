@@ -1,4 +1,5 @@
-//! Active health: one thread asks every endpoint of the routing tables how it is.
+//! Active health: one thread asks every endpoint of routing tables, and those of backends whose policy says so,
+//! how it is.
 //!
 //! Flows in: the published table. Flows out: [`crate::resilience::Health`] of its endpoints, and a line
 //! per change. Probes have a thread and connections of their own, so that no request waits for them and
@@ -12,19 +13,22 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Method, Request, header};
-use snapshot::model::{HealthCheck, PlacementUrl};
+use http::HeaderValue;
+use snapshot::model::Question;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::MissedTickBehavior;
 
-use super::outbound::Outbound;
 use super::placed;
-use super::respond::chain;
 use crate::resilience::{Health, Thresholds};
-use crate::route::{Placement, PlacementEndpoint, RouteTable};
-use crate::upstream::{Client, Destination, Patience, Progress, RequestBody, Settings, Timeouts};
+use crate::route::backend::Endpoint;
+use crate::route::{Placement, PlacementEndpoint, RouteTable, TlsPeer};
+use crate::upstream::{Destination, Place, Settings, Timeouts};
+
+mod ask;
+
+use ask::Asker;
 
 /// Between looks for a new table, if nobody tells of it.
 const LOOK: Duration = Duration::from_secs(1);
@@ -92,11 +96,23 @@ impl Drop for Prober {
 /// What is probed how; two generations that agree on it share the probe.
 #[derive(PartialEq)]
 struct Target {
-    table: String,
-    placement: Arc<str>,
-    url: PlacementUrl,
-    authority: HeaderValue,
-    check: HealthCheck,
+    owner: Owner,
+    /// For people.
+    endpoint: String,
+    place: Place,
+    tls: Option<TlsPeer>,
+    host: HeaderValue,
+    timeout: Duration,
+    interval: Duration,
+    thresholds: Thresholds,
+    question: Question,
+}
+
+/// Whose endpoint it is, for the log.
+#[derive(PartialEq)]
+enum Owner {
+    Placement { table: String, placement: Arc<str> },
+    Backend { backend: Arc<str>, policy: String },
 }
 
 struct Probe {
@@ -122,9 +138,7 @@ async fn run(
             .is_some_and(|seen| Arc::ptr_eq(seen, &present))
         {
             let mut next = HashMap::new();
-            for (placement, endpoint) in endpoints(&present) {
-                let health = endpoint.health();
-                let target = target(placement, endpoint);
+            for (target, health) in of_placements(&present).chain(of_backends(&present)) {
                 let probe = match probes.remove(&Arc::as_ptr(health)) {
                     Some(probe) if *probe.target == target => probe,
                     other => {
@@ -149,24 +163,82 @@ async fn run(
     }
 }
 
-fn endpoints(table: &RouteTable) -> impl Iterator<Item = (&Placement, &PlacementEndpoint)> {
+fn of_placements(table: &RouteTable) -> impl Iterator<Item = (Target, &Arc<Health>)> {
     let placements = table.placements().flat_map(|one| one.all());
     placements.flat_map(|placement| {
-        placement
-            .endpoints
-            .iter()
-            .map(move |one| (&**placement, one))
+        let endpoints = placement.endpoints.iter();
+        endpoints.filter_map(|one| Some((target(placement, one)?, one.health())))
     })
 }
 
-fn target(placement: &Placement, endpoint: &PlacementEndpoint) -> Target {
-    Target {
-        table: placement.table.to_string(),
-        placement: Arc::clone(&placement.name),
-        url: endpoint.url.clone(),
-        authority: endpoint.authority.clone(),
-        check: placement.settings.health_check.clone(),
-    }
+fn target(placement: &Placement, endpoint: &PlacementEndpoint) -> Option<Target> {
+    // A host that is no name for TLS is refused to requests too, which say so.
+    let (place, tls) = placed::address(&endpoint.url).ok()?;
+    let check = &placement.settings.health_check;
+    Some(Target {
+        owner: Owner::Placement {
+            table: placement.table.to_string(),
+            placement: Arc::clone(&placement.name),
+        },
+        endpoint: endpoint.name().to_owned(),
+        place,
+        tls,
+        host: endpoint.authority.clone(),
+        timeout: check.timeout,
+        interval: check.interval,
+        thresholds: Thresholds::ONE,
+        question: Question::Http {
+            host: None,
+            method: "GET".to_owned(),
+            path: check.path.clone(),
+            statuses: (200..=299).collect(),
+            body: None,
+        },
+    })
+}
+
+fn of_backends(table: &RouteTable) -> impl Iterator<Item = (Target, &Arc<Health>)> {
+    table.managed().flat_map(|managed| {
+        managed.probes().map(|(check, endpoint, health)| {
+            let target = Target {
+                owner: Owner::Backend {
+                    backend: Arc::clone(&managed.backend.name),
+                    policy: managed.policy.name.to_string(),
+                },
+                endpoint: endpoint.name.to_string(),
+                place: endpoint.place.clone(),
+                tls: endpoint.tls.clone().map(|tls| TlsPeer {
+                    http: !matches!(check.question, Question::Tcp { .. }),
+                    ..tls
+                }),
+                host: host(&check.question, endpoint),
+                timeout: check.timeout,
+                interval: check.interval,
+                thresholds: Thresholds {
+                    unhealthy: check.unhealthy_threshold.get(),
+                    healthy: check.healthy_threshold.get(),
+                },
+                question: check.question.clone(),
+            };
+            (target, health)
+        })
+    })
+}
+
+/// The host that is asked for: what the policy says, or the endpoint's own.
+fn host(question: &Question, endpoint: &Endpoint) -> HeaderValue {
+    let own = match (question, &endpoint.place) {
+        (
+            Question::Http {
+                host: Some(host), ..
+            },
+            _,
+        ) => HeaderValue::from_str(host.as_str()),
+        (_, Place::Unix(_)) => Ok(HeaderValue::from_static("localhost")),
+        _ => HeaderValue::from_str(&endpoint.name),
+    };
+    // Hosts, addresses and ports are header text.
+    own.unwrap_or(HeaderValue::from_static("localhost"))
 }
 
 fn start(
@@ -176,7 +248,7 @@ fn start(
     (mark, table): (Option<u32>, &Arc<ArcSwap<RouteTable>>),
 ) -> Probe {
     let target = Rc::new(target);
-    let limit = target.check.timeout;
+    let limit = target.timeout;
     let settings = Settings {
         timeouts: Timeouts {
             connect: limit,
@@ -204,79 +276,62 @@ async fn watch(
     settings: Settings,
     (mark, table): (Option<u32>, Arc<ArcSwap<RouteTable>>),
 ) {
-    let client = Client::new(settings);
-    let mut turns = tokio::time::interval(target.check.interval);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        turns.tick().await;
-        let limit = target.check.timeout;
-        let present = table.load_full();
-        let asked = tokio::time::timeout(limit, ask(&client, &target, mark, &present)).await;
-        let result = asked.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
-        // Redirects are not followed: 3xx is not healthy.
-        let (good, reason) = match result {
-            Ok(status @ 200..=299) => (true, format!("status_code_{status}")),
-            Ok(status) => (false, format!("status_code_{status}")),
-            Err(error) => (false, format!("request_failed: {error}")),
-        };
-        if let Some(healthy) = health.observe(good, Thresholds::ONE) {
-            tracing::warn!(
-                table = target.table,
-                placement = &*target.placement,
-                endpoint = target.authority.to_str().unwrap_or_default(),
-                old = word(!healthy),
-                new = word(healthy),
-                reason,
-                "health changed"
-            );
-        }
-    }
-}
-
-fn word(healthy: bool) -> &'static str {
-    if healthy { "healthy" } else { "unhealthy" }
-}
-
-async fn ask(
-    client: &Client,
-    target: &Target,
-    mark: Option<u32>,
-    table: &RouteTable,
-) -> Result<u16, String> {
-    let (place, tls) = placed::address(&target.url).map_err(|refusal| refusal.detail)?;
-    let progress = Rc::<Progress>::default();
-    let mut head = Request::builder()
-        .method(Method::GET)
-        .body(())
-        .map_err(|error| error.to_string())?;
-    let agent = concat!("cardinal-agent/", env!("CARGO_PKG_VERSION"), " health");
-    let agent = HeaderValue::from_static(agent);
-    head.headers_mut().insert(header::USER_AGENT, agent);
-    let outbound = Outbound {
-        target: Some(&target.check.path),
-        host: target.authority.clone(),
-        tls: tls.is_some(),
-        http2: false,
-        trailers: false,
-        websocket: false,
-    };
-    let (parts, ()) = head.into_parts();
-    let request = outbound
-        .request(parts, RequestBody::empty(Rc::clone(&progress)))
-        .map_err(|refusal| refusal.detail)?;
+    let asker = Asker::new(settings);
+    let http2 = matches!(target.question, Question::Grpc { .. });
     let destination = Destination {
-        place,
-        tls,
-        http2: false,
+        place: target.place.clone(),
+        tls: target.tls.clone(),
+        http2,
         mark,
         host: None,
         outside: false,
         owner: None,
         terms: None,
     };
-    let answer = client
-        .send(&[destination], request, &progress, Patience::Usual, table)
-        .await
-        .map_err(|error| chain(&error))?;
-    Ok(answer.response.status().as_u16())
+    let mut turns = tokio::time::interval(target.interval);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let limit = target.timeout;
+        let present = table.load_full();
+        let asked = asker.ask(&target.question, &destination, &target.host, &present);
+        let asked = tokio::time::timeout(limit, asked).await;
+        let late = |_| Err(format!("request_failed: no answer within {limit:?}"));
+        let (good, reason) = match asked.unwrap_or_else(late) {
+            Ok(reason) => (true, reason),
+            Err(reason) => (false, reason),
+        };
+        if let Some(healthy) = health.observe(good, target.thresholds) {
+            changed(&target, healthy, &reason);
+        }
+    }
+}
+
+fn changed(target: &Target, healthy: bool, reason: &str) {
+    let (old, new) = (word(!healthy), word(healthy));
+    let endpoint = target.endpoint.as_str();
+    match &target.owner {
+        Owner::Placement { table, placement } => tracing::warn!(
+            table,
+            placement = &**placement,
+            endpoint,
+            old,
+            new,
+            reason,
+            "health changed"
+        ),
+        Owner::Backend { backend, policy } => tracing::warn!(
+            backend = &**backend,
+            policy,
+            endpoint,
+            old,
+            new,
+            reason,
+            "health changed"
+        ),
+    }
+}
+
+fn word(healthy: bool) -> &'static str {
+    if healthy { "healthy" } else { "unhealthy" }
 }

@@ -42,10 +42,11 @@ use crate::route::client::ClientSettings;
 use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::key::KeySubject;
+use crate::route::limiter::Asking;
 use crate::route::matching::Subject;
 use crate::route::{
-    Caller, Filters, HostRules, Identity, Listener, Matched, RouteRule, RouteTable, Steered,
-    TargetKind, Wire, rewrite,
+    Caller, Filters, HostRules, Identity, Limiter, Listener, Matched, RouteRule, RouteTable,
+    Steered, TargetKind, Wire, rewrite,
 };
 use crate::upstream::{Destination, Place, RequestBody};
 
@@ -123,6 +124,9 @@ pub(super) async fn handle(
     id.tell(response.headers_mut());
     if let Some((cors, origin)) = &exchange.cors {
         cors.decorate(origin.as_ref(), response.headers_mut());
+    }
+    if let Some(verdict) = &exchange.rate {
+        response.headers_mut().extend(verdict.headers());
     }
     exchange.record.status = response.status().as_u16();
     if last && http1 {
@@ -466,6 +470,9 @@ async fn forward(
     if let Some(gatekeeper) = &rule.auth {
         inbound.tokens = access::pass(stage, &mut inbound, gatekeeper, visit)?;
     }
+    if let Some(limiter) = &rule.limiter {
+        limited(stage, exchange, &inbound, limiter)?;
+    }
     // An endpoint's rule without target is what its operations leave over.
     if rule.targets.is_empty() && matches!(rule.origin, Origin::Endpoint { .. }) {
         return Err(Refusal::denied(Denied::NoOperation, None));
@@ -622,6 +629,7 @@ async fn forward(
         timeouts,
         retry: rule.retry.as_deref(),
         backend: &picked.backend,
+        managed: picked.managed.as_deref(),
     };
     let destinations = chosen.destinations;
     let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
@@ -629,6 +637,9 @@ async fn forward(
         serving.ended(stage.worker, &mut answer);
     }
     let mut response = edited(answer?, lists);
+    if let Some(cookie) = chosen.cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
     if let (Some(settings), Some(place)) = (&rule.session, &exchange.place) {
         let (known, tls) = (session.as_ref(), stage.conn.tls);
         let headers = response.headers_mut();
@@ -636,6 +647,30 @@ async fn forward(
         session::tell(settings, known, picked, &place, tls, access::now(), headers);
     }
     Ok(response)
+}
+
+/// Asks the rate limit of a rule. What its client is told stands on every answer.
+fn limited(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    inbound: &Inbound,
+    limiter: &Limiter,
+) -> Result<(), Refusal> {
+    let asking = Asking {
+        method: &inbound.parts.method,
+        path: &inbound.normal.path,
+        query: inbound.parts.uri.query(),
+        headers: &inbound.parts.headers,
+        client: stage.conn.peer.ip(),
+    };
+    exchange.rate = limiter.ask(asking, stage.worker.now());
+    match exchange.rate.filter(|verdict| !verdict.taken.allowed) {
+        Some(verdict) => {
+            let detail = format!("more than {} requests", verdict.limit);
+            Err(Refusal::new(Reason::RateLimited, detail))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses what a filter should have changed and cannot.
@@ -707,9 +742,13 @@ async fn send(
     if let (Some(upstream), Some(Upgrade { client, call, .. })) = (answer.switched, upgrade) {
         let (worker, source) = (Rc::clone(stage.worker), stage.conn.peer.ip());
         let was_caller = worker.caller(stage.table, source).is_some();
-        let held = (exchange.slot.clone(), stage.conn.counted.clone());
+        let held = (
+            exchange.slots.clone(),
+            exchange.served.clone(),
+            stage.conn.counted.clone(),
+        );
         tunnel::upgraded(stage.worker, client, upstream, move |table| {
-            // The slot, and the connection's place among those of its port, are given back when the tunnel ends.
+            // The slots, and the connection's place among those of its port, are given back when the tunnel ends.
             let _held = &held;
             match (worker.caller(table, source), &call) {
                 (Some(caller), Call::Endpoint(Some(endpoint))) => caller.may_call(endpoint),
@@ -818,6 +857,7 @@ async fn south(
         timeouts: RuleTimeouts::default(),
         retry: None,
         backend: &caller.name,
+        managed: None,
     };
     send(stage, exchange, destinations, request, upgrade, effort).await
 }

@@ -119,6 +119,7 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::ClientStalled { .. } => Reason::RequestTimeout,
             UpstreamError::ClientGone => Reason::ClientClosed,
             UpstreamError::BodyTooLong { .. } => Reason::BodySizeLimit,
+            UpstreamError::Overloaded { .. } => Reason::BackendOverloaded,
             UpstreamError::Nowhere | UpstreamError::NoDatagrams { .. } => Reason::NoTarget,
         };
         Self::new(reason, chain(&error))
@@ -147,12 +148,28 @@ pub(super) fn refusal(
 ) -> Response<ResponseBody> {
     let mut response = match in_grpc {
         true => grpc::refusal(refusal, request_id),
+        false if refusal.reason == Reason::RateLimited => plain_refusal(refusal),
         false => json_refusal(refusal, request_id, close),
     };
-    if refusal.reason == Reason::CircuitOpen {
-        let state = HeaderValue::from_static(CircuitState::Open.as_str());
-        response.headers_mut().insert("x-circuit-state", state);
+    let tell = match refusal.reason {
+        Reason::CircuitOpen => Some(("x-circuit-state", CircuitState::Open.as_str())),
+        // As Envoy says it.
+        Reason::BackendOverloaded => Some(("x-envoy-overloaded", "true")),
+        _ => None,
+    };
+    if let Some((name, value)) = tell {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
     }
+    response
+}
+
+/// The reason as a text: clients that know Envoy look for it.
+fn plain_refusal(refusal: &Refusal) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(refusal.reason.as_str()));
+    *response.status_mut() = refusal.reason.status();
+    let plain = HeaderValue::from_static("text/plain");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
 }
 

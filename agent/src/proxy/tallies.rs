@@ -18,6 +18,8 @@ pub(super) struct Retries {
     pub(super) sent: Counter,
     /// It was not: the backend's budget was used up.
     pub(super) budget: Counter,
+    /// It was not: as many of the backend's retries were under way as may be.
+    pub(super) overflow: Counter,
     /// It was not: its body was too large to be kept.
     pub(super) body: Counter,
 }
@@ -28,6 +30,7 @@ impl Default for Retries {
         Self {
             sent: counter(&family, "sent"),
             budget: counter(&family, "budget"),
+            overflow: counter(&family, "overflow"),
             body: counter(&family, "body"),
             family,
         }

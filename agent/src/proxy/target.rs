@@ -4,17 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_common::Mark;
-use snapshot::model::{Upstream, UpstreamHost};
+use http::HeaderValue;
+use snapshot::model::UpstreamHost;
 
 use super::connection::Conn;
 use super::exchange::Exchange;
 use super::grpc::is_grpc;
 use super::log::Reason;
+use super::managed;
 use super::placed::{self, Serving};
 use super::request::Inbound;
 use super::respond::Refusal;
 use super::worker::Worker;
-use crate::route::{Identity, RouteRule, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
+use crate::route::backend::Location;
+use crate::route::{Identity, Managed, RouteRule, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
 use crate::upstream::{Destination, Place};
 
 /// Where a rule sends a request.
@@ -24,6 +27,8 @@ pub(super) struct Chosen {
     pub(super) body_limit: Option<u64>,
     /// The placement, if it was chosen by routing key.
     pub(super) serving: Option<Serving>,
+    /// A cookie that leads the client to the same endpoint the next time.
+    pub(super) cookie: Option<HeaderValue>,
 }
 
 /// One target of a rule by weight.
@@ -60,7 +65,21 @@ pub(super) fn choose(
         destinations,
         body_limit: None,
         serving: None,
+        cookie: None,
     };
+    let treated = |exchange: &Exchange, managed: &Managed, http2| {
+        let (places, cookie) =
+            managed::places(worker, exchange, conn, inbound, (managed, target.id))?;
+        let places = places.into_iter();
+        let destinations = places.map(|(place, tls)| destination(place, tls, http2));
+        Ok(Chosen {
+            cookie,
+            ..plain(destinations.collect())
+        })
+    };
+    if let Some(managed) = &target.managed {
+        managed::admit(exchange, managed)?;
+    }
     match &target.kind {
         TargetKind::Upstreams(list) => {
             if list.is_empty() {
@@ -68,6 +87,9 @@ pub(super) fn choose(
                     Reason::NoReadyEndpoint,
                     "the backend has no address",
                 ));
+            }
+            if let Some(managed) = &target.managed {
+                return treated(exchange, managed, grpc);
             }
             let places = in_turn(worker, exchange.record.generation, target.id, list);
             Ok(plain(
@@ -88,6 +110,9 @@ pub(super) fn choose(
             if addresses.is_empty() {
                 let detail = format!("no workload of {endpoint} is known");
                 return Err(Refusal::new(Reason::NoReadyEndpoint, detail));
+            }
+            if let Some(managed) = &target.managed {
+                return treated(exchange, managed, http2);
             }
             let turn = worker.turn(exchange.record.generation, target.id, addresses.len());
             let (before, after) = addresses.split_at(turn);
@@ -113,7 +138,7 @@ pub(super) fn mirrored(
     target: &RouteTarget,
     (like, identity): (&Destination, Option<&Arc<Identity>>),
 ) -> Vec<Destination> {
-    let places: Vec<(Place, Option<TlsPeer>)> = match &target.kind {
+    let places: Vec<Location> = match &target.kind {
         TargetKind::Upstreams(list) if !list.is_empty() => {
             in_turn(worker, generation, target.id, list).collect()
         }
@@ -148,21 +173,7 @@ pub(super) fn in_turn<'a>(
     after
         .iter()
         .chain(before)
-        .map(|one| (upstream_place(&one.upstream), one.tls.clone()))
-}
-
-pub(super) fn upstream_place(upstream: &Upstream) -> Place {
-    match upstream {
-        Upstream::Tcp { host, port, .. } => place(host, port.get()),
-        Upstream::Unix(path) => Place::Unix(path.clone()),
-    }
-}
-
-pub(super) fn place(host: &UpstreamHost, port: u16) -> Place {
-    match host {
-        UpstreamHost::Address(address) => Place::Address(SocketAddr::new(*address, port)),
-        UpstreamHost::Name(name) => Place::Name(name.clone(), port),
-    }
+        .map(|one| (Place::from(&one.upstream), one.tls.clone()))
 }
 
 pub(super) fn tls_name(host: &UpstreamHost) -> Result<TlsPeer, Refusal> {

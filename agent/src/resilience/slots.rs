@@ -15,7 +15,11 @@ pub struct Slot(Arc<AtomicU32>);
 impl Slots {
     /// Takes a place without waiting; none: all are taken. Without a limit there is always one.
     pub fn take(&self, limit: Option<NonZeroU32>) -> Option<Slot> {
-        let limit = limit.map_or(u32::MAX, NonZeroU32::get);
+        self.take_below(limit.map_or(u32::MAX, NonZeroU32::get))
+    }
+
+    /// The same with a limit that may be zero: nobody.
+    pub fn take_below(&self, limit: u32) -> Option<Slot> {
         let more = |taken: u32| (taken < limit).then(|| taken + 1);
         self.0
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)

@@ -2,6 +2,7 @@
 
 mod access;
 mod auth;
+mod backends;
 mod cells;
 mod choreo;
 mod client_certificates;
@@ -15,6 +16,7 @@ mod http;
 mod keys;
 mod matching;
 mod mirrors;
+mod rate_limits;
 mod raw;
 mod remote_keys;
 mod resilience;

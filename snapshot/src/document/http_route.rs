@@ -22,6 +22,7 @@ pub(crate) use cors::cors;
 pub(crate) use filters::edits;
 use filters::{Place, filters};
 pub(crate) use headers::{header_name, header_value};
+pub(crate) use matches::canonical;
 pub(super) use matches::header_matches;
 use matches::request_match;
 

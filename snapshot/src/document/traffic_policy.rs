@@ -8,7 +8,13 @@ use super::policy::{Targets, targets};
 use crate::model::{Limit, Timestamp, TrafficPolicy};
 use crate::reader::{Field, Object};
 
+mod balance;
+mod circuit_breaker;
+mod health;
+mod rate_limit;
 mod retry;
+
+use health::Health;
 
 /// A policy whose targets are not resolved.
 pub(crate) struct TrafficDraft {
@@ -22,10 +28,6 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     spec.unsupported(&[
         "targetSelectors",
         "mergeType",
-        "loadBalancer",
-        "circuitBreaker",
-        "healthCheck",
-        "rateLimit",
         "faultInjection",
         "compression",
         "compressor",
@@ -46,25 +48,58 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     let targets = targets(spec, meta);
     let timeout = spec.optional("timeout").map(|field| timeouts(&field));
     let retry = spec.optional("retry").map(|field| retry::read(&field));
-    let Timeouts { request, connect } = match timeout {
-        Some(timeouts) => timeouts?,
-        None => Timeouts::default(),
-    };
+    let balance = spec.optional("loadBalancer");
+    let balance = balance.map(|field| balance::read(&field));
+    let breaker = spec.optional("circuitBreaker");
+    let breaker = breaker.map(|field| circuit_breaker::read(&field));
+    let health = spec.optional("healthCheck");
+    let health = health.map(|field| health::read(&field));
+    let rates = spec.optional("rateLimit");
+    let rates = rates.map(|field| rate_limit::read(&field));
+    let Timeouts { request, connect } = read_or_usual(timeout)?;
+    let balance = read_or_usual(balance)?;
+    let Health {
+        active,
+        passive,
+        panic_threshold,
+    } = read_or_usual(health)?;
     let retry = match retry {
         Some(retry) => Some(retry?),
+        None => None,
+    };
+    let circuit_breaker = match breaker {
+        Some(breaker) => Some(breaker?),
+        None => None,
+    };
+    let rate_limit = match rates {
+        Some(rates) => Some(rates?),
         None => None,
     };
     Some(TrafficDraft {
         created: meta.created,
         targets,
         policy: TrafficPolicy {
-            name: meta.name.clone(),
-            declared: meta.declared.clone(),
             request_timeout: request,
             connect_timeout: connect,
             retry,
+            balance,
+            circuit_breaker,
+            active,
+            passive,
+            rate_limit,
+            panic_threshold: panic_threshold.unwrap_or(TrafficPolicy::PANIC_THRESHOLD),
+            ..TrafficPolicy::new(meta.name.clone(), meta.declared.clone())
         },
     })
+}
+
+/// A part as it was read, or as it is without the field; none: it has mistakes.
+#[expect(
+    clippy::option_option,
+    reason = "absent and unreadable are two things, and both end here"
+)]
+fn read_or_usual<T: Default>(part: Option<Option<T>>) -> Option<T> {
+    part.unwrap_or_else(|| Some(T::default()))
 }
 
 #[derive(Default)]
@@ -130,4 +165,14 @@ fn some(field: &Field<'_>) -> Option<Duration> {
         Duration::ZERO => Err("expected a time above zero".to_owned()),
         given => Ok(given),
     })
+}
+
+/// A whole number of 32 bits, zero included.
+fn count(field: &Field<'_>) -> Option<u32> {
+    u32::try_from(field.integer(0..=i64::from(u32::MAX))?).ok()
+}
+
+/// A share of a hundred.
+fn percent(field: &Field<'_>) -> Option<u8> {
+    u8::try_from(field.integer(0..=100)?).ok()
 }

@@ -352,6 +352,9 @@ impl References<'_> {
                 Target::RoutingTable(backend.name.clone())
             }
         };
-        Some(WeightedTarget::new(backend.weight, target))
+        Some(WeightedTarget {
+            backend: (backend.kind == BackendKind::Backend).then(|| backend.name.clone()),
+            ..WeightedTarget::new(backend.weight, target)
+        })
     }
 }

@@ -6,7 +6,7 @@ use super::attachment::{Policies, Policy};
 use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::traffic_policy::TrafficDraft;
-use crate::model::TrafficPolicy;
+use crate::model::{Route, Target, TrafficPolicy};
 use crate::reader::Sink;
 
 /// Policies by what they are for.
@@ -36,4 +36,24 @@ pub(super) fn policies(
         gateways,
         sink,
     )
+}
+
+/// Says where a policy is about endpoints and a rule leads to a routing table: placements have health, breakers
+/// and limits of their own.
+pub(super) fn without_effect(routes: &[Route], sink: &Sink) {
+    for rule in routes.iter().flat_map(|route| &route.rules) {
+        let Some(policy) = rule.traffic.as_ref().filter(|one| one.is_about_endpoints()) else {
+            continue;
+        };
+        for target in &rule.targets {
+            if let Target::RoutingTable(table) = &target.target {
+                sink.warning(
+                    policy.declared.at("spec"),
+                    format_args!(
+                        "what it says of endpoints has no effect on `RoutingTable` {table}, whose placements say it themselves"
+                    ),
+                );
+            }
+        }
+    }
 }

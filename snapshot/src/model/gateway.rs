@@ -382,6 +382,8 @@ pub struct WeightedTarget {
     pub weight: u32,
     /// Where to.
     pub target: Target,
+    /// Name of its `Backend`, under which its state is kept whatever its endpoints are; none: it has none.
+    pub backend: Option<ObjectName>,
     /// What is changed for this target alone, after the rule's own filters. A rewrite here takes the
     /// place of the rule's.
     pub filters: Vec<Filter>,
@@ -393,6 +395,7 @@ impl WeightedTarget {
         Self {
             weight,
             target,
+            backend: None,
             filters: Vec::new(),
         }
     }

@@ -138,7 +138,7 @@ fn path_match(field: &Field<'_>) -> Option<PathMatch> {
 }
 
 /// A path that is canonical as it stands: another spelling would never match.
-pub(super) fn canonical(text: &str) -> Result<DocumentPath, String> {
+pub(crate) fn canonical(text: &str) -> Result<DocumentPath, String> {
     let path =
         DocumentPath::new(text).map_err(|error| format!("{error}: `{}`", shortened(text)))?;
     if path.as_str() != text {
