@@ -61,9 +61,11 @@ pub(super) fn answered(
 ) -> Option<Response<ResponseBody>> {
     if normal.elsewhere {
         let path = normal.path.as_str();
+        // Two slashes at its beginning would name another host (RFC 3986, section 4.2); the dot goes when it is resolved.
+        let here = if path.starts_with("//") { "/." } else { "" };
         let target = match parts.uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path.to_owned(),
+            Some(query) => format!("{here}{path}?{query}"),
+            None => format!("{here}{path}"),
         };
         // A canonical path and the query that came are characters of a header's value.
         let target = HeaderValue::from_str(&target).ok()?;

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use http::HeaderValue;
 
-use super::connection::Conn;
 use super::exchange::Exchange;
 use super::log::Reason;
 use super::request::Inbound;
@@ -36,7 +35,6 @@ pub(super) fn admit(exchange: &mut Exchange, managed: &Managed) -> Result<(), Re
 pub(super) fn places(
     worker: &Worker,
     exchange: &Exchange,
-    conn: &Conn,
     inbound: &Inbound,
     (managed, turn): (&Managed, u32),
 ) -> Result<(Vec<Location>, Option<HeaderValue>), Refusal> {
@@ -47,7 +45,7 @@ pub(super) fn places(
         return Err(Refusal::new(Reason::NoReadyEndpoint, detail));
     }
     let (hash, cookie) = match &managed.balancer {
-        Balancer::Hash(hashing) => hash(worker, conn, inbound, &hashing.key),
+        Balancer::Hash(hashing) => hash(worker, inbound, &hashing.key),
         _ => (None, None),
     };
     let draw = Draw {
@@ -66,15 +64,10 @@ pub(super) fn places(
 }
 
 /// Hash of what a policy names, if the request has it.
-fn hash(
-    worker: &Worker,
-    conn: &Conn,
-    inbound: &Inbound,
-    key: &Keyed,
-) -> (Option<u64>, Option<HeaderValue>) {
+fn hash(worker: &Worker, inbound: &Inbound, key: &Keyed) -> (Option<u64>, Option<HeaderValue>) {
     let headers = &inbound.parts.headers;
     let hash = match key {
-        Keyed::SourceIp => Some(stable(&[conn.peer.ip().to_string().as_bytes()])),
+        Keyed::SourceIp => Some(stable(&[inbound.client.to_string().as_bytes()])),
         Keyed::Headers(names) => {
             let lines = names.iter().flat_map(|name| {
                 let lines = headers.get_all(name).iter();

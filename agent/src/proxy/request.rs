@@ -661,7 +661,7 @@ fn limited(
         path: &inbound.normal.path,
         query: inbound.parts.uri.query(),
         headers: &inbound.parts.headers,
-        client: stage.conn.peer.ip(),
+        client: inbound.client,
     };
     exchange.rate = limiter.ask(asking, stage.worker.now());
     match exchange.rate.filter(|verdict| !verdict.taken.allowed) {

@@ -68,8 +68,7 @@ pub(super) fn choose(
         cookie: None,
     };
     let treated = |exchange: &Exchange, managed: &Managed, http2| {
-        let (places, cookie) =
-            managed::places(worker, exchange, conn, inbound, (managed, target.id))?;
+        let (places, cookie) = managed::places(worker, exchange, inbound, (managed, target.id))?;
         let places = places.into_iter();
         let destinations = places.map(|(place, tls)| destination(place, tls, http2));
         Ok(Chosen {

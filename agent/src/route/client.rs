@@ -200,9 +200,10 @@ fn from(entries: &[&str], at: usize) -> Option<Detected> {
 /// The addresses of all `X-Forwarded-For` lines in their order.
 fn forwarded(headers: &HeaderMap) -> Vec<&str> {
     let lines = headers.get_all(&FORWARDED_FOR).iter();
+    // An entry that cannot be read must not hide those that proxies wrote behind it.
     lines
-        .flat_map(|line| line.to_str().unwrap_or("?").split(','))
-        .map(str::trim)
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(|entry| std::str::from_utf8(entry).map_or("?", str::trim))
         .collect()
 }
 

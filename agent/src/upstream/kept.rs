@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -47,6 +47,8 @@ struct State {
     end: End,
     /// Number of the reader that gets the body.
     reader: u64,
+    /// Who waits for the client.
+    waiting: Option<Waker>,
 }
 
 /// How far the client's body is.
@@ -84,6 +86,7 @@ impl Kept {
                 trailers: None,
                 end: End::Open,
                 reader: 0,
+                waiting: None,
             }),
             limit,
             room: room.clone(),
@@ -108,6 +111,10 @@ impl Kept {
         }
         let mut state = self.state.borrow_mut();
         state.reader += 1;
+        // A body wakes only who asked last; the reader before is to hear that it gets no more.
+        if let Some(before) = state.waiting.take() {
+            before.wake();
+        }
         Some(Position {
             reader: state.reader,
             frame: 0,
@@ -137,7 +144,9 @@ impl Kept {
                 false,
             ));
         }
-        let frame = ready!(Pin::new(&mut state.incoming).poll_frame(context));
+        let frame = Pin::new(&mut state.incoming).poll_frame(context);
+        state.waiting = frame.is_pending().then(|| context.waker().clone());
+        let frame = ready!(frame);
         match &frame {
             None if state.end == End::Open => state.end = End::Whole,
             None => {}

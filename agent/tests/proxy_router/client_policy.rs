@@ -25,7 +25,7 @@ const FORWARDED: &str = "x-forwarded-for";
 const MADE: &str = "2026-01-01T00:00:00Z";
 
 /// A policy of gateway `gw`; `spec` is in the flow style of YAML.
-fn policy(spec: &str) -> String {
+pub(crate) fn policy(spec: &str) -> String {
     format!(
         "---
 apiVersion: gateway.envoyproxy.io/v1alpha1

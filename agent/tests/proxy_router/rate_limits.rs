@@ -7,6 +7,7 @@ use cardinal_agent::proxy::{ProxyConfig, Reason};
 use cardinal_agent::resilience::Clock;
 use http::HeaderValue;
 
+use crate::client_policy;
 use crate::support::{Router, echo, get, http2, refs, reply, send, written};
 use crate::traffic_policy::{of_route, policy, rule};
 
@@ -144,5 +145,23 @@ spec:
         next.adopt(&router.table.load());
         router.table.store(Arc::new(next));
         assert_eq!(passed().await, 0, "a new generation gives nothing back");
+    }
+}
+
+/// Behind a proxy, clients are told apart by the address that a `ClientTrafficPolicy` finds.
+#[tokio::test]
+async fn proxy_limits_clients_behind_a_proxy_each_for_itself() {
+    let up = echo("up").await;
+    let each = "{ clientSelectors: [{ sourceCIDR: { value: 0.0.0.0/0, type: Distinct } }], limit: { requests: 1, unit: Day } }";
+    let found =
+        client_policy::policy("clientIPDetection: { xForwardedFor: { numTrustedHops: 1 } }");
+    let more = format!("{}{found}", of_route(&limits(each)));
+    let (snapshot, at) = written(&rule("/", "name: x"), &[("up", up)], &more);
+    let _router = Router::start(&snapshot);
+    for (client, expected) in [("192.0.2.1", 200), ("192.0.2.2", 200), ("192.0.2.1", 429)] {
+        let mut request = get("http://x/");
+        let client = HeaderValue::from_static(client);
+        request.headers_mut().insert("x-forwarded-for", client);
+        assert_eq!(send(at, request).await.status, expected);
     }
 }

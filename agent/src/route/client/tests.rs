@@ -50,6 +50,17 @@ fn told(by: &ClientIp, lines: &[&str]) -> String {
 }
 
 #[test]
+fn an_entry_that_cannot_be_read_hides_none_behind_it() {
+    let mut headers = HeaderMap::new();
+    let line = HeaderValue::from_bytes(b"\xff, 2.2.2.2").expect("bytes above ASCII are a value");
+    headers.append(FORWARDED_FOR, line);
+    let by = ClientIp::Hops(NonZeroU32::MIN);
+    let found = settings(Some(by)).detect(&headers, "10.0.0.1".parse().expect("an address"));
+    let found = found.expect("it fails open").expect("it is asked");
+    assert_eq!(found.address.to_string(), "2.2.2.2");
+}
+
+#[test]
 fn hops_are_counted_from_the_right() {
     let hops = |count| ClientIp::Hops(NonZeroU32::new(count).expect("it is above zero"));
     for (count, lines, expected) in [

@@ -12,7 +12,7 @@ const MAX_EXTENSIONS: usize = 16 * 1024;
 /// Bytes that a size needs at most: 16 digits and the end of the line.
 const SIZE: usize = 18;
 /// Bytes of trailers.
-const MAX_TRAILERS: usize = 16 * 1024;
+pub(super) const MAX_TRAILERS: usize = 16 * 1024;
 /// How a body of chunks usually ends, seen from the end of the last one's data.
 const USUAL_END: &[u8] = b"\r\n0\r\n\r\n";
 

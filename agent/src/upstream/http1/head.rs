@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use httparse::Status;
 
 use super::Http1Error;
-use super::decoder::{Chunks, Decoder};
+use super::decoder::{Chunks, Decoder, MAX_TRAILERS};
 
 /// Header lines of an answer, and of trailers.
 const MAX_HEADERS: usize = 100;
@@ -49,16 +49,26 @@ pub(super) fn read(
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Http1Error::Malformed("status is out of range"))?;
     let newer = parsed.version == Some(1);
-    let (headers, told) = values(&whole, parsed.headers, headers())?;
+    let (mut headers, told) = values(&whole, parsed.headers, headers())?;
     input.advance(length);
+    // What was told more than once is passed on as one number, and not at all if nobody knows which (RFC 9110, section 8.6).
+    if told.listed || told.length == Some(None) {
+        headers.remove(header::CONTENT_LENGTH);
+        if let Some(Some(length)) = told.length {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+    }
     let connection = |token| told.connection && lists(&headers, &header::CONNECTION, token);
     let stays = !connection("close") && (newer || connection("keep-alive"));
     let decoder = framing(status, method, newer, &told)?;
     // Both told where the body ends, so somebody on the way may have believed the other one.
     let twice = told.coding.is_some() && told.length.is_some();
+    // It has no body, and says how long that is (RFC 9110, section 8.6): it may come after all.
+    let odd = status == StatusCode::NO_CONTENT
+        && (told.coding.is_some() || !matches!(told.length, None | Some(Some(0))));
     Ok(Some(Answer {
         status,
-        reusable: stays && !twice && !matches!(decoder, Decoder::Close),
+        reusable: stays && !twice && !odd && !matches!(decoder, Decoder::Close),
         decoder,
         headers,
     }))
@@ -80,6 +90,9 @@ pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, Http1Erro
     let Status::Complete((length, lines)) = parsed else {
         return Ok(None);
     };
+    if length > MAX_TRAILERS {
+        return Err(Http1Error::Malformed("trailers are too long"));
+    }
     let (fields, _) = values(&whole, lines, HeaderMap::new())?;
     input.advance(length);
     Ok(Some(fields))
@@ -93,6 +106,8 @@ struct Told {
     coding: Option<bool>,
     /// The length, unless those that were told differ.
     length: Option<Option<u64>>,
+    /// Whether the length was told more than once.
+    listed: bool,
 }
 
 /// The values are parts of `whole`, in which the lines lie.
@@ -110,6 +125,7 @@ fn values(
             header::CONNECTION => told.connection = true,
             header::TRANSFER_ENCODING => told.coding = Some(is_chunked(line.value)),
             header::CONTENT_LENGTH => {
+                told.listed |= told.length.is_some() || line.value.contains(&b',');
                 let numbers = line.value.split(|byte| *byte == b',');
                 for number in numbers.map(|one| number(one.trim_ascii())) {
                     told.length = match told.length {

@@ -54,7 +54,7 @@ impl Shelf {
 
     /// A connection that is open as far as it is known.
     pub(in crate::upstream) async fn take(&self) -> Option<Idle> {
-        std::future::poll_fn(|context| {
+        let open = std::future::poll_fn(|context| {
             loop {
                 let Some(mut idle) = self.0.borrow_mut().pop() else {
                     return std::task::Poll::Ready(None);
@@ -63,8 +63,9 @@ impl Shelf {
                     return std::task::Poll::Ready(Some(idle));
                 }
             }
-        })
-        .await
+        });
+        // A task that has used its budget up is told that nothing came, which would look like an open connection.
+        tokio::task::coop::unconstrained(open).await
     }
 
     /// Closes connections that were closed by the other side or idled too long; false if none is left.

@@ -131,6 +131,13 @@ async fn an_answer_has_one_reading_in_whatever_pieces_it_comes() {
         ),
         (
             &get,
+            "HTTP/1.1 204 x\r\nContent-Length: 5\r\n\r\n",
+            false,
+            Some((204, String::new(), Vec::new())),
+            false,
+        ),
+        (
+            &get,
             "HTTP/1.1 304 x\r\nContent-Length: 5\r\n\r\n",
             false,
             Some((304, String::new(), Vec::new())),
