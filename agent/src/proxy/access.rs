@@ -13,8 +13,9 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use snapshot::model::CredentialPlace;
 
+use super::inbound::Inbound;
 use super::log::Reason;
-use super::request::{Inbound, Stage};
+use super::request::Stage;
 use super::respond::Refusal;
 use super::tokens::{self, Known};
 use super::worker::Worker;

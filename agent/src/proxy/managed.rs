@@ -6,8 +6,8 @@ use std::rc::Rc;
 use http::HeaderValue;
 
 use super::exchange::Exchange;
+use super::inbound::Inbound;
 use super::log::Reason;
-use super::request::Inbound;
 use super::respond::Refusal;
 use super::session::cookie;
 use super::worker::Worker;

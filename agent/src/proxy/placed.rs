@@ -9,9 +9,9 @@ use snapshot::model::PlacementUrl;
 
 use super::connection::Conn;
 use super::exchange::Exchange;
+use super::inbound::Inbound;
 use super::log::Reason;
 use super::normalise::{self, CIRCUIT_STATE, FAILOVER_REASON, ROUTE_REASON, ROUTED_TO};
-use super::request::Inbound;
 use super::respond::Refusal;
 use super::target::{Chosen, tls_name};
 use super::worker::Worker;

@@ -49,6 +49,7 @@ impl RequestId {
     /// As a text; empty if there is none.
     pub fn as_str(&self) -> &str {
         let value = self.0.as_ref();
+        // Only ASCII gets in.
         value.map_or("", |value| value.to_str().unwrap_or_default())
     }
 

@@ -230,7 +230,7 @@ async fn handshake(
                 Ok(stream) => {
                     if let Some(clients) = &listener.clients {
                         let chain = stream.get_ref().1.peer_certificates();
-                        conn.certificate = clients.verified(chain.unwrap_or_default());
+                        conn.certificate = chain.and_then(|chain| clients.verified(chain));
                         conn.clients = Some(Arc::clone(clients));
                     }
                     Some(Shaken::Http(stream))

@@ -239,6 +239,7 @@ impl ByNames {
     }
 
     fn named(&self, leaf: &CertificateDer<'_>, parsed: &ParsedCertificate<'_>) -> bool {
+        // One whose names cannot be read has none that is wanted.
         let names = names(leaf).unwrap_or_default();
         self.names.iter().any(|wanted| match wanted {
             SubjectName::Uri(uri) => names.uris.iter().any(|own| own == uri),

@@ -171,7 +171,7 @@ impl Asker {
             Some(code) => return Err(format!("grpc_status_{code}")),
             None => return Err("no grpc-status".to_owned()),
         }
-        let message = answer.get(PREFIX..).unwrap_or_default();
+        let message = answer.get(PREFIX..).ok_or("no message")?;
         let told = HealthCheckResponse::decode(message).map_err(|error| error.to_string())?;
         match told.status {
             SERVING => Ok("serving".to_owned()),

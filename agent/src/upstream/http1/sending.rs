@@ -114,7 +114,7 @@ impl Sending {
         }
     }
 
-    /// Takes what the body has; true if it has no more for now.
+    /// Takes what the body has; true if the rest has not come yet.
     fn gather(&mut self, context: &mut Context<'_>) -> Result<bool, Unsent> {
         while let Some(body) = &mut self.body {
             if self.queue.is_full() {

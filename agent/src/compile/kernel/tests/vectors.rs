@@ -397,7 +397,7 @@ fn component_policy(row: &Value, compat: bool) {
         for port in rule["ports"].as_array().expect("a list") {
             let number = port["port"].as_u64().expect("a port");
             let endpoint = given.values().find(|endpoint| endpoint["port"] == number);
-            let names = endpoint.map(names).unwrap_or_default();
+            let names = names(endpoint.expect("each port is an endpoint's"));
             let peers = match text(&rule["from"], "kind") {
                 "all-pods-same-namespace" => vec![of(CLIENT)],
                 "west-gate" => vec![Identity::WEST_GATE],

@@ -1,0 +1,273 @@
+//! What listens: gateways' addresses and ports, each with its listeners and their routes.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderName;
+use snapshot::model::{
+    ClientPolicy, ClientValidation, Gateway, HostPattern, Hostname, Listener as ListenerModel,
+    ListenerProtocol, Route, TlsMode, effective_hosts,
+};
+
+use super::Compiler;
+use crate::compile::client;
+use crate::route::client::{ClientSettings, Handshakes};
+use crate::route::stream::{StreamRoute, Streams};
+use crate::route::{
+    Bind, ClientTrust, HostIndex, HostRules, Identity, Listener, RouteRule, TargetKind, Wire,
+};
+
+impl Compiler<'_> {
+    pub(super) fn binds(
+        &mut self,
+        rules: &[Vec<Arc<RouteRule>>],
+        streams: &[Arc<StreamRoute>],
+    ) -> HashMap<SocketAddr, Bind> {
+        let snapshot = self.snapshot;
+        let mut binds: HashMap<SocketAddr, Bind> = HashMap::new();
+        for gateway in snapshot.gateways.values() {
+            for listener in &gateway.listeners {
+                let (wire, passthrough) = match &listener.protocol {
+                    ListenerProtocol::Http => (Wire::Http, false),
+                    ListenerProtocol::Https { .. } => (Wire::Tls, false),
+                    ListenerProtocol::Tls(mode) => (Wire::Tls, *mode == TlsMode::Passthrough),
+                    ListenerProtocol::Tcp => (Wire::Any, false),
+                    ListenerProtocol::Udp => continue,
+                };
+                let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
+                for address in &gateway.addresses {
+                    let address = SocketAddr::new(*address, listener.port.get());
+                    let bind = binds
+                        .entry(address)
+                        .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
+                    bind.passthrough |= passthrough;
+                    if bind.wire != wire {
+                        self.mistake(
+                            &listener.declared,
+                            format!(
+                                "{address} is for listeners of another protocol already; a port is for HTTP, or for HTTPS and TLS, or for TCP"
+                            ),
+                        );
+                    }
+                    let other = bind
+                        .listeners
+                        .insert(listener.hostname.as_ref(), Arc::clone(&compiled));
+                    if let Some(other) = other {
+                        self.mistake(
+                            &listener.declared,
+                            format!(
+                                "{address} with this hostname is already listener `{}`",
+                                other.name
+                            ),
+                        );
+                    }
+                }
+            }
+        }
+        binds
+    }
+
+    pub(super) fn datagrams(
+        &mut self,
+        rules: &[Vec<Arc<RouteRule>>],
+        streams: &[Arc<StreamRoute>],
+    ) -> HashMap<SocketAddr, Arc<Listener>> {
+        let mut datagrams = HashMap::new();
+        for gateway in self.snapshot.gateways.values() {
+            for listener in &gateway.listeners {
+                if listener.protocol != ListenerProtocol::Udp {
+                    continue;
+                }
+                let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
+                for address in &gateway.addresses {
+                    let address = SocketAddr::new(*address, listener.port.get());
+                    if let Some(other) = datagrams.insert(address, Arc::clone(&compiled)) {
+                        self.mistake(
+                            &listener.declared,
+                            format!("{address} is already listener `{}`", other.name),
+                        );
+                    }
+                }
+            }
+        }
+        datagrams
+    }
+
+    /// Listeners of one policy share what is made of it.
+    fn policy(&mut self, policy: &Arc<ClientPolicy>) -> Option<Arc<ClientSettings>> {
+        // As for gatekeepers, an address is one policy's.
+        let address = Arc::as_ptr(policy);
+        if let Some(known) = self.policies.get(&address) {
+            return Some(Arc::clone(known));
+        }
+        match client::settings(policy) {
+            Ok(settings) => {
+                let settings = Arc::new(settings);
+                self.policies.insert(address, Arc::clone(&settings));
+                Some(settings)
+            }
+            Err(why) => {
+                self.mistake(&policy.declared, why);
+                None
+            }
+        }
+    }
+
+    /// What a listener does that is not HTTP.
+    fn passed(
+        &self,
+        gateway: &Gateway,
+        listener: &ListenerModel,
+        compiled: &[Arc<StreamRoute>],
+    ) -> Option<Streams> {
+        let passthrough = match &listener.protocol {
+            ListenerProtocol::Http | ListenerProtocol::Https { .. } => return None,
+            ListenerProtocol::Tls(mode) => *mode == TlsMode::Passthrough,
+            ListenerProtocol::Tcp | ListenerProtocol::Udp => false,
+        };
+        let mut streams = Streams {
+            passthrough,
+            ..Streams::default()
+        };
+        for (route, compiled) in self.snapshot.l4_routes.iter().zip(compiled) {
+            let parents = route.parents.iter();
+            for parent in
+                parents.filter(|one| one.gateway == gateway.name && one.listener == listener.name)
+            {
+                for host in &parent.hosts {
+                    streams.routes.insert(host.as_ref(), Arc::clone(compiled));
+                }
+            }
+        }
+        Some(streams)
+    }
+
+    fn listener(
+        &mut self,
+        gateway: &Gateway,
+        listener: &ListenerModel,
+        rules: &[Vec<Arc<RouteRule>>],
+        streams: &[Arc<StreamRoute>],
+    ) -> Listener {
+        let mut certificates = HostIndex::default();
+        let mut default_certificate = None;
+        for name in listener.protocol.certificates() {
+            let Some(ready) = self.certificates.get(name) else {
+                continue;
+            };
+            default_certificate.get_or_insert_with(|| Arc::clone(ready));
+            let model = &self.snapshot.certificates[name];
+            for pattern in model.names.iter().filter_map(|name| host_pattern(name)) {
+                // The first certificate that carries a name serves it.
+                if certificates.exact_or_wildcard(&pattern).is_none() {
+                    certificates.insert(Some(&pattern), Arc::clone(ready));
+                }
+            }
+        }
+        let clients = match &listener.clients {
+            Some(clients) => self.clients(clients, listener.policy.as_ref()),
+            None => None,
+        };
+        let mut hosts: HostIndex<HostRules> = HostIndex::default();
+        let mut token_headers: HashSet<HeaderName> = HashSet::new();
+        for (at, route) in self.snapshot.routes.iter().enumerate() {
+            let attached = route.parents.iter().any(|parent| {
+                parent.gateway == gateway.name
+                    && parent
+                        .listener
+                        .as_ref()
+                        .is_none_or(|name| *name == listener.name)
+                    && parent.port.is_none_or(|port| port == listener.port)
+            });
+            if attached {
+                if clients.is_none() {
+                    self.no_certificates(route, &rules[at], listener);
+                }
+                for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
+                    let entry = hosts.entry(host.as_ref());
+                    self.add(entry, route, &rules[at], at);
+                }
+                token_headers.extend(
+                    rules[at]
+                        .iter()
+                        .flat_map(|rule| rule.token_headers())
+                        .cloned(),
+                );
+            }
+        }
+        Listener {
+            name: format!("{}/{}", gateway.name, listener.name).into(),
+            gate: gateway.gate,
+            hosts,
+            token_headers: sorted(token_headers),
+            certificates,
+            default_certificate,
+            clients,
+            identity: self.identity(gateway),
+            streams: self.passed(gateway, listener, streams),
+            policy: listener
+                .policy
+                .as_ref()
+                .and_then(|policy| self.policy(policy)),
+        }
+    }
+
+    /// What a listener's clients are asked for; ports that are told the same have it made once each.
+    fn clients(
+        &mut self,
+        clients: &ClientValidation,
+        policy: Option<&Arc<ClientPolicy>>,
+    ) -> Option<Arc<ClientTrust>> {
+        let tls = policy.map_or_else(Default::default, |policy| policy.tls.clone());
+        match ClientTrust::new(clients, &Handshakes::new(&tls)) {
+            Ok(trust) => Some(Arc::new(trust)),
+            Err(error) => {
+                self.mistake(&clients.declared, format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
+        let certificate = self.certificates.get(gateway.identity.as_ref()?)?;
+        Some(Arc::new(Identity::new(&certificate.key)))
+    }
+
+    /// A key that comes from a client's certificate is there only if the client is asked for one.
+    fn no_certificates(
+        &mut self,
+        route: &Route,
+        rules: &[Arc<RouteRule>],
+        listener: &ListenerModel,
+    ) {
+        for (rule, compiled) in route.rules.iter().zip(rules) {
+            for target in &compiled.targets {
+                if let TargetKind::Placements(table) = &target.kind
+                    && table.key().needs_certificate()
+                {
+                    let message = format!(
+                        "routing table `{}` takes its key from the client's certificate, and listener `{}` asks for none (`spec.tls.frontend` of its gateway)",
+                        table.name, listener.name
+                    );
+                    self.mistake(&rule.declared, message);
+                }
+            }
+        }
+    }
+}
+
+/// In an order that is always the same.
+fn sorted(names: HashSet<HeaderName>) -> Vec<HeaderName> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names
+}
+
+/// A name of a certificate as a pattern; addresses are none, as SNI never names one.
+fn host_pattern(name: &str) -> Option<HostPattern> {
+    match name.strip_prefix("*.") {
+        Some(suffix) => Hostname::new(suffix).ok().map(HostPattern::Wildcard),
+        None => Hostname::new(name).ok().map(HostPattern::Exact),
+    }
+}

@@ -1,0 +1,216 @@
+//! Where to: targets of rules and of routes below HTTP, and what policies make of them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls_pki_types::ServerName;
+use snapshot::Snapshot;
+use snapshot::model::{
+    Component, Declared, EndpointId, EndpointKind, Filter, L7Kind, Target, TrafficPolicy, Upstream,
+    UpstreamTls, WeightedTarget,
+};
+
+use super::Compiler;
+use crate::compile::{filter, traffic};
+use crate::route::filter::{Filters, Mirror};
+use crate::route::stream::{StreamRoute, StreamTarget};
+use crate::route::trust::UpstreamTrust;
+use crate::route::{Backend, Limiter, Managed, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
+
+impl Compiler<'_> {
+    pub(super) fn filters(&mut self, source: &Declared, list: &[Filter]) -> Filters {
+        let mut filters = filter::filters(list).unwrap_or_else(|error| {
+            self.mistake(source, error);
+            Filters::default()
+        });
+        for filter in list {
+            if let Filter::Mirror(mirror) = filter {
+                let target = WeightedTarget::new(1, mirror.target.clone());
+                filters.mirrors.push(Mirror {
+                    target: self.route_target(source, &target),
+                    share: mirror.share,
+                    of: mirror.of,
+                });
+            }
+        }
+        filters
+    }
+
+    pub(super) fn route_target(
+        &mut self,
+        source: &Declared,
+        target: &WeightedTarget,
+    ) -> RouteTarget {
+        self.targets += 1;
+        RouteTarget {
+            id: self.targets,
+            weight: target.weight,
+            backend: backend(target),
+            kind: self.target(&target.target),
+            filters: self.filters(source, &target.filters),
+            terms: None,
+            managed: None,
+        }
+    }
+
+    /// The rate limit of a policy for a route. All rules of the route that have the policy share it.
+    pub(super) fn limiter(
+        &mut self,
+        policy: &TrafficPolicy,
+        (kind, route): (L7Kind, &Arc<str>),
+    ) -> Option<Arc<Limiter>> {
+        let limit = policy.rate_limit.as_ref()?;
+        let key = (policy.name.clone(), kind, Arc::clone(route));
+        let shared = self.shared_rules.entry(policy.name.clone()).or_default();
+        let made = self.limiters.entry(key);
+        let limiter = made.or_insert_with(|| Arc::new(Limiter::new(limit, shared)));
+        Some(Arc::clone(limiter))
+    }
+
+    /// A target as a policy treats it. Rules of one policy and backend share what is compiled of both.
+    pub(super) fn treated(
+        &mut self,
+        target: RouteTarget,
+        policy: &Arc<TrafficPolicy>,
+    ) -> RouteTarget {
+        let places = traffic::places(&target.kind);
+        let managed = places.map(|places| {
+            let name = &target.backend;
+            let key = (Arc::clone(name), policy.name.clone());
+            let backend = self
+                .backends
+                .entry(Arc::clone(name))
+                .or_insert_with(|| Arc::new(Backend::new(Arc::clone(name), places)));
+            let managed = self
+                .managed
+                .entry(key)
+                .or_insert_with(|| Arc::new(Managed::new(Arc::clone(policy), Arc::clone(backend))));
+            Arc::clone(managed)
+        });
+        RouteTarget {
+            terms: traffic::terms(policy),
+            managed,
+            ..target
+        }
+    }
+
+    fn target(&mut self, target: &Target) -> TargetKind {
+        match target {
+            Target::Upstreams(list) => TargetKind::Upstreams(self.upstreams(list)),
+            Target::RoutingTable(name) => match self.placements.get(name) {
+                Some(placements) => TargetKind::Placements(Arc::clone(placements)),
+                None => TargetKind::Unresolved(format!("no routing table `{name}`").into()),
+            },
+            Target::Unresolved(reason) => TargetKind::Unresolved(reason.as_str().into()),
+            Target::Endpoint(id) => match find_endpoint(self.snapshot, id) {
+                Some((component, port, kind)) => TargetKind::Endpoint {
+                    endpoint: id.clone(),
+                    addresses: component
+                        .workloads
+                        .addresses()
+                        .iter()
+                        .map(|address| SocketAddr::new(*address, port))
+                        .collect(),
+                    http2: kind == EndpointKind::Grpc,
+                },
+                None => TargetKind::Unresolved(format!("no endpoint `{id}`").into()),
+            },
+        }
+    }
+
+    fn upstreams(&mut self, list: &[Upstream]) -> Vec<RouteUpstream> {
+        list.iter().filter_map(|one| self.upstream(one)).collect()
+    }
+
+    fn upstream(&mut self, upstream: &Upstream) -> Option<RouteUpstream> {
+        let tls = match upstream {
+            Upstream::Tcp { tls: Some(tls), .. } => Some(self.peer(tls)?),
+            Upstream::Tcp { .. } | Upstream::Unix(_) => None,
+        };
+        Some(RouteUpstream {
+            upstream: upstream.clone(),
+            tls,
+        })
+    }
+
+    /// Upstreams of one policy share what is made of it.
+    fn peer(&mut self, tls: &Arc<UpstreamTls>) -> Option<TlsPeer> {
+        // As with `Auth`: the snapshot outlives the compiler.
+        let policy = Arc::as_ptr(tls);
+        if let Some(known) = self.peers.get(&policy) {
+            return Some(known.clone());
+        }
+        let trust = UpstreamTrust::new(tls).map_err(anyhow::Error::new);
+        let name = ServerName::try_from(tls.hostname.as_str().to_owned());
+        let peer = trust.and_then(|trust| {
+            Ok(TlsPeer {
+                trust: Some(Arc::new(trust)),
+                ..TlsPeer::from(name?)
+            })
+        });
+        match peer {
+            Ok(peer) => {
+                self.peers.insert(policy, peer.clone());
+                Some(peer)
+            }
+            Err(error) => {
+                self.mistake(&tls.declared, format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    /// All routes below HTTP, compiled once however many listeners they serve.
+    pub(super) fn streams(&mut self) -> Vec<Arc<StreamRoute>> {
+        let snapshot = self.snapshot;
+        let routes = snapshot.l4_routes.iter();
+        routes
+            .map(|route| {
+                let targets: Vec<_> = route
+                    .backends
+                    .iter()
+                    .map(|backend| {
+                        self.targets += 1;
+                        StreamTarget {
+                            id: self.targets,
+                            weight: backend.weight,
+                            upstreams: self.upstreams(&backend.upstreams),
+                        }
+                    })
+                    .collect();
+                Arc::new(StreamRoute {
+                    name: route.name.to_string().into(),
+                    weight: targets.iter().map(|target| u64::from(target.weight)).sum(),
+                    targets,
+                })
+            })
+            .collect()
+    }
+}
+
+/// A target's name: what it is called, or the addresses of a list.
+fn backend(target: &WeightedTarget) -> Arc<str> {
+    if let Some(name) = &target.backend {
+        return format!("backend {name}").into();
+    }
+    match &target.target {
+        Target::Upstreams(list) => {
+            let mut names: Vec<_> = list.iter().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names.join(",").into()
+        }
+        Target::Endpoint(id) => format!("endpoint {id}").into(),
+        Target::RoutingTable(name) => format!("table {name}").into(),
+        Target::Unresolved(_) => "".into(),
+    }
+}
+
+fn find_endpoint<'a>(
+    snapshot: &'a Snapshot,
+    id: &EndpointId,
+) -> Option<(&'a Component, u16, EndpointKind)> {
+    let cell = snapshot.cells.get(&id.component.cell)?;
+    let component = cell.components.get(&id.component.component)?;
+    let endpoint = component.endpoints.get(&id.endpoint)?;
+    Some((component, endpoint.port.get(), endpoint.kind))
+}
