@@ -13,21 +13,14 @@ use snapshot::Snapshot;
 
 use crate::auth::{Issuer, base64url, now};
 use crate::documents::snapshot;
-use crate::support::{Reply, Router, echo, free_port, get, send};
+use crate::support::{Reply, Router, echo, free_port, get, http_gateway, send};
 
-/// A gateway with a listener `http`, the backend `up`, a route `shop` with one rule `all`, and more documents.
+/// A http_gateway with a listener `http`, the backend `up`, a route `shop` with one rule `all`, and more documents.
 pub(crate) fn world(at: u16, up: SocketAddr, more: &str) -> Snapshot {
+    let edge = http_gateway("edge", at);
     snapshot(&format!(
         "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: edge }}
-spec:
-  gatewayClassName: cardinal
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
----
-apiVersion: gateway.envoyproxy.io/v1alpha1
+{edge}apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: Backend
 metadata: {{ name: up }}
 spec:

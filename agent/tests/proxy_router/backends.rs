@@ -11,25 +11,8 @@ use cardinal_agent::resilience::Clock;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::Semaphore;
 
-use crate::support::{Router, echo, free_port, full, get, refs, send, serve, written};
+use crate::support::{Router, backend, echo, free_port, full, get, refs, send, serve, written};
 use crate::traffic_policy::{of_route, policy, rule};
-
-/// A `Backend` with several endpoints.
-fn backend(called: &str, endpoints: &[SocketAddr]) -> String {
-    let endpoints: Vec<String> = endpoints
-        .iter()
-        .map(|at| format!("{{ ip: {{ address: {}, port: {} }} }}", at.ip(), at.port()))
-        .collect();
-    format!(
-        "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: Backend
-metadata: {{ name: {called} }}
-spec: {{ endpoints: [{}] }}
-",
-        endpoints.join(", ")
-    )
-}
 
 /// One route to backend `up` with these endpoints, and a policy for it.
 fn routed(endpoints: &[SocketAddr], fields: &str) -> (snapshot::Snapshot, SocketAddr) {
@@ -53,6 +36,23 @@ async fn three() -> [SocketAddr; 3] {
     [echo("a").await, echo("b").await, echo("c").await]
 }
 
+/// An upstream that holds each request until it is let go, and how many it got.
+async fn holding() -> (SocketAddr, Arc<Semaphore>, Arc<AtomicU32>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::new(AtomicU32::new(0));
+    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&held));
+    let at = serve(move |_| {
+        let (waits, counts) = (Arc::clone(&waits), Arc::clone(&counts));
+        async move {
+            counts.fetch_add(1, Ordering::SeqCst);
+            waits.acquire().await.expect("it stays open").forget();
+            Response::new(full("held".into()))
+        }
+    })
+    .await;
+    (at, gate, held)
+}
+
 #[tokio::test]
 async fn proxy_spreads_requests_as_the_policy_says() {
     let endpoints = three().await;
@@ -71,18 +71,7 @@ async fn proxy_spreads_requests_as_the_policy_says() {
 #[tokio::test]
 async fn proxy_keeps_away_from_busy_endpoints() {
     // The first holds what it gets, until it is let go.
-    let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::new(AtomicU32::new(0));
-    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&held));
-    let busy = serve(move |_| {
-        let (waits, counts) = (Arc::clone(&waits), Arc::clone(&counts));
-        async move {
-            counts.fetch_add(1, Ordering::SeqCst);
-            let _permit = waits.acquire().await.expect("it stays open");
-            Response::new(full("held".into()))
-        }
-    })
-    .await;
+    let (busy, gate, held) = holding().await;
     let idle = echo("idle").await;
     let (snapshot, at) = routed(&[busy, idle], "timeout: {}");
     let router = Router::start(&snapshot);
@@ -191,18 +180,7 @@ async fn proxy_gives_a_cookie_to_whom_has_none() {
 
 #[tokio::test]
 async fn proxy_lets_as_many_requests_through_as_the_policy_says() {
-    let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::new(AtomicU32::new(0));
-    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&held));
-    let up = serve(move |_| {
-        let (waits, counts) = (Arc::clone(&waits), Arc::clone(&counts));
-        async move {
-            counts.fetch_add(1, Ordering::SeqCst);
-            let _permit = waits.acquire().await.expect("it stays open");
-            Response::new(full("held".into()))
-        }
-    })
-    .await;
+    let (up, gate, held) = holding().await;
     // Two rules of one backend share its places.
     let rules = [rule("/a", "name: a"), rule("/b", "name: b")].concat();
     let more = [
@@ -583,18 +561,7 @@ async fn proxy_tells_of_backends_and_remembers_them() {
 
 #[tokio::test]
 async fn proxy_lets_requests_wait_for_a_connection() {
-    let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::new(AtomicU32::new(0));
-    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&held));
-    let up = serve(move |_| {
-        let (waits, counts) = (Arc::clone(&waits), Arc::clone(&counts));
-        async move {
-            counts.fetch_add(1, Ordering::SeqCst);
-            waits.acquire().await.expect("it stays open").forget();
-            Response::new(full("held".into()))
-        }
-    })
-    .await;
+    let (up, gate, held) = holding().await;
     let fields = "circuitBreaker: { maxConnections: 2, maxPendingRequests: 2 }\n  timeout: { http: { requestTimeout: 20s } }";
     let (snapshot, at) = routed(&[up], fields);
     let router = Router::start(&snapshot);

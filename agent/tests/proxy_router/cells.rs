@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use snapshot::{Snapshot, SourceFile, parse};
 use tokio::net::TcpListener;
 
-use crate::support::{Body, Reply, Router, free_port, full, send, serve_on};
+use crate::support::{Body, Reply, Router, free_port, full, http_gateway, send, serve_on};
 use crate::vectors::{expected, group, text, vectors};
 
 const FILE: &str = "cell-routing.json";
@@ -131,17 +131,10 @@ pub(crate) struct World {
 
 /// A routing table as its own file, and a route to it.
 fn documents(document: &Value, at: u16) -> Snapshot {
+    let edge = http_gateway("edge", at);
     let route = format!(
         "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: edge }}
-spec:
-  gatewayClassName: cardinal
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
----
-apiVersion: gateway.networking.k8s.io/v1
+{edge}apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {{ name: r }}
 spec:

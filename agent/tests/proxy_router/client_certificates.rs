@@ -15,8 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::documents::snapshot;
-use crate::support::{Body, Reply, Router, echo, free_port, full, refs, reply};
-use crate::tcp_routes::backend;
+use crate::support::{Body, Reply, Router, backend, echo, free_port, full, refs, reply};
 use crate::tls::{Authority, Issued};
 use crate::upstream_tls::{config_map, server};
 
@@ -124,7 +123,7 @@ async fn status(port: u16, client: &Arc<ClientConfig>) -> Option<u16> {
 }
 
 fn to(up: SocketAddr) -> (String, String) {
-    (format!("{{ {} }}", refs(&["up"])), backend("up", up))
+    (format!("{{ {} }}", refs(&["up"])), backend("up", &[up]))
 }
 
 #[tokio::test]

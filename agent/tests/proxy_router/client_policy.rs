@@ -15,10 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use crate::support::{
-    Body, Reply, Router, connect, echo, free_port, full, get, http2, raw, refs, reply, send, serve,
-    written,
+    Body, Reply, Router, backend, connect, echo, free_port, full, get, http2, raw, refs, reply,
+    send, serve, written,
 };
-use crate::tcp_routes::{backend, gateway, parrot, route, weighted};
+use crate::tcp_routes::{gateway, parrot, route, weighted};
 use crate::tls::Authority;
 
 const FORWARDED: &str = "x-forwarded-for";
@@ -54,7 +54,7 @@ fn secure(authority: &Authority, spec: &str, up: SocketAddr) -> (Snapshot, Socke
         MADE,
         &format!("rules: [{{ {} }}]", refs(&["up"])),
     ));
-    text.push_str(&backend("up", up));
+    text.push_str(&backend("up", &[up]));
     text.push_str(&authority.secret("cert", &["a.example.com"]));
     text.push_str(&policy(spec));
     let snapshot = crate::documents::snapshot(&text);
@@ -70,11 +70,6 @@ fn with(headers: &[(&str, &str)]) -> Request<Body> {
             .append(name, value.parse().expect("a header value"));
     }
     request
-}
-
-/// Sends bytes on a connection and reads the answer's head and body as far as it comes.
-async fn said(at: SocketAddr, bytes: &[u8]) -> String {
-    raw(at, bytes).await
 }
 
 #[tokio::test]
@@ -218,7 +213,7 @@ async fn proxy_client_policy_reads_proxy_headers_where_it_is_told_to_and_only_th
     let (snapshot, at) = world("enableProxyProtocol: true", up, "");
     let router = Router::start(&snapshot);
     for header in [TEXT.to_vec(), binary_header()] {
-        let answer = said(at, &[&header, ASKED].concat()).await;
+        let answer = raw(at, &[&header, ASKED].concat()).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(
             answer.contains("[\"x-forwarded-for\",\"192.0.2.7\"]"),
@@ -230,14 +225,14 @@ async fn proxy_client_policy_reads_proxy_headers_where_it_is_told_to_and_only_th
         assert_eq!(record.reason, Reason::Ok);
     }
     // The proxy's own connections, such as health checks.
-    let own = said(at, &[b"PROXY UNKNOWN\r\n", ASKED].concat()).await;
+    let own = raw(at, &[b"PROXY UNKNOWN\r\n", ASKED].concat()).await;
     assert!(own.contains("[\"x-forwarded-for\",\"127.0.0.1\"]"), "{own}");
     for bytes in [
         ASKED.to_vec(),
         b"PROXY TCP4 x y 1 2\r\n".to_vec(),
         vec![b'P'; 500],
     ] {
-        assert_eq!(said(at, &bytes).await, "", "no header, no answer");
+        assert_eq!(raw(at, &bytes).await, "", "no header, no answer");
     }
     let records = router.proxy.log().since(0);
     let refused = records
@@ -248,7 +243,7 @@ async fn proxy_client_policy_reads_proxy_headers_where_it_is_told_to_and_only_th
     // Where nobody asked for it, it is no HTTP.
     let (snapshot, at) = world("enableProxyProtocol: false", up, "");
     let _router = Router::start(&snapshot);
-    let answer = said(at, &[TEXT, ASKED].concat()).await;
+    let answer = raw(at, &[TEXT, ASKED].concat()).await;
     assert!(
         answer.starts_with("HTTP/1.1 400") || answer.is_empty(),
         "{answer}"
@@ -270,7 +265,7 @@ async fn proxy_client_policy_reads_proxy_headers_where_it_is_told_to_and_only_th
     let mut text = gateway(&[format!("{{ name: tcp, port: {at}, protocol: TCP }}")]);
     let spec = format!("rules: [{{ backendRefs: {} }}]", weighted(&[("a", 1)]));
     text.push_str(&route("TCPRoute", "r", MADE, &spec));
-    text.push_str(&backend("a", parrot("a:").await));
+    text.push_str(&backend("a", &[parrot("a:").await]));
     text.push_str(&policy("enableProxyProtocol: true"));
     let router = Router::start(&crate::documents::snapshot(&text));
     let mut stream = connect(None, (Ipv4Addr::LOCALHOST, at).into()).await;
@@ -491,7 +486,7 @@ async fn proxy_client_policy_has_times_of_its_own() {
     let mut text = gateway(&[format!("{{ name: tcp, port: {at}, protocol: TCP }}")]);
     let to = format!("rules: [{{ backendRefs: {} }}]", weighted(&[("a", 1)]));
     text.push_str(&route("TCPRoute", "r", MADE, &to));
-    text.push_str(&backend("a", parrot("a").await));
+    text.push_str(&backend("a", &[parrot("a").await]));
     text.push_str(&policy("timeout: { tcp: { idleTimeout: 200ms } }"));
     let router = Router::start(&crate::documents::snapshot(&text));
     let mut stream = connect(None, (Ipv4Addr::LOCALHOST, at).into()).await;
@@ -674,15 +669,15 @@ async fn proxy_client_policy_limits_connections() {
         assert_eq!(answer.expect("an answer").status(), StatusCode::OK);
     }
     let asked = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    assert_eq!(said(at, asked).await, "", "there is no room");
+    assert_eq!(raw(at, asked).await, "", "there is no room");
     router.reason(Reason::ConnectionLimit).await;
     // What is open counts in the next generation as well.
     router.publish(&snapshot, 2);
-    assert_eq!(said(at, asked).await, "", "there is no room");
+    assert_eq!(raw(at, asked).await, "", "there is no room");
     drop(one);
     let mut answer = String::new();
     for _ in 0..200 {
-        answer = said(at, asked).await;
+        answer = raw(at, asked).await;
         if !answer.is_empty() {
             break;
         }
@@ -698,7 +693,7 @@ async fn proxy_client_policy_ends_a_connection_with_its_last_request() {
     let (snapshot, at) = world(spec, up, "");
     let _router = Router::start(&snapshot);
     let three = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(3);
-    let answer = said(at, &three).await;
+    let answer = raw(at, &three).await;
     assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
     assert_eq!(answer.matches("connection: close").count(), 1, "{answer}");
     let stream = TcpStream::connect(at).await.expect("somebody listens");

@@ -23,7 +23,7 @@ use tonic_prost::ProstCodec;
 
 use crate::auth::Issuer;
 use crate::documents::snapshot;
-use crate::support::{Router, free_port, full, get, http2, send};
+use crate::support::{Router, backend, free_port, full, get, http_gateway, http2, send};
 use crate::tls::Issued;
 use crate::upstream_tls::accept;
 
@@ -231,17 +231,10 @@ fn documents(
     more: &str,
 ) -> (String, u16) {
     let at = free_port();
+    let edge = http_gateway("gw", at);
     let mut text = format!(
         "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: gw }}
-spec:
-  gatewayClassName: cardinal
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
----
-apiVersion: gateway.networking.k8s.io/v1
+{edge}apiVersion: gateway.networking.k8s.io/v1
 kind: {kind}
 metadata: {{ name: r }}
 spec:
@@ -252,17 +245,7 @@ spec:
 "
     );
     for (called, address) in backends {
-        text.push_str(&format!(
-            "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: Backend
-metadata: {{ name: {called} }}
-spec:
-  endpoints: [{{ ip: {{ address: {}, port: {} }} }}]
-",
-            address.ip(),
-            address.port()
-        ));
+        text.push_str(&backend(called, &[*address]));
     }
     text.push_str(more);
     (text, at)

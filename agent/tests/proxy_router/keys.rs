@@ -7,10 +7,11 @@ use serde_json::json;
 
 use crate::auth::Issuer;
 use crate::documents::snapshot;
-use crate::support::{Body, Router, echo, free_port, full, get, send};
+use crate::support::{Body, Router, echo, free_port, full, get, http_gateway, send};
 
 /// Documents with a table whose `spec.key` is `key`, and more documents behind them.
 fn documents(at: u16, key: &str, alpha: SocketAddr, beta: SocketAddr, more: &str) -> String {
+    let edge = http_gateway("edge", at);
     format!(
         "
 apiVersion: cardinal.dev/v1alpha1
@@ -25,15 +26,7 @@ spec:
     beta: {{ url: 'http://{beta}' }}
   defaultPlacement: alpha
 ---
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: edge }}
-spec:
-  gatewayClassName: cardinal
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
----
-apiVersion: gateway.networking.k8s.io/v1
+{edge}apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {{ name: r }}
 spec:

@@ -17,8 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::documents::snapshot;
-use crate::support::{Router, echo, free_port, get, refs, reply};
-use crate::tcp_routes::backend;
+use crate::support::{Router, backend, echo, free_port, get, refs, reply};
 use crate::tls::{Authority, Issued};
 
 /// Rounds unless the environment says otherwise.
@@ -50,7 +49,7 @@ metadata: {{ name: r }}
 spec: {{ parentRefs: [{{ name: gw }}], rules: [{{ {} }}] }}
 {}{}",
         refs(&["up"]),
-        backend("up", up),
+        backend("up", &[up]),
         certificate.secret("front")
     )
 }

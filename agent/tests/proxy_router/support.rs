@@ -483,6 +483,38 @@ pub(crate) fn addresses(list: &[SocketAddr]) -> BTreeSet<SocketAddr> {
     list.iter().copied().collect()
 }
 
+/// A gateway with one HTTP listener on loopback, as a document with others behind it.
+pub(crate) fn http_gateway(name: &str, at: u16) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: {name} }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: 127.0.0.1 }}]
+  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
+---
+"
+    )
+}
+
+/// A backend with these endpoints, as a document behind others.
+pub(crate) fn backend(called: &str, endpoints: &[SocketAddr]) -> String {
+    let endpoints: Vec<String> = endpoints
+        .iter()
+        .map(|at| format!("{{ ip: {{ address: {}, port: {} }} }}", at.ip(), at.port()))
+        .collect();
+    format!(
+        "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{ name: {called} }}
+spec: {{ endpoints: [{}] }}
+",
+        endpoints.join(", ")
+    )
+}
+
 /// A gateway on a free port and one `HTTPRoute` with these rules, as YAML of `spec.rules`; `more` are
 /// further documents. Backends are `name` and address.
 pub(crate) fn written(
@@ -491,17 +523,10 @@ pub(crate) fn written(
     more: &str,
 ) -> (Snapshot, SocketAddr) {
     let at = free_port();
+    let edge = http_gateway("gw", at);
     let mut text = format!(
         "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: gw }}
-spec:
-  gatewayClassName: cardinal
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
----
-apiVersion: gateway.networking.k8s.io/v1
+{edge}apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {{ name: r }}
 spec:
@@ -511,17 +536,7 @@ spec:
 "
     );
     for (called, address) in backends {
-        text.push_str(&format!(
-            "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: Backend
-metadata: {{ name: {called} }}
-spec:
-  endpoints: [{{ ip: {{ address: {}, port: {} }} }}]
-",
-            address.ip(),
-            address.port()
-        ));
+        text.push_str(&backend(called, &[*address]));
     }
     text.push_str(more);
     let snapshot = crate::documents::snapshot(&text);

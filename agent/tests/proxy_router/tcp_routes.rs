@@ -9,21 +9,7 @@ use snapshot::model::Gate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Router, cell, connect, free_port, object};
-
-/// A `Backend` document.
-pub(crate) fn backend(called: &str, at: SocketAddr) -> String {
-    format!(
-        "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: Backend
-metadata: {{ name: {called} }}
-spec: {{ endpoints: [{{ ip: {{ address: {}, port: {} }} }}] }}
-",
-        at.ip(),
-        at.port()
-    )
-}
+use crate::support::{Router, backend, cell, connect, free_port, object};
 
 /// References to backends with weights, in the flow style of YAML.
 pub(crate) fn weighted(backends: &[(&str, u32)]) -> String {
@@ -79,7 +65,7 @@ fn world(backends: &[(&str, u32, SocketAddr)]) -> (Snapshot, SocketAddr) {
     let mut text = gateway(&[format!("{{ name: tcp, port: {at}, protocol: TCP }}")]);
     text.push_str(&route("TCPRoute", "r", OLD, &spec));
     for (name, _, address) in backends {
-        text.push_str(&backend(name, *address));
+        text.push_str(&backend(name, &[*address]));
     }
     let snapshot = crate::documents::snapshot(&text);
     (snapshot, (Ipv4Addr::LOCALHOST, at).into())
@@ -208,8 +194,8 @@ async fn proxy_tcp_route_of_two_the_older_serves() {
     let mut text = gateway(&[format!("{{ name: tcp, port: {at}, protocol: TCP }}")]);
     text.push_str(&route("TCPRoute", "a-younger", NEW, &to("b")));
     text.push_str(&route("TCPRoute", "z-older", OLD, &to("a")));
-    text.push_str(&backend("a", a));
-    text.push_str(&backend("b", b));
+    text.push_str(&backend("a", &[a]));
+    text.push_str(&backend("b", &[b]));
     let snapshot = crate::documents::snapshot(&text);
     let warnings: Vec<_> = snapshot.warnings.iter().map(ToString::to_string).collect();
     assert!(

@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Router, connect, echo, free_port, get, raw, refs, reply};
-use crate::tcp_routes::{backend, gateway, parrot, route, weighted};
+use crate::support::{Router, backend, connect, echo, free_port, get, raw, refs, reply};
+use crate::tcp_routes::{gateway, parrot, route, weighted};
 use crate::tls::Authority;
 
 const MADE: &str = "2026-01-01T00:00:00Z";
@@ -71,8 +71,8 @@ async fn proxy_tls_route_passes_closed_tls_by_its_server_name() {
         &[("one", 1)],
     ));
     text.push_str(&routed("wide", "\"*.example.com\"", &[("wide", 1)]));
-    text.push_str(&backend("one", one));
-    text.push_str(&backend("wide", wide));
+    text.push_str(&backend("one", &[one]));
+    text.push_str(&backend("wide", &[wide]));
     let router = Router::start(&crate::documents::snapshot(&text));
     let at: SocketAddr = (Ipv4Addr::LOCALHOST, at).into();
     for (name, expected) in [
@@ -122,7 +122,7 @@ async fn proxy_tls_route_terminates_and_goes_on_in_the_clear() {
         "db.example.com, \"*.dbs.example.com\"",
         &[("a", 1)],
     ));
-    text.push_str(&backend("a", parrot("plain:").await));
+    text.push_str(&backend("a", &[parrot("plain:").await]));
     text.push_str(&authority.secret(
         "cert",
         &["db.example.com", "*.dbs.example.com", "x.example.com"],
@@ -198,9 +198,9 @@ async fn proxy_tls_route_shares_a_port_in_both_modes_and_with_https() {
         &format!("rules: [{{ {} }}]", refs(&["web"])),
     ));
     let closed = secure(&authority, "closed", &["closed.example.com"]).await;
-    text.push_str(&backend("closed", closed));
-    text.push_str(&backend("open", parrot("open").await));
-    text.push_str(&backend("web", echo("web").await));
+    text.push_str(&backend("closed", &[closed]));
+    text.push_str(&backend("open", &[parrot("open").await]));
+    text.push_str(&backend("web", &[echo("web").await]));
     text.push_str(&authority.secret("cert", &["open.example.com", "web.example.com"]));
     let _router = Router::start(&crate::documents::snapshot(&text));
     let at: SocketAddr = (Ipv4Addr::LOCALHOST, at).into();
@@ -244,7 +244,7 @@ async fn proxy_tls_route_of_a_narrow_listener_never_falls_back_to_a_wide_one() {
     let only_wide = routed("wide", "\"*.example.com\"", &[("wide", 1)])
         .replace("name: gw }", "name: gw, sectionName: wide }");
     text.push_str(&only_wide);
-    text.push_str(&backend("wide", wide));
+    text.push_str(&backend("wide", &[wide]));
     let router = Router::start(&crate::documents::snapshot(&text));
     let at: SocketAddr = (Ipv4Addr::LOCALHOST, at).into();
     assert_eq!(
@@ -267,7 +267,7 @@ async fn proxy_tls_route_reads_no_more_than_a_client_hello_may_have() {
         "{{ name: tls, port: {at}, protocol: TLS, tls: {{ mode: Passthrough }} }}"
     )]);
     text.push_str(&routed("r", "one.example.com", &[("a", 1)]));
-    text.push_str(&backend("a", parrot("a").await));
+    text.push_str(&backend("a", &[parrot("a").await]));
     let router = Router::start(&crate::documents::snapshot(&text));
     let at: SocketAddr = (Ipv4Addr::LOCALHOST, at).into();
     // An alert, and no byte of the backend's.
@@ -309,7 +309,7 @@ async fn proxy_tls_route_shares_connections_by_weight() {
     ));
     for called in ["a", "b", "c"] {
         let at = secure(&authority, called, &["one.example.com"]).await;
-        text.push_str(&backend(called, at));
+        text.push_str(&backend(called, &[at]));
     }
     let _router = Router::start(&crate::documents::snapshot(&text));
     let at: SocketAddr = (Ipv4Addr::LOCALHOST, at).into();

@@ -10,8 +10,8 @@ use snapshot::Snapshot;
 use snapshot::model::Gate;
 use tokio::net::UdpSocket;
 
-use crate::support::{Router, cell, free_port, object};
-use crate::tcp_routes::{backend, gateway, route, weighted};
+use crate::support::{Router, backend, cell, free_port, object};
+use crate::tcp_routes::{gateway, route, weighted};
 
 const MADE: &str = "2026-01-01T00:00:00Z";
 /// What must come, comes within this.
@@ -66,7 +66,7 @@ fn world(at: u16, backends: &[(&str, u32, SocketAddr)]) -> Snapshot {
     let mut text = gateway(&[format!("{{ name: udp, port: {at}, protocol: UDP }}")]);
     text.push_str(&route("UDPRoute", "r", MADE, &spec));
     for (name, _, address) in backends {
-        text.push_str(&backend(name, *address));
+        text.push_str(&backend(name, &[*address]));
     }
     crate::documents::snapshot(&text)
 }

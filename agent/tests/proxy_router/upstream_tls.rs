@@ -18,8 +18,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::documents::snapshot;
 use crate::grpc::{client, note, unary};
-use crate::support::{Body, Reply, Router, echo, free_port, full, get, raw, refs, send, written};
-use crate::tcp_routes::{backend, gateway, route, weighted};
+use crate::support::{
+    Body, Reply, Router, backend, echo, free_port, full, get, http_gateway, raw, refs, send,
+    written,
+};
+use crate::tcp_routes::{gateway, route, weighted};
 use crate::tls::{Authority, Issued, quoted};
 
 /// What a server saw of a connection: server name, protocol, and the common name of who came.
@@ -507,17 +510,10 @@ async fn proxy_carries_calls_over_tls() {
     let ours = Authority::new();
     let up = crate::grpc::tls_server("secure", &ours.issue("up", &["up.example"])).await;
     let at = free_port();
+    let edge = http_gateway("gw", at);
     let text = format!(
         "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{ name: gw }}
-spec:
-  gatewayClassName: cardinal
-  addresses: [{{ value: 127.0.0.1 }}]
-  listeners: [{{ name: http, port: {at}, protocol: HTTP }}]
----
-apiVersion: gateway.networking.k8s.io/v1
+{edge}apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute
 metadata: {{ name: r }}
 spec:
@@ -555,7 +551,7 @@ async fn proxy_puts_tls_around_streams() {
     let documents = |hostname: &str| {
         [
             gateway(&[format!("{{ name: tcp, port: {at}, protocol: TCP }}")]),
-            backend("up", up),
+            backend("up", &[up]),
             route(
                 "TCPRoute",
                 "r",
