@@ -25,6 +25,25 @@ use snapshot::model::{Authorities, HostPattern, SubjectName, UpstreamTls};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// Two are the same if their digests are: connections and sessions are shared by that.
+macro_rules! same_by_digest {
+    ($type:ty) => {
+        impl PartialEq for $type {
+            fn eq(&self, other: &Self) -> bool {
+                self.digest == other.digest
+            }
+        }
+
+        impl Eq for $type {}
+
+        impl Hash for $type {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.digest.hash(state);
+            }
+        }
+    };
+}
+
 /// The other end of a TLS connection to an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TlsPeer {
@@ -140,19 +159,7 @@ impl std::fmt::Debug for UpstreamTrust {
     }
 }
 
-impl PartialEq for UpstreamTrust {
-    fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
-    }
-}
-
-impl Eq for UpstreamTrust {}
-
-impl Hash for UpstreamTrust {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.digest.hash(state);
-    }
-}
+same_by_digest!(UpstreamTrust);
 
 /// What the router shows to upstreams that ask.
 pub struct Identity {
@@ -182,19 +189,7 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-impl PartialEq for Identity {
-    fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
-    }
-}
-
-impl Eq for Identity {}
-
-impl Hash for Identity {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.digest.hash(state);
-    }
-}
+same_by_digest!(Identity);
 
 /// A server that has a good certificate with one of these names; the server name that was sent plays no part
 /// (Gateway API, `subjectAltNames`).

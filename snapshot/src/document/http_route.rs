@@ -99,13 +99,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<RouteDraft> {
 /// Reads the `spec` of a route.
 pub(super) fn route(spec: &mut Object<'_>, meta: &Meta, kind: L7Kind) -> Option<RouteDraft> {
     spec.unsupported(&["useDefaultGateways"]);
-    let parents = spec
-        .required("parentRefs")
-        .map(|field| field.some_limited_list(MAX_PARENTS))
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|field| parent(field, meta))
-        .collect();
+    let parents = parents(spec, meta);
     let mut hostnames: Vec<HostPattern> = Vec::new();
     if let Some(field) = spec.optional("hostnames") {
         for item in field.limited_list(MAX_HOSTNAMES) {
@@ -146,7 +140,19 @@ pub(super) fn route(spec: &mut Object<'_>, meta: &Meta, kind: L7Kind) -> Option<
     })
 }
 
-pub(crate) fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
+/// What a route attaches to.
+pub(super) fn parents(spec: &mut Object<'_>, meta: &Meta) -> Vec<ParentDraft> {
+    let listed = spec
+        .required("parentRefs")
+        .map(|field| field.some_limited_list(MAX_PARENTS));
+    listed
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|field| parent(field, meta))
+        .collect()
+}
+
+fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
     let mut object = field.object()?;
     if let Some(field) = object.optional("group") {
         field.choice(&[("gateway.networking.k8s.io", ())]);

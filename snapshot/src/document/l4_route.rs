@@ -2,8 +2,7 @@
 
 use super::Meta;
 use super::http_route::{
-    BackendDraft, BackendKind, MAX_ITEMS, MAX_PARENTS, MAX_WEIGHT, ParentDraft, backend_reference,
-    parent,
+    BackendDraft, BackendKind, MAX_ITEMS, MAX_WEIGHT, ParentDraft, backend_reference, parents,
 };
 use super::name;
 use crate::model::{HostPattern, Timestamp};
@@ -58,13 +57,7 @@ pub(crate) fn udp(spec: &mut Object<'_>, meta: &Meta) -> Option<L4RouteDraft> {
 
 fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<L4RouteDraft> {
     spec.unsupported(&["useDefaultGateways"]);
-    let parents = spec
-        .required("parentRefs")
-        .map(|field| field.some_limited_list(MAX_PARENTS))
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|field| parent(field, meta))
-        .collect();
+    let parents = parents(spec, meta);
     let rules = spec
         .required("rules")
         .map(|field| field.some_limited_list(MAX_RULES))
