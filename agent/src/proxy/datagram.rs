@@ -37,6 +37,10 @@ const MAX: usize = 65_535;
 /// Datagrams of one client that wait, while its session's socket is opened above all.
 const QUEUE: usize = 64;
 
+/// Bytes that wait at one listener on one core. Clients' addresses can be forged, so what each of them may have waiting is no
+/// bound for all.
+const ROOM: usize = 16 << 20;
+
 /// Answers that are passed on before other sessions have their turn.
 const BURST: usize = 32;
 
@@ -52,6 +56,32 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Seats {
     taken: Arc<AtomicUsize>,
     most: usize,
+}
+
+/// A datagram that waits for its session. It counts until it is gone.
+struct Waiting {
+    bytes: Bytes,
+    all: Rc<Cell<usize>>,
+}
+
+impl Waiting {
+    /// None if too much waits already; `all` is how much.
+    fn new(bytes: Bytes, all: &Rc<Cell<usize>>) -> Option<Self> {
+        let sum = all.get() + bytes.len();
+        (sum <= ROOM).then(|| {
+            all.set(sum);
+            Self {
+                bytes,
+                all: Rc::clone(all),
+            }
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.bytes.len());
+    }
 }
 
 /// A session's place among those of its listener.
@@ -86,7 +116,9 @@ struct Port {
     local: SocketAddr,
     seats: Seats,
     /// Where each session waits for its client's datagrams.
-    sessions: RefCell<HashMap<SocketAddr, mpsc::Sender<Bytes>>>,
+    sessions: RefCell<HashMap<SocketAddr, mpsc::Sender<Waiting>>>,
+    /// Bytes that wait for them.
+    waiting: Rc<Cell<usize>>,
     /// What is being received; no session holds it over an await.
     buffer: RefCell<Box<[u8]>>,
 }
@@ -112,6 +144,7 @@ pub(super) async fn listen(
         local,
         seats,
         sessions: RefCell::default(),
+        waiting: Rc::default(),
         buffer: RefCell::new(vec![0; MAX].into()),
     });
     loop {
@@ -147,22 +180,24 @@ impl Port {
 
     /// Gives a datagram to its client's session, which may have to be made.
     fn take(self: &Rc<Self>, client: SocketAddr, bytes: Bytes) {
+        let Some(waiting) = Waiting::new(bytes, &self.waiting) else {
+            return self.dropped(Dropped::Queue);
+        };
         let mut sessions = self.sessions.borrow_mut();
-        let bytes = match sessions
-            .get(&client)
-            .map(|known| known.try_send(bytes.clone()))
-        {
-            Some(Ok(())) => return,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => return self.dropped(Dropped::Queue),
-            // It ended a moment ago.
-            Some(Err(mpsc::error::TrySendError::Closed(bytes))) => bytes,
-            None => bytes,
+        let waiting = match sessions.get(&client) {
+            None => waiting,
+            Some(known) => match known.try_send(waiting) {
+                Ok(()) => return,
+                Err(mpsc::error::TrySendError::Full(_)) => return self.dropped(Dropped::Queue),
+                // It ended a moment ago.
+                Err(mpsc::error::TrySendError::Closed(waiting)) => waiting,
+            },
         };
         let Some(seat) = self.seats.take() else {
             return self.dropped(Dropped::Sessions);
         };
         let (sender, datagrams) = mpsc::channel(QUEUE);
-        if sender.try_send(bytes).is_ok() {
+        if sender.try_send(waiting).is_ok() {
             sessions.insert(client, sender);
             let session = Session {
                 port: Rc::clone(self),
@@ -182,7 +217,7 @@ struct Session {
     port: Rc<Port>,
     client: SocketAddr,
     generations: watch::Receiver<u64>,
-    datagrams: mpsc::Receiver<Bytes>,
+    datagrams: mpsc::Receiver<Waiting>,
     _seat: Seat,
     _open: Open,
 }
@@ -192,7 +227,7 @@ enum Ended {
     /// The session is over.
     Over,
     /// The table no longer leads there; what was to be sent next goes elsewhere.
-    Moved(Option<Bytes>),
+    Moved(Option<Waiting>),
 }
 
 impl Session {
@@ -222,7 +257,7 @@ impl Session {
     }
 
     /// Chooses a backend and stays with it.
-    async fn with_a_backend(&mut self, first: Bytes) -> Ended {
+    async fn with_a_backend(&mut self, first: Waiting) -> Ended {
         let port = Rc::clone(&self.port);
         let worker = &port.worker;
         let table = worker.table.load_full();
@@ -274,7 +309,7 @@ impl Session {
         exchange: &mut Exchange,
         backend: &UdpSocket,
         upstream: &Upstream,
-        first: Bytes,
+        first: Waiting,
     ) -> Ended {
         let port = Rc::clone(&self.port);
         let last = Rc::new(Cell::new(Instant::now()));
@@ -282,13 +317,13 @@ impl Session {
         tokio::pin!(idle);
         let mut next = Some(first);
         let ended = loop {
-            if let Some(bytes) = next.take() {
+            if let Some(datagram) = next.take() {
                 if !self.still(upstream, &mut exchange.record.generation) {
-                    break Ended::Moved(Some(bytes));
+                    break Ended::Moved(Some(datagram));
                 }
                 last.set(Instant::now());
-                match backend.send(&bytes).await {
-                    Ok(_) => exchange.record.bytes_in += bytes.len() as u64,
+                match backend.send(&datagram.bytes).await {
+                    Ok(_) => exchange.record.bytes_in += datagram.bytes.len() as u64,
                     Err(error) => {
                         exchange.failed(Reason::UpstreamConnect, &error);
                         return Ended::Over;
@@ -297,7 +332,7 @@ impl Session {
             }
             tokio::select! {
                 datagram = self.datagrams.recv() => match datagram {
-                    Some(bytes) => next = Some(bytes),
+                    Some(datagram) => next = Some(datagram),
                     None => {
                         // The listener takes no more; what was asked is still answered.
                         rest(&port, self.client, backend, exchange).await;
@@ -403,4 +438,22 @@ async fn open(
     let address = worker.client.address(&Place::from(upstream), table).await?;
     let socket = datagram::open(address, worker.mark(mark(listener)))?;
     Ok((socket, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_and_counts_until_it_is_gone() {
+        let all = Rc::default();
+        let half = || Waiting::new(Bytes::from(vec![0; ROOM / 2]), &all);
+        let (first, second) = (half(), half());
+        assert!(first.is_some() && second.is_some());
+        assert!(Waiting::new(Bytes::from_static(b"x"), &all).is_none());
+        drop(first);
+        assert!(half().is_some());
+        drop(second);
+        assert_eq!(all.get(), 0);
+    }
 }

@@ -42,7 +42,7 @@ pub(super) enum Dropped {
     NoRoute,
     /// The listener has as many sessions as it may have.
     Sessions,
-    /// Too many of one client waited.
+    /// Too many of one client, or of all, waited.
     Queue,
     /// An answer that the kernel did not take.
     Answer,

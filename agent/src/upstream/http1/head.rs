@@ -8,8 +8,8 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use httparse::Status;
 
-use super::Http1Error;
 use super::decoder::{Chunks, Decoder, MAX_TRAILERS};
+use super::{Http1Error, MAX_HEAD};
 
 /// Header lines of an answer, and of trailers.
 const MAX_HEADERS: usize = 100;
@@ -46,6 +46,9 @@ pub(super) fn read(
     let Status::Complete(length) = status.map_err(Http1Error::Head)? else {
         return Ok(None);
     };
+    if length > MAX_HEAD {
+        return Err(Http1Error::TooLong);
+    }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Http1Error::Malformed("status is out of range"))?;
     let newer = parsed.version == Some(1);
