@@ -31,6 +31,7 @@ mod tls;
 mod tls_routes;
 mod traffic_policy;
 mod udp_routes;
+mod uploads;
 mod upstream_tls;
 mod upstreams;
 mod vectors;
