@@ -89,6 +89,8 @@ pub(super) struct Exchange {
     sent: bool,
     /// Bytes of an incomplete head that were looked at.
     seen: usize,
+    /// Bytes of empty lines before heads.
+    blank: usize,
     /// An empty map for those of the answer.
     headers: HeaderMap,
 }
@@ -104,6 +106,7 @@ impl Exchange {
             broken: None,
             sent: false,
             seen: 0,
+            blank: 0,
             headers,
         }
     }
@@ -137,11 +140,16 @@ impl Exchange {
         }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
+            let blank = head::skip_blank(&mut reader.input);
+            if blank > 0 {
+                self.blank += blank;
+                self.seen = 0;
+            }
             let headers = || std::mem::take(&mut self.headers);
             let Some(answer) = head::read(&mut reader.input, self.seen, &self.method, headers)?
             else {
                 self.seen = reader.input.len();
-                if self.seen > MAX_HEAD {
+                if self.blank + self.seen > MAX_HEAD {
                     return Poll::Ready(Err(Http1Error::TooLong));
                 }
                 let more = match ready!(reader.poll_more(&mut self.idle.stream, context)) {

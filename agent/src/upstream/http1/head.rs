@@ -77,6 +77,17 @@ pub(super) fn read(
     }))
 }
 
+/// Leaves out empty lines, which some put between messages (RFC 9112, section 2.2), and says how many bytes they had.
+pub(super) fn skip_blank(input: &mut Bytes) -> usize {
+    let mut rest = &input[..];
+    while let Some(behind) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")) {
+        rest = behind;
+    }
+    let count = input.len() - rest.len();
+    input.advance(count);
+    count
+}
+
 /// Whether an empty line ends the head, of which so many bytes were looked at before: a head that comes in many pieces is
 /// not read from its beginning for each.
 fn is_whole(input: &[u8], seen: usize) -> bool {
