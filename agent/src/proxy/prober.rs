@@ -209,6 +209,7 @@ fn of_backends(table: &RouteTable) -> impl Iterator<Item = (Target, &Arc<Health>
                 place: endpoint.place.clone(),
                 tls: endpoint.tls.clone().map(|tls| TlsPeer {
                     http: !matches!(check.question, Question::Tcp { .. }),
+                    identity: managed.identity.clone(),
                     ..tls
                 }),
                 host: host(&check.question, endpoint),

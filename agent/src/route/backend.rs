@@ -11,6 +11,7 @@ use snapshot::model::{ActiveCheck, RetryLimit, TrafficPolicy};
 
 use super::TlsPeer;
 use super::balance::Balancer;
+use super::trust::Identity;
 use crate::resilience::{Health, Outcome, Outlier, Overflow, Queue, Seat, Slot, Slots};
 use crate::upstream::Place;
 
@@ -134,13 +135,19 @@ pub struct Managed {
     pub backend: Arc<Backend>,
     /// Who gets a request.
     pub balancer: Balancer,
+    /// What probes show when they are asked who they are.
+    pub identity: Option<Arc<Identity>>,
     /// What probes say of the endpoints, in their order; empty: nobody asks.
     health: Vec<OnceLock<Arc<Health>>>,
 }
 
 impl Managed {
-    /// Joins a policy and a backend.
-    pub fn new(policy: Arc<TrafficPolicy>, backend: Arc<Backend>) -> Self {
+    /// Joins a policy and a backend, whose probes show `identity`.
+    pub fn new(
+        policy: Arc<TrafficPolicy>,
+        backend: Arc<Backend>,
+        identity: Option<Arc<Identity>>,
+    ) -> Self {
         let probed = policy.active.is_some();
         let health = backend.endpoints.iter().filter(|_| probed);
         Self {
@@ -148,6 +155,7 @@ impl Managed {
             health: health.map(|_| OnceLock::new()).collect(),
             policy,
             backend,
+            identity,
         }
     }
 

@@ -326,7 +326,7 @@ async fn proxy_treats_backends_of_a_gateway_by_its_policy() {
 }
 
 /// Waits until the probes of the only policy's endpoints say this.
-async fn until_healthy(router: &Router, expected: &[bool]) {
+pub(crate) async fn until_healthy(router: &Router, expected: &[bool]) {
     let mut found = Vec::new();
     for _ in 0..1000 {
         let table = router.table.load();

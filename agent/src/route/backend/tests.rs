@@ -58,7 +58,11 @@ fn active() -> ActiveCheck {
 
 fn managed(policy: TrafficPolicy, places: &[u16]) -> Managed {
     let places = places.iter().map(|at| (place(*at), None)).collect();
-    Managed::new(policy.into(), Arc::new(Backend::new("b".into(), places)))
+    Managed::new(
+        policy.into(),
+        Arc::new(Backend::new("b".into(), places)),
+        None,
+    )
 }
 
 fn fail(managed: &Managed, at: usize) {
