@@ -1,5 +1,6 @@
 //! What `BackendTrafficPolicy` documents mean: which rules they are for, and what they say.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use snapshot::model::{
@@ -181,6 +182,18 @@ fn time_limits_are_as_written() {
     let off = only("timeout: { http: { requestTimeout: 0s } }");
     assert_eq!(off.request_timeout, Limit::Off);
     assert_eq!(only("retry: {}").request_timeout, Limit::Unset);
+    let all = only(
+        "timeout: { http: { streamIdleTimeout: 1s, maxStreamDuration: 2s, connectionIdleTimeout: 3s, maxConnectionDuration: 4s } }",
+    );
+    let after = |seconds| Limit::After(Duration::from_secs(seconds));
+    assert_eq!((all.stream_idle, all.max_stream), (after(1), after(2)));
+    assert_eq!(all.connection_idle, after(3));
+    assert_eq!(all.connection_duration, Some(Duration::from_secs(4)));
+    let off = only(
+        "timeout: { http: { streamIdleTimeout: 0s, maxStreamDuration: 0s, connectionIdleTimeout: 0s } }",
+    );
+    assert_eq!((off.stream_idle, off.max_stream), (Limit::Off, Limit::Off));
+    assert_eq!(off.connection_idle, Limit::Off);
 }
 
 #[test]
@@ -282,6 +295,7 @@ fn endpoints_are_chosen_as_written() {
 #[test]
 fn limits_of_a_backend_are_as_written() {
     assert!(only("retry: {}").circuit_breaker.is_none());
+    let some = |number| NonZeroU32::new(number).expect("above zero");
     for (fields, requests, retries) in [
         ("", 1024, RetryLimit::Number(1024)),
         (
@@ -290,18 +304,20 @@ fn limits_of_a_backend_are_as_written() {
             RetryLimit::Number(7),
         ),
         (
-            "retryBudget: {}",
+            "retryBudget: { percent: { numerator: 20 } }, maxParallelRetries: 1024",
             1024,
             RetryLimit::Share {
-                percent: 20,
+                numerator: 20,
+                denominator: some(100),
                 least: 3,
             },
         ),
         (
-            "retryBudget: { percent: 50, minRetryConcurrency: 1 }",
+            "retryBudget: { percent: { numerator: 1, denominator: 3 }, minRetryConcurrency: 1 }",
             1024,
             RetryLimit::Share {
-                percent: 50,
+                numerator: 1,
+                denominator: some(3),
                 least: 1,
             },
         ),
@@ -319,6 +335,22 @@ fn connections_and_those_who_wait_are_limited_as_written() {
     let fields = "circuitBreaker: { maxConnections: 5, maxPendingRequests: 0 }";
     let breaker = only(fields).circuit_breaker.expect("limits");
     assert_eq!((breaker.max_connections, breaker.max_pending), (5, 0));
+    assert_eq!(breaker.max_endpoint_connections, None);
+    assert_eq!(breaker.max_connection_requests, None);
+    let endpoint = |fields: &str| {
+        let breaker = only(&format!("circuitBreaker: {{ {fields} }}")).circuit_breaker;
+        let breaker = breaker.expect("limits");
+        let requests = breaker.max_connection_requests;
+        (
+            breaker.max_endpoint_connections,
+            requests.map(NonZeroU32::get),
+        )
+    };
+    assert_eq!(endpoint("perEndpoint: {}"), (Some(1024), None));
+    let both = "perEndpoint: { maxConnections: 0 }, maxRequestsPerConnection: 7";
+    assert_eq!(endpoint(both), (Some(0), Some(7)));
+    // As in Envoy.
+    assert_eq!(endpoint("maxRequestsPerConnection: 0"), (None, None));
 }
 
 #[test]

@@ -43,8 +43,8 @@ pub(super) enum Cut {
     /// The time that the rule allows is over.
     #[error("the answer was not complete in the time that the rule allows")]
     Deadline,
-    /// Nothing more came in the time that the listener's policy allows.
-    #[error("no more of the answer came in the time that the listener's policy allows")]
+    /// Nothing more came in the time that a policy allows.
+    #[error("no more of the answer came in the time that the policy allows")]
     Idle,
 }
 

@@ -56,6 +56,8 @@ pub struct Endpoint {
 pub struct EndpointState {
     /// Requests under way.
     pub requests: Slots,
+    /// Connections in use, and requests that wait for one.
+    pub connections: Queue,
     /// What became of tries.
     pub outlier: Outlier,
     /// When it was first looked at, in milliseconds and plus one.
@@ -124,6 +126,13 @@ impl EndpointState {
         };
         Duration::from_millis(now_ms.saturating_sub(first))
     }
+}
+
+/// A connection in use: its places among those of the backend and of the endpoint.
+#[derive(Debug)]
+pub struct Connection {
+    _endpoint: Option<Seat>,
+    _backend: Seat,
 }
 
 /// A backend under a policy.
@@ -219,14 +228,26 @@ impl Managed {
         self.backend.state().requests.take_below(limit)
     }
 
-    /// A connection for a request that needs one for itself; none: the policy says nothing of connections.
-    pub async fn connection(&self) -> Result<Option<Seat>, Overflow> {
+    /// A connection to an endpoint for a request that needs one for itself; none: the policy says nothing of
+    /// connections.
+    pub async fn connection(&self, at: Option<usize>) -> Result<Option<Connection>, Overflow> {
         let Some(breaker) = &self.policy.circuit_breaker else {
             return Ok(None);
         };
+        // That of the endpoint first: whoever waits for it keeps no other endpoint's requests waiting.
+        let endpoint = match (breaker.max_endpoint_connections, at) {
+            (Some(most), Some(at)) => {
+                let queue = &self.backend.endpoints[at].state().connections;
+                Some(queue.take(most, breaker.max_pending).await?)
+            }
+            _ => None,
+        };
         let queue = &self.backend.state().connections;
         let seat = queue.take(breaker.max_connections, breaker.max_pending);
-        seat.await.map(Some)
+        Ok(Some(Connection {
+            _endpoint: endpoint,
+            _backend: seat.await?,
+        }))
     }
 
     /// A place among the retries under way; none: as many are as may be.
@@ -236,8 +257,13 @@ impl Managed {
         let limit = match breaker.map(|breaker| breaker.max_retries) {
             None => u32::MAX,
             Some(RetryLimit::Number(number)) => number,
-            Some(RetryLimit::Share { percent, least }) => {
-                let share = u64::from(state.requests.taken()) * u64::from(percent) / 100;
+            Some(RetryLimit::Share {
+                numerator,
+                denominator,
+                least,
+            }) => {
+                let taken = u64::from(state.requests.taken()) * u64::from(numerator);
+                let share = taken / u64::from(denominator.get());
                 u32::try_from(share).unwrap_or(u32::MAX).max(least)
             }
         };

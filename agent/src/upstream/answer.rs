@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::Place;
 use super::http1::{Http1Error, Rest, Switched};
+use super::lifetime::UnderWay;
 
 /// The head of a response and where it came from.
 #[derive(Debug)]
@@ -32,7 +33,10 @@ pub struct AnswerBody(Inner);
 #[derive(Debug)]
 enum Inner {
     Http1(Rest),
-    Http2(Incoming),
+    Http2 {
+        body: Incoming,
+        _under_way: UnderWay,
+    },
 }
 
 /// How an exchange broke.
@@ -52,9 +56,13 @@ impl From<Rest> for AnswerBody {
     }
 }
 
-impl From<Incoming> for AnswerBody {
-    fn from(incoming: Incoming) -> Self {
-        Self(Inner::Http2(incoming))
+impl AnswerBody {
+    /// That of a request on a connection with others.
+    pub(super) fn shared(incoming: Incoming, under_way: UnderWay) -> Self {
+        Self(Inner::Http2 {
+            body: incoming,
+            _under_way: under_way,
+        })
     }
 }
 
@@ -68,7 +76,9 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
         let frame = match &mut self.get_mut().0 {
             Inner::Http1(rest) => ready!(rest.poll_frame(context)).map(|one| Ok(one?)),
-            Inner::Http2(body) => ready!(Pin::new(body).poll_frame(context)).map(|one| Ok(one?)),
+            Inner::Http2 { body, .. } => {
+                ready!(Pin::new(body).poll_frame(context)).map(|one| Ok(one?))
+            }
         };
         Poll::Ready(frame)
     }
@@ -76,14 +86,14 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Http1(rest) => rest.is_end_stream(),
-            Inner::Http2(body) => body.is_end_stream(),
+            Inner::Http2 { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Http1(rest) => rest.size_hint(),
-            Inner::Http2(body) => body.size_hint(),
+            Inner::Http2 { body, .. } => body.size_hint(),
         }
     }
 }

@@ -96,7 +96,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(idle: Idle, request: Request<RequestBody>) -> Self {
+    pub(super) fn new(mut idle: Idle, request: Request<RequestBody>) -> Self {
+        idle.begin();
         let method = request.method().clone();
         let (sending, headers) = Sending::new(request, idle.reader.arena());
         Self {

@@ -232,8 +232,14 @@ async fn proxy_retries_as_many_at_a_time_as_the_policy_says() {
     for (breaker, tries) in [
         ("maxParallelRetries: 0", 1),
         ("maxParallelRetries: 1", 3),
-        ("retryBudget: { percent: 0, minRetryConcurrency: 0 }", 1),
-        ("retryBudget: { percent: 100 }", 3),
+        (
+            "retryBudget: { percent: { numerator: 0 }, minRetryConcurrency: 0 }",
+            1,
+        ),
+        (
+            "retryBudget: { percent: { numerator: 1, denominator: 1 } }",
+            3,
+        ),
     ] {
         let fields = format!("circuitBreaker: {{ {breaker} }}\n  retry: {{ numRetries: 2 }}");
         let (snapshot, at) = routed(&[up], &fields);

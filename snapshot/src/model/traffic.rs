@@ -17,8 +17,16 @@ pub struct TrafficPolicy {
     pub declared: Declared,
     /// From a request's head to the end of the answer, with all tries. What a route says itself goes before.
     pub request_timeout: Limit,
+    /// Without a part of a request or of its answer.
+    pub stream_idle: Limit,
+    /// From a request's head to the end of the answer, where one of them has no length that its head tells.
+    pub max_stream: Limit,
     /// Until a connection to a backend stands, TLS included; none: the router's own.
     pub connect_timeout: Option<Duration>,
+    /// How long a connection to a backend is kept without a request.
+    pub connection_idle: Limit,
+    /// How long a connection to a backend serves requests; none: no limit.
+    pub connection_duration: Option<Duration>,
     /// Whether and how requests are tried again. What a route says itself goes before.
     pub retry: Option<PolicyRetry>,
     /// Which endpoint of a backend gets a request.
@@ -42,7 +50,11 @@ impl TrafficPolicy {
             name,
             declared,
             request_timeout: Limit::Unset,
+            stream_idle: Limit::Unset,
+            max_stream: Limit::Unset,
             connect_timeout: None,
+            connection_idle: Limit::Unset,
+            connection_duration: None,
             retry: None,
             balance: Balance::default(),
             circuit_breaker: None,
@@ -138,6 +150,10 @@ pub struct HashCookie {
 pub struct CircuitBreaker {
     /// Connections in use.
     pub max_connections: u32,
+    /// The same to one endpoint; none: no limit.
+    pub max_endpoint_connections: Option<u32>,
+    /// Requests of one connection; none: no limit.
+    pub max_connection_requests: Option<NonZeroU32>,
     /// Requests that wait for one of them.
     pub max_pending: u32,
     /// Requests under way.
@@ -153,8 +169,10 @@ pub enum RetryLimit {
     Number(u32),
     /// A share of the requests under way.
     Share {
-        /// In a hundred.
-        percent: u8,
+        /// Of ...
+        numerator: u32,
+        /// ... so many.
+        denominator: NonZeroU32,
         /// And so many in any case.
         least: u32,
     },
