@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::alarm::Alarms;
 use super::answer::{AnswerBody, Break};
-use super::http1::{self, Arena, Exchange, Shelf};
+use super::http1::{self, Exchange, Shelf};
 use super::resolve::Resolver;
 use super::{
     Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
@@ -31,7 +31,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 pub struct Client {
     settings: Settings,
     resolver: Resolver,
-    arena: Arena,
+    arena: crate::http1::Arena,
     alarms: Alarms,
     pool: RefCell<Pool>,
 }
@@ -127,7 +127,7 @@ impl Client {
         Self {
             settings,
             resolver: Resolver::default(),
-            arena: Arena::default(),
+            arena: crate::http1::Arena::default(),
             alarms: Alarms::default(),
             pool: RefCell::default(),
         }

@@ -10,9 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use tokio::io::AsyncReadExt as _;
-
-use super::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Bytes of the shared memory. Whoever holds a part of it holds all of it.
 const BLOCK: usize = 32 * 1024;
@@ -25,7 +23,7 @@ const MOST: usize = 512 * 1024;
 
 /// The shared memory; always empty between two uses.
 #[derive(Clone, Debug, Default)]
-pub(in crate::upstream) struct Arena(Rc<RefCell<BytesMut>>);
+pub(crate) struct Arena(Rc<RefCell<BytesMut>>);
 
 impl Arena {
     /// The block, with room for at least so many bytes.
@@ -39,7 +37,7 @@ impl Arena {
     }
 
     /// What `write` writes.
-    pub(super) fn written(&self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    pub(crate) fn written(&self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
         let mut block = self.block(room);
         write(&mut block);
         block.split().freeze()
@@ -48,9 +46,9 @@ impl Arena {
 
 /// The reading side of a connection.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     /// What was read and not yet taken.
-    pub(super) input: Bytes,
+    pub(crate) input: Bytes,
     arena: Arena,
     /// Bytes to ask for next.
     next: usize,
@@ -59,7 +57,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(arena: Arena) -> Self {
+    pub(crate) fn new(arena: Arena) -> Self {
         Self {
             input: Bytes::new(),
             arena,
@@ -68,14 +66,14 @@ impl Reader {
         }
     }
 
-    pub(super) fn arena(&self) -> &Arena {
+    pub(crate) fn arena(&self) -> &Arena {
         &self.arena
     }
 
     /// Reads more; 0 is the end.
-    pub(super) fn poll_more(
+    pub(crate) fn poll_more<T: AsyncRead + Unpin>(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut T,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let next = self.next;
@@ -102,7 +100,7 @@ impl Reader {
             joined.extend_from_slice(&more);
             self.input = joined.freeze();
         }
-        // More where there was more than room; less where there was much room twice, since an answer's last piece is often
+        // More where there was more than room; less where there was much room twice, since a message's last piece is often
         // small.
         let little = count < next / 2;
         if count == next {
