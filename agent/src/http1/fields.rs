@@ -47,6 +47,10 @@ pub(crate) struct Told {
     pub(crate) length: Option<Option<u64>>,
     /// Whether the length was told more than once.
     pub(crate) listed: bool,
+    /// Whether `Expect`, `Upgrade`, `TE`, are there.
+    pub(crate) expects: bool,
+    pub(crate) upgrades: bool,
+    pub(crate) te: bool,
 }
 
 /// The values are parts of `whole`, in which the lines lie.
@@ -62,6 +66,9 @@ pub(crate) fn values(
             .map_err(|_| MessageError::Malformed("header name"))?;
         match name {
             header::CONNECTION => told.connection = true,
+            header::EXPECT => told.expects = true,
+            header::UPGRADE => told.upgrades = true,
+            header::TE => told.te = true,
             header::TRANSFER_ENCODING => told.coding = Some(is_chunked(line.value)),
             header::CONTENT_LENGTH => {
                 told.listed |= told.length.is_some() || line.value.contains(&b',');
