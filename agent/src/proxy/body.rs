@@ -148,8 +148,12 @@ impl Body for ResponseBody {
                         exchange.record.bytes_out += data.len() as u64;
                     }
                 }
-                Some(Err(error @ Cut::Upstream(_))) => {
-                    exchange.failed(Reason::UpstreamReset, error);
+                Some(Err(error @ Cut::Upstream(why))) => {
+                    let reason = match why.is_clients() {
+                        true => Reason::ClientClosed,
+                        false => Reason::UpstreamReset,
+                    };
+                    exchange.failed(reason, error);
                 }
                 Some(Err(error @ (Cut::Deadline | Cut::Idle))) => {
                     exchange.failed(Reason::UpstreamTimeout, error);

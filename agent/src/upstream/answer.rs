@@ -9,9 +9,9 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Place;
 use super::http1::{Http1Error, Rest, Switched};
 use super::lifetime::UnderWay;
+use super::{BodyError, Place};
 
 /// The head of a response and where it came from.
 #[derive(Debug)]
@@ -48,6 +48,17 @@ pub enum Break {
     /// In HTTP/2.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+}
+
+impl Break {
+    /// Whether it is the client who broke off, in the middle of its request.
+    pub(crate) fn is_clients(&self) -> bool {
+        let body = match self {
+            Self::Http1(Http1Error::Body(error)) => error,
+            Self::Http1(_) | Self::Http2(_) => return false,
+        };
+        matches!(body, BodyError::Client(_))
+    }
 }
 
 impl From<Rest> for AnswerBody {

@@ -6,33 +6,29 @@
 //! passes it on. Nothing here waits by the clock.
 
 use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use tokio::io::AsyncWrite as _;
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
 
 use super::{BodyError, RequestBody, Stream};
+use crate::http1::{Arena, Framing, MessageError, Outgoing, Unsent, announced};
 
-mod arena;
-mod decoder;
 mod head;
 mod rest;
-mod sending;
 mod shelf;
 mod upload;
 
 #[cfg(test)]
 mod tests;
 
-pub(super) use arena::Arena;
 pub(super) use rest::Rest;
 pub(super) use shelf::{Idle, Shelf};
 
 use rest::Reading;
-use sending::{Sending, Unsent};
 
 /// Bytes of an answer's head; more is no answer.
 const MAX_HEAD: usize = 400 * 1024;
@@ -43,24 +39,23 @@ const INTERIM: usize = 32;
 /// Why an exchange broke.
 #[derive(Debug, thiserror::Error)]
 pub enum Http1Error {
-    /// The other side closed the connection.
-    #[error("connection was closed before the answer was complete")]
-    Closed,
-    /// The socket, or TLS.
-    #[error("connection broke")]
-    Io(#[source] io::Error),
-    /// The head is not HTTP/1.
-    #[error("head of the answer is malformed")]
-    Head(#[source] httparse::Error),
-    /// What was sent has two readings, or none.
-    #[error("answer is malformed: {0}")]
-    Malformed(&'static str),
+    /// The connection, or what came on it.
+    #[error(transparent)]
+    Message(#[from] MessageError),
     /// The head has no end in sight.
     #[error("head of the answer is longer than {MAX_HEAD} bytes")]
     TooLong,
     /// The request's body was not there to its end.
     #[error("body of the request broke off")]
     Body(#[source] BodyError),
+}
+
+impl Http1Error {
+    const CLOSED: Self = Self::Message(MessageError::Closed);
+
+    fn io(error: io::Error) -> Self {
+        Self::Message(MessageError::Io(error))
+    }
 }
 
 /// The head of an answer, and what follows it.
@@ -83,7 +78,7 @@ pub struct Switched {
 pub(super) struct Exchange {
     idle: Idle,
     method: Method,
-    sending: Sending,
+    sending: Outgoing<RequestBody>,
     /// What the writing side said when it broke; the answer may be there all the same.
     broken: Option<io::Error>,
     sent: bool,
@@ -99,7 +94,7 @@ impl Exchange {
     pub(super) fn new(mut idle: Idle, request: Request<RequestBody>) -> Self {
         idle.begin();
         let method = request.method().clone();
-        let (sending, headers) = Sending::new(request, idle.reader.arena());
+        let (sending, headers) = outgoing(request, idle.reader.arena());
         Self {
             idle,
             method,
@@ -121,7 +116,7 @@ impl Exchange {
                 return Poll::Pending;
             };
             let parsed = ready!(current.poll_head(context))?;
-            let ended = exchange.take().ok_or(Http1Error::Closed)?;
+            let ended = exchange.take().ok_or(Http1Error::CLOSED)?;
             Poll::Ready(Ok(ended.follow(parsed, shelf)))
         })
         .await
@@ -133,6 +128,9 @@ impl Exchange {
                 Poll::Ready(Ok(())) => self.sent = true,
                 Poll::Ready(Err(Unsent::Body(error))) => {
                     return Poll::Ready(Err(Http1Error::Body(error)));
+                }
+                Poll::Ready(Err(Unsent::Length)) => {
+                    return Poll::Ready(Err(Http1Error::Body(BodyError::Length)));
                 }
                 // An upstream may answer before it read everything, and close.
                 Poll::Ready(Err(Unsent::Io(error))) => self.broken = Some(error),
@@ -175,8 +173,8 @@ impl Exchange {
     /// What broke first is what is told.
     fn failed(&mut self, error: Option<io::Error>) -> Http1Error {
         match self.broken.take().or(error) {
-            Some(error) => Http1Error::Io(error),
-            None => Http1Error::Closed,
+            Some(error) => Http1Error::io(error),
+            None => Http1Error::CLOSED,
         }
     }
 
@@ -207,15 +205,24 @@ impl Exchange {
     }
 }
 
-/// Sends what a stream holds back; TLS does.
-fn poll_flush(stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-    pin!(stream).poll_flush(context)
-}
-
-fn poll_write(
-    stream: &mut Stream,
-    context: &mut Context<'_>,
-    bytes: &[u8],
-) -> Poll<io::Result<usize>> {
-    Pin::new(stream).poll_write(context, bytes)
+/// A request on its way out, and the map of its headers, empty now, for those of the answer.
+fn outgoing(request: Request<RequestBody>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
+    let (mut parts, body) = request.into_parts();
+    let body = Some(body).filter(|body| !body.is_end_stream());
+    let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
+        None => Framing::Length(0),
+        Some(Some(length)) => Framing::Length(length),
+        Some(None) => Framing::Chunked(announced(&parts.headers)),
+    };
+    // That there is no body is said to whoever heard it said.
+    let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
+    let head = arena.written(head::room(&parts), |out| {
+        head::write(&parts, out);
+        if told {
+            framing.write(out);
+        }
+        out.extend_from_slice(b"\r\n");
+    });
+    parts.headers.clear();
+    (Outgoing::new(head, body, framing), parts.headers)
 }

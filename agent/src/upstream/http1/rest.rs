@@ -6,10 +6,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::decoder::{Decoder, Piece};
-use super::sending::Sending;
 use super::upload::Upload;
 use super::{Http1Error, Idle, Shelf};
+use crate::http1::{Decoder, Outgoing, Piece};
+use crate::upstream::RequestBody;
 
 /// The body of an answer. Dropping it before its end closes the connection.
 pub(in crate::upstream) struct Rest(State);
@@ -57,7 +57,7 @@ impl Reading {
                 Piece::More => {}
             }
             let more = idle.reader.poll_more(&mut idle.stream, context);
-            if ready!(more).map_err(Http1Error::Io)? == 0 {
+            if ready!(more).map_err(Http1Error::io)? == 0 {
                 self.decoder.closed()?;
                 self.reusable = false;
             }
@@ -99,7 +99,7 @@ impl Rest {
     }
 
     /// What follows the head of an answer, and what is left of the request.
-    pub(super) fn new(idle: Idle, unsent: Option<Sending>, reading: Reading) -> Self {
+    pub(super) fn new(idle: Idle, unsent: Option<Outgoing<RequestBody>>, reading: Reading) -> Self {
         let ended = reading.decoder.ended();
         let line = match unsent {
             None => Line::Own(idle),

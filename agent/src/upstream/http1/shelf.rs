@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use tokio::time::Instant;
 
 use super::Stream;
-use super::arena::{Arena, Reader};
+use crate::http1::{Arena, Reader};
 use crate::upstream::lifetime::{Limits, Usage};
 
 /// Connections kept per destination and core.

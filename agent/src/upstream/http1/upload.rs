@@ -10,8 +10,9 @@ use std::task::{Context, Poll, Waker};
 use tokio::task::AbortHandle;
 
 use super::rest::Reading;
-use super::sending::{Sending, Unsent};
 use super::{BodyError, Http1Error, Idle};
+use crate::http1::{Outgoing, Unsent};
+use crate::upstream::RequestBody;
 
 /// The reading side of a connection whose other side is still written to. Dropping it ends both.
 pub(super) struct Upload {
@@ -44,7 +45,7 @@ impl Drop for Pump {
 
 impl Upload {
     /// Goes on to send.
-    pub(super) fn start(idle: Idle, mut sending: Sending) -> Self {
+    pub(super) fn start(idle: Idle, mut sending: Outgoing<RequestBody>) -> Self {
         let line = Rc::new(RefCell::new(Line {
             idle,
             sent: false,
@@ -90,20 +91,24 @@ impl Upload {
 }
 
 impl Line {
-    fn written(&mut self, sent: Result<(), Unsent>) {
-        match sent {
-            Ok(()) => self.sent = true,
+    fn written(&mut self, sent: Result<(), Unsent<BodyError>>) {
+        let error = match sent {
+            Ok(()) => {
+                self.sent = true;
+                return;
+            }
             // The answer is on its way all the same.
             Err(Unsent::Io(error)) => {
                 tracing::debug!(%error, "request was answered and not read to its end");
+                return;
             }
-            Err(Unsent::Body(error)) => {
-                tracing::debug!(%error, "request was answered and broke off");
-                self.failed = Some(error);
-                if let Some(reader) = self.reader.take() {
-                    reader.wake();
-                }
-            }
+            Err(Unsent::Body(error)) => error,
+            Err(Unsent::Length) => BodyError::Length,
+        };
+        tracing::debug!(%error, "request was answered and broke off");
+        self.failed = Some(error);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
     }
 }
