@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Auth, ClientPolicy, Declared, L7Kind, Name, ObjectName, Origin, RemoteKeys, Route, Rule,
-    UpstreamTls,
+    Auth, ClientPolicy, Declared, L7Kind, Name, ObjectName, Origin, PolicyId, RemoteKeys, Route,
+    Rule, UpstreamTls,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -60,7 +60,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
 }
 
 /// A backend and a policy that is about it.
-type ManagedKey = (Arc<str>, ObjectName);
+type ManagedKey = (Arc<str>, PolicyId);
 
 struct Compiler<'a> {
     snapshot: &'a Snapshot,
@@ -72,8 +72,8 @@ struct Compiler<'a> {
     backends: BTreeMap<Arc<str>, Arc<Backend>>,
     managed: BTreeMap<ManagedKey, Arc<Managed>>,
     shown: BTreeMap<ManagedKey, Arc<Identity>>,
-    limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
-    shared_rules: BTreeMap<ObjectName, SharedRules>,
+    limiters: BTreeMap<(PolicyId, L7Kind, Arc<str>), Arc<Limiter>>,
+    shared_rules: BTreeMap<PolicyId, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     peers: HashMap<*const UpstreamTls, TlsPeer>,
     targets: u32,

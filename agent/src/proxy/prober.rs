@@ -203,7 +203,7 @@ fn of_backends(table: &RouteTable) -> impl Iterator<Item = (Target, &Arc<Health>
             let target = Target {
                 owner: Owner::Backend {
                     backend: Arc::clone(&managed.backend.name),
-                    policy: managed.policy.name.to_string(),
+                    policy: managed.policy.id().to_string(),
                 },
                 endpoint: endpoint.name.to_string(),
                 place: endpoint.place.clone(),

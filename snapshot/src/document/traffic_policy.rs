@@ -7,12 +7,16 @@ use super::duration::duration;
 use super::policy::{Targets, targets};
 use crate::model::{Limit, Timestamp, TrafficPolicy};
 use crate::reader::{Field, Object};
+use crate::report::Source;
 
 mod balance;
 mod circuit_breaker;
 mod health;
+mod merge;
 mod rate_limit;
 mod retry;
+
+pub(crate) use merge::{Spec, merged};
 
 use health::Health;
 
@@ -21,13 +25,12 @@ pub(crate) struct TrafficDraft {
     pub(crate) created: Option<Timestamp>,
     pub(crate) targets: Targets,
     pub(crate) policy: TrafficPolicy,
+    pub(crate) spec: Spec,
 }
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     spec.unsupported(&[
-        "targetSelectors",
-        "mergeType",
         "faultInjection",
         "compression",
         "compressor",
@@ -46,6 +49,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
         "routingType",
     ]);
     let targets = targets(spec, meta);
+    let merge = merge_type(spec, &targets);
     let timeout = spec.optional("timeout").map(|field| timeouts(&field));
     let retry = spec.optional("retry").map(|field| retry::read(&field));
     let balance = spec.optional("loadBalancer");
@@ -78,6 +82,13 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     Some(TrafficDraft {
         created: meta.created,
         targets,
+        spec: Spec {
+            name: meta.name.clone(),
+            declared: meta.declared.clone(),
+            created: meta.created,
+            node: spec.field().node().clone(),
+            merge: merge?,
+        },
         policy: TrafficPolicy {
             request_timeout: timeouts.http.request,
             stream_idle: timeouts.http.stream_idle,
@@ -95,6 +106,25 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
             ..TrafficPolicy::new(meta.name.clone(), meta.declared.clone())
         },
     })
+}
+
+/// `mergeType`: where it stands, if the policy asks to be merged.
+#[expect(
+    clippy::option_option,
+    reason = "absent and unreadable are two things, and both end at `read`"
+)]
+fn merge_type(spec: &mut Object<'_>, targets: &Targets) -> Option<Option<Source>> {
+    let Some(field) = spec.optional("mergeType") else {
+        return Some(None);
+    };
+    field.choice(&[("StrategicMerge", ()), ("JSONMerge", ())])?;
+    if !targets.are_routes() {
+        field.mistake(
+            "is for policies of routes, which are merged into those of gateways and listeners",
+        );
+        return None;
+    }
+    Some(Some(field.source().clone()))
 }
 
 /// A part as it was read, or as it is without the field; none: it has mistakes.

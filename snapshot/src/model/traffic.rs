@@ -1,6 +1,7 @@
 //! How traffic to the backends of a rule is treated.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,10 @@ pub struct TrafficPolicy {
     pub name: ObjectName,
     /// Its document.
     pub declared: Declared,
+    /// The policy of a gateway or listener that it was merged into.
+    pub parent: Option<ObjectName>,
+    /// Whether the rate limit is that one's.
+    pub rates_of_parent: bool,
     /// From a request's head to the end of the answer, with all tries. What a route says itself goes before.
     pub request_timeout: Limit,
     /// Without a part of a request or of its answer.
@@ -49,6 +54,8 @@ impl TrafficPolicy {
         Self {
             name,
             declared,
+            parent: None,
+            rates_of_parent: false,
             request_timeout: Limit::Unset,
             stream_idle: Limit::Unset,
             max_stream: Limit::Unset,
@@ -65,6 +72,25 @@ impl TrafficPolicy {
         }
     }
 
+    /// Which policy it is.
+    pub fn id(&self) -> PolicyId {
+        PolicyId {
+            name: self.name.clone(),
+            parent: self.parent.clone(),
+        }
+    }
+
+    /// Which policy its rate limit is of.
+    pub fn rates_id(&self) -> PolicyId {
+        match &self.parent {
+            Some(parent) if self.rates_of_parent => PolicyId {
+                name: parent.clone(),
+                parent: None,
+            },
+            _ => self.id(),
+        }
+    }
+
     /// Whether it says something of endpoints, and not of requests alone.
     pub fn is_about_endpoints(&self) -> bool {
         self.circuit_breaker.is_some()
@@ -75,6 +101,24 @@ impl TrafficPolicy {
 
     /// Without a number in the document (Envoy, `healthy_panic_threshold`).
     pub const PANIC_THRESHOLD: u8 = 50;
+}
+
+/// A policy, or what came of it and the one that it was merged into.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyId {
+    /// Its name.
+    pub name: ObjectName,
+    /// The policy that it was merged into.
+    pub parent: Option<ObjectName>,
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.parent {
+            Some(parent) => write!(f, "{} in {parent}", self.name),
+            None => write!(f, "{}", self.name),
+        }
+    }
 }
 
 /// Retries of a policy.

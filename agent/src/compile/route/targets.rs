@@ -61,8 +61,9 @@ impl Compiler<'_> {
         (kind, route): (L7Kind, &Arc<str>),
     ) -> Option<Arc<Limiter>> {
         let limit = policy.rate_limit.as_ref()?;
-        let key = (policy.name.clone(), kind, Arc::clone(route));
-        let shared = self.shared_rules.entry(policy.name.clone()).or_default();
+        let id = policy.rates_id();
+        let key = (id.clone(), kind, Arc::clone(route));
+        let shared = self.shared_rules.entry(id).or_default();
         let made = self.limiters.entry(key);
         let limiter = made.or_insert_with(|| Arc::new(Limiter::new(limit, shared)));
         Some(Arc::clone(limiter))
@@ -77,7 +78,7 @@ impl Compiler<'_> {
         let places = traffic::places(&target.kind);
         let managed = places.map(|places| {
             let name = &target.backend;
-            let key = (Arc::clone(name), policy.name.clone());
+            let key = (Arc::clone(name), policy.id());
             let identity = self.shown.get(&key).cloned();
             let backend = self
                 .backends
@@ -115,7 +116,7 @@ impl Compiler<'_> {
                     continue;
                 };
                 for target in &rule.targets {
-                    let key = (backend(target), policy.name.clone());
+                    let key = (backend(target), policy.id());
                     shown.entry(key).or_insert_with(|| Arc::clone(&identity));
                 }
             }
