@@ -87,7 +87,7 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         labelled: &labelled,
         sink,
     };
-    client_policy::apply(drafts.client_policies, &mut gateways, known);
+    client_policy::apply(drafts.client_policies, &mut gateways, known, &holders);
     let platform = platform(platform_draft, &mut gateways, &attach, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platform_source

@@ -43,7 +43,7 @@ pub use cell::{
 };
 pub use client::{
     Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
-    Entrance, EscapedSlashes, Keepalive, Tls12Cipher, TlsVersions, Underscores,
+    Entrance, EscapedSlashes, Keepalive, RequestIds, Tls12Cipher, TlsVersions, Underscores,
 };
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
@@ -65,7 +65,7 @@ pub use routing::{
 };
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
-pub use tls::{Authorities, ClientValidation, SubjectName, UpstreamTls};
+pub use tls::{Authorities, ClientDemand, ClientValidation, SubjectName, UpstreamTls};
 pub use traffic::{
     ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
     LocalFailures, PassiveCheck, PolicyId, PolicyRetry, Question, RateLimit, RatePath, RateRule,

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use snapshot::model::{ClientIp, ClientPolicy, EscapedSlashes, TlsVersions, Underscores};
+use snapshot::model::{
+    Authorities, ClientDemand, ClientIp, ClientPolicy, EscapedSlashes, RequestIds, TlsVersions,
+    Underscores,
+};
 use snapshot::{Rejections, Snapshot, SourceFile, parse};
 
 fn read(text: &str) -> Result<Snapshot, Rejections> {
@@ -14,6 +17,16 @@ fn read(text: &str) -> Result<Snapshot, Rejections> {
 
 /// A gateway `edge` with these listeners, and policies: name, moment, listener and `spec` of each.
 fn world(listeners: &str, policies: &[(&str, &str, &str, &str)]) -> Result<Snapshot, Rejections> {
+    world_with(listeners, policies, "", "")
+}
+
+/// The same with more of the gateway's `spec`, and more documents.
+fn world_with(
+    listeners: &str,
+    policies: &[(&str, &str, &str, &str)],
+    spec: &str,
+    more: &str,
+) -> Result<Snapshot, Rejections> {
     let mut text = format!(
         "
 apiVersion: gateway.networking.k8s.io/v1
@@ -23,6 +36,7 @@ spec:
   gatewayClassName: cardinal
   addresses: [{{ value: 192.0.2.10 }}]
   listeners: [{listeners}]
+  {spec}
 "
     );
     for (name, created, listener, spec) in policies {
@@ -45,7 +59,31 @@ spec:
 "
         ));
     }
+    text.push_str(more);
     read(&text)
+}
+
+/// A secret `c` with a certificate, and a `ConfigMap` `ca` with its authority, which is itself.
+fn certificate() -> String {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).expect("a name");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).expect("it signs itself").pem();
+    let key = key.serialize_pem();
+    format!(
+        "---
+apiVersion: v1
+kind: Secret
+metadata: {{ name: c }}
+type: kubernetes.io/tls
+stringData: {{ tls.crt: {pem:?}, tls.key: {key:?} }}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{ name: ca }}
+data: {{ ca.crt: {pem:?} }}
+"
+    )
 }
 
 const HTTP: &str = "{ name: a, port: 80, protocol: HTTP }, { name: b, port: 81, protocol: HTTP }";
@@ -134,6 +172,103 @@ fn every_field_has_its_meaning() {
     };
     assert_eq!(header.client_ip, Some(expected));
     assert!(policy("proxyProtocol: {}").entrance.proxy_protocol);
+    let direct = policy("clientIPDetection: { directSourceIP: {} }");
+    assert_eq!(direct.client_ip, None);
+}
+
+#[test]
+fn headers_are_as_written() {
+    let nothing = policy("headers: {}");
+    assert_eq!(nothing.request_id, RequestIds::PreserveOrGenerate);
+    assert!(nothing.rate_headers && nothing.early == nothing.late);
+    for (fields, expected) in [
+        (
+            "requestID: PreserveOrGenerate",
+            RequestIds::PreserveOrGenerate,
+        ),
+        ("requestID: Preserve", RequestIds::Preserve),
+        ("requestID: Generate", RequestIds::Generate),
+        ("requestID: Disable", RequestIds::Disable),
+        ("preserveXRequestID: true", RequestIds::PreserveOrGenerate),
+        ("preserveXRequestID: false", RequestIds::Generate),
+    ] {
+        let found = policy(&format!("headers: {{ {fields} }}"));
+        assert_eq!(found.request_id, expected, "{fields}");
+    }
+    let all = policy(
+        "headers:
+    enableEnvoyHeaders: false
+    disableRateLimitHeaders: true
+    xForwardedClientCert: { mode: Sanitize }
+    earlyRequestHeaders: { set: [{ name: X-A, value: b }], remove: [X-C] }
+    lateResponseHeaders: { add: [{ name: X-D, value: e }] }",
+    );
+    assert!(!all.rate_headers);
+    let pair = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    assert_eq!(all.early.set, pair("x-a", "b"));
+    assert_eq!(all.early.remove, ["x-c"]);
+    assert_eq!(all.late.add, pair("x-d", "e"));
+}
+
+#[test]
+fn clients_are_asked_for_certificates_by_one_of_two_documents() {
+    let https = "{ name: a, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: c }] } }, { name: b, port: 80, protocol: HTTP }";
+    let tls = "{ name: a, port: 443, protocol: TLS, tls: { mode: Passthrough } }, { name: b, port: 80, protocol: HTTP }";
+    let asked = |fields: &str| {
+        format!(
+            "tls: {{ clientValidation: {{ caCertificateRefs: [{{ kind: ConfigMap, name: ca }}]{fields} }} }}"
+        )
+    };
+    let more = certificate();
+    for (fields, demand) in [
+        ("", ClientDemand::Required),
+        (", optional: true", ClientDemand::IfGiven),
+        (", mode: VerifyIfGiven", ClientDemand::IfGiven),
+        (
+            ", mode: RequireAndVerify, optional: true",
+            ClientDemand::Required,
+        ),
+    ] {
+        let read = world_with(https, &[("p", "", "", &asked(fields))], "", &more);
+        let snapshot = taken(read);
+        let gateway = snapshot.gateways.values().next().expect("it is there");
+        let clients = gateway.listeners[0]
+            .clients
+            .as_ref()
+            .expect("they are asked");
+        assert_eq!(clients.demand, demand, "{fields}");
+        assert!(matches!(clients.authorities, Authorities::These(_)));
+        // Without TLS there are none.
+        assert!(gateway.listeners[1].clients.is_none());
+    }
+    let missing = taken(world_with(
+        https,
+        &[("p", "", "", &asked("").replace("name: ca", "name: gone"))],
+        "",
+        &more,
+    ));
+    let gateway = missing.gateways.values().next().expect("it is there");
+    let clients = gateway.listeners[0]
+        .clients
+        .as_ref()
+        .expect("they are asked");
+    assert!(matches!(clients.authorities, Authorities::Missing(_)));
+    assert!(
+        missing
+            .warnings
+            .iter()
+            .any(|one| one.message.contains("no client gets through"))
+    );
+    let refused = world_with(tls, &[("p", "", "", &asked(""))], "", &more);
+    let refused = refused.expect_err("nobody would be asked").to_string();
+    assert!(refused.contains("is for listeners of HTTPS"), "{refused}");
+    let frontend = "tls: { frontend: { default: { validation: { caCertificateRefs: [{ group: '', kind: ConfigMap, name: ca }] } } } }";
+    let both = world_with(https, &[("p", "", "", &asked(""))], frontend, &more);
+    let both = both.expect_err("two say it").to_string();
+    assert!(
+        both.contains("asks the clients of listener `a` as well"),
+        "{both}"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use http::HeaderName;
 use rustls::server::NoClientAuth;
 use snapshot::model::{ClientIp, ClientPolicy, ClientTls};
 
+use super::filter::edits;
 use crate::route::client::{ClientSettings, Handshakes};
 
 /// Makes a policy ready, or says why it cannot be.
@@ -28,5 +29,7 @@ pub(super) fn settings(policy: &Arc<ClientPolicy>) -> Result<ClientSettings, Str
         policy: Arc::clone(policy),
         tls,
         header,
+        early: edits(&policy.early)?,
+        late: edits(&policy.late)?,
     })
 }

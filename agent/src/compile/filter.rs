@@ -71,7 +71,8 @@ fn status(code: u16) -> Result<StatusCode, String> {
     StatusCode::from_u16(code).map_err(|_| format!("`{code}` is not a status"))
 }
 
-fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
+/// Edits of headers, ready to be applied.
+pub(super) fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
     let pairs = |list: &[(String, String)]| -> Result<Vec<_>, String> {
         let pairs = list.iter();
         pairs.map(|(a, b)| Ok((name(a)?, value(b)?))).collect()

@@ -11,7 +11,7 @@ use agent_common::Mark;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
-use snapshot::model::{Gate, Limit, Origin};
+use snapshot::model::{Gate, Limit, Origin, RequestIds};
 
 use super::access::{self};
 use super::body::ResponseBody;
@@ -50,14 +50,22 @@ pub(super) struct Stage<'a> {
 pub(super) async fn handle(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
-    request: Request<ClientBody>,
+    mut request: Request<ClientBody>,
     upgrade: Option<OnUpgrade>,
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
     let mut exchange = Box::new(Exchange::begin(&worker, "http", Arc::clone(&conn.client)));
     exchange.conn = Some(Rc::clone(&conn));
     conn.body.replace(Rc::downgrade(&exchange.progress));
-    let id = RequestId::received(request.headers()).unwrap_or_else(|| worker.request_id());
+    let client = match conn.entry {
+        Entry::Gateway => table.client(conn.local, conn.tls, conn.sni.as_deref()),
+        Entry::Steered => None,
+    };
+    let ids = client.map_or_else(RequestIds::default, |client| {
+        client.early.apply(request.headers_mut());
+        client.policy.request_id
+    });
+    let id = RequestId::of(ids, request.headers_mut(), || worker.request_id());
     let head = *request.method() == Method::HEAD;
     let http1 = request.version() < Version::HTTP_2;
     exchange.grpc = !http1 && grpc::is_grpc(request.headers());
@@ -68,10 +76,6 @@ pub(super) async fn handle(
     if let Some(ratio) = worker.log.sinks().ratio() {
         record.trace = TraceContext::of(request.headers(), &worker, ratio);
     }
-    let client = match conn.entry {
-        Entry::Gateway => table.client(conn.local, conn.tls, conn.sni.as_deref()),
-        Entry::Steered => None,
-    };
     let stage = Stage {
         worker: &worker,
         conn: &conn,
@@ -112,8 +116,13 @@ pub(super) async fn handle(
     if let Some((cors, origin)) = &exchange.cors {
         cors.decorate(origin.as_ref(), response.headers_mut());
     }
-    if let Some(verdict) = &exchange.rate {
+    if let Some(verdict) = &exchange.rate
+        && client.is_none_or(|client| client.policy.rate_headers)
+    {
         response.headers_mut().extend(verdict.headers());
+    }
+    if let Some(client) = client {
+        client.late.apply(response.headers_mut());
     }
     exchange.record.status = response.status().as_u16();
     if last && http1 {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use snapshot::model::RequestIds;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -23,6 +24,26 @@ impl RequestId {
             }
         }
         Self(HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).ok())
+    }
+
+    /// That of a request, as the policy of its listener has it.
+    pub(super) fn of(ids: RequestIds, headers: &mut HeaderMap, new: impl FnOnce() -> Self) -> Self {
+        match ids {
+            RequestIds::PreserveOrGenerate => Self::received(headers).unwrap_or_else(new),
+            RequestIds::Preserve => {
+                let id = Self::received(headers).unwrap_or_default();
+                if id.is_none() {
+                    // What a log cannot bear goes no further.
+                    headers.remove(HEADER);
+                }
+                id
+            }
+            RequestIds::Generate => new(),
+            RequestIds::Disable => {
+                headers.remove(HEADER);
+                Self::default()
+            }
+        }
     }
 
     /// The client's, if there is one that a log can bear.

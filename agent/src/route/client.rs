@@ -13,6 +13,8 @@ use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 use snapshot::model::{Cidr, ClientIp, ClientPolicy, ClientTls, Tls12Cipher, TlsVersions};
 use snapshot::path::PathRules;
 
+use super::Edits;
+
 /// Where proxies write whom they speak for.
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -88,6 +90,10 @@ pub struct ClientSettings {
     pub(crate) tls: Option<ServerConfig>,
     /// The header that tells the client's address, if one does.
     pub(crate) header: Option<HeaderName>,
+    /// Edits of requests before anything is read from their headers.
+    pub(crate) early: Edits,
+    /// Edits of answers after all others.
+    pub(crate) late: Edits,
 }
 
 /// Whose a request is.

@@ -1,6 +1,6 @@
 //! Whom a listener believes to be who their certificates say.
 //!
-//! Flows in: what a gateway says of its clients (`tls.frontend`). Flows out: settings of handshakes, and the
+//! Flows in: what a gateway says of its clients (`tls.frontend`), or the policy of a listener. Flows out: settings of handshakes, and the
 //! names of certificates that were verified; nothing else of a client's certificate ever leaves here.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
-use snapshot::model::{Authorities, ClientValidation};
+use snapshot::model::{Authorities, ClientDemand, ClientValidation};
 
 use super::client::Handshakes;
 use super::trust::{Names, names};
@@ -20,7 +20,7 @@ use super::trust::{Names, names};
 /// What a listener asks of its clients.
 pub struct ClientTrust {
     digest: [u8; 32],
-    required: bool,
+    demand: ClientDemand,
     checked: Result<Checked, Arc<str>>,
 }
 
@@ -32,16 +32,16 @@ struct Checked {
 impl ClientTrust {
     /// Compiles what a gateway says.
     pub(crate) fn new(model: &ClientValidation, handshakes: &Handshakes) -> anyhow::Result<Self> {
-        let said = format!("{:?}", (&model.authorities, model.required));
+        let said = format!("{:?}", (&model.authorities, model.demand));
         let checked = match &model.authorities {
             Authorities::Missing(why) => Err(why.as_str().into()),
             Authorities::These(certificates) => {
-                Ok(checked(certificates, model.required, handshakes)?)
+                Ok(checked(certificates, model.demand, handshakes)?)
             }
         };
         Ok(Self {
             digest: Sha256::digest(said).into(),
-            required: model.required,
+            demand: model.demand,
             checked,
         })
     }
@@ -57,7 +57,7 @@ impl ClientTrust {
     pub(crate) fn verified(&self, chain: &[CertificateDer<'_>]) -> Option<Names> {
         let (leaf, others) = chain.split_first()?;
         let checked = self.checked.as_ref().ok()?;
-        if !self.required {
+        if self.demand == ClientDemand::Fallback {
             // The handshake took it as it was.
             let now = UnixTime::now();
             checked
@@ -78,14 +78,14 @@ impl PartialEq for ClientTrust {
 impl std::fmt::Debug for ClientTrust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClientTrust")
-            .field("required", &self.required)
+            .field("demand", &self.demand)
             .finish_non_exhaustive()
     }
 }
 
 fn checked(
     certificates: &[CertificateDer<'static>],
-    required: bool,
+    demand: ClientDemand,
     handshakes: &Handshakes,
 ) -> anyhow::Result<Checked> {
     let mut roots = RootCertStore::empty();
@@ -93,11 +93,15 @@ fn checked(
         roots.add(one.clone())?;
     }
     let provider = Arc::clone(handshakes.provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-    let asked: Arc<dyn ClientCertVerifier> = match required {
-        true => Arc::clone(&verifier),
-        false => Arc::new(Lenient(Arc::clone(&verifier))),
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let verifier = match demand {
+        ClientDemand::Required | ClientDemand::Fallback => builder,
+        ClientDemand::IfGiven => builder.allow_unauthenticated(),
+    };
+    let verifier = verifier.build()?;
+    let asked: Arc<dyn ClientCertVerifier> = match demand {
+        ClientDemand::Required | ClientDemand::IfGiven => Arc::clone(&verifier),
+        ClientDemand::Fallback => Arc::new(Lenient(Arc::clone(&verifier))),
     };
     let mut settings = handshakes.settings(asked)?;
     settings.session_storage = Arc::new(NoServerSessionStorage {});

@@ -159,6 +159,58 @@ async fn proxy_lets_only_clients_with_good_certificates_in() {
 }
 
 #[tokio::test]
+async fn proxy_asks_for_certificates_as_the_policy_of_a_listener_says() {
+    let world = World::new();
+    let (rules, more) = to(echo("up").await);
+    let ports = [free_port(), free_port(), free_port()];
+    let policy = |port: u16, fields: &str| {
+        format!(
+            "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: ClientTrafficPolicy
+metadata: {{ name: p{port} }}
+spec:
+  targetRefs: [{{ group: gateway.networking.k8s.io, kind: Gateway, name: gw, sectionName: https-{port} }}]
+  tls: {{ clientValidation: {{ caCertificateRefs: [{{ kind: ConfigMap, name: clients }}]{fields} }} }}
+"
+        )
+    };
+    let more = [
+        more,
+        policy(ports[0], ""),
+        policy(ports[1], ", optional: true"),
+    ]
+    .concat();
+    let authorities = config_map("clients", &[&world.clients]);
+    let documents = world.documents(&ports, "", &rules, &format!("{more}{authorities}"));
+    let router = Router::start(&snapshot(&documents));
+    let good = world.client(Some(&world.clients.issue("orders", &["orders.example"])));
+    let stranger = world.client(Some(&Authority::new().issue("orders", &["orders.example"])));
+    let nobody = world.client(None);
+    for (port, client, expected) in [
+        (ports[0], &good, Some(200)),
+        (ports[0], &stranger, None),
+        (ports[0], &nobody, None),
+        (ports[1], &good, Some(200)),
+        // One that is shown has to be good.
+        (ports[1], &stranger, None),
+        (ports[1], &nobody, Some(200)),
+        (ports[2], &stranger, Some(200)),
+    ] {
+        assert_eq!(status(port, client).await, expected, "{port} of {ports:?}");
+    }
+    router.reason(Reason::TlsHandshake).await;
+    drop(router);
+    // As long as the authorities are not there, nobody is believed.
+    let router = Router::start(&snapshot(&world.documents(&ports, "", &rules, &more)));
+    for client in [&good, &stranger, &nobody] {
+        assert_eq!(status(ports[0], client).await, None);
+        assert_eq!(status(ports[1], client).await, None);
+    }
+    router.reason(Reason::TlsHandshake).await;
+}
+
+#[tokio::test]
 async fn proxy_takes_routing_keys_of_verified_certificates_only() {
     let world = World::new();
     let (a, b) = (echo("a").await, echo("b").await);

@@ -843,3 +843,81 @@ async fn proxy_client_policy_is_that_of_the_table_for_each_request() {
     let answer = sender.send_request(asked()).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn proxy_client_policy_says_which_request_id_is_told() {
+    let up = echo("up").await;
+    for (action, own, is_new) in [
+        ("PreserveOrGenerate", true, true),
+        ("Preserve", true, false),
+        ("Generate", false, true),
+        ("Disable", false, false),
+    ] {
+        let (snapshot, at) = world(&format!("headers: {{ requestID: {action} }}"), up, "");
+        let _router = Router::start(&snapshot);
+        let told = |answer: &Reply| {
+            let seen = answer.seen("x-request-id");
+            let told = answer.header("x-request-id").map(str::to_owned);
+            assert_eq!(seen.first(), told.as_ref(), "{action}");
+            told
+        };
+        let answer = send(at, with(&[("x-request-id", "mine-1")])).await;
+        let kept = told(&answer).is_some_and(|id| id == "mine-1");
+        assert_eq!(kept, own, "{action}");
+        let none = told(&send(at, with(&[])).await);
+        assert_eq!(none.is_some(), is_new, "{action}");
+        // What is no id goes no further.
+        let odd = told(&send(at, with(&[("x-request-id", "a b")])).await);
+        assert_eq!(
+            odd.as_ref().map(String::len),
+            is_new.then_some(32),
+            "{action}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn proxy_client_policy_edits_headers_before_and_behind_all_else() {
+    let up = echo("up").await;
+    let spec = "headers: {
+      earlyRequestHeaders: { set: [{ name: x-version, value: two }], add: [{ name: x-a, value: b }], remove: [x-secret] },
+      lateResponseHeaders: { set: [{ name: server, value: here }], remove: [x-cell-name] },
+      disableRateLimitHeaders: true }";
+    let more = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: two }
+spec:
+  parentRefs: [{ name: gw }]
+  rules:
+    - matches: [{ headers: [{ name: x-version, value: two }] }]
+      filters: [{ type: ResponseHeaderModifier, responseHeaderModifier: { set: [{ name: server, value: route }, { name: x-route, value: two }] } }]
+      backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: up }]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: { name: rates }
+spec:
+  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: gw }]
+  rateLimit: { local: { rules: [{ limit: { requests: 2, unit: Hour } }] } }
+";
+    let (snapshot, at) = world(spec, up, more);
+    let router = Router::start(&snapshot);
+    let asked = with(&[("x-a", "a"), ("x-secret", "s"), ("x-version", "one")]);
+    let answer = send(at, asked).await;
+    assert_eq!(answer.status, 200);
+    // Routed by what it became.
+    assert_eq!(answer.header("x-route"), Some("two"));
+    assert_eq!(answer.seen("x-version"), ["two"]);
+    assert_eq!(answer.seen("x-a"), ["a,b"]);
+    assert_eq!(answer.seen("x-secret"), [""; 0]);
+    assert_eq!(answer.header("server"), Some("here"));
+    assert_eq!(answer.header("x-cell-name"), None);
+    assert_eq!(answer.header("x-ratelimit-limit"), None);
+    send(at, with(&[])).await;
+    let refused = send(at, with(&[])).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("server"), Some("here"));
+    assert_eq!(refused.header("x-ratelimit-limit"), None);
+    router.reason(Reason::RateLimited).await;
+}

@@ -24,20 +24,37 @@ pub(crate) struct AuthorityRef {
 
 /// Reads the list; at least one.
 pub(crate) fn references(field: &Field<'_>, meta: &Meta) -> Option<Vec<AuthorityRef>> {
+    several(field, meta, None)
+}
+
+/// The same where what holds them is a `Secret` if nothing else is said (Gateway API, `SecretObjectReference`).
+pub(crate) fn secret_references(field: &Field<'_>, meta: &Meta) -> Option<Vec<AuthorityRef>> {
+    several(field, meta, Some(Holder::Secret))
+}
+
+fn several(field: &Field<'_>, meta: &Meta, usual: Option<Holder>) -> Option<Vec<AuthorityRef>> {
     let items = field.some_limited_list(MAX_REFERENCES);
     let count = items.len();
-    let found: Vec<_> = items.iter().filter_map(|item| one(item, meta)).collect();
+    let read = items.iter();
+    let found: Vec<_> = read.filter_map(|item| one(item, meta, usual)).collect();
     (count > 0 && found.len() == count).then_some(found)
 }
 
-fn one(field: &Field<'_>, meta: &Meta) -> Option<AuthorityRef> {
+fn one(field: &Field<'_>, meta: &Meta, usual: Option<Holder>) -> Option<AuthorityRef> {
     let mut object = field.object()?;
-    if let Some(field) = object.required("group") {
+    let mut of = |name| match usual {
+        Some(_) => object.optional(name),
+        None => object.required(name),
+    };
+    if let Some(field) = of("group") {
         field.choice(&[("", ())]);
     }
-    let holder = object.required("kind").and_then(|field| {
-        field.choice(&[("ConfigMap", Holder::ConfigMap), ("Secret", Holder::Secret)])
-    });
+    let holder = match of("kind") {
+        Some(field) => {
+            field.choice(&[("ConfigMap", Holder::ConfigMap), ("Secret", Holder::Secret)])
+        }
+        None => usual,
+    };
     let name = reference(&mut object, meta);
     object.finish();
     let name = name?;

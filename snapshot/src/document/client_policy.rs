@@ -6,11 +6,13 @@ use std::time::Duration;
 use super::Meta;
 use super::addresses::network;
 use super::duration::duration;
-use super::http_route::header_name;
+use super::gateway::ValidationDraft;
+use super::http_route::{header_edits, header_name};
 use super::policy::{Targets, gateways};
 use crate::model::{
     Alpn, ClientHttp2, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit, DocumentPath,
-    Entrance, EscapedSlashes, Keepalive, Timestamp, Tls12Cipher, TlsVersions, Underscores,
+    Entrance, EscapedSlashes, HeaderEdits, Keepalive, RequestIds, Timestamp, Tls12Cipher,
+    TlsVersions, Underscores,
 };
 use crate::reader::{Field, Object};
 
@@ -30,29 +32,34 @@ pub(crate) struct ClientDraft {
     pub(crate) created: Option<Timestamp>,
     pub(crate) targets: Targets,
     pub(crate) policy: ClientPolicy,
+    /// What clients are asked for, with the authorities by name.
+    pub(crate) validation: Option<ValidationDraft>,
 }
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
-    spec.unsupported(&["http1", "http3", "scheme"]);
+    spec.unsupported(&["http1", "http3", "grpc", "scheme"]);
     let targets = gateways(spec, meta);
     let proxy_protocol = proxy_protocol(spec);
     let client_ip = spec
         .optional("clientIPDetection")
         .map(|field| client_ip::read(&field));
     let path = spec.optional("path").map(|field| path(&field));
-    let underscores = spec.optional("headers").map(|field| headers(&field));
+    let headers = spec.optional("headers").map(|field| headers(&field));
     let timeouts = spec.optional("timeout").map(|field| timeouts(&field));
-    let tls = spec.optional("tls").map(|field| tls::read(&field));
+    let tls = spec.optional("tls").map(|field| tls::read(&field, meta));
     let connections = spec.optional("connection").map(|field| connection(&field));
     let keepalive = spec.optional("tcpKeepalive").map(|field| keepalive(&field));
     let http2 = spec.optional("http2").map(|field| http2(&field));
     let health_path = spec.optional("healthCheck").map(|field| health(&field));
     let (escaped_slashes, merge_slashes) = settled(path)?.unwrap_or((EscapedSlashes::Reject, true));
     let (limit, max_requests) = settled(connections)?.unwrap_or_default();
+    let headers = settled(headers)?.unwrap_or_default();
+    let (tls, validation) = settled(tls)?.unwrap_or_default();
     Some(ClientDraft {
         created: meta.created,
         targets,
+        validation,
         policy: ClientPolicy {
             declared: meta.declared.clone(),
             entrance: Entrance {
@@ -63,9 +70,13 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
             client_ip: settled(client_ip)?.flatten(),
             escaped_slashes,
             merge_slashes,
-            underscores: settled(underscores)?.unwrap_or_default(),
+            underscores: headers.underscores,
+            request_id: headers.request_id,
+            early: headers.early,
+            late: headers.late,
+            rate_headers: headers.rate_headers,
             timeouts: settled(timeouts)?.unwrap_or_default(),
-            tls: settled(tls)?.unwrap_or_default(),
+            tls,
             max_requests,
             http2: settled(http2)?.unwrap_or_default(),
             health_path: settled(health_path)?,
@@ -124,17 +135,42 @@ fn path(field: &Field<'_>) -> Option<(EscapedSlashes, bool)> {
     ))
 }
 
-fn headers(field: &Field<'_>) -> Option<Underscores> {
+/// `headers` (Envoy Gateway, `HeaderSettings`).
+struct Headers {
+    underscores: Underscores,
+    request_id: RequestIds,
+    early: HeaderEdits,
+    late: HeaderEdits,
+    rate_headers: bool,
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self {
+            underscores: Underscores::default(),
+            request_id: RequestIds::default(),
+            early: HeaderEdits::default(),
+            late: HeaderEdits::default(),
+            rate_headers: true,
+        }
+    }
+}
+
+fn headers(field: &Field<'_>) -> Option<Headers> {
     let mut object = field.object()?;
-    object.unsupported(&[
-        "enableEnvoyHeaders",
-        "disableRateLimitHeaders",
-        "xForwardedClientCert",
-        "preserveXRequestID",
-        "requestID",
-        "earlyRequestHeaders",
-        "lateResponseHeaders",
-    ]);
+    object.unsupported(&["host"]);
+    let foreign = object.optional("enableEnvoyHeaders");
+    let certificate = object.optional("xForwardedClientCert");
+    let sound = foreign.is_none_or(|field| no_envoy_headers(&field).is_some())
+        & certificate.is_none_or(|field| no_certificate(&field).is_some());
+    let silent = object
+        .optional("disableRateLimitHeaders")
+        .map(|field| field.boolean());
+    let request_id = request_ids(&mut object);
+    let early = object.optional("earlyRequestHeaders");
+    let early = early.map(|field| edits(&field));
+    let late = object.optional("lateResponseHeaders");
+    let late = late.map(|field| edits(&field));
     let action = object.optional("withUnderscoresAction").map(|field| {
         field.choice(&[
             ("RejectRequest", Underscores::Reject),
@@ -143,7 +179,65 @@ fn headers(field: &Field<'_>) -> Option<Underscores> {
         ])
     });
     object.finish();
-    Some(settled(action)?.unwrap_or_default())
+    let headers = Headers {
+        underscores: settled(action)?.unwrap_or_default(),
+        request_id: request_id?,
+        early: settled(early)?.unwrap_or_default(),
+        late: settled(late)?.unwrap_or_default(),
+        rate_headers: !settled(silent)?.unwrap_or_default(),
+    };
+    sound.then_some(headers)
+}
+
+fn no_envoy_headers(field: &Field<'_>) -> Option<()> {
+    if field.boolean()? {
+        field.mistake("`X-Envoy-` headers tell of Envoy; expected `false`");
+        return None;
+    }
+    Some(())
+}
+
+/// What a client says of its certificate goes no further, and nothing is said in its place.
+fn no_certificate(field: &Field<'_>) -> Option<()> {
+    let mut object = field.object()?;
+    object.unsupported(&["certDetailsToAdd"]);
+    let mode = match object.optional("mode") {
+        Some(field) => field.choice(&[("Sanitize", ())]),
+        None => Some(()),
+    };
+    object.finish();
+    mode
+}
+
+/// `requestID`, or what came before it.
+fn request_ids(object: &mut Object<'_>) -> Option<RequestIds> {
+    let action = object.optional("requestID");
+    let preserve = object.optional("preserveXRequestID");
+    match (action, preserve) {
+        (Some(_), Some(field)) => {
+            field.mistake("expected either `requestID` or `preserveXRequestID`, got both");
+            None
+        }
+        (Some(field), None) => field.choice(&[
+            ("PreserveOrGenerate", RequestIds::PreserveOrGenerate),
+            ("Preserve", RequestIds::Preserve),
+            ("Generate", RequestIds::Generate),
+            ("Disable", RequestIds::Disable),
+        ]),
+        (None, Some(field)) => Some(match field.boolean()? {
+            true => RequestIds::PreserveOrGenerate,
+            false => RequestIds::Generate,
+        }),
+        (None, None) => Some(RequestIds::default()),
+    }
+}
+
+fn edits(field: &Field<'_>) -> Option<HeaderEdits> {
+    let mut object = field.object()?;
+    object.unsupported(&["addIfAbsent", "removeOnMatch"]);
+    let edits = header_edits(&mut object);
+    object.finish();
+    edits
 }
 
 fn timeouts(field: &Field<'_>) -> Option<ClientTimeouts> {
@@ -152,6 +246,7 @@ fn timeouts(field: &Field<'_>) -> Option<ClientTimeouts> {
     let mut sound = true;
     if let Some(field) = object.optional("http") {
         let mut http = field.object()?;
+        http.unsupported(&["requestHeadersReceivedTimeout"]);
         for (name, place) in [
             ("requestReceivedTimeout", &mut timeouts.request),
             ("idleTimeout", &mut timeouts.idle),
@@ -166,6 +261,7 @@ fn timeouts(field: &Field<'_>) -> Option<ClientTimeouts> {
     }
     if let Some(field) = object.optional("tcp") {
         let mut tcp = field.object()?;
+        tcp.unsupported(&["tlsHandshakeTimeout", "connectionInspectionTimeout"]);
         if let Some(field) = tcp.optional("idleTimeout") {
             timeouts.tcp_idle = above_zero(&field);
             sound &= timeouts.tcp_idle.is_some();

@@ -19,8 +19,8 @@ mod resilience;
 mod session;
 
 pub(crate) use cors::cors;
-pub(crate) use filters::edits;
 use filters::{Place, filters};
+pub(crate) use filters::{edits, header_edits};
 pub(crate) use headers::{header_name, header_value};
 pub(crate) use matches::canonical;
 pub(super) use matches::header_matches;

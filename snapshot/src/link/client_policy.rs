@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::attachment::{Known, Policy, by_target};
+use super::authorities::Holders;
+use super::gateway_tls::validation as validated;
 use crate::document::Table;
 use crate::document::client_policy::ClientDraft;
 use crate::document::policy::PolicyTarget;
-use crate::model::{Gateway, Listener, ListenerProtocol, ObjectName};
+use crate::model::{ClientValidation, Gateway, Listener, ListenerProtocol, ObjectName};
 use crate::reader::Sink;
 
 /// Puts policies on listeners: that of a listener as a whole over that of its gateway.
@@ -15,16 +17,19 @@ pub(super) fn apply(
     drafts: Table<ClientDraft>,
     gateways: &mut BTreeMap<ObjectName, Gateway>,
     known: Known<'_, '_>,
+    holders: &Holders<'_>,
 ) {
     let sink = known.sink;
     let policies = drafts.into_iter().filter_map(|(name, (declared, draft))| {
         let draft = draft?;
+        let validation = draft.validation.as_ref();
+        let validation = validation.map(|draft| Arc::new(validated(draft, holders)));
         Some(Policy {
             name,
             declared,
             created: draft.created,
             targets: draft.targets,
-            what: Arc::new(draft.policy),
+            what: Arc::new((Arc::new(draft.policy), validation)),
         })
     });
     let policies = by_target(policies.collect(), known);
@@ -38,10 +43,38 @@ pub(super) fn apply(
             let found = policies
                 .get(&own)
                 .or_else(|| policies.get(&PolicyTarget::Gateway(name.clone())));
-            listener.policy = found.map(|(_, policy)| Arc::clone(policy));
+            let Some((_, found)) = found else {
+                continue;
+            };
+            let (policy, validation) = &**found;
+            listener.policy = Some(Arc::clone(policy));
+            if let Some(validation) = validation {
+                ask(listener, validation, sink);
+            }
         }
         agree(&gateway.listeners, sink);
     }
+}
+
+/// Lets a listener ask its clients for certificates.
+fn ask(listener: &mut Listener, validation: &Arc<ClientValidation>, sink: &Sink) {
+    let message = match (&listener.protocol, &listener.clients) {
+        (ListenerProtocol::Https { .. }, None) => {
+            listener.clients = Some(Arc::clone(validation));
+            return;
+        }
+        (ListenerProtocol::Https { .. }, Some(other)) => format!(
+            "{} asks the clients of listener `{}` as well; expected one of the two",
+            other.declared, listener.name
+        ),
+        (ListenerProtocol::Tls(_), _) => format!(
+            "is for listeners of HTTPS, and listener `{}` has protocol TLS",
+            listener.name
+        ),
+        // Without TLS there are no certificates.
+        (ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp, _) => return,
+    };
+    sink.mistake(validation.declared.clone(), message);
 }
 
 /// Listeners of one port are told apart after their connections began, by server name or host: what is decided before that

@@ -11,17 +11,7 @@ use crate::model::{ClientValidation, Gateway, ListenerProtocol, ObjectName};
 /// that its backends are shown.
 pub(super) fn apply(gateway: &mut Gateway, draft: &GatewayDraft, holders: &Holders<'_>) {
     let tls = &draft.tls;
-    let linked = |draft: &ValidationDraft| {
-        let authorities = holders.authorities(
-            &draft.authorities,
-            "no client gets through the handshakes that it is for",
-        );
-        Arc::new(ClientValidation {
-            declared: draft.source.clone(),
-            authorities,
-            required: draft.required,
-        })
-    };
+    let linked = |draft: &ValidationDraft| Arc::new(validation(draft, holders));
     let usual = tls.default.as_ref().map(linked);
     for listener in &mut gateway.listeners {
         if !matches!(listener.protocol, ListenerProtocol::Https { .. }) {
@@ -44,6 +34,19 @@ pub(super) fn apply(gateway: &mut Gateway, draft: &GatewayDraft, holders: &Holde
         }
     }
     gateway.identity = identity(draft, holders);
+}
+
+/// What clients are asked for, with the authorities themselves.
+pub(super) fn validation(draft: &ValidationDraft, holders: &Holders<'_>) -> ClientValidation {
+    let authorities = holders.authorities(
+        &draft.authorities,
+        "no client gets through the handshakes that it is for",
+    );
+    ClientValidation {
+        declared: draft.source.clone(),
+        authorities,
+        demand: draft.demand,
+    }
 }
 
 fn identity(draft: &GatewayDraft, holders: &Holders<'_>) -> Option<ObjectName> {

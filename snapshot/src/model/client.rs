@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use super::{Cidr, Declared, DocumentPath};
+use super::{Cidr, Declared, DocumentPath, HeaderEdits};
 
 /// A policy of a listener, as a whole. What it leaves out is as for listeners without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,14 @@ pub struct ClientPolicy {
     pub merge_slashes: bool,
     /// What becomes of headers with an underscore in their name.
     pub underscores: Underscores,
+    /// Which request id a request has.
+    pub request_id: RequestIds,
+    /// Edits of a request's headers before anything is read from them.
+    pub early: HeaderEdits,
+    /// Edits of the headers of every answer, after all others.
+    pub late: HeaderEdits,
+    /// Whether clients are told of rate limits.
+    pub rate_headers: bool,
     /// How long is waited for what.
     pub timeouts: ClientTimeouts,
     /// TLS of listeners that terminate it.
@@ -104,6 +112,20 @@ pub enum Underscores {
     Allow,
     /// They are taken away.
     Drop,
+}
+
+/// Which request id (`X-Request-ID`) a request has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestIds {
+    /// The client's, or a new one.
+    #[default]
+    PreserveOrGenerate,
+    /// The client's, or none.
+    Preserve,
+    /// A new one.
+    Generate,
+    /// None.
+    Disable,
 }
 
 /// How long is waited for clients, each above zero; none: as the router does without a policy.

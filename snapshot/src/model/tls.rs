@@ -35,13 +35,24 @@ pub enum SubjectName {
     Uri(String),
 }
 
-/// What listeners ask of their clients (Gateway API, `FrontendTLSValidation`).
+/// What listeners ask of their clients (Gateway API, `FrontendTLSValidation`; Envoy Gateway, `ClientValidationContext`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientValidation {
     /// Its document and field.
     pub declared: Declared,
     /// Who may have signed a client's certificate.
     pub authorities: Authorities,
-    /// Whether a client without a good certificate is turned away. Else it is served as one that has none.
-    pub required: bool,
+    /// What becomes of those that have none.
+    pub demand: ClientDemand,
+}
+
+/// What becomes of clients without a good certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientDemand {
+    /// They are turned away.
+    Required,
+    /// One that shows a bad certificate is turned away; one that shows none is served without.
+    IfGiven,
+    /// They are served as those that have none.
+    Fallback,
 }

@@ -247,7 +247,7 @@ impl Compiler<'_> {
                     && table.key().needs_certificate()
                 {
                     let message = format!(
-                        "routing table `{}` takes its key from the client's certificate, and listener `{}` asks for none (`spec.tls.frontend` of its gateway)",
+                        "routing table `{}` takes its key from the client's certificate, and listener `{}` asks for none (`spec.tls.frontend` of its gateway, or `spec.tls.clientValidation` of a `ClientTrafficPolicy`)",
                         table.name, listener.name
                     );
                     self.mistake(&rule.declared, message);

@@ -19,12 +19,19 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<ClientIp>> {
     let mut object = field.object()?;
     let forwarded = object.optional("xForwardedFor");
     let custom = object.optional("customHeader");
+    let direct = object.optional("directSourceIP");
     object.finish();
-    match (forwarded, custom) {
-        (Some(field), None) => forwarded_for(&field),
-        (None, Some(field)) => header(&field).map(Some),
+    match (forwarded, custom, direct) {
+        (Some(field), None, None) => forwarded_for(&field),
+        (None, Some(field), None) => header(&field).map(Some),
+        (None, None, Some(field)) => {
+            field.object()?.finish();
+            Some(None)
+        }
         _ => {
-            field.mistake("expected exactly one of `xForwardedFor` and `customHeader`");
+            field.mistake(
+                "expected exactly one of `xForwardedFor`, `customHeader` and `directSourceIP`",
+            );
             None
         }
     }
@@ -35,6 +42,7 @@ fn forwarded_for(field: &Field<'_>) -> Option<Option<ClientIp>> {
     let mut object = field.object()?;
     let hops = object.optional("numTrustedHops");
     let networks = object.optional("trustedCIDRs");
+    object.unsupported(&["disableXForwardedForAppend"]);
     object.finish();
     match (hops, networks) {
         (Some(field), None) => {

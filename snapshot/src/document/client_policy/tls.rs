@@ -1,6 +1,10 @@
 //! `tls`: versions, cipher suites and ALPN towards clients.
 
-use super::{Alpn, ClientTls, Tls12Cipher, TlsVersions};
+use super::super::Meta;
+use super::super::authorities::secret_references;
+use super::super::gateway::ValidationDraft;
+use super::{Alpn, ClientTls, Tls12Cipher, TlsVersions, settled};
+use crate::model::ClientDemand;
 use crate::reader::{Field, Object};
 
 /// Cipher suites by their names in OpenSSL, which Envoy uses.
@@ -20,10 +24,9 @@ enum Version {
     Tls13,
 }
 
-pub(super) fn read(field: &Field<'_>) -> Option<ClientTls> {
+pub(super) fn read(field: &Field<'_>, meta: &Meta) -> Option<(ClientTls, Option<ValidationDraft>)> {
     let mut object = field.object()?;
     object.unsupported(&[
-        "clientValidation",
         "session",
         "ecdhCurves",
         "signatureAlgorithms",
@@ -44,12 +47,60 @@ pub(super) fn read(field: &Field<'_>) -> Option<ClientTls> {
         );
         return None;
     }
+    let validation = object
+        .optional("clientValidation")
+        .map(|field| validation(&field, meta));
     object.finish();
-    Some(ClientTls {
+    let tls = ClientTls {
         versions: versions?,
         ciphers,
         alpn,
+    };
+    Some((tls, settled(validation)?))
+}
+
+/// `clientValidation`: what clients are asked for (Envoy Gateway, `ClientValidationContext`).
+fn validation(field: &Field<'_>, meta: &Meta) -> Option<ValidationDraft> {
+    let mut object = field.object()?;
+    object.unsupported(&[
+        "spkiHashes",
+        "certificateHashes",
+        "subjectAltNames",
+        "crl",
+        "allowExpiredCertificate",
+    ]);
+    let authorities = object
+        .required("caCertificateRefs")
+        .and_then(|field| secret_references(&field, meta));
+    let optional = match object.optional("optional") {
+        Some(field) => field.boolean(),
+        None => Some(false),
+    };
+    let mode = object.optional("mode").map(|field| mode(&field));
+    object.finish();
+    let demand = match (settled(mode)?, optional?) {
+        (Some(demand), _) => demand,
+        (None, true) => ClientDemand::IfGiven,
+        (None, false) => ClientDemand::Required,
+    };
+    Some(ValidationDraft {
+        source: field.source().clone(),
+        authorities: authorities?,
+        demand,
     })
+}
+
+fn mode(field: &Field<'_>) -> Option<ClientDemand> {
+    if matches!(field.value().text(), Some("Request" | "RequireAny")) {
+        field.mistake(
+            "a certificate that nobody checks tells nothing; expected `RequireAndVerify` or `VerifyIfGiven`",
+        );
+        return None;
+    }
+    field.choice(&[
+        ("RequireAndVerify", ClientDemand::Required),
+        ("VerifyIfGiven", ClientDemand::IfGiven),
+    ])
 }
 
 /// The values of a list, each there once.

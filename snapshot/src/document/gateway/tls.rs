@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::document::authorities::{AuthorityRef, references};
 use crate::document::{Meta, reference};
-use crate::model::{ObjectName, Port};
+use crate::model::{ClientDemand, ObjectName, Port};
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 
@@ -27,7 +27,7 @@ pub(crate) struct GatewayTlsDraft {
 pub(crate) struct ValidationDraft {
     pub(crate) source: Source,
     pub(crate) authorities: Vec<AuthorityRef>,
-    pub(crate) required: bool,
+    pub(crate) demand: ClientDemand,
 }
 
 /// Reads the field.
@@ -89,15 +89,18 @@ fn validation(field: &Field<'_>, meta: &Meta) -> Option<ValidationDraft> {
     let authorities = object
         .required("caCertificateRefs")
         .and_then(|field| references(&field, meta));
-    let required = match object.optional("mode") {
-        Some(field) => field.choice(&[("AllowValidOnly", true), ("AllowInsecureFallback", false)]),
-        None => Some(true),
+    let demand = match object.optional("mode") {
+        Some(field) => field.choice(&[
+            ("AllowValidOnly", ClientDemand::Required),
+            ("AllowInsecureFallback", ClientDemand::Fallback),
+        ]),
+        None => Some(ClientDemand::Required),
     };
     object.finish();
     Some(ValidationDraft {
         source: validation.source().clone(),
         authorities: authorities?,
-        required: required?,
+        demand: demand?,
     })
 }
 

@@ -147,7 +147,8 @@ pub(crate) fn edits(field: &Field<'_>) -> Option<HeaderEdits> {
     edits
 }
 
-fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
+/// The same of a mapping that has more.
+pub(crate) fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
     let mut names = BTreeSet::new();
     let mut allowed = |field: &Field<'_>, name: &str| {
         if FRAMING.contains(&name) {
