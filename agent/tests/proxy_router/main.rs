@@ -7,6 +7,7 @@ mod cells;
 mod choreo;
 mod client_certificates;
 mod client_policy;
+mod codec;
 mod connections;
 mod documents;
 mod east;
