@@ -34,6 +34,7 @@ mod aside;
 mod attempts;
 mod backend_metrics;
 mod body;
+mod buffer;
 mod client_hello;
 mod clients;
 mod coalesce;

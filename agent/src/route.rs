@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
@@ -447,6 +448,8 @@ pub struct RouteRule {
     pub limiter: Option<Arc<Limiter>>,
     /// What is changed on the way, or answered here.
     pub filters: Filters,
+    /// Bytes of a request that is taken whole before it is sent; none: it is sent as it comes.
+    pub buffer: Option<NonZeroU64>,
     /// How long requests are waited for.
     pub timeouts: RuleTimeouts,
     /// Whether and how they are tried again.

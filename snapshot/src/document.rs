@@ -28,6 +28,7 @@ pub(crate) mod jwks;
 pub(crate) mod l4_route;
 pub(crate) mod platform;
 pub(crate) mod policy;
+pub(crate) mod quantity;
 pub(crate) mod routing_table;
 pub(crate) mod secret;
 pub(crate) mod security_policy;

@@ -653,6 +653,15 @@ spec:
 }
 
 #[test]
+fn requests_are_taken_whole_up_to_what_is_written() {
+    assert_eq!(only("retry: {}").request_buffer, None);
+    for (limit, bytes) in [("1", 1), ("500Ki", 512_000), ("64Mi", 64 << 20)] {
+        let policy = only(&format!("requestBuffer: {{ limit: {limit} }}"));
+        assert_eq!(policy.request_buffer.map(|one| one.get()), Some(bytes));
+    }
+}
+
+#[test]
 fn rates_are_as_written() {
     let rules = |rules: &str| {
         let fields = format!("rateLimit: {{ type: Local, local: {{ rules: [{rules}] }} }}");

@@ -212,6 +212,7 @@ impl<'a> Compiler<'a> {
                 .as_ref()
                 .and_then(|policy| self.limiter(policy, (route.kind, name))),
             filters,
+            buffer: rule.traffic.as_ref().and_then(|one| one.request_buffer),
             timeouts: traffic::timeouts(rule),
             retry: traffic::retry(rule),
             session: rule.session.clone(),

@@ -14,6 +14,7 @@ use super::access::{self, Visit};
 use super::answer;
 use super::attempts::Effort;
 use super::body::ResponseBody;
+use super::buffer;
 use super::exchange::Exchange;
 use super::grpc;
 use super::inbound::Inbound;
@@ -183,6 +184,9 @@ pub(super) async fn forward(
         websocket: upgrade.is_some(),
     };
     let mut request = outbound.request(parts, body.limited(chosen.body_limit))?;
+    if let Some(limit) = rule.buffer {
+        request = Box::pin(buffer::whole(stage.worker, exchange, request, limit)).await?;
+    }
     if let (None, Some(like)) = (&upgrade, chosen.destinations.first()) {
         let like = (like, inbound.identity.as_ref());
         request = mirrored(stage, exchange, request, lists, like)?;

@@ -79,6 +79,8 @@ pub(super) struct Worker {
     pub(super) budgets: RefCell<Budgets>,
     /// Room for bodies that may be sent again.
     pub(super) room: Room,
+    /// For bodies that are read to their end before they are sent.
+    pub(super) buffers: Room,
     /// Copies of requests under way.
     pub(super) copies: Copies,
     pub(super) keys: Arc<KeyStore>,
@@ -149,6 +151,7 @@ impl Worker {
             metrics: CoreMetrics::new(shared.metrics),
             budgets: RefCell::default(),
             room: Room::default(),
+            buffers: Room::default(),
             copies: Copies::default(),
             keys: shared.keys,
             tokens: RefCell::default(),

@@ -9,12 +9,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use tokio::sync::Notify;
 
-use super::body::BodyError;
+use super::body::{BodyError, RequestBody};
 use super::client_body::ClientBody;
 
 /// Bytes of one body that are kept at most.
@@ -26,9 +27,23 @@ const SMALL: usize = 8 * 1024;
 /// Bytes of all bodies of a core that are kept at most; beyond that, new ones are not kept.
 const MAX_TOTAL: usize = 32 * 1024 * 1024;
 
+/// The same of bodies that are read to their end before they are sent; beyond that, requests are refused.
+const MAX_BUFFERED: usize = 128 * 1024 * 1024;
+
 /// Room for the bodies that a core keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Room(Rc<Cell<usize>>);
+
+/// Why a body is not there to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Unkept {
+    /// It broke off, or is too long.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// Others take all the memory that there is for such bodies.
+    #[error("as many bodies are buffered as there is memory for")]
+    NoRoom,
+}
 
 /// A body and what was read of it.
 #[derive(Debug)]
@@ -95,6 +110,36 @@ impl Kept {
             room: room.clone(),
             ended: Notify::new(),
         })
+    }
+
+    /// Reads a body to its end. `room` is that of such bodies alone.
+    pub async fn whole(mut body: RequestBody, room: &Room) -> Result<Rc<Self>, Unkept> {
+        let kept = Self::new(ClientBody::empty(), None, room);
+        // However small its parts are.
+        let mut all = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let data = match frame?.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    kept.state.borrow_mut().trailers = frame.into_trailers().ok();
+                    continue;
+                }
+            };
+            let total = room.0.get() + data.len();
+            if total > MAX_BUFFERED {
+                return Err(Unkept::NoRoom);
+            }
+            room.0.set(total);
+            kept.state.borrow_mut().bytes += data.len();
+            all.extend_from_slice(&data);
+        }
+        let mut state = kept.state.borrow_mut();
+        if !all.is_empty() {
+            state.frames.push(all.freeze());
+        }
+        state.end = End::Whole;
+        drop(state);
+        Ok(kept)
     }
 
     /// Bytes that the body may have.

@@ -3,6 +3,7 @@
 mod access;
 mod auth;
 mod backends;
+mod buffers;
 mod cells;
 mod choreo;
 mod client_certificates;

@@ -9,6 +9,7 @@ use super::duration::duration;
 use super::gateway::ValidationDraft;
 use super::http_route::{header_edits, header_name};
 use super::policy::{Targets, gateways};
+use super::quantity::bytes;
 use crate::model::{
     Alpn, ClientHttp2, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit, DocumentPath,
     Entrance, EscapedSlashes, HeaderEdits, Keepalive, RequestIds, Timestamp, Tls12Cipher,
@@ -369,40 +370,8 @@ fn http2(field: &Field<'_>) -> Option<ClientHttp2> {
     })
 }
 
-/// Bytes, as a whole number or a quantity of Kubernetes such as `64Ki`.
 fn window(field: &Field<'_>) -> Option<u32> {
-    use crate::tree::Value;
-    let bytes = match field.value() {
-        Value::Integer(number) => u64::try_from(*number).ok(),
-        Value::String(text) => quantity(text),
-        _ => None,
-    };
-    let fitting = bytes.filter(|bytes| WINDOWS.contains(bytes));
-    if fitting.is_none() {
-        field.expected(format_args!(
-            "{} to {} bytes, such as `64Ki` or `1Mi`",
-            WINDOWS.start(),
-            WINDOWS.end()
-        ));
-    }
-    fitting.and_then(|bytes| u32::try_from(bytes).ok())
-}
-
-/// A whole quantity with or without its suffix (Kubernetes, `resource.Quantity`).
-fn quantity(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, suffix) = text.split_at(digits);
-    let unit: u64 = match suffix {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit)
+    u32::try_from(bytes(field, WINDOWS)?).ok()
 }
 
 fn health(field: &Field<'_>) -> Option<DocumentPath> {
@@ -422,30 +391,4 @@ fn health(field: &Field<'_>) -> Option<DocumentPath> {
     });
     object.finish();
     path
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quantity;
-
-    #[test]
-    fn quantities_are_whole_numbers_with_a_unit() {
-        for (text, expected) in [
-            ("65536", Some(65_536)),
-            ("64Ki", Some(65_536)),
-            ("1Mi", Some(1 << 20)),
-            ("2k", Some(2_000)),
-            ("1G", Some(1_000_000_000)),
-            ("", None),
-            ("Ki", None),
-            ("1.5Ki", None),
-            ("-1", None),
-            ("1 Ki", None),
-            ("1KiB", None),
-            ("99999999999999999999", None),
-            ("18446744073709551615Gi", None),
-        ] {
-            assert_eq!(quantity(text), expected, "{text}");
-        }
-    }
 }

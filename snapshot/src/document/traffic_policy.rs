@@ -1,10 +1,12 @@
 //! `BackendTrafficPolicy` (Envoy Gateway): time limits, retries, and how backends are chosen and spared.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::Meta;
 use super::duration::duration;
 use super::policy::{Targets, targets};
+use super::quantity::bytes;
 use crate::model::{Limit, Timestamp, TrafficPolicy};
 use crate::reader::{Field, Object};
 use crate::report::Source;
@@ -19,6 +21,9 @@ mod retry;
 pub(crate) use merge::{Spec, merged};
 
 use health::Health;
+
+/// Bytes of a request that is taken whole: it is in memory.
+const MAX_BUFFER: u64 = 64 << 20;
 
 /// A policy whose targets are not resolved.
 pub(crate) struct TrafficDraft {
@@ -36,7 +41,6 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
         "compressor",
         "responseOverride",
         "httpUpgrade",
-        "requestBuffer",
         "telemetry",
         "tcpKeepalive",
         "proxyProtocol",
@@ -58,6 +62,8 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     let breaker = breaker.map(|field| circuit_breaker::read(&field));
     let health = spec.optional("healthCheck");
     let health = health.map(|field| health::read(&field));
+    let buffer = spec.optional("requestBuffer");
+    let buffer = buffer.map(|field| request_buffer(&field));
     let rates = spec.optional("rateLimit");
     let rates = rates.map(|field| rate_limit::read(&field));
     let timeouts = read_or_usual(timeout)?;
@@ -102,6 +108,10 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
             active,
             passive,
             rate_limit,
+            request_buffer: match buffer {
+                Some(buffer) => Some(buffer?),
+                None => None,
+            },
             panic_threshold: panic_threshold.unwrap_or(TrafficPolicy::PANIC_THRESHOLD),
             ..TrafficPolicy::new(meta.name.clone(), meta.declared.clone())
         },
@@ -207,6 +217,16 @@ fn time(object: &mut Object<'_>, name: &'static str) -> Option<Option<Duration>>
         Some(field) => some(&field).map(Some),
         None => Some(None),
     }
+}
+
+/// `requestBuffer`: bytes of a request at most.
+fn request_buffer(field: &Field<'_>) -> Option<NonZeroU64> {
+    let mut object = field.object()?;
+    let limit = object
+        .required("limit")
+        .and_then(|field| bytes(&field, 1..=MAX_BUFFER));
+    object.finish();
+    NonZeroU64::new(limit?)
 }
 
 /// A time limit that zero switches off.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub struct TrafficPolicy {
     pub panic_threshold: u8,
     /// How many requests pass.
     pub rate_limit: Option<RateLimit>,
+    /// Bytes of a request that is taken whole before it is sent; none: it is sent as it comes.
+    pub request_buffer: Option<NonZeroU64>,
 }
 
 impl TrafficPolicy {
@@ -69,6 +71,7 @@ impl TrafficPolicy {
             passive: None,
             panic_threshold: Self::PANIC_THRESHOLD,
             rate_limit: None,
+            request_buffer: None,
         }
     }
 
