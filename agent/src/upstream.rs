@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request};
+use http::HeaderValue;
+use http::request::Parts;
 use snapshot::model::{Hostname, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
@@ -117,6 +118,15 @@ impl std::fmt::Display for Place {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+/// A request on its way out. Its head stays where it is, however many hands it goes through.
+#[derive(Debug)]
+pub struct UpstreamRequest {
+    /// Its head.
+    pub parts: Box<Parts>,
+    /// Its body.
+    pub body: RequestBody,
 }
 
 /// Time limits of upstream connections.
@@ -303,7 +313,7 @@ impl Client {
     pub async fn send(
         &self,
         destinations: &[Destination],
-        request: Request<RequestBody>,
+        request: UpstreamRequest,
         progress: &Rc<Progress>,
         patience: Patience,
         table: &RouteTable,

@@ -8,6 +8,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::connection::Conn;
 use super::normalise::Normal;
+use super::seen::Seen;
 use super::tokens::Known;
 use super::websocket::Asked;
 use crate::route::Identity;
@@ -17,9 +18,11 @@ use crate::upstream::RequestBody;
 
 /// A request taken apart.
 pub(super) struct Inbound {
-    pub(super) parts: Parts,
+    pub(super) parts: Box<Parts>,
     pub(super) body: RequestBody,
     pub(super) normal: Normal,
+    /// What its head has, as it was read.
+    pub(super) seen: Seen,
     pub(super) upgrade: Option<(OnUpgrade, Asked)>,
     /// Address of whom it is from.
     pub(super) client: IpAddr,

@@ -10,10 +10,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::{BodyError, RequestBody, Stream};
+use super::{BodyError, RequestBody, Stream, UpstreamRequest};
 use crate::http1::{Arena, Decoder, Framing, MessageError, Outgoing, Piece, Unsent, announced};
 
 mod head;
@@ -70,7 +70,7 @@ pub struct Switched {
 
 /// An exchange whose answer has not begun.
 pub(super) struct Exchange {
-    idle: Idle,
+    idle: Box<Idle>,
     method: Method,
     sending: Outgoing<RequestBody>,
     /// What the writing side said when it broke; the answer may be there all the same.
@@ -83,8 +83,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(idle: Idle, request: Request<RequestBody>) -> Self {
-        let method = request.method().clone();
+    pub(super) fn new(idle: Box<Idle>, request: UpstreamRequest) -> Self {
+        let method = request.parts.method.clone();
         let (sending, headers) = outgoing(request, idle.reader.arena());
         Self {
             idle,
@@ -98,21 +98,17 @@ impl Exchange {
     }
 
     /// Sends, and gives the head of the answer as soon as it is there. `shelf` gets the connection when the answer's body
-    /// is read to its end. Not to be called again after it is ready.
-    pub(super) async fn head(self, shelf: &Rc<Shelf>) -> Result<Head, Http1Error> {
-        let mut exchange = Some(self);
-        std::future::poll_fn(move |context| {
-            let Some(current) = &mut exchange else {
-                return Poll::Pending;
-            };
-            let parsed = ready!(current.poll_head(context))?;
-            let ended = exchange.take().ok_or(Http1Error::CLOSED)?;
-            Poll::Ready(Ok(ended.follow(parsed, shelf)))
-        })
-        .await
+    /// is read to its end.
+    pub(super) async fn head(mut self, shelf: &Rc<Shelf>) -> Result<Head, Http1Error> {
+        let answer = std::future::poll_fn(|context| self.poll_head(context, shelf)).await?;
+        Ok(self.follow(answer, shelf))
     }
 
-    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<head::Answer, Http1Error>> {
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        shelf: &Shelf,
+    ) -> Poll<Result<head::Answer, Http1Error>> {
         if !self.sent && self.broken.is_none() {
             match self.sending.poll(&mut self.idle.stream, context) {
                 Poll::Ready(Ok(())) => self.sent = true,
@@ -129,9 +125,14 @@ impl Exchange {
         }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
-            let headers = || std::mem::take(&mut self.headers);
-            let Some(answer) = head::read(&mut reader.input, self.seen, &self.method, headers)?
-            else {
+            let answer = head::read(
+                &mut reader.input,
+                self.seen,
+                &self.method,
+                &mut self.headers,
+                &mut shelf.names.borrow_mut(),
+            )?;
+            let Some(answer) = answer else {
                 self.seen = reader.input.len();
                 if self.seen > MAX_HEAD {
                     return Poll::Ready(Err(Http1Error::TooLong));
@@ -206,7 +207,7 @@ enum State {
 
 /// An exchange whose answer's head was read.
 struct Following {
-    idle: Idle,
+    idle: Box<Idle>,
     /// The request, as long as it is not sent to its end.
     sending: Option<Outgoing<RequestBody>>,
     decoder: Decoder,
@@ -336,8 +337,8 @@ impl std::fmt::Debug for Rest {
 }
 
 /// A request on its way out, and the map of its headers, empty now, for those of the answer.
-fn outgoing(request: Request<RequestBody>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
-    let (mut parts, body) = request.into_parts();
+fn outgoing(request: UpstreamRequest, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
+    let UpstreamRequest { mut parts, body } = request;
     let body = Some(body).filter(|body| !body.is_end_stream());
     let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
         None => Framing::Length(0),
