@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Bytes of the shared memory. Whoever holds a part of it holds all of it.
@@ -21,19 +22,43 @@ const LEAST: usize = 8 * 1024;
 /// Bytes that are asked for at most.
 const MOST: usize = 512 * 1024;
 
+/// Maps of header fields that are kept for the next messages, and fields that such a map has room for.
+const MAPS: usize = 64;
+const FIELDS: usize = 64;
+
 /// The shared memory; always empty between two uses.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Arena(Rc<RefCell<BytesMut>>);
+pub(crate) struct Arena(Rc<Memory>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    block: RefCell<BytesMut>,
+    maps: RefCell<Vec<HeaderMap>>,
+}
 
 impl Arena {
     /// The block, with room for at least so many bytes.
     fn block(&self, room: usize) -> RefMut<'_, BytesMut> {
-        let mut block = self.0.borrow_mut();
+        let mut block = self.0.block.borrow_mut();
         // From its beginning, if nobody holds a part.
         if !block.try_reclaim(BLOCK) && block.capacity() < room {
             *block = BytesMut::with_capacity(BLOCK.max(room));
         }
         block
+    }
+
+    /// An empty map.
+    pub(crate) fn map(&self) -> HeaderMap {
+        self.0.maps.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a map that is not needed any more.
+    pub(crate) fn give(&self, mut map: HeaderMap) {
+        map.clear();
+        let mut maps = self.0.maps.borrow_mut();
+        if maps.len() < MAPS && (1..=FIELDS).contains(&map.capacity()) {
+            maps.push(map);
+        }
     }
 
     /// What `write` writes.
@@ -68,6 +93,11 @@ impl Reader {
 
     pub(crate) fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// What was read and not yet taken, and the memory beside it.
+    pub(crate) fn input(&mut self) -> (&mut Bytes, &Arena) {
+        (&mut self.input, &self.arena)
     }
 
     /// Reads more; 0 is the end.

@@ -47,6 +47,10 @@ pub(crate) struct Told {
     pub(crate) length: Option<Option<u64>>,
     /// Whether the length was told more than once.
     pub(crate) listed: bool,
+    /// Whether `Expect`, `Upgrade`, `TE`, are there.
+    pub(crate) expects: bool,
+    pub(crate) upgrades: bool,
+    pub(crate) te: bool,
 }
 
 /// What a field is about, if it frames its message.
@@ -55,6 +59,9 @@ pub(super) enum Said {
     Connection,
     Coding,
     Length,
+    Expect,
+    Upgrade,
+    Te,
     /// Something else.
     Other,
 }
@@ -65,6 +72,9 @@ impl Said {
             header::CONNECTION => Self::Connection,
             header::TRANSFER_ENCODING => Self::Coding,
             header::CONTENT_LENGTH => Self::Length,
+            header::EXPECT => Self::Expect,
+            header::UPGRADE => Self::Upgrade,
+            header::TE => Self::Te,
             _ => Self::Other,
         }
     }
@@ -76,6 +86,9 @@ impl Told {
         match said {
             Said::Other => {}
             Said::Connection => self.connection = true,
+            Said::Expect => self.expects = true,
+            Said::Upgrade => self.upgrades = true,
+            Said::Te => self.te = true,
             Said::Coding => self.coding = Some(is_chunked(value)),
             Said::Length => {
                 self.listed |= self.length.is_some() || value.contains(&b',');

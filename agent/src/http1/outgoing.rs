@@ -1,12 +1,12 @@
 //! A message on its way out: its head, then its body as it comes.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncWrite, ReadBuf};
@@ -60,8 +60,9 @@ impl Framing {
     pub(crate) fn write(&self, out: &mut BytesMut) {
         match self {
             Self::Length(length) => {
-                // Writing to memory does not fail.
-                let _written = write!(out.writer(), "content-length: {length}\r\n");
+                out.extend_from_slice(b"content-length: ");
+                out.extend_from_slice(itoa::Buffer::new().format(*length).as_bytes());
+                out.extend_from_slice(b"\r\n");
             }
             Self::Chunked(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             Self::Close => {}

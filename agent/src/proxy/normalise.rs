@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Version};
-use hyper::body::Incoming;
 use snapshot::model::{EscapedSlashes, Underscores};
 use snapshot::path::CanonicalPath;
 
@@ -61,8 +60,8 @@ fn bad(detail: impl Into<String>) -> Refusal {
 }
 
 /// Reads a request, by the rules of its listener's policy if there is one. `seen`: what its head has.
-pub(super) fn read(
-    request: &Request<Incoming>,
+pub(super) fn read<B>(
+    request: &Request<B>,
     seen: Seen,
     client: Option<&ClientSettings>,
 ) -> Result<Normal, Refusal> {
@@ -153,8 +152,8 @@ fn unescaped(path: &str) -> Option<String> {
 
 /// Exactly one authority: of the target if it has one (RFC 9112, section 3.2.2; RFC 9113, section
 /// 8.3.1), and then `Host` may only repeat it.
-fn authority(
-    request: &Request<Incoming>,
+fn authority<B>(
+    request: &Request<B>,
     seen: Seen,
 ) -> Result<(HeaderValue, Arc<str>, Option<u16>), Refusal> {
     let headers = request.headers();
@@ -235,9 +234,9 @@ fn plain(authority: &[u8]) -> Option<&str> {
     plain.then(|| unsafe { str::from_utf8_unchecked(authority) })
 }
 
-/// One length, told in one way. Hyper already refuses lengths that differ and codings that do not
-/// end in `chunked`, and ends the connection after a message with both a length and a coding, which
-/// it reads as chunked (RFC 9112, section 6.3); what it lets through besides is refused here.
+/// One length, told in one way. The codecs already refuse lengths that differ and codings that do not
+/// end in `chunked`; a message with both a length and a coding is read as chunked (RFC 9112, section
+/// 6.3) and refused here, which ends the connection.
 fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {

@@ -74,6 +74,11 @@ impl From<TrySendError<Request<RequestBody>>> for Failed {
 }
 
 impl Client {
+    /// Memory that all connections of the core share.
+    pub(crate) fn arena(&self) -> &crate::http1::Arena {
+        &self.arena
+    }
+
     /// A client without connections.
     pub fn new(settings: Settings) -> Self {
         Self {
