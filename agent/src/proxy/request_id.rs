@@ -46,9 +46,10 @@ impl RequestId {
     pub(super) fn value(&self, keep: impl FnOnce(&[u8]) -> Bytes) -> Option<HeaderValue> {
         match &self.0 {
             Id::None => None,
-            // SAFETY: hexadecimal digits are visible ASCII.
             Id::Own(numbers) => {
-                Some(unsafe { HeaderValue::from_maybe_shared_unchecked(keep(&digits(*numbers))) })
+                let text = keep(&digits(*numbers));
+                // SAFETY: hexadecimal digits are visible ASCII.
+                Some(unsafe { HeaderValue::from_maybe_shared_unchecked(text) })
             }
             Id::Received(value) => Some(value.clone()),
         }

@@ -188,7 +188,7 @@ fn checked(key: Cow<'_, str>) -> Result<Cow<'_, str>, KeyError> {
         [] => Err(KeyError::Missing),
         text if text.len() > MAX_KEY => Err(KeyError::TooLong),
         text if !text.iter().all(|byte| (b' '..=b'~').contains(byte)) => Err(KeyError::NotAscii),
-        text if text.iter().any(|byte| *byte == b',') => Err(KeyError::Comma),
+        text if text.contains(&b',') => Err(KeyError::Comma),
         _ => Ok(key),
     }
 }

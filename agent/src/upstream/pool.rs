@@ -14,12 +14,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::alarm::Alarms;
-use super::answer::Break;
+use super::answer::{AnswerBody, Break};
 use super::http1::{self, Exchange, Shelf};
+use super::lifetime::{self, Limits};
 use super::resolve::Resolver;
 use super::{
-    Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
-    UpstreamRequest, connect,
+    Answer, Destination, LocalExecutor, Place, Progress, RequestBody, Settings, Stream,
+    UpstreamError, UpstreamRequest, connect,
 };
 use crate::route::{HashMap, RouteTable};
 
@@ -46,6 +47,15 @@ struct Pool {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     from: Arc<str>,
+    limits: Limits,
+    usage: Rc<lifetime::Shared>,
+}
+
+impl Shared {
+    /// Whether it may have another request. One that may not ends with those that it has.
+    fn may_serve(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && self.usage.may_serve(&self.limits, now)
+    }
 }
 
 /// What a request can be sent over.
@@ -133,18 +143,18 @@ impl Client {
 
     /// Closes connections that idled too long; called from time to time.
     pub fn expire(&self, now: Instant) {
-        let limit = self.settings.timeouts.idle;
         let mut pool = self.pool.borrow_mut();
         // A connection that is in use comes back to its shelf.
         pool.http1
-            .retain(|_, shelf| shelf.expire(now, limit) || Rc::strong_count(shelf) > 1);
-        pool.http2.retain(|_, shared| !shared.sender.is_closed());
+            .retain(|_, shelf| shelf.expire(now) || Rc::strong_count(shelf) > 1);
+        pool.http2.retain(|_, shared| shared.may_serve(now));
     }
 
     pub(super) async fn exchange(
         &self,
         destinations: &[Destination],
         mut request: UpstreamRequest,
+        progress: &Progress,
         table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
         let mut failure = UpstreamError::Nowhere;
@@ -160,7 +170,7 @@ impl Client {
             // back, and the next one is tried.
             while let Some(way) = poll_fn(|context| {
                 // There is one now or there is none.
-                Poll::Ready(self.kept(destination, context))
+                Poll::Ready(self.kept(destination, progress.last(), context))
             })
             .await
             {
@@ -209,18 +219,23 @@ impl Client {
         Err(failure)
     }
 
-    fn kept(&self, destination: &Destination, context: &mut Context<'_>) -> Option<Way> {
+    fn kept(
+        &self,
+        destination: &Destination,
+        now: Instant,
+        context: &mut Context<'_>,
+    ) -> Option<Way> {
         if destination.http2 {
             let mut pool = self.pool.borrow_mut();
             let shared = pool.http2.get(destination)?;
-            if !shared.sender.is_closed() {
+            if shared.may_serve(now) {
                 return Some(Way::Http2(shared.clone()));
             }
             pool.http2.remove(destination);
             return None;
         }
         let shelf = Rc::clone(self.pool.borrow().http1.get(destination)?);
-        let idle = shelf.take(context)?;
+        let idle = shelf.take(now, context)?;
         Some(Way::Http1(idle, shelf))
     }
 
@@ -234,6 +249,7 @@ impl Client {
             Some(peer) => peer.to_string().into(),
             None => destination.place.to_string().into(),
         };
+        let limits = Limits::new(destination, &self.settings.timeouts);
         if destination.http2 {
             let broken = |source: hyper::Error| UpstreamError::Broken {
                 place: destination.place.to_string(),
@@ -253,7 +269,12 @@ impl Client {
                     tracing::debug!(%place, %error, "upstream connection ended");
                 }
             });
-            let shared = Shared { sender, from };
+            let shared = Shared {
+                sender,
+                from,
+                limits,
+                usage: Rc::new(lifetime::Shared::new(Instant::now())),
+            };
             let mut pool = self.pool.borrow_mut();
             pool.http2.insert(destination.clone(), shared.clone());
             return Ok(Way::Http2(shared));
@@ -262,7 +283,11 @@ impl Client {
         let mut pool = self.pool.borrow_mut();
         let shelf = match pool.http1.get(destination) {
             Some(shelf) => Rc::clone(shelf),
-            None => Rc::clone(pool.http1.entry(destination.clone()).or_default()),
+            None => {
+                let new = || Rc::new(Shelf::new(limits));
+                let entry = pool.http1.entry(destination.clone());
+                Rc::clone(entry.or_insert_with(new))
+            }
         };
         Ok(Way::Http1(idle, shelf))
     }
@@ -271,13 +296,14 @@ impl Client {
 async fn over(way: Way, at: usize, request: UpstreamRequest) -> Result<Answer, Failed> {
     match way {
         Way::Http2(mut shared) => {
+            let under_way = shared.usage.begin();
             let request = Request::from_parts(*request.parts, request.body);
             let response = shared.sender.try_send_request(request).await?;
             let (parts, body) = response.into_parts();
             Ok(Answer {
                 status: parts.status,
                 headers: parts.headers,
-                body: body.into(),
+                body: AnswerBody::shared(body, under_way),
                 switched: None,
                 from: shared.from,
                 at,

@@ -5,12 +5,12 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Stream;
 use crate::http1::{Arena, Names, Reader};
+use crate::upstream::lifetime::{Limits, Usage};
 
 /// Connections kept per destination and core.
 const MOST: usize = 1024;
@@ -21,8 +21,7 @@ pub(in crate::upstream) struct Idle {
     pub(super) reader: Reader,
     /// Address of the other side, as a text: every request on the connection is recorded with it.
     pub(in crate::upstream) from: Arc<str>,
-    /// When it was first seen without an exchange.
-    since: Option<Instant>,
+    usage: Usage,
 }
 
 impl Idle {
@@ -31,8 +30,13 @@ impl Idle {
             stream,
             reader: Reader::new(arena),
             from,
-            since: None,
+            usage: Usage::new(Instant::now()),
         })
+    }
+
+    /// A request more.
+    pub(super) fn begin(&mut self) {
+        self.usage.begin();
     }
 
     /// Whether the other side closed it, or said something unasked. Wakes `context` at the next news.
@@ -44,31 +48,49 @@ impl Idle {
 /// Takes connections when their exchange has ended, and gives them for the next one, the last used one first.
 #[derive(Default)]
 pub(in crate::upstream) struct Shelf {
+    #[expect(clippy::vec_box, reason = "they come and go, and are large")]
     idle: RefCell<Vec<Box<Idle>>>,
     /// What its destination's answers look like.
     pub(super) names: RefCell<Names>,
+    limits: Limits,
 }
 
 impl Shelf {
-    /// Keeps a connection, or closes it if there are too many.
+    /// An empty one for connections that live so long.
+    pub(in crate::upstream) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// Keeps a connection, or closes it if there are too many or its time is over.
     pub(super) fn keep(&self, mut idle: Box<Idle>) {
         let mut all = self.idle.borrow_mut();
-        if all.len() < MOST {
-            idle.since = None;
+        let now = Instant::now();
+        idle.usage.end(now);
+        if all.len() < MOST && idle.usage.may_serve(&self.limits, now) {
             all.push(idle);
         }
     }
 
     /// A connection that is open as far as it is known.
-    pub(in crate::upstream) fn take(&self, context: &mut Context<'_>) -> Option<Box<Idle>> {
+    pub(in crate::upstream) fn take(
+        &self,
+        now: Instant,
+        context: &mut Context<'_>,
+    ) -> Option<Box<Idle>> {
         // A task that has used its budget up is told that nothing came, which would look like an open connection.
         let open = pin!(tokio::task::coop::unconstrained(poll_fn(|context| {
             let mut all = self.idle.borrow_mut();
-            let mut found = all.pop();
-            while found.as_mut().is_some_and(|idle| idle.is_stale(context)) {
-                found = all.pop();
+            loop {
+                let Some(mut idle) = all.pop() else {
+                    return Poll::Ready(None);
+                };
+                if idle.usage.may_serve(&self.limits, now) && !idle.is_stale(context) {
+                    return Poll::Ready(Some(idle));
+                }
             }
-            Poll::Ready(found)
         })));
         match open.poll(context) {
             Poll::Ready(found) => found,
@@ -76,15 +98,11 @@ impl Shelf {
         }
     }
 
-    /// Closes connections that were closed by the other side or idled too long; false if none is left. Called from time to
-    /// time, which is how exactly idle time is known.
-    pub(in crate::upstream) fn expire(&self, now: Instant, limit: Duration) -> bool {
+    /// Closes connections that were closed by the other side or whose time is over; false if none is left.
+    pub(in crate::upstream) fn expire(&self, now: Instant) -> bool {
         let mut nobody = Context::from_waker(Waker::noop());
         let mut all = self.idle.borrow_mut();
-        all.retain_mut(|one| {
-            let since = *one.since.get_or_insert(now);
-            now.duration_since(since) < limit && !one.is_stale(&mut nobody)
-        });
+        all.retain_mut(|one| one.usage.may_serve(&self.limits, now) && !one.is_stale(&mut nobody));
         !all.is_empty()
     }
 }
