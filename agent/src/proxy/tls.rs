@@ -138,7 +138,7 @@ async fn handshake(
             }
         };
         conn.sni = name;
-        exchange.record.host.clone_from(&conn.sni);
+        exchange.record.host = conn.sni.as_deref().map(Into::into);
         if let Some(listener) = bind.and_then(|bind| bind.named(conn.sni.as_deref()))
             && let Some(streams) = listener.streams.as_ref().filter(|one| one.passthrough)
         {
@@ -163,7 +163,7 @@ async fn handshake(
         .client_hello()
         .server_name()
         .map(str::to_ascii_lowercase);
-    exchange.record.host.clone_from(&conn.sni);
+    exchange.record.host = conn.sni.as_deref().map(Into::into);
     let listener = bind.and_then(|bind| bind.named(conn.sni.as_deref()));
     if let Some(listener) = listener {
         exchange.listener(&listener.name);
