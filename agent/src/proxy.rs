@@ -63,6 +63,7 @@ mod proxy_header;
 mod request;
 mod request_id;
 mod respond;
+mod seen;
 mod send;
 mod session;
 mod south;

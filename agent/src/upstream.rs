@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request};
+use http::HeaderValue;
+use http::request::Parts;
 use snapshot::model::{Hostname, Limit, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
@@ -129,6 +130,15 @@ impl std::fmt::Display for Place {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+/// A request on its way out. Its head stays where it is, however many hands it goes through.
+#[derive(Debug)]
+pub struct UpstreamRequest {
+    /// Its head.
+    pub parts: Box<Parts>,
+    /// Its body.
+    pub body: RequestBody,
 }
 
 /// Time limits of upstream connections.
@@ -317,14 +327,14 @@ impl Client {
     pub async fn send(
         &self,
         destinations: &[Destination],
-        request: Request<RequestBody>,
+        request: UpstreamRequest,
         progress: &Rc<Progress>,
         patience: Patience,
         table: &RouteTable,
     ) -> Result<Answer, UpstreamError> {
         let first = destinations.first().ok_or(UpstreamError::Nowhere)?;
         let exchange = async {
-            let answer = self.exchange(destinations, request, table).await;
+            let answer = self.exchange(destinations, request, progress, table).await;
             // Whatever the upstream made of half a body is not its fault.
             match progress.broken() {
                 Some(BodyBreak::TooLong(limit)) => Err(UpstreamError::BodyTooLong { limit }),

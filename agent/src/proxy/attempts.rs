@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response};
 use http_body::Body as _;
 use snapshot::model::{Failures, Jitter, Limit, Retry, RuleTimeouts};
 use tokio::time::Instant;
@@ -21,7 +20,7 @@ use super::request::Stage;
 use super::respond::{Refusal, chain};
 use crate::route::Managed;
 use crate::upstream::kept::Kept;
-use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError};
+use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError, UpstreamRequest};
 
 /// What a rule says of its requests' time and tries.
 #[derive(Clone, Copy)]
@@ -90,7 +89,7 @@ impl Limits {
 
     /// An answer, and when its body has to be over.
     fn got(&self, answer: Answer, streams: bool) -> Got {
-        let body = answer.response.body();
+        let body = &answer.body;
         let streams = streams || (!body.is_end_stream() && body.size_hint().exact().is_none());
         let stream = self.stream.filter(|_| streams);
         Got {
@@ -104,25 +103,47 @@ impl Limits {
 pub(super) async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    mut destinations: Vec<Destination>,
-    request: Request<RequestBody>,
+    destinations: &mut [Destination],
+    request: UpstreamRequest,
     effort: Effort<'_>,
 ) -> Result<Got, Refusal> {
-    let begun = exchange.begun();
-    let streams = request.body().size_hint().exact().is_none();
-    let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) else {
-        let limits = Limits::new(effort.timeouts, begun, streams, Instant::now);
-        let how = (limits.patience, effort.managed);
-        let answer = once(stage, exchange, &destinations, request, how).await?;
-        return Ok(limits.got(answer, streams));
+    let streams = request.body.size_hint().exact().is_none();
+    if let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) {
+        let how = (retry, effort, streams);
+        return Box::pin(retried(stage, exchange, destinations, request, how)).await;
+    }
+    let limits = Limits::new(effort.timeouts, exchange.begun(), streams, Instant::now);
+    let answer = match effort.managed {
+        None => {
+            let client = &stage.worker.client;
+            let (progress, patience) = (&exchange.progress, limits.patience);
+            client
+                .send(destinations, request, progress, patience, stage.table)
+                .await?
+        }
+        // What has more to wait for has memory of its own.
+        managed => {
+            let how = (limits.patience, managed);
+            Box::pin(once(stage, exchange, destinations, request, how)).await?
+        }
     };
+    Ok(limits.got(answer, streams))
+}
+
+async fn retried(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    destinations: &mut [Destination],
+    request: UpstreamRequest,
+    (retry, effort, streams): (&Retry, Effort<'_>, bool),
+) -> Result<Got, Refusal> {
+    let begun = exchange.begun();
     let worker = stage.worker;
     let budgets = &worker.budgets;
     budgets.borrow_mut().request(effort.backend, Instant::now());
-    let (parts, body) = request.into_parts();
     let mut original = Original {
-        parts,
-        body: body.keep(&worker.room),
+        parts: request.parts,
+        body: request.body.keep(&worker.room),
     };
     let mut retries = 0;
     loop {
@@ -134,9 +155,9 @@ pub(super) async fn send(
             return Err(Refusal::new(Reason::RequestTimeout, "the body is gone"));
         };
         let how = (limits.patience, effort.managed);
-        let got = once(stage, exchange, &destinations, request, how).await;
+        let got = once(stage, exchange, destinations, request, how).await;
         let again = match &got {
-            Ok(answer) => wanted(retry, &answer.response),
+            Ok(answer) => wanted(retry, answer),
             Err(error) => failed(retry.failures, error),
         };
         let now = Instant::now();
@@ -184,7 +205,7 @@ async fn once(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &[Destination],
-    request: Request<RequestBody>,
+    request: UpstreamRequest,
     (patience, managed): (Patience, Option<&Managed>),
 ) -> Result<Answer, UpstreamError> {
     let client = &stage.worker.client;
@@ -202,8 +223,7 @@ async fn once(
         )
         .await;
     if let Some(watched) = watched {
-        let held = watched.ended(stage.worker, destinations, &result);
-        exchange.served = held.map(Rc::new);
+        exchange.slots.served = watched.ended(stage.worker, destinations, &result);
     }
     result
 }
@@ -216,18 +236,20 @@ fn may_retry(exchange: &mut Exchange, managed: Option<&Managed>, retries: u32) -
     };
     let slot = managed.retry();
     let taken = slot.is_some();
-    exchange.slots.extend(slot.map(Rc::new));
+    if taken {
+        exchange.slots.retry = slot;
+    }
     taken
 }
 
 /// Whether an answer is tried for again.
-fn wanted<B>(retry: &Retry, response: &Response<B>) -> bool {
+fn wanted(retry: &Retry, answer: &Answer) -> bool {
     let grpc = || {
-        let status = response.headers().get("grpc-status")?;
+        let status = answer.headers.get("grpc-status")?;
         let status: u8 = status.to_str().ok()?.parse().ok()?;
         Some(retry.grpc_codes.contains(&status))
     };
-    retry.codes.contains(&response.status().as_u16())
+    retry.codes.contains(&answer.status.as_u16())
         || (!retry.grpc_codes.is_empty() && grpc().unwrap_or(false))
 }
 
@@ -245,18 +267,19 @@ fn failed(wanted: Failures, error: &UpstreamError) -> bool {
 
 /// A request that can be sent again.
 struct Original {
-    parts: Parts,
+    parts: Box<Parts>,
     body: Option<Rc<Kept>>,
 }
 
 impl Original {
-    fn request(&mut self, exchange: &Exchange) -> Option<Request<RequestBody>> {
+    fn request(&mut self, exchange: &Exchange) -> Option<UpstreamRequest> {
         let progress = Rc::clone(&exchange.progress);
         let body = match &self.body {
             Some(kept) => RequestBody::again(kept, progress)?,
             None => RequestBody::empty(progress),
         };
-        Some(Request::from_parts(self.parts.clone(), body))
+        let parts = self.parts.clone();
+        Some(UpstreamRequest { parts, body })
     }
 
     fn is_whole(&self) -> bool {

@@ -3,7 +3,6 @@
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
-use http::Request;
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -19,19 +18,18 @@ use crate::upstream::{BodyError, RequestBody, UpstreamError};
 pub(super) async fn whole(
     worker: &Worker,
     exchange: &Exchange,
-    request: Request<RequestBody>,
+    body: RequestBody,
     limit: NonZeroU64,
-) -> Result<Request<RequestBody>, Refusal> {
+) -> Result<RequestBody, Refusal> {
     let limit = limit.get();
-    if request.body().is_end_stream() {
-        return Ok(request);
+    if body.is_end_stream() {
+        return Ok(body);
     }
     let too_long = || Refusal::from(UpstreamError::BodyTooLong { limit });
     // What is announced need not be read.
-    if request.body().size_hint().lower() > limit {
+    if body.size_hint().lower() > limit {
         return Err(too_long());
     }
-    let (parts, body) = request.into_parts();
     let progress = &exchange.progress;
     progress.touch(Instant::now());
     let read = Kept::whole(body.limited(Some(limit)), &worker.buffers);
@@ -55,6 +53,5 @@ pub(super) async fn whole(
         Unkept::NoRoom => Refusal::new(Reason::BackendOverloaded, chain(&error)),
     })?;
     let gone = || Refusal::new(Reason::RequestTimeout, "the body is gone");
-    let body = RequestBody::again(&kept, Rc::clone(progress)).ok_or_else(gone)?;
-    Ok(Request::from_parts(parts, body))
+    RequestBody::again(&kept, Rc::clone(progress)).ok_or_else(gone)
 }

@@ -24,8 +24,9 @@ use super::grpc;
 use super::inbound::Inbound;
 use super::log::Reason;
 use super::normalise::{self};
-use super::request_id::RequestId;
+use super::request_id::{self, RequestId};
 use super::respond::{self, Refusal};
+use super::seen::Seen;
 use super::south::south;
 use super::trace::TraceContext;
 use super::tunnel::OnUpgrade;
@@ -61,17 +62,23 @@ pub(super) async fn handle(
         Entry::Gateway => table.client(conn.local, conn.tls, conn.sni.as_deref()),
         Entry::Steered => None,
     };
-    let ids = client.map_or_else(RequestIds::default, |client| {
+    let mut ids = RequestIds::default();
+    if let Some(client) = client {
         client.early.apply(request.headers_mut());
-        client.policy.request_id
-    });
-    let id = RequestId::of(ids, request.headers_mut(), || worker.request_id());
+        ids = client.policy.request_id;
+    }
+    let seen = Seen::of(request.headers());
+    let id = match (ids, seen.any(Seen::REQUEST_ID)) {
+        (RequestIds::PreserveOrGenerate, false) => worker.request_id(),
+        _ => RequestId::of(ids, request.headers_mut(), || worker.request_id()),
+    };
+    exchange.id = id.value(|text| worker.keep(text));
     let head = *request.method() == Method::HEAD;
     let http1 = request.version() < Version::HTTP_2;
     exchange.grpc = !http1 && grpc::is_grpc(request.headers());
     let record = &mut exchange.record;
     record.generation = table.generation;
-    record.request_id = id.clone();
+    record.request_id = id;
     record.method = Some(method(request.method()));
     if let Some(ratio) = worker.log.sinks().ratio() {
         record.trace = TraceContext::of(request.headers(), &worker, ratio);
@@ -89,7 +96,7 @@ pub(super) async fn handle(
     let bodiless = request.body().is_end_stream();
     let progress = Rc::clone(&exchange.progress);
     let served = {
-        let served = serve(&stage, &mut exchange, request, upgrade);
+        let served = serve(&stage, &mut exchange, request, (seen, upgrade));
         tokio::pin!(served);
         match stage.client.filter(|one| one.is_timed()) {
             None => served.await,
@@ -103,7 +110,8 @@ pub(super) async fn handle(
                 conn.unread.note();
             }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
-            let response = respond::refusal(&refusal, id.as_str(), exchange.grpc, close);
+            let id = exchange.record.request_id.to_string();
+            let response = respond::refusal(&refusal, &id, exchange.grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
                 response.map(|_| ResponseBody::empty())
@@ -112,7 +120,9 @@ pub(super) async fn handle(
             }
         }
     };
-    id.tell(response.headers_mut());
+    if let Some(id) = &exchange.id {
+        request_id::tell(id, response.headers_mut());
+    }
     if let Some((cors, origin)) = &exchange.cors {
         cors.decorate(origin.as_ref(), response.headers_mut());
     }
@@ -164,20 +174,21 @@ async fn serve(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     request: Request<ClientBody>,
-    upgrade: Option<OnUpgrade>,
+    (seen, upgrade): (Seen, Option<OnUpgrade>),
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let normal = match normalise::read(&request, stage.client) {
+    let normal = match normalise::read(&request, seen, stage.client) {
         Ok(normal) => normal,
         Err(refusal) => {
-            exchange.record.path = Some(request.uri().path().to_owned());
+            exchange.record.path = Some(request.uri().path().into());
             return Err(refusal);
         }
     };
-    exchange.record.host = Some(normal.host.clone());
-    exchange.record.path = Some(normal.path.as_str().to_owned());
+    exchange.record.host = Some(Arc::clone(&normal.host));
+    exchange.record.path = Some(normal.path.clone().into());
     let asked = normal.websocket;
     let upgrade = upgrade.zip(asked);
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut parts = Box::new(parts);
     if asked == Some(Asked::Connect) {
         websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);
     }
@@ -200,6 +211,7 @@ async fn serve(
         parts,
         body,
         normal,
+        seen,
         upgrade,
         client,
         tokens: Vec::new(),
@@ -247,7 +259,7 @@ async fn serve(
             }
             // The west gate publishes the component under its prefix; with it the same rules apply.
             inbound.normal.path = prefixed(steered, &inbound.normal.path)?;
-            exchange.record.path = Some(inbound.normal.path.to_string());
+            exchange.record.path = Some(inbound.normal.path.clone().into());
             let matched = steered.rules.find(inbound.subject()).ok_or_else(|| {
                 Refusal::new(Reason::NoRoute, "no route of the west gate matches")
             })?;

@@ -2,7 +2,8 @@ use std::num::NonZeroU32;
 
 use http::HeaderValue;
 use snapshot::model::{
-    ClientHttp2, ClientTimeouts, ClientTls, Entrance, EscapedSlashes, Underscores,
+    ClientHttp2, ClientTimeouts, ClientTls, Entrance, EscapedSlashes, HeaderEdits, RequestIds,
+    Underscores,
 };
 
 use super::*;
@@ -26,6 +27,10 @@ fn settings(by: Option<ClientIp>) -> ClientSettings {
             escaped_slashes: EscapedSlashes::default(),
             merge_slashes: true,
             underscores: Underscores::default(),
+            request_id: RequestIds::default(),
+            early: HeaderEdits::default(),
+            late: HeaderEdits::default(),
+            rate_headers: true,
             timeouts: ClientTimeouts::default(),
             tls: ClientTls::default(),
             max_requests: None,
@@ -34,6 +39,8 @@ fn settings(by: Option<ClientIp>) -> ClientSettings {
         }),
         tls: None,
         header,
+        early: Edits::default(),
+        late: Edits::default(),
     }
 }
 

@@ -29,8 +29,11 @@ enum Usual {
     No,
 }
 
-/// Sections, and the defaults of their fields.
-const DEFAULTS: [(&[&str], &[(&str, Usual)]); 7] = [
+/// A section, and the defaults of its fields.
+type Section = (&'static [&'static str], &'static [(&'static str, Usual)]);
+
+/// All of them that are read here.
+const DEFAULTS: [Section; 7] = [
     (
         &["circuitBreaker"],
         &[
