@@ -91,7 +91,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut idle: Box<Idle>, request: UpstreamRequest) -> Self {
+    pub(super) fn new(mut idle: Box<Idle>, request: UpstreamRequest<'_>) -> Self {
         idle.begin();
         let method = request.parts.method.clone();
         let (sending, headers) = outgoing(request, idle.reader.arena());
@@ -132,6 +132,10 @@ impl Exchange {
                 Poll::Ready(Err(Unsent::Io(error))) => self.broken = Some(error),
                 Poll::Pending => {}
             }
+        }
+        if std::mem::take(&mut self.idle.watched) && self.sent {
+            // Nothing had come a moment ago, and this task hears of what does.
+            return Poll::Pending;
         }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
@@ -207,8 +211,12 @@ impl Exchange {
 }
 
 /// A request on its way out, and the map of its headers, empty now, for those of the answer.
-fn outgoing(request: UpstreamRequest, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
-    let UpstreamRequest { mut parts, body } = request;
+fn outgoing(request: UpstreamRequest<'_>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
+    let UpstreamRequest {
+        mut parts,
+        more,
+        body,
+    } = request;
     let body = Some(body).filter(|body| !body.is_end_stream());
     let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
         None => Framing::Length(0),
@@ -217,8 +225,8 @@ fn outgoing(request: UpstreamRequest, arena: &Arena) -> (Outgoing<RequestBody>, 
     };
     // That there is no body is said to whoever heard it said.
     let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
-    let head = arena.written(head::room(&parts), |out| {
-        head::write(&parts, out);
+    let head = arena.written(head::ROOM, |out| {
+        head::write(&parts, more, out);
         if told {
             framing.write(out);
         }

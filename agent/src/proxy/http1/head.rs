@@ -159,6 +159,7 @@ pub(super) fn write(
         }
         field(name, value, out);
     }
+    body.told(|name, value| field(&name, value, out));
     if let Some(framing) = &framing {
         framing.write(out);
     }

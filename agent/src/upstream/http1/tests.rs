@@ -23,7 +23,7 @@ async fn taken(shelf: &Shelf) -> Option<Box<Idle>> {
     std::future::poll_fn(|context| Poll::Ready(shelf.take(Instant::now(), context))).await
 }
 
-fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest {
+fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest<'static> {
     let progress = Rc::<Progress>::default();
     let body = match body.is_empty() {
         true => RequestBody::empty(progress),
@@ -33,7 +33,8 @@ fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest {
     parts.method = method;
     parts.uri = http::Uri::from_static("/a?b");
     let parts = Box::new(parts);
-    UpstreamRequest { parts, body }
+    let more = &[];
+    UpstreamRequest { parts, more, body }
 }
 
 /// Status, body, and names of the trailers.
