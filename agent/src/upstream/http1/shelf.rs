@@ -15,6 +15,9 @@ use crate::upstream::lifetime::{Limits, Usage};
 /// Connections kept per destination and core.
 const MOST: usize = 1024;
 
+/// Bytes of an answer that are read at a time, at most.
+const READ: usize = 512 * 1024;
+
 /// A connection without an exchange.
 pub(in crate::upstream) struct Idle {
     pub(super) stream: Stream,
@@ -30,7 +33,7 @@ impl Idle {
     pub(in crate::upstream) fn new(stream: Stream, arena: Arena, from: Arc<str>) -> Box<Self> {
         Box::new(Self {
             stream,
-            reader: Reader::new(arena),
+            reader: Reader::new(arena, READ),
             from,
             usage: Usage::new(Instant::now()),
             watched: false,
