@@ -74,8 +74,20 @@ pub struct Switched {
     pub ahead: Bytes,
 }
 
+/// Sends a request, and gives the head of its answer as soon as it is there. `shelf` gets the connection when the answer's
+/// body is read to its end.
+pub(super) async fn send(
+    idle: Box<Idle>,
+    request: UpstreamRequest<'_>,
+    shelf: &Rc<Shelf>,
+) -> Result<Head, Http1Error> {
+    let mut exchange = Exchange::new(idle, request);
+    let answer = std::future::poll_fn(|context| exchange.poll_head(context, shelf)).await?;
+    Ok(exchange.follow(answer, shelf))
+}
+
 /// An exchange whose answer has not begun.
-pub(super) struct Exchange {
+struct Exchange {
     idle: Box<Idle>,
     method: Method,
     sending: Outgoing<RequestBody>,
@@ -91,7 +103,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut idle: Box<Idle>, request: UpstreamRequest<'_>) -> Self {
+    fn new(mut idle: Box<Idle>, request: UpstreamRequest<'_>) -> Self {
         idle.begin();
         let method = request.parts.method.clone();
         let (sending, headers) = outgoing(request, idle.reader.arena());
@@ -105,13 +117,6 @@ impl Exchange {
             blank: 0,
             headers,
         }
-    }
-
-    /// Sends, and gives the head of the answer as soon as it is there. `shelf` gets the connection when the answer's body
-    /// is read to its end.
-    pub(super) async fn head(mut self, shelf: &Rc<Shelf>) -> Result<Head, Http1Error> {
-        let answer = std::future::poll_fn(|context| self.poll_head(context, shelf)).await?;
-        Ok(self.follow(answer, shelf))
     }
 
     fn poll_head(

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::alarm::Alarms;
 use super::answer::{AnswerBody, Break};
-use super::http1::{self, Exchange, Shelf};
+use super::http1::{self, Shelf};
 use super::lifetime::{self, Limits};
 use super::resolve::Resolver;
 use super::{
@@ -320,7 +320,7 @@ async fn over(
         }
         Way::Http1(idle, shelf) => {
             let from = Arc::clone(&idle.from);
-            let head = Exchange::new(idle, request).head(&shelf).await;
+            let head = http1::send(idle, request, &shelf).await;
             let head = head.map_err(|error| Failed {
                 // Bytes of it were sent.
                 request: None,

@@ -71,7 +71,7 @@ async fn exchange(
     let (idle, mut far, shelf) = connection();
     let asked = request(method, Vec::new());
     let told = async {
-        let head = Exchange::new(idle, asked).head(&shelf).await?;
+        let head = send(idle, asked, &shelf).await?;
         read(head).await
     };
     let tell = async {
@@ -437,7 +437,7 @@ async fn a_request_is_written_once_and_framed_once() {
         asked.parts.headers.append(name, value);
     }
     let told = async {
-        let head = Exchange::new(idle, asked).head(&shelf).await?;
+        let head = send(idle, asked, &shelf).await?;
         read(head).await
     };
     let heard = async {
@@ -465,7 +465,7 @@ async fn an_answer_before_the_end_of_the_request_is_passed_on_and_the_rest_is_se
             let asked = request(Method::POST, vec![Bytes::from(vec![b'x'; LENGTH])]);
             let answer = b"HTTP/1.1 413 no\r\ncontent-length: 2\r\n\r\nno";
             far.write_all(answer).await.expect("somebody listens");
-            let head = Exchange::new(idle, asked).head(&shelf).await;
+            let head = send(idle, asked, &shelf).await;
             let told = read(head.expect("a head")).await.expect("an answer");
             assert_eq!((told.0, told.1.as_str()), (413, "no"));
             // In use as long as the request is not sent.
@@ -491,7 +491,7 @@ async fn an_answer_counts_although_its_upstream_reads_no_more() {
     let answer = b"HTTP/1.1 413 no\r\ncontent-length: 2\r\n\r\nno";
     far.write_all(answer).await.expect("somebody listens");
     drop(far);
-    let head = Exchange::new(idle, asked).head(&shelf).await;
+    let head = send(idle, asked, &shelf).await;
     let told = read(head.expect("a head")).await.expect("an answer");
     assert_eq!((told.0, told.1.as_str()), (413, "no"));
     assert!(taken(&shelf).await.is_none());
