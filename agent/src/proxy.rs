@@ -62,6 +62,7 @@ mod proxy_header;
 mod request;
 mod request_id;
 mod respond;
+mod seen;
 mod send;
 mod session;
 mod south;

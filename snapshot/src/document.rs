@@ -93,6 +93,8 @@ pub(crate) struct Drafts {
     pub(crate) tls_policies: Table<backend_tls::TlsPolicyDraft>,
     pub(crate) secrets: Table<secret::SecretDraft>,
     pub(crate) config_maps: Table<BTreeMap<String, Vec<u8>>>,
+    /// Labels of what policies may select.
+    pub(crate) labelled: policy::Labelled,
 }
 
 /// Name and document of an object.
@@ -101,6 +103,7 @@ pub(crate) struct Meta {
     pub(crate) declared: Source,
     /// When the object was made, if it says so.
     pub(crate) created: Option<model::Timestamp>,
+    pub(crate) labels: policy::Labels,
 }
 
 /// Reads every document of a file.
@@ -219,10 +222,14 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
         version_field.expected(format_args!("{versions} for kind {kind}"));
         return;
     }
-    let Some(meta) = metadata(&mut object) else {
+    let Some(mut meta) = metadata(&mut object) else {
         return;
     };
     object.ignored(&["status"]);
+    if let Some(target) = selectable(kind, &meta) {
+        let labels = std::mem::take(&mut meta.labels);
+        drafts.labelled.entry(target).or_insert(labels);
+    }
     match *kind {
         "Cell" => place(
             &mut drafts.cells,
@@ -331,6 +338,20 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
     }
 }
 
+/// What policies may select by its labels.
+fn selectable(kind: &str, meta: &Meta) -> Option<policy::PolicyTarget> {
+    let route = |kind| {
+        let name = meta.name.clone();
+        policy::PolicyTarget::Route(model::RouteName { kind, name })
+    };
+    match kind {
+        "Gateway" => Some(policy::PolicyTarget::Gateway(meta.name.clone())),
+        "HTTPRoute" => Some(route(model::L7Kind::Http)),
+        "GRPCRoute" => Some(route(model::L7Kind::Grpc)),
+        _ => None,
+    }
+}
+
 fn spec<'a, T>(
     mut object: Object<'a>,
     meta: &Meta,
@@ -365,11 +386,16 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
         Some(field) => field.parse(|text| Name::new(text).map(|name| name.to_string())),
         None => Some("default".to_owned()),
     };
-    for name in ["labels", "annotations"] {
-        if let Some(field) = metadata.optional(name) {
-            for (_, value) in field.entries() {
-                value.string();
-            }
+    let mut labels = policy::Labels::new();
+    if let Some(field) = metadata.optional("labels") {
+        for (key, value) in field.entries() {
+            let value = value.string().map(str::to_owned);
+            labels.extend(value.map(|value| (key.to_owned(), value)));
+        }
+    }
+    if let Some(field) = metadata.optional("annotations") {
+        for (_, value) in field.entries() {
+            value.string();
         }
     }
     // Among routes that match alike the older one wins. `kubectl` writes null where there is none.
@@ -405,6 +431,7 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
         name,
         declared,
         created,
+        labels,
     })
 }
 

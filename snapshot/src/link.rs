@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::attachment::Known;
 use self::authorities::Holders;
 use crate::derive::{self, Hosts};
 use crate::document::Drafts;
@@ -78,7 +79,15 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         attach.insert(name, draft);
     }
     sockets(&gateways, sink);
-    client_policy::apply(drafts.client_policies, &mut gateways, &attach, sink);
+    let labelled = drafts.labelled;
+    let no_routes = http_route::Documents::new();
+    let known = Known {
+        documents: &no_routes,
+        gateways: &attach,
+        labelled: &labelled,
+        sink,
+    };
+    client_policy::apply(drafts.client_policies, &mut gateways, known);
     let platform = platform(platform_draft, &mut gateways, &attach, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platform_source
@@ -139,9 +148,13 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     ];
     let mut documents = http_route::routes(routes_of_documents, &references);
     let security = drafts.security_policies;
-    let security = security_policy::policies(security, &documents, &attach, &secrets, sink);
+    let known = Known {
+        documents: &documents,
+        ..known
+    };
+    let security = security_policy::policies(security, &secrets, known);
     let traffic = drafts.traffic_policies;
-    let traffic = traffic_policy::policies(traffic, &documents, &attach, sink);
+    let traffic = traffic_policy::policies(traffic, known);
     security.on_documents(&mut documents);
     traffic.on_documents(&mut documents);
     routes.extend(documents.into_values().flatten().map(|linked| linked.route));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use agent_common::Mark;
 use http::header;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use snapshot::model::{L7Kind, Origin};
 
 use super::access::{self, Visit};
@@ -22,7 +22,9 @@ use super::mirror;
 use super::normalise;
 use super::outbound::Outbound;
 use super::request::Stage;
+use super::request_id;
 use super::respond::Refusal;
+use super::seen::Seen;
 use super::send::{Call, Upgrade, send};
 use super::session::{self, Session};
 use super::target::{choose, pick};
@@ -30,7 +32,7 @@ use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::limiter::Asking;
 use crate::route::{Filters, Identity, Limiter, Matched, TargetKind, rewrite};
-use crate::upstream::{Destination, RequestBody};
+use crate::upstream::{Destination, RequestBody, UpstreamRequest};
 
 /// From a matched rule to the answer of an upstream. `visit`: who it is, if that was asked; `to` replaces an endpoint's workloads.
 pub(super) async fn forward(
@@ -47,7 +49,7 @@ pub(super) async fn forward(
     if let Some(cors) = &rule.filters.cors {
         let Parts {
             method, headers, ..
-        } = &inbound.parts;
+        } = &*inbound.parts;
         if cors::preflight(method, headers).is_some() {
             exchange.record.reason = Reason::Answered;
             let mut response = Response::new(ResponseBody::empty());
@@ -121,21 +123,26 @@ pub(super) async fn forward(
         mut parts,
         body,
         normal,
+        seen,
         upgrade,
         ..
     } = inbound;
     let mut rewritten = None;
-    let mut host = normal.authority.clone();
     let headers = &mut parts.headers;
-    normalise::strip_hop_by_hop(headers);
-    normalise::strip_ours(headers);
-    if rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. }) {
-        normalise::strip_overrides(headers);
+    // Policies may have changed what was read.
+    let changed = rule.auth.is_some() || stage.client.is_some();
+    let seen = if changed { Seen::of(headers) } else { seen };
+    let authorised = rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. });
+    normalise::strip(headers, seen, authorised);
+    let (client, tls) = (&stage.conn.address, stage.conn.tls);
+    normalise::forwarded(headers, seen, client, tls, &normal);
+    let mut host = normal.authority;
+    // What a client sent itself is there, unless something was taken away.
+    if (exchange.record.request_id.is_own() || changed || seen.any(Seen::HOP))
+        && let Some(id) = &exchange.id
+    {
+        request_id::tell(id, headers);
     }
-    // The wait for `100 Continue` is answered here, when the upstream asks for the body.
-    headers.remove(header::EXPECT);
-    normalise::forwarded(headers, &stage.conn.address, stage.conn.tls, &normal);
-    exchange.record.request_id.tell(headers);
     if exchange.record.trace.trace != 0 {
         exchange.record.trace.upstream = stage.worker.random();
         exchange.record.trace.tell(headers);
@@ -155,7 +162,7 @@ pub(super) async fn forward(
     for edits in lists.iter().flat_map(|one| &one.request) {
         edits.apply(headers);
     }
-    exchange.record.upstream_path = rewritten.as_ref().map(ToString::to_string);
+    exchange.record.upstream_path = rewritten.clone().map(Into::into);
     if let Some(own) = chosen
         .destinations
         .first()
@@ -183,7 +190,8 @@ pub(super) async fn forward(
         websocket: upgrade.is_some(),
     };
     let mut request = outbound.request(parts, body.limited(chosen.body_limit))?;
-    if let (None, Some(like)) = (&upgrade, chosen.destinations.first()) {
+    let mirrors = lists.iter().any(|one| !one.mirrors.is_empty());
+    if let (true, None, Some(like)) = (mirrors, &upgrade, chosen.destinations.first()) {
         let like = (like, inbound.identity.as_ref());
         request = mirrored(stage, exchange, request, lists, like)?;
     }
@@ -206,19 +214,20 @@ pub(super) async fn forward(
         backend: &picked.backend,
         managed: picked.managed.as_deref(),
     };
-    let destinations = chosen.destinations;
+    let destinations = &mut chosen.destinations;
     let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
     if let Some(serving) = chosen.serving {
-        serving.ended(stage.worker, &mut answer);
+        serving.ended(stage.worker, exchange.moment(), &mut answer);
     }
     let mut response = edited(answer?, lists);
     if let Some(cookie) = chosen.cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
-    if let (Some(settings), Some(place)) = (&rule.session, &exchange.place) {
+    let answered = exchange.at.and_then(|at| chosen.destinations.get(at));
+    if let (Some(settings), Some(answered)) = (&rule.session, answered) {
         let (known, tls) = (session.as_ref(), stage.conn.tls);
         let headers = response.headers_mut();
-        let place = place.to_string();
+        let place = answered.place.to_string();
         session::tell(settings, known, picked, &place, tls, access::now(), headers);
     }
     Ok(response)
@@ -228,15 +237,15 @@ pub(super) async fn forward(
 fn mirrored(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    request: Request<RequestBody>,
+    request: UpstreamRequest,
     lists: [&Filters; 2],
     like: (&Destination, Option<&Arc<Identity>>),
-) -> Result<Request<RequestBody>, Refusal> {
+) -> Result<UpstreamRequest, Refusal> {
     let mirrors = mirror::chosen(stage.worker, lists);
     if mirrors.is_empty() {
         return Ok(request);
     }
-    let (parts, body) = request.into_parts();
+    let UpstreamRequest { parts, body } = request;
     let kept = body.keep(&stage.worker.room);
     mirror::send(
         stage.worker,
@@ -253,7 +262,7 @@ fn mirrored(
         None => RequestBody::empty(progress),
     };
     exchange.kept = kept;
-    Ok(Request::from_parts(parts, body))
+    Ok(UpstreamRequest { parts, body })
 }
 
 /// Asks the rate limit of a rule. What its client is told stands on every answer.

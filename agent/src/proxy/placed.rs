@@ -1,7 +1,7 @@
 //! Requests by routing key: the placement that serves them, its endpoints, and what its answer says of it.
 
-use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
@@ -45,7 +45,8 @@ pub(super) fn choose(
     let key = table
         .key()
         .read(&inbound.key_subject(conn, listener.as_deref()))?;
-    let admitted = table.admit(&key, length(headers), worker.now());
+    let moment = worker.at(exchange.moment());
+    let admitted = table.admit(&key, length(headers), moment);
     let admitted = admitted.map_err(|(reason, name, why)| {
         let refusal = Refusal::new(refused(why), format!("placement {name} {why}"));
         exchange.record.placement = Some(name);
@@ -56,18 +57,21 @@ pub(super) fn choose(
     exchange.record.placement = Some(Arc::clone(&placement.name));
     exchange.record.route_reason = Some(admitted.reason);
     exchange.record.failover_reason = admitted.failover;
-    exchange.slots.push(Rc::new(admitted.slot));
-    let mut endpoints = placement.shard(&key);
-    if endpoints.len() > 1 {
-        let generation = exchange.record.generation;
-        let first = worker.turn(generation, turn, endpoints.len());
-        endpoints.rotate_left(first);
-        endpoints.sort_by_key(|one| !one.health().healthy());
-    }
-    let destinations = endpoints
-        .into_iter()
-        .map(|one| reach(one, &destination))
-        .collect::<Result<_, _>>()?;
+    exchange.slots.placement = Some(admitted.slot);
+    let destinations = match &placement.endpoints[..] {
+        [only] => vec![reach(only, &destination)?],
+        _ => {
+            let mut endpoints = placement.shard(&key);
+            let generation = exchange.record.generation;
+            let first = worker.turn(generation, turn, endpoints.len());
+            endpoints.rotate_left(first);
+            endpoints.sort_by_key(|one| !one.health().healthy());
+            endpoints
+                .into_iter()
+                .map(|one| reach(one, &destination))
+                .collect::<Result<_, _>>()?
+        }
+    };
     Ok(Chosen {
         destinations,
         body_limit: placement.settings.max_request_body_bytes,
@@ -121,23 +125,28 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 impl Serving {
-    /// Counts what came of the request, and says on its answer who served it.
-    pub(super) fn ended<B>(self, worker: &Worker, answer: &mut Result<Response<B>, Refusal>) {
+    /// Counts what came of the request, and says on its answer who served it. `moment`: when its head came.
+    pub(super) fn ended<B>(
+        self,
+        worker: &Worker,
+        moment: Instant,
+        answer: &mut Result<Response<B>, Refusal>,
+    ) {
         match answer {
             Ok(response) => {
                 let success = response.status() < StatusCode::INTERNAL_SERVER_ERROR;
-                let state = self.permit.count(success, worker.now());
+                let state = self.permit.count(success, worker.at(moment));
                 let state = state.unwrap_or(CircuitState::Closed);
                 let headers = response.headers_mut();
                 normalise::strip_ours(headers);
                 headers.insert(ROUTED_TO, self.placement.header.clone());
-                let mut tell = |name, value| {
-                    headers.insert(name, HeaderValue::from_static(value));
-                };
-                tell(ROUTE_REASON, self.reason.as_str());
-                tell(CIRCUIT_STATE, state.as_str());
+                let reason = HeaderValue::from_static(self.reason.as_str());
+                headers.insert(ROUTE_REASON, reason);
+                let state = HeaderValue::from_static(state.as_str());
+                headers.insert(CIRCUIT_STATE, state);
                 if let Some(failover) = self.failover {
-                    tell(FAILOVER_REASON, failover.as_str());
+                    let failover = HeaderValue::from_static(failover.as_str());
+                    headers.insert(FAILOVER_REASON, failover);
                 }
             }
             Err(refusal) if refusal.reason.no_answer() => {

@@ -56,6 +56,7 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
         name,
         declared,
         created: None,
+        labels: Default::default(),
     });
     let table =
         tables(&mut object).map(|tables| (tables, (key::default(), Vec::new()), default_tiers()));

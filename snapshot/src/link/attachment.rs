@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::http_route::{Documents, Gateways};
-use crate::document::policy::{PolicyTarget, Targets};
+use crate::document::policy::{Labelled, PolicyTarget, Targets};
 use crate::model::{ObjectName, Parent, Route, Rule, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
@@ -27,28 +27,37 @@ pub(super) type Slot<T> = fn(&mut Rule) -> &mut Option<Arc<T>>;
 /// Policies by target, each with its document.
 pub(super) type ByTarget<T> = BTreeMap<PolicyTarget, (Source, Arc<T>)>;
 
+/// What there is that policies may be for.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a, 's> {
+    pub(super) documents: &'a Documents,
+    pub(super) gateways: &'a Gateways,
+    pub(super) labelled: &'a Labelled,
+    pub(super) sink: &'s Sink,
+}
+
+/// What becomes of the policy of a rule where its listener or gateway has one as well.
+pub(super) type Merge<'a, T> = Box<dyn Fn(Arc<T>, &Arc<T>) -> Arc<T> + 'a>;
+
 /// Policies of one kind for rules.
-pub(super) struct Policies<T> {
+pub(super) struct Policies<'a, T> {
     by_target: ByTarget<T>,
     slot: Slot<T>,
+    merge: Merge<'a, T>,
 }
 
 /// Of two policies for one target the older wins, then the one whose name comes first (Gateway API,
 /// policy attachment, conflict resolution).
-pub(super) fn by_target<T>(
-    mut policies: Vec<Policy<T>>,
-    documents: &Documents,
-    gateways: &Gateways,
-    sink: &Sink,
-) -> ByTarget<T> {
+pub(super) fn by_target<T>(mut policies: Vec<Policy<T>>, known: Known<'_, '_>) -> ByTarget<T> {
+    let sink = known.sink;
     policies.sort_by(|a, b| {
         let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
         (age(a), &a.name).cmp(&(age(b), &b.name))
     });
     let mut by_target = ByTarget::new();
     for policy in policies {
-        for (source, target) in policy.targets {
-            if let Some(missing) = missing(&target, documents, gateways, sink) {
+        for (source, target) in policy.targets.resolve(known.labelled, sink) {
+            if let Some(missing) = missing(&target, known) {
                 sink.mistake(source, missing);
                 continue;
             }
@@ -69,18 +78,18 @@ pub(super) fn by_target<T>(
     by_target
 }
 
-impl<T> Policies<T> {
+impl<'a, T> Policies<'a, T> {
     /// Those that are for rules, routes and what these are attached to.
     pub(super) fn new(
         policies: Vec<Policy<T>>,
         slot: Slot<T>,
-        documents: &Documents,
-        gateways: &Gateways,
-        sink: &Sink,
+        merge: Merge<'a, T>,
+        known: Known<'_, '_>,
     ) -> Self {
         Self {
-            by_target: by_target(policies, documents, gateways, sink),
+            by_target: by_target(policies, known),
             slot,
+            merge,
         }
     }
 
@@ -98,7 +107,7 @@ impl<T> Policies<T> {
         }
     }
 
-    /// Puts policies of listeners and gateways on rules that have none. One route becomes one for each
+    /// Puts policies of listeners and gateways on rules that have none, or one that is merged into them. One route becomes one for each
     /// policy of the listeners that it is attached to: a rule has one answer, and two listeners may
     /// give two.
     pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Gateways) -> Vec<Route> {
@@ -143,7 +152,10 @@ impl<T> Policies<T> {
                     };
                     for rule in &mut group.rules {
                         let slot = (self.slot)(rule);
-                        *slot = slot.take().or_else(|| policy.cloned());
+                        *slot = match (slot.take(), policy) {
+                            (Some(own), Some(parent)) => Some((self.merge)(own, parent)),
+                            (own, parent) => own.or_else(|| parent.cloned()),
+                        };
                     }
                     groups.push((policy, group));
                 }
@@ -173,12 +185,13 @@ impl<T> Policies<T> {
     }
 }
 
-fn missing(
-    target: &PolicyTarget,
-    documents: &Documents,
-    gateways: &Gateways,
-    sink: &Sink,
-) -> Option<String> {
+fn missing(target: &PolicyTarget, known: Known<'_, '_>) -> Option<String> {
+    let Known {
+        documents,
+        gateways,
+        sink,
+        ..
+    } = known;
     match target {
         PolicyTarget::Gateway(name) => {
             (!gateways.contains_key(name)).then(|| format!("no `Gateway` {name}"))

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attachment::{Policy, by_target};
-use super::http_route::{Documents, Gateways};
+use super::attachment::{Known, Policy, by_target};
 use crate::document::Table;
 use crate::document::client_policy::ClientDraft;
 use crate::document::policy::PolicyTarget;
@@ -15,9 +14,9 @@ use crate::reader::Sink;
 pub(super) fn apply(
     drafts: Table<ClientDraft>,
     gateways: &mut BTreeMap<ObjectName, Gateway>,
-    known: &Gateways,
-    sink: &Sink,
+    known: Known<'_, '_>,
 ) {
+    let sink = known.sink;
     let policies = drafts.into_iter().filter_map(|(name, (declared, draft))| {
         let draft = draft?;
         Some(Policy {
@@ -28,8 +27,7 @@ pub(super) fn apply(
             what: Arc::new(draft.policy),
         })
     });
-    // None of them is for a route.
-    let policies = by_target(policies.collect(), &Documents::new(), known, sink);
+    let policies = by_target(policies.collect(), known);
     if policies.is_empty() {
         return;
     }

@@ -3,23 +3,19 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Policies, Policy};
+use super::attachment::{Known, Policies, Policy};
 use super::credentials;
-use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
 use crate::document::security_policy::PolicyDraft;
 use crate::model::Auth;
-use crate::reader::Sink;
 
 /// Policies by what they protect.
 pub(super) fn policies(
     drafts: Table<PolicyDraft>,
-    documents: &Documents,
-    gateways: &Gateways,
     secrets: &Table<SecretDraft>,
-    sink: &Sink,
-) -> Policies<Auth> {
+    known: Known<'_, '_>,
+) -> Policies<'static, Auth> {
     let policies = drafts
         .into_iter()
         .filter_map(|(name, (declared, draft))| {
@@ -29,9 +25,15 @@ pub(super) fn policies(
                 declared: declared.clone(),
                 created: draft.created,
                 targets: std::mem::take(&mut draft.targets),
-                what: Arc::new(credentials::auth(declared, draft, secrets, sink)),
+                what: Arc::new(credentials::auth(declared, draft, secrets, known.sink)),
             })
         })
         .collect();
-    Policies::new(policies, |rule| &mut rule.auth, documents, gateways, sink)
+    // The more specific one stands alone.
+    Policies::new(
+        policies,
+        |rule| &mut rule.auth,
+        Box::new(|own, _| own),
+        known,
+    )
 }
