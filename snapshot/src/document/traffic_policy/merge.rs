@@ -29,10 +29,10 @@ enum Usual {
     No,
 }
 
-/// A section, and the defaults of its fields.
+/// The path of a section, and the defaults of its fields.
 type Section = (&'static [&'static str], &'static [(&'static str, Usual)]);
 
-/// All of them that are read here.
+/// Sections, and the defaults of their fields.
 const DEFAULTS: [Section; 7] = [
     (
         &["circuitBreaker"],
