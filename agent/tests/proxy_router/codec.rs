@@ -131,6 +131,11 @@ async fn proxy_frames_every_answer_once_as_its_client_reads_it() {
         "{answer}"
     );
     assert!(!answer.contains("content-length"), "{answer}");
+    // Where there can be no body, no length is told (RFC 9110, section 8.6).
+    let empty = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n";
+    let (_empties, empties) = router(says(empty).await);
+    let answer = raw(empties, b"HEAD /204 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(!answer.contains("content-length"), "{answer}");
     // Trailers go to who takes them.
     let streamed = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\nx-sum: 1\r\nx-more: 1\r\n\r\n";
     let (_streams, streams) = router(says(streamed).await);
