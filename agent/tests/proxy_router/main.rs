@@ -9,6 +9,7 @@ mod client_certificates;
 mod client_policy;
 mod codec;
 mod connections;
+mod departures;
 mod documents;
 mod east;
 mod filters;
