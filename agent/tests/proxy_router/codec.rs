@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cardinal_agent::proxy::Reason;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -165,6 +165,38 @@ async fn proxy_frames_every_answer_once_as_its_client_reads_it() {
     for head in [answers(&answer)[0].0, answers(&answer)[1].0] {
         assert_eq!(head.matches("date: ").count(), 1, "{head}");
     }
+}
+
+/// Some upstreams put trailers and header fields together.
+#[tokio::test]
+async fn proxy_passes_no_trailers_that_say_who_a_client_is() {
+    let up = serve(|request: Request<Incoming>| async move {
+        let body = request.into_body().collect().await;
+        let body = body.expect("the body arrives");
+        let names = body.trailers().into_iter().flat_map(HeaderMap::keys);
+        let names: Vec<&str> = names.map(HeaderName::as_str).collect();
+        Response::new(full(names.join(" ")))
+    })
+    .await;
+    let (_router, at) = router(up);
+    let names = [
+        "x-sum",
+        "x-forwarded-user",
+        "x-forwarded-for",
+        "forwarded",
+        "x-real-ip",
+        "cookie",
+        "x-routed-to",
+        "proxy-authorization",
+        "x_forwarded_user",
+    ];
+    let trailers: String = names.map(|name| format!("{name}: root\r\n")).concat();
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: {}\r\n\r\n1\r\na\r\n0\r\n{trailers}\r\n",
+        names.join(", ")
+    );
+    let answer = raw(at, request.as_bytes()).await;
+    assert_eq!(answers(&answer)[0].1, "x-sum", "{answer}");
 }
 
 /// An answer comes before the body was read, and with it goes the connection, unless the rest is there.

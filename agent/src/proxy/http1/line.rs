@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::head::{self, Head};
 use crate::http1::{Arena, Decoder, MessageError, Outgoing, Piece, Reader, Unsent, skip_blank};
 use crate::proxy::body::ResponseBody;
+use crate::proxy::normalise;
 use crate::upstream::Upload;
 
 /// Bytes of a body that nobody reads which are read for the sake of the next request.
@@ -277,7 +278,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> State<T> {
         loop {
             match self.decoder.next(&mut self.reader.input)? {
                 Piece::Data(bytes) => return Poll::Ready(Ok(Some(Frame::data(bytes)))),
-                Piece::Trailers(fields) => return Poll::Ready(Ok(Some(Frame::trailers(fields)))),
+                Piece::Trailers(mut fields) => {
+                    normalise::strip_trailers(&mut fields);
+                    return Poll::Ready(Ok(Some(Frame::trailers(fields))));
+                }
                 Piece::End => return Poll::Ready(Ok(None)),
                 Piece::More => {}
             }
