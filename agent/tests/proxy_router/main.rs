@@ -21,6 +21,7 @@ mod matching;
 mod mirrors;
 mod rate_limits;
 mod raw;
+mod readings;
 mod remote_keys;
 mod resilience;
 mod rotations;
