@@ -157,10 +157,19 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool
 
 /// Writes one field.
 pub(crate) fn field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+    let length = name.len() + value.len() + 4;
+    out.reserve(length);
+    let room = &mut out.spare_capacity_mut()[..length];
+    let (named, room) = room.split_at_mut(name.len());
+    let (colon, room) = room.split_at_mut(2);
+    let (valued, end) = room.split_at_mut(value.len());
+    named.write_copy_of_slice(name);
+    colon.write_copy_of_slice(b": ");
+    valued.write_copy_of_slice(value);
+    end.write_copy_of_slice(b"\r\n");
+    // SAFETY: as many bytes were written behind the others.
+    unsafe { out.set_len(out.len() + length) };
 }
 
 #[cfg(test)]
@@ -169,8 +178,8 @@ mod tests {
 
     #[test]
     fn trailers_are_not_longer_than_they_may_be() {
-        let line = |length| Bytes::from(format!("x: {}\r\n\r\n", "y".repeat(length)));
-        assert!(trailers(&mut line(10)).is_ok_and(|fields| fields.is_some()));
-        assert!(trailers(&mut line(MAX_TRAILERS)).is_err());
+        let text = |length| Bytes::from(format!("x: {}\r\n\r\n", "y".repeat(length)));
+        assert!(trailers(&mut text(10)).is_ok_and(|fields| fields.is_some()));
+        assert!(trailers(&mut text(MAX_TRAILERS)).is_err());
     }
 }

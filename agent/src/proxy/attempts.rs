@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
+use http::{HeaderName, HeaderValue};
 use http_body::Body as _;
 use snapshot::model::{Failures, Jitter, Limit, Retry, RuleTimeouts};
 use tokio::time::Instant;
@@ -35,7 +36,7 @@ pub(super) struct Effort<'a> {
 
 /// The head of an answer, and when its body has to be over.
 pub(super) struct Got {
-    pub(super) answer: Answer,
+    pub(super) answer: Box<Answer>,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -88,7 +89,7 @@ impl Limits {
     }
 
     /// An answer, and when its body has to be over.
-    fn got(&self, answer: Answer, streams: bool) -> Got {
+    fn got(&self, answer: Box<Answer>, streams: bool) -> Got {
         let body = &answer.body;
         let streams = streams || (!body.is_end_stream() && body.size_hint().exact().is_none());
         let stream = self.stream.filter(|_| streams);
@@ -104,7 +105,7 @@ pub(super) async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest,
+    request: UpstreamRequest<'_>,
     effort: Effort<'_>,
 ) -> Result<Got, Refusal> {
     let streams = request.body.size_hint().exact().is_none();
@@ -134,7 +135,7 @@ async fn retried(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest,
+    request: UpstreamRequest<'_>,
     (retry, effort, streams): (&Retry, Effort<'_>, bool),
 ) -> Result<Got, Refusal> {
     let begun = exchange.begun();
@@ -143,6 +144,7 @@ async fn retried(
     budgets.borrow_mut().request(effort.backend, Instant::now());
     let mut original = Original {
         parts: request.parts,
+        more: request.more,
         body: request.body.keep(&worker.room),
     };
     let mut retries = 0;
@@ -205,9 +207,9 @@ async fn once(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &[Destination],
-    request: UpstreamRequest,
+    request: UpstreamRequest<'_>,
     (patience, managed): (Patience, Option<&Managed>),
-) -> Result<Answer, UpstreamError> {
+) -> Result<Box<Answer>, UpstreamError> {
     let client = &stage.worker.client;
     let watched = match managed {
         Some(managed) => Some(Try::begin(stage.worker, managed, destinations, patience).await?),
@@ -266,20 +268,24 @@ fn failed(wanted: Failures, error: &UpstreamError) -> bool {
 }
 
 /// A request that can be sent again.
-struct Original {
+struct Original<'a> {
     parts: Box<Parts>,
+    more: &'a [(HeaderName, HeaderValue)],
     body: Option<Rc<Kept>>,
 }
 
-impl Original {
-    fn request(&mut self, exchange: &Exchange) -> Option<UpstreamRequest> {
+impl<'a> Original<'a> {
+    fn request(&mut self, exchange: &Exchange) -> Option<UpstreamRequest<'a>> {
         let progress = Rc::clone(&exchange.progress);
         let body = match &self.body {
             Some(kept) => RequestBody::again(kept, progress)?,
             None => RequestBody::empty(progress),
         };
-        let parts = self.parts.clone();
-        Some(UpstreamRequest { parts, body })
+        Some(UpstreamRequest {
+            parts: self.parts.clone(),
+            more: self.more,
+            body,
+        })
     }
 
     fn is_whole(&self) -> bool {

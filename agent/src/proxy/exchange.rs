@@ -4,12 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use snapshot::model::Limit;
 
 use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
 use super::managed::Held;
+use super::placed::ServedBy;
+use super::request_id;
 use super::respond::chain;
 use super::worker::Worker;
 use crate::resilience::Slot;
@@ -34,8 +36,10 @@ pub(super) struct Exchange {
     pub(super) grpc: bool,
     /// Position of the destination that answered.
     pub(super) at: Option<usize>,
-    /// The request's id, as a header tells it.
+    /// The request's id, as a header tells it. The answer is to tell it as long as it is here.
     pub(super) id: Option<HeaderValue>,
+    /// The same of the placement that served.
+    pub(super) served_by: Option<ServedBy>,
     /// The request's body, if copies of it are wanted.
     pub(super) kept: Option<Rc<Kept>>,
     /// What it holds of those that serve it; a tunnel that it becomes takes it over.
@@ -81,6 +85,7 @@ impl Exchange {
             kept: None,
             at: None,
             id: None,
+            served_by: None,
             slots: Slots::default(),
             worker: Rc::clone(worker),
             started,
@@ -98,6 +103,24 @@ impl Exchange {
     /// The last moment that was looked at: the head of the upstream's answer, or the request's.
     pub(super) fn moment(&self) -> Instant {
         self.answered.unwrap_or(self.started)
+    }
+
+    /// Fields that the answer is to tell besides its own.
+    pub(super) fn told(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
+        if let Some(id) = &self.id {
+            tell(request_id::HEADER, id);
+        }
+        if let Some(served) = &self.served_by {
+            served.each(tell);
+        }
+    }
+
+    /// Adds these fields to the answer's own.
+    pub(super) fn tell(&mut self, headers: &mut HeaderMap) {
+        self.told(|name, value| {
+            headers.insert(name, value.clone());
+        });
+        (self.id, self.served_by) = (None, None);
     }
 
     /// The answer reached its end.

@@ -34,6 +34,9 @@ use crate::route::limiter::Asking;
 use crate::route::{Filters, Identity, Limiter, Matched, TargetKind, rewrite};
 use crate::upstream::{Destination, RequestBody, UpstreamRequest};
 
+/// Fields that the router adds to a request: three of where it came from, and its id.
+const MORE: usize = 4;
+
 /// From a matched rule to the answer of an upstream. `visit`: who it is, if that was asked; `to` replaces an endpoint's workloads.
 pub(super) async fn forward(
     stage: &Stage<'_>,
@@ -135,13 +138,25 @@ pub(super) async fn forward(
     let authorised = rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. });
     normalise::strip(headers, seen, authorised);
     let (client, tls) = (&stage.conn.address, stage.conn.tls);
-    normalise::forwarded(headers, seen, client, tls, &normal);
+    let forwarded = normalise::forwarded(headers, seen, client, tls, &normal);
     let mut host = normal.authority;
     // What a client sent itself is there, unless something was taken away.
-    if (exchange.record.request_id.is_own() || changed || seen.any(Seen::HOP))
-        && let Some(id) = &exchange.id
-    {
-        request_id::tell(id, headers);
+    let tells = exchange.record.request_id.is_own() || changed || seen.any(Seen::HOP);
+    if tells && seen.any(Seen::REQUEST_ID) {
+        headers.remove(request_id::HEADER);
+    }
+    let id = exchange.id.clone().filter(|_| tells);
+    let id = id.map(|id| (request_id::HEADER, id));
+    let mirrors = lists.iter().any(|one| !one.mirrors.is_empty());
+    let read = |one: &&Filters| one.host.is_some() || !one.request.is_empty();
+    // What is told goes behind the other fields, unless somebody reads or changes it on the way.
+    let mut more = Vec::new();
+    if mirrors || lists.iter().any(read) {
+        headers.extend(forwarded.into_iter().chain(id));
+    } else {
+        more.reserve_exact(MORE);
+        more.extend(forwarded);
+        more.extend(id);
     }
     if exchange.record.trace.trace != 0 {
         exchange.record.trace.upstream = stage.worker.random();
@@ -190,11 +205,11 @@ pub(super) async fn forward(
         websocket: upgrade.is_some(),
     };
     let mut request = outbound.request(parts, body.limited(chosen.body_limit))?;
-    let mirrors = lists.iter().any(|one| !one.mirrors.is_empty());
     if let (true, None, Some(like)) = (mirrors, &upgrade, chosen.destinations.first()) {
         let like = (like, inbound.identity.as_ref());
         request = mirrored(stage, exchange, request, lists, like)?;
     }
+    request.more = &more;
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.
@@ -217,9 +232,15 @@ pub(super) async fn forward(
     let destinations = &mut chosen.destinations;
     let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
     if let Some(serving) = chosen.serving {
-        serving.ended(stage.worker, exchange.moment(), &mut answer);
+        exchange.served_by = serving.ended(stage.worker, exchange.moment(), &mut answer);
     }
-    let mut response = edited(answer?, lists);
+    let mut response = answer?;
+    if lists.iter().any(|one| !one.response.is_empty()) {
+        if let Some(served) = exchange.served_by.take() {
+            served.tell(response.headers_mut());
+        }
+        response = edited(response, lists);
+    }
     if let Some(cookie) = chosen.cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -234,18 +255,18 @@ pub(super) async fn forward(
 }
 
 /// Sends copies of a request to the mirrors of these lists. What goes on is read from the same body as they are.
-fn mirrored(
+fn mirrored<'a>(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    request: UpstreamRequest,
+    request: UpstreamRequest<'a>,
     lists: [&Filters; 2],
     like: (&Destination, Option<&Arc<Identity>>),
-) -> Result<UpstreamRequest, Refusal> {
+) -> Result<UpstreamRequest<'a>, Refusal> {
     let mirrors = mirror::chosen(stage.worker, lists);
     if mirrors.is_empty() {
         return Ok(request);
     }
-    let UpstreamRequest { parts, body } = request;
+    let UpstreamRequest { parts, more, body } = request;
     let kept = body.keep(&stage.worker.room);
     mirror::send(
         stage.worker,
@@ -262,7 +283,7 @@ fn mirrored(
         None => RequestBody::empty(progress),
     };
     exchange.kept = kept;
-    Ok(UpstreamRequest { parts, body })
+    Ok(UpstreamRequest { parts, more, body })
 }
 
 /// Asks the rate limit of a rule. What its client is told stands on every answer.

@@ -179,7 +179,7 @@ impl<'a> Try<'a> {
         self,
         worker: &Worker,
         destinations: &[Destination],
-        result: &Result<Answer, UpstreamError>,
+        result: &Result<Box<Answer>, UpstreamError>,
     ) -> Option<Held> {
         let managed = self.managed;
         let now = worker.now();

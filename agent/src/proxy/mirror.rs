@@ -96,7 +96,8 @@ pub(super) fn send(
                 tallies.left_out.inc();
                 return;
             };
-            let request = UpstreamRequest { parts, body };
+            let more = &[];
+            let request = UpstreamRequest { parts, more, body };
             let patience = Patience::Until(deadline);
             let client = &worker.client;
             let answer = client.send(&destinations, request, &progress, patience, &table);

@@ -15,6 +15,7 @@ use snapshot::path::CanonicalPath;
 
 use super::connection::MAX_HEADERS;
 use super::log::Reason;
+use super::request_id;
 use super::respond::Refusal;
 use super::seen::{Seen, kind};
 use super::websocket::{self, Asked};
@@ -280,6 +281,10 @@ pub(super) fn received(headers: &mut HeaderMap) {
     if seen.any(Seen::HOP) {
         strip_seen_hop(headers);
     }
+    if seen.any(Seen::REQUEST_ID) {
+        // The router says which request it is an answer to.
+        headers.remove(request_id::HEADER);
+    }
 }
 
 /// The same where it is known that there are some.
@@ -347,32 +352,36 @@ pub(super) fn strip(headers: &mut HeaderMap, seen: Seen, authorised: bool) {
     }
 }
 
-/// Says where a request came from: appends to `X-Forwarded-For`, sets what is known, and takes away
-/// whatever else a client said under such names, client certificates and users included. `seen`: what its head has.
+/// Fields that say where a request came from: the way so far with its client behind it, and what is known. Takes away
+/// whatever a client said under such names, client certificates and users included. `seen`: what its head has.
 pub(super) fn forwarded(
     headers: &mut HeaderMap,
     seen: Seen,
     client: &HeaderValue,
     tls: bool,
     normal: &Normal,
-) {
-    let line = match seen.any(Seen::FORWARDED_FOR) {
-        true => after(headers, client),
-        false => Some(client.clone()),
+) -> [(HeaderName, HeaderValue); 3] {
+    let way = match seen.any(Seen::FORWARDED_FOR) {
+        true => {
+            let way = after(headers, client);
+            headers.remove(FORWARDED_FOR);
+            way
+        }
+        false => client.clone(),
     };
-    if let Some(line) = line {
-        headers.insert(FORWARDED_FOR, line);
-    }
     if seen.any(Seen::WAY) {
         remove(headers, |name| kind(name).any(Seen::WAY));
     }
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
-    headers.insert(FORWARDED_PROTO, scheme);
-    headers.insert(FORWARDED_HOST, normal.authority.clone());
+    [
+        (FORWARDED_FOR, way),
+        (FORWARDED_PROTO, scheme),
+        (FORWARDED_HOST, normal.authority.clone()),
+    ]
 }
 
 /// The way so far, and the client behind it.
-fn after(headers: &HeaderMap, client: &HeaderValue) -> Option<HeaderValue> {
+fn after(headers: &HeaderMap, client: &HeaderValue) -> HeaderValue {
     let mut line = Vec::with_capacity(64);
     // What `Connection` named is gone by now.
     for value in headers.get_all(&FORWARDED_FOR) {
@@ -381,7 +390,7 @@ fn after(headers: &HeaderMap, client: &HeaderValue) -> Option<HeaderValue> {
     }
     line.extend_from_slice(client.as_bytes());
     // Parts that were values joined by a comma are a value.
-    HeaderValue::from_maybe_shared(Bytes::from(line)).ok()
+    HeaderValue::from_maybe_shared(Bytes::from(line)).unwrap_or_else(|_| client.clone())
 }
 
 #[cfg(test)]

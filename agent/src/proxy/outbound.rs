@@ -24,7 +24,7 @@ impl Outbound<'_> {
         self,
         mut parts: Box<Parts>,
         body: RequestBody,
-    ) -> Result<UpstreamRequest, Refusal> {
+    ) -> Result<UpstreamRequest<'static>, Refusal> {
         let broken = |error: String| Refusal::new(Reason::Rewrite, error);
         let headers = &mut parts.headers;
         join_cookies(headers);
@@ -61,7 +61,8 @@ impl Outbound<'_> {
             }
         }
         parts.extensions.clear();
-        Ok(UpstreamRequest { parts, body })
+        let more = &[];
+        Ok(UpstreamRequest { parts, more, body })
     }
 }
 

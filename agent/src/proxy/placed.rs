@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use snapshot::model::PlacementUrl;
 
@@ -125,13 +125,13 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 impl Serving {
-    /// Counts what came of the request, and says on its answer who served it. `moment`: when its head came.
+    /// Counts what came of the request. Gives what its answer says of who served it. `moment`: when its head came.
     pub(super) fn ended<B>(
         self,
         worker: &Worker,
         moment: Instant,
         answer: &mut Result<Response<B>, Refusal>,
-    ) {
+    ) -> Option<ServedBy> {
         match answer {
             Ok(response) => {
                 let success = response.status() < StatusCode::INTERNAL_SERVER_ERROR;
@@ -139,22 +139,48 @@ impl Serving {
                 let state = state.unwrap_or(CircuitState::Closed);
                 let headers = response.headers_mut();
                 normalise::strip_ours(headers);
-                headers.insert(ROUTED_TO, self.placement.header.clone());
-                let reason = HeaderValue::from_static(self.reason.as_str());
-                headers.insert(ROUTE_REASON, reason);
-                let state = HeaderValue::from_static(state.as_str());
-                headers.insert(CIRCUIT_STATE, state);
-                if let Some(failover) = self.failover {
-                    let failover = HeaderValue::from_static(failover.as_str());
-                    headers.insert(FAILOVER_REASON, failover);
-                }
+                Some(ServedBy {
+                    placement: self.placement.header.clone(),
+                    reason: self.reason,
+                    state,
+                    failover: self.failover,
+                })
             }
             Err(refusal) if refusal.reason.no_answer() => {
                 self.permit.count(false, worker.now());
+                None
             }
             // The client gave up, sent too much, or the request never left: that says nothing about the
             // placement.
-            Err(_) => drop(self.permit),
+            Err(_) => None,
         }
+    }
+}
+
+/// What an answer says of the placement that served.
+pub(super) struct ServedBy {
+    placement: HeaderValue,
+    reason: RouteReason,
+    state: CircuitState,
+    failover: Option<FailoverReason>,
+}
+
+impl ServedBy {
+    /// Its fields.
+    pub(super) fn each(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
+        tell(ROUTED_TO, &self.placement);
+        let text = HeaderValue::from_static;
+        tell(ROUTE_REASON, &text(self.reason.as_str()));
+        tell(CIRCUIT_STATE, &text(self.state.as_str()));
+        if let Some(failover) = self.failover {
+            tell(FAILOVER_REASON, &text(failover.as_str()));
+        }
+    }
+
+    /// Adds them to others.
+    pub(super) fn tell(&self, headers: &mut HeaderMap) {
+        self.each(|name, value| {
+            headers.insert(name, value.clone());
+        });
     }
 }

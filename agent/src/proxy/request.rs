@@ -24,7 +24,7 @@ use super::grpc;
 use super::inbound::Inbound;
 use super::log::Reason;
 use super::normalise::{self};
-use super::request_id::{self, RequestId};
+use super::request_id::RequestId;
 use super::respond::{self, Refusal};
 use super::seen::Seen;
 use super::south::south;
@@ -116,8 +116,9 @@ pub(super) async fn handle(
             }
         }
     };
-    if let Some(id) = &exchange.id {
-        request_id::tell(id, response.headers_mut());
+    if !http1 || exchange.cors.is_some() {
+        // Else it is written behind the other fields.
+        exchange.tell(response.headers_mut());
     }
     if let Some((cors, origin)) = &exchange.cors {
         cors.decorate(origin.as_ref(), response.headers_mut());

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id that is taken from a client, in bytes.
 const MAX: usize = 128;
@@ -63,11 +63,6 @@ impl RequestId {
     pub(super) fn is_none(&self) -> bool {
         matches!(self.0, Id::None)
     }
-}
-
-/// Sets the header.
-pub(super) fn tell(id: &HeaderValue, headers: &mut HeaderMap) {
-    headers.insert(HEADER, id.clone());
 }
 
 /// Both numbers in hexadecimal digits.

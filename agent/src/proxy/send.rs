@@ -22,7 +22,7 @@ pub(super) async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest,
+    request: UpstreamRequest<'_>,
     upgrade: Option<Upgrade>,
     effort: Effort<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
@@ -50,7 +50,7 @@ pub(super) async fn send(
         switched,
         from,
         at,
-    } = answer;
+    } = *answer;
     exchange.record.upstream = Some(from);
     exchange.at = Some(at);
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
@@ -97,7 +97,7 @@ async fn watched(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest,
+    request: UpstreamRequest<'_>,
     (effort, idle): (Effort<'_>, Limit),
 ) -> Result<Got, Refusal> {
     exchange.idle = idle;

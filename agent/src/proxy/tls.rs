@@ -71,7 +71,7 @@ enum Shaken {
     /// Requests follow. It is passed on from hand to hand, and is large.
     Http(Box<TlsStream<Prefixed<TcpStream>>>),
     /// Plain bytes follow, for a backend of the listener.
-    Plain(TlsStream<Prefixed<TcpStream>>, Arc<Listener>),
+    Plain(Box<TlsStream<Prefixed<TcpStream>>>, Arc<Listener>),
     /// TLS goes on to a backend of the listener.
     Closed(Prefixed<TcpStream>, Arc<Listener>),
 }
@@ -226,7 +226,7 @@ async fn handshake(
             }
             conn.settings.clone_from(&listener.policy);
             return match start.into_stream(Arc::new(config)).await {
-                Ok(stream) if plain => Some(Shaken::Plain(stream, Arc::clone(listener))),
+                Ok(stream) if plain => Some(Shaken::Plain(Box::new(stream), Arc::clone(listener))),
                 Ok(stream) => {
                     if let Some(clients) = &listener.clients {
                         let chain = stream.get_ref().1.peer_certificates();

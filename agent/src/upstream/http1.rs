@@ -74,8 +74,20 @@ pub struct Switched {
     pub ahead: Bytes,
 }
 
+/// Sends a request, and gives the head of its answer as soon as it is there. `shelf` gets the connection when the answer's
+/// body is read to its end.
+pub(super) async fn send(
+    idle: Box<Idle>,
+    request: UpstreamRequest<'_>,
+    shelf: &Rc<Shelf>,
+) -> Result<Head, Http1Error> {
+    let mut exchange = Exchange::new(idle, request);
+    let answer = std::future::poll_fn(|context| exchange.poll_head(context, shelf)).await?;
+    Ok(exchange.follow(answer, shelf))
+}
+
 /// An exchange whose answer has not begun.
-pub(super) struct Exchange {
+struct Exchange {
     idle: Box<Idle>,
     method: Method,
     sending: Outgoing<RequestBody>,
@@ -91,7 +103,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut idle: Box<Idle>, request: UpstreamRequest) -> Self {
+    fn new(mut idle: Box<Idle>, request: UpstreamRequest<'_>) -> Self {
         idle.begin();
         let method = request.parts.method.clone();
         let (sending, headers) = outgoing(request, idle.reader.arena());
@@ -105,13 +117,6 @@ impl Exchange {
             blank: 0,
             headers,
         }
-    }
-
-    /// Sends, and gives the head of the answer as soon as it is there. `shelf` gets the connection when the answer's body
-    /// is read to its end.
-    pub(super) async fn head(mut self, shelf: &Rc<Shelf>) -> Result<Head, Http1Error> {
-        let answer = std::future::poll_fn(|context| self.poll_head(context, shelf)).await?;
-        Ok(self.follow(answer, shelf))
     }
 
     fn poll_head(
@@ -132,6 +137,10 @@ impl Exchange {
                 Poll::Ready(Err(Unsent::Io(error))) => self.broken = Some(error),
                 Poll::Pending => {}
             }
+        }
+        if std::mem::take(&mut self.idle.watched) && self.sent {
+            // Nothing had come a moment ago, and this task hears of what does.
+            return Poll::Pending;
         }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
@@ -207,8 +216,12 @@ impl Exchange {
 }
 
 /// A request on its way out, and the map of its headers, empty now, for those of the answer.
-fn outgoing(request: UpstreamRequest, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
-    let UpstreamRequest { mut parts, body } = request;
+fn outgoing(request: UpstreamRequest<'_>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
+    let UpstreamRequest {
+        mut parts,
+        more,
+        body,
+    } = request;
     let body = Some(body).filter(|body| !body.is_end_stream());
     let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
         None => Framing::Length(0),
@@ -217,8 +230,8 @@ fn outgoing(request: UpstreamRequest, arena: &Arena) -> (Outgoing<RequestBody>, 
     };
     // That there is no body is said to whoever heard it said.
     let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
-    let head = arena.written(head::room(&parts), |out| {
-        head::write(&parts, out);
+    let head = arena.written(head::ROOM, |out| {
+        head::write(&parts, more, out);
         if told {
             framing.write(out);
         }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::alarm::Alarms;
 use super::answer::{AnswerBody, Break};
-use super::http1::{self, Exchange, Shelf};
+use super::http1::{self, Shelf};
 use super::lifetime::{self, Limits};
 use super::resolve::Resolver;
 use super::{
@@ -65,18 +65,20 @@ enum Way {
 }
 
 /// A try that failed; the request comes back if no byte of it was sent.
-struct Failed {
-    request: Option<UpstreamRequest>,
+struct Failed<'a> {
+    request: Option<Box<UpstreamRequest<'a>>>,
     source: Break,
 }
 
-impl From<TrySendError<Request<RequestBody>>> for Failed {
+impl From<TrySendError<Request<RequestBody>>> for Failed<'_> {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         Self {
             request: error.take_message().map(|request| {
                 let (parts, body) = request.into_parts();
                 let parts = Box::new(parts);
-                UpstreamRequest { parts, body }
+                // What was added is among the others by now.
+                let more = &[];
+                Box::new(UpstreamRequest { parts, more, body })
             }),
             source: error.into_error().into(),
         }
@@ -153,10 +155,10 @@ impl Client {
     pub(super) async fn exchange(
         &self,
         destinations: &[Destination],
-        mut request: UpstreamRequest,
+        mut request: UpstreamRequest<'_>,
         progress: &Progress,
         table: &RouteTable,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<Box<Answer>, UpstreamError> {
         let mut failure = UpstreamError::Nowhere;
         for (at, destination) in destinations.iter().enumerate() {
             // The request was made for one of them.
@@ -179,7 +181,7 @@ impl Client {
                     Err(Failed {
                         request: Some(unsent),
                         ..
-                    }) => request = unsent,
+                    }) => request = *unsent,
                     Err(Failed {
                         request: None,
                         source,
@@ -210,7 +212,7 @@ impl Client {
                         source,
                     };
                     match unsent {
-                        Some(unsent) => request = unsent,
+                        Some(unsent) => request = *unsent,
                         None => return Err(failure),
                     }
                 }
@@ -293,39 +295,46 @@ impl Client {
     }
 }
 
-async fn over(way: Way, at: usize, request: UpstreamRequest) -> Result<Answer, Failed> {
+async fn over(
+    way: Way,
+    at: usize,
+    mut request: UpstreamRequest<'_>,
+) -> Result<Box<Answer>, Failed<'_>> {
     match way {
         Way::Http2(mut shared) => {
             let under_way = shared.usage.begin();
+            for (name, value) in request.more {
+                request.parts.headers.insert(name, value.clone());
+            }
             let request = Request::from_parts(*request.parts, request.body);
             let response = shared.sender.try_send_request(request).await?;
             let (parts, body) = response.into_parts();
-            Ok(Answer {
+            Ok(Box::new(Answer {
                 status: parts.status,
                 headers: parts.headers,
                 body: AnswerBody::shared(body, under_way),
                 switched: None,
                 from: shared.from,
                 at,
-            })
+            }))
         }
         Way::Http1(idle, shelf) => {
             let from = Arc::clone(&idle.from);
-            let head = Exchange::new(idle, request).head(&shelf).await;
+            let head = http1::send(idle, request, &shelf).await;
             let head = head.map_err(|error| Failed {
                 // Bytes of it were sent.
                 request: None,
                 source: error.into(),
             })?;
             let (parts, rest) = head.response.into_parts();
-            Ok(Answer {
+            Ok(Box::new(Answer {
                 status: parts.status,
                 headers: parts.headers,
                 body: rest.into(),
                 switched: head.switched.map(Box::new),
                 from,
                 at,
-            })
+            }))
         }
     }
 }

@@ -107,7 +107,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
             if skip_blank(input) > 0 {
                 state.seen = 0;
             }
-            match head::read(input, state.seen, || arena.map()) {
+            match head::read(input, state.seen, arena) {
                 Err(status) => return Poll::Ready(Err(NoHead::Refused(status))),
                 Ok(None) => state.seen = reader.input.len(),
                 Ok(Some(mut head)) => {

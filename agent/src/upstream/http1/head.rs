@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use httparse::Status;
@@ -155,17 +155,11 @@ fn framing(
     }
 }
 
-/// Bytes that a head takes at most.
-pub(super) fn room(parts: &Parts) -> usize {
-    /// What [`write`] and the framing add.
-    const MORE: usize = 80;
-    let fields = parts.headers.iter();
-    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 4);
-    MORE + fields.sum::<usize>() + parts.method.as_str().len() + target(parts).len()
-}
+/// Bytes that most heads of requests take.
+pub(super) const ROOM: usize = 1024;
 
-/// Writes the head of a request without what frames its body, and without the empty line.
-pub(super) fn write(parts: &Parts, out: &mut BytesMut) {
+/// Writes the head of a request, with more fields behind its own, without what frames its body, and without the empty line.
+pub(super) fn write(parts: &Parts, more: &[(HeaderName, HeaderValue)], out: &mut BytesMut) {
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     let target = target(parts);
@@ -180,6 +174,9 @@ pub(super) fn write(parts: &Parts, out: &mut BytesMut) {
         if !matches!(*name, header::TRANSFER_ENCODING | header::CONTENT_LENGTH) {
             field(name, value, out);
         }
+    }
+    for (name, value) in more {
+        field(name, value, out);
     }
 }
 

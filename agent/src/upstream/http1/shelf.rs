@@ -25,6 +25,8 @@ pub(in crate::upstream) struct Idle {
     /// Address of the other side, as a text: every request on the connection is recorded with it.
     pub(in crate::upstream) from: Arc<str>,
     usage: Usage,
+    /// Whether nothing had come of it when it was taken, so that the task which took it hears of news.
+    pub(super) watched: bool,
 }
 
 impl Idle {
@@ -34,6 +36,7 @@ impl Idle {
             reader: Reader::new(arena, READ),
             from,
             usage: Usage::new(Instant::now()),
+            watched: false,
         })
     }
 
@@ -44,7 +47,9 @@ impl Idle {
 
     /// Whether the other side closed it, or said something unasked. Wakes `context` at the next news.
     fn is_stale(&mut self, context: &mut Context<'_>) -> bool {
-        self.reader.poll_more(&mut self.stream, context).is_ready()
+        self.watched = true;
+        self.stream.poll_news(context).is_ready()
+            && self.reader.poll_more(&mut self.stream, context).is_ready()
     }
 }
 

@@ -23,7 +23,7 @@ async fn taken(shelf: &Shelf) -> Option<Box<Idle>> {
     std::future::poll_fn(|context| Poll::Ready(shelf.take(Instant::now(), context))).await
 }
 
-fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest {
+fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest<'static> {
     let progress = Rc::<Progress>::default();
     let body = match body.is_empty() {
         true => RequestBody::empty(progress),
@@ -33,7 +33,8 @@ fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest {
     parts.method = method;
     parts.uri = http::Uri::from_static("/a?b");
     let parts = Box::new(parts);
-    UpstreamRequest { parts, body }
+    let more = &[];
+    UpstreamRequest { parts, more, body }
 }
 
 /// Status, body, and names of the trailers.
@@ -70,7 +71,7 @@ async fn exchange(
     let (idle, mut far, shelf) = connection();
     let asked = request(method, Vec::new());
     let told = async {
-        let head = Exchange::new(idle, asked).head(&shelf).await?;
+        let head = send(idle, asked, &shelf).await?;
         read(head).await
     };
     let tell = async {
@@ -436,7 +437,7 @@ async fn a_request_is_written_once_and_framed_once() {
         asked.parts.headers.append(name, value);
     }
     let told = async {
-        let head = Exchange::new(idle, asked).head(&shelf).await?;
+        let head = send(idle, asked, &shelf).await?;
         read(head).await
     };
     let heard = async {
@@ -464,7 +465,7 @@ async fn an_answer_before_the_end_of_the_request_is_passed_on_and_the_rest_is_se
             let asked = request(Method::POST, vec![Bytes::from(vec![b'x'; LENGTH])]);
             let answer = b"HTTP/1.1 413 no\r\ncontent-length: 2\r\n\r\nno";
             far.write_all(answer).await.expect("somebody listens");
-            let head = Exchange::new(idle, asked).head(&shelf).await;
+            let head = send(idle, asked, &shelf).await;
             let told = read(head.expect("a head")).await.expect("an answer");
             assert_eq!((told.0, told.1.as_str()), (413, "no"));
             // In use as long as the request is not sent.
@@ -490,7 +491,7 @@ async fn an_answer_counts_although_its_upstream_reads_no_more() {
     let answer = b"HTTP/1.1 413 no\r\ncontent-length: 2\r\n\r\nno";
     far.write_all(answer).await.expect("somebody listens");
     drop(far);
-    let head = Exchange::new(idle, asked).head(&shelf).await;
+    let head = send(idle, asked, &shelf).await;
     let told = read(head.expect("a head")).await.expect("an answer");
     assert_eq!((told.0, told.1.as_str()), (413, "no"));
     assert!(taken(&shelf).await.is_none());

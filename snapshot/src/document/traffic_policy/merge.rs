@@ -29,8 +29,11 @@ enum Usual {
     No,
 }
 
+/// The path of a section, and the defaults of its fields.
+type Section = (&'static [&'static str], &'static [(&'static str, Usual)]);
+
 /// Sections, and the defaults of their fields.
-const DEFAULTS: [(&[&str], &[(&str, Usual)]); 7] = [
+const DEFAULTS: [Section; 7] = [
     (
         &["circuitBreaker"],
         &[
