@@ -28,7 +28,7 @@ use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::tunnel::OnUpgrade;
 use super::worker::{Drain, Worker};
-use super::{http1, request, steered, stream, tls};
+use super::{http1, normalise, request, steered, stream, tls};
 use crate::route::ClientTrust;
 use crate::route::Wire;
 use crate::route::client::ClientSettings;
@@ -270,7 +270,7 @@ async fn http2<T>(
             // Other streams become nothing else.
             let upgrade = (*request.method() == Method::CONNECT)
                 .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
-            let request = request.map(ClientBody::from);
+            let request = request.map(|body| ClientBody::http2(body, normalise::strip_trailers));
             // A stream is handed on several times before it is served, and its stages are large.
             Box::pin(async move {
                 Ok::<_, Infallible>(request::handle(worker, conn, request, upgrade).await)

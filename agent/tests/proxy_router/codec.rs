@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Body, Router, echo, full, plain, prefix, raw, route, rule, serve, to};
+use crate::support::{Body, Router, echo, full, http2, plain, prefix, raw, route, rule, serve, to};
 
 /// A router in front of one upstream.
 fn router(up: SocketAddr) -> (Router, SocketAddr) {
@@ -194,6 +194,18 @@ async fn proxy_passes_no_trailers_that_say_who_a_client_is() {
     );
     let answer = raw(at, request.as_bytes()).await;
     assert_eq!(answers(&answer)[0].1, "x-sum", "{answer}");
+    // The same over HTTP/2.
+    let mut trailers = HeaderMap::new();
+    for name in names {
+        let value = HeaderValue::from_static("root");
+        trailers.insert(HeaderName::from_static(name), value);
+    }
+    let body = full("a".to_owned()).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let request = Request::post("http://a/").header("trailer", names.join(", "));
+    let request = request.body(body.boxed()).expect("a request");
+    let answer = http2(at).await.send_request(request).await;
+    let answer = answer.expect("an answer").into_body().collect().await;
+    assert_eq!(answer.expect("its body").to_bytes(), "x-sum");
 }
 
 /// An answer comes before the body was read, and with it goes the connection, unless the rest is there.
