@@ -8,8 +8,8 @@ use std::time::Duration;
 use cardinal_agent::proxy::Reason;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -200,7 +200,10 @@ async fn proxy_passes_no_trailers_that_say_who_a_client_is() {
         let value = HeaderValue::from_static("root");
         trailers.insert(HeaderName::from_static(name), value);
     }
-    let body = full("a".to_owned()).with_trailers(std::future::ready(Some(Ok(trailers))));
+    // Without a length: behind one HTTP/1.1 has no trailers.
+    let frames = [Frame::data("a".into()), Frame::trailers(trailers)];
+    let frames = frames.map(Ok::<_, hyper::Error>);
+    let body = StreamBody::new(tokio_stream::iter(frames));
     let request = Request::post("http://a/").header("trailer", names.join(", "));
     let request = request.body(body.boxed()).expect("a request");
     let answer = http2(at).await.send_request(request).await;
