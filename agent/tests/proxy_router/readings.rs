@@ -308,7 +308,7 @@ async fn proxy_reads_no_request_where_another_server_reads_none() {
     while let Some(ended) = together.join_next().await {
         ended.expect("no panic");
     }
-    let log = log.lock().expect("no panic");
+    let log = std::mem::take(&mut *log.lock().expect("no panic"));
     let mut passed = 0;
     for (number, (bytes, _, whole)) in cases.iter().enumerate() {
         let expected = reference(bytes).await;
