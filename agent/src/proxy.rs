@@ -129,7 +129,8 @@ pub struct ProxyConfig {
     pub roots: Option<Arc<rustls::RootCertStore>>,
     /// Time limits towards upstreams.
     pub timeouts: Timeouts,
-    /// Until the head of the next request is there: so long may a client's connection idle.
+    /// Until the head of the next request is there: so long may a client's connection idle, and so long may a client of HTTP/1.1
+    /// take nothing of an answer while it sends nothing of its request.
     pub idle: Duration,
     /// So long may both sides of a TCP or TLS route's connection be silent.
     pub stream_idle: Duration,

@@ -40,6 +40,8 @@ impl Arena {
     /// The block, with room for at least so many bytes.
     fn block(&self, room: usize) -> RefMut<'_, BytesMut> {
         let mut block = self.0.block.borrow_mut();
+        // A panic may have left what was half written.
+        block.clear();
         // From its beginning, if nobody holds a part.
         if !block.try_reclaim(BLOCK) && block.capacity() < room {
             *block = BytesMut::with_capacity(BLOCK.max(room));
@@ -148,5 +150,42 @@ impl Reader {
         }
         self.little = little && !self.little;
         Poll::Ready(Ok(count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn what_a_panic_left_half_written_is_in_no_other_message() {
+        let arena = Arena::default();
+        let broken = catch_unwind(AssertUnwindSafe(|| {
+            arena.written(64, |out| {
+                out.extend_from_slice(b"secret");
+                panic!("in the middle of a head");
+            })
+        }));
+        assert!(broken.is_err());
+        let next = arena.written(64, |out| out.extend_from_slice(b"next"));
+        assert_eq!(next, "next");
+    }
+
+    #[test]
+    fn a_map_that_was_given_back_is_empty() {
+        let arena = Arena::default();
+        let mut map = HeaderMap::new();
+        for at in 0..40_u16 {
+            map.append("x-a", at.into());
+            map.append("cookie", at.into());
+        }
+        map.insert("authorization", 1_u16.into());
+        arena.give(map);
+        let map = arena.map();
+        assert!(map.capacity() > 0, "it is the same one");
+        assert_eq!((map.len(), map.keys_len()), (0, 0));
+        assert!(!map.contains_key("authorization") && map.get_all("x-a").iter().next().is_none());
     }
 }

@@ -21,6 +21,17 @@ pub(crate) fn is_whole(input: &[u8], seen: usize) -> bool {
     new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
 }
 
+/// Leaves out empty lines, which some put between messages (RFC 9112, section 2.2), and says how many bytes they had.
+pub(crate) fn skip_blank(input: &mut Bytes) -> usize {
+    let mut rest = &input[..];
+    while let Some(behind) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")) {
+        rest = behind;
+    }
+    let count = input.len() - rest.len();
+    input.advance(count);
+    count
+}
+
 /// Takes trailers, if they are whole.
 pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, MessageError> {
     let whole = input.clone();

@@ -45,6 +45,8 @@ pub(crate) struct Outgoing<B> {
     body: Option<B>,
     framing: Framing,
     flushed: bool,
+    /// Bytes that were written.
+    taken: u64,
 }
 
 /// How the body's end is told.
@@ -90,6 +92,7 @@ where
             body,
             framing,
             flushed: false,
+            taken: 0,
         }
     }
 
@@ -111,6 +114,7 @@ where
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
                 self.queue.advance(count);
+                self.taken += count as u64;
             }
             if !self.flushed && (waits || self.body.is_none()) {
                 ready!(Pin::new(&mut *stream).poll_flush(context))?;
@@ -123,6 +127,11 @@ where
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Bytes that the other side has taken, if it is to take more before anything else happens.
+    pub(crate) fn held(&self) -> Option<u64> {
+        (!self.queue.first.is_empty()).then_some(self.taken)
     }
 
     /// Takes what the body has; true if the rest has not come yet.

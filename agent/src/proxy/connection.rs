@@ -28,7 +28,7 @@ use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::tunnel::OnUpgrade;
 use super::worker::{Drain, Worker};
-use super::{http1, request, steered, stream, tls};
+use super::{http1, normalise, request, steered, stream, tls};
 use crate::route::ClientTrust;
 use crate::route::Wire;
 use crate::route::client::ClientSettings;
@@ -86,6 +86,8 @@ pub(super) struct Conn {
     pub(super) certificate: Option<Names>,
     /// When its last answer was complete, or since when it is open.
     pub(super) free: Cell<Instant>,
+    /// Since when its client takes nothing of the answer that is there for it, over HTTP/1.1.
+    pub(super) held: Cell<Option<Instant>>,
     /// How far the body of its last request is.
     pub(super) body: RefCell<Weak<Progress>>,
     /// Whether its client may still send what nobody reads.
@@ -163,6 +165,7 @@ pub(super) async fn accepted(
         clients: None,
         certificate: None,
         free: Cell::new(Instant::now()),
+        held: Cell::default(),
         body: RefCell::default(),
         unread: Unread::default(),
         settings: None,
@@ -230,13 +233,14 @@ where
         Codec::Http2 => http2(&worker, stream, &conn, limit, drain).await,
         _ => {
             let closing = Cell::new(false);
+            let limits = (limit, worker.idle());
             let idle = Aside::new(async {
                 tokio::select! {
                     () = drain.begun() => {}
-                    () = idle(&conn, AT_REST, limit) => return,
+                    () = idle(&conn, AT_REST, limits) => return,
                 }
                 closing.set(true);
-                idle(&conn, AT_REST, limit).await;
+                idle(&conn, AT_REST, limits).await;
             });
             let mut watch = http1::Watch {
                 idle,
@@ -266,7 +270,7 @@ async fn http2<T>(
             // Other streams become nothing else.
             let upgrade = (*request.method() == Method::CONNECT)
                 .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
-            let request = request.map(ClientBody::from);
+            let request = request.map(|body| ClientBody::http2(body, normalise::strip_trailers));
             // A stream is handed on several times before it is served, and its stages are large.
             Box::pin(async move {
                 Ok::<_, Infallible>(request::handle(worker, conn, request, upgrade).await)
@@ -276,7 +280,7 @@ async fn http2<T>(
     let mut besides = Aside::new(async {
         tokio::select! {
             () = drain.begun() => Besides::Last,
-            () = idle(conn, AT_REST + 1, limit) => Besides::Idle,
+            () = idle(conn, AT_REST + 1, (limit, worker.idle())) => Besides::Idle,
             () = conn.spent.notified() => Besides::Last,
         }
     });
@@ -332,18 +336,25 @@ async fn first<C: Future, F: Future>(
     .await
 }
 
-/// Returns once a connection had no request under way for `limit`. `at_rest`: how many hold it then.
-async fn idle(conn: &Rc<Conn>, at_rest: usize, limit: Duration) {
+/// Returns once a connection had no request under way for the first limit, or its client took nothing of an answer and sent
+/// nothing of a request for the second one. `at_rest`: how many hold it without a request.
+async fn idle(conn: &Rc<Conn>, at_rest: usize, (limit, patience): (Duration, Duration)) {
     loop {
-        let since = if Rc::strong_count(conn) > at_rest {
-            Instant::now()
-        } else {
-            // An answer may be complete before its request is.
-            let body = conn.body.borrow().upgrade();
-            let free = conn.free.get();
-            body.map_or(free, |progress| progress.last().max(free))
+        // An answer may be complete before its request is.
+        let body = conn.body.borrow().upgrade();
+        let moved = |since: Instant| {
+            let last = body.as_ref().map(|progress| progress.last());
+            last.map_or(since, |last| last.max(since))
         };
-        let until = since + limit;
+        let until = if let Some(held) = conn.held.get() {
+            moved(held) + patience
+        } else if Rc::strong_count(conn) > at_rest {
+            Instant::now() + limit.min(patience)
+        } else {
+            moved(conn.free.get()) + limit
+        };
+        // It is looked at, and not kept.
+        drop(body);
         if until <= Instant::now() {
             return;
         }

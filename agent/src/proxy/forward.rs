@@ -350,8 +350,14 @@ fn edited<const N: usize>(
     mut response: Response<ResponseBody>,
     lists: [&Filters; N],
 ) -> Response<ResponseBody> {
+    let mut changed = false;
     for edits in lists.iter().flat_map(|one| &one.response) {
         edits.apply(response.headers_mut());
+        changed = true;
+    }
+    if changed {
+        // The router says which request it is an answer to.
+        response.headers_mut().remove(request_id::HEADER);
     }
     response
 }

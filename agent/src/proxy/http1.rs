@@ -13,6 +13,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use self::head::{Answered, Head, Terms};
 use self::line::{Line, NoHead};
@@ -175,16 +176,23 @@ where
     let last = untold || watch.closing.get();
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut outgoing, stays) = outgoing(worker, response, terms, last);
+    let mut taken = None;
     let sent = std::future::poll_fn(|context| {
         if let Poll::Ready(sent) = line.poll_send(&mut outgoing, context) {
             return Poll::Ready(Some(sent));
+        }
+        if outgoing.held() != taken {
+            taken = outgoing.held();
+            conn.held.set(taken.map(|_| Instant::now()));
         }
         if watch.idle.poll(context).is_ready() {
             return Poll::Ready(None);
         }
         line.poll_gone(context).map(|()| None)
     });
-    match sent.await {
+    let sent = sent.await;
+    conn.held.set(None);
+    match sent {
         Some(Ok(())) => {}
         Some(Err(Unsent::Io(error))) => {
             tracing::debug!(peer = %conn.peer, %error, "client is gone");

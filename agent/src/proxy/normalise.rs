@@ -325,6 +325,14 @@ pub(super) fn strip_ours(headers: &mut HeaderMap) {
     remove(headers, |name| kind(name).any(Seen::OURS));
 }
 
+/// Takes away from the trailers of a request what a client may not say of itself, or is asked for ahead of the body: some
+/// servers put both together (RFC 9110, section 6.5.1).
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    let way = Seen::WAY | Seen::FORWARDED_FOR | Seen::REQUEST_ID | Seen::OURS;
+    let head = Seen::HOP | Seen::COOKIE | Seen::EXPECT | Seen::OVERRIDE | Seen::UNDERSCORE;
+    remove(trailers, |name| kind(name).any(way | head));
+}
+
 /// Takes away from a request what ends here, and what a client must not pretend; where it was authorised, also what would
 /// make the upstream read another method or path. `seen`: what its head has.
 pub(super) fn strip(headers: &mut HeaderMap, seen: Seen, authorised: bool) {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -34,7 +35,8 @@ pub struct ClientBody(Inner);
 enum Inner {
     Empty,
     Http1(Rc<dyn Upload>),
-    Http2(Incoming),
+    /// With what takes from its trailers what they may not say.
+    Http2(Incoming, fn(&mut HeaderMap)),
 }
 
 /// Why it is not there to its end.
@@ -58,11 +60,10 @@ impl ClientBody {
     pub(crate) fn http1(upload: Rc<dyn Upload>) -> Self {
         Self(Inner::Http1(upload))
     }
-}
 
-impl From<Incoming> for ClientBody {
-    fn from(incoming: Incoming) -> Self {
-        Self(Inner::Http2(incoming))
+    /// What comes on a stream of HTTP/2, with trailers as `strip` leaves them.
+    pub(crate) fn http2(incoming: Incoming, strip: fn(&mut HeaderMap)) -> Self {
+        Self(Inner::Http2(incoming, strip))
     }
 }
 
@@ -77,7 +78,15 @@ impl Body for ClientBody {
         let frame = match &mut self.get_mut().0 {
             Inner::Empty => None,
             Inner::Http1(upload) => ready!(upload.poll_frame(context)).map(|one| Ok(one?)),
-            Inner::Http2(body) => ready!(Pin::new(body).poll_frame(context)).map(|one| Ok(one?)),
+            Inner::Http2(body, strip) => {
+                let mut frame = ready!(Pin::new(body).poll_frame(context));
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    strip(trailers);
+                }
+                frame.map(|one| Ok(one?))
+            }
         };
         Poll::Ready(frame)
     }
@@ -86,7 +95,7 @@ impl Body for ClientBody {
         match &self.0 {
             Inner::Empty => true,
             Inner::Http1(upload) => upload.is_end_stream(),
-            Inner::Http2(body) => body.is_end_stream(),
+            Inner::Http2(body, _) => body.is_end_stream(),
         }
     }
 
@@ -94,7 +103,7 @@ impl Body for ClientBody {
         match &self.0 {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Http1(upload) => upload.size_hint(),
-            Inner::Http2(body) => body.size_hint(),
+            Inner::Http2(body, _) => body.size_hint(),
         }
     }
 }

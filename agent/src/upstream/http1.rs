@@ -15,7 +15,7 @@ use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 
 use super::{BodyError, RequestBody, Stream, UpstreamRequest};
-use crate::http1::{Arena, Framing, MessageError, Outgoing, Unsent, announced};
+use crate::http1::{Arena, Framing, MessageError, Outgoing, Unsent, announced, skip_blank};
 
 mod head;
 mod rest;
@@ -144,7 +144,7 @@ impl Exchange {
         }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
-            let blank = head::skip_blank(&mut reader.input);
+            let blank = skip_blank(&mut reader.input);
             if blank > 0 {
                 self.blank += blank;
                 self.seen = 0;

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cardinal_agent::proxy::Reason;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Body, Router, echo, full, plain, prefix, raw, route, rule, serve, to};
+use crate::support::{Body, Router, echo, full, http2, plain, prefix, raw, route, rule, serve, to};
 
 /// A router in front of one upstream.
 fn router(up: SocketAddr) -> (Router, SocketAddr) {
@@ -128,6 +128,11 @@ async fn proxy_frames_every_answer_once_as_its_client_reads_it() {
         "{answer}"
     );
     assert!(!answer.contains("content-length"), "{answer}");
+    // Where there can be no body, no length is told (RFC 9110, section 8.6).
+    let empty = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n";
+    let (_empties, empties) = router(says(empty).await);
+    let answer = raw(empties, b"HEAD /204 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(!answer.contains("content-length"), "{answer}");
     // Trailers go to who takes them.
     let streamed = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\nx-sum: 1\r\nx-more: 1\r\n\r\n";
     let (_streams, streams) = router(says(streamed).await);
@@ -157,6 +162,53 @@ async fn proxy_frames_every_answer_once_as_its_client_reads_it() {
     for head in [answers(&answer)[0].0, answers(&answer)[1].0] {
         assert_eq!(head.matches("date: ").count(), 1, "{head}");
     }
+}
+
+/// Some upstreams put trailers and header fields together.
+#[tokio::test]
+async fn proxy_passes_no_trailers_that_say_who_a_client_is() {
+    let up = serve(|request: Request<Incoming>| async move {
+        let body = request.into_body().collect().await;
+        let body = body.expect("the body arrives");
+        let names = body.trailers().into_iter().flat_map(HeaderMap::keys);
+        let names: Vec<&str> = names.map(HeaderName::as_str).collect();
+        Response::new(full(names.join(" ")))
+    })
+    .await;
+    let (_router, at) = router(up);
+    let names = [
+        "x-sum",
+        "x-forwarded-user",
+        "x-forwarded-for",
+        "forwarded",
+        "x-real-ip",
+        "cookie",
+        "x-routed-to",
+        "proxy-authorization",
+        "x_forwarded_user",
+    ];
+    let trailers: String = names.map(|name| format!("{name}: root\r\n")).concat();
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: {}\r\n\r\n1\r\na\r\n0\r\n{trailers}\r\n",
+        names.join(", ")
+    );
+    let answer = raw(at, request.as_bytes()).await;
+    assert_eq!(answers(&answer)[0].1, "x-sum", "{answer}");
+    // The same over HTTP/2.
+    let mut trailers = HeaderMap::new();
+    for name in names {
+        let value = HeaderValue::from_static("root");
+        trailers.insert(HeaderName::from_static(name), value);
+    }
+    // Without a length: behind one HTTP/1.1 has no trailers.
+    let frames = [Frame::data("a".into()), Frame::trailers(trailers)];
+    let frames = frames.map(Ok::<_, hyper::Error>);
+    let body = StreamBody::new(tokio_stream::iter(frames));
+    let request = Request::post("http://a/").header("trailer", names.join(", "));
+    let request = request.body(body.boxed()).expect("a request");
+    let answer = http2(at).await.send_request(request).await;
+    let answer = answer.expect("an answer").into_body().collect().await;
+    assert_eq!(answer.expect("its body").to_bytes(), "x-sum");
 }
 
 /// An answer comes before the body was read, and with it goes the connection, unless the rest is there.

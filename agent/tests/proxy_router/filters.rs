@@ -5,7 +5,7 @@ use http::{Method, Request};
 use snapshot::model::Filter;
 
 use crate::support::{
-    Reply, Router, echo, full, get, http2, plain, prefix, refs, reply, route, rule, send, to,
+    Reply, Router, echo, full, get, http2, plain, prefix, raw, refs, reply, route, rule, send, to,
     written,
 };
 
@@ -267,4 +267,25 @@ async fn proxy_answers_500_for_a_filter_that_cannot_be_applied() {
         failed += u32::from(answer.await.expect("an answer").status() == 500);
     }
     assert!((10..50).contains(&failed), "{failed} of 60");
+}
+
+/// A filter may say it, and the router has the last word.
+#[tokio::test]
+async fn proxy_tells_the_id_of_a_request_once_whatever_filters_say() {
+    let up = echo("a").await;
+    let rules = format!(
+        "    - filters:
+        - {{ type: RequestHeaderModifier, requestHeaderModifier: {{ set: [{{ name: X-Request-Id, value: of-filter }}] }} }}
+        - {{ type: ResponseHeaderModifier, responseHeaderModifier: {{ set: [{{ name: X-Request-Id, value: of-filter }}] }} }}
+      {}
+",
+        refs(&["a"])
+    );
+    let (snapshot, at) = written(&rules, &[("a", up)], "");
+    let _router = Router::start(&snapshot);
+    let answer = raw(at, b"GET / HTTP/1.1\r\nHost: x.test\r\n\r\n").await;
+    let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(head.matches("x-request-id: ").count(), 1, "{answer}");
+    assert!(!head.contains("of-filter"), "{answer}");
 }

@@ -226,7 +226,7 @@ pub(super) fn write(
     // RFC 9110, section 6.4.1. Lengths stay where they tell of what a `GET` would have given.
     let switches = status.is_informational();
     let empty = switches || status == StatusCode::NO_CONTENT;
-    let told = terms.head || status == StatusCode::NOT_MODIFIED;
+    let told = !empty && (terms.head || status == StatusCode::NOT_MODIFIED);
     let mut stays = terms.stays;
     let framing = match body.size_hint().exact() {
         _ if empty || told => None,

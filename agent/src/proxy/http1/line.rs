@@ -12,8 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::head::{self, Head};
-use crate::http1::{Arena, Decoder, MessageError, Outgoing, Piece, Reader, Unsent};
+use crate::http1::{Arena, Decoder, MessageError, Outgoing, Piece, Reader, Unsent, skip_blank};
 use crate::proxy::body::ResponseBody;
+use crate::proxy::normalise;
 use crate::upstream::Upload;
 
 /// Bytes of a body that nobody reads which are read for the sake of the next request.
@@ -41,8 +42,10 @@ struct State<T> {
     broken: bool,
     /// The body was given away, and not dropped yet.
     lent: bool,
-    /// Who waits for the body's end.
+    /// Who waits for the body's end, or for the moment when it is dropped.
     waiting: Option<Waker>,
+    /// Who waits for more of the body.
+    reading: Option<Waker>,
 }
 
 /// What a client sent instead of a head.
@@ -67,13 +70,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
             broken: false,
             lent: false,
             waiting: None,
+            reading: None,
         })))
     }
 
-    /// The connection as it is now, and what was read ahead; none if somebody reads a body from it.
+    /// The connection as it is now, and what was read ahead; none if somebody reads a body from it, which breaks off then,
+    /// so that the connection is closed when its reader has heard of that.
     pub(super) fn into_parts(self: Rc<Self>) -> Option<(Bytes, T)> {
-        let state = Rc::try_unwrap(self).ok()?.0.into_inner();
-        Some((state.reader.input, state.stream))
+        match Rc::try_unwrap(self) {
+            Ok(line) => {
+                let state = line.0.into_inner();
+                Some((state.reader.input, state.stream))
+            }
+            Err(shared) => {
+                let state = &mut *shared.0.borrow_mut();
+                state.broken = true;
+                if let Some(reading) = state.reading.take() {
+                    reading.wake();
+                }
+                None
+            }
+        }
     }
 
     /// Whether a part of a request was read.
@@ -87,6 +104,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
         loop {
             let reader = &mut state.reader;
             let (input, arena) = reader.input();
+            if skip_blank(input) > 0 {
+                state.seen = 0;
+            }
             match head::read(input, state.seen, arena) {
                 Err(status) => return Poll::Ready(Err(NoHead::Refused(status))),
                 Ok(None) => state.seen = reader.input.len(),
@@ -117,7 +137,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
     /// one read.
     pub(super) fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.0.borrow_mut();
-        if !state.decoder.ended() || !state.reader.input.is_empty() {
+        if !state.decoder.ended() {
+            // Another task may read the body to its end, and hears of nothing that comes behind it.
+            state.wait(context);
+            return Poll::Pending;
+        }
+        if !state.reader.input.is_empty() {
             return Poll::Pending;
         }
         match ready!(state.reader.poll_more(&mut state.stream, context)) {
@@ -149,14 +174,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
         outgoing.poll(&mut Writing(self), context)
     }
 
-    /// Waits until whoever has the body has read it to its end, or left it. True if the next request can be read.
+    /// Waits until whoever has the body has dropped it. True if the next request can be read.
     pub(super) fn poll_free(&self, context: &mut Context<'_>) -> Poll<bool> {
         let state = &mut *self.0.borrow_mut();
         if state.broken {
             return Poll::Ready(false);
         }
-        if state.lent && !state.decoder.ended() {
-            state.waiting = Some(context.waker().clone());
+        // Also a body that was read to its end: who still has it then would read that of the next request.
+        if state.lent {
+            state.wait(context);
             return Poll::Pending;
         }
         // Somebody left it: if the rest is short and here, nobody has to connect again.
@@ -215,6 +241,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Writing<'_, T> {
 }
 
 impl<T> State<T> {
+    /// Lets a task wait for the body's end.
+    fn wait(&mut self, context: &Context<'_>) {
+        match &mut self.waiting {
+            Some(waiting) => waiting.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+    }
+
     /// Wakes who waits for the body.
     fn free(&mut self) {
         if let Some(waiting) = self.waiting.take() {
@@ -244,7 +278,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> State<T> {
         loop {
             match self.decoder.next(&mut self.reader.input)? {
                 Piece::Data(bytes) => return Poll::Ready(Ok(Some(Frame::data(bytes)))),
-                Piece::Trailers(fields) => return Poll::Ready(Ok(Some(Frame::trailers(fields)))),
+                Piece::Trailers(mut fields) => {
+                    normalise::strip_trailers(&mut fields);
+                    return Poll::Ready(Ok(Some(Frame::trailers(fields))));
+                }
                 Piece::End => return Poll::Ready(Ok(None)),
                 Piece::More => {}
             }
@@ -265,11 +302,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Upload for Line<T> {
         if state.broken {
             return Poll::Ready(Some(Err(MessageError::Closed)));
         }
-        let frame = ready!(state.poll_frame(context));
+        let frame = state.poll_frame(context);
+        state.reading = frame.is_pending().then(|| context.waker().clone());
+        let frame = ready!(frame);
         if frame.is_err() {
             state.broken = true;
         }
         if state.broken || state.decoder.ended() {
+            // Who reads the body in the task that waits for its end goes on to look for it.
+            let waker = context.waker();
+            state.waiting.take_if(|waiting| waiting.will_wake(waker));
             state.free();
         }
         Poll::Ready(frame.transpose())

@@ -405,12 +405,12 @@ async fn heads_and_extensions_without_end_are_refused() {
 #[test]
 fn empty_lines_are_looked_at_once() {
     let mut input = Bytes::from("\r\n\n\r\nHTTP/1.1 200 OK\r\n\r\n\r\n");
-    assert_eq!(head::skip_blank(&mut input), 5);
-    assert_eq!(head::skip_blank(&mut input), 0);
+    assert_eq!(crate::http1::skip_blank(&mut input), 5);
+    assert_eq!(crate::http1::skip_blank(&mut input), 0);
     assert_eq!(&input[..8], b"HTTP/1.1");
     // The rest of a line may be to come.
     let mut input = Bytes::from("\n\r");
-    assert_eq!(head::skip_blank(&mut input), 1);
+    assert_eq!(crate::http1::skip_blank(&mut input), 1);
     assert_eq!(&input[..], b"\r");
 }
 
