@@ -1,8 +1,8 @@
 //! What a policy is for (Gateway API, policy attachment), alike in all kinds of policies.
 
 use super::backend_tls::{self, TlsTarget};
-use super::{Kind, Meta, name};
-use crate::model::{L7Kind, Name, ObjectName, RouteName};
+use super::{Kind, Meta};
+use crate::model::{L7Kind, ObjectName, RouteName, SectionName};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
 
@@ -15,9 +15,9 @@ pub(crate) type Targets = Vec<(Source, PolicyTarget)>;
 /// What a policy is for, from the most specific on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PolicyTarget {
-    Rule(RouteName, Name),
+    Rule(RouteName, SectionName),
     Route(RouteName),
-    Listener(ObjectName, Name),
+    Listener(ObjectName, SectionName),
     Gateway(ObjectName),
 }
 
@@ -111,7 +111,7 @@ fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget>
     object.finish();
     let (kind, target) = (kind?, target?);
     let section = match section {
-        Some(field) => Some(name(&field)?),
+        Some(field) => Some(field.parse(SectionName::new)?),
         None => None,
     };
     let route = |kind, name| RouteName { kind, name };

@@ -6,14 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Served;
 use super::collect::Placed;
-use super::http_route::{Documents, Gateways};
+use super::context::Fault;
+use super::gateway::{Gateways, Place};
+use super::http_route::Documents;
 use crate::document::Kind;
 use crate::document::backend_tls::TlsTarget;
 use crate::document::policy::{PolicyTarget, Targets};
-use crate::model::{Auth, Name, ObjectName, Parent, Route, Rule, Timestamp};
+use crate::model::{Auth, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::status::{ParentKind, Reason};
 
 /// A policy that was read.
 pub(super) struct Policy<T> {
@@ -57,7 +61,15 @@ pub(super) struct Closing {
     pub(super) security: Vec<Refused>,
     pub(super) traffic: Vec<Refused>,
     pub(super) client: Vec<Refused>,
-    pub(super) tls: Vec<(Source, Vec<(Source, TlsTarget)>)>,
+    pub(super) tls: Vec<RefusedTls>,
+}
+
+/// A refused `BackendTLSPolicy`.
+pub(super) struct RefusedTls {
+    pub(super) name: ObjectName,
+    pub(super) declared: Source,
+    pub(super) created: Option<Timestamp>,
+    pub(super) targets: Vec<(Source, TlsTarget)>,
 }
 
 /// Such a policy, and where its document is.
@@ -84,10 +96,12 @@ impl Closing {
                 Kind::SecurityPolicy => closing.security.push(refused()),
                 Kind::BackendTrafficPolicy => closing.traffic.push(refused()),
                 Kind::ClientTrafficPolicy => closing.client.push(refused()),
-                Kind::BackendTLSPolicy => {
-                    let backends = document.closes.backends.clone();
-                    closing.tls.push((document.meta.declared.clone(), backends));
-                }
+                Kind::BackendTLSPolicy => closing.tls.push(RefusedTls {
+                    name: document.meta.name.clone(),
+                    declared: document.meta.declared.clone(),
+                    created: document.meta.created,
+                    targets: document.closes.backends.clone(),
+                }),
                 _ => {}
             }
         }
@@ -112,80 +126,120 @@ impl Refused {
 /// Where a rule keeps its policy of one kind.
 pub(super) type Slot<T> = fn(&mut Rule) -> &mut Option<Arc<T>>;
 
-/// Policies by target, each with its document.
-pub(super) type ByTarget<T> = BTreeMap<PolicyTarget, (Source, Effect<T>)>;
-
-/// Policies of one kind for rules.
-pub(super) struct Policies<T> {
-    by_target: ByTarget<T>,
-    /// None: what they say is not about rules, except that they may close them.
-    slot: Option<Slot<T>>,
+/// What became of a policy.
+pub(super) struct PolicyVerdict {
+    /// Why it has no effect, or not its own.
+    pub(super) accepted: Option<Fault>,
+    /// What it is for, as far as that is Cardinal's.
+    pub(super) targets: Vec<PolicyTarget>,
 }
 
-/// Of two policies for one target the older wins, then the one whose name comes first (Gateway API,
-/// policy attachment, conflict resolution).
-pub(super) fn by_target<T>(
-    mut policies: Vec<Policy<T>>,
-    documents: &Documents,
-    gateways: &Gateways,
-    sink: &Sink,
-) -> ByTarget<T> {
-    policies.sort_by(|a, b| {
-        let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
-        (age(a), &a.name).cmp(&(age(b), &b.name))
-    });
-    let mut by_target = ByTarget::new();
-    for policy in policies {
-        for (source, target) in policy.targets {
-            if let Some(missing) = missing(&target, documents, gateways, sink) {
-                sink.mistake(source, missing);
-                continue;
-            }
-            match by_target.get(&target) {
-                Some((first, _)) => sink.warning(
-                    source,
-                    format_args!(
-                        "has no effect here: {first} is for this target as well, and is older or comes first by name"
-                    ),
-                ),
-                None => {
-                    let what = (policy.declared.clone(), policy.what.clone());
-                    by_target.insert(target, what);
-                }
-            }
-        }
-    }
-    by_target
+/// Policies of one kind.
+pub(super) struct Policies<T> {
+    by_target: BTreeMap<PolicyTarget, (Source, Effect<T>)>,
+    /// None: what they say is not about rules, except that they may close them.
+    slot: Option<Slot<T>>,
+    pub(super) verdicts: BTreeMap<ObjectName, PolicyVerdict>,
 }
 
 impl<T> Policies<T> {
-    /// Those that are for listeners and gateways, and close what is attached there if they have mistakes.
-    pub(super) fn of_listeners(by_target: ByTarget<T>) -> Self {
-        Self {
-            by_target,
-            slot: None,
-        }
-    }
-
-    /// Policies of listeners and gateways.
-    pub(super) fn on_listener(&self, gateway: &ObjectName, listener: &Name) -> Option<&Effect<T>> {
-        let own = PolicyTarget::Listener(gateway.clone(), listener.clone());
-        self.of(own)
-            .or_else(|| self.of(PolicyTarget::Gateway(gateway.clone())))
-    }
-
-    /// Those that are for rules, routes and what these are attached to.
+    /// Those that are for rules, routes and what these are attached to; without slot only for the latter. Of two policies
+    /// for one target the older wins, then the one whose name comes first (Gateway API, policy attachment, conflict
+    /// resolution).
     pub(super) fn new(
-        policies: Vec<Policy<T>>,
-        slot: Slot<T>,
+        mut policies: Vec<Policy<T>>,
+        slot: Option<Slot<T>>,
         documents: &Documents,
         gateways: &Gateways,
         sink: &Sink,
     ) -> Self {
-        Self {
-            by_target: by_target(policies, documents, gateways, sink),
-            slot: Some(slot),
+        policies.sort_by(|a, b| {
+            let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
+            (age(a), &a.name).cmp(&(age(b), &b.name))
+        });
+        let mut all = Self {
+            by_target: BTreeMap::new(),
+            slot,
+            verdicts: BTreeMap::new(),
+        };
+        for policy in policies {
+            let verdict = all.add(&policy, documents, gateways, sink);
+            all.verdicts.insert(policy.name, verdict);
         }
+        all
+    }
+
+    fn add(
+        &mut self,
+        policy: &Policy<T>,
+        documents: &Documents,
+        gateways: &Gateways,
+        sink: &Sink,
+    ) -> PolicyVerdict {
+        let mut verdict = PolicyVerdict {
+            accepted: match &policy.what {
+                Effect::Applies(_) => None,
+                Effect::Closes(auth) => {
+                    let why = auth.closed.as_deref().unwrap_or_default();
+                    Some(Fault::new(Reason::Invalid, why))
+                }
+            },
+            targets: Vec::new(),
+        };
+        for (source, target) in &policy.targets {
+            match found(target, documents, gateways) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(missing) => {
+                    sink.mistake(source.clone(), &missing);
+                    verdict.targets.push(target.clone());
+                    verdict
+                        .accepted
+                        .get_or_insert(Fault::new(Reason::TargetNotFound, missing));
+                    continue;
+                }
+            }
+            verdict.targets.push(target.clone());
+            match self.by_target.get(target) {
+                Some((first, _)) => {
+                    let why = format!(
+                        "has no effect here: {first} is for this target as well, and is older or comes first by name"
+                    );
+                    sink.warning(source.clone(), &why);
+                    verdict
+                        .accepted
+                        .get_or_insert(Fault::new(Reason::Conflicted, why));
+                }
+                None => {
+                    let what = (policy.declared.clone(), policy.what.clone());
+                    self.by_target.insert(target.clone(), what);
+                }
+            }
+        }
+        verdict
+    }
+
+    /// Lets nobody pass a listener's routes.
+    pub(super) fn close(&mut self, gateway: &ObjectName, listener: &SectionName, auth: &Arc<Auth>) {
+        let target = PolicyTarget::Listener(gateway.clone(), listener.clone());
+        let what = (auth.declared.clone(), Effect::Closes(Arc::clone(auth)));
+        self.by_target.insert(target, what);
+    }
+
+    /// Whether nobody passes a listener.
+    pub(super) fn closes(&self, gateway: &ObjectName, listener: &SectionName) -> bool {
+        matches!(self.on_listener(gateway, listener), Some(Effect::Closes(_)))
+    }
+
+    /// Policies of listeners and gateways.
+    pub(super) fn on_listener(
+        &self,
+        gateway: &ObjectName,
+        listener: &SectionName,
+    ) -> Option<&Effect<T>> {
+        let own = PolicyTarget::Listener(gateway.clone(), listener.clone());
+        self.of(own)
+            .or_else(|| self.of(PolicyTarget::Gateway(gateway.clone())))
     }
 
     /// Puts policies of rules and routes on rules.
@@ -213,7 +267,7 @@ impl<T> Policies<T> {
     /// Puts policies of listeners and gateways on rules that have none. One route becomes one for each
     /// policy of the listeners that it is attached to: a rule has one answer, and two listeners may
     /// give two.
-    pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Gateways) -> Vec<Route> {
+    pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Served) -> Vec<Route> {
         if self.by_target.is_empty() {
             return routes;
         }
@@ -227,7 +281,7 @@ impl<T> Policies<T> {
         self.by_target.get(&target).map(|(_, what)| what)
     }
 
-    fn by_parent(&self, route: Route, gateways: &Gateways) -> Vec<Route> {
+    fn by_parent(&self, route: Route, gateways: &Served) -> Vec<Route> {
         let mut groups: Vec<(Option<&Effect<T>>, Route)> = Vec::new();
         let parents = route
             .parents
@@ -277,17 +331,16 @@ impl<T> Policies<T> {
 
     /// A parent as it is, or, if listeners of its gateway have policies of their own, one for each
     /// listener.
-    fn by_listener(&self, parent: &Parent, gateways: &Gateways) -> Vec<Parent> {
+    fn by_listener(&self, parent: &Parent, gateways: &Served) -> Vec<Parent> {
         let differ = self.by_target.keys().any(
             |target| matches!(target, PolicyTarget::Listener(gateway, _) if *gateway == parent.gateway),
         );
-        let gateway = gateways.get(&parent.gateway).and_then(Option::as_ref);
-        match gateway {
+        match gateways.get(&parent.gateway) {
             Some(gateway) if differ && parent.listener.is_none() => gateway
                 .listeners
                 .iter()
                 .map(|one| Parent {
-                    listener: Some(one.listener.name.clone()),
+                    listener: Some(one.name.clone()),
                     ..parent.clone()
                 })
                 .collect(),
@@ -296,46 +349,44 @@ impl<T> Policies<T> {
     }
 }
 
-fn missing(
+/// Whether a target is there, and Cardinal's; or why it is not there.
+fn found(
     target: &PolicyTarget,
     documents: &Documents,
     gateways: &Gateways,
-    sink: &Sink,
-) -> Option<String> {
+) -> Result<bool, String> {
+    let gateway = |name| match gateways.place(ParentKind::Gateway, name) {
+        Place::Absent => Err(format!("no `Gateway` {name}")),
+        Place::Foreign => Ok(false),
+        Place::Unread | Place::Ours => Ok(true),
+    };
     match target {
-        PolicyTarget::Gateway(name) => {
-            (!gateways.contains_key(name)).then(|| format!("no `Gateway` {name}"))
-        }
-        PolicyTarget::Listener(name, listener) => match gateways.get(name) {
-            None => Some(format!("no `Gateway` {name}")),
-            Some(Some(gateway))
-                if !gateway
-                    .listeners
-                    .iter()
-                    .any(|one| one.listener.name == *listener)
-                    && !gateway
-                        .listeners
-                        .iter()
-                        .any(|one| sink.tainted(&one.listener.declared)) =>
-            {
-                Some(format!("`Gateway` {name} has no listener `{listener}`"))
+        PolicyTarget::Gateway(name) => gateway(name),
+        PolicyTarget::Listener(name, listener) => {
+            let found = gateway(name)?;
+            match gateways.listeners(ParentKind::Gateway, name) {
+                Some((_, entries)) if !entries.iter().any(|one| one.name == *listener) => {
+                    Err(format!("`Gateway` {name} has no listener `{listener}`"))
+                }
+                _ => Ok(found),
             }
-            Some(_) => None,
+        }
+        PolicyTarget::Route(name) => match documents.get(name) {
+            None => Err(format!("no {name}")),
+            Some(_) => Ok(true),
         },
-        PolicyTarget::Route(name) => (!documents.contains_key(name)).then(|| format!("no {name}")),
         PolicyTarget::Rule(name, rule) => match documents.get(name) {
-            None => Some(format!("no {name}")),
+            None => Err(format!("no {name}")),
             Some(Some(linked))
                 if !linked
                     .rule_names
                     .iter()
                     .flatten()
-                    .any(|known| known == rule)
-                    && !sink.tainted(&linked.route.declared) =>
+                    .any(|known| known == rule) =>
             {
-                Some(format!("{name} has no rule `{rule}`"))
+                Err(format!("{name} has no rule `{rule}`"))
             }
-            Some(_) => None,
+            Some(_) => Ok(true),
         },
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::attachment::{Effect, Policies, Policy, Refused};
 use super::credentials;
-use super::http_route::{Documents, Gateways};
+use super::gateway::Gateways;
+use super::http_route::Documents;
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
 use crate::document::security_policy::PolicyDraft;
@@ -14,7 +15,7 @@ use crate::reader::Sink;
 
 /// Policies by what they protect.
 pub(super) fn policies(
-    drafts: Table<PolicyDraft>,
+    drafts: &Table<PolicyDraft>,
     refused: &[Refused],
     documents: &Documents,
     gateways: &Gateways,
@@ -22,18 +23,29 @@ pub(super) fn policies(
     sink: &Sink,
 ) -> Policies<Auth> {
     let policies = drafts
-        .into_iter()
+        .iter()
         .filter_map(|(name, (declared, draft))| {
-            let draft = draft?;
+            let draft = draft.as_ref()?;
             Some(Policy {
-                name,
+                name: name.clone(),
                 declared: declared.clone(),
                 created: draft.created,
                 targets: draft.targets.clone(),
-                what: Effect::Applies(Arc::new(credentials::auth(declared, &draft, secrets, sink))),
+                what: Effect::Applies(Arc::new(credentials::auth(
+                    declared.clone(),
+                    draft,
+                    secrets,
+                    sink,
+                ))),
             })
         })
         .chain(refused.iter().map(Refused::policy))
         .collect();
-    Policies::new(policies, |rule| &mut rule.auth, documents, gateways, sink)
+    Policies::new(
+        policies,
+        Some(|rule| &mut rule.auth),
+        documents,
+        gateways,
+        sink,
+    )
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::attachment::{Effect, Policies, Policy, Refused};
-use super::http_route::{Documents, Gateways};
+use super::gateway::Gateways;
+use super::http_route::Documents;
 use crate::document::Table;
 use crate::document::traffic_policy::TrafficDraft;
 use crate::model::{Route, Target, TrafficPolicy};
@@ -11,19 +12,19 @@ use crate::reader::Sink;
 
 /// Policies by what they are for.
 pub(super) fn policies(
-    drafts: Table<TrafficDraft>,
+    drafts: &Table<TrafficDraft>,
     refused: &[Refused],
     documents: &Documents,
     gateways: &Gateways,
     sink: &Sink,
 ) -> Policies<TrafficPolicy> {
     let policies = drafts
-        .into_iter()
+        .iter()
         .filter_map(|(name, (declared, draft))| {
-            let draft = draft?;
+            let draft = draft.as_ref()?;
             Some(Policy {
-                name,
-                declared,
+                name: name.clone(),
+                declared: declared.clone(),
                 created: draft.created,
                 targets: draft.targets.clone(),
                 what: Effect::Applies(Arc::new(draft.policy.clone())),
@@ -33,7 +34,7 @@ pub(super) fn policies(
         .collect();
     Policies::new(
         policies,
-        |rule| &mut rule.traffic,
+        Some(|rule| &mut rule.traffic),
         documents,
         gateways,
         sink,
