@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
     Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
-    RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
+    PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 use crate::upstream::Terms;
@@ -68,9 +68,9 @@ pub struct RouteTable {
     /// Backends that policies are about, by name.
     pub(crate) backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// The same with each of their policies.
-    pub(crate) managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
+    pub(crate) managed: BTreeMap<(Arc<str>, PolicyId), Arc<Managed>>,
     /// Rate limits by policy and route.
-    pub(crate) limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
+    pub(crate) limiters: BTreeMap<(PolicyId, L7Kind, Arc<str>), Arc<Limiter>>,
 }
 
 impl RouteTable {

@@ -73,7 +73,7 @@ pub(crate) struct Meta {
     pub(crate) created: Option<model::Timestamp>,
     /// Which state of its `spec` this is, if it says so.
     pub(crate) generation: Option<i64>,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: selector::Labels,
 }
 
 /// Where documents come from.

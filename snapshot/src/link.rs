@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::attachment::Closing;
+use self::attachment::{Closing, Known};
 use self::authorities::Holders;
 use self::backend::Backends;
 use self::backend_tls::TlsPolicies;
@@ -14,12 +14,13 @@ use self::collect::{Collected, Placed, collect};
 use self::context::{Context, Fault};
 use self::gateway::Gateways;
 use self::grants::{Grants, Namespaces};
-use self::http_route::References;
+use self::http_route::{Documents, References};
 use self::report::Leads;
 use crate::document::gateway::GatewayDraft;
+use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
 use crate::document::{Draft, Drafts, Kind, Read, content};
-use crate::model::{Gateway, L7Kind, ObjectName, Route, Snapshot};
+use crate::model::{Gateway, L7Kind, ObjectName, Route, RouteName, Snapshot};
 use crate::reader::Sink;
 use crate::report::{Mistake, Source, Warning};
 use crate::status::{ObjectKey, Reason, Report, Verdict};
@@ -174,13 +175,15 @@ fn snapshot(
         &context,
     );
     let mut served = gateways.served();
-    let clients = client_policy::apply(
-        &drafts.client_policies,
-        &closing.client,
-        &mut served,
-        &gateways,
+    let no_routes = Documents::new();
+    let known = Known {
+        documents: &no_routes,
+        gateways: &gateways,
+        labelled: &labelled(documents),
         sink,
-    );
+    };
+    let clients =
+        client_policy::apply(&drafts.client_policies, &closing.client, &mut served, known);
     let platform = platform::link(platform_draft, &mut served, &gateways, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
@@ -211,21 +214,17 @@ fn snapshot(
         (L7Kind::Grpc, &drafts.grpc_routes),
     ];
     let mut linked = http_route::routes(of_documents, &references, report);
+    let known = Known {
+        documents: &linked,
+        ..known
+    };
     let security = security_policy::policies(
         &drafts.security_policies,
         &closing.security,
-        &linked,
-        &gateways,
         &drafts.secrets,
-        sink,
+        known,
     );
-    let traffic = traffic_policy::policies(
-        &drafts.traffic_policies,
-        &closing.traffic,
-        &linked,
-        &gateways,
-        sink,
-    );
+    let traffic = traffic_policy::policies(&drafts.traffic_policies, &closing.traffic, known);
     // What closes a rule comes last: nothing opens it again.
     security.on_documents(&mut linked);
     traffic.on_documents(&mut linked);
@@ -263,6 +262,25 @@ fn snapshot(
             .collect(),
         warnings: Vec::new(),
     }
+}
+
+/// Labels of what policies may select.
+fn labelled<'a>(documents: &'a [Placed<'_>]) -> Labelled<'a> {
+    let found = documents.iter().filter_map(|placed| {
+        let meta = &placed.document.meta;
+        let route = |kind| {
+            let name = meta.name.clone();
+            PolicyTarget::Route(RouteName { kind, name })
+        };
+        let target = match placed.document.draft.kind() {
+            Kind::Gateway => PolicyTarget::Gateway(meta.name.clone()),
+            Kind::HTTPRoute => route(L7Kind::Http),
+            Kind::GRPCRoute => route(L7Kind::Grpc),
+            _ => return None,
+        };
+        Some((target, &meta.labels))
+    });
+    found.collect()
 }
 
 /// What could be read of gateways that are refused, and why they are.

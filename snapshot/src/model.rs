@@ -70,7 +70,7 @@ pub use timestamp::Timestamp;
 pub use tls::{Authorities, ClientValidation, SubjectName, UpstreamTls};
 pub use traffic::{
     ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
-    LocalFailures, PassiveCheck, PolicyRetry, Question, RateLimit, RatePath, RateRule,
+    LocalFailures, PassiveCheck, PolicyId, PolicyRetry, Question, RateLimit, RatePath, RateRule,
     RateSelector, RateSource, RateText, RetryLimit, TrafficPolicy,
 };
 

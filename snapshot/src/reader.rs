@@ -119,6 +119,10 @@ impl<'a> Field<'a> {
         self.sink
     }
 
+    pub(crate) fn node(&self) -> &'a Node {
+        self.node
+    }
+
     pub(crate) fn value(&self) -> &'a Value {
         &self.node.value
     }

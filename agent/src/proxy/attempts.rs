@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{Request, Response};
+use http_body::Body as _;
 use snapshot::model::{Failures, Jitter, Limit, Retry, RuleTimeouts};
 use tokio::time::Instant;
 
@@ -39,27 +40,64 @@ pub(super) struct Got {
     pub(super) deadline: Option<Instant>,
 }
 
-/// When a try that begins now has to be over, and how long its head is waited for.
-fn limits(
-    timeouts: RuleTimeouts,
-    begun: Instant,
-    now: impl FnOnce() -> Instant,
-) -> (Option<Instant>, Option<Instant>, Patience) {
-    let whole = match timeouts.request {
-        Limit::After(limit) => Some(begun + limit),
-        Limit::Off | Limit::Unset => None,
-    };
-    let one = match timeouts.backend {
-        Limit::After(limit) => Some(now() + limit),
-        Limit::Off | Limit::Unset => None,
-    };
-    let deadline = [whole, one].into_iter().flatten().min();
-    let patience = match deadline {
-        Some(deadline) => Patience::Until(deadline),
-        None if timeouts == RuleTimeouts::default() => Patience::Usual,
-        None => Patience::Endless,
-    };
-    (whole, deadline, patience)
+/// When a request has to be over, and the try that begins now.
+struct Limits {
+    whole: Option<Instant>,
+    /// Of this try.
+    deadline: Option<Instant>,
+    /// Of this try, if the request or its answer is a stream.
+    stream: Option<Instant>,
+    /// How long its head is waited for.
+    patience: Patience,
+}
+
+impl Limits {
+    /// `streams`: whether the request has no length that its head tells.
+    fn new(
+        timeouts: RuleTimeouts,
+        begun: Instant,
+        streams: bool,
+        now: impl FnOnce() -> Instant,
+    ) -> Self {
+        let after = |limit, from: &dyn Fn() -> Instant| match limit {
+            Limit::After(limit) => Some(from() + limit),
+            Limit::Off | Limit::Unset => None,
+        };
+        let whole = after(timeouts.request, &|| begun);
+        let one = match timeouts.backend {
+            Limit::After(limit) => Some(now() + limit),
+            Limit::Off | Limit::Unset => None,
+        };
+        let deadline = [whole, one].into_iter().flatten().min();
+        let stream = after(timeouts.stream, &|| begun);
+        let usual = [timeouts.request, timeouts.backend, timeouts.idle] == [Limit::Unset; 3];
+        let end = [deadline, stream.filter(|_| streams)]
+            .into_iter()
+            .flatten()
+            .min();
+        Self {
+            whole,
+            deadline,
+            stream,
+            patience: match end {
+                Some(end) if usual => Patience::UsualUntil(end),
+                Some(end) => Patience::Until(end),
+                None if usual => Patience::Usual,
+                None => Patience::Endless,
+            },
+        }
+    }
+
+    /// An answer, and when its body has to be over.
+    fn got(&self, answer: Answer, streams: bool) -> Got {
+        let body = answer.response.body();
+        let streams = streams || (!body.is_end_stream() && body.size_hint().exact().is_none());
+        let stream = self.stream.filter(|_| streams);
+        Got {
+            deadline: [self.deadline, stream].into_iter().flatten().min(),
+            answer,
+        }
+    }
 }
 
 /// Sends a request as often as its rule says.
@@ -71,11 +109,12 @@ pub(super) async fn send(
     effort: Effort<'_>,
 ) -> Result<Got, Refusal> {
     let begun = exchange.begun();
+    let streams = request.body().size_hint().exact().is_none();
     let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) else {
-        let (_, deadline, patience) = limits(effort.timeouts, begun, Instant::now);
-        let how = (patience, effort.managed);
+        let limits = Limits::new(effort.timeouts, begun, streams, Instant::now);
+        let how = (limits.patience, effort.managed);
         let answer = once(stage, exchange, &destinations, request, how).await?;
-        return Ok(Got { answer, deadline });
+        return Ok(limits.got(answer, streams));
     };
     let worker = stage.worker;
     let budgets = &worker.budgets;
@@ -89,12 +128,12 @@ pub(super) async fn send(
     loop {
         let now = Instant::now();
         exchange.progress.touch(now);
-        let (whole, deadline, patience) = limits(effort.timeouts, begun, || now);
+        let limits = Limits::new(effort.timeouts, begun, streams, || now);
         let Some(request) = original.request(exchange) else {
             // Asked for only while the body is whole.
             return Err(Refusal::new(Reason::RequestTimeout, "the body is gone"));
         };
-        let how = (patience, effort.managed);
+        let how = (limits.patience, effort.managed);
         let got = once(stage, exchange, &destinations, request, how).await;
         let again = match &got {
             Ok(answer) => wanted(retry, &answer.response),
@@ -106,7 +145,7 @@ pub(super) async fn send(
             None
         } else if retries == retry.attempts {
             Some("no try is left")
-        } else if whole.is_some_and(|whole| now + wait >= whole) {
+        } else if limits.whole.is_some_and(|whole| now + wait >= whole) {
             Some("no time is left")
         } else if !original.is_whole() {
             worker.metrics.retries.body.inc();
@@ -130,7 +169,7 @@ pub(super) async fn send(
             continue;
         };
         return match got {
-            Ok(answer) => Ok(Got { answer, deadline }),
+            Ok(answer) => Ok(limits.got(answer, streams)),
             Err(error) if error.is_connection() => {
                 let why = why_not.unwrap_or("the rule does not ask for it");
                 let detail = format!("{}; not tried again: {why}", chain(&error));
@@ -248,7 +287,7 @@ mod tests {
     use snapshot::model::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
     use tokio::time::Instant;
 
-    use super::{limits, wait};
+    use super::{Limits, wait};
     use crate::upstream::Patience;
 
     #[test]
@@ -292,11 +331,45 @@ mod tests {
             (after(5), after(5), Some(5)),
             (Limit::Off, after(3), Some(4)),
         ] {
-            let timeouts = RuleTimeouts { request, backend };
-            let (_, deadline, patience) = limits(timeouts, begun, || now);
-            assert_eq!(deadline, expected.map(|seconds| begun + second * seconds));
+            let timeouts = RuleTimeouts {
+                request,
+                backend,
+                ..RuleTimeouts::default()
+            };
+            let limits = Limits::new(timeouts, begun, true, || now);
+            let expected = expected.map(|seconds| begun + second * seconds);
+            assert_eq!(limits.deadline, expected);
             let usual = timeouts == RuleTimeouts::default();
-            assert_eq!(matches!(patience, Patience::Usual), usual);
+            assert_eq!(matches!(limits.patience, Patience::Usual), usual);
         }
+    }
+
+    #[test]
+    fn a_stream_has_its_time_and_nothing_else_has() {
+        let begun = Instant::now();
+        let after = |seconds| Limit::After(Duration::from_secs(seconds));
+        let limits = |timeouts, streams| Limits::new(timeouts, begun, streams, || begun);
+        let stream = RuleTimeouts {
+            stream: after(5),
+            ..RuleTimeouts::default()
+        };
+        let end = begun + Duration::from_secs(5);
+        let patience = limits(stream, true).patience;
+        assert!(matches!(patience, Patience::UsualUntil(at) if at == end));
+        assert!(matches!(limits(stream, false).patience, Patience::Usual));
+        let shorter = RuleTimeouts {
+            request: after(3),
+            ..stream
+        };
+        let end = begun + Duration::from_secs(3);
+        for streams in [true, false] {
+            let patience = limits(shorter, streams).patience;
+            assert!(matches!(patience, Patience::Until(at) if at == end));
+        }
+        let idle = RuleTimeouts {
+            idle: Limit::Off,
+            ..RuleTimeouts::default()
+        };
+        assert!(matches!(limits(idle, true).patience, Patience::Endless));
     }
 }

@@ -43,8 +43,8 @@ pub(super) enum Cut {
     /// The time that the rule allows is over.
     #[error("the answer was not complete in the time that the rule allows")]
     Deadline,
-    /// Nothing more came in the time that the listener's policy allows.
-    #[error("no more of the answer came in the time that the listener's policy allows")]
+    /// Nothing more came in the time that a policy allows.
+    #[error("no more of the answer came in the time that the policy allows")]
     Idle,
 }
 
@@ -148,8 +148,12 @@ impl Body for ResponseBody {
                         exchange.record.bytes_out += data.len() as u64;
                     }
                 }
-                Some(Err(error @ Cut::Upstream(_))) => {
-                    exchange.failed(Reason::UpstreamReset, error);
+                Some(Err(error @ Cut::Upstream(why))) => {
+                    let reason = match why.is_clients() {
+                        true => Reason::ClientClosed,
+                        false => Reason::UpstreamReset,
+                    };
+                    exchange.failed(reason, error);
                 }
                 Some(Err(error @ (Cut::Deadline | Cut::Idle))) => {
                     exchange.failed(Reason::UpstreamTimeout, error);

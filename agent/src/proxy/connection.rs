@@ -129,15 +129,16 @@ pub(super) enum Codec {
     Detect,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. `local`: the address that it came to, if its listener has only one.
 pub(super) async fn accepted(
     worker: Rc<Worker>,
     (stream, peer): (TcpStream, SocketAddr),
+    local: Option<SocketAddr>,
     entry: Entry,
 ) {
     let _open = worker.opened();
     let peer = canonical(peer);
-    let local = match stream.local_addr() {
+    let local = match local.map_or_else(|| stream.local_addr(), Ok) {
         Ok(local) => canonical(local),
         Err(error) => {
             // The peer reset it while it waited to be accepted.

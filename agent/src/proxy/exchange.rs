@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
+use snapshot::model::Limit;
 
 use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
@@ -27,6 +28,8 @@ pub(super) struct Exchange {
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
     /// What a rate limit says of it.
     pub(super) rate: Option<Verdict>,
+    /// How long it may stand still, if its rule says so.
+    pub(super) idle: Limit,
     /// Whether the request is a call of gRPC.
     pub(super) grpc: bool,
     /// The place that answered.
@@ -61,6 +64,7 @@ impl Exchange {
             conn: None,
             cors: None,
             rate: None,
+            idle: Limit::Unset,
             grpc: false,
             kept: None,
             place: None,

@@ -11,7 +11,7 @@ use agent_common::Mark;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
-use snapshot::model::{Gate, Origin};
+use snapshot::model::{Gate, Limit, Origin};
 
 use super::access::{self};
 use super::body::ResponseBody;
@@ -120,7 +120,11 @@ pub(super) async fn handle(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    let idle = client.and_then(|one| one.stream_idle());
+    let idle = match exchange.idle {
+        Limit::Unset => client.and_then(|one| one.stream_idle()),
+        Limit::Off => None,
+        Limit::After(limit) => Some(limit),
+    };
     response.map(|body| body.patient(idle).ends(exchange))
 }
 

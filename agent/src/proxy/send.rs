@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use http::header;
 use http::{Request, Response, StatusCode, Version};
-use snapshot::model::EndpointId;
+use snapshot::model::{EndpointId, Limit};
 
 use super::attempts::{self, Effort, Got};
 use super::body::ResponseBody;
+use super::clients;
 use super::exchange::Exchange;
 use super::log::Reason;
 use super::normalise;
@@ -26,8 +27,21 @@ pub(super) async fn send(
     effort: Effort<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     exchange.asks();
-    let Got { answer, deadline } =
-        attempts::send(stage, exchange, destinations, request, effort).await?;
+    let idle = effort.timeouts.idle;
+    let got = match idle {
+        Limit::Unset => attempts::send(stage, exchange, destinations, request, effort).await,
+        idle => {
+            Box::pin(watched(
+                stage,
+                exchange,
+                destinations,
+                request,
+                (effort, idle),
+            ))
+            .await
+        }
+    };
+    let Got { answer, deadline } = got?;
     exchange.answered();
     exchange.record.upstream = Some(answer.from);
     exchange.place = Some(answer.place);
@@ -80,6 +94,28 @@ pub(super) async fn send(
         parts,
         ResponseBody::streamed(body, deadline),
     ))
+}
+
+/// The same, by a limit of the rule in the place of that of the listener.
+async fn watched(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    destinations: Vec<Destination>,
+    request: Request<RequestBody>,
+    (effort, idle): (Effort<'_>, Limit),
+) -> Result<Got, Refusal> {
+    exchange.idle = idle;
+    let progress = Rc::clone(&exchange.progress);
+    progress.release();
+    let limit = match idle {
+        Limit::After(limit) => Some(limit),
+        Limit::Off | Limit::Unset => None,
+    };
+    tokio::select! {
+        biased;
+        got = attempts::send(stage, exchange, destinations, request, effort) => got,
+        refusal = clients::stuck(&progress, limit) => Err(refusal),
+    }
 }
 
 /// A request that may become a tunnel.

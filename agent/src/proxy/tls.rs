@@ -68,8 +68,8 @@ impl ResolvesServerCert for Fixed {
 
 /// What a listener's connection becomes.
 enum Shaken {
-    /// Requests follow.
-    Http(TlsStream<Prefixed<TcpStream>>),
+    /// Requests follow. It is passed on from hand to hand, and is large.
+    Http(Box<TlsStream<Prefixed<TcpStream>>>),
     /// Plain bytes follow, for a backend of the listener.
     Plain(TlsStream<Prefixed<TcpStream>>, Arc<Listener>),
     /// TLS goes on to a backend of the listener.
@@ -233,7 +233,7 @@ async fn handshake(
                         conn.certificate = chain.and_then(|chain| clients.verified(chain));
                         conn.clients = Some(Arc::clone(clients));
                     }
-                    Some(Shaken::Http(stream))
+                    Some(Shaken::Http(Box::new(stream)))
                 }
                 Err(error) => {
                     exchange.failed(Reason::TlsHandshake, &error);

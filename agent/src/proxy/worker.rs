@@ -343,7 +343,7 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
                 for (address, listener, entry) in opened {
                     let (close, closed) = oneshot::channel();
                     listeners.insert(address, close);
-                    spawn_local(listen(Rc::clone(&worker), listener, entry, closed));
+                    spawn_local(listen(Rc::clone(&worker), listener, address, entry, closed));
                 }
             }
             Some(Command::Close(addresses)) => {
@@ -400,6 +400,7 @@ async fn drain(worker: &Worker, deadline: Duration) -> usize {
 async fn listen(
     worker: Rc<Worker>,
     listener: TcpListener,
+    address: SocketAddr,
     entry: Entry,
     mut closed: oneshot::Receiver<()>,
 ) {
@@ -410,7 +411,16 @@ async fn listen(
             return;
         }
     };
-    let serve = |accepted| spawn_local(connection::accepted(Rc::clone(&worker), accepted, entry));
+    // Where connections of all addresses come, or those to elsewhere, each is asked.
+    let local = (entry == Entry::Gateway && !address.ip().is_unspecified()).then_some(address);
+    let serve = |accepted| {
+        spawn_local(connection::accepted(
+            Rc::clone(&worker),
+            accepted,
+            local,
+            entry,
+        ))
+    };
     loop {
         let accepted = tokio::select! {
             biased;

@@ -9,8 +9,9 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Place;
 use super::http1::{Http1Error, Rest, Switched};
+use super::lifetime::UnderWay;
+use super::{BodyError, Place};
 
 /// The head of a response and where it came from.
 #[derive(Debug)]
@@ -32,7 +33,10 @@ pub struct AnswerBody(Inner);
 #[derive(Debug)]
 enum Inner {
     Http1(Rest),
-    Http2(Incoming),
+    Http2 {
+        body: Incoming,
+        _under_way: UnderWay,
+    },
 }
 
 /// How an exchange broke.
@@ -46,15 +50,30 @@ pub enum Break {
     Http2(#[from] hyper::Error),
 }
 
+impl Break {
+    /// Whether it is the client who broke off, in the middle of its request.
+    pub(crate) fn is_clients(&self) -> bool {
+        let body = match self {
+            Self::Http1(Http1Error::Body(error)) => error,
+            Self::Http1(_) | Self::Http2(_) => return false,
+        };
+        matches!(body, BodyError::Client(_))
+    }
+}
+
 impl From<Rest> for AnswerBody {
     fn from(rest: Rest) -> Self {
         Self(Inner::Http1(rest))
     }
 }
 
-impl From<Incoming> for AnswerBody {
-    fn from(incoming: Incoming) -> Self {
-        Self(Inner::Http2(incoming))
+impl AnswerBody {
+    /// That of a request on a connection with others.
+    pub(super) fn shared(incoming: Incoming, under_way: UnderWay) -> Self {
+        Self(Inner::Http2 {
+            body: incoming,
+            _under_way: under_way,
+        })
     }
 }
 
@@ -68,7 +87,9 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
         let frame = match &mut self.get_mut().0 {
             Inner::Http1(rest) => ready!(rest.poll_frame(context)).map(|one| Ok(one?)),
-            Inner::Http2(body) => ready!(Pin::new(body).poll_frame(context)).map(|one| Ok(one?)),
+            Inner::Http2 { body, .. } => {
+                ready!(Pin::new(body).poll_frame(context)).map(|one| Ok(one?))
+            }
         };
         Poll::Ready(frame)
     }
@@ -76,14 +97,14 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Http1(rest) => rest.is_end_stream(),
-            Inner::Http2(body) => body.is_end_stream(),
+            Inner::Http2 { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Http1(rest) => rest.size_hint(),
-            Inner::Http2(body) => body.size_hint(),
+            Inner::Http2 { body, .. } => body.size_hint(),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::alarm::Alarms;
 use super::answer::{AnswerBody, Break};
 use super::http1::{self, Exchange, Shelf};
+use super::lifetime::{self, Limits};
 use super::resolve::Resolver;
 use super::{
     Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
@@ -99,7 +100,17 @@ impl Hasher for QuickHasher {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     from: Arc<str>,
+    limits: Limits,
+    usage: Rc<lifetime::Shared>,
 }
+
+impl Shared {
+    /// Whether it may have another request. One that may not ends with those that it has.
+    fn may_serve(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && self.usage.may_serve(&self.limits, now)
+    }
+}
+
 /// What a request can be sent over.
 enum Way {
     Http1(Box<http1::Idle>, Rc<Shelf>),
@@ -181,12 +192,11 @@ impl Client {
 
     /// Closes connections that idled too long; called from time to time.
     pub fn expire(&self, now: Instant) {
-        let limit = self.settings.timeouts.idle;
         let mut pool = self.pool.borrow_mut();
         // A connection that is in use comes back to its shelf.
         pool.http1
-            .retain(|_, shelf| shelf.expire(now, limit) || Rc::strong_count(shelf) > 1);
-        pool.http2.retain(|_, shared| !shared.sender.is_closed());
+            .retain(|_, shelf| shelf.expire(now) || Rc::strong_count(shelf) > 1);
+        pool.http2.retain(|_, shared| shared.may_serve(now));
     }
 
     pub(super) async fn exchange(
@@ -256,7 +266,7 @@ impl Client {
         if destination.http2 {
             let mut pool = self.pool.borrow_mut();
             let shared = pool.http2.get(destination)?;
-            if !shared.sender.is_closed() {
+            if shared.may_serve(Instant::now()) {
                 return Some(Way::Http2(shared.clone()));
             }
             pool.http2.remove(destination);
@@ -277,6 +287,7 @@ impl Client {
             Some(peer) => peer.to_string().into(),
             None => destination.place.to_string().into(),
         };
+        let limits = Limits::new(destination, &self.settings.timeouts);
         if destination.http2 {
             let broken = |source: hyper::Error| UpstreamError::Broken {
                 place: destination.place.to_string(),
@@ -296,7 +307,12 @@ impl Client {
                     tracing::debug!(%place, %error, "upstream connection ended");
                 }
             });
-            let shared = Shared { sender, from };
+            let shared = Shared {
+                sender,
+                from,
+                limits,
+                usage: Rc::new(lifetime::Shared::new(Instant::now())),
+            };
             let mut pool = self.pool.borrow_mut();
             pool.http2.insert(destination.clone(), shared.clone());
             return Ok(Way::Http2(shared));
@@ -305,7 +321,11 @@ impl Client {
         let mut pool = self.pool.borrow_mut();
         let shelf = match pool.http1.get(destination) {
             Some(shelf) => Rc::clone(shelf),
-            None => Rc::clone(pool.http1.entry(destination.clone()).or_default()),
+            None => {
+                let new = || Rc::new(Shelf::new(limits));
+                let entry = pool.http1.entry(destination.clone());
+                Rc::clone(entry.or_insert_with(new))
+            }
         };
         Ok(Way::Http1(Box::new(idle), shelf))
     }
@@ -319,9 +339,10 @@ async fn over(
     let place = destination.place.clone();
     match way {
         Way::Http2(mut shared) => {
+            let under_way = shared.usage.begin();
             let response = shared.sender.try_send_request(*request).await?;
             Ok(Answer {
-                response: response.map(AnswerBody::from),
+                response: response.map(|body| AnswerBody::shared(body, under_way)),
                 switched: None,
                 from: shared.from,
                 place,

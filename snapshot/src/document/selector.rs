@@ -1,28 +1,30 @@
 //! Label selectors, and which namespaces may refer to something (Kubernetes, `LabelSelector`; Gateway API,
 //! `FromNamespaces`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::reader::Field;
+use crate::reader::{Field, Object};
 
 /// Labels of an object.
 pub(crate) type Labels = BTreeMap<String, String>;
 
+/// Requirements of a selector, values of a requirement.
+const MAX_ITEMS: usize = 64;
+
 /// Requirements on labels, all of which hold; an empty one selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Selector {
-    equal: Labels,
-    expressions: Vec<Expression>,
-}
+pub(crate) struct Selector(Vec<Requirement>);
 
+/// What is asked of the labels of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Expression {
-    key: String,
-    operator: Operator,
-    values: Vec<String>,
+enum Requirement {
+    In(String, BTreeSet<String>),
+    NotIn(String, BTreeSet<String>),
+    Exists(String),
+    DoesNotExist(String),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Operator {
     In,
     NotIn,
@@ -33,49 +35,57 @@ enum Operator {
 impl Selector {
     /// Whether an object with these labels is selected.
     pub(crate) fn selects(&self, labels: &Labels) -> bool {
-        self.equal
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
-            && self.expressions.iter().all(|one| one.holds(labels))
+        self.0.iter().all(|one| one.holds(labels))
     }
 }
 
-impl Expression {
+impl Requirement {
     fn holds(&self, labels: &Labels) -> bool {
-        let value = labels.get(&self.key);
-        match self.operator {
-            Operator::In => value.is_some_and(|value| self.values.contains(value)),
-            // Labels that are not there are not in the list either.
-            Operator::NotIn => value.is_none_or(|value| !self.values.contains(value)),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
+        let is_in = |key: &String, values: &BTreeSet<String>| {
+            labels.get(key).is_some_and(|value| values.contains(value))
+        };
+        match self {
+            Self::In(key, values) => is_in(key, values),
+            // An object without the label too.
+            Self::NotIn(key, values) => !is_in(key, values),
+            Self::Exists(key) => labels.contains_key(key),
+            Self::DoesNotExist(key) => !labels.contains_key(key),
         }
     }
 }
 
-/// Reads a selector.
+/// Reads a selector that is a mapping of its own.
 pub(crate) fn selector(field: &Field<'_>) -> Option<Selector> {
     let mut object = field.object()?;
-    let equal = object.optional("matchLabels");
-    let expressions = object.list("matchExpressions");
+    let selector = requirements(&mut object);
     object.finish();
-    let mut selector = Selector::default();
-    for (key, value) in equal.map(|field| field.entries()).unwrap_or_default() {
-        selector
-            .equal
-            .insert(key.to_owned(), value.string()?.to_owned());
-    }
-    for field in &expressions {
-        selector.expressions.push(expression(field)?);
-    }
-    Some(selector)
+    selector
 }
 
-fn expression(field: &Field<'_>) -> Option<Expression> {
+/// Reads `matchLabels` and `matchExpressions` of a mapping; none: at least one of them has mistakes.
+pub(crate) fn requirements(object: &mut Object<'_>) -> Option<Selector> {
+    let mut wanted = Vec::new();
+    let mut count = 0;
+    if let Some(field) = object.optional("matchLabels") {
+        for (key, value) in field.entries() {
+            count += 1;
+            let value = value.string().map(str::to_owned);
+            wanted.extend(value.map(|value| Requirement::In(key.to_owned(), [value].into())));
+        }
+    }
+    if let Some(field) = object.optional("matchExpressions") {
+        let items = field.limited_list(MAX_ITEMS);
+        count += items.len();
+        wanted.extend(items.iter().filter_map(expression));
+    }
+    (wanted.len() == count).then_some(Selector(wanted))
+}
+
+fn expression(field: &Field<'_>) -> Option<Requirement> {
     let mut object = field.object()?;
     let key = object
         .required("key")
-        .and_then(|field| field.some_string().map(str::to_owned));
+        .and_then(|field| Some(field.some_string()?.to_owned()));
     let operator = object.required("operator").and_then(|field| {
         field.choice(&[
             ("In", Operator::In),
@@ -84,26 +94,24 @@ fn expression(field: &Field<'_>) -> Option<Expression> {
             ("DoesNotExist", Operator::DoesNotExist),
         ])
     });
-    let values: Option<Vec<String>> = object
-        .list("values")
-        .iter()
-        .map(|field| field.string().map(str::to_owned))
-        .collect();
+    let (key, operator) = (key?, operator?);
+    let requirement = match operator {
+        Operator::In => Requirement::In(key, values(&mut object)?),
+        Operator::NotIn => Requirement::NotIn(key, values(&mut object)?),
+        Operator::Exists => Requirement::Exists(key),
+        Operator::DoesNotExist => Requirement::DoesNotExist(key),
+    };
     object.finish();
-    let (operator, values) = (operator?, values?);
-    let wants = matches!(operator, Operator::In | Operator::NotIn);
-    if wants == values.is_empty() {
-        field.mistake(match wants {
-            true => "expected at least one of `values` with this operator",
-            false => "expected no `values` with this operator",
-        });
-        return None;
-    }
-    Some(Expression {
-        key: key?,
-        operator,
-        values,
-    })
+    Some(requirement)
+}
+
+fn values(object: &mut Object<'_>) -> Option<BTreeSet<String>> {
+    let items = object.required("values")?.some_limited_list(MAX_ITEMS);
+    let values: BTreeSet<_> = items
+        .iter()
+        .filter_map(|item| Some(item.string()?.to_owned()))
+        .collect();
+    (!values.is_empty()).then_some(values)
 }
 
 /// Namespaces from which something may be referred to.
@@ -157,7 +165,9 @@ pub(crate) fn namespaces(field: &Field<'_>, usual: From) -> Option<From> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Expression, Labels, Operator, Selector};
+    use std::collections::BTreeSet;
+
+    use super::{Labels, Requirement, Selector};
 
     #[test]
     fn every_requirement_must_hold() {
@@ -167,44 +177,32 @@ mod tests {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect()
         };
-        let expression = |operator, values: &[&str]| Expression {
-            key: "tier".to_owned(),
-            operator,
-            values: values.iter().map(|&one| one.to_owned()).collect(),
-        };
-        // Selector's equal labels, its expression, labels of the object, whether it is selected.
+        let set = |text: &str| -> BTreeSet<String> { text.split(',').map(str::to_owned).collect() };
+        let tier = || "tier".to_owned();
+        // Requirements, labels of the object, whether it is selected.
         let table = [
-            ("", None, "", true),
-            ("a=b", None, "a=b,c=d", true),
-            ("a=b", None, "a=c", false),
+            (vec![], "", true),
             (
-                "",
-                Some(expression(Operator::In, &["x", "y"])),
-                "tier=y",
+                vec![Requirement::In(tier(), set("x,y"))],
+                "tier=y,a=b",
                 true,
             ),
-            ("", Some(expression(Operator::In, &["x"])), "", false),
-            ("", Some(expression(Operator::NotIn, &["x"])), "", true),
+            (vec![Requirement::In(tier(), set("x"))], "", false),
+            (vec![Requirement::NotIn(tier(), set("x"))], "", true),
+            (vec![Requirement::NotIn(tier(), set("x"))], "tier=x", false),
+            (vec![Requirement::Exists(tier())], "tier=x", true),
+            (vec![Requirement::DoesNotExist(tier())], "tier=x", false),
             (
-                "",
-                Some(expression(Operator::NotIn, &["x"])),
-                "tier=x",
+                vec![
+                    Requirement::Exists(tier()),
+                    Requirement::In("a".to_owned(), set("b")),
+                ],
+                "tier=x,a=c",
                 false,
             ),
-            ("", Some(expression(Operator::Exists, &[])), "tier=x", true),
-            (
-                "",
-                Some(expression(Operator::DoesNotExist, &[])),
-                "tier=x",
-                false,
-            ),
-            ("a=b", Some(expression(Operator::Exists, &[])), "a=b", false),
         ];
-        for (equal, one, given, expected) in table {
-            let selector = Selector {
-                equal: labels(equal),
-                expressions: one.into_iter().collect(),
-            };
+        for (wanted, given, expected) in table {
+            let selector = Selector(wanted);
             assert_eq!(
                 selector.selects(&labels(given)),
                 expected,

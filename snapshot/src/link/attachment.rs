@@ -13,7 +13,7 @@ use super::gateway::{Gateways, Place};
 use super::http_route::Documents;
 use crate::document::Kind;
 use crate::document::backend_tls::TlsTarget;
-use crate::document::policy::{PolicyTarget, Targets};
+use crate::document::policy::{Labelled, PolicyTarget, Targets};
 use crate::model::{Auth, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
@@ -126,6 +126,18 @@ impl Refused {
 /// Where a rule keeps its policy of one kind.
 pub(super) type Slot<T> = fn(&mut Rule) -> &mut Option<Arc<T>>;
 
+/// What there is that policies may be for.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a, 's> {
+    pub(super) documents: &'a Documents,
+    pub(super) gateways: &'a Gateways,
+    pub(super) labelled: &'a Labelled<'a>,
+    pub(super) sink: &'s Sink,
+}
+
+/// What becomes of the policy of a rule where its listener or gateway has one as well.
+pub(super) type Merge<'a, T> = Box<dyn Fn(&Arc<T>, &Arc<T>) -> Effect<T> + 'a>;
+
 /// What became of a policy.
 pub(super) struct PolicyVerdict {
     /// Why it has no effect, or not its own.
@@ -135,23 +147,23 @@ pub(super) struct PolicyVerdict {
 }
 
 /// Policies of one kind.
-pub(super) struct Policies<T> {
+pub(super) struct Policies<'m, T> {
     by_target: BTreeMap<PolicyTarget, (Source, Effect<T>)>,
     /// None: what they say is not about rules, except that they may close them.
     slot: Option<Slot<T>>,
+    merge: Merge<'m, T>,
     pub(super) verdicts: BTreeMap<ObjectName, PolicyVerdict>,
 }
 
-impl<T> Policies<T> {
+impl<'m, T> Policies<'m, T> {
     /// Those that are for rules, routes and what these are attached to; without slot only for the latter. Of two policies
     /// for one target the older wins, then the one whose name comes first (Gateway API, policy attachment, conflict
     /// resolution).
     pub(super) fn new(
         mut policies: Vec<Policy<T>>,
         slot: Option<Slot<T>>,
-        documents: &Documents,
-        gateways: &Gateways,
-        sink: &Sink,
+        merge: Merge<'m, T>,
+        known: Known<'_, '_>,
     ) -> Self {
         policies.sort_by(|a, b| {
             let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
@@ -160,22 +172,18 @@ impl<T> Policies<T> {
         let mut all = Self {
             by_target: BTreeMap::new(),
             slot,
+            merge,
             verdicts: BTreeMap::new(),
         };
         for policy in policies {
-            let verdict = all.add(&policy, documents, gateways, sink);
+            let verdict = all.add(&policy, known);
             all.verdicts.insert(policy.name, verdict);
         }
         all
     }
 
-    fn add(
-        &mut self,
-        policy: &Policy<T>,
-        documents: &Documents,
-        gateways: &Gateways,
-        sink: &Sink,
-    ) -> PolicyVerdict {
+    fn add(&mut self, policy: &Policy<T>, known: Known<'_, '_>) -> PolicyVerdict {
+        let sink = known.sink;
         let mut verdict = PolicyVerdict {
             accepted: match &policy.what {
                 Effect::Applies(_) => None,
@@ -186,13 +194,13 @@ impl<T> Policies<T> {
             },
             targets: Vec::new(),
         };
-        for (source, target) in &policy.targets {
-            match found(target, documents, gateways) {
+        for (source, target) in policy.targets.resolve(known.labelled, sink) {
+            match found(&target, known) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(missing) => {
-                    sink.mistake(source.clone(), &missing);
-                    verdict.targets.push(target.clone());
+                    sink.mistake(source, &missing);
+                    verdict.targets.push(target);
                     verdict
                         .accepted
                         .get_or_insert(Fault::new(Reason::TargetNotFound, missing));
@@ -200,19 +208,19 @@ impl<T> Policies<T> {
                 }
             }
             verdict.targets.push(target.clone());
-            match self.by_target.get(target) {
+            match self.by_target.get(&target) {
                 Some((first, _)) => {
                     let why = format!(
                         "has no effect here: {first} is for this target as well, and is older or comes first by name"
                     );
-                    sink.warning(source.clone(), &why);
+                    sink.warning(source, &why);
                     verdict
                         .accepted
                         .get_or_insert(Fault::new(Reason::Conflicted, why));
                 }
                 None => {
                     let what = (policy.declared.clone(), policy.what.clone());
-                    self.by_target.insert(target.clone(), what);
+                    self.by_target.insert(target, what);
                 }
             }
         }
@@ -264,7 +272,7 @@ impl<T> Policies<T> {
         }
     }
 
-    /// Puts policies of listeners and gateways on rules that have none. One route becomes one for each
+    /// Puts policies of listeners and gateways on rules that have none, or one that is merged into them. One route becomes one for each
     /// policy of the listeners that it is attached to: a rule has one answer, and two listeners may
     /// give two.
     pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Served) -> Vec<Route> {
@@ -317,15 +325,19 @@ impl<T> Policies<T> {
         groups.into_iter().map(|(_, group)| group).collect()
     }
 
-    /// Gives a rule a policy of its listener, if it has none of its own.
+    /// Gives a rule a policy of its listener, if it has none of its own or one that is merged.
     fn usual(&self, rule: &mut Rule, policy: Option<&Effect<T>>) {
-        let own = self.slot.is_some_and(|slot| slot(rule).is_some());
-        match (policy, self.slot) {
-            (Some(Effect::Applies(what)), Some(slot)) if !own => {
-                *slot(rule) = Some(Arc::clone(what));
-            }
-            (Some(Effect::Closes(auth)), _) if !own => rule.auth = Some(Arc::clone(auth)),
-            _ => {}
+        let own = self.slot.and_then(|slot| slot(rule).clone());
+        let effect = match (policy, own) {
+            (Some(policy), None) => policy.clone(),
+            (Some(Effect::Applies(parent)), Some(own)) => (self.merge)(&own, parent),
+            // One that stands alone does without the listener's.
+            (Some(Effect::Closes(_)), Some(_)) | (None, _) => return,
+        };
+        match (effect, self.slot) {
+            (Effect::Applies(what), Some(slot)) => *slot(rule) = Some(what),
+            (Effect::Applies(_), None) => {}
+            (Effect::Closes(auth), _) => rule.auth = Some(auth),
         }
     }
 
@@ -350,11 +362,12 @@ impl<T> Policies<T> {
 }
 
 /// Whether a target is there, and Cardinal's; or why it is not there.
-fn found(
-    target: &PolicyTarget,
-    documents: &Documents,
-    gateways: &Gateways,
-) -> Result<bool, String> {
+fn found(target: &PolicyTarget, known: Known<'_, '_>) -> Result<bool, String> {
+    let Known {
+        documents,
+        gateways,
+        ..
+    } = known;
     let gateway = |name| match gateways.place(ParentKind::Gateway, name) {
         Place::Absent => Err(format!("no `Gateway` {name}")),
         Place::Foreign => Ok(false),

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::Served;
-use super::attachment::{Effect, Policies, Policy, Refused};
-use super::gateway::Gateways;
-use super::http_route::Documents;
+use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use crate::document::Table;
 use crate::document::client_policy::ClientDraft;
 use crate::model::{Auth, ClientPolicy, Listener, ListenerProtocol};
@@ -17,9 +15,9 @@ pub(super) fn apply(
     drafts: &Table<ClientDraft>,
     refused: &[Refused],
     gateways: &mut Served,
-    known: &Gateways,
-    sink: &Sink,
-) -> Policies<ClientPolicy> {
+    known: Known<'_, '_>,
+) -> Policies<'static, ClientPolicy> {
+    let sink = known.sink;
     let policies = drafts.iter().filter_map(|(name, (declared, draft))| {
         let draft = draft.as_ref()?;
         Some(Policy {
@@ -33,8 +31,9 @@ pub(super) fn apply(
     let policies = policies
         .chain(refused.iter().map(Refused::policy))
         .collect();
-    // None of them is for a route.
-    let mut policies = Policies::new(policies, None, &Documents::new(), known, sink);
+    // The more specific one stands alone.
+    let alone = Box::new(|own: &Arc<_>, _: &Arc<_>| Effect::Applies(Arc::clone(own)));
+    let mut policies = Policies::new(policies, None, alone, known);
     for gateway in gateways.values_mut() {
         let name = &gateway.name;
         for listener in &mut gateway.listeners {

@@ -226,7 +226,7 @@ pub(super) fn reference(parent: &ParentDraft, gateways: &Gateways) -> Option<Par
 }
 
 /// Policies of one kind. Those of routes are judged for the gateways of these.
-pub(super) fn policies<T>(kind: Kind, policies: &Policies<T>, report: &mut Report) {
+pub(super) fn policies<T>(kind: Kind, policies: &Policies<'_, T>, report: &mut Report) {
     for (name, verdict) in &policies.verdicts {
         let ancestors = ancestors(verdict, report);
         if ancestors.is_empty() {

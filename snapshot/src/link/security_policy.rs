@@ -3,25 +3,20 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Effect, Policies, Policy, Refused};
+use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use super::credentials;
-use super::gateway::Gateways;
-use super::http_route::Documents;
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
 use crate::document::security_policy::PolicyDraft;
 use crate::model::Auth;
-use crate::reader::Sink;
 
 /// Policies by what they protect.
 pub(super) fn policies(
     drafts: &Table<PolicyDraft>,
     refused: &[Refused],
-    documents: &Documents,
-    gateways: &Gateways,
     secrets: &Table<SecretDraft>,
-    sink: &Sink,
-) -> Policies<Auth> {
+    known: Known<'_, '_>,
+) -> Policies<'static, Auth> {
     let policies = drafts
         .iter()
         .filter_map(|(name, (declared, draft))| {
@@ -35,17 +30,17 @@ pub(super) fn policies(
                     declared.clone(),
                     draft,
                     secrets,
-                    sink,
+                    known.sink,
                 ))),
             })
         })
         .chain(refused.iter().map(Refused::policy))
         .collect();
+    // The more specific one stands alone.
     Policies::new(
         policies,
         Some(|rule| &mut rule.auth),
-        documents,
-        gateways,
-        sink,
+        Box::new(|own, _| Effect::Applies(Arc::clone(own))),
+        known,
     )
 }

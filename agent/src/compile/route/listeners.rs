@@ -229,7 +229,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
+    pub(super) fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
         let certificate = self.certificates.get(gateway.identity.as_ref()?)?;
         Some(Arc::new(Identity::new(&certificate.key)))
     }

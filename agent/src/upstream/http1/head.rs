@@ -74,6 +74,17 @@ pub(super) fn read(
     }))
 }
 
+/// Leaves out empty lines, which some put between messages (RFC 9112, section 2.2), and says how many bytes they had.
+pub(super) fn skip_blank(input: &mut Bytes) -> usize {
+    let mut rest = &input[..];
+    while let Some(behind) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")) {
+        rest = behind;
+    }
+    let count = input.len() - rest.len();
+    input.advance(count);
+    count
+}
+
 /// Where the body ends (RFC 9112, section 6.3).
 fn framing(
     status: StatusCode,

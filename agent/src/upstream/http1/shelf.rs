@@ -3,15 +3,18 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Stream;
 use crate::http1::{Arena, Reader};
+use crate::upstream::lifetime::{Limits, Usage};
 
 /// Connections kept per destination and core.
 const MOST: usize = 1024;
+
+/// Bytes of an answer that are read at a time, at most.
+const READ: usize = 512 * 1024;
 
 /// A connection without an exchange.
 pub(in crate::upstream) struct Idle {
@@ -19,17 +22,22 @@ pub(in crate::upstream) struct Idle {
     pub(super) reader: Reader,
     /// Address of the other side, as a text: every request on the connection is recorded with it.
     pub(in crate::upstream) from: Arc<str>,
-    since: Instant,
+    usage: Usage,
 }
 
 impl Idle {
     pub(in crate::upstream) fn new(stream: Stream, arena: Arena, from: Arc<str>) -> Self {
         Self {
             stream,
-            reader: Reader::new(arena),
+            reader: Reader::new(arena, READ),
             from,
-            since: Instant::now(),
+            usage: Usage::new(Instant::now()),
         }
+    }
+
+    /// A request more.
+    pub(super) fn begin(&mut self) {
+        self.usage.begin();
     }
 
     /// Whether the other side closed it, or said something unasked. Wakes `context` at the next news.
@@ -40,14 +48,26 @@ impl Idle {
 
 /// Takes connections when their exchange has ended, and gives them for the next one, the last used one first.
 #[derive(Default)]
-pub(in crate::upstream) struct Shelf(RefCell<Vec<Idle>>);
+pub(in crate::upstream) struct Shelf {
+    all: RefCell<Vec<Idle>>,
+    limits: Limits,
+}
 
 impl Shelf {
-    /// Keeps a connection, or closes it if there are too many.
+    /// An empty one for connections that live so long.
+    pub(in crate::upstream) fn new(limits: Limits) -> Self {
+        Self {
+            all: RefCell::default(),
+            limits,
+        }
+    }
+
+    /// Keeps a connection, or closes it if there are too many or its time is over.
     pub(super) fn keep(&self, mut idle: Idle) {
-        let mut all = self.0.borrow_mut();
-        if all.len() < MOST {
-            idle.since = Instant::now();
+        let mut all = self.all.borrow_mut();
+        let now = Instant::now();
+        idle.usage.end(now);
+        if all.len() < MOST && idle.usage.may_serve(&self.limits, now) {
             all.push(idle);
         }
     }
@@ -56,10 +76,11 @@ impl Shelf {
     pub(in crate::upstream) async fn take(&self) -> Option<Idle> {
         let open = std::future::poll_fn(|context| {
             loop {
-                let Some(mut idle) = self.0.borrow_mut().pop() else {
+                let Some(mut idle) = self.all.borrow_mut().pop() else {
                     return std::task::Poll::Ready(None);
                 };
-                if !idle.is_stale(context) {
+                let fresh = idle.usage.may_serve(&self.limits, Instant::now());
+                if fresh && !idle.is_stale(context) {
                     return std::task::Poll::Ready(Some(idle));
                 }
             }
@@ -68,11 +89,11 @@ impl Shelf {
         tokio::task::coop::unconstrained(open).await
     }
 
-    /// Closes connections that were closed by the other side or idled too long; false if none is left.
-    pub(in crate::upstream) fn expire(&self, now: Instant, limit: Duration) -> bool {
+    /// Closes connections that were closed by the other side or whose time is over; false if none is left.
+    pub(in crate::upstream) fn expire(&self, now: Instant) -> bool {
         let mut nobody = Context::from_waker(Waker::noop());
-        let mut all = self.0.borrow_mut();
-        all.retain_mut(|one| now.duration_since(one.since) < limit && !one.is_stale(&mut nobody));
+        let mut all = self.all.borrow_mut();
+        all.retain_mut(|one| one.usage.may_serve(&self.limits, now) && !one.is_stale(&mut nobody));
         !all.is_empty()
     }
 }

@@ -110,6 +110,20 @@ async fn an_answer_has_one_reading_in_whatever_pieces_it_comes() {
         ),
         (
             &get,
+            "\r\n\r\n\n\r\nHTTP/1.1 103 x\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            ok("ok"),
+            true,
+        ),
+        (
+            &get,
+            "\r\n\rHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            None,
+            false,
+        ),
+        (
+            &get,
             "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\nok",
             false,
             ok("ok"),
@@ -373,10 +387,23 @@ async fn heads_and_extensions_without_end_are_refused() {
     let extension = format!("{chunked}1;{}\r\n", "x".repeat(1 << 20));
     let extensions = chunked.to_owned() + &format!("1;{}\r\no\r\n", "x".repeat(1000)).repeat(1000);
     let trailers = format!("{chunked}0\r\nx: {}", "y".repeat(1 << 20));
-    for answer in [head, lines, long, extension, extensions, trailers] {
+    let blank = "\r\n".repeat(MAX_HEAD);
+    for answer in [head, lines, long, blank, extension, extensions, trailers] {
         let (told, again) = exchange(Method::GET, answer.as_bytes(), 1 << 16, false).await;
         assert!(told.is_err() && !again, "{:?}", &answer[..100]);
     }
+}
+
+#[test]
+fn empty_lines_are_looked_at_once() {
+    let mut input = Bytes::from("\r\n\n\r\nHTTP/1.1 200 OK\r\n\r\n\r\n");
+    assert_eq!(head::skip_blank(&mut input), 5);
+    assert_eq!(head::skip_blank(&mut input), 0);
+    assert_eq!(&input[..8], b"HTTP/1.1");
+    // The rest of a line may be to come.
+    let mut input = Bytes::from("\n\r");
+    assert_eq!(head::skip_blank(&mut input), 1);
+    assert_eq!(&input[..], b"\r");
 }
 
 #[test]
@@ -475,9 +502,10 @@ async fn connections_that_the_other_side_left_are_not_used_again() {
     }
     let (idle, _far, shelf) = connection();
     shelf.keep(idle);
-    let limit = Duration::from_secs(9);
-    assert!(shelf.expire(Instant::now(), limit));
-    assert!(!shelf.expire(Instant::now() + limit, limit));
+    assert!(shelf.expire(Instant::now() + Duration::from_secs(9)));
+    drop(_far);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!shelf.expire(Instant::now()));
 }
 
 #[tokio::test]
