@@ -4,7 +4,7 @@
 //! which rule, who may, where to". A request loads the table once and asks nothing else.
 //! What it deliberately does not do: no sockets, no clock of its own, no state that changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
@@ -48,6 +48,10 @@ pub use limiter::Limiter;
 pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
 pub use trust::{Identity, TlsPeer};
+
+/// A map that requests ask. Its hash is fast, and seeded anew in each process: whoever writes documents cannot choose
+/// their names so that they collide.
+pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
@@ -322,8 +326,8 @@ pub struct HostIndex<T> {
 impl<T> Default for HostIndex<T> {
     fn default() -> Self {
         Self {
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
+            exact: HashMap::default(),
+            wildcard: HashMap::default(),
             any: None,
         }
     }
@@ -335,12 +339,15 @@ impl<T> HostIndex<T> {
         if let Some(value) = self.exact.get(host) {
             return Some(value);
         }
-        let mut rest = host;
-        while let Some((_, suffix)) = rest.split_once('.') {
-            if let Some(value) = self.wildcard.get(suffix) {
-                return Some(value);
+        // Most listeners have no wildcard, and no label to look for.
+        if !self.wildcard.is_empty() {
+            let mut rest = host;
+            while let Some((_, suffix)) = rest.split_once('.') {
+                if let Some(value) = self.wildcard.get(suffix) {
+                    return Some(value);
+                }
+                rest = suffix;
             }
-            rest = suffix;
         }
         self.any.as_ref()
     }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue};
 use snapshot::model::{Hostname, Limit, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
@@ -129,6 +130,17 @@ impl std::fmt::Display for Place {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+/// A request on its way out. Its head stays where it is, however many hands it goes through.
+#[derive(Debug)]
+pub struct UpstreamRequest<'a> {
+    /// Its head.
+    pub parts: Box<Parts>,
+    /// Fields that its head has besides.
+    pub more: &'a [(HeaderName, HeaderValue)],
+    /// Its body.
+    pub body: RequestBody,
 }
 
 /// Time limits of upstream connections.
@@ -317,14 +329,14 @@ impl Client {
     pub async fn send(
         &self,
         destinations: &[Destination],
-        request: Request<RequestBody>,
+        request: UpstreamRequest<'_>,
         progress: &Rc<Progress>,
         patience: Patience,
         table: &RouteTable,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<Box<Answer>, UpstreamError> {
         let first = destinations.first().ok_or(UpstreamError::Nowhere)?;
         let exchange = async {
-            let answer = self.exchange(destinations, request, table).await;
+            let answer = self.exchange(destinations, request, progress, table).await;
             // Whatever the upstream made of half a body is not its fault.
             match progress.broken() {
                 Some(BodyBreak::TooLong(limit)) => Err(UpstreamError::BodyTooLong { limit }),
@@ -354,10 +366,10 @@ impl Client {
     /// Waits for an answer as long as the request's body moves.
     async fn usual(
         &self,
-        mut exchange: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
+        mut exchange: Pin<&mut impl Future<Output = Result<Box<Answer>, UpstreamError>>>,
         progress: &Rc<Progress>,
         first: &Destination,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<Box<Answer>, UpstreamError> {
         let limit = self.settings().timeouts.head;
         let mut alarm = self.alarms().alarm();
         std::future::poll_fn(|context| {

@@ -13,6 +13,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::Names;
+
 /// Bytes of the shared memory. Whoever holds a part of it holds all of it.
 const BLOCK: usize = 32 * 1024;
 
@@ -31,6 +33,7 @@ pub(crate) struct Arena(Rc<Memory>);
 struct Memory {
     block: RefCell<BytesMut>,
     maps: RefCell<Vec<HeaderMap>>,
+    names: RefCell<Names>,
 }
 
 impl Arena {
@@ -56,6 +59,11 @@ impl Arena {
         if maps.len() < MAPS && (1..=FIELDS).contains(&map.capacity()) {
             maps.push(map);
         }
+    }
+
+    /// What the heads of requests look like.
+    pub(crate) fn names(&self) -> RefMut<'_, Names> {
+        self.0.names.borrow_mut()
     }
 
     /// What `write` writes.

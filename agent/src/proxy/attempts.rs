@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue};
 use http_body::Body as _;
 use snapshot::model::{Failures, Jitter, Limit, Retry, RuleTimeouts};
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use super::request::Stage;
 use super::respond::{Refusal, chain};
 use crate::route::Managed;
 use crate::upstream::kept::Kept;
-use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError};
+use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError, UpstreamRequest};
 
 /// What a rule says of its requests' time and tries.
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ pub(super) struct Effort<'a> {
 
 /// The head of an answer, and when its body has to be over.
 pub(super) struct Got {
-    pub(super) answer: Answer,
+    pub(super) answer: Box<Answer>,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -89,8 +89,8 @@ impl Limits {
     }
 
     /// An answer, and when its body has to be over.
-    fn got(&self, answer: Answer, streams: bool) -> Got {
-        let body = answer.response.body();
+    fn got(&self, answer: Box<Answer>, streams: bool) -> Got {
+        let body = &answer.body;
         let streams = streams || (!body.is_end_stream() && body.size_hint().exact().is_none());
         let stream = self.stream.filter(|_| streams);
         Got {
@@ -104,25 +104,48 @@ impl Limits {
 pub(super) async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    mut destinations: Vec<Destination>,
-    request: Request<RequestBody>,
+    destinations: &mut [Destination],
+    request: UpstreamRequest<'_>,
     effort: Effort<'_>,
 ) -> Result<Got, Refusal> {
-    let begun = exchange.begun();
-    let streams = request.body().size_hint().exact().is_none();
-    let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) else {
-        let limits = Limits::new(effort.timeouts, begun, streams, Instant::now);
-        let how = (limits.patience, effort.managed);
-        let answer = once(stage, exchange, &destinations, request, how).await?;
-        return Ok(limits.got(answer, streams));
+    let streams = request.body.size_hint().exact().is_none();
+    if let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) {
+        let how = (retry, effort, streams);
+        return Box::pin(retried(stage, exchange, destinations, request, how)).await;
+    }
+    let limits = Limits::new(effort.timeouts, exchange.begun(), streams, Instant::now);
+    let answer = match effort.managed {
+        None => {
+            let client = &stage.worker.client;
+            let (progress, patience) = (&exchange.progress, limits.patience);
+            client
+                .send(destinations, request, progress, patience, stage.table)
+                .await?
+        }
+        // What has more to wait for has memory of its own.
+        managed => {
+            let how = (limits.patience, managed);
+            Box::pin(once(stage, exchange, destinations, request, how)).await?
+        }
     };
+    Ok(limits.got(answer, streams))
+}
+
+async fn retried(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    destinations: &mut [Destination],
+    request: UpstreamRequest<'_>,
+    (retry, effort, streams): (&Retry, Effort<'_>, bool),
+) -> Result<Got, Refusal> {
+    let begun = exchange.begun();
     let worker = stage.worker;
     let budgets = &worker.budgets;
     budgets.borrow_mut().request(effort.backend, Instant::now());
-    let (parts, body) = request.into_parts();
     let mut original = Original {
-        parts,
-        body: body.keep(&worker.room),
+        parts: request.parts,
+        more: request.more,
+        body: request.body.keep(&worker.room),
     };
     let mut retries = 0;
     loop {
@@ -134,9 +157,9 @@ pub(super) async fn send(
             return Err(Refusal::new(Reason::RequestTimeout, "the body is gone"));
         };
         let how = (limits.patience, effort.managed);
-        let got = once(stage, exchange, &destinations, request, how).await;
+        let got = once(stage, exchange, destinations, request, how).await;
         let again = match &got {
-            Ok(answer) => wanted(retry, &answer.response),
+            Ok(answer) => wanted(retry, answer),
             Err(error) => failed(retry.failures, error),
         };
         let now = Instant::now();
@@ -184,9 +207,9 @@ async fn once(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &[Destination],
-    request: Request<RequestBody>,
+    request: UpstreamRequest<'_>,
     (patience, managed): (Patience, Option<&Managed>),
-) -> Result<Answer, UpstreamError> {
+) -> Result<Box<Answer>, UpstreamError> {
     let client = &stage.worker.client;
     let watched = match managed {
         Some(managed) => Some(Try::begin(stage.worker, managed, destinations, patience).await?),
@@ -202,8 +225,7 @@ async fn once(
         )
         .await;
     if let Some(watched) = watched {
-        let held = watched.ended(stage.worker, destinations, &result);
-        exchange.served = held.map(Rc::new);
+        exchange.slots.served = watched.ended(stage.worker, destinations, &result);
     }
     result
 }
@@ -216,18 +238,20 @@ fn may_retry(exchange: &mut Exchange, managed: Option<&Managed>, retries: u32) -
     };
     let slot = managed.retry();
     let taken = slot.is_some();
-    exchange.slots.extend(slot.map(Rc::new));
+    if taken {
+        exchange.slots.retry = slot;
+    }
     taken
 }
 
 /// Whether an answer is tried for again.
-fn wanted<B>(retry: &Retry, response: &Response<B>) -> bool {
+fn wanted(retry: &Retry, answer: &Answer) -> bool {
     let grpc = || {
-        let status = response.headers().get("grpc-status")?;
+        let status = answer.headers.get("grpc-status")?;
         let status: u8 = status.to_str().ok()?.parse().ok()?;
         Some(retry.grpc_codes.contains(&status))
     };
-    retry.codes.contains(&response.status().as_u16())
+    retry.codes.contains(&answer.status.as_u16())
         || (!retry.grpc_codes.is_empty() && grpc().unwrap_or(false))
 }
 
@@ -244,19 +268,24 @@ fn failed(wanted: Failures, error: &UpstreamError) -> bool {
 }
 
 /// A request that can be sent again.
-struct Original {
-    parts: Parts,
+struct Original<'a> {
+    parts: Box<Parts>,
+    more: &'a [(HeaderName, HeaderValue)],
     body: Option<Rc<Kept>>,
 }
 
-impl Original {
-    fn request(&mut self, exchange: &Exchange) -> Option<Request<RequestBody>> {
+impl<'a> Original<'a> {
+    fn request(&mut self, exchange: &Exchange) -> Option<UpstreamRequest<'a>> {
         let progress = Rc::clone(&exchange.progress);
         let body = match &self.body {
             Some(kept) => RequestBody::again(kept, progress)?,
             None => RequestBody::empty(progress),
         };
-        Some(Request::from_parts(self.parts.clone(), body))
+        Some(UpstreamRequest {
+            parts: self.parts.clone(),
+            more: self.more,
+            body,
+        })
     }
 
     fn is_whole(&self) -> bool {

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
@@ -109,6 +110,13 @@ impl ResponseBody {
     pub(super) fn ends(mut self, exchange: Box<Exchange>) -> Self {
         self.exchange = Some(exchange);
         self
+    }
+
+    /// Fields that the head tells besides its own, where it is written and not handed on.
+    pub(super) fn told(&self, tell: impl FnMut(HeaderName, &HeaderValue)) {
+        if let Some(exchange) = &self.exchange {
+            exchange.told(tell);
+        }
     }
 
     fn ended(&self) -> bool {

@@ -1,8 +1,6 @@
 //! Requests to backends that a policy is about: who gets one, whether it may go there at all, and what came
 //! of each try.
 
-use std::rc::Rc;
-
 use http::HeaderValue;
 use tokio::time::Instant;
 
@@ -28,7 +26,7 @@ pub(super) fn admit(exchange: &mut Exchange, managed: &Managed) -> Result<(), Re
         );
         Refusal::new(Reason::BackendOverloaded, detail)
     })?;
-    exchange.slots.push(Rc::new(slot));
+    exchange.slots.backend = Some(slot);
     Ok(())
 }
 
@@ -181,7 +179,7 @@ impl<'a> Try<'a> {
         self,
         worker: &Worker,
         destinations: &[Destination],
-        result: &Result<Answer, UpstreamError>,
+        result: &Result<Box<Answer>, UpstreamError>,
     ) -> Option<Held> {
         let managed = self.managed;
         let now = worker.now();
@@ -199,19 +197,19 @@ impl<'a> Try<'a> {
                 return None;
             }
         };
-        let answered = &answer.place;
+        let answered = &destinations[answer.at].place;
         // Those before it took no connection.
-        for one in destinations.iter().take_while(|one| one.place != *answered) {
+        for one in &destinations[..answer.at] {
             count(&one.place, Outcome::LocalFailure);
         }
-        let outcome = match answer.response.status().as_u16() {
+        let outcome = match answer.status.as_u16() {
             502..=504 => Outcome::GatewayError,
             500.. => Outcome::ServerError,
             _ => Outcome::Good,
         };
         count(answered, outcome);
-        let request = match destinations.first() {
-            Some(first) if first.place == *answered => self.slot,
+        let request = match answer.at {
+            0 => self.slot,
             _ => managed.at(answered).and_then(|at| slot(managed, at)),
         };
         Some(Held {

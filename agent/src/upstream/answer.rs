@@ -5,25 +5,39 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::BodyError;
 use super::http1::{Http1Error, Rest, Switched};
 use super::lifetime::UnderWay;
-use super::{BodyError, Place};
 
 /// The head of a response and where it came from.
 #[derive(Debug)]
 pub struct Answer {
-    /// Head and streaming body.
-    pub response: Response<AnswerBody>,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, which streams.
+    pub body: AnswerBody,
     /// The connection, if the response says that it speaks another protocol from here on.
-    pub switched: Option<Switched>,
+    pub switched: Option<Box<Switched>>,
     /// Address that answered, as a text; the path of a Unix socket.
     pub from: Arc<str>,
-    /// The destination that it is of.
-    pub place: Place,
+    /// Position of the destination that it is of, among those that were asked.
+    pub at: usize,
+}
+
+impl Answer {
+    /// The response alone.
+    pub fn into_response(self) -> Response<AnswerBody> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
 }
 
 /// The body of an answer. Dropping it before its end closes its connection, or resets its stream.

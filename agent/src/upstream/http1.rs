@@ -11,10 +11,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 
-use super::{BodyError, RequestBody, Stream};
+use super::{BodyError, RequestBody, Stream, UpstreamRequest};
 use crate::http1::{Arena, Framing, MessageError, Outgoing, Unsent, announced};
 
 mod head;
@@ -74,9 +74,21 @@ pub struct Switched {
     pub ahead: Bytes,
 }
 
+/// Sends a request, and gives the head of its answer as soon as it is there. `shelf` gets the connection when the answer's
+/// body is read to its end.
+pub(super) async fn send(
+    idle: Box<Idle>,
+    request: UpstreamRequest<'_>,
+    shelf: &Rc<Shelf>,
+) -> Result<Head, Http1Error> {
+    let mut exchange = Exchange::new(idle, request);
+    let answer = std::future::poll_fn(|context| exchange.poll_head(context, shelf)).await?;
+    Ok(exchange.follow(answer, shelf))
+}
+
 /// An exchange whose answer has not begun.
-pub(super) struct Exchange {
-    idle: Idle,
+struct Exchange {
+    idle: Box<Idle>,
     method: Method,
     sending: Outgoing<RequestBody>,
     /// What the writing side said when it broke; the answer may be there all the same.
@@ -91,9 +103,9 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(mut idle: Idle, request: Request<RequestBody>) -> Self {
+    fn new(mut idle: Box<Idle>, request: UpstreamRequest<'_>) -> Self {
         idle.begin();
-        let method = request.method().clone();
+        let method = request.parts.method.clone();
         let (sending, headers) = outgoing(request, idle.reader.arena());
         Self {
             idle,
@@ -107,22 +119,11 @@ impl Exchange {
         }
     }
 
-    /// Sends, and gives the head of the answer as soon as it is there. `shelf` gets the connection when the answer's body
-    /// is read to its end. Not to be called again after it is ready.
-    pub(super) async fn head(self, shelf: &Rc<Shelf>) -> Result<Head, Http1Error> {
-        let mut exchange = Some(self);
-        std::future::poll_fn(move |context| {
-            let Some(current) = &mut exchange else {
-                return Poll::Pending;
-            };
-            let parsed = ready!(current.poll_head(context))?;
-            let ended = exchange.take().ok_or(Http1Error::CLOSED)?;
-            Poll::Ready(Ok(ended.follow(parsed, shelf)))
-        })
-        .await
-    }
-
-    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<head::Answer, Http1Error>> {
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        shelf: &Shelf,
+    ) -> Poll<Result<head::Answer, Http1Error>> {
         if !self.sent && self.broken.is_none() {
             match self.sending.poll(&mut self.idle.stream, context) {
                 Poll::Ready(Ok(())) => self.sent = true,
@@ -137,6 +138,10 @@ impl Exchange {
                 Poll::Pending => {}
             }
         }
+        if std::mem::take(&mut self.idle.watched) && self.sent {
+            // Nothing had come a moment ago, and this task hears of what does.
+            return Poll::Pending;
+        }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
             let blank = head::skip_blank(&mut reader.input);
@@ -144,9 +149,14 @@ impl Exchange {
                 self.blank += blank;
                 self.seen = 0;
             }
-            let headers = || std::mem::take(&mut self.headers);
-            let Some(answer) = head::read(&mut reader.input, self.seen, &self.method, headers)?
-            else {
+            let answer = head::read(
+                &mut reader.input,
+                self.seen,
+                &self.method,
+                &mut self.headers,
+                &mut shelf.names.borrow_mut(),
+            )?;
+            let Some(answer) = answer else {
                 self.seen = reader.input.len();
                 if self.blank + self.seen > MAX_HEAD {
                     return Poll::Ready(Err(Http1Error::TooLong));
@@ -206,8 +216,12 @@ impl Exchange {
 }
 
 /// A request on its way out, and the map of its headers, empty now, for those of the answer.
-fn outgoing(request: Request<RequestBody>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
-    let (mut parts, body) = request.into_parts();
+fn outgoing(request: UpstreamRequest<'_>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
+    let UpstreamRequest {
+        mut parts,
+        more,
+        body,
+    } = request;
     let body = Some(body).filter(|body| !body.is_end_stream());
     let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
         None => Framing::Length(0),
@@ -216,8 +230,8 @@ fn outgoing(request: Request<RequestBody>, arena: &Arena) -> (Outgoing<RequestBo
     };
     // That there is no body is said to whoever heard it said.
     let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
-    let head = arena.written(head::room(&parts), |out| {
-        head::write(&parts, out);
+    let head = arena.written(head::ROOM, |out| {
+        head::write(&parts, more, out);
         if told {
             framing.write(out);
         }

@@ -170,7 +170,9 @@ async fn proxy_tries_again_what_a_grpc_status_says() {
         let value = HeaderValue::from_static(status);
         request.headers_mut().insert("x-status", value);
         assert_eq!(send(at, request).await.header("grpc-status"), Some(status));
-        let record = router.record(|one| one.path.as_ref() == Some(&path)).await;
+        let record = router
+            .record(|one| one.path.as_deref() == Some(&*path))
+            .await;
         assert_eq!(record.retries, retries, "{status}");
     }
 }

@@ -87,7 +87,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
         loop {
             let reader = &mut state.reader;
             let (input, arena) = reader.input();
-            match head::read(input, state.seen, || arena.map()) {
+            match head::read(input, state.seen, arena) {
                 Err(status) => return Poll::Ready(Err(NoHead::Refused(status))),
                 Ok(None) => state.seen = reader.input.len(),
                 Ok(Some(mut head)) => {

@@ -30,7 +30,7 @@ struct Following {
 /// Who uses the connection.
 enum Line {
     /// The answer alone.
-    Own(Idle),
+    Own(Box<Idle>),
     /// The rest of the request as well.
     Shared(Upload),
 }
@@ -65,7 +65,7 @@ impl Reading {
     }
 
     /// Keeps the connection, if it can be used again.
-    pub(super) fn give_back(self, idle: Idle) {
+    pub(super) fn give_back(self, idle: Box<Idle>) {
         // More than was announced is nobody's.
         if self.reusable && idle.reader.input.is_empty() {
             self.shelf.keep(idle);
@@ -99,7 +99,11 @@ impl Rest {
     }
 
     /// What follows the head of an answer, and what is left of the request.
-    pub(super) fn new(idle: Idle, unsent: Option<Outgoing<RequestBody>>, reading: Reading) -> Self {
+    pub(super) fn new(
+        idle: Box<Idle>,
+        unsent: Option<Outgoing<RequestBody>>,
+        reading: Reading,
+    ) -> Self {
         let ended = reading.decoder.ended();
         let line = match unsent {
             None => Line::Own(idle),

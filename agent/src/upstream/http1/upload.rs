@@ -21,7 +21,7 @@ pub(super) struct Upload {
 }
 
 struct Line {
-    idle: Idle,
+    idle: Box<Idle>,
     /// Whether the request was sent to its end.
     sent: bool,
     /// The client broke off; the answer is to break off as well.
@@ -45,7 +45,7 @@ impl Drop for Pump {
 
 impl Upload {
     /// Goes on to send.
-    pub(super) fn start(idle: Idle, mut sending: Outgoing<RequestBody>) -> Self {
+    pub(super) fn start(idle: Box<Idle>, mut sending: Outgoing<RequestBody>) -> Self {
         let line = Rc::new(RefCell::new(Line {
             idle,
             sent: false,
