@@ -13,6 +13,13 @@ spec:
   listeners: [{ name: http, port: 80, protocol: HTTP }]
 ";
 
+const CLASS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: cardinal }
+spec: { controllerName: cardinal.dev/gateway-controller }
+";
+
 const BACKEND: &str = "
 apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: Backend
@@ -37,7 +44,9 @@ spec:
 }
 
 fn taken(objects: &[(&str, &str)]) -> Taken {
-    take(objects.iter().map(|(path, text)| SourceFile {
+    let class = [("GatewayClass/cardinal", CLASS)];
+    let objects = class.iter().chain(objects);
+    take(objects.map(|(path, text)| SourceFile {
         path: (*path).to_owned(),
         bytes: text.as_bytes().to_vec(),
     }))

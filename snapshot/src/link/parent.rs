@@ -73,10 +73,12 @@ impl<'a> Attachment<'a> {
             None => match self.listeners(kind, name, reference) {
                 Ok((built, entries)) => self.take(built, entries, reference, &mut each),
                 Err(fault) => {
-                    sink.mistake(
-                        reference.source.clone(),
-                        format_args!("{} ({})", fault.message, fault.reason),
-                    );
+                    if !self.excused(kind, name) {
+                        sink.mistake(
+                            reference.source.clone(),
+                            format_args!("{} ({})", fault.message, fault.reason),
+                        );
+                    }
                     Some(fault)
                 }
             },
@@ -111,6 +113,13 @@ impl<'a> Attachment<'a> {
         }
         let lost = lost.filter(|_| !taken)?;
         Some(Fault::new(Reason::NotAllowedByListeners, lost))
+    }
+
+    /// Whether a folder's mistake in a listener, which is told, is why no listener takes the route.
+    fn excused(&self, kind: ParentKind, name: &ObjectName) -> bool {
+        let entries = self.to.gateways.listeners(kind, name);
+        self.to.context.taking == Taking::Whole
+            && entries.is_some_and(|(_, entries)| entries.iter().any(|one| !one.is_accepted()))
     }
 
     /// The listeners that take the route by a reference; reasons are those of the Gateway API, in its order.
