@@ -416,7 +416,10 @@ impl Built {
         }
         if self.addresses.len() < wanted {
             let why = "is missing, and required: `spec.gateways.addressPools` of the `Platform` have no address to give";
-            to.sink.mistake(self.draft.addresses_source.clone(), why);
+            // Addresses that could not be read are no reason to ask for others.
+            if !to.sink.tainted(&self.declared) {
+                to.sink.mistake(self.draft.addresses_source.clone(), why);
+            }
             self.programmed = Some(Fault::new(Reason::AddressNotAssigned, why));
         }
         self.addresses.sort_by_key(|address| !address.is_ipv4());
