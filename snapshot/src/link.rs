@@ -184,10 +184,10 @@ fn snapshot(
     };
     let clients =
         client_policy::apply(&drafts.client_policies, &closing.client, &mut served, known);
-    let platform = platform::link(platform_draft, &mut served, &gateways, sink);
+    let platform = platform::link(platform_draft, &drafts.nodes, &mut served, &gateways, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
-    let (cells, exposures) = cells::link(&drafts.cells, sink);
+    let (cells, exposures) = cells::link(&drafts.cells, &drafts.pods, sink);
     let mut routes = Vec::new();
     if readable || taking == Taking::Each {
         routes = cells::routes(&exposures, &platform, &served, sink);

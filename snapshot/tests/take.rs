@@ -143,3 +143,102 @@ spec:
     let auth = route.rules[0].auth.as_ref().expect("closed");
     assert!(auth.closed.is_some());
 }
+
+#[test]
+fn a_selector_has_the_addresses_of_its_pods() {
+    let cell = "
+apiVersion: cardinal.dev/v1alpha1
+kind: Cell
+metadata: { name: shop, namespace: shop }
+spec:
+  organization: acme
+  project: shop
+  environment: prod
+  components:
+    - { name: first, workloads: { selector: { matchLabels: { app: web } } } }
+    - { name: second, workloads: { selector: { matchLabels: { tier: front } } } }
+";
+    let pod = |name: &str, namespace: &str, rest: &str| {
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{ name: {name}, namespace: {namespace}, labels: {{ app: web, tier: front }} }}
+{rest}
+"
+        )
+    };
+    let pods = [
+        pod(
+            "runs",
+            "shop",
+            "status: { phase: Running, podIPs: [{ ip: 10.1.0.1 }, { ip: \"fd00::1\" }] }",
+        ),
+        pod(
+            "ended",
+            "shop",
+            "status: { phase: Succeeded, podIPs: [{ ip: 10.1.0.2 }] }",
+        ),
+        pod(
+            "host",
+            "shop",
+            "spec: { hostNetwork: true }\nstatus: { phase: Running, podIPs: [{ ip: 192.168.0.1 }] }",
+        ),
+        pod(
+            "other",
+            "bank",
+            "status: { phase: Running, podIPs: [{ ip: 10.1.0.3 }] }",
+        ),
+    ];
+    let mut objects = vec![("Cell/shop/shop", cell)];
+    let names = [
+        "Pod/shop/runs",
+        "Pod/shop/ended",
+        "Pod/shop/host",
+        "Pod/bank/other",
+    ];
+    objects.extend(names.into_iter().zip(pods.iter().map(String::as_str)));
+    let taken = taken(&objects);
+    let cell = taken.snapshot.cells.values().next().expect("a cell");
+    let addresses: Vec<Vec<String>> = cell
+        .components
+        .values()
+        .map(|one| {
+            one.workloads
+                .addresses()
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        })
+        .collect();
+    // The pod is the first component's; the second one is told.
+    assert_eq!(addresses, [vec!["10.1.0.1", "fd00::1"], vec![]]);
+    let warnings = &taken.snapshot.warnings;
+    assert!(
+        warnings
+            .iter()
+            .all(|one| one.message.contains("which is one of component"))
+    );
+    assert_eq!(warnings.len(), 2);
+}
+
+#[test]
+fn nodes_are_what_the_platform_does_not_name() {
+    let node = "
+apiVersion: v1
+kind: Node
+metadata: { name: node-a, labels: { topology.kubernetes.io/zone: west } }
+spec: { podCIDRs: [10.1.0.0/24] }
+status: { addresses: [{ type: InternalIP, address: 192.168.0.1 }, { type: Hostname, address: node-a }] }
+";
+    let taken = taken(&[("Node/node-a", node)]);
+    let nodes = &taken.snapshot.platform.nodes;
+    assert_eq!(nodes.len(), 1);
+    assert_eq!(nodes[0].zone.as_deref(), Some("west"));
+    assert_eq!(
+        nodes[0].addresses,
+        ["192.168.0.1"
+            .parse::<std::net::IpAddr>()
+            .expect("an address")]
+    );
+    assert_eq!(nodes[0].pod_networks.len(), 1);
+}

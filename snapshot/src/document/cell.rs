@@ -260,6 +260,7 @@ impl CellReader {
                 Some(Workloads::Selector {
                     namespace: self.namespace.clone(),
                     match_labels,
+                    addresses: Vec::new(),
                 })
             }
             (Some(_), Some(_)) => {

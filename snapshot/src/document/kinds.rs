@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::{
     CARDINAL, Document, ENVOY_GATEWAY, GATEWAY_API, GATEWAY_API_ALPHA, GATEWAY_API_BETA, Meta,
     backend, backend_tls, cell, client_policy, config_map, endpoint_slice, filter, gateway,
-    gateway_class, group, grpc_route, http_route, l4_route, listener_set, namespace, platform,
-    reference_grant, routing_table, secret, security_policy, selector, service, traffic_policy,
+    gateway_class, group, grpc_route, http_route, l4_route, listener_set, namespace, node,
+    platform, pod, reference_grant, routing_table, secret, security_policy, selector, service,
+    traffic_policy,
 };
 use crate::model::{self, ObjectName};
 use crate::reader::{Object, Sink};
@@ -116,6 +117,8 @@ kinds! {
     Service: &["v1"], spec service::read => services: service::ServiceDraft;
     EndpointSlice: &["discovery.k8s.io/v1"], whole endpoint_slice::read => slices: endpoint_slice::SliceDraft;
     Namespace: &["v1"], whole namespace::read => namespaces: selector::Labels;
+    Pod: &["v1"], whole pod::read => pods: pod::PodDraft;
+    Node: &["v1"], whole node::read => nodes: platform::NodeDraft;
     Secret: &["v1"], whole secret::read => secrets: secret::SecretDraft;
     ConfigMap: &["v1"], whole config_map::read => config_maps: BTreeMap<String, Vec<u8>>;
 }

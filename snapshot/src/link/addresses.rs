@@ -54,6 +54,13 @@ pub(super) fn pod_networks(drafts: &Drafts, sink: &Sink) {
     let platform = platforms.filter_map(|(_, draft)| draft.as_ref());
     let mut networks: Vec<(Cidr, &str, &Source)> = platform
         .flat_map(|platform| &platform.nodes)
+        .chain(
+            drafts
+                .nodes
+                .values()
+                .filter_map(|(_, node)| node.as_deref())
+                .filter(|node| !is_named(drafts, &node.name)),
+        )
         .flat_map(|node| {
             let name = node.name.as_str();
             let own = node.pod_networks.iter();
@@ -76,6 +83,15 @@ pub(super) fn pod_networks(drafts: &Drafts, sink: &Sink) {
             _ => outer = Some((network, node, source)),
         }
     }
+}
+
+/// Whether the platform says itself what a node is.
+fn is_named(drafts: &Drafts, node: &str) -> bool {
+    let platforms = drafts.platforms.values();
+    let mut nodes = platforms
+        .filter_map(|(_, platform)| platform.as_ref())
+        .flat_map(|platform| &platform.nodes);
+    nodes.any(|one| one.name == node)
 }
 
 fn claims(drafts: &Drafts) -> Vec<Claim> {
@@ -104,6 +120,11 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
             }
         }
         for node in &platform.nodes {
+            hosts(&node.addresses, &format!("node `{}`", node.name));
+        }
+    }
+    for node in drafts.nodes.values().filter_map(|(_, node)| node.as_ref()) {
+        if !is_named(drafts, &node.name) {
             hosts(&node.addresses, &format!("node `{}`", node.name));
         }
     }

@@ -1,13 +1,15 @@
 //! Cells: each tuple once, calls that are granted, and the routes of what they expose.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Served;
 use crate::derive::{self, Hosts};
 use crate::document::Table;
 use crate::document::cell::{CellDraft, ExposureDraft};
-use crate::model::{Cell, CellId, East, EndpointId, Platform, Route};
+use crate::document::pod::PodDraft;
+use crate::model::{Cell, CellId, ComponentId, East, EndpointId, Platform, Route, Workloads};
 use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
@@ -15,6 +17,7 @@ use crate::shared::Shared;
 /// Cells by their tuple; of two with one the first counts. What the others expose is not told.
 pub(super) fn link(
     drafts: &Table<CellDraft>,
+    pods: &Table<PodDraft>,
     sink: &Sink,
 ) -> (BTreeMap<CellId, Shared<Cell>>, Vec<Arc<CellDraft>>) {
     let drafts = drafts.values();
@@ -38,8 +41,76 @@ pub(super) fn link(
         linked.insert(draft.cell.id.clone(), draft.cell.clone());
         exposing.push(Arc::clone(draft));
     }
+    select(&mut linked, pods, sink);
     easts(&mut linked, sink);
     (linked, exposing)
+}
+
+/// Gives components the addresses of the pods that they select. A pod is one component's: of two that select it the first
+/// one has it, and the other is told.
+fn select(cells: &mut BTreeMap<CellId, Shared<Cell>>, pods: &Table<PodDraft>, sink: &Sink) {
+    let mut taken: BTreeMap<IpAddr, ComponentId> = BTreeMap::new();
+    for cell in cells.values() {
+        for component in cell.components.values() {
+            let known = component.workloads.addresses().iter();
+            taken.extend(known.map(|address| (*address, component.id.clone())));
+        }
+    }
+    let mut by_namespace: BTreeMap<&str, Vec<&PodDraft>> = BTreeMap::new();
+    for (name, (_, pod)) in pods {
+        by_namespace
+            .entry(name.namespace())
+            .or_default()
+            .extend(pod.as_deref());
+    }
+    for cell in cells.values_mut() {
+        let mut selected = Vec::new();
+        for (name, component) in &cell.components {
+            let Workloads::Selector {
+                namespace,
+                match_labels,
+                ..
+            } = &component.workloads
+            else {
+                continue;
+            };
+            let pods = by_namespace.get(namespace.as_str());
+            let pods = pods.into_iter().flatten().filter(|pod| {
+                let mut labels = match_labels.iter();
+                labels.all(|(key, value)| pod.labels.get(key) == Some(value))
+            });
+            let mut own = Vec::new();
+            for address in pods.flat_map(|pod| &pod.addresses) {
+                let first = taken
+                    .entry(address.address)
+                    .or_insert_with(|| component.id.clone());
+                if *first == component.id {
+                    own.push(address.address);
+                } else {
+                    sink.warning(
+                        component.declared.clone(),
+                        format_args!(
+                            "selects the pod with address `{}`, which is one of component `{first}`",
+                            address.address
+                        ),
+                    );
+                }
+            }
+            own.sort_unstable();
+            own.dedup();
+            if !own.is_empty() {
+                selected.push((name.clone(), own));
+            }
+        }
+        // A cell that selects nothing stays the one that was read.
+        for (name, own) in selected {
+            if let Some(component) = cell.components.get_mut(&name)
+                && let Workloads::Selector { addresses, .. } = &mut component.workloads
+            {
+                *addresses = own;
+            }
+        }
+    }
 }
 
 /// Routes of everything that cells expose.

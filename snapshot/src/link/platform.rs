@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use super::Served;
 use super::gateway::{Gateways, Place};
+use crate::document::Table;
 use crate::document::addresses::Placed;
-use crate::document::platform::PlatformDraft;
+use crate::document::platform::{NodeDraft, PlatformDraft};
 use crate::model::{Gate, GateRef, Node, Platform};
 use crate::reader::Sink;
 use crate::status::ParentKind;
@@ -13,12 +14,22 @@ use crate::status::ParentKind;
 /// Links the platform; the gateways that it makes gates of are told.
 pub(super) fn link(
     draft: Option<&PlatformDraft>,
+    nodes: &Table<NodeDraft>,
     gateways: &mut Served,
     known: &Gateways,
     sink: &Sink,
 ) -> Platform {
+    let own = draft.map_or(&[][..], |draft| &draft.nodes);
+    let named = |name: &str| own.iter().any(|node| node.name == name);
+    let others = nodes.values().filter_map(|(_, node)| node.as_deref());
+    // What the platform says of a node goes before what its own document says.
+    let others = others.filter(|node| !named(&node.name));
+    let nodes = own.iter().chain(others).map(node).collect();
     let Some(draft) = draft else {
-        return Platform::default();
+        return Platform {
+            nodes,
+            ..Platform::default()
+        };
     };
     let mut gates: [Option<GateRef>; 2] = [None, None];
     for (slot, gate, draft) in [
@@ -84,17 +95,17 @@ pub(super) fn link(
         dns: plain(&draft.dns),
         dns_declared: draft.dns_declared.clone(),
         dns_service_addresses: plain(&draft.dns_service_addresses),
-        nodes: draft
-            .nodes
-            .iter()
-            .map(|node| Node {
-                name: node.name.clone(),
-                addresses: plain(&node.addresses),
-                zone: node.zone.clone(),
-                pod_networks: node.pod_networks.iter().map(|(one, _)| *one).collect(),
-            })
-            .collect(),
+        nodes,
         services: draft.services.clone(),
+    }
+}
+
+fn node(node: &NodeDraft) -> Node {
+    Node {
+        name: node.name.clone(),
+        addresses: plain(&node.addresses),
+        zone: node.zone.clone(),
+        pod_networks: node.pod_networks.iter().map(|(one, _)| *one).collect(),
     }
 }
 
