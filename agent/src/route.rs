@@ -517,6 +517,8 @@ pub struct RouteTarget {
     pub weight: u32,
     /// Name of what is behind it, the same in every generation; state of the backend is kept under it.
     pub backend: Arc<str>,
+    /// Whether its listed upstreams speak HTTP/2 to every client but those that upgrade to a websocket.
+    pub http2: bool,
     /// Where to.
     pub kind: TargetKind,
     /// What is changed for this target alone. A rewrite takes the place of the rule's.

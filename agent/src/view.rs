@@ -429,9 +429,9 @@ fn cells(active: &Active, not_enforced: &mut Vec<String>) -> Vec<CellStatus> {
                 .components
                 .values()
                 .map(|component| {
-                    if matches!(component.workloads, Workloads::Selector { .. }) {
+                    if matches!(&component.workloads, Workloads::Selector { addresses, .. } if addresses.is_empty()) {
                         not_enforced.push(format!(
-                            "{}: component {} selects pods by label, and no source of this agent knows pods' labels: it has no workloads",
+                            "{}: component {} selects pods by label, and none that this agent knows has such labels: it has no workloads",
                             component.declared, component.id
                         ));
                     }

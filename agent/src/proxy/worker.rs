@@ -329,7 +329,7 @@ impl Worker {
         RequestId::new([self.random(), self.random()])
     }
 
-    /// Round robin over `count` places of a target of the generation that a request has.
+    /// Round robin over `count` places of a target of the generation that a request has; 0 of none.
     pub(super) fn turn(&self, generation: u64, target: u32, count: usize) -> usize {
         let mut turns = self.turns.borrow_mut();
         if turns.0 != generation {
@@ -341,7 +341,7 @@ impl Worker {
             // Cores start at different places.
             .or_insert_with(|| self.random() as usize);
         *next = next.wrapping_add(1);
-        *next % count
+        next.checked_rem(count).unwrap_or(0)
     }
 }
 

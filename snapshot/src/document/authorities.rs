@@ -15,11 +15,20 @@ pub(crate) enum Holder {
     Secret,
 }
 
+impl Holder {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        }
+    }
+}
+
 /// A reference to such certificates.
 pub(crate) struct AuthorityRef {
     pub(crate) source: Source,
-    pub(crate) holder: Holder,
-    pub(crate) name: ObjectName,
+    /// What holds them, or what is wrong with its group or kind.
+    pub(crate) holder: Result<(Holder, ObjectName), String>,
 }
 
 /// Reads the list; at least one.
@@ -42,32 +51,30 @@ fn several(field: &Field<'_>, meta: &Meta, usual: Option<Holder>) -> Option<Vec<
 
 fn one(field: &Field<'_>, meta: &Meta, usual: Option<Holder>) -> Option<AuthorityRef> {
     let mut object = field.object()?;
-    let mut of = |name| match usual {
-        Some(_) => object.optional(name),
-        None => object.required(name),
+    let (group, kind) = match usual {
+        Some(_) => (object.optional("group"), object.optional("kind")),
+        None => (object.required("group"), object.required("kind")),
     };
-    if let Some(field) = of("group") {
-        field.choice(&[("", ())]);
-    }
-    let holder = match of("kind") {
-        Some(field) => {
-            field.choice(&[("ConfigMap", Holder::ConfigMap), ("Secret", Holder::Secret)])
-        }
-        None => usual,
+    let text = |field: Option<Field<'_>>, usual: Option<&'static str>| match field {
+        Some(field) => field.string().map(str::to_owned),
+        None => usual.map(str::to_owned),
     };
+    let group = text(group, usual.map(|_| ""));
+    let kind = text(kind, usual.map(Holder::kind));
     let name = reference(&mut object, meta);
     object.finish();
-    let name = name?;
-    if name.namespace() != meta.name.namespace() {
-        field.mistake(format_args!(
-            "certificates of another namespace need a `ReferenceGrant`, which is not supported yet; expected namespace {}",
-            quoted(meta.name.namespace())
-        ));
-        return None;
-    }
+    let (group, kind, name) = (group?, kind?, name?);
+    let holder = match (group.as_str(), kind.as_str()) {
+        ("", "ConfigMap") => Ok((Holder::ConfigMap, name)),
+        ("", "Secret") => Ok((Holder::Secret, name)),
+        _ => Err(format!(
+            "expected kind `ConfigMap` or `Secret` of group ``, got {} of {}",
+            quoted(&kind),
+            quoted(&group)
+        )),
+    };
     Some(AuthorityRef {
         source: field.source().clone(),
-        holder: holder?,
-        name,
+        holder,
     })
 }

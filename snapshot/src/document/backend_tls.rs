@@ -22,30 +22,19 @@ pub(crate) struct TlsPolicyDraft {
     pub(crate) authorities: Option<Vec<AuthorityRef>>,
 }
 
-/// A `Backend`, or its endpoints of one port.
+/// What is reached over TLS.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TlsTarget {
-    pub(crate) backend: ObjectName,
-    pub(crate) port: Option<Port>,
+pub(crate) enum TlsTarget {
+    /// A `Backend`, or its endpoints of one port.
+    Backend(ObjectName, Option<Port>),
+    /// A `Service`, or its port of this name.
+    Service(ObjectName, Option<String>),
 }
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TlsPolicyDraft> {
     spec.unsupported(&["options"]);
-    let mut targets: Vec<(Source, TlsTarget)> = Vec::new();
-    let items = spec
-        .required("targetRefs")
-        .map(|field| field.some_limited_list(MAX_TARGETS));
-    for item in items.unwrap_or_default() {
-        let Some(target) = target(&item, meta) else {
-            continue;
-        };
-        if targets.iter().any(|(_, other)| *other == target) {
-            item.mistake("this target is in the list already");
-        } else {
-            targets.push((item.source().clone(), target));
-        }
-    }
+    let targets = targets(spec, meta);
     let validation = spec.required("validation")?;
     let mut object = validation.object()?;
     let hostname = object
@@ -77,6 +66,25 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TlsPolicyDraft>
     })
 }
 
+/// `targetRefs` of a `spec`.
+pub(super) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Vec<(Source, TlsTarget)> {
+    let mut targets: Vec<(Source, TlsTarget)> = Vec::new();
+    let items = spec
+        .required("targetRefs")
+        .map(|field| field.some_limited_list(MAX_TARGETS));
+    for item in items.unwrap_or_default() {
+        let Some(target) = target(&item, meta) else {
+            continue;
+        };
+        if targets.iter().any(|(_, other)| *other == target) {
+            item.mistake("this target is in the list already");
+        } else {
+            targets.push((item.source().clone(), target));
+        }
+    }
+    targets
+}
+
 fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
     let mut object = field.object()?;
     let given_group = object.required("group").and_then(|field| field.string());
@@ -87,9 +95,16 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
     let section = object.optional("sectionName");
     object.finish();
     let (given_group, given_kind) = (given_group?, given_kind?);
+    if (given_group, given_kind) == ("", "Service") {
+        let section = match section {
+            Some(field) => Some(field.some_string()?.to_owned()),
+            None => None,
+        };
+        return Some(TlsTarget::Service(backend?, section));
+    }
     if given_group != group(ENVOY_GATEWAY) || given_kind != "Backend" {
         field.mistake(format_args!(
-            "expected kind `Backend` of group `gateway.envoyproxy.io`, got {} of {}",
+            "expected kind `Service`, or `Backend` of group `gateway.envoyproxy.io`, got {} of {}",
             quoted(given_kind),
             quoted(given_group)
         ));
@@ -106,10 +121,7 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
         })?),
         None => None,
     };
-    Some(TlsTarget {
-        backend: backend?,
-        port,
-    })
+    Some(TlsTarget::Backend(backend?, port))
 }
 
 fn names(field: &Field<'_>) -> Option<Vec<SubjectName>> {

@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::{Meta, name};
-use crate::model::{L7Kind, Name, ObjectName, RouteName};
+use super::backend_tls::{self, TlsTarget};
+use super::selector::Labels;
+use super::{Kind, Meta};
+use crate::model::{L7Kind, ObjectName, RouteName, SectionName};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
 
 mod selector;
 
-pub(crate) use selector::{Labels, Selector};
+use selector::Selector;
 
 /// Gateway API, policy attachment: at most 16 targets.
 const MAX_TARGETS: usize = 16;
 
 /// Targets of a policy.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Targets {
     /// By name, each with its field.
     named: Vec<(Source, PolicyTarget)>,
@@ -24,13 +26,17 @@ pub(crate) struct Targets {
 }
 
 /// Labels of what policies may be for.
-pub(crate) type Labelled = BTreeMap<PolicyTarget, Labels>;
+pub(crate) type Labelled<'a> = BTreeMap<PolicyTarget, &'a Labels>;
 
 impl Targets {
     /// All of them, each once and with its field. Says which selector selects nothing.
-    pub(crate) fn resolve(self, labelled: &Labelled, sink: &Sink) -> Vec<(Source, PolicyTarget)> {
-        let mut targets = self.named;
-        for selector in self.selectors {
+    pub(crate) fn resolve(
+        &self,
+        labelled: &Labelled<'_>,
+        sink: &Sink,
+    ) -> Vec<(Source, PolicyTarget)> {
+        let mut targets = self.named.clone();
+        for selector in &self.selectors {
             let selected = labelled
                 .iter()
                 .filter(|(target, labels)| selector.selects(target, labels));
@@ -45,7 +51,7 @@ impl Targets {
             if targets.len() == before && !known {
                 let message =
                     "selects nothing: no object of its kind and namespace has such labels";
-                sink.warning(selector.source, message);
+                sink.warning(selector.source.clone(), message);
             }
         }
         targets
@@ -63,10 +69,38 @@ impl Targets {
 /// What a policy is for, from the most specific on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PolicyTarget {
-    Rule(RouteName, Name),
+    Rule(RouteName, SectionName),
     Route(RouteName),
-    Listener(ObjectName, Name),
+    Listener(ObjectName, SectionName),
     Gateway(ObjectName),
+}
+
+/// What policies that could not be read are for. It is closed: nobody knows what they would have refused.
+#[derive(Default)]
+pub(crate) struct Closed {
+    pub(crate) targets: Targets,
+    pub(crate) backends: Vec<(Source, TlsTarget)>,
+}
+
+/// Reads what a policy is for, whatever else is in it. Its mistakes are known.
+pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
+    let known = Sink::default();
+    let root = root.told(&known);
+    let spec = root.object().and_then(|mut root| root.optional("spec"));
+    let Some(mut spec) = spec.and_then(|spec| spec.object()) else {
+        return Closed::default();
+    };
+    let (mut to, mut backends) = (Targets::default(), Vec::new());
+    match kind {
+        Kind::SecurityPolicy | Kind::BackendTrafficPolicy => to = targets(&mut spec, meta),
+        Kind::ClientTrafficPolicy => to = gateways(&mut spec, meta),
+        Kind::BackendTLSPolicy => backends = backend_tls::targets(&mut spec, meta),
+        _ => {}
+    }
+    Closed {
+        targets: to,
+        backends,
+    }
 }
 
 /// `targetRef`, `targetRefs` and `targetSelectors` of a `spec`: routes, gateways, and parts of both.
@@ -139,7 +173,7 @@ fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget>
     object.finish();
     let (kind, target) = (kind?, target?);
     let section = match section {
-        Some(field) => Some(name(&field)?),
+        Some(field) => Some(field.parse(SectionName::new)?),
         None => None,
     };
     let route = |kind, name| RouteName { kind, name };

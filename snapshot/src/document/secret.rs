@@ -1,6 +1,7 @@
 //! `Secret`: certificates, and what policies keep in one. No message here ever shows what a secret holds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use data_encoding::BASE64;
 use rustls_pki_types::pem::PemObject;
@@ -18,7 +19,7 @@ const MAX_CHAIN: usize = 16;
 /// What a `Secret` holds.
 pub(crate) enum SecretDraft {
     Tls {
-        certificate: Certificate,
+        certificate: Arc<Certificate>,
         /// The authority's certificate, if it is there; read where it is asked for.
         authority: Option<Vec<u8>>,
     },
@@ -30,22 +31,45 @@ pub(crate) enum SecretDraft {
 enum Kind {
     Tls,
     Opaque,
+    /// For somebody else.
+    Other,
 }
+
+/// Types of Secrets that Kubernetes has for its own, and that no document here asks for.
+const OTHERS: [&str; 6] = [
+    "kubernetes.io/service-account-token",
+    "kubernetes.io/dockercfg",
+    "kubernetes.io/dockerconfigjson",
+    "kubernetes.io/basic-auth",
+    "kubernetes.io/ssh-auth",
+    "bootstrap.kubernetes.io/token",
+];
 
 /// Reads the fields of the document beside `metadata`.
 pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<SecretDraft> {
     let kind = object.required("type").and_then(|field| {
+        if field
+            .value()
+            .text()
+            .is_some_and(|text| OTHERS.contains(&text))
+        {
+            return Some(Kind::Other);
+        }
         field.choice(&[("kubernetes.io/tls", Kind::Tls), ("Opaque", Kind::Opaque)])
     });
     object.ignored(&["immutable"]);
     match kind {
         Some(Kind::Opaque) => opaque(object).map(SecretDraft::Opaque),
+        Some(Kind::Other) => {
+            object.any_others();
+            Some(SecretDraft::Opaque(BTreeMap::new()))
+        }
         // A wrong type is said above; what else is wrong is said as for a certificate.
         Some(Kind::Tls) | None => {
             let certificate = certificate(object, meta);
             let (certificate, authority) = kind.and(certificate)?;
             Some(SecretDraft::Tls {
-                certificate,
+                certificate: Arc::new(certificate),
                 authority,
             })
         }

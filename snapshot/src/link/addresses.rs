@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::document::Drafts;
 use crate::document::addresses::Placed;
+use crate::document::gateway::AddressDraft;
 use crate::model::Cidr;
 use crate::reader::Sink;
 use crate::report::Source;
@@ -49,13 +50,17 @@ pub(super) fn unique(drafts: &Drafts, sink: &Sink) {
 
 /// Reports every network of pods that lies inside of one before it: a pod is on one node.
 pub(super) fn pod_networks(drafts: &Drafts, sink: &Sink) {
-    let platform = drafts
-        .platform
-        .as_ref()
-        .and_then(|(_, draft)| draft.as_ref());
+    let platforms = drafts.platforms.values();
+    let platform = platforms.filter_map(|(_, draft)| draft.as_ref());
     let mut networks: Vec<(Cidr, &str, &Source)> = platform
-        .iter()
         .flat_map(|platform| &platform.nodes)
+        .chain(
+            drafts
+                .nodes
+                .values()
+                .filter_map(|(_, node)| node.as_deref())
+                .filter(|node| !is_named(drafts, &node.name)),
+        )
         .flat_map(|node| {
             let name = node.name.as_str();
             let own = node.pod_networks.iter();
@@ -80,6 +85,15 @@ pub(super) fn pod_networks(drafts: &Drafts, sink: &Sink) {
     }
 }
 
+/// Whether the platform says itself what a node is.
+fn is_named(drafts: &Drafts, node: &str) -> bool {
+    let platforms = drafts.platforms.values();
+    let mut nodes = platforms
+        .filter_map(|(_, platform)| platform.as_ref())
+        .flat_map(|platform| &platform.nodes);
+    nodes.any(|one| one.name == node)
+}
+
 fn claims(drafts: &Drafts) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut hosts = |placed: &[Placed], owner: &str| {
@@ -89,11 +103,9 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
             source: placed.source.clone(),
         }));
     };
-    let platform = drafts
-        .platform
-        .as_ref()
-        .and_then(|(_, draft)| draft.as_ref());
-    if let Some(platform) = platform {
+    let platforms = drafts.platforms.values();
+    let platform = platforms.filter_map(|(_, draft)| draft.as_ref());
+    for platform in platform.clone() {
         hosts(&platform.dns, "a name server");
         hosts(
             &platform.dns_service_addresses,
@@ -111,8 +123,17 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
             hosts(&node.addresses, &format!("node `{}`", node.name));
         }
     }
+    for node in drafts.nodes.values().filter_map(|(_, node)| node.as_ref()) {
+        if !is_named(drafts, &node.name) {
+            hosts(&node.addresses, &format!("node `{}`", node.name));
+        }
+    }
     for draft in drafts.gateways.values().filter_map(|(_, d)| d.as_ref()) {
-        hosts(&draft.addresses, GATEWAY);
+        for address in &draft.addresses {
+            if let AddressDraft::Fixed(placed) = address {
+                hosts(std::slice::from_ref(placed), GATEWAY);
+            }
+        }
     }
     for draft in drafts.cells.values().filter_map(|(_, d)| d.as_ref()) {
         for (component, placed) in &draft.addresses {
@@ -122,7 +143,7 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
             );
         }
     }
-    for service in platform.iter().flat_map(|platform| &platform.services) {
+    for service in platform.flat_map(|platform| &platform.services) {
         claims.extend(service.addresses.iter().map(|network| Claim {
             network: *network,
             owner: format!("service `{}`", service.name),

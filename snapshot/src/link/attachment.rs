@@ -6,11 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::http_route::{Documents, Gateways};
+use super::Served;
+use super::collect::Placed;
+use super::context::Fault;
+use super::gateway::{Gateways, Place};
+use super::http_route::Documents;
+use crate::document::Kind;
+use crate::document::backend_tls::TlsTarget;
 use crate::document::policy::{Labelled, PolicyTarget, Targets};
-use crate::model::{ObjectName, Parent, Route, Rule, Timestamp};
+use crate::model::{Auth, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::status::{ParentKind, Reason};
 
 /// A policy that was read.
 pub(super) struct Policy<T> {
@@ -18,79 +25,229 @@ pub(super) struct Policy<T> {
     pub(super) declared: Source,
     pub(super) created: Option<Timestamp>,
     pub(super) targets: Targets,
-    pub(super) what: Arc<T>,
+    pub(super) what: Effect<T>,
+}
+
+/// What a policy does to a rule.
+pub(super) enum Effect<T> {
+    /// What it says.
+    Applies(Arc<T>),
+    /// It has mistakes: nobody passes.
+    Closes(Arc<Auth>),
+}
+
+impl<T> Clone for Effect<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Applies(what) => Self::Applies(Arc::clone(what)),
+            Self::Closes(auth) => Self::Closes(Arc::clone(auth)),
+        }
+    }
+}
+
+impl<T> Effect<T> {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Applies(a), Self::Applies(b)) => Arc::ptr_eq(a, b),
+            (Self::Closes(a), Self::Closes(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// Policies whose documents were refused: what each of them is for is closed, as nobody knows what it would have asked.
+#[derive(Default)]
+pub(super) struct Closing {
+    pub(super) security: Vec<Refused>,
+    pub(super) traffic: Vec<Refused>,
+    pub(super) client: Vec<Refused>,
+    pub(super) tls: Vec<RefusedTls>,
+}
+
+/// A refused `BackendTLSPolicy`.
+pub(super) struct RefusedTls {
+    pub(super) name: ObjectName,
+    pub(super) declared: Source,
+    pub(super) created: Option<Timestamp>,
+    pub(super) targets: Vec<(Source, TlsTarget)>,
+}
+
+/// Such a policy, and where its document is.
+pub(super) struct Refused {
+    name: ObjectName,
+    declared: Source,
+    created: Option<Timestamp>,
+    targets: Targets,
+}
+
+impl Closing {
+    /// Finds them.
+    pub(super) fn of(documents: &[Placed<'_>]) -> Self {
+        let mut closing = Self::default();
+        for placed in documents.iter().filter(|placed| placed.refused) {
+            let document = placed.document;
+            let refused = || Refused {
+                name: document.meta.name.clone(),
+                declared: document.meta.declared.clone(),
+                created: document.meta.created,
+                targets: document.closes.targets.clone(),
+            };
+            match document.draft.kind() {
+                Kind::SecurityPolicy => closing.security.push(refused()),
+                Kind::BackendTrafficPolicy => closing.traffic.push(refused()),
+                Kind::ClientTrafficPolicy => closing.client.push(refused()),
+                Kind::BackendTLSPolicy => closing.tls.push(RefusedTls {
+                    name: document.meta.name.clone(),
+                    declared: document.meta.declared.clone(),
+                    created: document.meta.created,
+                    targets: document.closes.backends.clone(),
+                }),
+                _ => {}
+            }
+        }
+        closing
+    }
+}
+
+impl Refused {
+    /// The policy as one that closes.
+    pub(super) fn policy<T>(&self) -> Policy<T> {
+        let why = format!("{} has mistakes", self.declared.object);
+        Policy {
+            name: self.name.clone(),
+            declared: self.declared.clone(),
+            created: self.created,
+            targets: self.targets.clone(),
+            what: Effect::Closes(Arc::new(Auth::closed(self.declared.clone(), why))),
+        }
+    }
 }
 
 /// Where a rule keeps its policy of one kind.
 pub(super) type Slot<T> = fn(&mut Rule) -> &mut Option<Arc<T>>;
-
-/// Policies by target, each with its document.
-pub(super) type ByTarget<T> = BTreeMap<PolicyTarget, (Source, Arc<T>)>;
 
 /// What there is that policies may be for.
 #[derive(Clone, Copy)]
 pub(super) struct Known<'a, 's> {
     pub(super) documents: &'a Documents,
     pub(super) gateways: &'a Gateways,
-    pub(super) labelled: &'a Labelled,
+    pub(super) labelled: &'a Labelled<'a>,
     pub(super) sink: &'s Sink,
 }
 
 /// What becomes of the policy of a rule where its listener or gateway has one as well.
-pub(super) type Merge<'a, T> = Box<dyn Fn(Arc<T>, &Arc<T>) -> Arc<T> + 'a>;
+pub(super) type Merge<'a, T> = Box<dyn Fn(&Arc<T>, &Arc<T>) -> Effect<T> + 'a>;
 
-/// Policies of one kind for rules.
-pub(super) struct Policies<'a, T> {
-    by_target: ByTarget<T>,
-    slot: Slot<T>,
-    merge: Merge<'a, T>,
+/// What became of a policy.
+pub(super) struct PolicyVerdict {
+    /// Why it has no effect, or not its own.
+    pub(super) accepted: Option<Fault>,
+    /// What it is for, as far as that is Cardinal's.
+    pub(super) targets: Vec<PolicyTarget>,
 }
 
-/// Of two policies for one target the older wins, then the one whose name comes first (Gateway API,
-/// policy attachment, conflict resolution).
-pub(super) fn by_target<T>(mut policies: Vec<Policy<T>>, known: Known<'_, '_>) -> ByTarget<T> {
-    let sink = known.sink;
-    policies.sort_by(|a, b| {
-        let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
-        (age(a), &a.name).cmp(&(age(b), &b.name))
-    });
-    let mut by_target = ByTarget::new();
-    for policy in policies {
+/// Policies of one kind.
+pub(super) struct Policies<'m, T> {
+    by_target: BTreeMap<PolicyTarget, (Source, Effect<T>)>,
+    /// None: what they say is not about rules, except that they may close them.
+    slot: Option<Slot<T>>,
+    merge: Merge<'m, T>,
+    pub(super) verdicts: BTreeMap<ObjectName, PolicyVerdict>,
+}
+
+impl<'m, T> Policies<'m, T> {
+    /// Those that are for rules, routes and what these are attached to; without slot only for the latter. Of two policies
+    /// for one target the older wins, then the one whose name comes first (Gateway API, policy attachment, conflict
+    /// resolution).
+    pub(super) fn new(
+        mut policies: Vec<Policy<T>>,
+        slot: Option<Slot<T>>,
+        merge: Merge<'m, T>,
+        known: Known<'_, '_>,
+    ) -> Self {
+        policies.sort_by(|a, b| {
+            let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
+            (age(a), &a.name).cmp(&(age(b), &b.name))
+        });
+        let mut all = Self {
+            by_target: BTreeMap::new(),
+            slot,
+            merge,
+            verdicts: BTreeMap::new(),
+        };
+        for policy in policies {
+            let verdict = all.add(&policy, known);
+            all.verdicts.insert(policy.name, verdict);
+        }
+        all
+    }
+
+    fn add(&mut self, policy: &Policy<T>, known: Known<'_, '_>) -> PolicyVerdict {
+        let sink = known.sink;
+        let mut verdict = PolicyVerdict {
+            accepted: match &policy.what {
+                Effect::Applies(_) => None,
+                Effect::Closes(auth) => {
+                    let why = auth.closed.as_deref().unwrap_or_default();
+                    Some(Fault::new(Reason::Invalid, why))
+                }
+            },
+            targets: Vec::new(),
+        };
         for (source, target) in policy.targets.resolve(known.labelled, sink) {
-            if let Some(missing) = missing(&target, known) {
-                sink.mistake(source, missing);
-                continue;
+            match found(&target, known) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(missing) => {
+                    sink.mistake(source, &missing);
+                    verdict.targets.push(target);
+                    verdict
+                        .accepted
+                        .get_or_insert(Fault::new(Reason::TargetNotFound, missing));
+                    continue;
+                }
             }
-            match by_target.get(&target) {
-                Some((first, _)) => sink.warning(
-                    source,
-                    format_args!(
+            verdict.targets.push(target.clone());
+            match self.by_target.get(&target) {
+                Some((first, _)) => {
+                    let why = format!(
                         "has no effect here: {first} is for this target as well, and is older or comes first by name"
-                    ),
-                ),
+                    );
+                    sink.warning(source, &why);
+                    verdict
+                        .accepted
+                        .get_or_insert(Fault::new(Reason::Conflicted, why));
+                }
                 None => {
-                    let what = (policy.declared.clone(), Arc::clone(&policy.what));
-                    by_target.insert(target, what);
+                    let what = (policy.declared.clone(), policy.what.clone());
+                    self.by_target.insert(target, what);
                 }
             }
         }
+        verdict
     }
-    by_target
-}
 
-impl<'a, T> Policies<'a, T> {
-    /// Those that are for rules, routes and what these are attached to.
-    pub(super) fn new(
-        policies: Vec<Policy<T>>,
-        slot: Slot<T>,
-        merge: Merge<'a, T>,
-        known: Known<'_, '_>,
-    ) -> Self {
-        Self {
-            by_target: by_target(policies, known),
-            slot,
-            merge,
-        }
+    /// Lets nobody pass a listener's routes.
+    pub(super) fn close(&mut self, gateway: &ObjectName, listener: &SectionName, auth: &Arc<Auth>) {
+        let target = PolicyTarget::Listener(gateway.clone(), listener.clone());
+        let what = (auth.declared.clone(), Effect::Closes(Arc::clone(auth)));
+        self.by_target.insert(target, what);
+    }
+
+    /// Whether nobody passes a listener.
+    pub(super) fn closes(&self, gateway: &ObjectName, listener: &SectionName) -> bool {
+        matches!(self.on_listener(gateway, listener), Some(Effect::Closes(_)))
+    }
+
+    /// Policies of listeners and gateways.
+    pub(super) fn on_listener(
+        &self,
+        gateway: &ObjectName,
+        listener: &SectionName,
+    ) -> Option<&Effect<T>> {
+        let own = PolicyTarget::Listener(gateway.clone(), listener.clone());
+        self.of(own)
+            .or_else(|| self.of(PolicyTarget::Gateway(gateway.clone())))
     }
 
     /// Puts policies of rules and routes on rules.
@@ -102,7 +259,15 @@ impl<'a, T> Policies<'a, T> {
                     .as_ref()
                     .and_then(|rule| self.of(PolicyTarget::Rule(name.clone(), rule.clone())));
                 let policy = own.or_else(|| self.of(PolicyTarget::Route(name.clone())));
-                *(self.slot)(rule) = policy.cloned();
+                match policy {
+                    Some(Effect::Applies(what)) => {
+                        if let Some(slot) = self.slot {
+                            *slot(rule) = Some(Arc::clone(what));
+                        }
+                    }
+                    Some(Effect::Closes(auth)) => rule.auth = Some(Arc::clone(auth)),
+                    None => {}
+                }
             }
         }
     }
@@ -110,7 +275,7 @@ impl<'a, T> Policies<'a, T> {
     /// Puts policies of listeners and gateways on rules that have none, or one that is merged into them. One route becomes one for each
     /// policy of the listeners that it is attached to: a rule has one answer, and two listeners may
     /// give two.
-    pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Gateways) -> Vec<Route> {
+    pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Served) -> Vec<Route> {
         if self.by_target.is_empty() {
             return routes;
         }
@@ -120,12 +285,12 @@ impl<'a, T> Policies<'a, T> {
             .collect()
     }
 
-    fn of(&self, target: PolicyTarget) -> Option<&Arc<T>> {
+    fn of(&self, target: PolicyTarget) -> Option<&Effect<T>> {
         self.by_target.get(&target).map(|(_, what)| what)
     }
 
-    fn by_parent(&self, route: Route, gateways: &Gateways) -> Vec<Route> {
-        let mut groups: Vec<(Option<&Arc<T>>, Route)> = Vec::new();
+    fn by_parent(&self, route: Route, gateways: &Served) -> Vec<Route> {
+        let mut groups: Vec<(Option<&Effect<T>>, Route)> = Vec::new();
         let parents = route
             .parents
             .iter()
@@ -138,8 +303,8 @@ impl<'a, T> Policies<'a, T> {
                 ))
             });
             let policy = own.or_else(|| self.of(PolicyTarget::Gateway(parent.gateway.clone())));
-            let same = |other: &Option<&Arc<T>>| match (other, policy) {
-                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            let same = |other: &Option<&Effect<T>>| match (other, policy) {
+                (Some(a), Some(b)) => a.is(b),
                 (None, None) => true,
                 _ => false,
             };
@@ -151,11 +316,7 @@ impl<'a, T> Policies<'a, T> {
                         ..route.clone()
                     };
                     for rule in &mut group.rules {
-                        let slot = (self.slot)(rule);
-                        *slot = match (slot.take(), policy) {
-                            (Some(own), Some(parent)) => Some((self.merge)(own, parent)),
-                            (own, parent) => own.or_else(|| parent.cloned()),
-                        };
+                        self.usual(rule, policy);
                     }
                     groups.push((policy, group));
                 }
@@ -164,19 +325,34 @@ impl<'a, T> Policies<'a, T> {
         groups.into_iter().map(|(_, group)| group).collect()
     }
 
+    /// Gives a rule a policy of its listener, if it has none of its own or one that is merged.
+    fn usual(&self, rule: &mut Rule, policy: Option<&Effect<T>>) {
+        let own = self.slot.and_then(|slot| slot(rule).clone());
+        let effect = match (policy, own) {
+            (Some(policy), None) => policy.clone(),
+            (Some(Effect::Applies(parent)), Some(own)) => (self.merge)(&own, parent),
+            // One that stands alone does without the listener's.
+            (Some(Effect::Closes(_)), Some(_)) | (None, _) => return,
+        };
+        match (effect, self.slot) {
+            (Effect::Applies(what), Some(slot)) => *slot(rule) = Some(what),
+            (Effect::Applies(_), None) => {}
+            (Effect::Closes(auth), _) => rule.auth = Some(auth),
+        }
+    }
+
     /// A parent as it is, or, if listeners of its gateway have policies of their own, one for each
     /// listener.
-    fn by_listener(&self, parent: &Parent, gateways: &Gateways) -> Vec<Parent> {
+    fn by_listener(&self, parent: &Parent, gateways: &Served) -> Vec<Parent> {
         let differ = self.by_target.keys().any(
             |target| matches!(target, PolicyTarget::Listener(gateway, _) if *gateway == parent.gateway),
         );
-        let gateway = gateways.get(&parent.gateway).and_then(Option::as_ref);
-        match gateway {
+        match gateways.get(&parent.gateway) {
             Some(gateway) if differ && parent.listener.is_none() => gateway
                 .listeners
                 .iter()
                 .map(|one| Parent {
-                    listener: Some(one.listener.name.clone()),
+                    listener: Some(one.name.clone()),
                     ..parent.clone()
                 })
                 .collect(),
@@ -185,47 +361,45 @@ impl<'a, T> Policies<'a, T> {
     }
 }
 
-fn missing(target: &PolicyTarget, known: Known<'_, '_>) -> Option<String> {
+/// Whether a target is there, and Cardinal's; or why it is not there.
+fn found(target: &PolicyTarget, known: Known<'_, '_>) -> Result<bool, String> {
     let Known {
         documents,
         gateways,
-        sink,
         ..
     } = known;
+    let gateway = |name| match gateways.place(ParentKind::Gateway, name) {
+        Place::Absent => Err(format!("no `Gateway` {name}")),
+        Place::Foreign => Ok(false),
+        Place::Unread | Place::Ours => Ok(true),
+    };
     match target {
-        PolicyTarget::Gateway(name) => {
-            (!gateways.contains_key(name)).then(|| format!("no `Gateway` {name}"))
-        }
-        PolicyTarget::Listener(name, listener) => match gateways.get(name) {
-            None => Some(format!("no `Gateway` {name}")),
-            Some(Some(gateway))
-                if !gateway
-                    .listeners
-                    .iter()
-                    .any(|one| one.listener.name == *listener)
-                    && !gateway
-                        .listeners
-                        .iter()
-                        .any(|one| sink.tainted(&one.listener.declared)) =>
-            {
-                Some(format!("`Gateway` {name} has no listener `{listener}`"))
+        PolicyTarget::Gateway(name) => gateway(name),
+        PolicyTarget::Listener(name, listener) => {
+            let found = gateway(name)?;
+            match gateways.listeners(ParentKind::Gateway, name) {
+                Some((_, entries)) if !entries.iter().any(|one| one.name == *listener) => {
+                    Err(format!("`Gateway` {name} has no listener `{listener}`"))
+                }
+                _ => Ok(found),
             }
-            Some(_) => None,
+        }
+        PolicyTarget::Route(name) => match documents.get(name) {
+            None => Err(format!("no {name}")),
+            Some(_) => Ok(true),
         },
-        PolicyTarget::Route(name) => (!documents.contains_key(name)).then(|| format!("no {name}")),
         PolicyTarget::Rule(name, rule) => match documents.get(name) {
-            None => Some(format!("no {name}")),
+            None => Err(format!("no {name}")),
             Some(Some(linked))
                 if !linked
                     .rule_names
                     .iter()
                     .flatten()
-                    .any(|known| known == rule)
-                    && !sink.tainted(&linked.route.declared) =>
+                    .any(|known| known == rule) =>
             {
-                Some(format!("{name} has no rule `{rule}`"))
+                Err(format!("{name} has no rule `{rule}`"))
             }
-            Some(_) => None,
+            Some(_) => Ok(true),
         },
     }
 }

@@ -1,67 +1,89 @@
 //! `ClientTrafficPolicy` documents to the listeners that they are for.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attachment::{Known, Policy, by_target};
+use super::Served;
+use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use super::authorities::Holders;
 use super::gateway_tls::validation as validated;
-use crate::document::Table;
 use crate::document::client_policy::ClientDraft;
-use crate::document::policy::PolicyTarget;
-use crate::model::{ClientValidation, Gateway, Listener, ListenerProtocol, ObjectName};
+use crate::document::{Kind, Table};
+use crate::model::{Auth, ClientPolicy, ClientValidation, Listener, ListenerProtocol};
 use crate::reader::Sink;
 
-/// Puts policies on listeners: that of a listener as a whole over that of its gateway.
+/// Puts policies on listeners: that of a listener as a whole over that of its gateway. What comes back closes the routes
+/// of listeners whose policy has mistakes.
 pub(super) fn apply(
-    drafts: Table<ClientDraft>,
-    gateways: &mut BTreeMap<ObjectName, Gateway>,
+    drafts: &Table<ClientDraft>,
+    refused: &[Refused],
+    gateways: &mut Served,
     known: Known<'_, '_>,
     holders: &Holders<'_>,
-) {
+) -> Policies<'static, ClientPolicy> {
     let sink = known.sink;
-    let policies = drafts.into_iter().filter_map(|(name, (declared, draft))| {
-        let draft = draft?;
-        let validation = draft.validation.as_ref();
-        let validation = validation.map(|draft| Arc::new(validated(draft, holders)));
+    let mut validations: Vec<(Arc<ClientPolicy>, Arc<ClientValidation>)> = Vec::new();
+    let policies = drafts.iter().filter_map(|(name, (declared, draft))| {
+        let draft = draft.as_ref()?;
+        let policy = Arc::new(draft.policy.clone());
+        if let Some(validation) = &draft.validation {
+            let from = (Kind::ClientTrafficPolicy, name.namespace());
+            // Without authorities nobody gets through.
+            let (validation, _) = validated(validation, from, holders);
+            validations.push((Arc::clone(&policy), validation));
+        }
         Some(Policy {
-            name,
-            declared,
+            name: name.clone(),
+            declared: declared.clone(),
             created: draft.created,
-            targets: draft.targets,
-            what: Arc::new((Arc::new(draft.policy), validation)),
+            targets: draft.targets.clone(),
+            what: Effect::Applies(policy),
         })
     });
-    let policies = by_target(policies.collect(), known);
-    if policies.is_empty() {
-        return;
-    }
+    let policies = policies
+        .chain(refused.iter().map(Refused::policy))
+        .collect();
+    // The more specific one stands alone.
+    let alone = Box::new(|own: &Arc<_>, _: &Arc<_>| Effect::Applies(Arc::clone(own)));
+    let mut policies = Policies::new(policies, None, alone, known);
     for gateway in gateways.values_mut() {
         let name = &gateway.name;
         for listener in &mut gateway.listeners {
-            let own = PolicyTarget::Listener(name.clone(), listener.name.clone());
-            let found = policies
-                .get(&own)
-                .or_else(|| policies.get(&PolicyTarget::Gateway(name.clone())));
-            let Some((_, found)) = found else {
-                continue;
+            listener.policy = match policies.on_listener(name, &listener.name) {
+                Some(Effect::Applies(policy)) => Some(Arc::clone(policy)),
+                Some(Effect::Closes(_)) | None => None,
             };
-            let (policy, validation) = &**found;
-            listener.policy = Some(Arc::clone(policy));
-            if let Some(validation) = validation {
-                ask(listener, validation, sink);
+        }
+        let mut apart = agree(&gateway.listeners, sink);
+        for (at, listener) in gateway.listeners.iter_mut().enumerate() {
+            let asked = listener.policy.as_ref().and_then(|policy| {
+                let found = validations.iter().find(|(of, _)| Arc::ptr_eq(of, policy));
+                found.map(|(_, validation)| Arc::clone(validation))
+            });
+            if asked.is_some_and(|validation| !ask(listener, &validation, sink)) {
+                apart.push(at);
             }
         }
-        agree(&gateway.listeners, sink);
+        for at in apart {
+            let Some(policy) = gateway.listeners[at].policy.take() else {
+                continue;
+            };
+            let why = format!(
+                "{} cannot be what its listener does",
+                policy.declared.object
+            );
+            let auth = Arc::new(Auth::closed(policy.declared.clone(), why));
+            policies.close(name, &gateway.listeners[at].name, &auth);
+        }
     }
+    policies
 }
 
-/// Lets a listener ask its clients for certificates.
-fn ask(listener: &mut Listener, validation: &Arc<ClientValidation>, sink: &Sink) {
+/// Lets a listener ask its clients for certificates; false if it cannot.
+fn ask(listener: &mut Listener, validation: &Arc<ClientValidation>, sink: &Sink) -> bool {
     let message = match (&listener.protocol, &listener.clients) {
         (ListenerProtocol::Https { .. }, None) => {
             listener.clients = Some(Arc::clone(validation));
-            return;
+            return true;
         }
         (ListenerProtocol::Https { .. }, Some(other)) => format!(
             "{} asks the clients of listener `{}` as well; expected one of the two",
@@ -72,22 +94,25 @@ fn ask(listener: &mut Listener, validation: &Arc<ClientValidation>, sink: &Sink)
             listener.name
         ),
         // Without TLS there are no certificates.
-        (ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp, _) => return,
+        (ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp, _) => return true,
     };
     sink.mistake(validation.declared.clone(), message);
+    false
 }
 
 /// Listeners of one port are told apart after their connections began, by server name or host: what is decided before that
-/// must not differ between them.
-fn agree(listeners: &[Listener], sink: &Sink) {
+/// must not differ between them. Says which do not agree.
+fn agree(listeners: &[Listener], sink: &Sink) -> Vec<usize> {
+    let mut apart = Vec::new();
     for (at, listener) in listeners.iter().enumerate() {
         let same_port = |other: &&Listener| {
             other.port == listener.port
                 && other.protocol.transport() == listener.protocol.transport()
         };
-        let Some(first) = listeners[..at].iter().find(same_port) else {
+        let Some(before) = listeners[..at].iter().position(|one| same_port(&one)) else {
             continue;
         };
+        let first = &listeners[before];
         let whole = listener.protocol == ListenerProtocol::Http;
         let entrance = |one: &Listener| {
             let policy = one.policy.as_ref();
@@ -118,5 +143,8 @@ fn agree(listeners: &[Listener], sink: &Sink) {
                 first.name, listener.name, listener.port
             ),
         );
+        let port = listeners.iter().enumerate();
+        apart.extend(port.filter(|(_, one)| same_port(one)).map(|(at, _)| at));
     }
+    apart
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Known, Policies, Policy};
+use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use super::credentials;
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
@@ -12,28 +12,35 @@ use crate::model::Auth;
 
 /// Policies by what they protect.
 pub(super) fn policies(
-    drafts: Table<PolicyDraft>,
+    drafts: &Table<PolicyDraft>,
+    refused: &[Refused],
     secrets: &Table<SecretDraft>,
     known: Known<'_, '_>,
 ) -> Policies<'static, Auth> {
     let policies = drafts
-        .into_iter()
+        .iter()
         .filter_map(|(name, (declared, draft))| {
-            let mut draft = draft?;
+            let draft = draft.as_ref()?;
             Some(Policy {
-                name,
+                name: name.clone(),
                 declared: declared.clone(),
                 created: draft.created,
-                targets: std::mem::take(&mut draft.targets),
-                what: Arc::new(credentials::auth(declared, draft, secrets, known.sink)),
+                targets: draft.targets.clone(),
+                what: Effect::Applies(Arc::new(credentials::auth(
+                    declared.clone(),
+                    draft,
+                    secrets,
+                    known.sink,
+                ))),
             })
         })
+        .chain(refused.iter().map(Refused::policy))
         .collect();
     // The more specific one stands alone.
     Policies::new(
         policies,
-        |rule| &mut rule.auth,
-        Box::new(|own, _| own),
+        Some(|rule| &mut rule.auth),
+        Box::new(|own, _| Effect::Applies(Arc::clone(own))),
         known,
     )
 }

@@ -4,58 +4,66 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attachment::{Known, Policies, Policy};
+use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use crate::document::Table;
 use crate::document::traffic_policy::{Spec, TrafficDraft, merged};
-use crate::model::{PolicyId, Route, Target, TrafficPolicy};
+use crate::model::{Auth, PolicyId, Route, Target, TrafficPolicy};
 use crate::reader::Sink;
 use crate::report::Source;
 
 /// Policies by what they are for.
 pub(super) fn policies<'s>(
-    drafts: Table<TrafficDraft>,
+    drafts: &'s Table<TrafficDraft>,
+    refused: &[Refused],
     known: Known<'_, 's>,
 ) -> Policies<'s, TrafficPolicy> {
-    let mut specs = BTreeMap::new();
     let policies = drafts
-        .into_iter()
+        .iter()
         .filter_map(|(name, (declared, draft))| {
-            let draft = draft?;
-            specs.insert(name.clone(), draft.spec);
+            let draft = draft.as_ref()?;
             Some(Policy {
-                name,
-                declared,
+                name: name.clone(),
+                declared: declared.clone(),
                 created: draft.created,
-                targets: draft.targets,
-                what: Arc::new(draft.policy),
+                targets: draft.targets.clone(),
+                what: Effect::Applies(Arc::new(draft.policy.clone())),
             })
         })
+        .chain(refused.iter().map(Refused::policy))
         .collect();
     let merging = Merging {
-        specs,
+        drafts,
         made: RefCell::default(),
         sink: known.sink,
     };
-    let merge = Box::new(move |own, parent: &_| merging.merge(own, parent));
-    Policies::new(policies, |rule| &mut rule.traffic, merge, known)
+    let merge = Box::new(move |own: &Arc<_>, parent: &Arc<_>| merging.merge(own, parent));
+    Policies::new(policies, Some(|rule| &mut rule.traffic), merge, known)
 }
 
 /// Policies as they are written, and what came of two of them.
 struct Merging<'a> {
-    specs: BTreeMap<crate::model::ObjectName, Spec>,
-    made: RefCell<BTreeMap<PolicyId, Arc<TrafficPolicy>>>,
+    drafts: &'a Table<TrafficDraft>,
+    made: RefCell<BTreeMap<PolicyId, Effect<TrafficPolicy>>>,
     sink: &'a Sink,
 }
 
 impl Merging<'_> {
     /// The policy of a rule where `parent` is that of its listener or gateway.
-    fn merge(&self, own: Arc<TrafficPolicy>, parent: &Arc<TrafficPolicy>) -> Arc<TrafficPolicy> {
-        let spec = |policy: &TrafficPolicy| self.specs.get(&policy.name);
-        let (Some(patch), Some(original)) = (spec(&own), spec(parent)) else {
-            return own;
+    fn merge(
+        &self,
+        own: &Arc<TrafficPolicy>,
+        parent: &Arc<TrafficPolicy>,
+    ) -> Effect<TrafficPolicy> {
+        let spec = |policy: &TrafficPolicy| {
+            let (_, draft) = self.drafts.get(&policy.name)?;
+            Some(&draft.as_ref()?.spec)
+        };
+        let alone = || Effect::Applies(Arc::clone(own));
+        let (Some(patch), Some(original)) = (spec(own), spec(parent)) else {
+            return alone();
         };
         let Some(asked) = &patch.merge else {
-            return own;
+            return alone();
         };
         let id = PolicyId {
             name: own.name.clone(),
@@ -65,11 +73,14 @@ impl Merging<'_> {
         let policy =
             made.entry(id)
                 .or_insert_with(|| match self.read(patch, original, asked, parent) {
-                    Some(policy) => Arc::new(policy),
-                    // What was said about it refuses the documents.
-                    None => own,
+                    Some(policy) => Effect::Applies(Arc::new(policy)),
+                    None => {
+                        let declared = own.declared.clone();
+                        let why = format!("{} cannot be merged", declared.object);
+                        Effect::Closes(Arc::new(Auth::closed(declared, why)))
+                    }
                 });
-        Arc::clone(policy)
+        policy.clone()
     }
 
     /// Both may be right, and what comes of them not: each mistake is told at the field that asks for it.

@@ -99,21 +99,22 @@ pub enum ComponentKind {
 pub enum Workloads {
     /// By address, for nodes without Kubernetes.
     Addresses(Vec<IpAddr>),
-    /// By labels of pods in a namespace. Needs a source that knows pods; without one it selects nothing.
+    /// By labels of pods in a namespace.
     Selector {
         /// Namespace of the pods: the document's own.
         namespace: String,
         /// All of these labels.
         match_labels: BTreeMap<String, String>,
+        /// Addresses of the pods that have them, in ascending order; none without a source that knows pods.
+        addresses: Vec<IpAddr>,
     },
 }
 
 impl Workloads {
-    /// The static addresses; empty for a selector.
+    /// The addresses that are known.
     pub fn addresses(&self) -> &[IpAddr] {
         match self {
-            Self::Addresses(addresses) => addresses,
-            Self::Selector { .. } => &[],
+            Self::Addresses(addresses) | Self::Selector { addresses, .. } => addresses,
         }
     }
 }

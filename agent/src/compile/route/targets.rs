@@ -47,6 +47,7 @@ impl Compiler<'_> {
             id: self.targets,
             weight: target.weight,
             backend: backend(target),
+            http2: target.http2,
             kind: self.target(&target.target),
             filters: self.filters(source, &target.filters),
             terms: None,
@@ -221,7 +222,7 @@ impl Compiler<'_> {
 /// A target's name: what it is called, or the addresses of a list.
 fn backend(target: &WeightedTarget) -> Arc<str> {
     if let Some(name) = &target.backend {
-        return format!("backend {name}").into();
+        return name.to_string().into();
     }
     match &target.target {
         Target::Upstreams(list) => {

@@ -92,7 +92,8 @@ pub(crate) fn merged(patch: &Spec, original: &Spec, sink: &Sink) -> Option<Traff
         name: patch.name.clone(),
         declared: patch.declared.clone(),
         created: patch.created,
-        labels: super::super::policy::Labels::new(),
+        generation: None,
+        labels: super::super::selector::Labels::new(),
     };
     let field = Field::root(&node, patch.declared.at("spec"), sink);
     let mut object = field.object()?;
