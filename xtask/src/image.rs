@@ -1,9 +1,9 @@
 //! `cargo xtask image`: the agent as an OCI image of one static program, and the list of what it is made of.
 //!
 //! The image has no distribution in it: the program, the root certificates that it checks servers of key sets with, and nothing that
-//! could be run beside it. The same sources, compiler and certificates give the same digest: no time, no name of a machine and no
-//! folder of it is in there. The list (CycloneDX) is attached to the image as an artifact that refers to it (OCI image
-//! specification 1.1, "Referrers").
+//! could be run beside it. The same sources in the same folder, compiler and certificates give the same digest: no time and no name
+//! of a machine is in there. The folder is, since the line information of the eBPF programs names their sources. The list
+//! (CycloneDX) is attached to the image as an artifact that refers to it (OCI image specification 1.1, "Referrers").
 
 mod bill;
 mod layout;
@@ -82,7 +82,7 @@ fn files(program: &[u8], roots: &[u8]) -> Vec<u8> {
     archive.finish()
 }
 
-/// Builds the agent without anything of this machine in it.
+/// Builds the agent without this machine's folders in its own messages.
 fn program(object: &Path) -> Result<PathBuf> {
     let root = shell::root();
     let home = std::env::var_os("CARGO_HOME").map_or_else(
