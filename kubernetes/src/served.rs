@@ -1,0 +1,181 @@
+//! Starts to watch a kind as soon as the API server serves it.
+//!
+//! A kind whose definition is not installed is no mistake: it has no objects. Definitions are watched, so that one that is installed
+//! later is noticed at once; a look every [`LOOK`] is the net under that, and all there is where definitions may not be watched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::backoff::Backoff;
+use crate::cluster::Known;
+use crate::error::explain;
+use crate::kinds::Kind;
+use crate::watch;
+
+/// How often the API server is asked what it serves without a reason.
+const LOOK: Duration = Duration::from_secs(30);
+/// Until it must answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A new definition is served a moment after it is stored.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Follows every kind that is served, as long as it is polled.
+pub(crate) async fn follow(client: Client, known: Arc<Known>) {
+    let changed = Arc::new(Notify::new());
+    let mut tasks = JoinSet::new();
+    let definitions = definitions(client.clone(), Arc::clone(&changed));
+    tasks.spawn(async move {
+        definitions.await;
+        None
+    });
+    let mut running = BTreeSet::new();
+    let mut backoff = Backoff::default();
+    loop {
+        let pause = match look(&client).await {
+            Ok(served) => {
+                backoff.reset();
+                let fresh: BTreeSet<Kind> = served
+                    .keys()
+                    .copied()
+                    .filter(|kind| !running.contains(kind))
+                    .collect();
+                known.change(|store| store.serves(&fresh));
+                for (kind, resource) in served {
+                    if !running.insert(kind) {
+                        continue;
+                    }
+                    tracing::debug!(%kind, version = %resource.api_version, "watching");
+                    let api = Api::all_with(client.clone(), &resource);
+                    let known = Arc::clone(&known);
+                    tasks.spawn(async move {
+                        watch::follow(kind, resource, api, known).await;
+                        Some(kind)
+                    });
+                }
+                LOOK
+            }
+            Err(error) => {
+                tracing::debug!(error, "the API server does not say what it serves");
+                known.change(|store| store.unreachable(error, Instant::now()));
+                backoff.next()
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = changed.notified() => tokio::time::sleep(SETTLE).await,
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(Some(kind)) => drop(running.remove(&kind)),
+                Ok(None) => {}
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a watch has failed"),
+            }
+        }
+    }
+}
+
+/// The kinds that are served, each in the version that is read.
+async fn look(client: &Client) -> Result<BTreeMap<Kind, ApiResource>, String> {
+    let mut versions: BTreeMap<(&str, &str), Option<BTreeMap<String, String>>> = BTreeMap::new();
+    let mut served = BTreeMap::new();
+    for kind in Kind::ALL {
+        for version in kind.versions() {
+            let key = (kind.group(), *version);
+            if !versions.contains_key(&key) {
+                versions.insert(key, resources(client, key.0, key.1).await?);
+            }
+            let plural = versions
+                .get(&key)
+                .and_then(|resources| resources.as_ref()?.get(kind.name()));
+            if let Some(plural) = plural {
+                let kinds = GroupVersionKind::gvk(kind.group(), version, kind.name());
+                served.insert(kind, ApiResource::from_gvk_with_plural(&kinds, plural));
+                break;
+            }
+        }
+    }
+    Ok(served)
+}
+
+/// Kinds of a version that can be listed and watched, with the names of their resources; none if there is no such version.
+async fn resources(
+    client: &Client,
+    group: &str,
+    version: &str,
+) -> Result<Option<BTreeMap<String, String>>, String> {
+    let answer = async {
+        match group {
+            "" => client.list_core_api_resources(version).await,
+            group => {
+                client
+                    .list_api_group_resources(&format!("{group}/{version}"))
+                    .await
+            }
+        }
+    };
+    let answer = timeout(ANSWER, answer)
+        .await
+        .map_err(|_| format!("no answer within {} seconds", ANSWER.as_secs()))?;
+    let list = match answer {
+        Ok(list) => list,
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+        Err(error) => return Err(explain(&error)),
+    };
+    let can = |verbs: &[String], verb: &str| verbs.iter().any(|one| one == verb);
+    Ok(Some(
+        list.resources
+            .into_iter()
+            .filter(|one| !one.name.contains('/'))
+            .filter(|one| can(&one.verbs, "list") && can(&one.verbs, "watch"))
+            .map(|one| (one.kind, one.name))
+            .collect(),
+    ))
+}
+
+/// Tells of each change of a definition, as long as definitions may be watched.
+async fn definitions(client: Client, changed: Arc<Notify>) {
+    let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let resource = ApiResource::from_gvk(&kind);
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let mut backoff = Backoff::default();
+    loop {
+        let started = Instant::now();
+        if let Err(error) = changes(&api, &changed).await {
+            tracing::debug!(
+                error = explain(&error),
+                "definitions of kinds cannot be watched; the API server is asked now and then"
+            );
+        }
+        if started.elapsed() > LOOK {
+            backoff.reset();
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+async fn changes(api: &Api<DynamicObject>, changed: &Notify) -> Result<(), kube::Error> {
+    // Only the version of the list is of interest.
+    let list = api.list_metadata(&ListParams::default().limit(1)).await?;
+    changed.notify_one();
+    let version = list.metadata.resource_version.unwrap_or_default();
+    let events = api
+        .watch_metadata(&WatchParams::default(), &version)
+        .await?;
+    let mut events = pin!(events);
+    while let Some(event) = events.next().await {
+        match event? {
+            WatchEvent::Error(status) => return Err(kube::Error::Api(status.boxed())),
+            WatchEvent::Bookmark(_) => {}
+            _ => changed.notify_one(),
+        }
+    }
+    Ok(())
+}
