@@ -13,6 +13,7 @@ pub mod config;
 pub mod datapath;
 pub mod explain;
 pub mod flows;
+mod http1;
 pub mod keys;
 pub mod lock;
 pub mod logs;

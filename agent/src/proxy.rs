@@ -44,6 +44,7 @@ mod exchange;
 mod forward;
 mod gate;
 mod grpc;
+mod http1;
 mod inbound;
 mod linger;
 mod listen;

@@ -5,12 +5,16 @@
 //! not reported as well.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::model::{self, Name, ObjectName};
 use crate::reader::{Field, Object, Sink, one_of};
-use crate::report::Source;
-use crate::tree::{self, Value, shortened};
+use crate::report::{Mistake, Source, Warning};
+use crate::tree::{self, Form, Value, shortened};
+
+pub(crate) mod content;
+mod kinds;
 
 pub(crate) mod addresses;
 pub(crate) mod authorities;
@@ -44,69 +48,105 @@ pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 /// Earlier versions of routes that the Gateway API still serves.
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 
-/// Kinds with the versions in which each is taken.
-const KINDS: [(&str, &[&str]); 17] = [
-    ("Cell", &[CARDINAL]),
-    ("RoutingTable", &[CARDINAL]),
-    ("Platform", &[CARDINAL]),
-    ("Gateway", &[GATEWAY_API]),
-    ("HTTPRoute", &[GATEWAY_API]),
-    ("GRPCRoute", &[GATEWAY_API]),
-    ("TLSRoute", &[GATEWAY_API]),
-    ("TCPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
-    ("UDPRoute", &[GATEWAY_API, GATEWAY_API_ALPHA]),
-    ("BackendTLSPolicy", &[GATEWAY_API]),
-    ("SecurityPolicy", &[ENVOY_GATEWAY]),
-    ("ClientTrafficPolicy", &[ENVOY_GATEWAY]),
-    ("BackendTrafficPolicy", &[ENVOY_GATEWAY]),
-    ("HTTPRouteFilter", &[ENVOY_GATEWAY]),
-    ("Backend", &[ENVOY_GATEWAY]),
-    ("Secret", &["v1"]),
-    ("ConfigMap", &["v1"]),
-];
+pub use kinds::Kind;
+pub(crate) use kinds::{Draft, Drafts, Table};
 
 /// The group of an `apiVersion`.
 pub(crate) fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
-/// Objects of one kind by name, with the document of each. No draft: the document has mistakes.
-pub(crate) type Table<T> = BTreeMap<ObjectName, (Source, Option<T>)>;
-
-/// Everything that was read.
-#[derive(Default)]
-pub(crate) struct Drafts {
-    pub(crate) platform: Option<(Source, Option<platform::PlatformDraft>)>,
-    pub(crate) cells: Table<cell::CellDraft>,
-    pub(crate) routing_tables: Table<model::RoutingTable>,
-    pub(crate) gateways: Table<gateway::GatewayDraft>,
-    pub(crate) http_routes: Table<http_route::RouteDraft>,
-    pub(crate) grpc_routes: Table<http_route::RouteDraft>,
-    pub(crate) tls_routes: Table<l4_route::L4RouteDraft>,
-    pub(crate) tcp_routes: Table<l4_route::L4RouteDraft>,
-    pub(crate) udp_routes: Table<l4_route::L4RouteDraft>,
-    pub(crate) security_policies: Table<security_policy::PolicyDraft>,
-    pub(crate) client_policies: Table<client_policy::ClientDraft>,
-    pub(crate) traffic_policies: Table<traffic_policy::TrafficDraft>,
-    pub(crate) filters: Table<model::Filter>,
-    pub(crate) backends: Table<Vec<model::Upstream>>,
-    pub(crate) tls_policies: Table<backend_tls::TlsPolicyDraft>,
-    pub(crate) secrets: Table<secret::SecretDraft>,
-    pub(crate) config_maps: Table<BTreeMap<String, Vec<u8>>>,
-}
-
 /// Name and document of an object.
+#[derive(Clone)]
 pub(crate) struct Meta {
     pub(crate) name: ObjectName,
     pub(crate) declared: Source,
     /// When the object was made, if it says so.
     pub(crate) created: Option<model::Timestamp>,
+    /// Which state of its `spec` this is, if it says so.
+    pub(crate) generation: Option<i64>,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// Where documents come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A file that somebody wrote.
+    File,
+    /// An API server, which adds to `metadata` what it likes.
+    Server,
+}
+
+/// What one file, or one object of a cluster, says: read on its own, for as long as it does not change.
+pub struct Read {
+    path: String,
+    pub(crate) documents: Vec<Document>,
+    pub(crate) mistakes: Vec<Mistake>,
+    pub(crate) warnings: Vec<Warning>,
+}
+
+impl Read {
+    /// The path of what was read.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Debug for Read {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It may hold secrets.
+        f.debug_struct("Read")
+            .field("path", &self.path)
+            .field("documents", &self.documents.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One document.
+pub(crate) struct Document {
+    pub(crate) meta: Meta,
+    pub(crate) draft: Draft,
+    /// What the document says, apart from what a cluster adds to it.
+    pub(crate) digest: content::Digest,
+    /// What it is about if it is a policy that could not be read.
+    pub(crate) closes: policy::Closed,
+}
+
+impl Document {
+    fn new(root: &Field<'_>, meta: Meta, draft: Draft) -> Self {
+        let refused = root.sink().tainted(&meta.declared);
+        Self {
+            digest: content::digest(draft.kind(), &meta, root.value()),
+            closes: match refused {
+                true => policy::closed(draft.kind(), &meta, root),
+                false => policy::Closed::default(),
+            },
+            meta,
+            draft,
+        }
+    }
 }
 
 /// Reads every document of a file.
-pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
+pub(crate) fn read(path: &str, bytes: &[u8], origin: Origin) -> Read {
+    let sink = Sink::default();
+    let documents = documents(path, bytes, origin, &sink);
+    let (mistakes, warnings) = sink.finish();
+    Read {
+        path: path.to_owned(),
+        documents,
+        mistakes,
+        warnings,
+    }
+}
+
+fn documents(path: &str, bytes: &[u8], origin: Origin, sink: &Sink) -> Vec<Document> {
     let file: Arc<str> = path.into();
-    let trees = tree::read(path, bytes);
+    let form = match origin {
+        Origin::File => Form::of_name(path),
+        Origin::Server => Form::of_content(bytes),
+    };
+    let trees = tree::read(form, bytes);
     if trees.is_empty() {
         let source = Source {
             file,
@@ -116,8 +156,9 @@ pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
             line: 0,
         };
         sink.warning(source, "the file holds no document");
-        return;
+        return Vec::new();
     }
+    let mut documents = Vec::new();
     for tree in trees {
         let named = tree.root.as_ref().or(tree.partial.as_ref());
         let object = named.map(|root| title(&root.value));
@@ -146,16 +187,17 @@ pub(crate) fn read(path: &str, bytes: &[u8], drafts: &mut Drafts, sink: &Sink) {
                 line: root.line,
                 ..source
             };
-            document(&Field::root(root, source, sink), path, drafts);
+            documents.extend(document(&Field::root(root, source, sink), path, origin));
         }
     }
+    documents
 }
 
 /// Whether the fields of a document's faults are kept to itself: lines of a private key that are indented
 /// wrongly may be among them.
 fn hidden(source: &Source, bytes: &[u8]) -> bool {
     let kind = source.object.split(' ').next().unwrap_or_default();
-    let known = KINDS.iter().any(|(name, _)| *name == kind);
+    let known = Kind::of(kind).is_some();
     let has_key = || {
         bytes
             .windows(PRIVATE_KEY.len())
@@ -193,13 +235,15 @@ fn title(root: &Value) -> String {
     }
 }
 
-fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
-    let Some(mut object) = root.object() else {
-        return;
-    };
+fn document(root: &Field<'_>, path: &str, origin: Origin) -> Option<Document> {
+    let mut object = root.object()?;
     if routing_table::is_bare(root.value()) {
-        routing_table::bare(root, path, drafts);
-        return;
+        let (meta, table) = routing_table::bare(root, path)?;
+        return Some(Document::new(
+            root,
+            meta,
+            Draft::RoutingTable(table.map(Arc::new)),
+        ));
     }
     let api_version = object
         .required("apiVersion")
@@ -207,155 +251,24 @@ fn document(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
     let kind = object
         .required("kind")
         .and_then(|field| Some((field.string()?, field)));
-    let (Some((api_version, version_field)), Some((kind, kind_field))) = (api_version, kind) else {
-        return;
+    let ((api_version, version_field), (kind, kind_field)) = (api_version?, kind?);
+    let Some(kind) = Kind::of(kind) else {
+        kind_field.expected(one_of(Kind::ALL.iter().map(|kind| kind.as_str())));
+        return None;
     };
-    let Some((kind, expected)) = KINDS.iter().find(|(name, _)| *name == kind) else {
-        kind_field.expected(one_of(KINDS.iter().map(|(name, _)| *name)));
-        return;
-    };
-    if !expected.contains(&api_version) {
-        let versions = one_of(expected.iter().copied());
+    let versions = kind.versions();
+    if !versions.contains(&api_version) {
+        let versions = one_of(versions.iter().copied());
         version_field.expected(format_args!("{versions} for kind {kind}"));
-        return;
+        return None;
     }
-    let Some(meta) = metadata(&mut object) else {
-        return;
-    };
+    let meta = metadata(&mut object, origin)?;
     object.ignored(&["status"]);
-    match *kind {
-        "Cell" => place(
-            &mut drafts.cells,
-            &meta,
-            spec(object, &meta, cell::read),
-            root.sink(),
-        ),
-        "RoutingTable" => place(
-            &mut drafts.routing_tables,
-            &meta,
-            spec(object, &meta, routing_table::read),
-            root.sink(),
-        ),
-        "Platform" => {
-            let draft = spec(object, &meta, platform::read);
-            match &drafts.platform {
-                Some((first, _)) => root.mistake(format_args!(
-                    "expected one `Platform`; the first one is in {first}"
-                )),
-                None => drafts.platform = Some((meta.declared, draft)),
-            }
-        }
-        "Gateway" => place(
-            &mut drafts.gateways,
-            &meta,
-            spec(object, &meta, gateway::read),
-            root.sink(),
-        ),
-        "HTTPRoute" => place(
-            &mut drafts.http_routes,
-            &meta,
-            spec(object, &meta, http_route::read),
-            root.sink(),
-        ),
-        "GRPCRoute" => place(
-            &mut drafts.grpc_routes,
-            &meta,
-            spec(object, &meta, grpc_route::read),
-            root.sink(),
-        ),
-        "TLSRoute" => place(
-            &mut drafts.tls_routes,
-            &meta,
-            spec(object, &meta, l4_route::tls),
-            root.sink(),
-        ),
-        "TCPRoute" => place(
-            &mut drafts.tcp_routes,
-            &meta,
-            spec(object, &meta, l4_route::tcp),
-            root.sink(),
-        ),
-        "UDPRoute" => place(
-            &mut drafts.udp_routes,
-            &meta,
-            spec(object, &meta, l4_route::udp),
-            root.sink(),
-        ),
-        "SecurityPolicy" => place(
-            &mut drafts.security_policies,
-            &meta,
-            spec(object, &meta, security_policy::read),
-            root.sink(),
-        ),
-        "ClientTrafficPolicy" => place(
-            &mut drafts.client_policies,
-            &meta,
-            spec(object, &meta, client_policy::read),
-            root.sink(),
-        ),
-        "BackendTrafficPolicy" => place(
-            &mut drafts.traffic_policies,
-            &meta,
-            spec(object, &meta, traffic_policy::read),
-            root.sink(),
-        ),
-        "HTTPRouteFilter" => place(
-            &mut drafts.filters,
-            &meta,
-            spec(object, &meta, filter::read),
-            root.sink(),
-        ),
-        "BackendTLSPolicy" => place(
-            &mut drafts.tls_policies,
-            &meta,
-            spec(object, &meta, backend_tls::read),
-            root.sink(),
-        ),
-        "Backend" => place(
-            &mut drafts.backends,
-            &meta,
-            spec(object, &meta, backend::read),
-            root.sink(),
-        ),
-        "ConfigMap" => {
-            let draft = config_map::read(&mut object);
-            object.finish();
-            place(&mut drafts.config_maps, &meta, draft, root.sink());
-        }
-        // The table above has no other kind: what is left is `Secret`. Neither has a `spec`.
-        _ => {
-            let draft = secret::read(&mut object, &meta);
-            object.finish();
-            place(&mut drafts.secrets, &meta, draft, root.sink());
-        }
-    }
+    let draft = kind.read(object, &meta);
+    Some(Document::new(root, meta, draft))
 }
 
-fn spec<'a, T>(
-    mut object: Object<'a>,
-    meta: &Meta,
-    read: impl FnOnce(&mut Object<'a>, &Meta) -> Option<T>,
-) -> Option<T> {
-    let spec = object.required("spec").and_then(|field| field.object());
-    object.finish();
-    let mut spec = spec?;
-    let draft = read(&mut spec, meta);
-    spec.finish();
-    draft
-}
-
-fn place<T>(table: &mut Table<T>, meta: &Meta, draft: Option<T>, sink: &Sink) {
-    if let Some((first, _)) = table.get(&meta.name) {
-        sink.mistake(
-            meta.declared.at("metadata.name"),
-            format_args!("{} is declared before, in {first}", meta.declared.object),
-        );
-        return;
-    }
-    table.insert(meta.name.clone(), (meta.declared.clone(), draft));
-}
-
-fn metadata(object: &mut Object<'_>) -> Option<Meta> {
+fn metadata(object: &mut Object<'_>, origin: Origin) -> Option<Meta> {
     let declared = object.field().source().clone();
     let mut metadata = object.required("metadata")?.object()?;
     let name = metadata
@@ -365,13 +278,8 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
         Some(field) => field.parse(|text| Name::new(text).map(|name| name.to_string())),
         None => Some("default".to_owned()),
     };
-    for name in ["labels", "annotations"] {
-        if let Some(field) = metadata.optional(name) {
-            for (_, value) in field.entries() {
-                value.string();
-            }
-        }
-    }
+    let labels = texts(metadata.optional("labels"));
+    texts(metadata.optional("annotations"));
     // Among routes that match alike the older one wins. `kubectl` writes null where there is none.
     let created = metadata
         .optional("creationTimestamp")
@@ -386,7 +294,6 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
     metadata.ignored(&[
         "uid",
         "resourceVersion",
-        "generation",
         "managedFields",
         "finalizers",
         "ownerReferences",
@@ -395,7 +302,15 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
     ]);
-    metadata.finish();
+    let generation = metadata
+        .optional("generation")
+        .filter(|field| *field.value() != Value::Null)
+        .and_then(|field| field.integer(0..=i64::MAX));
+    match origin {
+        Origin::File => metadata.finish(),
+        // A newer server may keep more, none of which says what the object is to do.
+        Origin::Server => {}
+    }
     let name = ObjectName::new(&namespace?, name?.name()).ok()?;
     let created = match created {
         Some(created) => Some(created?),
@@ -405,7 +320,18 @@ fn metadata(object: &mut Object<'_>) -> Option<Meta> {
         name,
         declared,
         created,
+        generation,
+        labels,
     })
+}
+
+/// Texts by key; what is none is a mistake and left out.
+fn texts(field: Option<Field<'_>>) -> BTreeMap<String, String> {
+    let entries = field.map(|field| field.entries()).unwrap_or_default();
+    let texts = entries
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value.string()?.to_owned())));
+    texts.collect()
 }
 
 /// A [`Name`].

@@ -2,6 +2,8 @@
 //!
 //! Flows in: files of YAML or JSON documents. Flows out: a [`model::Snapshot`], which is always
 //! valid, or [`report::Rejections`], which name every mistake with file, document and field path.
+//! Or objects of a cluster flow in, and a snapshot of those without mistakes flows out, with a
+//! [`status::Report`] of what became of each.
 //! What it deliberately does not do: no I/O, no clock, no network, no kernel; nothing after this
 //! crate knows which source a document came from.
 
@@ -15,10 +17,12 @@ pub mod path;
 mod reader;
 pub mod report;
 mod shared;
+pub mod status;
 mod tree;
 
 pub use document::jwks::{KeySetError, fetched as fetched_keys};
+pub use document::{Kind, Read};
 pub use model::Snapshot;
-pub use parse::{MAX_MISTAKES, SourceFile, parse};
+pub use parse::{MAX_MISTAKES, SourceFile, Taken, link, parse, read, take};
 pub use report::{Mistake, Rejections, Source, Warning};
 pub use shared::Shared;

@@ -1,31 +1,36 @@
 //! Drafts to a snapshot: references are resolved, and what must be unique across documents is.
 //!
-//! What comes out is only taken if there was no mistake anywhere, so that a part which cannot be
-//! linked is simply left out here.
+//! A part that cannot be linked is left out where that closes it, and is closed where leaving it out would open
+//! something. A folder's snapshot is only taken if there was no mistake anywhere; that of a cluster's objects as it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::attachment::Closing;
 use self::authorities::Holders;
+use self::collect::{Collected, Placed, collect};
+use self::http_route::Backends;
 use crate::derive::{self, Hosts};
-use crate::document::Drafts;
 use crate::document::cell::{CellDraft, ExposureDraft};
 use crate::document::gateway::GatewayDraft;
 use crate::document::platform::PlatformDraft;
 use crate::document::secret::SecretDraft;
+use crate::document::{Drafts, Read, content};
 use crate::model::{
     Cell, CellId, East, EndpointId, Gate, GateRef, Gateway, L7Kind, Listener, Node, ObjectName,
     Platform, Route, Snapshot,
 };
 use crate::reader::Sink;
-use crate::report::Source;
+use crate::report::{Mistake, Source, Warning};
 use crate::shared::Shared;
+use crate::status::{ObjectKey, Report, Verdict};
 
 mod addresses;
 mod attachment;
 mod authorities;
 mod backend_tls;
 mod client_policy;
+mod collect;
 mod credentials;
 mod gateway_tls;
 mod http_route;
@@ -34,10 +39,96 @@ mod routing_table;
 mod security_policy;
 mod traffic_policy;
 
+pub(crate) use collect::Taking;
+
+/// What comes of documents.
+pub(crate) struct Outcome {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) report: Report,
+    /// In the order of files and lines.
+    pub(crate) mistakes: Vec<Mistake>,
+}
+
+/// Links what was read of all files together.
+pub(crate) fn link<'a>(reads: impl Iterator<Item = &'a Arc<Read>>, taking: Taking) -> Outcome {
+    let sink = Sink::default();
+    let mut collected = collect(reads, taking, &sink);
+    addresses::unique(&collected.drafts, &sink);
+    addresses::pod_networks(&collected.drafts, &sink);
+    if taking == Taking::Each {
+        collected.refuse(&sink);
+    }
+    let Collected { drafts, documents } = collected;
+    let closing = Closing::of(&documents);
+    let snapshot = snapshot(drafts, &closing, &sink);
+    let digests = documents.iter().map(|placed| placed.document.digest);
+    let digest = content::together(digests.collect());
+    let (mistakes, warnings) = sink.finish();
+    let mut report = Report::default();
+    verdicts(&documents, &mistakes, &warnings, &mut report);
+    Outcome {
+        snapshot: Snapshot {
+            digest: digest.into(),
+            warnings,
+            ..snapshot
+        },
+        report,
+        mistakes,
+    }
+}
+
+/// Says of every object what was said of its document.
+fn verdicts(
+    documents: &[Placed<'_>],
+    mistakes: &[Mistake],
+    warnings: &[Warning],
+    report: &mut Report,
+) {
+    type Document = (Arc<str>, usize);
+    let document = |source: &Source| -> Document { (Arc::clone(&source.file), source.document) };
+    let mut of: BTreeMap<Document, Verdict> = BTreeMap::new();
+    for placed in documents {
+        let meta = &placed.document.meta;
+        let verdict = Verdict {
+            source: meta.declared.clone(),
+            generation: meta.generation,
+            accepted: !placed.refused,
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+        };
+        of.insert(document(&meta.declared), verdict);
+    }
+    for mistake in mistakes {
+        match of.get_mut(&document(&mistake.source)) {
+            Some(verdict) => verdict.mistakes.push(mistake.clone()),
+            None => report.nameless.push(mistake.clone()),
+        }
+    }
+    for warning in warnings {
+        if let Some(verdict) = of.get_mut(&document(&warning.source)) {
+            verdict.warnings.push(warning.clone());
+        }
+    }
+    for placed in documents {
+        let meta = &placed.document.meta;
+        let key = ObjectKey {
+            kind: placed.document.draft.kind(),
+            name: meta.name.clone(),
+        };
+        if let Some(verdict) = of.remove(&document(&meta.declared)) {
+            // Of two documents with one name the first was taken, and the second has said so.
+            match report.objects.get_mut(&key) {
+                Some(first) => first.mistakes.extend(verdict.mistakes),
+                None => {
+                    report.objects.insert(key, verdict);
+                }
+            }
+        }
+    }
+}
+
 /// Makes a snapshot without digest and warnings.
-pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
-    addresses::unique(&drafts, sink);
-    addresses::pod_networks(&drafts, sink);
+fn snapshot(mut drafts: Drafts, closing: &Closing, sink: &Sink) -> Snapshot {
     let l4_routes = l4_route::L4Drafts::take(&mut drafts);
     let secrets = drafts.secrets;
     let holders = Holders {
@@ -45,12 +136,12 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         secrets: &secrets,
         sink,
     };
-    let (platform_source, platform_draft) = match drafts.platform {
-        Some((source, draft)) => (Some(source), draft),
+    let (platform_source, platform_draft) = match drafts.platforms.pop_first() {
+        Some((_, (source, draft))) => (Some(source), draft),
         None => (None, None),
     };
     let mut gateways = BTreeMap::new();
-    let mut attach: BTreeMap<ObjectName, Option<GatewayDraft>> = BTreeMap::new();
+    let mut attach: BTreeMap<ObjectName, Option<Arc<GatewayDraft>>> = BTreeMap::new();
     for (name, (declared, draft)) in drafts.gateways {
         if let Some(draft) = &draft {
             for listener in &draft.listeners {
@@ -78,13 +169,19 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         attach.insert(name, draft);
     }
     sockets(&gateways, sink);
-    client_policy::apply(drafts.client_policies, &mut gateways, &attach, sink);
+    let clients = client_policy::apply(
+        drafts.client_policies,
+        &closing.client,
+        &mut gateways,
+        &attach,
+        sink,
+    );
     let platform = platform(platform_draft, &mut gateways, &attach, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platform_source
         .as_ref()
         .is_none_or(|source| !sink.tainted(source));
-    let mut cells: Vec<(Source, CellDraft)> = Vec::new();
+    let mut cells: Vec<(Source, Arc<CellDraft>)> = Vec::new();
     for (source, draft) in drafts.cells.into_values() {
         cells.extend(draft.map(|draft| (source, draft)));
     }
@@ -102,29 +199,40 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
             );
             continue;
         }
-        linked.insert(draft.cell.id.clone(), draft.cell.into());
-        exposures.extend(
-            draft
-                .exposures
-                .into_iter()
-                .map(|exposure| (draft.namespace.clone(), exposure)),
-        );
+        linked.insert(draft.cell.id.clone(), draft.cell.clone());
+        exposures.push(draft);
     }
     easts(&mut linked, sink);
     let mut routes = Vec::new();
     if readable {
         let mut hosts = Hosts::default();
-        for (namespace, exposure) in &exposures {
+        for (draft, exposure) in exposures
+            .iter()
+            .flat_map(|draft| draft.exposures.iter().map(move |one| (draft, one)))
+        {
             routes.extend(exposed(
-                exposure, namespace, &platform, &gateways, &mut hosts, sink,
+                exposure,
+                &draft.namespace,
+                &platform,
+                &gateways,
+                &mut hosts,
+                sink,
             ));
         }
     }
     let routing_tables = drafts.routing_tables;
     let unread = |name: &ObjectName| attach.contains_key(name);
     routing_table::trusted(&routing_tables, &gateways, unread, sink);
-    let mut backends = drafts.backends;
-    backend_tls::apply(drafts.tls_policies, &mut backends, &holders);
+    let mut backends: Backends = drafts
+        .backends
+        .into_iter()
+        .map(|(name, (_, draft))| {
+            let mistakes = || format!("`Backend` {name} has mistakes");
+            let endpoints = draft.as_deref().cloned().ok_or_else(mistakes);
+            (name, endpoints)
+        })
+        .collect();
+    backend_tls::apply(drafts.tls_policies, &closing.tls, &mut backends, &holders);
     let references = http_route::References {
         gateways: &attach,
         tables: &routing_tables,
@@ -139,14 +247,22 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
     ];
     let mut documents = http_route::routes(routes_of_documents, &references);
     let security = drafts.security_policies;
-    let security = security_policy::policies(security, &documents, &attach, &secrets, sink);
+    let security = security_policy::policies(
+        security,
+        &closing.security,
+        &documents,
+        &attach,
+        &secrets,
+        sink,
+    );
     let traffic = drafts.traffic_policies;
-    let traffic = traffic_policy::policies(traffic, &documents, &attach, sink);
+    let traffic = traffic_policy::policies(traffic, &closing.traffic, &documents, &attach, sink);
     security.on_documents(&mut documents);
     traffic.on_documents(&mut documents);
     routes.extend(documents.into_values().flatten().map(|linked| linked.route));
     let routes = security.on_listeners(routes, &attach);
-    let mut routes = traffic.on_listeners(routes, &attach);
+    let routes = traffic.on_listeners(routes, &attach);
+    let mut routes = clients.on_listeners(routes, &attach);
     traffic_policy::without_effect(&routes, sink);
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
     Snapshot {
@@ -155,15 +271,15 @@ pub(crate) fn link(mut drafts: Drafts, sink: &Sink) -> Snapshot {
         cells: linked,
         routing_tables: routing_tables
             .into_iter()
-            .filter_map(|(name, (_, table))| Some((name, Arc::new(table?))))
+            .filter_map(|(name, (_, table))| Some((name, table?)))
             .collect(),
         gateways,
         routes,
         l4_routes,
         certificates: secrets
             .into_iter()
-            .filter_map(|(name, (_, secret))| match secret? {
-                SecretDraft::Tls { certificate, .. } => Some((name, Arc::new(certificate))),
+            .filter_map(|(name, (_, secret))| match &*secret? {
+                SecretDraft::Tls { certificate, .. } => Some((name, Arc::clone(certificate))),
                 SecretDraft::Opaque(_) => None,
             })
             .collect(),
@@ -186,16 +302,18 @@ fn certificates(
     for (name, source) in certificates.iter().zip(&draft.certificate_sources) {
         match secrets.get(name) {
             None => sink.mistake(source.clone(), format_args!("no `Secret` {name}")),
-            Some((_, Some(SecretDraft::Tls { certificate, .. }))) => {
-                host_is_named(&draft.listener, certificate, source, sink)
-            }
-            Some((_, Some(SecretDraft::Opaque(_)))) => sink.mistake(
-                source.clone(),
-                format_args!(
-                    "`Secret` {name} holds no certificate; expected type `kubernetes.io/tls`"
-                ),
-            ),
             Some((_, None)) => {}
+            Some((_, Some(secret))) => match &**secret {
+                SecretDraft::Tls { certificate, .. } => {
+                    host_is_named(&draft.listener, certificate, source, sink);
+                }
+                SecretDraft::Opaque(_) => sink.mistake(
+                    source.clone(),
+                    format_args!(
+                        "`Secret` {name} holds no certificate; expected type `kubernetes.io/tls`"
+                    ),
+                ),
+            },
         }
     }
 }
@@ -269,9 +387,9 @@ fn sockets(gateways: &BTreeMap<ObjectName, Gateway>, sink: &Sink) {
 }
 
 fn platform(
-    draft: Option<PlatformDraft>,
+    draft: Option<Arc<PlatformDraft>>,
     gateways: &mut BTreeMap<ObjectName, Gateway>,
-    known: &BTreeMap<ObjectName, Option<GatewayDraft>>,
+    known: &BTreeMap<ObjectName, Option<Arc<GatewayDraft>>>,
     sink: &Sink,
 ) -> Platform {
     let Some(draft) = draft else {
@@ -279,18 +397,21 @@ fn platform(
     };
     let mut gates: [Option<GateRef>; 2] = [None, None];
     for (slot, gate, draft) in [
-        (0, Gate::External, draft.external),
-        (1, Gate::Internal, draft.internal),
+        (0, Gate::External, &draft.external),
+        (1, Gate::Internal, &draft.internal),
     ] {
         let Some(draft) = draft else { continue };
         if !known.contains_key(&draft.gateway) {
-            sink.mistake(draft.source, format_args!("no `Gateway` {}", draft.gateway));
+            sink.mistake(
+                draft.source.clone(),
+                format_args!("no `Gateway` {}", draft.gateway),
+            );
             continue;
         }
         if let Some(gateway) = gateways.get_mut(&draft.gateway) {
             if let Some(other) = gateway.gate {
                 sink.mistake(
-                    draft.source,
+                    draft.source.clone(),
                     format_args!(
                         "gateway {} is the {other} gate already; each gate needs a gateway of its own",
                         draft.gateway
@@ -301,7 +422,7 @@ fn platform(
             gateway.gate = Some(gate);
         }
         gates[slot] = Some(GateRef {
-            gateway: draft.gateway,
+            gateway: draft.gateway.clone(),
             remote_addresses: plain(&draft.remote_addresses),
         });
     }
@@ -325,25 +446,25 @@ fn platform(
         );
     }
     Platform {
-        dns_prefixes: draft.dns_prefixes,
-        virtual_hosts: draft.virtual_hosts,
+        dns_prefixes: draft.dns_prefixes.clone(),
+        virtual_hosts: draft.virtual_hosts.clone(),
         external,
         internal,
-        jwt_providers: draft.jwt_providers,
+        jwt_providers: draft.jwt_providers.clone(),
         dns: plain(&draft.dns),
-        dns_declared: draft.dns_declared,
+        dns_declared: draft.dns_declared.clone(),
         dns_service_addresses: plain(&draft.dns_service_addresses),
         nodes: draft
             .nodes
-            .into_iter()
+            .iter()
             .map(|node| Node {
-                name: node.name,
+                name: node.name.clone(),
                 addresses: plain(&node.addresses),
-                zone: node.zone,
-                pod_networks: node.pod_networks.into_iter().map(|(one, _)| one).collect(),
+                zone: node.zone.clone(),
+                pod_networks: node.pod_networks.iter().map(|(one, _)| *one).collect(),
             })
             .collect(),
-        services: draft.services,
+        services: draft.services.clone(),
     }
 }
 

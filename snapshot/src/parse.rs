@@ -1,14 +1,13 @@
-//! Files to a snapshot, or to everything that is wrong with them.
+//! Files to a snapshot, or to everything that is wrong with them; objects of a cluster to a snapshot of all that is right.
 
 use std::fmt;
+use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
-use crate::document::{self, Drafts};
-use crate::link;
+use crate::document::{self, Origin, Read};
+use crate::link::{self, Taking};
 use crate::model::Snapshot;
-use crate::reader::Sink;
 use crate::report::{Mistake, Rejections};
+use crate::status::Report;
 
 /// Mistakes that are listed; more are counted.
 pub const MAX_MISTAKES: usize = 200;
@@ -42,32 +41,51 @@ impl fmt::Debug for SourceFile {
 pub fn parse(files: &[SourceFile]) -> Result<Snapshot, Rejections> {
     let mut files: Vec<&SourceFile> = files.iter().collect();
     files.sort_by(|a, b| a.path.cmp(&b.path).then_with(|| a.bytes.cmp(&b.bytes)));
-    let sink = Sink::default();
-    let mut drafts = Drafts::default();
-    let mut digest = Sha256::new();
-    for file in files {
-        // With lengths, so that no two sets of files have the same input.
-        for part in [file.path.as_bytes(), &file.bytes] {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
-        document::read(&file.path, &file.bytes, &mut drafts, &sink);
-    }
-    let digest: String = digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
+    let reads: Vec<Arc<Read>> = files
+        .into_iter()
+        .map(|file| Arc::new(document::read(&file.path, &file.bytes, Origin::File)))
         .collect();
-    let snapshot = link::link(drafts, &sink);
-    let (mistakes, warnings) = sink.finish();
-    if mistakes.is_empty() {
-        return Ok(Snapshot {
-            digest: digest.into(),
-            warnings,
-            ..snapshot
-        });
+    let outcome = link::link(reads.iter(), Taking::Whole);
+    if outcome.mistakes.is_empty() {
+        return Ok(outcome.snapshot);
     }
-    Err(rejections(mistakes))
+    Err(rejections(outcome.mistakes))
+}
+
+/// What comes of the objects of a cluster.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Everything that could be taken. It is always valid.
+    pub snapshot: Snapshot,
+    /// What became of every object.
+    pub report: Report,
+}
+
+/// Takes the objects of a cluster, each of which is one `SourceFile`: [`read`] and [`link`] in one.
+pub fn take(objects: impl IntoIterator<Item = SourceFile>) -> Taken {
+    let reads = objects.into_iter().map(|object| Arc::new(read(&object)));
+    link(&reads.collect::<Vec<_>>())
+}
+
+/// Reads one object of a cluster on its own: what it says is the same until the object changes. JSON or YAML; the path
+/// is for messages, such as `HTTPRoute/shop/orders`. Fields of `metadata` that nobody here knows are no mistake.
+pub fn read(object: &SourceFile) -> Read {
+    document::read(&object.path, &object.bytes, Origin::Server)
+}
+
+/// Links what was read of all objects together; their order says nothing.
+///
+/// Unlike [`parse`] it refuses objects one by one. One with mistakes is as if it were not there, with three exceptions
+/// that keep closed what it would have closed: what a policy is for answers 500, a reference to it leads nowhere, and
+/// its name is taken.
+pub fn link(objects: &[Arc<Read>]) -> Taken {
+    let mut objects: Vec<&Arc<Read>> = objects.iter().collect();
+    objects.sort_by(|a, b| a.path().cmp(b.path()));
+    let outcome = link::link(objects.into_iter(), Taking::Each);
+    Taken {
+        snapshot: outcome.snapshot,
+        report: outcome.report,
+    }
 }
 
 fn rejections(mut mistakes: Vec<Mistake>) -> Rejections {

@@ -36,6 +36,14 @@ impl Sink {
         });
     }
 
+    /// Takes over what was said before.
+    pub(crate) fn known(&self, mistakes: &[Mistake], warnings: &[Warning]) {
+        for mistake in mistakes {
+            self.mistake(mistake.source.clone(), &mistake.message);
+        }
+        self.warnings.borrow_mut().extend_from_slice(warnings);
+    }
+
     /// Whether the document of `source` has mistakes: what refers into it may then miss something
     /// that is only unreadable, and to say so as well would be noise.
     pub(crate) fn tainted(&self, source: &Source) -> bool {
@@ -68,6 +76,18 @@ impl<'a> Field<'a> {
     /// The root of a document; `source` names the document.
     pub(crate) fn root(node: &'a Node, source: Source, sink: &'a Sink) -> Self {
         Self { node, source, sink }
+    }
+
+    /// The same value, whose mistakes are told to another.
+    pub(crate) fn told<'b>(&self, sink: &'b Sink) -> Field<'b>
+    where
+        'a: 'b,
+    {
+        Field {
+            node: self.node,
+            source: self.source.clone(),
+            sink,
+        }
     }
 
     pub(crate) fn source(&self) -> &Source {

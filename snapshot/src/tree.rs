@@ -131,8 +131,35 @@ pub(crate) struct Tree {
     pub(crate) faults: Vec<Fault>,
 }
 
-/// Reads a file. The name decides: `.json` is JSON (RFC 8259), everything else YAML 1.2.
-pub(crate) fn read(path: &str, bytes: &[u8]) -> Vec<Tree> {
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// RFC 8259.
+    Json,
+    /// YAML 1.2.
+    Yaml,
+}
+
+impl Form {
+    /// Of a file by its name: `.json` is JSON, everything else YAML.
+    pub(crate) fn of_name(path: &str) -> Self {
+        match path.ends_with(".json") {
+            true => Self::Json,
+            false => Self::Yaml,
+        }
+    }
+
+    /// Of an object, which has no file: a brace begins one in JSON.
+    pub(crate) fn of_content(bytes: &[u8]) -> Self {
+        match bytes.trim_ascii_start().first() {
+            Some(b'{') => Self::Json,
+            _ => Self::Yaml,
+        }
+    }
+}
+
+/// Reads a file.
+pub(crate) fn read(form: Form, bytes: &[u8]) -> Vec<Tree> {
     let whole = |line: usize, message: String| {
         vec![Tree {
             position: 1,
@@ -169,10 +196,9 @@ pub(crate) fn read(path: &str, bytes: &[u8]) -> Vec<Tree> {
                 .to_owned(),
         );
     }
-    if path.ends_with(".json") {
-        vec![json::read(text)]
-    } else {
-        yaml::read(text)
+    match form {
+        Form::Json => vec![json::read(text)],
+        Form::Yaml => yaml::read(text),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One client connection: accept → TLS by server name → codec.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::pin::Pin;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::HeaderValue;
-use hyper::server::conn::{http1, http2};
+use http::{HeaderValue, Method};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use snapshot::model::{ClientHttp2, ClientTimeouts};
@@ -24,19 +25,20 @@ use super::coalesce::Turns;
 use super::entrance::{self, Counted};
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
-use super::worker::Worker;
-use super::{request, steered, stream, tls};
+use super::tunnel::OnUpgrade;
+use super::worker::{Drain, Worker};
+use super::{http1, request, steered, stream, tls};
 use crate::route::ClientTrust;
 use crate::route::Wire;
 use crate::route::client::ClientSettings;
 use crate::route::trust::Names;
-use crate::upstream::{LocalExecutor, Progress};
+use crate::upstream::{ClientBody, LocalExecutor, Progress};
 
 /// What a client that knows HTTP/2 sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of a request's head, both codecs; more is answered with 431.
-const MAX_HEAD: usize = 60 * 1024;
+pub(super) const MAX_HEAD: usize = 60 * 1024;
 
 /// Header lines of a request; more is answered with 431. HTTP/1 stops reading there; over HTTP/2 they
 /// are counted when they are read.
@@ -44,6 +46,9 @@ pub(super) const MAX_HEADERS: usize = 100;
 
 /// First byte of an idle connection, after which keep-alive probes find dead peers.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Who holds [`Conn`] besides requests, each of which does to the end of its answer: whoever serves it.
+const AT_REST: usize = 1;
 
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -202,7 +207,6 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limit = conn.timeouts().idle.unwrap_or_else(|| worker.idle());
-    let limits = conn.http2();
     let conn = Rc::new(conn);
     let mut drain = worker.drain();
     let codec = match codec {
@@ -220,69 +224,83 @@ where
         }
         known => known,
     };
+    match codec {
+        Codec::Http2 => http2(&worker, stream, &conn, limit, drain).await,
+        _ => {
+            let closing = Cell::new(false);
+            let idle = Aside::new(async {
+                tokio::select! {
+                    () = drain.begun() => {}
+                    () = idle(&conn, AT_REST, limit) => return,
+                }
+                closing.set(true);
+                idle(&conn, AT_REST, limit).await;
+            });
+            let mut watch = http1::Watch {
+                idle,
+                closing: &closing,
+            };
+            let (ahead, stream) = stream.into_parts();
+            http1::serve(&worker, stream, ahead.freeze(), &conn, &mut watch).await;
+        }
+    }
+}
+
+/// Serves streams until the client leaves or the worker drains.
+async fn http2<T>(
+    worker: &Rc<Worker>,
+    stream: Prefixed<T>,
+    conn: &Rc<Conn>,
+    limit: Duration,
+    mut drain: Drain,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = conn.http2();
     let service = {
-        let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
-        service_fn(move |request| {
+        let (worker, conn) = (Rc::clone(worker), Rc::clone(conn));
+        service_fn(move |mut request| {
             let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
             async move {
-                Ok::<_, std::convert::Infallible>(request::handle(worker, conn, request).await)
+                // Other streams become nothing else.
+                let upgrade = (*request.method() == Method::CONNECT)
+                    .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
+                let request = request.map(ClientBody::from);
+                Ok::<_, Infallible>(request::handle(worker, conn, request, upgrade).await)
             }
         })
     };
-    let unread = conn.unread.clone();
-    let stream = Lingering::new(stream, unread);
     let mut besides = Aside::new(async {
         tokio::select! {
-            () = drain.begun() => Besides::Drain,
-            () = idle(&conn, limit) => Besides::Idle,
-            () = conn.spent.notified() => Besides::Spent,
+            () = drain.begun() => Besides::Last,
+            () = idle(conn, AT_REST + 1, limit) => Besides::Idle,
+            () = conn.spent.notified() => Besides::Last,
         }
     });
-    let ended = if codec == Codec::Http2 {
-        let mut connection = Turns::new(stream, |held| {
-            http2::Builder::new(LocalExecutor)
-                .timer(TokioTimer::new())
-                .max_header_list_size(MAX_HEAD as u32)
-                .max_concurrent_streams(limits.max_streams.map_or(MAX_STREAMS, NonZeroU32::get))
-                .initial_stream_window_size(limits.stream_window.unwrap_or(STREAM_WINDOW))
-                .initial_connection_window_size(
-                    limits.connection_window.unwrap_or(CONNECTION_WINDOW),
-                )
-                .keep_alive_interval(KEEPALIVE)
-                .enable_connect_protocol()
-                .serve_connection(TokioIo::new(held), service)
-        });
-        match first(Pin::new(&mut connection), &mut besides).await {
-            Ok(ended) => ended,
-            Err(Besides::Drain | Besides::Spent) => {
-                connection.connection().graceful_shutdown();
-                connection.await
-            }
-            Err(Besides::Idle) => {
-                connection.connection().graceful_shutdown();
-                // A client that does not say goodbye has had its time.
-                tokio::time::timeout(limit, connection)
-                    .await
-                    .unwrap_or(Ok(()))
-            }
+    let stream = Lingering::new(stream, conn.unread.clone());
+    let mut connection = Turns::new(stream, |held| {
+        http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEAD as u32)
+            .max_concurrent_streams(limits.max_streams.map_or(MAX_STREAMS, NonZeroU32::get))
+            .initial_stream_window_size(limits.stream_window.unwrap_or(STREAM_WINDOW))
+            .initial_connection_window_size(limits.connection_window.unwrap_or(CONNECTION_WINDOW))
+            .keep_alive_interval(KEEPALIVE)
+            .enable_connect_protocol()
+            .serve_connection(TokioIo::new(held), service)
+    });
+    let ended = match first(Pin::new(&mut connection), &mut besides).await {
+        Ok(ended) => ended,
+        Err(Besides::Last) => {
+            connection.connection().graceful_shutdown();
+            connection.await
         }
-    } else {
-        let connection = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        tokio::pin!(connection);
-        match first(connection.as_mut(), &mut besides).await {
-            Ok(ended) => ended,
-            Err(Besides::Drain | Besides::Spent) => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection => ended,
-                    () = idle(&conn, limit) => Ok(()),
-                }
-            }
-            Err(Besides::Idle) => Ok(()),
+        Err(Besides::Idle) => {
+            connection.connection().graceful_shutdown();
+            // A client that does not say goodbye has had its time.
+            tokio::time::timeout(limit, connection)
+                .await
+                .unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -293,11 +311,10 @@ where
 /// What ends a connection besides its client.
 #[derive(Clone, Copy)]
 enum Besides {
-    Drain,
+    /// The worker drains, or it has had the requests that it may have.
+    Last,
     /// No request came in time, or no head of one to its end.
     Idle,
-    /// It has had the requests that it may have.
-    Spent,
 }
 
 /// What comes first: the end of the connection, or something besides.
@@ -312,12 +329,10 @@ async fn first<C: Future, F: Future>(
     .await
 }
 
-/// Returns once a connection had no request under way for `limit`.
-async fn idle(conn: &Rc<Conn>, limit: Duration) {
-    // One of the connection, one of its service; every request holds another to the end of its answer.
-    const AT_REST: usize = 2;
+/// Returns once a connection had no request under way for `limit`. `at_rest`: how many hold it then.
+async fn idle(conn: &Rc<Conn>, at_rest: usize, limit: Duration) {
     loop {
-        let since = if Rc::strong_count(conn) > AT_REST {
+        let since = if Rc::strong_count(conn) > at_rest {
             Instant::now()
         } else {
             // An answer may be complete before its request is.

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use hyper::upgrade::OnUpgrade;
 
 use super::connection::Conn;
 use super::normalise::Normal;
 use super::tokens::Known;
+use super::tunnel::OnUpgrade;
 use super::websocket::Asked;
 use crate::route::Identity;
 use crate::route::key::KeySubject;

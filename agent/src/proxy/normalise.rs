@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Version};
-use hyper::body::Incoming;
 use snapshot::model::{EscapedSlashes, Underscores};
 use snapshot::path::CanonicalPath;
 
@@ -82,8 +81,8 @@ fn bad(detail: impl Into<String>) -> Refusal {
 }
 
 /// Reads a request, by the rules of its listener's policy if there is one.
-pub(super) fn read(
-    request: &Request<Incoming>,
+pub(super) fn read<B>(
+    request: &Request<B>,
     client: Option<&ClientSettings>,
 ) -> Result<Normal, Refusal> {
     let connect = websocket::connect(request);
@@ -166,7 +165,7 @@ fn unescaped(path: &str) -> Option<String> {
 
 /// Exactly one authority: of the target if it has one (RFC 9112, section 3.2.2; RFC 9113, section
 /// 8.3.1), and then `Host` may only repeat it.
-fn authority(request: &Request<Incoming>) -> Result<(HeaderValue, String, Option<u16>), Refusal> {
+fn authority<B>(request: &Request<B>) -> Result<(HeaderValue, String, Option<u16>), Refusal> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -235,9 +234,9 @@ fn plain(authority: &[u8]) -> Option<&str> {
     str::from_utf8(authority).ok().filter(|_| plain)
 }
 
-/// One length, told in one way. Hyper already refuses lengths that differ and codings that do not
-/// end in `chunked`, and ends the connection after a message with both a length and a coding, which
-/// it reads as chunked (RFC 9112, section 6.3); what it lets through besides is refused here.
+/// One length, told in one way. The codecs already refuse lengths that differ and codings that do not
+/// end in `chunked`; a message with both a length and a coding is read as chunked (RFC 9112, section
+/// 6.3) and refused here, which ends the connection.
 fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {

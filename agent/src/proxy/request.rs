@@ -10,7 +10,7 @@ use std::sync::Arc;
 use agent_common::Mark;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Version};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 use snapshot::model::{Gate, Origin};
 
 use super::access::{self};
@@ -28,11 +28,12 @@ use super::request_id::RequestId;
 use super::respond::{self, Refusal};
 use super::south::south;
 use super::trace::TraceContext;
+use super::tunnel::OnUpgrade;
 use super::websocket::{self, Asked};
 use super::worker::Worker;
 use crate::route::RouteTable;
 use crate::route::client::ClientSettings;
-use crate::upstream::RequestBody;
+use crate::upstream::{ClientBody, RequestBody};
 
 /// What every stage knows besides the request.
 pub(super) struct Stage<'a> {
@@ -43,12 +44,14 @@ pub(super) struct Stage<'a> {
     pub(super) client: Option<&'a ClientSettings>,
 }
 
-/// Serves one request: from its head to the head of its answer. The record is written when the
+/// Serves one request: from its head to the head of its answer. `upgrade`: what its connection becomes if
+/// it leaves HTTP, as far as the request may ask for that. The record is written when the
 /// answer's body ends.
 pub(super) async fn handle(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
+    upgrade: Option<OnUpgrade>,
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
     let mut exchange = Box::new(Exchange::begin(&worker, "http", Arc::clone(&conn.client)));
@@ -82,7 +85,7 @@ pub(super) async fn handle(
     let bodiless = request.body().is_end_stream();
     let progress = Rc::clone(&exchange.progress);
     let served = {
-        let served = serve(&stage, &mut exchange, request);
+        let served = serve(&stage, &mut exchange, request, upgrade);
         tokio::pin!(served);
         match stage.client.filter(|one| one.is_timed()) {
             None => served.await,
@@ -147,7 +150,8 @@ fn method(method: &Method) -> Cow<'static, str> {
 async fn serve(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    mut request: Request<Incoming>,
+    request: Request<ClientBody>,
+    upgrade: Option<OnUpgrade>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let normal = match normalise::read(&request, stage.client) {
         Ok(normal) => normal,
@@ -159,7 +163,7 @@ async fn serve(
     exchange.record.host = Some(normal.host.clone());
     exchange.record.path = Some(normal.path.as_str().to_owned());
     let asked = normal.websocket;
-    let upgrade = asked.map(|asked| (hyper::upgrade::on(&mut request), asked));
+    let upgrade = upgrade.zip(asked);
     let (mut parts, body) = request.into_parts();
     if asked == Some(Asked::Connect) {
         websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use http::header;
 use http::{Request, Response, StatusCode, Version};
-use hyper::upgrade::OnUpgrade;
 use snapshot::model::EndpointId;
 
 use super::attempts::{self, Effort, Got};
@@ -14,7 +13,7 @@ use super::log::Reason;
 use super::normalise;
 use super::request::Stage;
 use super::respond::Refusal;
-use super::tunnel;
+use super::tunnel::{self, OnUpgrade};
 use super::websocket::{self, Asked};
 use crate::upstream::{Destination, RequestBody};
 

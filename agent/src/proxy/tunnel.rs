@@ -2,8 +2,10 @@
 
 use std::rc::Rc;
 
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 use super::prefixed::Prefixed;
 use super::worker::Worker;
@@ -12,6 +14,28 @@ use crate::upstream::Switched;
 
 /// Bytes read at a time in each direction.
 pub(super) const BUFFER: usize = 16 * 1024;
+
+/// Bytes both ways.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+/// What a client's connection becomes once its request was answered by a switch of protocols.
+pub(super) enum OnUpgrade {
+    /// The connection itself.
+    Http1(oneshot::Receiver<Box<dyn Duplex>>),
+    /// One stream of it.
+    Http2(hyper::upgrade::OnUpgrade),
+}
+
+impl OnUpgrade {
+    async fn switched(self) -> Result<Box<dyn Duplex>, Box<dyn std::error::Error>> {
+        match self {
+            Self::Http1(handed) => Ok(handed.await?),
+            Self::Http2(upgrade) => Ok(Box::new(TokioIo::new(upgrade.await?))),
+        }
+    }
+}
 
 /// Joins both sides of a WebSocket once the client has switched protocols as the upstream did, for as long as tables allow it.
 pub(super) fn upgraded(
@@ -24,14 +48,13 @@ pub(super) fn upgraded(
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let _open = open;
-        let client = match client.await {
+        let mut client = match client.switched().await {
             Ok(client) => client,
             Err(error) => {
                 tracing::debug!(%error, "upgrade failed");
                 return;
             }
         };
-        let mut client = TokioIo::new(client);
         let mut upstream = Prefixed::behind(upstream.ahead, upstream.stream);
         let copied =
             tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER);

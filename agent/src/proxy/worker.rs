@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_common::Mark;
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::spawn_local;
@@ -98,6 +99,8 @@ pub(super) struct Worker {
     /// Generation of the table as last seen by [`run`].
     generation: watch::Sender<u64>,
     open: Rc<OpenConnections>,
+    /// Of which second it is, and the value of `Date`.
+    date: RefCell<(u64, HeaderValue)>,
     east: Arc<str>,
     south: Arc<str>,
 }
@@ -161,6 +164,7 @@ impl Worker {
             turns: RefCell::default(),
             drain: watch::Sender::new(false),
             open: Rc::default(),
+            date: RefCell::new((0, HeaderValue::from_static(""))),
             east: "east".into(),
             south: "south".into(),
         }
@@ -259,6 +263,22 @@ impl Worker {
         state ^= state >> 27;
         self.random.set(state);
         state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// When an answer that does not say so itself was made (RFC 9110, section 6.6.1).
+    pub(super) fn date(&self) -> HeaderValue {
+        let now = SystemTime::now();
+        let second = now
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let mut last = self.date.borrow_mut();
+        // A date is characters of a header's value.
+        if last.0 != second
+            && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
+        {
+            *last = (second, value);
+        }
+        last.1.clone()
     }
 
     /// A new request id.

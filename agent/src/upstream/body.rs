@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::client_body::{ClientBody, ClientBreak};
 use super::kept::{Kept, Position, Room};
 
 /// How far a request's body is. One per request, on one core.
@@ -35,7 +35,7 @@ pub enum BodyBreak {
 pub enum BodyError {
     /// The client broke off.
     #[error("client broke off its request body")]
-    Client(#[source] hyper::Error),
+    Client(#[source] ClientBreak),
     /// More bytes than the request's target takes.
     #[error("request body is longer than {limit} bytes")]
     TooLong {
@@ -105,7 +105,7 @@ pub struct RequestBody {
 enum Source {
     Empty,
     /// Straight from the client, never stored.
-    Client(Incoming),
+    Client(ClientBody),
     /// By way of copies that another try can have.
     Kept(Rc<Kept>, Position),
     /// A copy of a whole one, and the bytes that are left of it.
@@ -114,7 +114,7 @@ enum Source {
 
 impl RequestBody {
     /// Watches a body.
-    pub fn new(inner: Incoming, progress: Rc<Progress>) -> Self {
+    pub fn new(inner: ClientBody, progress: Rc<Progress>) -> Self {
         let source = match inner.is_end_stream() {
             true => Source::Empty,
             false => Source::Client(inner),

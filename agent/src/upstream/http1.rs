@@ -5,31 +5,24 @@
 //! directions, so that an answer wakes nobody but the task that passes it on. Nothing here waits by the clock.
 
 use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
-use tokio::io::AsyncWrite as _;
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
 
 use super::{BodyError, RequestBody, Stream};
+use crate::http1::{Arena, Decoder, Framing, MessageError, Outgoing, Piece, Unsent, announced};
 
-mod arena;
-mod decoder;
 mod head;
-mod sending;
 mod shelf;
 
 #[cfg(test)]
 mod tests;
 
-pub(super) use arena::Arena;
 pub(super) use shelf::{Idle, Shelf};
-
-use decoder::{Decoder, Piece};
-use sending::{Sending, Unsent};
 
 /// Bytes of an answer's head; more is no answer.
 const MAX_HEAD: usize = 400 * 1024;
@@ -40,24 +33,23 @@ const INTERIM: usize = 32;
 /// Why an exchange broke.
 #[derive(Debug, thiserror::Error)]
 pub enum Http1Error {
-    /// The other side closed the connection.
-    #[error("connection was closed before the answer was complete")]
-    Closed,
-    /// The socket, or TLS.
-    #[error("connection broke")]
-    Io(#[source] io::Error),
-    /// The head is not HTTP/1.
-    #[error("head of the answer is malformed")]
-    Head(#[source] httparse::Error),
-    /// What was sent has two readings, or none.
-    #[error("answer is malformed: {0}")]
-    Malformed(&'static str),
+    /// The connection, or what came on it.
+    #[error(transparent)]
+    Message(#[from] MessageError),
     /// The head has no end in sight.
     #[error("head of the answer is longer than {MAX_HEAD} bytes")]
     TooLong,
     /// The request's body was not there to its end.
     #[error("body of the request broke off")]
     Body(#[source] BodyError),
+}
+
+impl Http1Error {
+    const CLOSED: Self = Self::Message(MessageError::Closed);
+
+    fn io(error: io::Error) -> Self {
+        Self::Message(MessageError::Io(error))
+    }
 }
 
 /// The head of an answer, and what follows it.
@@ -80,7 +72,7 @@ pub struct Switched {
 pub(super) struct Exchange {
     idle: Idle,
     method: Method,
-    sending: Sending,
+    sending: Outgoing<RequestBody>,
     /// What the writing side said when it broke; the answer may be there all the same.
     broken: Option<io::Error>,
     sent: bool,
@@ -93,7 +85,7 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(idle: Idle, request: Request<RequestBody>) -> Self {
         let method = request.method().clone();
-        let (sending, headers) = Sending::new(request, idle.reader.arena());
+        let (sending, headers) = outgoing(request, idle.reader.arena());
         Self {
             idle,
             method,
@@ -114,7 +106,7 @@ impl Exchange {
                 return Poll::Pending;
             };
             let parsed = ready!(current.poll_head(context))?;
-            let ended = exchange.take().ok_or(Http1Error::Closed)?;
+            let ended = exchange.take().ok_or(Http1Error::CLOSED)?;
             Poll::Ready(Ok(ended.follow(parsed, shelf)))
         })
         .await
@@ -126,6 +118,9 @@ impl Exchange {
                 Poll::Ready(Ok(())) => self.sent = true,
                 Poll::Ready(Err(Unsent::Body(error))) => {
                     return Poll::Ready(Err(Http1Error::Body(error)));
+                }
+                Poll::Ready(Err(Unsent::Length)) => {
+                    return Poll::Ready(Err(Http1Error::Body(BodyError::Length)));
                 }
                 // An upstream may answer before it read everything, and close.
                 Poll::Ready(Err(Unsent::Io(error))) => self.broken = Some(error),
@@ -163,8 +158,8 @@ impl Exchange {
     /// What broke first is what is told.
     fn failed(&mut self, error: Option<io::Error>) -> Http1Error {
         match self.broken.take().or(error) {
-            Some(error) => Http1Error::Io(error),
-            None => Http1Error::Closed,
+            Some(error) => Http1Error::io(error),
+            None => Http1Error::CLOSED,
         }
     }
 
@@ -213,7 +208,7 @@ enum State {
 struct Following {
     idle: Idle,
     /// The request, as long as it is not sent to its end.
-    sending: Option<Sending>,
+    sending: Option<Outgoing<RequestBody>>,
     decoder: Decoder,
     reusable: bool,
     shelf: Rc<Shelf>,
@@ -229,6 +224,9 @@ impl Following {
                 Poll::Ready(Ok(())) => self.sending = None,
                 Poll::Ready(Err(Unsent::Body(error))) => {
                     return Poll::Ready(Some(Err(Http1Error::Body(error))));
+                }
+                Poll::Ready(Err(Unsent::Length)) => {
+                    return Poll::Ready(Some(Err(Http1Error::Body(BodyError::Length))));
                 }
                 Poll::Ready(Err(Unsent::Io(_))) => {
                     // The answer is on its way all the same.
@@ -246,7 +244,7 @@ impl Following {
                 Piece::More => {}
             }
             let more = self.idle.reader.poll_more(&mut self.idle.stream, context);
-            if ready!(more).map_err(Http1Error::Io)? == 0 {
+            if ready!(more).map_err(Http1Error::io)? == 0 {
                 self.decoder.closed()?;
                 self.reusable = false;
             }
@@ -337,15 +335,24 @@ impl std::fmt::Debug for Rest {
     }
 }
 
-/// Sends what a stream holds back; TLS does.
-fn poll_flush(stream: &mut Stream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-    pin!(stream).poll_flush(context)
-}
-
-fn poll_write(
-    stream: &mut Stream,
-    context: &mut Context<'_>,
-    bytes: &[u8],
-) -> Poll<io::Result<usize>> {
-    Pin::new(stream).poll_write(context, bytes)
+/// A request on its way out, and the map of its headers, empty now, for those of the answer.
+fn outgoing(request: Request<RequestBody>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
+    let (mut parts, body) = request.into_parts();
+    let body = Some(body).filter(|body| !body.is_end_stream());
+    let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
+        None => Framing::Length(0),
+        Some(Some(length)) => Framing::Length(length),
+        Some(None) => Framing::Chunked(announced(&parts.headers)),
+    };
+    // That there is no body is said to whoever heard it said.
+    let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
+    let head = arena.written(head::room(&parts), |out| {
+        head::write(&parts, out);
+        if told {
+            framing.write(out);
+        }
+        out.extend_from_slice(b"\r\n");
+    });
+    parts.headers.clear();
+    (Outgoing::new(head, body, framing), parts.headers)
 }

@@ -12,13 +12,16 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use super::body::BodyError;
+use super::client_body::ClientBody;
 
 /// Bytes of one body that are kept at most.
 pub const MAX_BODY: usize = 256 * 1024;
+
+/// Bytes of a frame from which on it is kept as it is, and not copied.
+const SMALL: usize = 8 * 1024;
 
 /// Bytes of all bodies of a core that are kept at most; beyond that, new ones are not kept.
 const MAX_TOTAL: usize = 32 * 1024 * 1024;
@@ -40,7 +43,7 @@ pub struct Kept {
 
 #[derive(Debug)]
 struct State {
-    incoming: Incoming,
+    incoming: ClientBody,
     frames: Vec<Bytes>,
     bytes: usize,
     trailers: Option<HeaderMap>,
@@ -77,7 +80,7 @@ pub(super) struct Position {
 
 impl Kept {
     /// Keeps a body from its beginning.
-    pub fn new(incoming: Incoming, limit: Option<u64>, room: &Room) -> Rc<Self> {
+    pub fn new(incoming: ClientBody, limit: Option<u64>, room: &Room) -> Rc<Self> {
         Rc::new(Self {
             state: RefCell::new(State {
                 incoming,
@@ -211,7 +214,11 @@ impl Kept {
         }
         self.room.0.set(total + data.len());
         state.bytes += data.len();
-        state.frames.push(data.clone());
+        // A small part of a large piece of memory would keep all of it.
+        state.frames.push(match data.len() {
+            0..SMALL => Bytes::copy_from_slice(data),
+            _ => data.clone(),
+        });
     }
 
     pub(super) fn is_end(&self, position: &Position) -> bool {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::alarm::Alarms;
 use super::answer::{AnswerBody, Break};
-use super::http1::{self, Arena, Exchange, Shelf};
+use super::http1::{self, Exchange, Shelf};
 use super::resolve::Resolver;
 use super::{
     Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
@@ -31,7 +31,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 pub struct Client {
     settings: Settings,
     resolver: Resolver,
-    arena: Arena,
+    arena: crate::http1::Arena,
     alarms: Alarms,
     pool: RefCell<Pool>,
 }
@@ -122,12 +122,17 @@ impl From<TrySendError<Request<RequestBody>>> for Failed {
 }
 
 impl Client {
+    /// Memory that all connections of the core share.
+    pub(crate) fn arena(&self) -> &crate::http1::Arena {
+        &self.arena
+    }
+
     /// A client without connections.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
             resolver: Resolver::default(),
-            arena: Arena::default(),
+            arena: crate::http1::Arena::default(),
             alarms: Alarms::default(),
             pool: RefCell::default(),
         }

@@ -32,20 +32,7 @@ pub(crate) struct TlsTarget {
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TlsPolicyDraft> {
     spec.unsupported(&["options"]);
-    let mut targets: Vec<(Source, TlsTarget)> = Vec::new();
-    let items = spec
-        .required("targetRefs")
-        .map(|field| field.some_limited_list(MAX_TARGETS));
-    for item in items.unwrap_or_default() {
-        let Some(target) = target(&item, meta) else {
-            continue;
-        };
-        if targets.iter().any(|(_, other)| *other == target) {
-            item.mistake("this target is in the list already");
-        } else {
-            targets.push((item.source().clone(), target));
-        }
-    }
+    let targets = targets(spec, meta);
     let validation = spec.required("validation")?;
     let mut object = validation.object()?;
     let hostname = object
@@ -75,6 +62,25 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TlsPolicyDraft>
         names: names?,
         authorities: authorities?,
     })
+}
+
+/// `targetRefs` of a `spec`.
+pub(super) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Vec<(Source, TlsTarget)> {
+    let mut targets: Vec<(Source, TlsTarget)> = Vec::new();
+    let items = spec
+        .required("targetRefs")
+        .map(|field| field.some_limited_list(MAX_TARGETS));
+    for item in items.unwrap_or_default() {
+        let Some(target) = target(&item, meta) else {
+            continue;
+        };
+        if targets.iter().any(|(_, other)| *other == target) {
+            item.mistake("this target is in the list already");
+        } else {
+            targets.push((item.source().clone(), target));
+        }
+    }
+    targets
 }
 
 fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {

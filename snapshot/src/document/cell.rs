@@ -24,7 +24,7 @@ pub(crate) use visibility::{Strictness, scope};
 /// A cell whose references to other documents are not resolved.
 pub(crate) struct CellDraft {
     /// `east` may still lead nowhere.
-    pub(crate) cell: Cell,
+    pub(crate) cell: Shared<Cell>,
     /// Namespace of the document: generated routes get it.
     pub(crate) namespace: String,
     /// Addresses of components, workloads first.
@@ -101,7 +101,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
     }
     (organization.is_some() && project.is_some() && environment.is_some()).then_some(())?;
     Some(CellDraft {
-        cell: Cell {
+        cell: Shared::from(Cell {
             id,
             declared: meta.declared.clone(),
             intra: intra?,
@@ -109,7 +109,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
             components,
             east,
             south,
-        },
+        }),
         namespace: reader.namespace,
         addresses: reader.addresses,
         exposures: reader.exposures,

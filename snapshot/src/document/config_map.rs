@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::Meta;
 use super::secret::base64;
 use crate::reader::Object;
 
 /// Reads the fields of the document beside `metadata`.
-pub(crate) fn read(object: &mut Object<'_>) -> Option<BTreeMap<String, Vec<u8>>> {
+pub(crate) fn read(object: &mut Object<'_>, _meta: &Meta) -> Option<BTreeMap<String, Vec<u8>>> {
     object.ignored(&["immutable"]);
     let mut values = BTreeMap::new();
     let mut complete = true;

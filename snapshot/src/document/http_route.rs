@@ -43,6 +43,7 @@ pub(crate) struct RouteDraft {
 }
 
 /// A parent reference.
+#[derive(Clone)]
 pub(crate) struct ParentDraft {
     pub(crate) source: Source,
     pub(crate) gateway: ObjectName,
@@ -51,6 +52,7 @@ pub(crate) struct ParentDraft {
 }
 
 /// A rule.
+#[derive(Clone)]
 pub(crate) struct RuleDraft {
     pub(crate) source: Source,
     pub(crate) name: Option<Name>,
@@ -63,6 +65,7 @@ pub(crate) struct RuleDraft {
 }
 
 /// A filter, or a reference to one.
+#[derive(Clone)]
 pub(crate) enum FilterDraft {
     Here(Filter),
     Extension {
@@ -77,6 +80,7 @@ pub(crate) enum FilterDraft {
 }
 
 /// A reference to where requests go.
+#[derive(Clone)]
 pub(crate) struct BackendDraft {
     pub(crate) source: Source,
     pub(crate) kind: BackendKind,

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use crate::model::{Algorithm, Key, KeyMaterial, ProviderKeys};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
-use crate::tree::{self, Node, Value};
+use crate::tree::{self, Form, Node, Value};
 
 mod source;
 
@@ -74,7 +74,7 @@ pub enum KeySetError {
 /// Reads a key set that was fetched (RFC 7517, section 5). Unlike one in a document it is not refused
 /// for a key that cannot be used: that key is left out.
 pub fn fetched(bytes: &[u8]) -> Result<Vec<Key>, KeySetError> {
-    let tree = tree::read("fetched.json", bytes)
+    let tree = tree::read(Form::Json, bytes)
         .into_iter()
         .next()
         .ok_or(KeySetError::Malformed)?;
@@ -93,9 +93,7 @@ pub fn fetched(bytes: &[u8]) -> Result<Vec<Key>, KeySetError> {
 }
 
 fn keys(text: &str, source: &Source, sink: &Sink) -> Option<Vec<Key>> {
-    let tree = tree::read("inline.json", text.as_bytes())
-        .into_iter()
-        .next()?;
+    let tree = tree::read(Form::Json, text.as_bytes()).into_iter().next()?;
     for fault in &tree.faults {
         let field = match fault.field.as_str() {
             "" => source.field.to_string(),

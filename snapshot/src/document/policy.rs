@@ -1,8 +1,9 @@
 //! What a policy is for (Gateway API, policy attachment), alike in all kinds of policies.
 
-use super::{Meta, name};
+use super::backend_tls::{self, TlsTarget};
+use super::{Kind, Meta, name};
 use crate::model::{L7Kind, Name, ObjectName, RouteName};
-use crate::reader::{Field, Object};
+use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
 
 /// Gateway API, policy attachment: at most 16 targets.
@@ -18,6 +19,34 @@ pub(crate) enum PolicyTarget {
     Route(RouteName),
     Listener(ObjectName, Name),
     Gateway(ObjectName),
+}
+
+/// What policies that could not be read are for. It is closed: nobody knows what they would have refused.
+#[derive(Default)]
+pub(crate) struct Closed {
+    pub(crate) targets: Targets,
+    pub(crate) backends: Vec<(Source, TlsTarget)>,
+}
+
+/// Reads what a policy is for, whatever else is in it. Its mistakes are known.
+pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
+    let known = Sink::default();
+    let root = root.told(&known);
+    let spec = root.object().and_then(|mut root| root.optional("spec"));
+    let Some(mut spec) = spec.and_then(|spec| spec.object()) else {
+        return Closed::default();
+    };
+    let (mut to, mut backends) = (Targets::new(), Vec::new());
+    match kind {
+        Kind::SecurityPolicy | Kind::BackendTrafficPolicy => to = targets(&mut spec, meta),
+        Kind::ClientTrafficPolicy => to = gateways(&mut spec, meta),
+        Kind::BackendTLSPolicy => backends = backend_tls::targets(&mut spec, meta),
+        _ => {}
+    }
+    Closed {
+        targets: to,
+        backends,
+    }
 }
 
 /// `targetRef` or `targetRefs` of a `spec`: routes, gateways, and parts of both.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
-use super::{Drafts, Meta, place};
+use super::Meta;
 use crate::model::{
     BreakerSettings, HealthCheck, KeySource, KeyTrust, ObjectName, Placement, PlacementUrl,
     RoutingTable,
@@ -35,10 +35,8 @@ pub(crate) fn is_bare(root: &Value) -> bool {
 }
 
 /// Reads such a file; the table has the name of the file.
-pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
-    let Some(mut object) = root.object() else {
-        return;
-    };
+pub(crate) fn bare(root: &Field<'_>, path: &str) -> Option<(Meta, Option<RoutingTable>)> {
+    let mut object = root.object()?;
     let file = path.rsplit('/').next().unwrap_or(path);
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
     let name = ObjectName::new("default", stem)
@@ -56,14 +54,15 @@ pub(crate) fn bare(root: &Field<'_>, path: &str, drafts: &mut Drafts) {
         name,
         declared,
         created: None,
+        generation: None,
+        labels: BTreeMap::new(),
     });
     let table =
         tables(&mut object).map(|tables| (tables, (key::default(), Vec::new()), default_tiers()));
     object.finish();
-    if let Some(meta) = meta {
-        let table = table.map(|parts| assemble(&meta, parts));
-        place(&mut drafts.routing_tables, &meta, table, root.sink());
-    }
+    let meta = meta?;
+    let table = table.map(|parts| assemble(&meta, parts));
+    Some((meta, table))
 }
 
 /// Reads the `spec` of a document.

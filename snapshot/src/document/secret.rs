@@ -1,6 +1,7 @@
 //! `Secret`: certificates, and what policies keep in one. No message here ever shows what a secret holds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use data_encoding::BASE64;
 use rustls_pki_types::pem::PemObject;
@@ -18,7 +19,7 @@ const MAX_CHAIN: usize = 16;
 /// What a `Secret` holds.
 pub(crate) enum SecretDraft {
     Tls {
-        certificate: Certificate,
+        certificate: Arc<Certificate>,
         /// The authority's certificate, if it is there; read where it is asked for.
         authority: Option<Vec<u8>>,
     },
@@ -45,7 +46,7 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<SecretDraft> 
             let certificate = certificate(object, meta);
             let (certificate, authority) = kind.and(certificate)?;
             Some(SecretDraft::Tls {
-                certificate,
+                certificate: Arc::new(certificate),
                 authority,
             })
         }

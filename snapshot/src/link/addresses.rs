@@ -49,12 +49,9 @@ pub(super) fn unique(drafts: &Drafts, sink: &Sink) {
 
 /// Reports every network of pods that lies inside of one before it: a pod is on one node.
 pub(super) fn pod_networks(drafts: &Drafts, sink: &Sink) {
-    let platform = drafts
-        .platform
-        .as_ref()
-        .and_then(|(_, draft)| draft.as_ref());
+    let platforms = drafts.platforms.values();
+    let platform = platforms.filter_map(|(_, draft)| draft.as_ref());
     let mut networks: Vec<(Cidr, &str, &Source)> = platform
-        .iter()
         .flat_map(|platform| &platform.nodes)
         .flat_map(|node| {
             let name = node.name.as_str();
@@ -89,11 +86,9 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
             source: placed.source.clone(),
         }));
     };
-    let platform = drafts
-        .platform
-        .as_ref()
-        .and_then(|(_, draft)| draft.as_ref());
-    if let Some(platform) = platform {
+    let platforms = drafts.platforms.values();
+    let platform = platforms.filter_map(|(_, draft)| draft.as_ref());
+    for platform in platform.clone() {
         hosts(&platform.dns, "a name server");
         hosts(
             &platform.dns_service_addresses,
@@ -122,7 +117,7 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
             );
         }
     }
-    for service in platform.iter().flat_map(|platform| &platform.services) {
+    for service in platform.flat_map(|platform| &platform.services) {
         claims.extend(service.addresses.iter().map(|network| Claim {
             network: *network,
             owner: format!("service `{}`", service.name),

@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::collect::Placed;
 use super::http_route::{Documents, Gateways};
+use crate::document::Kind;
+use crate::document::backend_tls::TlsTarget;
 use crate::document::policy::{PolicyTarget, Targets};
-use crate::model::{ObjectName, Parent, Route, Rule, Timestamp};
+use crate::model::{Auth, Name, ObjectName, Parent, Route, Rule, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
 
@@ -18,19 +21,105 @@ pub(super) struct Policy<T> {
     pub(super) declared: Source,
     pub(super) created: Option<Timestamp>,
     pub(super) targets: Targets,
-    pub(super) what: Arc<T>,
+    pub(super) what: Effect<T>,
+}
+
+/// What a policy does to a rule.
+pub(super) enum Effect<T> {
+    /// What it says.
+    Applies(Arc<T>),
+    /// It has mistakes: nobody passes.
+    Closes(Arc<Auth>),
+}
+
+impl<T> Clone for Effect<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Applies(what) => Self::Applies(Arc::clone(what)),
+            Self::Closes(auth) => Self::Closes(Arc::clone(auth)),
+        }
+    }
+}
+
+impl<T> Effect<T> {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Applies(a), Self::Applies(b)) => Arc::ptr_eq(a, b),
+            (Self::Closes(a), Self::Closes(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// Policies whose documents were refused: what each of them is for is closed, as nobody knows what it would have asked.
+#[derive(Default)]
+pub(super) struct Closing {
+    pub(super) security: Vec<Refused>,
+    pub(super) traffic: Vec<Refused>,
+    pub(super) client: Vec<Refused>,
+    pub(super) tls: Vec<(Source, Vec<(Source, TlsTarget)>)>,
+}
+
+/// Such a policy, and where its document is.
+pub(super) struct Refused {
+    name: ObjectName,
+    declared: Source,
+    created: Option<Timestamp>,
+    targets: Targets,
+}
+
+impl Closing {
+    /// Finds them.
+    pub(super) fn of(documents: &[Placed<'_>]) -> Self {
+        let mut closing = Self::default();
+        for placed in documents.iter().filter(|placed| placed.refused) {
+            let document = placed.document;
+            let refused = || Refused {
+                name: document.meta.name.clone(),
+                declared: document.meta.declared.clone(),
+                created: document.meta.created,
+                targets: document.closes.targets.clone(),
+            };
+            match document.draft.kind() {
+                Kind::SecurityPolicy => closing.security.push(refused()),
+                Kind::BackendTrafficPolicy => closing.traffic.push(refused()),
+                Kind::ClientTrafficPolicy => closing.client.push(refused()),
+                Kind::BackendTLSPolicy => {
+                    let backends = document.closes.backends.clone();
+                    closing.tls.push((document.meta.declared.clone(), backends));
+                }
+                _ => {}
+            }
+        }
+        closing
+    }
+}
+
+impl Refused {
+    /// The policy as one that closes.
+    pub(super) fn policy<T>(&self) -> Policy<T> {
+        let why = format!("{} has mistakes", self.declared.object);
+        Policy {
+            name: self.name.clone(),
+            declared: self.declared.clone(),
+            created: self.created,
+            targets: self.targets.clone(),
+            what: Effect::Closes(Arc::new(Auth::closed(self.declared.clone(), why))),
+        }
+    }
 }
 
 /// Where a rule keeps its policy of one kind.
 pub(super) type Slot<T> = fn(&mut Rule) -> &mut Option<Arc<T>>;
 
 /// Policies by target, each with its document.
-pub(super) type ByTarget<T> = BTreeMap<PolicyTarget, (Source, Arc<T>)>;
+pub(super) type ByTarget<T> = BTreeMap<PolicyTarget, (Source, Effect<T>)>;
 
 /// Policies of one kind for rules.
 pub(super) struct Policies<T> {
     by_target: ByTarget<T>,
-    slot: Slot<T>,
+    /// None: what they say is not about rules, except that they may close them.
+    slot: Option<Slot<T>>,
 }
 
 /// Of two policies for one target the older wins, then the one whose name comes first (Gateway API,
@@ -60,7 +149,7 @@ pub(super) fn by_target<T>(
                     ),
                 ),
                 None => {
-                    let what = (policy.declared.clone(), Arc::clone(&policy.what));
+                    let what = (policy.declared.clone(), policy.what.clone());
                     by_target.insert(target, what);
                 }
             }
@@ -70,6 +159,21 @@ pub(super) fn by_target<T>(
 }
 
 impl<T> Policies<T> {
+    /// Those that are for listeners and gateways, and close what is attached there if they have mistakes.
+    pub(super) fn of_listeners(by_target: ByTarget<T>) -> Self {
+        Self {
+            by_target,
+            slot: None,
+        }
+    }
+
+    /// Policies of listeners and gateways.
+    pub(super) fn on_listener(&self, gateway: &ObjectName, listener: &Name) -> Option<&Effect<T>> {
+        let own = PolicyTarget::Listener(gateway.clone(), listener.clone());
+        self.of(own)
+            .or_else(|| self.of(PolicyTarget::Gateway(gateway.clone())))
+    }
+
     /// Those that are for rules, routes and what these are attached to.
     pub(super) fn new(
         policies: Vec<Policy<T>>,
@@ -80,7 +184,7 @@ impl<T> Policies<T> {
     ) -> Self {
         Self {
             by_target: by_target(policies, documents, gateways, sink),
-            slot,
+            slot: Some(slot),
         }
     }
 
@@ -93,7 +197,15 @@ impl<T> Policies<T> {
                     .as_ref()
                     .and_then(|rule| self.of(PolicyTarget::Rule(name.clone(), rule.clone())));
                 let policy = own.or_else(|| self.of(PolicyTarget::Route(name.clone())));
-                *(self.slot)(rule) = policy.cloned();
+                match policy {
+                    Some(Effect::Applies(what)) => {
+                        if let Some(slot) = self.slot {
+                            *slot(rule) = Some(Arc::clone(what));
+                        }
+                    }
+                    Some(Effect::Closes(auth)) => rule.auth = Some(Arc::clone(auth)),
+                    None => {}
+                }
             }
         }
     }
@@ -111,12 +223,12 @@ impl<T> Policies<T> {
             .collect()
     }
 
-    fn of(&self, target: PolicyTarget) -> Option<&Arc<T>> {
+    fn of(&self, target: PolicyTarget) -> Option<&Effect<T>> {
         self.by_target.get(&target).map(|(_, what)| what)
     }
 
     fn by_parent(&self, route: Route, gateways: &Gateways) -> Vec<Route> {
-        let mut groups: Vec<(Option<&Arc<T>>, Route)> = Vec::new();
+        let mut groups: Vec<(Option<&Effect<T>>, Route)> = Vec::new();
         let parents = route
             .parents
             .iter()
@@ -129,8 +241,8 @@ impl<T> Policies<T> {
                 ))
             });
             let policy = own.or_else(|| self.of(PolicyTarget::Gateway(parent.gateway.clone())));
-            let same = |other: &Option<&Arc<T>>| match (other, policy) {
-                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            let same = |other: &Option<&Effect<T>>| match (other, policy) {
+                (Some(a), Some(b)) => a.is(b),
                 (None, None) => true,
                 _ => false,
             };
@@ -142,14 +254,25 @@ impl<T> Policies<T> {
                         ..route.clone()
                     };
                     for rule in &mut group.rules {
-                        let slot = (self.slot)(rule);
-                        *slot = slot.take().or_else(|| policy.cloned());
+                        self.usual(rule, policy);
                     }
                     groups.push((policy, group));
                 }
             }
         }
         groups.into_iter().map(|(_, group)| group).collect()
+    }
+
+    /// Gives a rule a policy of its listener, if it has none of its own.
+    fn usual(&self, rule: &mut Rule, policy: Option<&Effect<T>>) {
+        let own = self.slot.is_some_and(|slot| slot(rule).is_some());
+        match (policy, self.slot) {
+            (Some(Effect::Applies(what)), Some(slot)) if !own => {
+                *slot(rule) = Some(Arc::clone(what));
+            }
+            (Some(Effect::Closes(auth)), _) if !own => rule.auth = Some(Arc::clone(auth)),
+            _ => {}
+        }
     }
 
     /// A parent as it is, or, if listeners of its gateway have policies of their own, one for each

@@ -64,7 +64,6 @@ impl Holders<'_> {
                 "ConfigMap",
                 match self.config_maps.get(name) {
                     None => return Err(format!("no `ConfigMap` {name}")),
-                    // The mistakes of an unreadable one refuse the documents as it is.
                     Some((_, None)) => return Err(format!("`ConfigMap` {name} has mistakes")),
                     Some((_, Some(values))) => values.get(KEY),
                 },
@@ -74,8 +73,10 @@ impl Holders<'_> {
                 match self.secrets.get(name) {
                     None => return Err(format!("no `Secret` {name}")),
                     Some((_, None)) => return Err(format!("`Secret` {name} has mistakes")),
-                    Some((_, Some(SecretDraft::Opaque(values)))) => values.get(KEY),
-                    Some((_, Some(SecretDraft::Tls { authority, .. }))) => authority.as_ref(),
+                    Some((_, Some(secret))) => match &**secret {
+                        SecretDraft::Opaque(values) => values.get(KEY),
+                        SecretDraft::Tls { authority, .. } => authority.as_ref(),
+                    },
                 },
             ),
         };

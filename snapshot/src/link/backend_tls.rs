@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::authorities::Holders;
+use super::http_route::Backends;
 use crate::document::Table;
 use crate::document::backend_tls::{TlsPolicyDraft, TlsTarget};
 use crate::model::{ObjectName, Port, Upstream, UpstreamTls};
@@ -13,10 +14,11 @@ use crate::report::Source;
 /// one target the older wins, then the one whose name comes first (Gateway API, policy attachment).
 pub(super) fn apply(
     drafts: Table<TlsPolicyDraft>,
-    backends: &mut Table<Vec<Upstream>>,
+    refused: &[(Source, Vec<(Source, TlsTarget)>)],
+    backends: &mut Backends,
     holders: &Holders<'_>,
 ) {
-    let mut drafts: Vec<(ObjectName, Source, TlsPolicyDraft)> = drafts
+    let mut drafts: Vec<(ObjectName, Source, Arc<TlsPolicyDraft>)> = drafts
         .into_iter()
         .filter_map(|(name, (declared, draft))| Some((name, declared, draft?)))
         .collect();
@@ -25,41 +27,38 @@ pub(super) fn apply(
     });
     let mut policies: BTreeMap<TlsTarget, Arc<UpstreamTls>> = BTreeMap::new();
     for (_, declared, draft) in drafts {
-        let authorities = draft.authorities.map(|references| {
+        let authorities = draft.authorities.as_ref().map(|references| {
             holders.authorities(
-                &references,
+                references,
                 "requests to what the policy is for are answered with 502",
             )
         });
         let tls = Arc::new(UpstreamTls {
             declared,
-            hostname: draft.hostname,
-            names: draft.names,
+            hostname: draft.hostname.clone(),
+            names: draft.names.clone(),
             authorities,
         });
-        for (source, target) in draft.targets {
-            if let Some(mistake) = mistake(&target, backends) {
-                holders.sink.mistake(source, mistake);
+        for (source, target) in &draft.targets {
+            if let Some(mistake) = mistake(target, backends) {
+                holders.sink.mistake(source.clone(), mistake);
                 continue;
             }
-            match policies.get(&target) {
+            match policies.get(target) {
                 Some(first) => holders.sink.warning(
-                    source,
+                    source.clone(),
                     format_args!(
                         "has no effect here: {} is for this target as well, and is older or comes first by name",
                         first.declared
                     ),
                 ),
                 None => {
-                    policies.insert(target, Arc::clone(&tls));
+                    policies.insert(target.clone(), Arc::clone(&tls));
                 }
             }
         }
     }
-    if policies.is_empty() {
-        return;
-    }
-    for (name, (_, upstreams)) in backends {
+    for (name, upstreams) in &mut *backends {
         for upstream in upstreams.iter_mut().flatten() {
             if let Upstream::Tcp { port, tls, .. } = upstream {
                 let of = |port: Option<Port>| {
@@ -70,13 +69,21 @@ pub(super) fn apply(
             }
         }
     }
+    // Without the policy the requests would go there in the clear, or to whoever answers.
+    for (declared, targets) in refused {
+        for (_, target) in targets {
+            if let Some(upstreams) = backends.get_mut(&target.backend) {
+                *upstreams = Err(format!("{} has mistakes", declared.object));
+            }
+        }
+    }
 }
 
-fn mistake(target: &TlsTarget, backends: &Table<Vec<Upstream>>) -> Option<String> {
+fn mistake(target: &TlsTarget, backends: &Backends) -> Option<String> {
     let name = &target.backend;
     let upstreams = match backends.get(name) {
         None => return Some(format!("no `Backend` {name}")),
-        Some((_, upstreams)) => upstreams.as_ref()?,
+        Some(upstreams) => upstreams.as_ref().ok()?,
     };
     match target.port {
         Some(port) => {

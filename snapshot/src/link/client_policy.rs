@@ -3,47 +3,47 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attachment::{Policy, by_target};
+use super::attachment::{Effect, Policies, Policy, Refused, by_target};
 use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::client_policy::ClientDraft;
-use crate::document::policy::PolicyTarget;
-use crate::model::{Gateway, Listener, ListenerProtocol, ObjectName};
+use crate::model::{ClientPolicy, Gateway, Listener, ListenerProtocol, ObjectName};
 use crate::reader::Sink;
 
-/// Puts policies on listeners: that of a listener as a whole over that of its gateway.
+/// Puts policies on listeners: that of a listener as a whole over that of its gateway. What comes back closes the routes
+/// of listeners whose policy has mistakes.
 pub(super) fn apply(
     drafts: Table<ClientDraft>,
+    refused: &[Refused],
     gateways: &mut BTreeMap<ObjectName, Gateway>,
     known: &Gateways,
     sink: &Sink,
-) {
+) -> Policies<ClientPolicy> {
     let policies = drafts.into_iter().filter_map(|(name, (declared, draft))| {
         let draft = draft?;
         Some(Policy {
             name,
             declared,
             created: draft.created,
-            targets: draft.targets,
-            what: Arc::new(draft.policy),
+            targets: draft.targets.clone(),
+            what: Effect::Applies(Arc::new(draft.policy.clone())),
         })
     });
+    let policies = policies.chain(refused.iter().map(Refused::policy));
     // None of them is for a route.
     let policies = by_target(policies.collect(), &Documents::new(), known, sink);
-    if policies.is_empty() {
-        return;
-    }
+    let policies = Policies::of_listeners(policies);
     for gateway in gateways.values_mut() {
         let name = &gateway.name;
         for listener in &mut gateway.listeners {
-            let own = PolicyTarget::Listener(name.clone(), listener.name.clone());
-            let found = policies
-                .get(&own)
-                .or_else(|| policies.get(&PolicyTarget::Gateway(name.clone())));
-            listener.policy = found.map(|(_, policy)| Arc::clone(policy));
+            listener.policy = match policies.on_listener(name, &listener.name) {
+                Some(Effect::Applies(policy)) => Some(Arc::clone(policy)),
+                Some(Effect::Closes(_)) | None => None,
+            };
         }
         agree(&gateway.listeners, sink);
     }
+    policies
 }
 
 /// Listeners of one port are told apart after their connections began, by server name or host: what is decided before that

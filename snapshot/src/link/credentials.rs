@@ -22,7 +22,7 @@ const HTPASSWD: &str = ".htpasswd";
 /// What a policy asks for.
 pub(super) fn auth(
     declared: Source,
-    draft: PolicyDraft,
+    draft: &PolicyDraft,
     secrets: &Table<SecretDraft>,
     sink: &Sink,
 ) -> Auth {
@@ -36,15 +36,17 @@ pub(super) fn auth(
     };
     let api_keys = draft
         .api_keys
+        .as_ref()
         .map(|draft| api_keys(draft, secrets, &mut close));
-    let users = draft.users.map(|draft| users(draft, secrets, &mut close));
+    let wanted = draft.users.as_ref();
+    let users = wanted.map(|draft| users(draft, secrets, &mut close));
     Auth {
         declared,
         closed,
         api_keys,
         users,
-        tokens: draft.tokens,
-        authorization: draft.authorization,
+        tokens: draft.tokens.clone(),
+        authorization: draft.authorization.clone(),
     }
 }
 
@@ -53,18 +55,19 @@ fn values<'a>(
     secrets: &'a Table<SecretDraft>,
 ) -> Result<&'a BTreeMap<String, Vec<u8>>, String> {
     match secrets.get(name) {
-        Some((_, Some(SecretDraft::Opaque(values)))) => Ok(values),
-        Some((_, Some(SecretDraft::Tls { .. }))) => {
-            Err(format!("`Secret` {name} is of another type than `Opaque`"))
-        }
-        // The mistakes of an unreadable Secret refuse the documents as it is.
+        Some((_, Some(secret))) => match &**secret {
+            SecretDraft::Opaque(values) => Ok(values),
+            SecretDraft::Tls { .. } => {
+                Err(format!("`Secret` {name} is of another type than `Opaque`"))
+            }
+        },
         Some((_, None)) => Err(format!("`Secret` {name} has mistakes")),
         None => Err(format!("no `Secret` {name}")),
     }
 }
 
 fn api_keys(
-    draft: ApiKeyDraft,
+    draft: &ApiKeyDraft,
     secrets: &Table<SecretDraft>,
     close: &mut impl FnMut(&Source, String),
 ) -> ApiKeys {
@@ -94,15 +97,15 @@ fn api_keys(
         }
     }
     ApiKeys {
-        places: draft.places,
-        forward: draft.forward,
+        places: draft.places.clone(),
+        forward: draft.forward.clone(),
         sanitize: draft.sanitize,
         clients,
     }
 }
 
 fn users(
-    draft: BasicDraft,
+    draft: &BasicDraft,
     secrets: &Table<SecretDraft>,
     close: &mut impl FnMut(&Source, String),
 ) -> BasicUsers {
@@ -146,7 +149,7 @@ fn users(
         Err(why) => close(&draft.source, why),
     }
     BasicUsers {
-        forward: draft.forward,
+        forward: draft.forward.clone(),
         passwords,
     }
 }

@@ -52,11 +52,16 @@ fn identity(draft: &GatewayDraft, holders: &Holders<'_>) -> Option<ObjectName> {
         None => holders
             .sink
             .mistake(source.clone(), format_args!("no `Secret` {name}")),
-        Some((_, Some(SecretDraft::Opaque(_)))) => holders.sink.mistake(
-            source.clone(),
-            format_args!("`Secret` {name} holds no certificate; expected type `kubernetes.io/tls`"),
-        ),
-        Some((_, Some(SecretDraft::Tls { .. }) | None)) => return Some(name.clone()),
+        Some((_, None)) => {}
+        Some((_, Some(secret))) => match **secret {
+            SecretDraft::Opaque(_) => holders.sink.mistake(
+                source.clone(),
+                format_args!(
+                    "`Secret` {name} holds no certificate; expected type `kubernetes.io/tls`"
+                ),
+            ),
+            SecretDraft::Tls { .. } => return Some(name.clone()),
+        },
     }
     None
 }

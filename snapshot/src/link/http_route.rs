@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::document::Table;
 use crate::document::gateway::{GatewayDraft, ListenerDraft};
@@ -24,13 +25,16 @@ pub(super) struct Linked {
 /// Routes of documents. One without draft has mistakes of its own and leaves its name.
 pub(super) type Documents = BTreeMap<RouteName, Option<Linked>>;
 
-pub(super) type Gateways = BTreeMap<ObjectName, Option<GatewayDraft>>;
+pub(super) type Gateways = BTreeMap<ObjectName, Option<Arc<GatewayDraft>>>;
+
+/// Endpoints of `Backend`s, or why requests to one are answered with 500.
+pub(super) type Backends = BTreeMap<ObjectName, Result<Vec<Upstream>, String>>;
 
 /// What routes refer to.
 pub(super) struct References<'a> {
     pub(super) gateways: &'a Gateways,
     pub(super) tables: &'a Table<RoutingTable>,
-    pub(super) backends: &'a Table<Vec<Upstream>>,
+    pub(super) backends: &'a Backends,
     pub(super) filters: &'a Table<Filter>,
     pub(super) sink: &'a Sink,
 }
@@ -39,7 +43,7 @@ pub(super) struct References<'a> {
 /// (Gateway API, `GRPCRoute`: an `HTTPRoute` and a `GRPCRoute` that share a host of a listener).
 pub(super) fn routes(drafts: [(L7Kind, Table<RouteDraft>); 2], to: &References<'_>) -> Documents {
     let mut documents = Documents::new();
-    let mut found: Vec<(RouteName, Source, RouteDraft)> = Vec::new();
+    let mut found: Vec<(RouteName, Source, Arc<RouteDraft>)> = Vec::new();
     for (kind, drafts) in drafts {
         for (name, (declared, draft)) in drafts {
             let name = RouteName { kind, name };
@@ -89,9 +93,9 @@ pub(super) fn routes(drafts: [(L7Kind, Table<RouteDraft>); 2], to: &References<'
                 origin: Origin::Document,
                 declared,
                 parents,
-                hostnames: draft.hostnames,
+                hostnames: draft.hostnames.clone(),
                 created: draft.created,
-                rules: draft.rules.into_iter().map(|rule| to.rule(rule)).collect(),
+                rules: draft.rules.iter().map(|rule| to.rule(rule)).collect(),
             },
         };
         documents.insert(name, Some(linked));
@@ -230,9 +234,9 @@ pub(super) fn attached<'a>(
 }
 
 impl References<'_> {
-    fn rule(&self, draft: RuleDraft) -> Rule {
+    fn rule(&self, draft: &RuleDraft) -> Rule {
         let at = |field: &str| draft.source.at(format!("{}.{field}", draft.source.field));
-        let filters = self.filters(draft.filters, at("filters"));
+        let filters = self.filters(&draft.filters, at("filters"));
         let answered = filters.iter().find_map(|filter| match filter {
             Filter::Redirect(_) => Some(true),
             Filter::Respond(_) => Some(false),
@@ -255,39 +259,42 @@ impl References<'_> {
         }
         let targets = draft
             .backends
-            .into_iter()
-            .filter_map(|mut backend| {
-                let filters = std::mem::take(&mut backend.filters);
+            .iter()
+            .filter_map(|backend| {
                 let at = backend
                     .source
                     .at(format!("{}.filters", backend.source.field));
-                let filters = self.filters(filters, at);
+                let filters = self.filters(&backend.filters, at);
                 Some(WeightedTarget {
                     filters,
-                    ..self.target(&backend)?
+                    ..self.target(backend)?
                 })
             })
             .collect();
         Rule {
             filters,
             timeouts: draft.timeouts,
-            retry: draft.retry,
-            session: draft.session,
+            retry: draft.retry.clone(),
+            session: draft.session.clone(),
             targets,
-            ..Rule::new(draft.source, draft.matches)
+            ..Rule::new(draft.source.clone(), draft.matches.clone())
         }
     }
 
     /// The filters of one list, which must not contradict each other.
-    fn filters(&self, drafts: Vec<FilterDraft>, source: Source) -> Vec<Filter> {
+    fn filters(&self, drafts: &[FilterDraft], source: Source) -> Vec<Filter> {
         let filters: Vec<Filter> = drafts
-            .into_iter()
+            .iter()
             .filter_map(|filter| match filter {
-                FilterDraft::Here(filter) => Some(filter),
-                FilterDraft::Extension { source, name } => self.filter(&source, &name),
+                FilterDraft::Here(filter) => Some(filter.clone()),
+                FilterDraft::Extension { source, name } => self.filter(source, name),
                 FilterDraft::Mirror { backend, share, of } => {
-                    let target = self.target(&backend)?.target;
-                    Some(Filter::Mirror(Mirror { target, share, of }))
+                    let target = self.target(backend)?.target;
+                    Some(Filter::Mirror(Mirror {
+                        target,
+                        share: *share,
+                        of: *of,
+                    }))
                 }
             })
             .collect();
@@ -325,7 +332,7 @@ impl References<'_> {
                     .mistake(source.clone(), format_args!("no `HTTPRouteFilter` {name}"));
                 None
             }
-            Some((_, filter)) => filter.clone(),
+            Some((_, filter)) => filter.as_deref().cloned(),
         }
     }
 
@@ -342,7 +349,8 @@ impl References<'_> {
                     missing("Backend");
                     return None;
                 }
-                Some((_, upstreams)) => Target::Upstreams(upstreams.clone()?),
+                Some(Ok(upstreams)) => Target::Upstreams(upstreams.clone()),
+                Some(Err(why)) => Target::Unresolved(why.clone()),
             },
             BackendKind::RoutingTable => {
                 if !self.tables.contains_key(&backend.name) {

@@ -1,6 +1,7 @@
 //! Routes of `TLSRoute`, `TCPRoute` and `UDPRoute` documents: attached to listeners, backends resolved.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::http_route::{References, attached};
 use crate::document::http_route::BackendDraft;
@@ -13,7 +14,7 @@ use crate::model::{
 use crate::report::Source;
 
 /// Routes of all three kinds as they were read.
-pub(super) struct L4Drafts(Vec<(L4Kind, ObjectName, Source, L4RouteDraft)>);
+pub(super) struct L4Drafts(Vec<(L4Kind, ObjectName, Source, Arc<L4RouteDraft>)>);
 
 impl L4Drafts {
     /// Takes the routes that could be read, the oldest first, then by kind and name.
@@ -112,14 +113,15 @@ fn parents(
 }
 
 fn backend(kind: L4Kind, draft: &BackendDraft, to: &References<'_>) -> Option<L4Backend> {
-    let Some((_, upstreams)) = to.backends.get(&draft.name) else {
+    let Some(upstreams) = to.backends.get(&draft.name) else {
         to.sink.mistake(
             draft.source.clone(),
             format_args!("no `Backend` {}", draft.name),
         );
         return None;
     };
-    let upstreams = upstreams.clone()?;
+    // A connection to nowhere is closed.
+    let upstreams = upstreams.clone().unwrap_or_default();
     let unix = |one: &Upstream| matches!(one, Upstream::Unix(_));
     if kind.transport() == Transport::Udp && upstreams.iter().any(unix) {
         to.sink.mistake(

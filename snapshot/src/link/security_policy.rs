@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Policies, Policy};
+use super::attachment::{Effect, Policies, Policy, Refused};
 use super::credentials;
 use super::http_route::{Documents, Gateways};
 use crate::document::Table;
@@ -15,6 +15,7 @@ use crate::reader::Sink;
 /// Policies by what they protect.
 pub(super) fn policies(
     drafts: Table<PolicyDraft>,
+    refused: &[Refused],
     documents: &Documents,
     gateways: &Gateways,
     secrets: &Table<SecretDraft>,
@@ -23,15 +24,16 @@ pub(super) fn policies(
     let policies = drafts
         .into_iter()
         .filter_map(|(name, (declared, draft))| {
-            let mut draft = draft?;
+            let draft = draft?;
             Some(Policy {
                 name,
                 declared: declared.clone(),
                 created: draft.created,
-                targets: std::mem::take(&mut draft.targets),
-                what: Arc::new(credentials::auth(declared, draft, secrets, sink)),
+                targets: draft.targets.clone(),
+                what: Effect::Applies(Arc::new(credentials::auth(declared, &draft, secrets, sink))),
             })
         })
+        .chain(refused.iter().map(Refused::policy))
         .collect();
     Policies::new(policies, |rule| &mut rule.auth, documents, gateways, sink)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Policies, Policy};
+use super::attachment::{Effect, Policies, Policy, Refused};
 use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::traffic_policy::TrafficDraft;
@@ -12,6 +12,7 @@ use crate::reader::Sink;
 /// Policies by what they are for.
 pub(super) fn policies(
     drafts: Table<TrafficDraft>,
+    refused: &[Refused],
     documents: &Documents,
     gateways: &Gateways,
     sink: &Sink,
@@ -24,10 +25,11 @@ pub(super) fn policies(
                 name,
                 declared,
                 created: draft.created,
-                targets: draft.targets,
-                what: Arc::new(draft.policy),
+                targets: draft.targets.clone(),
+                what: Effect::Applies(Arc::new(draft.policy.clone())),
             })
         })
+        .chain(refused.iter().map(Refused::policy))
         .collect();
     Policies::new(
         policies,

@@ -24,6 +24,21 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// Nobody passes, for this reason.
+    pub(crate) fn closed(declared: Declared, why: String) -> Self {
+        Self {
+            declared,
+            closed: Some(why),
+            api_keys: None,
+            users: None,
+            tokens: None,
+            authorization: Authorization {
+                rules: Vec::new(),
+                default: Decision::Deny,
+            },
+        }
+    }
+
     /// A token of one of these providers is needed, and nothing else.
     pub fn of_tokens(
         declared: Declared,

@@ -1,4 +1,4 @@
-use super::{Fault, Node, Tree, Value, read};
+use super::{Fault, Form, Node, Tree, Value};
 
 fn faults(trees: &[Tree]) -> Vec<(usize, &str, &str)> {
     trees
@@ -12,6 +12,10 @@ fn faults(trees: &[Tree]) -> Vec<(usize, &str, &str)> {
              }| (*line, field.as_str(), message.as_str()),
         )
         .collect()
+}
+
+fn read(name: &str, bytes: &[u8]) -> Vec<Tree> {
+    super::read(Form::of_name(name), bytes)
 }
 
 fn value(text: &str) -> Value {

@@ -3,19 +3,16 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use httparse::Status;
 
-use super::decoder::{Chunks, Decoder, MAX_TRAILERS};
 use super::{Http1Error, MAX_HEAD};
+use crate::http1::{Chunks, Decoder, MessageError, Told, field, is_whole, lists, values};
 
-/// Header lines of an answer, and of trailers.
+/// Header lines of an answer.
 const MAX_HEADERS: usize = 100;
-
-/// Header lines that there is room for besides those of the answer: the router adds some.
-const MORE_HEADERS: usize = 8;
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -43,14 +40,14 @@ pub(super) fn read(
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let status = config.parse_response_with_uninit_headers(&mut parsed, &whole, &mut lines);
-    let Status::Complete(length) = status.map_err(Http1Error::Head)? else {
+    let Status::Complete(length) = status.map_err(MessageError::Head)? else {
         return Ok(None);
     };
     if length > MAX_HEAD {
         return Err(Http1Error::TooLong);
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(Http1Error::Malformed("status is out of range"))?;
+    let status = status.ok_or(MessageError::Malformed("status is out of range"))?;
     let newer = parsed.version == Some(1);
     let (mut headers, told) = values(&whole, parsed.headers, headers())?;
     input.advance(length);
@@ -77,114 +74,25 @@ pub(super) fn read(
     }))
 }
 
-/// Whether an empty line ends the head, of which so many bytes were looked at before: a head that comes in many pieces is
-/// not read from its beginning for each.
-fn is_whole(input: &[u8], seen: usize) -> bool {
-    let from = seen.saturating_sub(3);
-    let new = &input[from..];
-    new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
-}
-
-/// Takes trailers, if they are whole.
-pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, Http1Error> {
-    let whole = input.clone();
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let parsed = httparse::parse_headers(&whole, &mut lines).map_err(Http1Error::Head)?;
-    let Status::Complete((length, lines)) = parsed else {
-        return Ok(None);
-    };
-    if length > MAX_TRAILERS {
-        return Err(Http1Error::Malformed("trailers are too long"));
-    }
-    let (fields, _) = values(&whole, lines, HeaderMap::new())?;
-    input.advance(length);
-    Ok(Some(fields))
-}
-
-/// What the header lines of an answer say of its connection and its body.
-#[derive(Default)]
-struct Told {
-    connection: bool,
-    /// Whether the last coding is `chunked`, if there are any.
-    coding: Option<bool>,
-    /// The length, unless those that were told differ.
-    length: Option<Option<u64>>,
-    /// Whether the length was told more than once.
-    listed: bool,
-}
-
-/// The values are parts of `whole`, in which the lines lie.
-fn values(
-    whole: &Bytes,
-    lines: &[httparse::Header<'_>],
-    mut headers: HeaderMap,
-) -> Result<(HeaderMap, Told), Http1Error> {
-    let mut told = Told::default();
-    headers.reserve(lines.len() + MORE_HEADERS);
-    for line in lines {
-        let name = HeaderName::from_bytes(line.name.as_bytes())
-            .map_err(|_| Http1Error::Malformed("header name"))?;
-        match name {
-            header::CONNECTION => told.connection = true,
-            header::TRANSFER_ENCODING => told.coding = Some(is_chunked(line.value)),
-            header::CONTENT_LENGTH => {
-                told.listed |= told.length.is_some() || line.value.contains(&b',');
-                let numbers = line.value.split(|byte| *byte == b',');
-                for number in numbers.map(|one| number(one.trim_ascii())) {
-                    told.length = match told.length {
-                        None => Some(number),
-                        Some(before) => Some(before.filter(|before| number == Some(*before))),
-                    };
-                }
-            }
-            _ => {}
-        }
-        let value = HeaderValue::from_maybe_shared(whole.slice_ref(line.value))
-            .map_err(|_| Http1Error::Malformed("header value"))?;
-        headers.append(name, value);
-    }
-    Ok((headers, told))
-}
-
-fn is_chunked(codings: &[u8]) -> bool {
-    let last = codings.rsplit(|byte| *byte == b',').next();
-    last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
-}
-
 /// Where the body ends (RFC 9112, section 6.3).
 fn framing(
     status: StatusCode,
     method: &Method,
     newer: bool,
     told: &Told,
-) -> Result<Decoder, Http1Error> {
+) -> Result<Decoder, MessageError> {
     let bodiless = status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
         || *method == Method::HEAD;
     match (told.coding, told.length) {
         _ if bodiless => Ok(Decoder::Ended),
-        (Some(_), _) if !newer => Err(Http1Error::Malformed("HTTP/1.0 has no transfer codings")),
+        (Some(_), _) if !newer => Err(MessageError::Malformed("HTTP/1.0 has no transfer codings")),
         (Some(true), _) => Ok(Decoder::Chunked(Chunks::default())),
         (Some(false), _) | (None, None) => Ok(Decoder::Close),
         (None, Some(Some(length))) => Ok(Decoder::length(length)),
-        (None, Some(None)) => Err(Http1Error::Malformed("length has no one reading")),
+        (None, Some(None)) => Err(MessageError::Malformed("length has no one reading")),
     }
-}
-
-/// A number in digits and nothing else.
-fn number(text: &[u8]) -> Option<u64> {
-    if !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers.get_all(name).iter().any(|value| {
-        let mut tokens = value.as_bytes().split(|byte| *byte == b',');
-        tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-    })
 }
 
 /// Bytes that a head takes at most.
@@ -213,14 +121,6 @@ pub(super) fn write(parts: &Parts, out: &mut BytesMut) {
             field(name, value, out);
         }
     }
-}
-
-/// Writes one field.
-pub(super) fn field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
-    out.extend_from_slice(b"\r\n");
 }
 
 fn target(parts: &Parts) -> &str {

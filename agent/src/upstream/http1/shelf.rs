@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Stream;
-use super::arena::{Arena, Reader};
+use crate::http1::{Arena, Reader};
 
 /// Connections kept per destination and core.
 const MOST: usize = 1024;

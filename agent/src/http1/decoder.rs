@@ -1,10 +1,10 @@
-//! Where the body of an answer ends (RFC 9112, sections 6 and 7).
+//! Where the body of a message ends (RFC 9112, sections 6 and 7).
 
 use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http_body::SizeHint;
 
-use super::{Http1Error, head};
+use super::{MessageError, fields};
 
 /// Bytes of the line that tells a chunk's size, and of all lines that a body has beyond what sizes need.
 const MAX_LINE: usize = 4 * 1024;
@@ -18,7 +18,7 @@ const USUAL_END: &[u8] = b"\r\n0\r\n\r\n";
 
 /// Reads a body.
 #[derive(Debug)]
-pub(super) enum Decoder {
+pub(crate) enum Decoder {
     /// So many bytes are left.
     Length(u64),
     Chunked(Chunks),
@@ -29,7 +29,7 @@ pub(super) enum Decoder {
 
 /// A body in chunks.
 #[derive(Debug, Default)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     at: At,
     /// Bytes of chunk extensions so far.
     extensions: usize,
@@ -47,7 +47,7 @@ enum At {
 
 /// What comes next.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
     End,
@@ -56,18 +56,18 @@ pub(super) enum Piece {
 }
 
 impl Decoder {
-    pub(super) fn length(length: u64) -> Self {
+    pub(crate) fn length(length: u64) -> Self {
         match length {
             0 => Self::Ended,
             some => Self::Length(some),
         }
     }
 
-    pub(super) fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         matches!(self, Self::Ended)
     }
 
-    pub(super) fn size_hint(&self) -> SizeHint {
+    pub(crate) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Length(left) => SizeHint::with_exact(*left),
             Self::Chunked(_) | Self::Close => SizeHint::default(),
@@ -76,18 +76,18 @@ impl Decoder {
     }
 
     /// The connection was closed.
-    pub(super) fn closed(&mut self) -> Result<(), Http1Error> {
+    pub(crate) fn closed(&mut self) -> Result<(), MessageError> {
         match self {
             Self::Close | Self::Ended => {
                 *self = Self::Ended;
                 Ok(())
             }
-            Self::Length(_) | Self::Chunked(_) => Err(Http1Error::Closed),
+            Self::Length(_) | Self::Chunked(_) => Err(MessageError::Closed),
         }
     }
 
     /// Takes the next piece.
-    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Piece, Http1Error> {
+    pub(crate) fn next(&mut self, input: &mut Bytes) -> Result<Piece, MessageError> {
         let piece = match self {
             Self::Length(left) => {
                 let data = some(input, left);
@@ -127,7 +127,7 @@ fn some(input: &mut Bytes, left: &mut u64) -> Piece {
 }
 
 impl Chunks {
-    fn next(&mut self, input: &mut Bytes) -> Result<Piece, Http1Error> {
+    fn next(&mut self, input: &mut Bytes) -> Result<Piece, MessageError> {
         loop {
             match &mut self.at {
                 At::Size => {
@@ -136,7 +136,7 @@ impl Chunks {
                     };
                     self.extensions += line.saturating_sub(SIZE);
                     if self.extensions > MAX_EXTENSIONS {
-                        return Err(Http1Error::Malformed("too many chunk extensions"));
+                        return Err(MessageError::Malformed("too many chunk extensions"));
                     }
                     input.advance(line);
                     self.at = match size {
@@ -155,7 +155,7 @@ impl Chunks {
                     match **input {
                         [] | [b'\r'] => return Ok(Piece::More),
                         [b'\r', b'\n', ..] => input.advance(2),
-                        _ => return Err(Http1Error::Malformed("chunk is longer than its size")),
+                        _ => return Err(MessageError::Malformed("chunk is longer than its size")),
                     }
                     self.at = At::Size;
                 }
@@ -164,10 +164,10 @@ impl Chunks {
                         input.advance(2);
                         return Ok(Piece::End);
                     }
-                    return match head::trailers(input)? {
+                    return match fields::trailers(input)? {
                         Some(fields) => Ok(Piece::Trailers(fields)),
                         None if input.len() > MAX_TRAILERS => {
-                            Err(Http1Error::Malformed("trailers are too long"))
+                            Err(MessageError::Malformed("trailers are too long"))
                         }
                         None => Ok(Piece::More),
                     };
@@ -178,20 +178,20 @@ impl Chunks {
 }
 
 /// Length of the line that tells a chunk's size, and the size.
-fn size(input: &[u8]) -> Result<Option<(usize, u64)>, Http1Error> {
-    let malformed = Http1Error::Malformed("chunk has no size");
+fn size(input: &[u8]) -> Result<Option<(usize, u64)>, MessageError> {
+    let malformed = MessageError::Malformed("chunk has no size");
     if !input.first().is_none_or(u8::is_ascii_hexdigit) {
         return Err(malformed);
     }
     match httparse::parse_chunk_size(input) {
         // A line that ends in the middle of an extension has two readings.
         Ok(httparse::Status::Complete((line, _))) if input[..line - 1].contains(&b'\n') => {
-            Err(Http1Error::Malformed("chunk extension has a line break"))
+            Err(MessageError::Malformed("chunk extension has a line break"))
         }
         Ok(httparse::Status::Complete(found)) => Ok(Some(found)),
-        Ok(httparse::Status::Partial) if input.len() > MAX_LINE => {
-            Err(Http1Error::Malformed("line of a chunk's size is too long"))
-        }
+        Ok(httparse::Status::Partial) if input.len() > MAX_LINE => Err(MessageError::Malformed(
+            "line of a chunk's size is too long",
+        )),
         Ok(httparse::Status::Partial) => Ok(None),
         Err(httparse::InvalidChunkSize) => Err(malformed),
     }

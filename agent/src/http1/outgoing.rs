@@ -1,29 +1,35 @@
-//! A request on its way out.
+//! A message on its way out: its head, then its body as it comes.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use http::Request;
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName};
-use http_body::{Body as _, Frame};
-use tokio::io::AsyncWrite as _;
+use http_body::{Body, Frame};
+use tokio::io::{AsyncWrite, ReadBuf};
 
-use super::arena::Arena;
-use super::{BodyError, RequestBody, Stream, head};
+use super::fields;
 
-/// Bytes, and pieces, that are gathered before they are written; beyond that a body waits for its upstream.
+/// Bytes, and pieces, that are gathered before they are written; beyond that a body waits for its reader.
 const MAX_BYTES: usize = 64 * 1024;
 const MAX_PIECES: usize = 16;
 
-/// Why a request is not sent to its end.
+/// Bytes that are put together before they are written: the kernel takes one small piece sooner than several, by more than
+/// it costs to put them together.
+const GATHERED: usize = 2048;
+
+/// Why a message is not sent to its end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unsent {
+pub(crate) enum Unsent<E: std::error::Error + 'static> {
     /// Its body broke off.
-    #[error(transparent)]
-    Body(#[from] BodyError),
+    #[error("body broke off")]
+    Body(#[source] E),
+    /// Its body is longer or shorter than its head said.
+    #[error("body is not as long as announced")]
+    Length,
     /// The connection did.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -31,47 +37,47 @@ pub(super) enum Unsent {
 
 /// What is left to send.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(crate) struct Outgoing<B> {
     queue: Queue,
-    body: Option<RequestBody>,
+    body: Option<B>,
     framing: Framing,
     flushed: bool,
 }
 
 /// How the body's end is told.
 #[derive(Debug)]
-enum Framing {
+pub(crate) enum Framing {
     /// So many bytes are to come.
     Length(u64),
     /// By chunks, and the trailers that were announced.
     Chunked(Vec<HeaderName>),
+    /// By the connection's end.
+    Close,
 }
 
-impl Sending {
-    /// Also gives the map of the request's headers, empty now, for those of the answer.
-    pub(super) fn new(request: Request<RequestBody>, arena: &Arena) -> (Self, HeaderMap) {
-        let (mut parts, body) = request.into_parts();
-        let body = Some(body).filter(|body| !body.is_end_stream());
-        let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
-            None => Framing::Length(0),
-            Some(Some(length)) => Framing::Length(length),
-            Some(None) => Framing::Chunked(announced(&parts.headers)),
-        };
-        // That there is no body is said to whoever heard it said.
-        let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
-        let head = arena.written(head::room(&parts), |out| {
-            head::write(&parts, out);
-            match &framing {
-                Framing::Length(length) if told => {
-                    // Writing to memory does not fail.
-                    let _written = write!(out.writer(), "content-length: {length}\r\n");
-                }
-                Framing::Length(_) => {}
-                Framing::Chunked(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+impl Framing {
+    /// Writes the field that tells it.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        match self {
+            Self::Length(length) => {
+                out.extend_from_slice(b"content-length: ");
+                out.extend_from_slice(itoa::Buffer::new().format(*length).as_bytes());
+                out.extend_from_slice(b"\r\n");
             }
-            out.extend_from_slice(b"\r\n");
-        });
-        let sending = Self {
+            Self::Chunked(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            Self::Close => {}
+        }
+    }
+}
+
+impl<B> Outgoing<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error + 'static,
+{
+    /// A head, and the body that follows if there is one.
+    pub(crate) fn new(head: Bytes, body: Option<B>, framing: Framing) -> Self {
+        Self {
             queue: Queue {
                 first: head,
                 rest: VecDeque::new(),
@@ -80,17 +86,15 @@ impl Sending {
             body,
             framing,
             flushed: false,
-        };
-        parts.headers.clear();
-        (sending, parts.headers)
+        }
     }
 
     /// Sends as much as there is, and is ready when all of it is sent.
-    pub(super) fn poll(
+    pub(crate) fn poll<T: AsyncWrite + Unpin>(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut T,
         context: &mut Context<'_>,
-    ) -> Poll<Result<(), Unsent>> {
+    ) -> Poll<Result<(), Unsent<B::Error>>> {
         loop {
             let waits = self.gather(context)?;
             while !self.queue.first.is_empty() {
@@ -102,7 +106,7 @@ impl Sending {
                 self.queue.advance(count);
             }
             if !self.flushed && (waits || self.body.is_none()) {
-                ready!(super::poll_flush(stream, context))?;
+                ready!(Pin::new(&mut *stream).poll_flush(context))?;
                 self.flushed = true;
             }
             if self.body.is_none() {
@@ -115,7 +119,7 @@ impl Sending {
     }
 
     /// Takes what the body has; true if the rest has not come yet.
-    fn gather(&mut self, context: &mut Context<'_>) -> Result<bool, Unsent> {
+    fn gather(&mut self, context: &mut Context<'_>) -> Result<bool, Unsent<B::Error>> {
         while let Some(body) = &mut self.body {
             if self.queue.is_full() {
                 return Ok(false);
@@ -123,7 +127,7 @@ impl Sending {
             match Pin::new(&mut *body).poll_frame(context) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(Some(frame)) => {
-                    let frame = frame?;
+                    let frame = frame.map_err(Unsent::Body)?;
                     let last = body.is_end_stream();
                     self.frame(frame, last)?;
                 }
@@ -133,7 +137,7 @@ impl Sending {
         Ok(false)
     }
 
-    fn frame(&mut self, frame: Frame<Bytes>, last: bool) -> Result<(), BodyError> {
+    fn frame(&mut self, frame: Frame<Bytes>, last: bool) -> Result<(), Unsent<B::Error>> {
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => {
@@ -144,9 +148,10 @@ impl Sending {
         match &mut self.framing {
             Framing::Length(left) => {
                 let rest = left.checked_sub(data.len() as u64);
-                *left = rest.ok_or(BodyError::Length)?;
+                *left = rest.ok_or(Unsent::Length)?;
                 self.queue.push(data);
             }
+            Framing::Close => self.queue.push(data),
             Framing::Chunked(_) if data.is_empty() => {}
             Framing::Chunked(_) => {
                 self.queue.push(format!("{:x}\r\n", data.len()).into());
@@ -160,16 +165,16 @@ impl Sending {
         }
     }
 
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), BodyError> {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsent<B::Error>> {
         self.body = None;
         match &self.framing {
-            Framing::Length(0) => Ok(()),
-            Framing::Length(_) => Err(BodyError::Length),
+            Framing::Length(0) | Framing::Close => Ok(()),
+            Framing::Length(_) => Err(Unsent::Length),
             Framing::Chunked(announced) => {
                 let mut out = BytesMut::from(&b"0\r\n"[..]);
                 for (name, value) in trailers.iter().flatten() {
                     if announced.contains(name) {
-                        head::field(name, value, &mut out);
+                        fields::field(name, value, &mut out);
                     }
                 }
                 out.extend_from_slice(b"\r\n");
@@ -181,7 +186,7 @@ impl Sending {
 }
 
 /// Trailers that a message may have: those that it announced, and none that frame or address it (RFC 9110, section 6.5.1).
-fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
+pub(crate) fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
     const NEVER: [HeaderName; 13] = [
         header::AUTHORIZATION,
         header::CACHE_CONTROL,
@@ -232,22 +237,32 @@ impl Queue {
         }
     }
 
-    fn poll_write(
+    fn poll_write<T: AsyncWrite + Unpin>(
         &self,
-        stream: &mut Stream,
+        stream: &mut T,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.rest.is_empty() || !stream.is_write_vectored() {
-            return super::poll_write(stream, context, &self.first);
+        let stream = Pin::new(stream);
+        if self.rest.is_empty() {
+            return stream.poll_write(context, &self.first);
+        }
+        let pieces = std::iter::once(&self.first).chain(&self.rest);
+        if self.first.len() + self.bytes <= GATHERED {
+            let mut space = [MaybeUninit::uninit(); GATHERED];
+            let mut gathered = ReadBuf::uninit(&mut space);
+            pieces.for_each(|piece| gathered.put_slice(piece));
+            return stream.poll_write(context, gathered.filled());
+        }
+        if !stream.is_write_vectored() {
+            return stream.poll_write(context, &self.first);
         }
         let mut slices = [IoSlice::new(&[]); MAX_PIECES + 4];
-        let pieces = std::iter::once(&self.first).chain(&self.rest);
         let mut count = 0;
         for (slice, piece) in slices.iter_mut().zip(pieces) {
             *slice = IoSlice::new(piece);
             count += 1;
         }
-        Pin::new(stream).poll_write_vectored(context, &slices[..count])
+        stream.poll_write_vectored(context, &slices[..count])
     }
 
     fn advance(&mut self, mut count: usize) {

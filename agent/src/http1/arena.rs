@@ -10,9 +10,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use tokio::io::AsyncReadExt as _;
-
-use super::Stream;
+use http::HeaderMap;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Bytes of the shared memory. Whoever holds a part of it holds all of it.
 const BLOCK: usize = 32 * 1024;
@@ -23,14 +22,24 @@ const LEAST: usize = 8 * 1024;
 /// Bytes that are asked for at most.
 const MOST: usize = 512 * 1024;
 
+/// Maps of header fields that are kept for the next messages, and fields that such a map has room for.
+const MAPS: usize = 64;
+const FIELDS: usize = 64;
+
 /// The shared memory; always empty between two uses.
 #[derive(Clone, Debug, Default)]
-pub(in crate::upstream) struct Arena(Rc<RefCell<BytesMut>>);
+pub(crate) struct Arena(Rc<Memory>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    block: RefCell<BytesMut>,
+    maps: RefCell<Vec<HeaderMap>>,
+}
 
 impl Arena {
     /// The block, with room for at least so many bytes.
     fn block(&self, room: usize) -> RefMut<'_, BytesMut> {
-        let mut block = self.0.borrow_mut();
+        let mut block = self.0.block.borrow_mut();
         // From its beginning, if nobody holds a part.
         if !block.try_reclaim(BLOCK) && block.capacity() < room {
             *block = BytesMut::with_capacity(BLOCK.max(room));
@@ -38,8 +47,22 @@ impl Arena {
         block
     }
 
+    /// An empty map.
+    pub(crate) fn map(&self) -> HeaderMap {
+        self.0.maps.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a map that is not needed any more.
+    pub(crate) fn give(&self, mut map: HeaderMap) {
+        map.clear();
+        let mut maps = self.0.maps.borrow_mut();
+        if maps.len() < MAPS && (1..=FIELDS).contains(&map.capacity()) {
+            maps.push(map);
+        }
+    }
+
     /// What `write` writes.
-    pub(super) fn written(&self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    pub(crate) fn written(&self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
         let mut block = self.block(room);
         write(&mut block);
         block.split().freeze()
@@ -48,9 +71,9 @@ impl Arena {
 
 /// The reading side of a connection.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     /// What was read and not yet taken.
-    pub(super) input: Bytes,
+    pub(crate) input: Bytes,
     arena: Arena,
     /// Bytes to ask for next.
     next: usize,
@@ -59,7 +82,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(arena: Arena) -> Self {
+    pub(crate) fn new(arena: Arena) -> Self {
         Self {
             input: Bytes::new(),
             arena,
@@ -68,14 +91,19 @@ impl Reader {
         }
     }
 
-    pub(super) fn arena(&self) -> &Arena {
+    pub(crate) fn arena(&self) -> &Arena {
         &self.arena
     }
 
+    /// What was read and not yet taken, and the memory beside it.
+    pub(crate) fn input(&mut self) -> (&mut Bytes, &Arena) {
+        (&mut self.input, &self.arena)
+    }
+
     /// Reads more; 0 is the end.
-    pub(super) fn poll_more(
+    pub(crate) fn poll_more<T: AsyncRead + Unpin>(
         &mut self,
-        stream: &mut Stream,
+        stream: &mut T,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let next = self.next;
@@ -102,7 +130,7 @@ impl Reader {
             joined.extend_from_slice(&more);
             self.input = joined.freeze();
         }
-        // More where there was more than room; less where there was much room twice, since an answer's last piece is often
+        // More where there was more than room; less where there was much room twice, since a message's last piece is often
         // small.
         let little = count < next / 2;
         if count == next {

@@ -1,0 +1,130 @@
+//! Header fields as they are on the wire, and what they say of the connection and the body.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use httparse::Status;
+
+use super::MessageError;
+use super::decoder::MAX_TRAILERS;
+
+/// Field lines of trailers.
+const MAX_HEADERS: usize = 100;
+
+/// Header lines that there is room for besides those of a head: the router adds some.
+const MORE_HEADERS: usize = 8;
+
+/// Whether an empty line ends the head, of which so many bytes were looked at before: a head that comes in many pieces is
+/// not read from its beginning for each.
+pub(crate) fn is_whole(input: &[u8], seen: usize) -> bool {
+    let from = seen.saturating_sub(3);
+    let new = &input[from..];
+    new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// Takes trailers, if they are whole.
+pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, MessageError> {
+    let whole = input.clone();
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let parsed = httparse::parse_headers(&whole, &mut lines).map_err(MessageError::Head)?;
+    let Status::Complete((length, lines)) = parsed else {
+        return Ok(None);
+    };
+    if length > MAX_TRAILERS {
+        return Err(MessageError::Malformed("trailers are too long"));
+    }
+    let (fields, _) = values(&whole, lines, HeaderMap::new())?;
+    input.advance(length);
+    Ok(Some(fields))
+}
+
+/// What the header lines say of its connection and its body.
+#[derive(Default)]
+pub(crate) struct Told {
+    pub(crate) connection: bool,
+    /// Whether the last coding is `chunked`, if there are any.
+    pub(crate) coding: Option<bool>,
+    /// The length, unless those that were told differ.
+    pub(crate) length: Option<Option<u64>>,
+    /// Whether the length was told more than once.
+    pub(crate) listed: bool,
+    /// Whether `Expect`, `Upgrade`, `TE`, are there.
+    pub(crate) expects: bool,
+    pub(crate) upgrades: bool,
+    pub(crate) te: bool,
+}
+
+/// The values are parts of `whole`, in which the lines lie.
+pub(crate) fn values(
+    whole: &Bytes,
+    lines: &[httparse::Header<'_>],
+    mut headers: HeaderMap,
+) -> Result<(HeaderMap, Told), MessageError> {
+    let mut told = Told::default();
+    headers.reserve(lines.len() + MORE_HEADERS);
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes())
+            .map_err(|_| MessageError::Malformed("header name"))?;
+        match name {
+            header::CONNECTION => told.connection = true,
+            header::EXPECT => told.expects = true,
+            header::UPGRADE => told.upgrades = true,
+            header::TE => told.te = true,
+            header::TRANSFER_ENCODING => told.coding = Some(is_chunked(line.value)),
+            header::CONTENT_LENGTH => {
+                told.listed |= told.length.is_some() || line.value.contains(&b',');
+                let numbers = line.value.split(|byte| *byte == b',');
+                for number in numbers.map(|one| number(one.trim_ascii())) {
+                    told.length = match told.length {
+                        None => Some(number),
+                        Some(before) => Some(before.filter(|before| number == Some(*before))),
+                    };
+                }
+            }
+            _ => {}
+        }
+        let value = HeaderValue::from_maybe_shared(whole.slice_ref(line.value))
+            .map_err(|_| MessageError::Malformed("header value"))?;
+        headers.append(name, value);
+    }
+    Ok((headers, told))
+}
+
+fn is_chunked(codings: &[u8]) -> bool {
+    let last = codings.rsplit(|byte| *byte == b',').next();
+    last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// A number in digits and nothing else.
+fn number(text: &[u8]) -> Option<u64> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+        tokens.any(|one| one.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    })
+}
+
+/// Writes one field.
+pub(crate) fn field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_are_not_longer_than_they_may_be() {
+        let line = |length| Bytes::from(format!("x: {}\r\n\r\n", "y".repeat(length)));
+        assert!(trailers(&mut line(10)).is_ok_and(|fields| fields.is_some()));
+        assert!(trailers(&mut line(MAX_TRAILERS)).is_err());
+    }
+}

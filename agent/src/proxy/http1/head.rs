@@ -1,0 +1,196 @@
+//! Heads: that of the request as values, that of the answer as bytes.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, StatusCode, Uri, Version};
+use http_body::Body as _;
+use httparse::Status;
+
+use crate::http1::{
+    Chunks, Decoder, Framing, MessageError, announced, field, is_whole, lists, values,
+};
+use crate::proxy::body::ResponseBody;
+use crate::proxy::connection::{MAX_HEAD, MAX_HEADERS};
+
+/// Bytes that most heads of answers take.
+pub(super) const ROOM: usize = 1024;
+
+/// A request as far as its head says.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) request: Request<()>,
+    pub(super) decoder: Decoder,
+    pub(super) terms: Terms,
+    /// Whether its client waits for `100 Continue` before it sends the body.
+    pub(super) expects: bool,
+    /// Whether it may ask for another protocol.
+    pub(super) upgrades: bool,
+}
+
+/// What the answer has to know of its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The method is `HEAD`.
+    pub(super) head: bool,
+    /// The client speaks HTTP/1.1, and not 1.0.
+    pub(super) newer: bool,
+    /// The client wants to ask more on the connection.
+    pub(super) stays: bool,
+    /// The client takes trailers.
+    pub(super) trailers: bool,
+}
+
+/// Takes the head of a request, if it is whole; so many bytes of it were looked at before. `headers` is empty.
+///
+/// # Errors
+///
+/// The status that says what is wrong; nothing behind it on the connection can be trusted.
+pub(super) fn read(
+    input: &mut Bytes,
+    seen: usize,
+    headers: impl FnOnce() -> HeaderMap,
+) -> Result<Option<Head>, StatusCode> {
+    if input.is_empty() || (seen > 0 && !is_whole(input, seen)) {
+        return match input.len() > MAX_HEAD {
+            true => Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            false => Ok(None),
+        };
+    }
+    let whole = input.clone();
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(&whole, &mut lines) {
+        Ok(Status::Complete(length)) if length <= MAX_HEAD => length,
+        Ok(Status::Partial) if input.len() <= MAX_HEAD => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => {
+            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
+        Err(_) => return Err(StatusCode::BAD_REQUEST),
+    };
+    let bad = |_: MessageError| StatusCode::BAD_REQUEST;
+    let newer = parsed.version == Some(1);
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    let method = Method::from_bytes(method).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let target = whole.slice_ref(parsed.path.unwrap_or_default().as_bytes());
+    let target = Uri::from_maybe_shared(target).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let (headers, told) = values(&whole, parsed.headers, headers()).map_err(bad)?;
+    input.advance(length);
+    // What differs has no one reading, and what has a coding that is not understood no end (RFC 9112, section 6.3).
+    let decoder = match (told.coding, told.length) {
+        (Some(true), _) if newer => Decoder::Chunked(Chunks::default()),
+        (Some(_), _) | (None, Some(None)) => return Err(StatusCode::BAD_REQUEST),
+        (None, Some(Some(length))) => Decoder::length(length),
+        (None, None) => Decoder::Ended,
+    };
+    let connection = |token| told.connection && lists(&headers, &header::CONNECTION, token);
+    let terms = Terms {
+        head: method == Method::HEAD,
+        newer,
+        stays: !connection("close") && (newer || connection("keep-alive")),
+        trailers: told.te && lists(&headers, &header::TE, "trailers"),
+    };
+    let expects = told.expects
+        && newer
+        && !decoder.ended()
+        && lists(&headers, &header::EXPECT, "100-continue");
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = target;
+    *request.headers_mut() = headers;
+    *request.version_mut() = match newer {
+        true => Version::HTTP_11,
+        false => Version::HTTP_10,
+    };
+    Ok(Some(Head {
+        request,
+        decoder,
+        terms,
+        expects,
+        upgrades: told.upgrades && newer,
+    }))
+}
+
+/// What an answer's head becomes.
+pub(super) struct Answered {
+    /// How its body is framed; none: it has none.
+    pub(super) framing: Option<Framing>,
+    /// Whether the connection stays open behind it.
+    pub(super) stays: bool,
+}
+
+/// Frames an answer and writes its head. `date` is asked if the answer has none.
+pub(super) fn write(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &ResponseBody,
+    terms: Terms,
+    date: impl FnOnce() -> HeaderValue,
+    out: &mut BytesMut,
+) -> Answered {
+    // RFC 9110, section 6.4.1. Lengths stay where they tell of what a `GET` would have given.
+    let switches = status.is_informational();
+    let empty = switches || status == StatusCode::NO_CONTENT;
+    let told = terms.head || status == StatusCode::NOT_MODIFIED;
+    let mut stays = terms.stays;
+    let framing = match body.size_hint().exact() {
+        _ if empty || told => None,
+        Some(length) => Some(Framing::Length(length)),
+        None if !terms.newer => Some(Framing::Close),
+        None if terms.trailers => Some(Framing::Chunked(announced(headers))),
+        None => Some(Framing::Chunked(Vec::new())),
+    };
+    stays &= !matches!(framing, Some(Framing::Close));
+    status_line(status, out);
+    let (mut dated, mut connection) = (false, false);
+    for (name, value) in headers {
+        match *name {
+            header::CONTENT_LENGTH if !told => continue,
+            header::TRANSFER_ENCODING => continue,
+            header::DATE => dated = true,
+            header::CONNECTION => {
+                connection = true;
+                stays &= !value.as_bytes().eq_ignore_ascii_case(b"close");
+            }
+            _ => {}
+        }
+        field(name, value, out);
+    }
+    if let Some(framing) = &framing {
+        framing.write(out);
+    }
+    if !dated && !switches {
+        field(&header::DATE, &date(), out);
+    }
+    match stays {
+        _ if connection => {}
+        false => out.extend_from_slice(b"connection: close\r\n"),
+        true if !terms.newer => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        true => {}
+    }
+    out.extend_from_slice(b"\r\n");
+    Answered { framing, stays }
+}
+
+/// The whole answer to what is no request.
+pub(super) fn refusal(status: StatusCode, date: &HeaderValue) -> Bytes {
+    let mut out = BytesMut::with_capacity(128);
+    status_line(status, &mut out);
+    field(&header::DATE, date, &mut out);
+    out.extend_from_slice(b"connection: close\r\ncontent-length: 0\r\n\r\n");
+    out.freeze()
+}
+
+fn status_line(status: StatusCode, out: &mut BytesMut) {
+    if status == StatusCode::OK {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    // The phrase may be empty, the space before it may not be left out (RFC 9112, section 4).
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,194 @@
+//! What became of every object: whether it is taken, what is wrong with it, and what the Gateway API wants to be
+//! said in its status.
+//!
+//! Flows in: what linking found out. Flows out: plain data, in the API's own words, for whoever writes status. What it
+//! deliberately does not know: whether the data plane took the snapshot. `Programmed` here means that the snapshot holds
+//! what the object asks for; whoever activates it takes that back where activation fails.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::document::Kind;
+use crate::model::{Name, ObjectName, Port, RouteKind};
+use crate::report::{Mistake, Source, Warning};
+
+mod condition;
+
+pub use condition::{Condition, ConditionKind, Reason};
+
+/// What became of a set of objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Every object that has a name.
+    pub objects: BTreeMap<ObjectKey, Verdict>,
+    /// What is wrong with objects that have none.
+    pub nameless: Vec<Mistake>,
+    /// Classes that name Cardinal as their controller.
+    pub classes: BTreeMap<String, ClassStatus>,
+    /// Gateways of these classes.
+    pub gateways: BTreeMap<ObjectName, GatewayStatus>,
+    /// Sets of listeners for these gateways.
+    pub listener_sets: BTreeMap<ObjectName, ListenerSetStatus>,
+    /// Routes that name at least one of these gateways or sets.
+    pub routes: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
+    /// Policies that have to do with at least one of these gateways, by kind and name.
+    pub policies: BTreeMap<(Kind, ObjectName), PolicyStatus>,
+}
+
+/// Kind and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name. Kinds without namespaces have the namespace `default` here.
+    pub name: ObjectName,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.kind, self.name)
+    }
+}
+
+/// What is to be said of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its file, or what the caller called it, and where it is in it.
+    pub source: Source,
+    /// `metadata.generation` of what was read; status that is written about it observed this one.
+    pub generation: Option<i64>,
+    /// Whether it has a part in the snapshot. One that does not is as if it were not there, except that what depends on
+    /// it is closed.
+    pub accepted: bool,
+    /// What is wrong with it, in the order of its lines. An object that is accepted can have mistakes in parts that are
+    /// closed for them.
+    pub mistakes: Vec<Mistake>,
+    /// What is without effect, or has less than its author may think.
+    pub warnings: Vec<Warning>,
+}
+
+/// Status of a `GatewayClass`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassStatus {
+    /// `metadata.generation` of what was read.
+    pub generation: Option<i64>,
+    /// `Accepted`.
+    pub conditions: Vec<Condition>,
+}
+
+/// Status of a `Gateway`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayStatus {
+    /// `metadata.generation` of what was read.
+    pub generation: Option<i64>,
+    /// `Accepted`, `Programmed`, and `ResolvedRefs` and `InsecureFrontendValidationMode` where it has what these are about.
+    pub conditions: Vec<Condition>,
+    /// Addresses that it listens on.
+    pub addresses: Vec<IpAddr>,
+    /// Its own listeners, in the order of its `spec`.
+    pub listeners: Vec<ListenerStatus>,
+    /// Sets of listeners that are accepted.
+    pub attached_listener_sets: usize,
+}
+
+/// Status of a `ListenerSet`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSetStatus {
+    /// `metadata.generation` of what was read.
+    pub generation: Option<i64>,
+    /// `Accepted` and `Programmed`.
+    pub conditions: Vec<Condition>,
+    /// Its listeners, in the order of its `spec`; none while it is not allowed.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// Status of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// Its name, as it is written.
+    pub name: String,
+    /// Kinds of routes that it takes, out of those that it could.
+    pub supported_kinds: Vec<RouteKind>,
+    /// Accepted routes that are attached to it, whatever its own state is.
+    pub attached_routes: usize,
+    /// `Accepted`, `Conflicted`, `ResolvedRefs` and `Programmed`.
+    pub conditions: Vec<Condition>,
+}
+
+/// Status of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteStatus {
+    /// `metadata.generation` of what was read.
+    pub generation: Option<i64>,
+    /// One for each of its references to gateways that are ours, in the order of its `spec`.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// A parent and the conditions towards it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentStatus {
+    /// The reference.
+    pub parent: ParentRef,
+    /// `Accepted` and `ResolvedRefs`, and `PartiallyInvalid` where it is.
+    pub conditions: Vec<Condition>,
+}
+
+/// A reference to a gateway, a set of listeners, or a part of either (Gateway API, `ParentReference`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParentRef {
+    /// Which of the two.
+    pub kind: ParentKind,
+    /// The namespace, if it was written; else it is that of the object which refers.
+    pub namespace: Option<Name>,
+    /// The name.
+    pub name: Arc<str>,
+    /// A listener of it.
+    pub section: Option<Name>,
+    /// Listeners of this port.
+    pub port: Option<Port>,
+}
+
+/// What routes attach to. Both are of group `gateway.networking.k8s.io`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ParentKind {
+    /// A `Gateway`.
+    Gateway,
+    /// A `ListenerSet`.
+    ListenerSet,
+}
+
+impl ParentKind {
+    /// As a document names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
+        }
+    }
+}
+
+impl fmt::Display for ParentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Status of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyStatus {
+    /// `metadata.generation` of what was read.
+    pub generation: Option<i64>,
+    /// What the policy is judged for, at most 16 (Gateway API, `PolicyStatus.ancestors`).
+    pub ancestors: Vec<AncestorStatus>,
+}
+
+/// An ancestor of a policy's target, and the conditions towards it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AncestorStatus {
+    /// The gateway or set of listeners; its namespace is always written.
+    pub ancestor: ParentRef,
+    /// `Accepted`, and `ResolvedRefs` where the policy has references.
+    pub conditions: Vec<Condition>,
+}
