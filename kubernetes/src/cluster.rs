@@ -4,6 +4,7 @@
 //! first ones come when every kind that is served was listed; until the API server can be heard, those kept on disk take their place.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,12 @@ use kube::{Client, Config};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::error::ClusterError;
+use crate::error::{ClusterError, explain};
 use crate::keep::Keep;
-use crate::served;
+use crate::status::Outcome;
 use crate::store::{Objects, Silence, Store};
+use crate::writer::{self, Tally};
+use crate::{lease, served};
 
 /// A burst is over when nothing changed for this long.
 const QUIET: Duration = Duration::from_millis(5);
@@ -25,9 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often what is known is written to disk, if it changed.
 const KEEP: Duration = Duration::from_secs(10);
 
+/// Until the lease must be given back at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// How a cluster is followed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// Name of the node that we are on.
+    pub node: String,
     /// Folder where the last objects are kept; nothing is kept without one.
     pub keep: Option<PathBuf>,
 }
@@ -39,6 +47,8 @@ pub struct Seen {
     pub objects: Objects,
     /// Differs when a document differs.
     pub documents: u64,
+    /// The version of the Gateway API's kinds that are installed, if that is known.
+    pub bundle: Option<Arc<str>>,
     /// They are those that were kept on disk: the API server has not been heard since the start.
     pub kept: bool,
 }
@@ -54,6 +64,12 @@ pub struct Health {
     pub silences: Vec<Silence>,
     /// Kinds that are watched, with the number of their objects.
     pub kinds: Vec<(&'static str, usize)>,
+    /// This agent writes status.
+    pub writes: bool,
+    /// Statuses that it has written since the start.
+    pub written: u64,
+    /// Attempts to write one that failed.
+    pub unwritten: u64,
 }
 
 impl Health {
@@ -90,9 +106,14 @@ impl Known {
 /// A followed cluster. Dropping it ends every task.
 pub struct Cluster {
     client: Client,
+    node: String,
     known: Arc<Known>,
     seen: watch::Receiver<Option<Seen>>,
-    _tasks: JoinSet<()>,
+    outcomes: watch::Sender<Option<Outcome>>,
+    leads: watch::Receiver<bool>,
+    tally: Arc<Tally>,
+    server: String,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Cluster {
@@ -104,12 +125,14 @@ impl Cluster {
         let config = Config::infer()
             .await
             .map_err(|error| ClusterError::Config(error.into()))?;
+        let server = config.cluster_url.to_string();
+        let server = server.trim_end_matches('/').to_owned();
         let client =
             Client::try_from(config).map_err(|error| ClusterError::Client(error.into()))?;
-        Self::with(client, settings)
+        Self::with(client, server, settings)
     }
 
-    fn with(client: Client, settings: &Settings) -> Result<Self, ClusterError> {
+    fn with(client: Client, server: String, settings: &Settings) -> Result<Self, ClusterError> {
         let keep = settings.keep.as_deref().map(Keep::new);
         let kept = match &keep {
             Some(keep) => keep.load()?,
@@ -127,18 +150,67 @@ impl Cluster {
         if let Some(keep) = keep {
             tasks.spawn(remember(keep, seen.clone()));
         }
+        let (outcomes, answers) = watch::channel(None);
+        let (lead, leads) = watch::channel(false);
+        let tally = Arc::new(Tally::default());
+        tasks.spawn(lease::compete(client.clone(), settings.node.clone(), lead));
+        tasks.spawn(writer::write(
+            client.clone(),
+            settings.node.clone(),
+            seen.clone(),
+            answers,
+            leads.clone(),
+            Arc::clone(&tally),
+        ));
         Ok(Self {
             client,
+            node: settings.node.clone(),
             known,
             seen,
-            _tasks: tasks,
+            outcomes,
+            leads,
+            tally,
+            server,
+            tasks: Mutex::new(tasks),
         })
+    }
+
+    /// Says what became of objects. The agent that writes status writes it.
+    pub fn answer(&self, outcome: Outcome) {
+        self.outcomes.send_replace(Some(outcome));
+    }
+
+    /// Stops following, and lets another agent write status.
+    pub async fn end(&self) {
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        if !*self.leads.borrow() {
+            return;
+        }
+        let given = lease::give_back(self.client.clone(), &self.node);
+        match tokio::time::timeout(FAREWELL, given).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                error = explain(&error),
+                "the lease for writing status was not given back; it ends by itself"
+            ),
+            Err(_) => tracing::warn!(
+                "the lease for writing status was not given back in time; it ends by itself"
+            ),
+        }
     }
 
     /// What is known, once enough is; the receiver has the newest, and is told of each change.
     #[must_use]
     pub fn seen(&self) -> watch::Receiver<Option<Seen>> {
         self.seen.clone()
+    }
+
+    /// Where the API server is.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// How well the cluster is heard now.
@@ -154,6 +226,9 @@ impl Cluster {
                 .into_iter()
                 .map(|(kind, count)| (kind.name(), count))
                 .collect(),
+            writes: *self.leads.borrow(),
+            written: self.tally.patched.load(Ordering::Relaxed),
+            unwritten: self.tally.failed.load(Ordering::Relaxed),
         })
     }
 }
@@ -167,17 +242,18 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
         complete |= known.read(Store::complete);
         let kept = has_kept && Instant::now() >= patience;
         if complete || kept {
-            let (objects, documents, changes) = known.read(|store| {
+            let (seen, changes) = known.read(|store| {
                 let (documents, changes) = store.counts();
-                (store.objects(), documents, changes)
+                let seen = Seen {
+                    objects: store.objects(),
+                    documents,
+                    bundle: store.bundle(),
+                    kept: !complete,
+                };
+                (seen, changes)
             });
             if last != Some((changes, complete)) {
                 last = Some((changes, complete));
-                let seen = Seen {
-                    objects,
-                    documents,
-                    kept: !complete,
-                };
                 if sender.send(Some(seen)).is_err() {
                     return;
                 }

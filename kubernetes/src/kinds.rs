@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use snapshot::model::{L4Kind, L7Kind, RouteKind};
+
 /// API group of the Gateway API.
 const GATEWAY: &str = "gateway.networking.k8s.io";
 /// API group of Envoy Gateway.
@@ -126,6 +128,32 @@ impl Kind {
                 | Self::HttpRouteFilter
                 | Self::Backend
         )
+    }
+
+    /// Whether documents have this kind.
+    #[must_use]
+    pub fn is_document(self) -> bool {
+        self.document().is_some()
+    }
+
+    /// What reports call it; none if it is in no report.
+    pub(crate) fn document(self) -> Option<snapshot::Kind> {
+        let kinds = snapshot::Kind::ALL.iter().copied();
+        kinds
+            .filter(|kind| kind.group() == self.group())
+            .find(|kind| kind.as_str() == self.name())
+    }
+
+    /// The kind of route; none for others.
+    pub(crate) fn route(self) -> Option<RouteKind> {
+        match self {
+            Self::HttpRoute => Some(RouteKind::L7(L7Kind::Http)),
+            Self::GrpcRoute => Some(RouteKind::L7(L7Kind::Grpc)),
+            Self::TlsRoute => Some(RouteKind::L4(L4Kind::Tls)),
+            Self::TcpRoute => Some(RouteKind::L4(L4Kind::Tcp)),
+            Self::UdpRoute => Some(RouteKind::L4(L4Kind::Udp)),
+            _ => None,
+        }
     }
 
     fn facts(self) -> (&'static str, &'static str, &'static [&'static str]) {

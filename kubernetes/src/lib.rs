@@ -12,15 +12,20 @@
 mod backoff;
 mod cluster;
 mod error;
+mod events;
 mod keep;
 mod kinds;
+mod lease;
 mod object;
 mod served;
+mod status;
 mod store;
 mod watch;
+mod writer;
 
 pub use cluster::{Cluster, Health, Seen, Settings};
 pub use error::ClusterError;
 pub use kinds::Kind;
 pub use object::{Object, ObjectId};
+pub use status::{CONTROLLER, Outcome};
 pub use store::{Objects, SECOND_LOOK, Silence};

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use kube::core::{ApiResource, DynamicObject};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use snapshot::model::ObjectName;
+use snapshot::status::ObjectKey;
 
 use crate::kinds::Kind;
 
@@ -30,6 +32,25 @@ impl fmt::Display for ObjectId {
             "" => write!(f, "{} {}", self.kind, self.name),
             namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
         }
+    }
+}
+
+impl ObjectId {
+    /// Its name as documents have it: one without a namespace is in `default`.
+    pub(crate) fn object_name(&self) -> Option<ObjectName> {
+        let namespace = match &*self.namespace {
+            "" => "default",
+            namespace => namespace,
+        };
+        ObjectName::new(namespace, &self.name).ok()
+    }
+
+    /// Its key in reports.
+    pub(crate) fn key(&self) -> Option<ObjectKey> {
+        Some(ObjectKey {
+            kind: self.kind.document()?,
+            name: self.object_name()?,
+        })
     }
 }
 
@@ -96,6 +117,9 @@ impl Object {
         if let Some(created) = meta.creation_timestamp {
             let created = serde_json::to_value(created).ok()?;
             metadata.insert("creationTimestamp".into(), created);
+        }
+        if let Some(generation) = meta.generation {
+            metadata.insert("generation".into(), generation.into());
         }
         let mut document = Map::new();
         document.insert("apiVersion".into(), resource.api_version.as_str().into());
@@ -192,7 +216,14 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
         Kind::EndpointSlice => &["addressType", "endpoints", "ports"],
         Kind::Secret => &["type", "data"],
         Kind::ConfigMap => &["data.ca.crt", "binaryData.ca.crt"],
-        _ => return data,
+        _ => {
+            let mut kept = data;
+            if kind == Kind::Gateway {
+                // The record of the addresses that it was given.
+                copy_status(&["addresses"], status, &mut kept);
+            }
+            return kept;
+        }
     };
     let mut kept = Map::new();
     for field in fields {
@@ -318,12 +349,30 @@ mod tests {
         );
         let document: Value = serde_json::from_slice(&route.document).expect("JSON");
         assert_eq!(document["spec"], json!({"rules": []}));
+        assert_eq!(document["metadata"]["generation"], json!(3));
         assert_eq!(document.get("status"), None);
         assert_eq!(route.status.as_deref(), Some(&json!({"parents": []})));
         assert_eq!(route.generation, 3);
         let saved = serde_json::to_string(&route.save().expect("saved")).expect("JSON");
         let back: super::Saved = serde_json::from_str(&saved).expect("reads");
         assert_eq!(back.object(), Some(route));
+    }
+
+    #[test]
+    fn a_gateway_keeps_the_addresses_that_it_was_given() {
+        let status =
+            json!({"addresses": [{"type": "IPAddress", "value": "10.0.0.1"}], "listeners": []});
+        let sent = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "n"},
+            "spec": {"gatewayClassName": "c"}, "status": status
+        });
+        let gateway = taken(Kind::Gateway, "v1", sent);
+        let document: Value = serde_json::from_slice(&gateway.document).expect("JSON");
+        assert_eq!(
+            document["status"],
+            json!({"addresses": [{"type": "IPAddress", "value": "10.0.0.1"}]})
+        );
+        assert_eq!(gateway.status.as_deref(), Some(&status));
     }
 
     #[test]

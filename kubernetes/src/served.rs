@@ -29,11 +29,15 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A new definition is served a moment after it is stored.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// The definition of classes of gateways, and where it says of which version it is.
+const CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
+const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
+
 /// Follows every kind that is served, as long as it is polled.
 pub(crate) async fn follow(client: Client, known: Arc<Known>) {
     let changed = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
-    let definitions = definitions(client.clone(), Arc::clone(&changed));
+    let definitions = definitions(client.clone(), Arc::clone(&known), Arc::clone(&changed));
     tasks.spawn(async move {
         definitions.await;
         None
@@ -65,8 +69,13 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
                 LOOK
             }
             Err(error) => {
-                tracing::debug!(error, "the API server does not say what it serves");
-                known.change(|store| store.unreachable(error, Instant::now()));
+                let fresh = known.change(|store| store.unreachable(error.clone(), Instant::now()));
+                if fresh {
+                    tracing::warn!(
+                        error,
+                        "the API server does not say what it serves; what is known goes on"
+                    );
+                }
                 backoff.next()
             }
         };
@@ -141,14 +150,14 @@ async fn resources(
 }
 
 /// Tells of each change of a definition, as long as definitions may be watched.
-async fn definitions(client: Client, changed: Arc<Notify>) {
+async fn definitions(client: Client, known: Arc<Known>, changed: Arc<Notify>) {
     let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
     let resource = ApiResource::from_gvk(&kind);
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        if let Err(error) = changes(&api, &changed).await {
+        if let Err(error) = changes(&api, &known, &changed).await {
             tracing::debug!(
                 error = explain(&error),
                 "definitions of kinds cannot be watched; the API server is asked now and then"
@@ -161,9 +170,14 @@ async fn definitions(client: Client, changed: Arc<Notify>) {
     }
 }
 
-async fn changes(api: &Api<DynamicObject>, changed: &Notify) -> Result<(), kube::Error> {
+async fn changes(
+    api: &Api<DynamicObject>,
+    known: &Known,
+    changed: &Notify,
+) -> Result<(), kube::Error> {
     // Only the version of the list is of interest.
     let list = api.list_metadata(&ListParams::default().limit(1)).await?;
+    bundle(api, known).await?;
     changed.notify_one();
     let version = list.metadata.resource_version.unwrap_or_default();
     let events = api
@@ -174,8 +188,20 @@ async fn changes(api: &Api<DynamicObject>, changed: &Notify) -> Result<(), kube:
         match event? {
             WatchEvent::Error(status) => return Err(kube::Error::Api(status.boxed())),
             WatchEvent::Bookmark(_) => {}
-            _ => changed.notify_one(),
+            _ => {
+                bundle(api, known).await?;
+                changed.notify_one();
+            }
         }
     }
+    Ok(())
+}
+
+/// Asks which version of the Gateway API the definition of its first kind is of.
+async fn bundle(api: &Api<DynamicObject>, known: &Known) -> Result<(), kube::Error> {
+    let definition = api.get_metadata_opt(CLASSES).await?;
+    let annotations = definition.and_then(|definition| definition.metadata.annotations);
+    let version = annotations.and_then(|mut annotations| annotations.remove(BUNDLE));
+    known.change(|store| store.installed(version.map(Into::into)));
     Ok(())
 }

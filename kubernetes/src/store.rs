@@ -63,6 +63,8 @@ pub(crate) struct Store {
     served: bool,
     /// Since when it cannot be asked, and why.
     silent: Option<(Instant, String)>,
+    /// The version of the Gateway API's kinds that are installed.
+    bundle: Option<Arc<str>>,
     /// Counts changes of documents.
     documents: u64,
     /// Counts changes of anything.
@@ -191,17 +193,32 @@ impl Store {
         }
     }
 
-    /// A kind could not be listed or watched.
-    pub(crate) fn failed(&mut self, kind: Kind, error: String, now: Instant) {
+    /// A kind could not be listed or watched; whether that is news.
+    pub(crate) fn failed(&mut self, kind: Kind, error: String, now: Instant) -> bool {
         let watched = self.kinds.entry(kind).or_default();
-        let since = watched.silent.as_ref().map_or(now, |(since, _)| *since);
-        watched.silent = Some((since, error));
+        let since = watched.silent.as_ref().map(|(since, _)| *since);
+        watched.silent = Some((since.unwrap_or(now), error));
+        since.is_none()
     }
 
-    /// What the API server serves could not be asked.
-    pub(crate) fn unreachable(&mut self, error: String, now: Instant) {
-        let since = self.silent.as_ref().map_or(now, |(since, _)| *since);
-        self.silent = Some((since, error));
+    /// What the API server serves could not be asked; whether that is news.
+    pub(crate) fn unreachable(&mut self, error: String, now: Instant) -> bool {
+        let since = self.silent.as_ref().map(|(since, _)| *since);
+        self.silent = Some((since.unwrap_or(now), error));
+        since.is_none()
+    }
+
+    /// The version of the Gateway API's kinds that are installed.
+    pub(crate) fn installed(&mut self, bundle: Option<Arc<str>>) {
+        if self.bundle != bundle {
+            self.bundle = bundle;
+            self.changes += 1;
+        }
+    }
+
+    /// As it was last told.
+    pub(crate) fn bundle(&self) -> Option<Arc<str>> {
+        self.bundle.clone()
     }
 
     /// Kinds that nothing can be heard of.

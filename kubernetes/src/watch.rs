@@ -186,15 +186,9 @@ impl Watcher {
     async fn failed(&mut self, error: String) {
         let pause = self.backoff.next();
         let kind = self.kind;
-        let fresh = self.known.change(|store| {
-            let now = Instant::now();
-            let fresh = !store
-                .silences(now)
-                .iter()
-                .any(|silence| silence.kind == kind);
-            store.failed(kind, error.clone(), now);
-            fresh
-        });
+        let fresh = self
+            .known
+            .change(|store| store.failed(kind, error.clone(), Instant::now()));
         if fresh {
             tracing::warn!(%kind, error, "this kind cannot be followed; what is known of it goes on");
         } else {

@@ -140,15 +140,15 @@ fn silence_counts_from_its_first_failure_and_ends_with_a_word() {
     let hour = Duration::from_secs(3600);
     let mut store = Store::default();
     store.serves(&[Kind::Pod].into());
-    store.failed(Kind::Pod, "connection refused".to_owned(), start);
-    store.failed(Kind::Pod, "timed out".to_owned(), start + hour / 2);
+    assert!(store.failed(Kind::Pod, "connection refused".to_owned(), start));
+    assert!(!store.failed(Kind::Pod, "timed out".to_owned(), start + hour / 2));
     let silences = store.silences(start + hour);
     assert_eq!(silences.len(), 1);
     assert_eq!(silences[0].lasts, hour);
     assert_eq!(silences[0].error, "timed out");
     store.heard(Kind::Pod);
     assert!(store.silences(start + hour).is_empty());
-    store.unreachable("refused".to_owned(), start);
+    assert!(store.unreachable("refused".to_owned(), start));
     let (lasts, _) = store.unreachable_for(start + hour).expect("unreachable");
     assert_eq!(lasts, hour);
     store.serves(&[Kind::Pod].into());
