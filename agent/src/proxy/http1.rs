@@ -165,9 +165,12 @@ where
             None => return After::Close(false),
         }
     };
-    line.answers();
+    let Some(untold) = line.answers() else {
+        return After::Close(false);
+    };
+    let last = untold || watch.closing.get();
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let (mut outgoing, stays) = outgoing(worker, response, terms, watch.closing.get());
+    let (mut outgoing, stays) = outgoing(worker, response, terms, last);
     let sent = std::future::poll_fn(|context| {
         if let Poll::Ready(sent) = line.poll_send(&mut outgoing, context) {
             return Poll::Ready(Some(sent));
@@ -226,11 +229,11 @@ fn outgoing(
     worker: &Worker,
     response: Response<ResponseBody>,
     terms: Terms,
-    closing: bool,
+    last: bool,
 ) -> (Outgoing<ResponseBody>, bool) {
     let (parts, body) = response.into_parts();
     let terms = Terms {
-        stays: terms.stays && !closing,
+        stays: terms.stays && !last,
         ..terms
     };
     let arena = worker.client.arena();

@@ -7,6 +7,7 @@ mod cells;
 mod choreo;
 mod client_certificates;
 mod client_policy;
+mod codec;
 mod documents;
 mod east;
 mod filters;

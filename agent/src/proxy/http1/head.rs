@@ -81,6 +81,8 @@ pub(super) fn read(
     let decoder = match (told.coding, told.length) {
         (Some(true), _) if newer => Decoder::Chunked(Chunks::default()),
         (Some(_), _) | (None, Some(None)) => return Err(StatusCode::BAD_REQUEST),
+        // Told twice, even if alike (RFC 9112, section 6.3): who is behind may read a list in another way.
+        _ if told.listed => return Err(StatusCode::BAD_REQUEST),
         (None, Some(Some(length))) => Decoder::length(length),
         (None, None) => Decoder::Ended,
     };

@@ -123,9 +123,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
         }
     }
 
-    /// From here on an answer is written: its client is not told to go on any more.
-    pub(super) fn answers(&self) {
-        self.0.borrow_mut().expected = Bytes::new();
+    /// From here on an answer is written. True if its client waits to be told to go on, which it is not any more: nobody
+    /// knows whether it sends the body all the same, or its next request (RFC 9110, section 10.1.1). None: it was told
+    /// half of that.
+    pub(super) fn answers(&self) -> Option<bool> {
+        let state = &mut *self.0.borrow_mut();
+        let untold = std::mem::take(&mut state.expected).len();
+        if untold > 0 && untold < CONTINUE.len() {
+            return None;
+        }
+        state.broken |= untold > 0 && !state.lent;
+        Some(untold > 0)
     }
 
     /// Sends an answer.
@@ -151,8 +159,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
         // Somebody left it: if the rest is short and here, nobody has to connect again.
         let mut drained = 0;
         while !state.decoder.ended() {
-            // A client that waits to be told sends nothing.
-            if drained > DRAINED || !state.expected.is_empty() {
+            if drained > DRAINED {
                 return Poll::Ready(false);
             }
             match state.decoder.next(&mut state.reader.input) {
