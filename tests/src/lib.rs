@@ -5,6 +5,7 @@ pub mod agent;
 pub mod demo;
 pub mod http;
 pub mod interrupt;
+pub mod kube;
 pub mod peer;
 pub mod programs;
 pub mod quickstart;

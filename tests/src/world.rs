@@ -301,7 +301,7 @@ impl Drop for World {
     }
 }
 
-fn is_root() -> Result<bool> {
+pub(crate) fn is_root() -> Result<bool> {
     let status =
         fs::read_to_string("/proc/self/status").context("failed to read /proc/self/status")?;
     let uid = status
@@ -325,6 +325,11 @@ fn cgroup2() -> Result<PathBuf> {
 
 /// Runs a command to its end, quietly; its words are the error's.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// As [`run`], and gives what the command printed.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("failed to start {command:?}"))?;
@@ -334,5 +339,5 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    Ok(())
+    String::from_utf8(output.stdout).with_context(|| format!("{command:?} printed no UTF-8"))
 }

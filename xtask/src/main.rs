@@ -1,11 +1,13 @@
 //! Cardinal's own build program: `cargo xtask <command>`.
 //!
 //! It flows from nothing to a running world: `setup` installs what a machine lacks, `build-ebpf` makes the
-//! kernel object, `demo` and `quickstart` show the product, `bench` measures it, `test` and `tidy` judge it. Nothing in here knows
+//! kernel object, `demo` and `quickstart` show the product, `bench` measures it, `kube` and
+//! `conformance` run it in Kubernetes, `test` and `tidy` judge it. Nothing in here knows
 //! how a cell works; the scenarios are the `tests` crate's.
 
 mod bench;
 mod ebpf;
+mod kube;
 mod setup;
 mod shell;
 mod stage;
@@ -38,7 +40,12 @@ enum Command {
     Quickstart(stage::QuickstartOptions),
     /// Measure what the datapath costs beside a node without it and beside its peers (root), and the router beside other proxies.
     Bench(bench::Options),
-    /// Build and run all tests: unit, property, proxy, namespace (root) and, in machines, those of older kernels.
+    /// Bring up a throw-away Kubernetes with the agent on every node, until Ctrl-C (root).
+    Kube(kube::KubeOptions),
+    /// Run the conformance suite of the Gateway API in a throw-away Kubernetes (root), or against a cluster.
+    Conformance(kube::ConformanceOptions),
+    /// Build and run all tests: unit, property, proxy, namespace (root) and, in machines, those of older kernels; with --kube those
+    /// in Kubernetes instead.
     Test(suite::Options),
     /// Run what CI runs: formatting, lints, docs, dependencies, tests.
     Tidy(tidy::Options),
@@ -51,6 +58,8 @@ fn main() -> std::process::ExitCode {
         Command::Demo(options) => stage::demo(&options),
         Command::Quickstart(options) => stage::quickstart(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Kube(options) => kube::kube(&options),
+        Command::Conformance(options) => kube::conformance(&options),
         Command::Test(options) => suite::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     };

@@ -91,6 +91,18 @@ pub(crate) fn world() -> Result<()> {
     ])
 }
 
+/// What a Kubernetes in network namespaces needs beside Go.
+pub(crate) fn kube() -> Result<()> {
+    apt(vec![
+        Package::new(
+            "iproute2",
+            "makes network namespaces, veth pairs and routes",
+        ),
+        Package::new("util-linux", "nsenter starts programs inside them"),
+        Package::new("openssl", "makes the control plane's keys and certificates"),
+    ])
+}
+
 /// What the benchmark compares the datapath with.
 pub(crate) fn peers() -> Result<()> {
     apt(vec![

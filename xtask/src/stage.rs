@@ -96,7 +96,7 @@ impl Programs {
         self.dir.join("vm_init")
     }
 
-    fn stage(&self) -> PathBuf {
+    pub(crate) fn stage(&self) -> PathBuf {
         self.dir.join("stage")
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: builds and runs every test, and counts them by kind.
 //!
-//! Kinds are names: a binary `netns_*` needs a kernel and root, `proxy_*` needs sockets only, a binary or
+//! Kinds are names: a binary `netns_*` needs a kernel and root, `kube_*` a Kubernetes that is brought up for it (only asked for
+//! with `--kube`, and then alone), `proxy_*` needs sockets only, a binary or
 //! a test whose name starts with `property_` draws its input (and `property_verdict` needs a kernel and root as well), doc
 //! tests are doc tests, and everything else is a unit test. What the machines with other kernels run ([`vm`]) is counted once
 //! more for each of them.
@@ -17,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::{ebpf, setup, shell, stage, vm};
+use crate::{ebpf, kube, setup, shell, stage, vm};
 
 /// What `cargo xtask test` can be told.
 #[derive(Args, Debug, Default)]
@@ -31,6 +32,9 @@ pub(crate) struct Options {
     /// measured (about an hour on two cores).
     #[arg(long)]
     long: bool,
+    /// Run only the tests in Kubernetes, each in a throw-away one (root, and Go to build it).
+    #[arg(long, conflicts_with = "long")]
+    kube: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +76,7 @@ enum Kind {
     Property,
     Proxy,
     Namespace,
+    Kubernetes,
     Doc,
     Machine,
 }
@@ -83,6 +88,7 @@ impl fmt::Display for Kind {
             Self::Property => "property",
             Self::Proxy => "proxy",
             Self::Namespace => "namespace",
+            Self::Kubernetes => "kubernetes",
             Self::Doc => "doc",
             Self::Machine => "machine",
         })
@@ -94,6 +100,7 @@ impl Kind {
         let name = test.rsplit("::").next().unwrap_or(test);
         match () {
             () if binary.starts_with("netns_") => Self::Namespace,
+            () if binary.starts_with("kube_") => Self::Kubernetes,
             () if binary.starts_with("proxy_") => Self::Proxy,
             () if binary.starts_with("property_") || name.starts_with("property_") => {
                 Self::Property
@@ -201,6 +208,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return vm::run(options);
     }
     let start = Instant::now();
+    if options.kube {
+        return in_kubernetes(options, start);
+    }
     setup::host_build()?;
     setup::world()?;
     setup::ebpf()?;
@@ -213,7 +223,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
     let mut tally = Tally::default();
     for binary in &binaries {
-        if binary.name == CONFORMANCE && h2spec.is_err() {
+        let kind = Kind::of(&binary.name, "");
+        if kind == Kind::Kubernetes || binary.name == CONFORMANCE && h2spec.is_err() {
             continue;
         }
         let rounds: Vec<_> = LONG
@@ -221,8 +232,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             .filter(|_| options.long)
             .map(|(name, value)| (*name, PathBuf::from(value)))
             .collect();
-        let privileged = Kind::of(&binary.name, "") == Kind::Namespace
-            || DRAWN_FOR_THE_KERNEL.contains(&binary.name.as_str());
+        let privileged =
+            kind == Kind::Namespace || DRAWN_FOR_THE_KERNEL.contains(&binary.name.as_str());
         let mut command = if privileged {
             let more = [
                 ("CARGO_MANIFEST_DIR", binary.package.clone()),
@@ -254,8 +265,50 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .args(&options.filter);
     stage::embed(&mut docs, Some(&object));
     play(&mut docs, &mut tally, |_| ("doc".to_owned(), Kind::Doc))?;
-    let without = machines(options, &programs.init(), &binaries, &mut tally);
+    let mut without = machines(options, &programs.init(), &binaries, &mut tally);
+    without.extend(
+        h2spec
+            .err()
+            .map(|reason| format!("without {CONFORMANCE}: {reason}")),
+    );
+    without.push("without Kubernetes: `cargo xtask test --kube` runs those".to_owned());
+    Ok(sum_up(options, &tally, &without, start))
+}
 
+/// Builds Kubernetes and the tests in it, and runs them. What this machine lacks for that is an error.
+fn in_kubernetes(options: &Options, start: Instant) -> Result<ExitCode> {
+    let variables = kube::prepare("up")?;
+    setup::host_build()?;
+    setup::world()?;
+    setup::ebpf()?;
+    let object = ebpf::build(&ebpf::Options::default())?;
+    let programs = stage::build(Some(&object), false)?;
+    let variables = [&programs.variables()[..], &variables].concat();
+    let binaries = binaries(&object, &["--test", "kube_*"])?;
+    let mut tally = Tally::default();
+    let mut node = shell::command("go");
+    node.args(["test", "./..."])
+        .current_dir(shell::root().join("tests/kube/node"));
+    // What plays the nodes has tests of its own, which are not ours to count.
+    shell::run(&mut node)?;
+    for binary in &binaries {
+        let package = [("CARGO_MANIFEST_DIR", binary.package.clone())];
+        let mut command =
+            shell::elevated(&binary.executable, &[&variables[..], &package].concat())?;
+        // A world is a whole control plane: one at a time is what a machine holds.
+        command
+            .current_dir(&binary.package)
+            .arg("--test-threads=1")
+            .args(&options.filter);
+        play(&mut command, &mut tally, |test| {
+            (binary.name.clone(), Kind::of(&binary.name, test))
+        })?;
+    }
+    Ok(sum_up(options, &tally, &[], start))
+}
+
+/// Prints the counts and what was left out, and judges.
+fn sum_up(options: &Options, tally: &Tally, without: &[String], start: Instant) -> ExitCode {
     for (test, lines) in &tally.figures.found {
         println!("\n{test}:");
         for line in lines {
@@ -275,11 +328,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     for failure in &tally.failures {
         println!("failed: {failure}");
     }
-    for reason in &without {
-        println!("without a machine: {reason}");
-    }
-    if let Err(reason) = &h2spec {
-        println!("without {CONFORMANCE}: {reason}");
+    for reason in without {
+        println!("{reason}");
     }
     let total = tally.total();
     if total.ignored > 0 {
@@ -292,17 +342,20 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     println!("{} passed, {} failed", total.passed, total.failed);
     let good =
         total.failed == 0 && total.ignored == 0 && (total.passed > 0 || options.filter.is_some());
-    Ok(if good {
+    if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 /// Boots other kernels and counts what their tests did. Gives what could not be booted here, and why.
 fn machines(options: &Options, init: &Path, binaries: &[Binary], tally: &mut Tally) -> Vec<String> {
     if options.filter.is_some() {
-        return vec!["a filter was given; `cargo xtask test vm` boots the kernels".to_owned()];
+        return vec![
+            "without a machine: a filter was given; `cargo xtask test vm` boots the kernels"
+                .to_owned(),
+        ];
     }
     let available = vm::prepare(&[]);
     match vm::boot(init, binaries, available.kernels) {
@@ -319,7 +372,11 @@ fn machines(options: &Options, init: &Path, binaries: &[Binary], tally: &mut Tal
         }
         Err(error) => tally.add(Kind::Machine, "vm", &format!("{error:#}"), Outcome::Failed),
     }
-    available.missing
+    available
+        .missing
+        .iter()
+        .map(|reason| format!("without a machine: {reason}"))
+        .collect()
 }
 
 /// Builds the test programs of the workspace, or the targets that cargo is told.
@@ -474,6 +531,7 @@ mod tests {
     #[test]
     fn kinds_are_names() {
         assert_eq!(Kind::of("netns_demo", "property_x"), Kind::Namespace);
+        assert_eq!(Kind::of("kube_world", "kube_x"), Kind::Kubernetes);
         assert_eq!(Kind::of("proxy_routes", "x"), Kind::Proxy);
         assert_eq!(
             Kind::of("snapshot", "parse::tests::property_round_trip"),

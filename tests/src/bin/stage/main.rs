@@ -1,5 +1,6 @@
-//! The stage program: `cargo xtask demo` and `cargo xtask quickstart` build it and become it.
+//! The stage program: `cargo xtask demo`, `quickstart`, `kube` and `conformance` build it and become it.
 
+mod cluster;
 mod table;
 
 use std::process::ExitCode;
@@ -14,7 +15,10 @@ use tests::{
 };
 
 #[derive(Parser)]
-#[command(name = "stage", about = "Plays Cardinal's demo and quickstart")]
+#[command(
+    name = "stage",
+    about = "Plays Cardinal's demo and quickstart, and runs it in Kubernetes"
+)]
 struct Cli {
     #[command(subcommand)]
     play: Play,
@@ -40,12 +44,18 @@ enum Play {
         #[arg(long)]
         check: bool,
     },
+    /// A throw-away Kubernetes with the agent on every node, until Ctrl-C.
+    Kube(cluster::KubeOptions),
+    /// The conformance suite of the Gateway API.
+    Conformance(cluster::ConformanceOptions),
 }
 
 fn main() -> ExitCode {
     let played = interrupt::watch().and_then(|()| match Cli::parse().play {
         Play::Demo { json, keep, only } => play_demo(json, keep, only.as_deref()),
         Play::Quickstart { check } => play_quickstart(check),
+        Play::Kube(options) => cluster::kube(&options),
+        Play::Conformance(options) => cluster::conformance(&options),
     });
     match played {
         Ok(code) => code,
