@@ -211,4 +211,22 @@ mod tests {
         }
         assert_eq!(Kind::find("apps", "Service"), None);
     }
+
+    #[test]
+    fn every_kind_that_documents_have_is_watched_in_a_version_that_they_have() {
+        for document in snapshot::Kind::ALL {
+            let kind = Kind::find(document.group(), document.as_str());
+            let kind = kind.unwrap_or_else(|| panic!("{document} is not watched"));
+            for version in kind.versions() {
+                let version = match kind.group() {
+                    "" => (*version).to_owned(),
+                    group => format!("{group}/{version}"),
+                };
+                assert!(
+                    document.versions().contains(&&*version),
+                    "{document} is not read in {version}"
+                );
+            }
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! A kind whose definition is not installed is no mistake: it has no objects. Definitions are watched, so that one that is installed
 //! later is noticed at once; a look every [`LOOK`] is the net under that, and all there is where definitions may not be watched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::backoff::Backoff;
@@ -37,34 +38,25 @@ const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
 pub(crate) async fn follow(client: Client, known: Arc<Known>) {
     let changed = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
-    let definitions = definitions(client.clone(), Arc::clone(&known), Arc::clone(&changed));
-    tasks.spawn(async move {
-        definitions.await;
-        None
-    });
-    let mut running = BTreeSet::new();
+    tasks.spawn(definitions(
+        client.clone(),
+        Arc::clone(&known),
+        Arc::clone(&changed),
+    ));
+    let mut running: BTreeMap<Kind, AbortHandle> = BTreeMap::new();
     let mut backoff = Backoff::default();
     loop {
+        running.retain(|_, task| !task.is_finished());
         let pause = match look(&client).await {
-            Ok(served) => {
+            Ok(mut served) => {
                 backoff.reset();
-                let fresh: BTreeSet<Kind> = served
-                    .keys()
-                    .copied()
-                    .filter(|kind| !running.contains(kind))
-                    .collect();
-                known.change(|store| store.serves(&fresh));
+                served.retain(|kind, _| !running.contains_key(kind));
+                known.change(|store| store.serves(&served.keys().copied().collect()));
                 for (kind, resource) in served {
-                    if !running.insert(kind) {
-                        continue;
-                    }
                     tracing::debug!(%kind, version = %resource.api_version, "watching");
                     let api = Api::all_with(client.clone(), &resource);
-                    let known = Arc::clone(&known);
-                    tasks.spawn(async move {
-                        watch::follow(kind, resource, api, known).await;
-                        Some(kind)
-                    });
+                    let task = watch::follow(kind, resource, api, Arc::clone(&known));
+                    running.insert(kind, tasks.spawn(task));
                 }
                 LOOK
             }
@@ -82,11 +74,10 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = changed.notified() => tokio::time::sleep(SETTLE).await,
-            Some(ended) = tasks.join_next() => match ended {
-                Ok(Some(kind)) => drop(running.remove(&kind)),
-                Ok(None) => {}
-                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a watch has failed"),
-            }
+            // A kind that is not served any more, or a watch that failed: either may be there again.
+            Some(ended) = tasks.join_next() => if let Err(error) = ended {
+                tracing::error!(error = &error as &dyn std::error::Error, "a watch has failed");
+            },
         }
     }
 }
@@ -98,12 +89,13 @@ async fn look(client: &Client) -> Result<BTreeMap<Kind, ApiResource>, String> {
     for kind in Kind::ALL {
         for version in kind.versions() {
             let key = (kind.group(), *version);
-            if !versions.contains_key(&key) {
-                versions.insert(key, resources(client, key.0, key.1).await?);
-            }
-            let plural = versions
-                .get(&key)
-                .and_then(|resources| resources.as_ref()?.get(kind.name()));
+            let resources = match versions.entry(key) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(asked) => asked.insert(resources(client, key.0, key.1).await?),
+            };
+            let plural = resources
+                .as_ref()
+                .and_then(|resources| resources.get(kind.name()));
             if let Some(plural) = plural {
                 let kinds = GroupVersionKind::gvk(kind.group(), version, kind.name());
                 served.insert(kind, ApiResource::from_gvk_with_plural(&kinds, plural));

@@ -145,19 +145,12 @@ fn gateway(status: &GatewayStatus, generation: i64, failure: Option<&str>) -> Sa
         .iter()
         .map(|address| json!({ "type": "IPAddress", "value": address.to_string() }))
         .collect();
-    let mut said = fields(json!({
+    Said::Whole(fields(json!({
         "addresses": addresses,
         "conditions": conditions(&status.conditions, generation, failure),
         "listeners": listeners(&status.listeners, generation, failure),
-    }));
-    // Where the API does not have the field yet, it would not stay.
-    if status.attached_listener_sets > 0 {
-        said.insert(
-            "attachedListenerSets".into(),
-            status.attached_listener_sets.into(),
-        );
-    }
-    Said::Whole(said)
+        "attachedListenerSets": status.attached_listener_sets,
+    })))
 }
 
 fn listeners(listeners: &[ListenerStatus], generation: i64, failure: Option<&str>) -> Vec<Value> {

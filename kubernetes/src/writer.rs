@@ -106,9 +106,8 @@ pub(crate) async fn write(
                 changed = seen.changed() => changed,
             }
         };
-        match timeout(again, changed).await {
-            Ok(Err(_)) => return,
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(_)) = timeout(again, changed).await {
+            return;
         }
     }
 }
