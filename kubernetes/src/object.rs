@@ -110,7 +110,7 @@ impl Object {
         if !namespace.is_empty() {
             metadata.insert("namespace".into(), namespace.as_str().into());
         }
-        if let Some(labels) = meta.labels.filter(|_| has_labels(kind)) {
+        if let Some(labels) = meta.labels {
             let labels = labels.into_iter().map(|(key, value)| (key, value.into()));
             metadata.insert("labels".into(), Value::Object(labels.collect()));
         }
@@ -187,14 +187,6 @@ impl Saved {
             status: self.status.map(Arc::new),
         })
     }
-}
-
-/// Kinds whose labels select or name something.
-fn has_labels(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice
-    )
 }
 
 /// The fields beside `metadata` that a document of this kind has.
