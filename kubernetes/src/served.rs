@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
@@ -44,12 +45,21 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
         Arc::clone(&changed),
     ));
     let mut running: BTreeMap<Kind, AbortHandle> = BTreeMap::new();
+    let mut identity = None;
     let mut backoff = Backoff::default();
     loop {
         running.retain(|_, task| !task.is_finished());
         let pause = match look(&client).await {
-            Ok(mut served) => {
+            Ok((mut served, cluster)) => {
                 backoff.reset();
+                if identity.as_ref().is_some_and(|known| *known != cluster) {
+                    tracing::warn!(
+                        "another cluster answers, or one that has lost its data; everything is listed again"
+                    );
+                    running.values().for_each(AbortHandle::abort);
+                    running.clear();
+                }
+                identity = Some(cluster);
                 served.retain(|kind, _| !running.contains_key(kind));
                 known.change(|store| store.serves(&served.keys().copied().collect()));
                 for (kind, resource) in served {
@@ -75,15 +85,22 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
             () = tokio::time::sleep(pause) => {}
             () = changed.notified() => tokio::time::sleep(SETTLE).await,
             // A kind that is not served any more, or a watch that failed: either may be there again.
-            Some(ended) = tasks.join_next() => if let Err(error) = ended {
+            Some(ended) = tasks.join_next() => if let Err(error) = ended && error.is_panic() {
                 tracing::error!(error = &error as &dyn std::error::Error, "a watch has failed");
             },
         }
     }
 }
 
-/// The kinds that are served, each in the version that is read.
-async fn look(client: &Client) -> Result<BTreeMap<Kind, ApiResource>, String> {
+/// The kinds that are served, each in the version that is read, and whose they are: the namespace `kube-system` is as old as its
+/// cluster.
+async fn look(client: &Client) -> Result<(BTreeMap<Kind, ApiResource>, String), String> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let identity = timeout(ANSWER, namespaces.get_metadata("kube-system"))
+        .await
+        .map_err(|_| silence())?
+        .map_err(|error| explain(&error))?;
+    let identity = identity.metadata.uid.unwrap_or_default();
     let mut versions: BTreeMap<(&str, &str), Option<BTreeMap<String, String>>> = BTreeMap::new();
     let mut served = BTreeMap::new();
     for kind in Kind::ALL {
@@ -103,7 +120,11 @@ async fn look(client: &Client) -> Result<BTreeMap<Kind, ApiResource>, String> {
             }
         }
     }
-    Ok(served)
+    Ok((served, identity))
+}
+
+fn silence() -> String {
+    format!("no answer within {} seconds", ANSWER.as_secs())
 }
 
 /// Kinds of a version that can be listed and watched, with the names of their resources; none if there is no such version.
@@ -122,9 +143,7 @@ async fn resources(
             }
         }
     };
-    let answer = timeout(ANSWER, answer)
-        .await
-        .map_err(|_| format!("no answer within {} seconds", ANSWER.as_secs()))?;
+    let answer = timeout(ANSWER, answer).await.map_err(|_| silence())?;
     let list = match answer {
         Ok(list) => list,
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),

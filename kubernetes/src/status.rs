@@ -270,10 +270,10 @@ fn reference(parent: &ParentRef) -> Value {
         "name": &*parent.name,
     }));
     if let Some(namespace) = &parent.namespace {
-        said.insert("namespace".into(), namespace.as_str().into());
+        said.insert("namespace".into(), namespace.to_string().into());
     }
     if let Some(section) = &parent.section {
-        said.insert("sectionName".into(), section.as_str().into());
+        said.insert("sectionName".into(), section.to_string().into());
     }
     if let Some(port) = parent.port {
         said.insert("port".into(), port.get().into());

@@ -133,14 +133,36 @@ impl Watcher {
 
     /// Watches from a version on, as long as that is possible without a list.
     async fn watch(&mut self, mut version: String) -> Trouble {
+        let mut failed = false;
         loop {
             let opened = Instant::now();
-            match self.events(&mut version).await {
+            let watched = match failed {
+                true => self.is_past(&version).await,
+                false => Ok(()),
+            };
+            let watched = match watched {
+                Ok(()) => self.events(&mut version).await,
+                Err(trouble) => Err(trouble),
+            };
+            failed = watched.is_err();
+            match watched {
                 Ok(()) if opened.elapsed() >= SHORT => {}
                 Ok(()) => tokio::time::sleep(self.backoff.next()).await,
                 Err(Trouble::Failed(error)) => self.failed(error).await,
                 Err(trouble) => return trouble,
             }
+        }
+    }
+
+    /// Whether the API server has come to this version. One whose data were lost or restored has not, and a watch from a version
+    /// to come tells nothing until then.
+    async fn is_past(&self, version: &str) -> Result<(), Trouble> {
+        let page = answered(self.api.list(&ListParams::default().limit(1))).await?;
+        let now = page.metadata.resource_version.unwrap_or_default();
+        // Versions are compared as numbers (KEP-5504).
+        match (now.parse::<u128>(), version.parse::<u128>()) {
+            (Ok(now), Ok(version)) if now >= version => Ok(()),
+            _ => Err(Trouble::Expired),
         }
     }
 

@@ -277,11 +277,16 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     ensure!(status["config"]["cluster"]["complete"] == false, "{status}");
 
     // It comes back, and so do changes.
-    up(&world)?;
+    ensure!(
+        up(&world)?.status()?.success(),
+        "the world did not come back"
+    );
     world.apply(&cell("third", "10.1.0.7", false))?;
-    let status = agent.wait(|status| cells(status) == 3)?;
-    ensure!(status["config"]["cluster"]["complete"] == true, "{status}");
-    agent.wait(|status| status["config"]["cluster"]["stale_seconds"] == 0)?;
+    agent.wait(|status| cells(status) == 3)?;
+    agent.wait(|status| {
+        let cluster = &status["config"]["cluster"];
+        cluster["complete"] == true && cluster["stale_seconds"] == 0
+    })?;
     Ok(())
 }
 
@@ -301,8 +306,10 @@ fn kube_an_api_server_that_has_forgotten_everything_is_asked_twice() -> Result<(
     kill(&world, "kube-apiserver")?;
     kill(&world, "etcd")?;
     fs::remove_dir_all(world.state().join("etcd"))?;
-    up(&world)?;
-    kinds(&world)?;
+    // It waits for nodes, which do not come back to a cluster that does not know them.
+    let mut coming = up(&world)?.stderr(Stdio::null()).spawn()?;
+    let answers = world.wait(WAIT, &["namespaces"], |list| list["items"].is_array());
+    answers.and_then(|_| kinds(&world))?;
     // The first list is empty: it is asked for again, while everything goes on.
     let log = agent.folder.path().join("log");
     let end = Instant::now() + WAIT;
@@ -313,6 +320,7 @@ fn kube_an_api_server_that_has_forgotten_everything_is_asked_twice() -> Result<(
     ensure!(cells(&agent.status()?) == 2);
     // The second one is believed.
     agent.wait(|status| cells(status) == 0)?;
+    coming.wait()?;
     Ok(())
 }
 
@@ -358,8 +366,8 @@ fn kill(world: &World, component: &str) -> Result<()> {
     Ok(())
 }
 
-/// Brings back what does not run.
-fn up(world: &World) -> Result<()> {
+/// What brings back what does not run.
+fn up(world: &World) -> Result<Command> {
     let agent = Programs::locate()?.agent;
     let mut up = world.script("up");
     up.arg("--images")
@@ -367,6 +375,5 @@ fn up(world: &World) -> Result<()> {
         .env("CARDINAL_AGENT", agent)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    ensure!(up.status()?.success(), "the world did not come back");
-    Ok(())
+    Ok(up)
 }
