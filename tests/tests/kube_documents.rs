@@ -9,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tests::{
     kube::{Setup, World, root},
@@ -21,6 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// An agent as a process of a node, without a datapath.
 struct Agent<'a> {
     world: &'a World,
+    node: &'a str,
     program: PathBuf,
     folder: tempfile::TempDir,
     /// Where it is told that the API server is.
@@ -29,7 +34,7 @@ struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    fn start(world: &'a World) -> Result<Self> {
+    fn start(world: &'a World, node: &'a str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let kubeconfig = folder.path().join("kubeconfig");
         // The world's own file names a loopback address, which is another one on a node.
@@ -40,6 +45,7 @@ impl<'a> Agent<'a> {
         )?;
         let mut agent = Self {
             world,
+            node,
             program: Programs::locate()?.agent,
             folder,
             kubeconfig,
@@ -54,7 +60,7 @@ impl<'a> Agent<'a> {
             .create(true)
             .append(true)
             .open(self.folder.path().join("log"))?;
-        let mut command = self.world.on_node("node-1", "env");
+        let mut command = self.world.on_node(self.node, "env");
         command
             .arg(format!("KUBECONFIG={}", self.kubeconfig.display()))
             .arg(&self.program)
@@ -78,11 +84,14 @@ impl<'a> Agent<'a> {
 
     /// Ends it as the kubelet does.
     fn end(&mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
         let Some(mut process) = self.process.take() else {
             return Ok(());
         };
-        let pid = nix::unistd::Pid::from_raw(process.id().try_into()?);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        kill(Pid::from_raw(process.id().try_into()?), signal)?;
         process.wait()?;
         Ok(())
     }
@@ -177,7 +186,7 @@ fn kube_objects_are_taken_one_by_one_and_their_status_says_what_became_of_them()
         roles: false,
         ..Setup::default()
     })?;
-    let agent = Agent::start(&world)?;
+    let agent = Agent::start(&world, "node-1")?;
     agent.wait(|status| status["agent"]["ready"] == true)?;
 
     // Kinds that are installed while the agent runs are taken up.
@@ -236,6 +245,41 @@ fn kube_objects_are_taken_one_by_one_and_their_status_says_what_became_of_them()
     Ok(())
 }
 
+fn writes(status: &Value) -> bool {
+    status["config"]["cluster"]["writes_status"] == true
+}
+
+#[test]
+fn kube_one_agent_writes_status_and_another_takes_its_place() -> Result<()> {
+    let world = World::up(&Setup {
+        nodes: 2,
+        roles: false,
+    })?;
+    kinds(&world)?;
+    let mut first = Agent::start(&world, "node-1")?;
+    first.wait(writes)?;
+    let mut second = Agent::start(&world, "node-2")?;
+    second.wait(|status| status["agent"]["ready"] == true)?;
+    ensure!(!writes(&second.status()?));
+    world.apply(&cell("shop", "10.1.0.5", false))?;
+    world.wait(WAIT, &["cell", "shop"], |cell| {
+        has(cell, "Programmed", "True")
+    })?;
+
+    // One that ends gives the lease back; of one that is killed it runs out.
+    first.end()?;
+    second.wait(writes)?;
+    first.again()?;
+    first.wait(|status| status["agent"]["ready"] == true && !writes(status))?;
+    second.signal(Signal::SIGKILL)?;
+    first.wait(writes)?;
+    world.apply(&cell("bank", "10.1.0.6", false))?;
+    world.wait(WAIT, &["cell", "bank"], |cell| {
+        has(cell, "Programmed", "True")
+    })?;
+    Ok(())
+}
+
 #[test]
 fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     let world = World::up(&Setup {
@@ -245,7 +289,7 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     kinds(&world)?;
     world.apply(&cell("shop", "10.1.0.5", false))?;
     world.apply(&cell("bank", "10.1.0.6", false))?;
-    let mut agent = Agent::start(&world)?;
+    let mut agent = Agent::start(&world, "node-1")?;
     agent.wait(|status| cells(status) == 2)?;
     let kept = agent.folder.path().join("state/kubernetes/objects.jsonl");
     let end = Instant::now() + WAIT;
@@ -259,7 +303,7 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     }
 
     // The API server goes while the agent runs.
-    kill(&world, "kube-apiserver")?;
+    crash(&world, "kube-apiserver")?;
     let status = agent.wait(|status| {
         status["config"]["cluster"]["stale_seconds"]
             .as_u64()
@@ -300,11 +344,11 @@ fn kube_an_api_server_that_has_forgotten_everything_is_asked_twice() -> Result<(
     for (name, address) in [("shop", "10.1.0.5"), ("bank", "10.1.0.6")] {
         world.apply(&cell(name, address, false))?;
     }
-    let agent = Agent::start(&world)?;
+    let agent = Agent::start(&world, "node-1")?;
     agent.wait(|status| cells(status) == 2)?;
 
-    kill(&world, "kube-apiserver")?;
-    kill(&world, "etcd")?;
+    crash(&world, "kube-apiserver")?;
+    crash(&world, "etcd")?;
     fs::remove_dir_all(world.state().join("etcd"))?;
     // It waits for nodes, which do not come back to a cluster that does not know them.
     let mut coming = up(&world)?.stderr(Stdio::null()).spawn()?;
@@ -338,7 +382,7 @@ fn doubts(log: &Path) -> Result<bool> {
 }
 
 /// Ends a component of the world's control plane without a word.
-fn kill(world: &World, component: &str) -> Result<()> {
+fn crash(world: &World, component: &str) -> Result<()> {
     let file = world.state().join(format!("{component}.pid"));
     let text =
         fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
@@ -347,10 +391,10 @@ fn kill(world: &World, component: &str) -> Result<()> {
         .next()
         .context("the file of the component's process is empty")?
         .parse()?;
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    let pid = Pid::from_raw(pid);
+    kill(pid, Signal::SIGKILL)?;
     let end = Instant::now() + WAIT;
-    while nix::sys::signal::kill(pid, None).is_ok() {
+    while kill(pid, None).is_ok() {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // A process whose parent does not wait for it stays as a name.
         if state
