@@ -6,11 +6,13 @@ use std::io;
 mod arena;
 mod decoder;
 mod fields;
+mod lines;
 mod outgoing;
 
 pub(crate) use arena::{Arena, Reader};
 pub(crate) use decoder::{Chunks, Decoder, Piece};
 pub(crate) use fields::{Told, field, is_whole, lists, values};
+pub(crate) use lines::Names;
 pub(crate) use outgoing::{Framing, Outgoing, Unsent, announced};
 
 /// Why a message breaks.

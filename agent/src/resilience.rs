@@ -43,7 +43,13 @@ impl Default for Clock {
 impl Clock {
     /// Time since the clock was made.
     pub fn now(&self) -> Duration {
-        self.start.elapsed() + Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed))
+        self.at(Instant::now())
+    }
+
+    /// The same at a moment that is known.
+    pub fn at(&self, moment: Instant) -> Duration {
+        let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
+        moment.saturating_duration_since(self.start) + ahead
     }
 
     /// Sets all copies of the clock ahead. For tests, which cannot wait until a breaker's time is over.

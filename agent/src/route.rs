@@ -4,7 +4,7 @@
 //! which rule, who may, where to". A request loads the table once and asks nothing else.
 //! What it deliberately does not do: no sockets, no clock of its own, no state that changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
     Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
-    RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
+    PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 use crate::upstream::Terms;
@@ -49,6 +49,10 @@ pub use matching::{HostRules, Matched};
 pub use placement::{Placement, PlacementEndpoint, Placements, RouteReason};
 pub use trust::{Identity, TlsPeer};
 
+/// A map that requests ask. Its hash is fast, and seeded anew in each process: whoever writes documents cannot choose
+/// their names so that they collide.
+pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Everything the router needs for one generation.
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -68,9 +72,9 @@ pub struct RouteTable {
     /// Backends that policies are about, by name.
     pub(crate) backends: BTreeMap<Arc<str>, Arc<Backend>>,
     /// The same with each of their policies.
-    pub(crate) managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
+    pub(crate) managed: BTreeMap<(Arc<str>, PolicyId), Arc<Managed>>,
     /// Rate limits by policy and route.
-    pub(crate) limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
+    pub(crate) limiters: BTreeMap<(PolicyId, L7Kind, Arc<str>), Arc<Limiter>>,
 }
 
 impl RouteTable {
@@ -322,8 +326,8 @@ pub struct HostIndex<T> {
 impl<T> Default for HostIndex<T> {
     fn default() -> Self {
         Self {
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
+            exact: HashMap::default(),
+            wildcard: HashMap::default(),
             any: None,
         }
     }
@@ -335,12 +339,15 @@ impl<T> HostIndex<T> {
         if let Some(value) = self.exact.get(host) {
             return Some(value);
         }
-        let mut rest = host;
-        while let Some((_, suffix)) = rest.split_once('.') {
-            if let Some(value) = self.wildcard.get(suffix) {
-                return Some(value);
+        // Most listeners have no wildcard, and no label to look for.
+        if !self.wildcard.is_empty() {
+            let mut rest = host;
+            while let Some((_, suffix)) = rest.split_once('.') {
+                if let Some(value) = self.wildcard.get(suffix) {
+                    return Some(value);
+                }
+                rest = suffix;
             }
-            rest = suffix;
         }
         self.any.as_ref()
     }
@@ -507,6 +514,8 @@ pub struct RouteTarget {
     pub weight: u32,
     /// Name of what is behind it, the same in every generation; state of the backend is kept under it.
     pub backend: Arc<str>,
+    /// Whether its listed upstreams speak HTTP/2 to every client but those that upgrade to a websocket.
+    pub http2: bool,
     /// Where to.
     pub kind: TargetKind,
     /// What is changed for this target alone. A rewrite takes the place of the rule's.

@@ -6,14 +6,17 @@
 //! of it was sent; rules that ask for more have their retries in `proxy/attempts.rs`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request};
-use snapshot::model::{Hostname, Upstream, UpstreamHost};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue};
+use snapshot::model::{Hostname, Limit, Upstream, UpstreamHost};
 use tokio::time::Instant;
 
 use crate::route::trust::TrustError;
@@ -28,6 +31,7 @@ mod connect;
 pub(crate) mod datagram;
 mod http1;
 pub mod kept;
+mod lifetime;
 pub(crate) mod once;
 mod pool;
 pub mod resolve;
@@ -66,10 +70,16 @@ pub struct Destination {
 }
 
 /// What a policy says of connections. Those of other terms are kept apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// Until a connection stands, TLS included; none: [`Timeouts::connect`].
     pub connect: Option<Duration>,
+    /// How long a connection is kept without a request. Unset: [`Timeouts::idle`].
+    pub idle: Limit,
+    /// How long a connection gets requests; none: no limit.
+    pub age: Option<Duration>,
+    /// How many requests a connection gets; none: no limit.
+    pub requests: Option<NonZeroU32>,
 }
 
 impl Destination {
@@ -120,6 +130,17 @@ impl std::fmt::Display for Place {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+/// A request on its way out. Its head stays where it is, however many hands it goes through.
+#[derive(Debug)]
+pub struct UpstreamRequest<'a> {
+    /// Its head.
+    pub parts: Box<Parts>,
+    /// Fields that its head has besides.
+    pub more: &'a [(HeaderName, HeaderValue)],
+    /// Its body.
+    pub body: RequestBody,
 }
 
 /// Time limits of upstream connections.
@@ -294,6 +315,8 @@ impl UpstreamError {
 pub enum Patience {
     /// By the client's own setting: so long without progress of the request's body.
     Usual,
+    /// The same, and not after this.
+    UsualUntil(Instant),
     /// To the end.
     Endless,
     /// Until then.
@@ -306,14 +329,14 @@ impl Client {
     pub async fn send(
         &self,
         destinations: &[Destination],
-        request: Request<RequestBody>,
+        request: UpstreamRequest<'_>,
         progress: &Rc<Progress>,
         patience: Patience,
         table: &RouteTable,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<Box<Answer>, UpstreamError> {
         let first = destinations.first().ok_or(UpstreamError::Nowhere)?;
         let exchange = async {
-            let answer = self.exchange(destinations, request, table).await;
+            let answer = self.exchange(destinations, request, progress, table).await;
             // Whatever the upstream made of half a body is not its fault.
             match progress.broken() {
                 Some(BodyBreak::TooLong(limit)) => Err(UpstreamError::BodyTooLong { limit }),
@@ -322,17 +345,32 @@ impl Client {
             }
         };
         tokio::pin!(exchange);
-        let limit = match patience {
-            Patience::Usual => self.settings().timeouts.head,
-            Patience::Endless => return exchange.await,
-            Patience::Until(deadline) => {
-                return tokio::time::timeout_at(deadline, exchange)
-                    .await
-                    .unwrap_or(Err(UpstreamError::Deadline {
-                        place: first.place.to_string(),
-                    }));
-            }
+        let late = || UpstreamError::Deadline {
+            place: first.place.to_string(),
         };
+        match patience {
+            Patience::Usual => self.usual(exchange, progress, first).await,
+            Patience::UsualUntil(deadline) => {
+                let usual = self.usual(exchange, progress, first);
+                let answer = tokio::time::timeout_at(deadline, usual).await;
+                answer.unwrap_or_else(|_| Err(late()))
+            }
+            Patience::Endless => exchange.await,
+            Patience::Until(deadline) => {
+                let answer = tokio::time::timeout_at(deadline, exchange).await;
+                answer.unwrap_or_else(|_| Err(late()))
+            }
+        }
+    }
+
+    /// Waits for an answer as long as the request's body moves.
+    async fn usual(
+        &self,
+        mut exchange: Pin<&mut impl Future<Output = Result<Box<Answer>, UpstreamError>>>,
+        progress: &Rc<Progress>,
+        first: &Destination,
+    ) -> Result<Box<Answer>, UpstreamError> {
+        let limit = self.settings().timeouts.head;
         let mut alarm = self.alarms().alarm();
         std::future::poll_fn(|context| {
             if let Poll::Ready(answer) = exchange.as_mut().poll(context) {

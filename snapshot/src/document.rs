@@ -24,17 +24,24 @@ pub(crate) mod cell;
 pub(crate) mod client_policy;
 pub(crate) mod config_map;
 pub(crate) mod duration;
+pub(crate) mod endpoint_slice;
 pub(crate) mod filter;
 pub(crate) mod gateway;
+pub(crate) mod gateway_class;
 pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod jwks;
 pub(crate) mod l4_route;
+pub(crate) mod listener_set;
+pub(crate) mod namespace;
 pub(crate) mod platform;
 pub(crate) mod policy;
+pub(crate) mod reference_grant;
 pub(crate) mod routing_table;
 pub(crate) mod secret;
 pub(crate) mod security_policy;
+pub(crate) mod selector;
+pub(crate) mod service;
 pub(crate) mod template;
 pub(crate) mod traffic_policy;
 
@@ -45,8 +52,9 @@ pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 /// API group and version of Envoy Gateway.
 pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 
-/// Earlier versions of routes that the Gateway API still serves.
+/// Earlier versions that the Gateway API still serves.
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
+const GATEWAY_API_BETA: &str = "gateway.networking.k8s.io/v1beta1";
 
 pub use kinds::Kind;
 pub(crate) use kinds::{Draft, Drafts, Table};
@@ -65,7 +73,7 @@ pub(crate) struct Meta {
     pub(crate) created: Option<model::Timestamp>,
     /// Which state of its `spec` this is, if it says so.
     pub(crate) generation: Option<i64>,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: selector::Labels,
 }
 
 /// Where documents come from.

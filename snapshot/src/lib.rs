@@ -20,6 +20,7 @@ mod shared;
 pub mod status;
 mod tree;
 
+pub use document::gateway_class::CONTROLLER;
 pub use document::jwks::{KeySetError, fetched as fetched_keys};
 pub use document::{Kind, Read};
 pub use model::Snapshot;

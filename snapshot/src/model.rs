@@ -27,6 +27,7 @@ mod matches;
 mod platform;
 mod resilience;
 mod routing;
+mod section;
 mod session;
 mod timestamp;
 mod tls;
@@ -48,9 +49,9 @@ pub use client::{
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
-    Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin, Parent,
-    PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Upstream, UpstreamHost,
-    WeightedTarget, effective_hosts,
+    BackendName, Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin,
+    Parent, PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Upstream,
+    UpstreamHost, WeightedTarget, effective_hosts,
 };
 pub use jwt::{
     Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
@@ -63,12 +64,13 @@ pub use routing::{
     BreakerSettings, CertificateName, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl,
     RoutingTable,
 };
+pub use section::SectionName;
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 pub use tls::{Authorities, ClientValidation, SubjectName, UpstreamTls};
 pub use traffic::{
     ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
-    LocalFailures, PassiveCheck, PolicyRetry, Question, RateLimit, RatePath, RateRule,
+    LocalFailures, PassiveCheck, PolicyId, PolicyRetry, Question, RateLimit, RatePath, RateRule,
     RateSelector, RateSource, RateText, RetryLimit, TrafficPolicy,
 };
 
@@ -289,6 +291,15 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
 }
 
 /// An IP network in canonical form: host bits are zero (RFC 4632, RFC 4291).

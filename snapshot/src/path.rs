@@ -133,6 +133,12 @@ impl CanonicalPath {
     }
 }
 
+impl From<CanonicalPath> for Arc<str> {
+    fn from(path: CanonicalPath) -> Self {
+        path.0
+    }
+}
+
 impl fmt::Display for CanonicalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -141,9 +147,27 @@ impl fmt::Display for CanonicalPath {
 
 /// Whether a path, which begins with a slash, is canonical at first sight, as most are.
 fn is_canonical(path: &[u8]) -> bool {
-    let plain = |byte: &u8| *byte == b'/' || unreserved(*byte);
-    let folds = |two: &[u8]| two[0] == b'/' && matches!(two[1], b'/' | b'.');
-    path.iter().all(plain) && !path.windows(2).any(folds)
+    /// What a byte is: 0 is not plain, 1 is, 3 behind a slash may change the path.
+    const KINDS: [u8; 256] = {
+        let mut kinds = [0; 256];
+        let mut byte = 0;
+        while byte < kinds.len() {
+            kinds[byte] = match byte as u8 {
+                b'/' | b'.' => 3,
+                plain if unreserved(plain) => 1,
+                _ => 0,
+            };
+            byte += 1;
+        }
+        kinds
+    };
+    let mut slash = false;
+    path.iter().all(|byte| {
+        let kind = KINDS[usize::from(*byte)];
+        let folds = slash && kind == 3;
+        slash = *byte == b'/';
+        kind != 0 && !folds
+    })
 }
 
 /// Decodes what needs no encoding (RFC 3986, section 2.3) and folds the digits of the rest.
@@ -190,7 +214,7 @@ fn dots_between_slashes(segment: &str) -> bool {
     parts.any(|part| matches!(part, "." | "..") || dots_with_parameters(part))
 }
 
-fn unreserved(byte: u8) -> bool {
+const fn unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 

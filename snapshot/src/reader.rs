@@ -36,6 +36,15 @@ impl Sink {
         });
     }
 
+    /// What is said meanwhile is not said of the document, but comes back: it is about a part that can be left out.
+    pub(crate) fn aside<T>(&self, read: impl FnOnce() -> T) -> (T, Vec<Mistake>) {
+        let mistakes = self.mistakes.take();
+        let tainted = self.tainted.take();
+        let value = read();
+        self.tainted.replace(tainted);
+        (value, self.mistakes.replace(mistakes))
+    }
+
     /// Takes over what was said before.
     pub(crate) fn known(&self, mistakes: &[Mistake], warnings: &[Warning]) {
         for mistake in mistakes {
@@ -50,6 +59,18 @@ impl Sink {
         self.tainted
             .borrow()
             .contains(&(source.file.clone(), source.document))
+    }
+
+    /// The first thing that is wrong with a document, as its status has it.
+    pub(crate) fn first(&self, source: &Source) -> Option<String> {
+        let mistakes = self.mistakes.borrow();
+        let own = mistakes
+            .iter()
+            .find(|one| one.source.file == source.file && one.source.document == source.document)?;
+        Some(match own.source.field.is_empty() {
+            true => own.message.clone(),
+            false => format!("{}: {}", own.source.field, own.message),
+        })
     }
 
     /// Everything, in file order.
@@ -96,6 +117,10 @@ impl<'a> Field<'a> {
 
     pub(crate) fn sink(&self) -> &'a Sink {
         self.sink
+    }
+
+    pub(crate) fn node(&self) -> &'a Node {
+        self.node
     }
 
     pub(crate) fn value(&self) -> &'a Value {
@@ -158,6 +183,7 @@ impl<'a> Field<'a> {
             entries,
             known: Vec::new(),
             refused: Vec::new(),
+            any_others: false,
         })
     }
 
@@ -343,6 +369,8 @@ pub(crate) struct Object<'a> {
     known: Vec<&'static str>,
     /// Fields that were refused by name: nothing more is said about them, nor are they suggested.
     refused: Vec<&'static str>,
+    /// Fields that nobody asked for are no mistake.
+    any_others: bool,
 }
 
 impl<'a> Object<'a> {
@@ -382,6 +410,11 @@ impl<'a> Object<'a> {
         self.known.extend(names);
     }
 
+    /// Everything else that the kind has: it is for others, and checked by them.
+    pub(crate) fn any_others(&mut self) {
+        self.any_others = true;
+    }
+
     /// Fields that the kind has, and that are not supported: to skip one would change what the
     /// document means.
     pub(crate) fn unsupported(&mut self, names: &[&'static str]) {
@@ -411,6 +444,9 @@ impl<'a> Object<'a> {
 
     /// Reports fields that nobody asked for.
     pub(crate) fn finish(self) {
+        if self.any_others {
+            return;
+        }
         for entry in self.entries {
             let key = entry.key.as_str();
             if self.known.contains(&key) || self.refused.contains(&key) {

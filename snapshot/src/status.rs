@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::document::Kind;
-use crate::model::{Name, ObjectName, Port, RouteKind};
+use crate::model::{ObjectName, Port, RouteKind, SectionName};
 use crate::report::{Mistake, Source, Warning};
 
 mod condition;
@@ -141,11 +141,11 @@ pub struct ParentRef {
     /// Which of the two.
     pub kind: ParentKind,
     /// The namespace, if it was written; else it is that of the object which refers.
-    pub namespace: Option<Name>,
+    pub namespace: Option<Arc<str>>,
     /// The name.
     pub name: Arc<str>,
     /// A listener of it.
-    pub section: Option<Name>,
+    pub section: Option<SectionName>,
     /// Listeners of this port.
     pub port: Option<Port>,
 }

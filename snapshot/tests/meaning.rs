@@ -2,7 +2,8 @@
 
 use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
 use snapshot::model::{
-    Decision, Gate, ListenerProtocol, Name, ObjectName, Origin, PathMatch, Port, Route, Target,
+    Decision, Gate, ListenerProtocol, ObjectName, Origin, PathMatch, Port, Route, SectionName,
+    Target,
 };
 use snapshot::{Rejections, Snapshot, SourceFile, parse};
 
@@ -515,7 +516,7 @@ fn weights_and_targets_are_kept() {
     let listener = snapshot.routes[0].parents[0]
         .listener
         .as_ref()
-        .map(Name::as_str);
+        .map(SectionName::as_str);
     assert_eq!(listener, Some("http"));
 }
 

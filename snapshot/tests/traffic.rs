@@ -1,5 +1,6 @@
 //! What `BackendTrafficPolicy` documents mean: which rules they are for, and what they say.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use snapshot::model::{
@@ -166,6 +167,189 @@ fn of_two_policies_for_one_target_the_older_wins_and_the_other_is_told_of() {
     }
 }
 
+#[test]
+fn a_policy_of_a_route_is_merged_into_the_one_above_if_it_asks_for_it() {
+    let (gateway, route) = ("kind: Gateway, name: edge", "kind: HTTPRoute, name: shop");
+    let above = "timeout: { http: { requestTimeout: 15s, streamIdleTimeout: 1m } }
+  retry: { numRetries: 5, retryOn: { triggers: [reset] } }
+  circuitBreaker: { maxConnections: 7, maxParallelRequests: 3, maxRequestsPerConnection: 2 }
+  rateLimit: { type: Local, local: { rules: [{ limit: { requests: 1, unit: Hour } }] } }";
+    let own = "timeout: { tcp: { connectTimeout: 2s }, http: { streamIdleTimeout: 3s } }
+  circuitBreaker: { maxParallelRequests: 9 }";
+    for kind in ["StrategicMerge", "JSONMerge"] {
+        let merged = format!("mergeType: {kind}\n  {own}");
+        let snapshot = read(&[
+            policy("name: above", gateway, above),
+            policy("name: own", route, &merged),
+        ]);
+        assert_eq!(snapshot.warnings, []);
+        let found = snapshot.routes[0].rules[0].traffic.clone();
+        let found = found.expect("a policy");
+        assert_eq!(found.id().to_string(), "default/own in default/above");
+        assert_eq!(found.rates_id().to_string(), "default/above");
+        let after = |seconds| Limit::After(Duration::from_secs(seconds));
+        assert_eq!(
+            (found.request_timeout, found.stream_idle),
+            (after(15), after(3))
+        );
+        assert_eq!(found.connect_timeout, Some(Duration::from_secs(2)));
+        assert!(found.rate_limit.is_some());
+        let retry = &found.retry.as_ref().expect("retries").retry;
+        assert!(retry.attempts == 5 && retry.failures.reset);
+        let breaker = found.circuit_breaker.as_ref().expect("limits");
+        // What has a default in the API is said by whoever has the section.
+        assert_eq!((breaker.max_requests, breaker.max_connections), (9, 1024));
+        let requests = breaker.max_connection_requests.map(NonZeroU32::get);
+        assert_eq!(requests, Some(2));
+    }
+    // Without it, and without anything above, it stands alone.
+    let alone = read(&[
+        policy("name: above", gateway, above),
+        policy("name: own", route, own),
+    ]);
+    let nothing_above = read(&[policy(
+        "name: own",
+        route,
+        &format!("mergeType: JSONMerge\n  {own}"),
+    )]);
+    for snapshot in [alone, nothing_above] {
+        let found = snapshot.routes[0].rules[0].traffic.clone();
+        let found = found.expect("a policy");
+        assert_eq!(found.id().to_string(), "default/own");
+        assert!(found.retry.is_none() && found.request_timeout == Limit::Unset);
+    }
+}
+
+#[test]
+fn a_policy_is_merged_into_that_of_each_listener() {
+    let (gateway, route) = ("kind: Gateway, name: edge", "kind: HTTPRoute, name: shop");
+    let limit = |seconds: u32| format!("timeout: {{ http: {{ requestTimeout: {seconds}s }} }}");
+    let snapshot = read(&[
+        policy("name: gateway", gateway, &limit(1)),
+        policy(
+            "name: two",
+            &format!("{gateway}, sectionName: two"),
+            &limit(2),
+        ),
+        policy(
+            "name: rule",
+            &format!("{route}, sectionName: own"),
+            "mergeType: StrategicMerge\n  retry: {}",
+        ),
+        policy("name: route", route, "retry: {}"),
+    ]);
+    let found: Vec<_> = snapshot
+        .routes
+        .iter()
+        .map(|route| {
+            let listener = route.parents[0].listener.as_ref().map(ToString::to_string);
+            let rules = route.rules.iter();
+            let policies = rules.map(|rule| {
+                let policy = rule.traffic.as_ref().expect("a policy");
+                (policy.id().to_string(), policy.request_timeout)
+            });
+            (listener.expect("one of them"), policies.collect::<Vec<_>>())
+        })
+        .collect();
+    let after = |seconds| Limit::After(Duration::from_secs(seconds));
+    let plain = || ("default/route".to_owned(), Limit::Unset);
+    let merged = |into: &str, seconds| (format!("default/rule in default/{into}"), after(seconds));
+    let expected = [
+        ("one".to_owned(), vec![merged("gateway", 1), plain()]),
+        ("two".to_owned(), vec![merged("two", 2), plain()]),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn targets_are_selected_by_their_labels() {
+    let labelled = ROUTE
+        .replace(
+            "metadata: { name: edge }",
+            "metadata: { name: edge, labels: { tier: front, zone: a } }",
+        )
+        .replace(
+            "kind: HTTPRoute\nmetadata: { name: shop }",
+            "kind: HTTPRoute\nmetadata: { name: shop, labels: { app: shop } }",
+        );
+    let by = |selector: &str| {
+        let policy = format!(
+            "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {{ name: p }}
+spec:
+  targetSelectors: [{{ {selector} }}]
+  retry: {{}}
+"
+        );
+        let file = SourceFile {
+            path: "a.yaml".to_owned(),
+            bytes: format!("{labelled}{policy}").into_bytes(),
+        };
+        let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
+        let rules = &snapshot.routes[0].rules;
+        let selected = rules.iter().all(|rule| rule.traffic.is_some());
+        assert_eq!(snapshot.warnings.is_empty(), selected, "{selector}");
+        selected
+    };
+    for (selector, selected) in [
+        ("kind: HTTPRoute", true),
+        ("kind: HTTPRoute, namespaces: { from: Same }", true),
+        ("kind: GRPCRoute", false),
+        ("kind: HTTPRoute, matchLabels: { app: shop }", true),
+        ("kind: HTTPRoute, matchLabels: { app: bank }", false),
+        (
+            "kind: HTTPRoute, matchLabels: { app: shop, zone: a }",
+            false,
+        ),
+        ("kind: Gateway, matchLabels: { tier: front, zone: a }", true),
+        ("kind: Gateway, matchLabels: { app: shop }", false),
+        (
+            "kind: Gateway, matchExpressions: [{ key: zone, operator: In, values: [a, b] }]",
+            true,
+        ),
+        (
+            "kind: Gateway, matchExpressions: [{ key: zone, operator: NotIn, values: [a, b] }]",
+            false,
+        ),
+        (
+            "kind: Gateway, matchExpressions: [{ key: app, operator: NotIn, values: [shop] }]",
+            true,
+        ),
+        (
+            "kind: Gateway, matchExpressions: [{ key: zone, operator: Exists }]",
+            true,
+        ),
+        (
+            "kind: Gateway, matchExpressions: [{ key: zone, operator: DoesNotExist }]",
+            false,
+        ),
+        (
+            "kind: Gateway, matchLabels: { zone: a }, matchExpressions: [{ key: app, operator: DoesNotExist }]",
+            true,
+        ),
+    ] {
+        assert_eq!(by(selector), selected, "{selector}");
+    }
+}
+
+#[test]
+fn what_is_named_and_selected_is_one_target() {
+    let policy = "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: { name: p }
+spec:
+  targetRefs: [{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop }]
+  targetSelectors: [{ kind: HTTPRoute }, { kind: Gateway }]
+  retry: {}
+";
+    let snapshot = read(&[policy.to_owned()]);
+    assert_eq!(snapshot.warnings, []);
+    assert_eq!(found(&snapshot)[0].1, [Some("p"), Some("p")]);
+}
+
 fn only(fields: &str) -> TrafficPolicy {
     let snapshot = read(&[policy("name: p", "kind: Gateway, name: edge", fields)]);
     let policy = snapshot.routes[0].rules[0].traffic.as_ref();
@@ -181,6 +365,18 @@ fn time_limits_are_as_written() {
     let off = only("timeout: { http: { requestTimeout: 0s } }");
     assert_eq!(off.request_timeout, Limit::Off);
     assert_eq!(only("retry: {}").request_timeout, Limit::Unset);
+    let all = only(
+        "timeout: { http: { streamIdleTimeout: 1s, maxStreamDuration: 2s, connectionIdleTimeout: 3s, maxConnectionDuration: 4s } }",
+    );
+    let after = |seconds| Limit::After(Duration::from_secs(seconds));
+    assert_eq!((all.stream_idle, all.max_stream), (after(1), after(2)));
+    assert_eq!(all.connection_idle, after(3));
+    assert_eq!(all.connection_duration, Some(Duration::from_secs(4)));
+    let off = only(
+        "timeout: { http: { streamIdleTimeout: 0s, maxStreamDuration: 0s, connectionIdleTimeout: 0s } }",
+    );
+    assert_eq!((off.stream_idle, off.max_stream), (Limit::Off, Limit::Off));
+    assert_eq!(off.connection_idle, Limit::Off);
 }
 
 #[test]
@@ -282,6 +478,7 @@ fn endpoints_are_chosen_as_written() {
 #[test]
 fn limits_of_a_backend_are_as_written() {
     assert!(only("retry: {}").circuit_breaker.is_none());
+    let some = |number| NonZeroU32::new(number).expect("above zero");
     for (fields, requests, retries) in [
         ("", 1024, RetryLimit::Number(1024)),
         (
@@ -290,18 +487,20 @@ fn limits_of_a_backend_are_as_written() {
             RetryLimit::Number(7),
         ),
         (
-            "retryBudget: {}",
+            "retryBudget: { percent: { numerator: 20 } }, maxParallelRetries: 1024",
             1024,
             RetryLimit::Share {
-                percent: 20,
+                numerator: 20,
+                denominator: some(100),
                 least: 3,
             },
         ),
         (
-            "retryBudget: { percent: 50, minRetryConcurrency: 1 }",
+            "retryBudget: { percent: { numerator: 1, denominator: 3 }, minRetryConcurrency: 1 }",
             1024,
             RetryLimit::Share {
-                percent: 50,
+                numerator: 1,
+                denominator: some(3),
                 least: 1,
             },
         ),
@@ -319,6 +518,22 @@ fn connections_and_those_who_wait_are_limited_as_written() {
     let fields = "circuitBreaker: { maxConnections: 5, maxPendingRequests: 0 }";
     let breaker = only(fields).circuit_breaker.expect("limits");
     assert_eq!((breaker.max_connections, breaker.max_pending), (5, 0));
+    assert_eq!(breaker.max_endpoint_connections, None);
+    assert_eq!(breaker.max_connection_requests, None);
+    let endpoint = |fields: &str| {
+        let breaker = only(&format!("circuitBreaker: {{ {fields} }}")).circuit_breaker;
+        let breaker = breaker.expect("limits");
+        let requests = breaker.max_connection_requests;
+        (
+            breaker.max_endpoint_connections,
+            requests.map(NonZeroU32::get),
+        )
+    };
+    assert_eq!(endpoint("perEndpoint: {}"), (Some(1024), None));
+    let both = "perEndpoint: { maxConnections: 0 }, maxRequestsPerConnection: 7";
+    assert_eq!(endpoint(both), (Some(0), Some(7)));
+    // As in Envoy.
+    assert_eq!(endpoint("maxRequestsPerConnection: 0"), (None, None));
 }
 
 #[test]

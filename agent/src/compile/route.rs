@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Auth, ClientPolicy, Declared, L7Kind, Name, ObjectName, Origin, RemoteKeys, Route, Rule,
-    UpstreamTls,
+    Auth, ClientPolicy, Declared, L7Kind, Name, ObjectName, Origin, PolicyId, RemoteKeys, Route,
+    Rule, UpstreamTls,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -18,6 +18,7 @@ use super::traffic;
 use crate::route::client::ClientSettings;
 use crate::route::limiter::SharedRules;
 use crate::route::token::Provider;
+use crate::route::trust::Identity;
 use crate::route::{
     Backend, Gatekeeper, HostRules, Limiter, Managed, Placements, RouteRule, RouteTable,
     ServerCertificate, TargetKind, TlsPeer,
@@ -58,6 +59,9 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
     Err(compiler.mistakes)
 }
 
+/// A backend and a policy that is about it.
+type ManagedKey = (Arc<str>, PolicyId);
+
 struct Compiler<'a> {
     snapshot: &'a Snapshot,
     mistakes: Vec<Mistake>,
@@ -66,9 +70,10 @@ struct Compiler<'a> {
     remote_keys: HashSet<Arc<RemoteKeys>>,
     placements: BTreeMap<ObjectName, Arc<Placements>>,
     backends: BTreeMap<Arc<str>, Arc<Backend>>,
-    managed: BTreeMap<(Arc<str>, ObjectName), Arc<Managed>>,
-    limiters: BTreeMap<(ObjectName, L7Kind, Arc<str>), Arc<Limiter>>,
-    shared_rules: BTreeMap<ObjectName, SharedRules>,
+    managed: BTreeMap<ManagedKey, Arc<Managed>>,
+    shown: BTreeMap<ManagedKey, Arc<Identity>>,
+    limiters: BTreeMap<(PolicyId, L7Kind, Arc<str>), Arc<Limiter>>,
+    shared_rules: BTreeMap<PolicyId, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     peers: HashMap<*const UpstreamTls, TlsPeer>,
     targets: u32,
@@ -86,6 +91,7 @@ impl<'a> Compiler<'a> {
             placements: BTreeMap::new(),
             backends: BTreeMap::new(),
             managed: BTreeMap::new(),
+            shown: BTreeMap::new(),
             limiters: BTreeMap::new(),
             shared_rules: BTreeMap::new(),
             certificates: BTreeMap::new(),
@@ -104,6 +110,7 @@ impl<'a> Compiler<'a> {
             }
         }
         compiler.certificates();
+        compiler.shown = compiler.shown();
         compiler
     }
 

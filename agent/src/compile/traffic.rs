@@ -24,6 +24,8 @@ pub(super) fn timeouts(rule: &Rule) -> RuleTimeouts {
             rule.timeouts.backend,
             retry.map_or(Limit::Unset, |retry| retry.timeout),
         ),
+        idle: policy.stream_idle,
+        stream: policy.max_stream,
     }
 }
 
@@ -35,10 +37,14 @@ pub(super) fn retry(rule: &Rule) -> Option<Arc<Retry>> {
 
 /// What a policy says of connections, if it says something.
 pub(super) fn terms(policy: &TrafficPolicy) -> Option<Arc<Terms>> {
-    let connect = policy.connect_timeout?;
-    Some(Arc::new(Terms {
-        connect: Some(connect),
-    }))
+    let breaker = policy.circuit_breaker.as_ref();
+    let terms = Terms {
+        connect: policy.connect_timeout,
+        idle: policy.connection_idle,
+        age: policy.connection_duration,
+        requests: breaker.and_then(|breaker| breaker.max_connection_requests),
+    };
+    (terms != Terms::default()).then(|| Arc::new(terms))
 }
 
 /// The endpoints of a backend that a policy can be about; none: it is about requests alone there.

@@ -13,14 +13,13 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::Names;
+
 /// Bytes of the shared memory. Whoever holds a part of it holds all of it.
 const BLOCK: usize = 32 * 1024;
 
 /// Bytes that are asked for first, and from the shared memory.
 const LEAST: usize = 8 * 1024;
-
-/// Bytes that are asked for at most.
-const MOST: usize = 512 * 1024;
 
 /// Maps of header fields that are kept for the next messages, and fields that such a map has room for.
 const MAPS: usize = 64;
@@ -34,6 +33,7 @@ pub(crate) struct Arena(Rc<Memory>);
 struct Memory {
     block: RefCell<BytesMut>,
     maps: RefCell<Vec<HeaderMap>>,
+    names: RefCell<Names>,
 }
 
 impl Arena {
@@ -61,6 +61,11 @@ impl Arena {
         }
     }
 
+    /// What the heads of requests look like.
+    pub(crate) fn names(&self) -> RefMut<'_, Names> {
+        self.0.names.borrow_mut()
+    }
+
     /// What `write` writes.
     pub(crate) fn written(&self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
         let mut block = self.block(room);
@@ -75,18 +80,21 @@ pub(crate) struct Reader {
     /// What was read and not yet taken.
     pub(crate) input: Bytes,
     arena: Arena,
-    /// Bytes to ask for next.
+    /// Bytes to ask for next, and at most.
     next: usize,
+    most: usize,
     /// Whether the last read left much room.
     little: bool,
 }
 
 impl Reader {
-    pub(crate) fn new(arena: Arena) -> Self {
+    /// Nothing was read yet; `most`: bytes that one read may take.
+    pub(crate) fn new(arena: Arena, most: usize) -> Self {
         Self {
             input: Bytes::new(),
             arena,
             next: LEAST,
+            most,
             little: false,
         }
     }
@@ -134,7 +142,7 @@ impl Reader {
         // small.
         let little = count < next / 2;
         if count == next {
-            self.next = (2 * next).min(MOST);
+            self.next = (2 * next).min(self.most);
         } else if little && self.little {
             self.next = (next / 2).max(LEAST);
         }

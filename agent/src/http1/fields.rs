@@ -7,8 +7,8 @@ use httparse::Status;
 use super::MessageError;
 use super::decoder::MAX_TRAILERS;
 
-/// Field lines of trailers.
-const MAX_HEADERS: usize = 100;
+/// Field lines of an answer, and of trailers.
+pub(crate) const MAX_HEADERS: usize = 100;
 
 /// Header lines that there is room for besides those of a head: the router adds some.
 const MORE_HEADERS: usize = 8;
@@ -53,6 +53,57 @@ pub(crate) struct Told {
     pub(crate) te: bool,
 }
 
+/// What a field is about, if it frames its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Connection,
+    Coding,
+    Length,
+    Expect,
+    Upgrade,
+    Te,
+    /// Something else.
+    Other,
+}
+
+impl Said {
+    pub(super) fn of(name: &HeaderName) -> Self {
+        match *name {
+            header::CONNECTION => Self::Connection,
+            header::TRANSFER_ENCODING => Self::Coding,
+            header::CONTENT_LENGTH => Self::Length,
+            header::EXPECT => Self::Expect,
+            header::UPGRADE => Self::Upgrade,
+            header::TE => Self::Te,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Told {
+    /// Takes note of a field.
+    pub(super) fn note(&mut self, said: Said, value: &[u8]) {
+        match said {
+            Said::Other => {}
+            Said::Connection => self.connection = true,
+            Said::Expect => self.expects = true,
+            Said::Upgrade => self.upgrades = true,
+            Said::Te => self.te = true,
+            Said::Coding => self.coding = Some(is_chunked(value)),
+            Said::Length => {
+                self.listed |= self.length.is_some() || value.contains(&b',');
+                let numbers = value.split(|byte| *byte == b',');
+                for number in numbers.map(|one| number(one.trim_ascii())) {
+                    self.length = match self.length {
+                        None => Some(number),
+                        Some(before) => Some(before.filter(|before| number == Some(*before))),
+                    };
+                }
+            }
+        }
+    }
+}
+
 /// The values are parts of `whole`, in which the lines lie.
 pub(crate) fn values(
     whole: &Bytes,
@@ -64,24 +115,7 @@ pub(crate) fn values(
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes())
             .map_err(|_| MessageError::Malformed("header name"))?;
-        match name {
-            header::CONNECTION => told.connection = true,
-            header::EXPECT => told.expects = true,
-            header::UPGRADE => told.upgrades = true,
-            header::TE => told.te = true,
-            header::TRANSFER_ENCODING => told.coding = Some(is_chunked(line.value)),
-            header::CONTENT_LENGTH => {
-                told.listed |= told.length.is_some() || line.value.contains(&b',');
-                let numbers = line.value.split(|byte| *byte == b',');
-                for number in numbers.map(|one| number(one.trim_ascii())) {
-                    told.length = match told.length {
-                        None => Some(number),
-                        Some(before) => Some(before.filter(|before| number == Some(*before))),
-                    };
-                }
-            }
-            _ => {}
-        }
+        told.note(Said::of(&name), line.value);
         let value = HeaderValue::from_maybe_shared(whole.slice_ref(line.value))
             .map_err(|_| MessageError::Malformed("header value"))?;
         headers.append(name, value);
@@ -96,10 +130,11 @@ fn is_chunked(codings: &[u8]) -> bool {
 
 /// A number in digits and nothing else.
 fn number(text: &[u8]) -> Option<u64> {
-    if !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
+    let digit = |number: u64, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    };
+    text.iter().try_fold(0, digit).filter(|_| !text.is_empty())
 }
 
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -111,10 +146,19 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool
 
 /// Writes one field.
 pub(crate) fn field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+    let length = name.len() + value.len() + 4;
+    out.reserve(length);
+    let room = &mut out.spare_capacity_mut()[..length];
+    let (named, room) = room.split_at_mut(name.len());
+    let (colon, room) = room.split_at_mut(2);
+    let (valued, end) = room.split_at_mut(value.len());
+    named.write_copy_of_slice(name);
+    colon.write_copy_of_slice(b": ");
+    valued.write_copy_of_slice(value);
+    end.write_copy_of_slice(b"\r\n");
+    // SAFETY: as many bytes were written behind the others.
+    unsafe { out.set_len(out.len() + length) };
 }
 
 #[cfg(test)]
@@ -123,8 +167,8 @@ mod tests {
 
     #[test]
     fn trailers_are_not_longer_than_they_may_be() {
-        let line = |length| Bytes::from(format!("x: {}\r\n\r\n", "y".repeat(length)));
-        assert!(trailers(&mut line(10)).is_ok_and(|fields| fields.is_some()));
-        assert!(trailers(&mut line(MAX_TRAILERS)).is_err());
+        let text = |length| Bytes::from(format!("x: {}\r\n\r\n", "y".repeat(length)));
+        assert!(trailers(&mut text(10)).is_ok_and(|fields| fields.is_some()));
+        assert!(trailers(&mut text(MAX_TRAILERS)).is_err());
     }
 }

@@ -21,6 +21,9 @@ const MAX_PIECES: usize = 16;
 /// it costs to put them together.
 const GATHERED: usize = 2048;
 
+/// Bytes that are moved to memory of their own when their reader is slow: a part of a shared block keeps all of it.
+const SETTLED: usize = 8 * 1024;
+
 /// Why a message is not sent to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unsent<E: std::error::Error + 'static> {
@@ -82,6 +85,7 @@ where
                 first: head,
                 rest: VecDeque::new(),
                 bytes: 0,
+                settled: false,
             },
             body,
             framing,
@@ -99,7 +103,10 @@ where
             let waits = self.gather(context)?;
             while !self.queue.first.is_empty() {
                 self.flushed = false;
-                let count = ready!(self.queue.poll_write(stream, context))?;
+                let Poll::Ready(count) = self.queue.poll_write(stream, context)? else {
+                    self.queue.settle();
+                    return Poll::Pending;
+                };
                 if count == 0 {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
@@ -218,6 +225,8 @@ struct Queue {
     rest: VecDeque<Bytes>,
     /// Of the rest.
     bytes: usize,
+    /// Whether all of it has memory of its own.
+    settled: bool,
 }
 
 impl Queue {
@@ -225,10 +234,27 @@ impl Queue {
         self.first.len() + self.bytes >= MAX_BYTES || self.rest.len() >= MAX_PIECES
     }
 
+    /// What waits for a slow reader gives the memory that it shares with others back, if it is little.
+    fn settle(&mut self) {
+        let length = self.first.len() + self.bytes;
+        if self.settled || length > SETTLED {
+            return;
+        }
+        let mut own = Vec::with_capacity(length);
+        own.extend_from_slice(&self.first);
+        self.rest
+            .drain(..)
+            .for_each(|one| own.extend_from_slice(&one));
+        self.first = own.into();
+        self.bytes = 0;
+        self.settled = true;
+    }
+
     fn push(&mut self, piece: Bytes) {
         if piece.is_empty() {
             return;
         }
+        self.settled = false;
         if self.first.is_empty() {
             self.first = piece;
         } else {

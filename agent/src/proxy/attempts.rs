@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue};
+use http_body::Body as _;
 use snapshot::model::{Failures, Jitter, Limit, Retry, RuleTimeouts};
 use tokio::time::Instant;
 
@@ -20,7 +21,7 @@ use super::request::Stage;
 use super::respond::{Refusal, chain};
 use crate::route::Managed;
 use crate::upstream::kept::Kept;
-use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError};
+use crate::upstream::{Answer, Destination, Patience, RequestBody, UpstreamError, UpstreamRequest};
 
 /// What a rule says of its requests' time and tries.
 #[derive(Clone, Copy)]
@@ -35,69 +36,130 @@ pub(super) struct Effort<'a> {
 
 /// The head of an answer, and when its body has to be over.
 pub(super) struct Got {
-    pub(super) answer: Answer,
+    pub(super) answer: Box<Answer>,
     pub(super) deadline: Option<Instant>,
 }
 
-/// When a try that begins now has to be over, and how long its head is waited for.
-fn limits(
-    timeouts: RuleTimeouts,
-    begun: Instant,
-    now: impl FnOnce() -> Instant,
-) -> (Option<Instant>, Option<Instant>, Patience) {
-    let whole = match timeouts.request {
-        Limit::After(limit) => Some(begun + limit),
-        Limit::Off | Limit::Unset => None,
-    };
-    let one = match timeouts.backend {
-        Limit::After(limit) => Some(now() + limit),
-        Limit::Off | Limit::Unset => None,
-    };
-    let deadline = [whole, one].into_iter().flatten().min();
-    let patience = match deadline {
-        Some(deadline) => Patience::Until(deadline),
-        None if timeouts == RuleTimeouts::default() => Patience::Usual,
-        None => Patience::Endless,
-    };
-    (whole, deadline, patience)
+/// When a request has to be over, and the try that begins now.
+struct Limits {
+    whole: Option<Instant>,
+    /// Of this try.
+    deadline: Option<Instant>,
+    /// Of this try, if the request or its answer is a stream.
+    stream: Option<Instant>,
+    /// How long its head is waited for.
+    patience: Patience,
+}
+
+impl Limits {
+    /// `streams`: whether the request has no length that its head tells.
+    fn new(
+        timeouts: RuleTimeouts,
+        begun: Instant,
+        streams: bool,
+        now: impl FnOnce() -> Instant,
+    ) -> Self {
+        let after = |limit, from: &dyn Fn() -> Instant| match limit {
+            Limit::After(limit) => Some(from() + limit),
+            Limit::Off | Limit::Unset => None,
+        };
+        let whole = after(timeouts.request, &|| begun);
+        let one = match timeouts.backend {
+            Limit::After(limit) => Some(now() + limit),
+            Limit::Off | Limit::Unset => None,
+        };
+        let deadline = [whole, one].into_iter().flatten().min();
+        let stream = after(timeouts.stream, &|| begun);
+        let usual = [timeouts.request, timeouts.backend, timeouts.idle] == [Limit::Unset; 3];
+        let end = [deadline, stream.filter(|_| streams)]
+            .into_iter()
+            .flatten()
+            .min();
+        Self {
+            whole,
+            deadline,
+            stream,
+            patience: match end {
+                Some(end) if usual => Patience::UsualUntil(end),
+                Some(end) => Patience::Until(end),
+                None if usual => Patience::Usual,
+                None => Patience::Endless,
+            },
+        }
+    }
+
+    /// An answer, and when its body has to be over.
+    fn got(&self, answer: Box<Answer>, streams: bool) -> Got {
+        let body = &answer.body;
+        let streams = streams || (!body.is_end_stream() && body.size_hint().exact().is_none());
+        let stream = self.stream.filter(|_| streams);
+        Got {
+            deadline: [self.deadline, stream].into_iter().flatten().min(),
+            answer,
+        }
+    }
 }
 
 /// Sends a request as often as its rule says.
 pub(super) async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    mut destinations: Vec<Destination>,
-    request: Request<RequestBody>,
+    destinations: &mut [Destination],
+    request: UpstreamRequest<'_>,
     effort: Effort<'_>,
 ) -> Result<Got, Refusal> {
-    let begun = exchange.begun();
-    let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) else {
-        let (_, deadline, patience) = limits(effort.timeouts, begun, Instant::now);
-        let how = (patience, effort.managed);
-        let answer = once(stage, exchange, &destinations, request, how).await?;
-        return Ok(Got { answer, deadline });
+    let streams = request.body.size_hint().exact().is_none();
+    if let Some(retry) = effort.retry.filter(|retry| retry.attempts > 0) {
+        let how = (retry, effort, streams);
+        return Box::pin(retried(stage, exchange, destinations, request, how)).await;
+    }
+    let limits = Limits::new(effort.timeouts, exchange.begun(), streams, Instant::now);
+    let answer = match effort.managed {
+        None => {
+            let client = &stage.worker.client;
+            let (progress, patience) = (&exchange.progress, limits.patience);
+            client
+                .send(destinations, request, progress, patience, stage.table)
+                .await?
+        }
+        // What has more to wait for has memory of its own.
+        managed => {
+            let how = (limits.patience, managed);
+            Box::pin(once(stage, exchange, destinations, request, how)).await?
+        }
     };
+    Ok(limits.got(answer, streams))
+}
+
+async fn retried(
+    stage: &Stage<'_>,
+    exchange: &mut Exchange,
+    destinations: &mut [Destination],
+    request: UpstreamRequest<'_>,
+    (retry, effort, streams): (&Retry, Effort<'_>, bool),
+) -> Result<Got, Refusal> {
+    let begun = exchange.begun();
     let worker = stage.worker;
     let budgets = &worker.budgets;
     budgets.borrow_mut().request(effort.backend, Instant::now());
-    let (parts, body) = request.into_parts();
     let mut original = Original {
-        parts,
-        body: body.keep(&worker.room),
+        parts: request.parts,
+        more: request.more,
+        body: request.body.keep(&worker.room),
     };
     let mut retries = 0;
     loop {
         let now = Instant::now();
         exchange.progress.touch(now);
-        let (whole, deadline, patience) = limits(effort.timeouts, begun, || now);
+        let limits = Limits::new(effort.timeouts, begun, streams, || now);
         let Some(request) = original.request(exchange) else {
             // Asked for only while the body is whole.
             return Err(Refusal::new(Reason::RequestTimeout, "the body is gone"));
         };
-        let how = (patience, effort.managed);
-        let got = once(stage, exchange, &destinations, request, how).await;
+        let how = (limits.patience, effort.managed);
+        let got = once(stage, exchange, destinations, request, how).await;
         let again = match &got {
-            Ok(answer) => wanted(retry, &answer.response),
+            Ok(answer) => wanted(retry, answer),
             Err(error) => failed(retry.failures, error),
         };
         let now = Instant::now();
@@ -106,7 +168,7 @@ pub(super) async fn send(
             None
         } else if retries == retry.attempts {
             Some("no try is left")
-        } else if whole.is_some_and(|whole| now + wait >= whole) {
+        } else if limits.whole.is_some_and(|whole| now + wait >= whole) {
             Some("no time is left")
         } else if !original.is_whole() {
             worker.metrics.retries.body.inc();
@@ -130,7 +192,7 @@ pub(super) async fn send(
             continue;
         };
         return match got {
-            Ok(answer) => Ok(Got { answer, deadline }),
+            Ok(answer) => Ok(limits.got(answer, streams)),
             Err(error) if error.is_connection() => {
                 let why = why_not.unwrap_or("the rule does not ask for it");
                 let detail = format!("{}; not tried again: {why}", chain(&error));
@@ -145,9 +207,9 @@ async fn once(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &[Destination],
-    request: Request<RequestBody>,
+    request: UpstreamRequest<'_>,
     (patience, managed): (Patience, Option<&Managed>),
-) -> Result<Answer, UpstreamError> {
+) -> Result<Box<Answer>, UpstreamError> {
     let client = &stage.worker.client;
     let watched = match managed {
         Some(managed) => Some(Try::begin(stage.worker, managed, destinations, patience).await?),
@@ -163,8 +225,7 @@ async fn once(
         )
         .await;
     if let Some(watched) = watched {
-        let held = watched.ended(stage.worker, destinations, &result);
-        exchange.served = held.map(Rc::new);
+        exchange.slots.served = watched.ended(stage.worker, destinations, &result);
     }
     result
 }
@@ -177,18 +238,20 @@ fn may_retry(exchange: &mut Exchange, managed: Option<&Managed>, retries: u32) -
     };
     let slot = managed.retry();
     let taken = slot.is_some();
-    exchange.slots.extend(slot.map(Rc::new));
+    if taken {
+        exchange.slots.retry = slot;
+    }
     taken
 }
 
 /// Whether an answer is tried for again.
-fn wanted<B>(retry: &Retry, response: &Response<B>) -> bool {
+fn wanted(retry: &Retry, answer: &Answer) -> bool {
     let grpc = || {
-        let status = response.headers().get("grpc-status")?;
+        let status = answer.headers.get("grpc-status")?;
         let status: u8 = status.to_str().ok()?.parse().ok()?;
         Some(retry.grpc_codes.contains(&status))
     };
-    retry.codes.contains(&response.status().as_u16())
+    retry.codes.contains(&answer.status.as_u16())
         || (!retry.grpc_codes.is_empty() && grpc().unwrap_or(false))
 }
 
@@ -205,19 +268,24 @@ fn failed(wanted: Failures, error: &UpstreamError) -> bool {
 }
 
 /// A request that can be sent again.
-struct Original {
-    parts: Parts,
+struct Original<'a> {
+    parts: Box<Parts>,
+    more: &'a [(HeaderName, HeaderValue)],
     body: Option<Rc<Kept>>,
 }
 
-impl Original {
-    fn request(&mut self, exchange: &Exchange) -> Option<Request<RequestBody>> {
+impl<'a> Original<'a> {
+    fn request(&mut self, exchange: &Exchange) -> Option<UpstreamRequest<'a>> {
         let progress = Rc::clone(&exchange.progress);
         let body = match &self.body {
             Some(kept) => RequestBody::again(kept, progress)?,
             None => RequestBody::empty(progress),
         };
-        Some(Request::from_parts(self.parts.clone(), body))
+        Some(UpstreamRequest {
+            parts: self.parts.clone(),
+            more: self.more,
+            body,
+        })
     }
 
     fn is_whole(&self) -> bool {
@@ -248,7 +316,7 @@ mod tests {
     use snapshot::model::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
     use tokio::time::Instant;
 
-    use super::{limits, wait};
+    use super::{Limits, wait};
     use crate::upstream::Patience;
 
     #[test]
@@ -292,11 +360,45 @@ mod tests {
             (after(5), after(5), Some(5)),
             (Limit::Off, after(3), Some(4)),
         ] {
-            let timeouts = RuleTimeouts { request, backend };
-            let (_, deadline, patience) = limits(timeouts, begun, || now);
-            assert_eq!(deadline, expected.map(|seconds| begun + second * seconds));
+            let timeouts = RuleTimeouts {
+                request,
+                backend,
+                ..RuleTimeouts::default()
+            };
+            let limits = Limits::new(timeouts, begun, true, || now);
+            let expected = expected.map(|seconds| begun + second * seconds);
+            assert_eq!(limits.deadline, expected);
             let usual = timeouts == RuleTimeouts::default();
-            assert_eq!(matches!(patience, Patience::Usual), usual);
+            assert_eq!(matches!(limits.patience, Patience::Usual), usual);
         }
+    }
+
+    #[test]
+    fn a_stream_has_its_time_and_nothing_else_has() {
+        let begun = Instant::now();
+        let after = |seconds| Limit::After(Duration::from_secs(seconds));
+        let limits = |timeouts, streams| Limits::new(timeouts, begun, streams, || begun);
+        let stream = RuleTimeouts {
+            stream: after(5),
+            ..RuleTimeouts::default()
+        };
+        let end = begun + Duration::from_secs(5);
+        let patience = limits(stream, true).patience;
+        assert!(matches!(patience, Patience::UsualUntil(at) if at == end));
+        assert!(matches!(limits(stream, false).patience, Patience::Usual));
+        let shorter = RuleTimeouts {
+            request: after(3),
+            ..stream
+        };
+        let end = begun + Duration::from_secs(3);
+        for streams in [true, false] {
+            let patience = limits(shorter, streams).patience;
+            assert!(matches!(patience, Patience::Until(at) if at == end));
+        }
+        let idle = RuleTimeouts {
+            idle: Limit::Off,
+            ..RuleTimeouts::default()
+        };
+        assert!(matches!(limits(idle, true).patience, Patience::Endless));
     }
 }

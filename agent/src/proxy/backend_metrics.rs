@@ -80,7 +80,7 @@ fn endpoints(
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for managed in table.managed() {
-        let policy = managed.policy.name.to_string();
+        let policy = managed.policy.id().to_string();
         for (at, endpoint) in managed.backend.endpoints.iter().enumerate() {
             let labels = [
                 ("backend", &*managed.backend.name),

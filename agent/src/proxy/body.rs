@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
@@ -43,8 +44,8 @@ pub(super) enum Cut {
     /// The time that the rule allows is over.
     #[error("the answer was not complete in the time that the rule allows")]
     Deadline,
-    /// Nothing more came in the time that the listener's policy allows.
-    #[error("no more of the answer came in the time that the listener's policy allows")]
+    /// Nothing more came in the time that a policy allows.
+    #[error("no more of the answer came in the time that the policy allows")]
     Idle,
 }
 
@@ -111,6 +112,13 @@ impl ResponseBody {
         self
     }
 
+    /// Fields that the head tells besides its own, where it is written and not handed on.
+    pub(super) fn told(&self, tell: impl FnMut(HeaderName, &HeaderValue)) {
+        if let Some(exchange) = &self.exchange {
+            exchange.told(tell);
+        }
+    }
+
     fn ended(&self) -> bool {
         match &self.inner {
             Inner::Full(bytes) => bytes.is_none(),
@@ -148,8 +156,12 @@ impl Body for ResponseBody {
                         exchange.record.bytes_out += data.len() as u64;
                     }
                 }
-                Some(Err(error @ Cut::Upstream(_))) => {
-                    exchange.failed(Reason::UpstreamReset, error);
+                Some(Err(error @ Cut::Upstream(why))) => {
+                    let reason = match why.is_clients() {
+                        true => Reason::ClientClosed,
+                        false => Reason::UpstreamReset,
+                    };
+                    exchange.failed(reason, error);
                 }
                 Some(Err(error @ (Cut::Deadline | Cut::Idle))) => {
                     exchange.failed(Reason::UpstreamTimeout, error);

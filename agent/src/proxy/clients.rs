@@ -94,7 +94,7 @@ where
         biased;
         answer = answer => answer,
         refusal = late(progress, timeouts.request) => Err(refusal),
-        refusal = stuck(progress, timeouts.stream_idle) => Err(refusal),
+        refusal = unreleased(progress, timeouts.stream_idle) => Err(refusal),
     }
 }
 
@@ -113,8 +113,17 @@ async fn late(progress: &Progress, limit: Option<Duration>) -> Refusal {
     )
 }
 
+/// As [`stuck`], unless the request's rule has a limit of its own.
+async fn unreleased(progress: &Progress, limit: Option<Duration>) -> Refusal {
+    let refusal = stuck(progress, limit).await;
+    match progress.released() {
+        true => std::future::pending().await,
+        false => refusal,
+    }
+}
+
 /// Returns once nothing of a request has moved for `limit`.
-async fn stuck(progress: &Progress, limit: Option<Duration>) -> Refusal {
+pub(super) async fn stuck(progress: &Progress, limit: Option<Duration>) -> Refusal {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Request};
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -129,15 +130,16 @@ pub(super) enum Codec {
     Detect,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. `local`: the address that it came to, if its listener has only one.
 pub(super) async fn accepted(
     worker: Rc<Worker>,
     (stream, peer): (TcpStream, SocketAddr),
+    local: Option<SocketAddr>,
     entry: Entry,
 ) {
     let _open = worker.opened();
     let peer = canonical(peer);
-    let local = match stream.local_addr() {
+    let local = match local.map_or_else(|| stream.local_addr(), Ok) {
         Ok(local) => canonical(local),
         Err(error) => {
             // The peer reset it while it waited to be accepted.
@@ -259,15 +261,16 @@ async fn http2<T>(
     let limits = conn.http2();
     let service = {
         let (worker, conn) = (Rc::clone(worker), Rc::clone(conn));
-        service_fn(move |mut request| {
+        service_fn(move |mut request: Request<Incoming>| {
             let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
-            async move {
-                // Other streams become nothing else.
-                let upgrade = (*request.method() == Method::CONNECT)
-                    .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
-                let request = request.map(ClientBody::from);
+            // Other streams become nothing else.
+            let upgrade = (*request.method() == Method::CONNECT)
+                .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
+            let request = request.map(ClientBody::from);
+            // A stream is handed on several times before it is served, and its stages are large.
+            Box::pin(async move {
                 Ok::<_, Infallible>(request::handle(worker, conn, request, upgrade).await)
-            }
+            })
         })
     };
     let mut besides = Aside::new(async {

@@ -2,20 +2,23 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use snapshot::model::Limit;
 
 use super::connection::Conn;
 use super::log::{AccessRecord, Reason};
 use super::managed::Held;
+use super::placed::ServedBy;
+use super::request_id;
 use super::respond::chain;
 use super::worker::Worker;
 use crate::resilience::Slot;
 use crate::route::cors::Cors;
 use crate::route::limiter::Verdict;
+use crate::upstream::Progress;
 use crate::upstream::kept::Kept;
-use crate::upstream::{Place, Progress};
 
 /// Collects the record of a request, or of a connection, and writes it when dropped.
 pub(super) struct Exchange {
@@ -27,28 +30,44 @@ pub(super) struct Exchange {
     pub(super) cors: Option<(Arc<Cors>, Option<HeaderValue>)>,
     /// What a rate limit says of it.
     pub(super) rate: Option<Verdict>,
+    /// How long it may stand still, if its rule says so.
+    pub(super) idle: Limit,
     /// Whether the request is a call of gRPC.
     pub(super) grpc: bool,
-    /// The place that answered.
-    pub(super) place: Option<Place>,
+    /// Position of the destination that answered.
+    pub(super) at: Option<usize>,
+    /// The request's id, as a header tells it. The answer is to tell it as long as it is here.
+    pub(super) id: Option<HeaderValue>,
+    /// The same of the placement that served.
+    pub(super) served_by: Option<ServedBy>,
     /// The request's body, if copies of it are wanted.
     pub(super) kept: Option<Rc<Kept>>,
-    /// Its places among the requests under way; a tunnel that it becomes holds them too.
-    pub(super) slots: Vec<Rc<Slot>>,
-    /// The same of the endpoint that answered.
-    pub(super) served: Option<Rc<Held>>,
+    /// What it holds of those that serve it; a tunnel that it becomes takes it over.
+    pub(super) slots: Slots,
     worker: Rc<Worker>,
     started: Instant,
+    answered: Option<Instant>,
     complete: bool,
     forgotten: bool,
 }
 
+/// A request's places among those under way.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// Of its placement.
+    pub(super) placement: Option<Slot>,
+    /// Of its backend.
+    pub(super) backend: Option<Slot>,
+    /// Among the backend's retries.
+    pub(super) retry: Option<Slot>,
+    /// Of the endpoint that answered.
+    pub(super) served: Option<Held>,
+}
+
 impl Exchange {
     pub(super) fn begin(worker: &Rc<Worker>, protocol: &'static str, client: Arc<str>) -> Self {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let started = Instant::now();
+        let since = worker.wall(started);
         Self {
             record: AccessRecord {
                 time_ms: since.as_millis() as u64,
@@ -61,13 +80,16 @@ impl Exchange {
             conn: None,
             cors: None,
             rate: None,
+            idle: Limit::Unset,
             grpc: false,
             kept: None,
-            place: None,
-            slots: Vec::new(),
-            served: None,
+            at: None,
+            id: None,
+            served_by: None,
+            slots: Slots::default(),
             worker: Rc::clone(worker),
             started,
+            answered: None,
             complete: false,
             forgotten: false,
         }
@@ -76,6 +98,29 @@ impl Exchange {
     /// When it began.
     pub(super) fn begun(&self) -> tokio::time::Instant {
         self.started.into()
+    }
+
+    /// The last moment that was looked at: the head of the upstream's answer, or the request's.
+    pub(super) fn moment(&self) -> Instant {
+        self.answered.unwrap_or(self.started)
+    }
+
+    /// Fields that the answer is to tell besides its own.
+    pub(super) fn told(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
+        if let Some(id) = &self.id {
+            tell(request_id::HEADER, id);
+        }
+        if let Some(served) = &self.served_by {
+            served.each(tell);
+        }
+    }
+
+    /// Adds these fields to the answer's own.
+    pub(super) fn tell(&mut self, headers: &mut HeaderMap) {
+        self.told(|name, value| {
+            headers.insert(name, value.clone());
+        });
+        (self.id, self.served_by) = (None, None);
     }
 
     /// The answer reached its end.
@@ -93,7 +138,9 @@ impl Exchange {
 
     /// The head of the upstream's answer is there.
     pub(super) fn answered(&mut self) {
-        let total = self.started.elapsed().as_micros() as u64;
+        let now = Instant::now();
+        let total = now.duration_since(self.started).as_micros() as u64;
+        self.answered = Some(now);
         self.record.upstream_us = self
             .record
             .request_us

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use agent_common::Mark;
 use http::header;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use snapshot::model::{L7Kind, Origin};
 
 use super::access::{self, Visit};
@@ -22,7 +22,9 @@ use super::mirror;
 use super::normalise;
 use super::outbound::Outbound;
 use super::request::Stage;
+use super::request_id;
 use super::respond::Refusal;
+use super::seen::Seen;
 use super::send::{Call, Upgrade, send};
 use super::session::{self, Session};
 use super::target::{choose, pick};
@@ -30,7 +32,10 @@ use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::limiter::Asking;
 use crate::route::{Filters, Identity, Limiter, Matched, TargetKind, rewrite};
-use crate::upstream::{Destination, RequestBody};
+use crate::upstream::{Destination, RequestBody, UpstreamRequest};
+
+/// Fields that the router adds to a request: three of where it came from, and its id.
+const MORE: usize = 4;
 
 /// From a matched rule to the answer of an upstream. `visit`: who it is, if that was asked; `to` replaces an endpoint's workloads.
 pub(super) async fn forward(
@@ -47,7 +52,7 @@ pub(super) async fn forward(
     if let Some(cors) = &rule.filters.cors {
         let Parts {
             method, headers, ..
-        } = &inbound.parts;
+        } = &*inbound.parts;
         if cors::preflight(method, headers).is_some() {
             exchange.record.reason = Reason::Answered;
             let mut response = Response::new(ResponseBody::empty());
@@ -121,21 +126,38 @@ pub(super) async fn forward(
         mut parts,
         body,
         normal,
+        seen,
         upgrade,
         ..
     } = inbound;
     let mut rewritten = None;
-    let mut host = normal.authority.clone();
     let headers = &mut parts.headers;
-    normalise::strip_hop_by_hop(headers);
-    normalise::strip_ours(headers);
-    if rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. }) {
-        normalise::strip_overrides(headers);
+    // Policies may have changed what was read.
+    let changed = rule.auth.is_some() || stage.client.is_some();
+    let seen = if changed { Seen::of(headers) } else { seen };
+    let authorised = rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. });
+    normalise::strip(headers, seen, authorised);
+    let (client, tls) = (&stage.conn.address, stage.conn.tls);
+    let forwarded = normalise::forwarded(headers, seen, client, tls, &normal);
+    let mut host = normal.authority;
+    // What a client sent itself is there, unless something was taken away.
+    let tells = exchange.record.request_id.is_own() || changed || seen.any(Seen::HOP);
+    if tells && seen.any(Seen::REQUEST_ID) {
+        headers.remove(request_id::HEADER);
     }
-    // The wait for `100 Continue` is answered here, when the upstream asks for the body.
-    headers.remove(header::EXPECT);
-    normalise::forwarded(headers, &stage.conn.address, stage.conn.tls, &normal);
-    exchange.record.request_id.tell(headers);
+    let id = exchange.id.clone().filter(|_| tells);
+    let id = id.map(|id| (request_id::HEADER, id));
+    let mirrors = lists.iter().any(|one| !one.mirrors.is_empty());
+    let read = |one: &&Filters| one.host.is_some() || !one.request.is_empty();
+    // What is told goes behind the other fields, unless somebody reads or changes it on the way.
+    let mut more = Vec::new();
+    if mirrors || lists.iter().any(read) {
+        headers.extend(forwarded.into_iter().chain(id));
+    } else {
+        more.reserve_exact(MORE);
+        more.extend(forwarded);
+        more.extend(id);
+    }
     if exchange.record.trace.trace != 0 {
         exchange.record.trace.upstream = stage.worker.random();
         exchange.record.trace.tell(headers);
@@ -155,7 +177,7 @@ pub(super) async fn forward(
     for edits in lists.iter().flat_map(|one| &one.request) {
         edits.apply(headers);
     }
-    exchange.record.upstream_path = rewritten.as_ref().map(ToString::to_string);
+    exchange.record.upstream_path = rewritten.clone().map(Into::into);
     if let Some(own) = chosen
         .destinations
         .first()
@@ -183,10 +205,11 @@ pub(super) async fn forward(
         websocket: upgrade.is_some(),
     };
     let mut request = outbound.request(parts, body.limited(chosen.body_limit))?;
-    if let (None, Some(like)) = (&upgrade, chosen.destinations.first()) {
+    if let (true, None, Some(like)) = (mirrors, &upgrade, chosen.destinations.first()) {
         let like = (like, inbound.identity.as_ref());
         request = mirrored(stage, exchange, request, lists, like)?;
     }
+    request.more = &more;
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.
@@ -206,37 +229,44 @@ pub(super) async fn forward(
         backend: &picked.backend,
         managed: picked.managed.as_deref(),
     };
-    let destinations = chosen.destinations;
+    let destinations = &mut chosen.destinations;
     let mut answer = send(stage, exchange, destinations, request, upgrade, effort).await;
     if let Some(serving) = chosen.serving {
-        serving.ended(stage.worker, &mut answer);
+        exchange.served_by = serving.ended(stage.worker, exchange.moment(), &mut answer);
     }
-    let mut response = edited(answer?, lists);
+    let mut response = answer?;
+    if lists.iter().any(|one| !one.response.is_empty()) {
+        if let Some(served) = exchange.served_by.take() {
+            served.tell(response.headers_mut());
+        }
+        response = edited(response, lists);
+    }
     if let Some(cookie) = chosen.cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
-    if let (Some(settings), Some(place)) = (&rule.session, &exchange.place) {
+    let answered = exchange.at.and_then(|at| chosen.destinations.get(at));
+    if let (Some(settings), Some(answered)) = (&rule.session, answered) {
         let (known, tls) = (session.as_ref(), stage.conn.tls);
         let headers = response.headers_mut();
-        let place = place.to_string();
+        let place = answered.place.to_string();
         session::tell(settings, known, picked, &place, tls, access::now(), headers);
     }
     Ok(response)
 }
 
 /// Sends copies of a request to the mirrors of these lists. What goes on is read from the same body as they are.
-fn mirrored(
+fn mirrored<'a>(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    request: Request<RequestBody>,
+    request: UpstreamRequest<'a>,
     lists: [&Filters; 2],
     like: (&Destination, Option<&Arc<Identity>>),
-) -> Result<Request<RequestBody>, Refusal> {
+) -> Result<UpstreamRequest<'a>, Refusal> {
     let mirrors = mirror::chosen(stage.worker, lists);
     if mirrors.is_empty() {
         return Ok(request);
     }
-    let (parts, body) = request.into_parts();
+    let UpstreamRequest { parts, more, body } = request;
     let kept = body.keep(&stage.worker.room);
     mirror::send(
         stage.worker,
@@ -253,7 +283,7 @@ fn mirrored(
         None => RequestBody::empty(progress),
     };
     exchange.kept = kept;
-    Ok(Request::from_parts(parts, body))
+    Ok(UpstreamRequest { parts, more, body })
 }
 
 /// Asks the rate limit of a rule. What its client is told stands on every answer.

@@ -108,6 +108,10 @@ async fn close<T>(worker: &Worker, stream: T, last: &[u8], conn: &Conn)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    if !conn.tls && last.is_empty() && !conn.unread.is_noted() {
+        // The kernel says goodbye, after what it still has.
+        return;
+    }
     let mut stream = Lingering::new(stream, conn.unread.clone());
     let closed = async {
         stream.write_all(last).await?;

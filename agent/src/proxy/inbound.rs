@@ -7,6 +7,7 @@ use http::request::Parts;
 
 use super::connection::Conn;
 use super::normalise::Normal;
+use super::seen::Seen;
 use super::tokens::Known;
 use super::tunnel::OnUpgrade;
 use super::websocket::Asked;
@@ -17,9 +18,11 @@ use crate::upstream::RequestBody;
 
 /// A request taken apart.
 pub(super) struct Inbound {
-    pub(super) parts: Parts,
+    pub(super) parts: Box<Parts>,
     pub(super) body: RequestBody,
     pub(super) normal: Normal,
+    /// What its head has, as it was read.
+    pub(super) seen: Seen,
     pub(super) upgrade: Option<(OnUpgrade, Asked)>,
     /// Address of whom it is from.
     pub(super) client: IpAddr,

@@ -32,6 +32,10 @@ impl Unread {
     pub(super) fn note(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+
+    pub(super) fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A stream that lingers if [`Unread::note`] was called before it is shut down.
@@ -108,7 +112,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<T> {
             match &mut this.state {
                 State::Open => {
                     ready!(Pin::new(&mut this.inner).poll_shutdown(context))?;
-                    this.state = if this.unread.0.load(Ordering::Relaxed) {
+                    this.state = if this.unread.is_noted() {
                         State::Draining(Box::pin(tokio::time::sleep(PATIENCE)), 0)
                     } else {
                         State::Closed

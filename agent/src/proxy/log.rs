@@ -51,14 +51,14 @@ pub struct AccessRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Cow<'static, str>>,
     /// Host asked for: the request's authority or the SNI, lower case and without port.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub host: Option<Arc<str>>,
     /// Canonical path; as sent when it has no canonical form.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub path: Option<Arc<str>>,
     /// Path sent upstream, where it differs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream_path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub upstream_path: Option<Arc<str>>,
     /// Listener, `east` or `south`.
     #[serde(serialize_with = "text")]
     pub listener: Option<Arc<str>>,
@@ -425,9 +425,9 @@ impl RequestLog {
             &mut record.host,
             &mut record.path,
             &mut record.upstream_path,
-            &mut record.detail,
         ];
-        texts.into_iter().flatten().for_each(clip);
+        texts.into_iter().flatten().for_each(clip_shared);
+        record.detail.iter_mut().for_each(clip);
         if let Some(Cow::Owned(method)) = &mut record.method {
             clip(method);
         }
@@ -486,6 +486,15 @@ fn clip(text: &mut String) {
     }
 }
 
+/// The same of a text that others may have too.
+fn clip_shared(text: &mut Arc<str>) {
+    if text.len() > MAX_TEXT {
+        let mut clipped = text.to_string();
+        clip(&mut clipped);
+        *text = clipped.into();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{AccessRecord, KEPT, MAX_TEXT, RequestLog};
@@ -495,17 +504,19 @@ mod tests {
         let log = RequestLog::default();
         for path in ["/a".repeat(30_000), "ä".repeat(30_000), "/short".into()] {
             log.push(&mut AccessRecord {
-                path: Some(path),
+                path: Some(path.as_str().into()),
+                detail: Some(path),
                 ..AccessRecord::default()
             });
         }
         let all = log.since(0);
         let paths: Vec<_> = all.iter().filter_map(|one| one.path.as_ref()).collect();
-        for path in &paths[..2] {
-            assert!(path.len() <= MAX_TEXT && path.capacity() <= 2 * MAX_TEXT);
-            assert!(path.ends_with('…'));
+        let details: Vec<_> = all.iter().filter_map(|one| one.detail.as_ref()).collect();
+        for (path, detail) in paths[..2].iter().zip(&details) {
+            assert!(path.len() <= MAX_TEXT && path.ends_with('…'));
+            assert!(detail.capacity() <= 2 * MAX_TEXT && detail.as_str() == &***path);
         }
-        assert_eq!(paths[2], "/short");
+        assert_eq!((&**paths[2], details[2].as_str()), ("/short", "/short"));
     }
 
     #[test]

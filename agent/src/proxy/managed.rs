@@ -1,9 +1,8 @@
 //! Requests to backends that a policy is about: who gets one, whether it may go there at all, and what came
 //! of each try.
 
-use std::rc::Rc;
-
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::inbound::Inbound;
@@ -11,8 +10,8 @@ use super::log::Reason;
 use super::respond::Refusal;
 use super::session::cookie;
 use super::worker::Worker;
-use crate::resilience::{Outcome, Overflow, Seat, Slot};
-use crate::route::backend::{Location, Managed};
+use crate::resilience::{Outcome, Overflow, Slot};
+use crate::route::backend::{Connection, Location, Managed};
 use crate::route::balance::{Balancer, Draw, Keyed, new_cookie};
 use crate::route::hash::stable;
 use crate::route::query;
@@ -27,7 +26,7 @@ pub(super) fn admit(exchange: &mut Exchange, managed: &Managed) -> Result<(), Re
         );
         Refusal::new(Reason::BackendOverloaded, detail)
     })?;
-    exchange.slots.push(Rc::new(slot));
+    exchange.slots.backend = Some(slot);
     Ok(())
 }
 
@@ -111,14 +110,15 @@ async fn connection(
     managed: &Managed,
     destinations: &[Destination],
     patience: Patience,
-) -> Result<Option<Seat>, UpstreamError> {
+) -> Result<Option<Connection>, UpstreamError> {
     // Over HTTP/2 requests share a connection.
     let Some(first) = destinations.first().filter(|one| !one.http2) else {
         return Ok(None);
     };
     let place = || first.place.to_string();
-    let seat = managed.connection();
+    let seat = managed.connection(managed.at(&first.place));
     let limit = worker.client.settings().timeouts.head;
+    let late = |_| UpstreamError::Deadline { place: place() };
     let seat = match patience {
         Patience::Endless => Ok(seat.await),
         Patience::Usual => {
@@ -129,9 +129,15 @@ async fn connection(
                     limit,
                 })
         }
-        Patience::Until(deadline) => tokio::time::timeout_at(deadline, seat)
-            .await
-            .map_err(|_| UpstreamError::Deadline { place: place() }),
+        Patience::Until(deadline) => {
+            let seat = tokio::time::timeout_at(deadline, seat);
+            seat.await.map_err(late)
+        }
+        Patience::UsualUntil(deadline) => {
+            let soon = deadline.min(Instant::now() + limit);
+            let seat = tokio::time::timeout_at(soon, seat);
+            seat.await.map_err(late)
+        }
     };
     seat?.map_err(|Overflow| UpstreamError::Overloaded { place: place() })
 }
@@ -140,14 +146,14 @@ async fn connection(
 #[derive(Debug)]
 pub(super) struct Held {
     _request: Option<Slot>,
-    _connection: Option<Seat>,
+    _connection: Option<Connection>,
 }
 
 /// A try under way. Dropped without an end it says nothing about the endpoint: the client gave up.
 pub(super) struct Try<'a> {
     managed: &'a Managed,
     slot: Option<Slot>,
-    seat: Option<Seat>,
+    seat: Option<Connection>,
 }
 
 impl<'a> Try<'a> {
@@ -173,7 +179,7 @@ impl<'a> Try<'a> {
         self,
         worker: &Worker,
         destinations: &[Destination],
-        result: &Result<Answer, UpstreamError>,
+        result: &Result<Box<Answer>, UpstreamError>,
     ) -> Option<Held> {
         let managed = self.managed;
         let now = worker.now();
@@ -191,19 +197,19 @@ impl<'a> Try<'a> {
                 return None;
             }
         };
-        let answered = &answer.place;
+        let answered = &destinations[answer.at].place;
         // Those before it took no connection.
-        for one in destinations.iter().take_while(|one| one.place != *answered) {
+        for one in &destinations[..answer.at] {
             count(&one.place, Outcome::LocalFailure);
         }
-        let outcome = match answer.response.status().as_u16() {
+        let outcome = match answer.status.as_u16() {
             502..=504 => Outcome::GatewayError,
             500.. => Outcome::ServerError,
             _ => Outcome::Good,
         };
         count(answered, outcome);
-        let request = match destinations.first() {
-            Some(first) if first.place == *answered => self.slot,
+        let request = match answer.at {
+            0 => self.slot,
             _ => managed.at(answered).and_then(|at| slot(managed, at)),
         };
         Some(Held {

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http::request::Parts;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use super::worker::Worker;
 use crate::route::filter::Mirror;
 use crate::route::{Filters, Identity, RouteTable};
 use crate::upstream::kept::Kept;
-use crate::upstream::{AnswerBody, Destination, Patience, Progress, RequestBody};
+use crate::upstream::{AnswerBody, Destination, Patience, Progress, RequestBody, UpstreamRequest};
 
 /// Copies that a core has under way at most; beyond that they are left out.
 const MAX_COPIES: usize = 128;
@@ -81,7 +80,7 @@ pub(super) fn send(
             continue;
         };
         let (worker, table) = (Rc::clone(worker), Arc::clone(table));
-        let (parts, body) = (parts.clone(), body.cloned());
+        let (parts, body) = (Box::new(parts.clone()), body.cloned());
         tokio::task::spawn_local(async move {
             let _place = place;
             let deadline = Instant::now() + LIMIT;
@@ -97,14 +96,15 @@ pub(super) fn send(
                 tallies.left_out.inc();
                 return;
             };
-            let request = Request::from_parts(parts, body);
+            let more = &[];
+            let request = UpstreamRequest { parts, more, body };
             let patience = Patience::Until(deadline);
             let client = &worker.client;
             let answer = client.send(&destinations, request, &progress, patience, &table);
             match answer.await {
                 Ok(answer) => {
                     tallies.sent.inc();
-                    read_to_the_end(answer.response.into_body(), deadline).await;
+                    read_to_the_end(answer.body, deadline).await;
                 }
                 Err(error) => {
                     tallies.failed.inc();

@@ -4,6 +4,8 @@
 //! lengths, a path with an encoded slash, header names with underscores (which CGI-like servers fold
 //! into dashes).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
@@ -13,7 +15,9 @@ use snapshot::path::CanonicalPath;
 
 use super::connection::MAX_HEADERS;
 use super::log::Reason;
+use super::request_id;
 use super::respond::Refusal;
+use super::seen::{Seen, kind};
 use super::websocket::{self, Asked};
 use crate::route::client::{ClientSettings, FORWARDED_FOR};
 
@@ -26,30 +30,6 @@ pub(super) const FAILOVER_REASON: HeaderName = HeaderName::from_static("x-failov
 /// Its circuit breaker.
 pub(super) const CIRCUIT_STATE: HeaderName = HeaderName::from_static("x-circuit-state");
 
-/// Headers that only the router may set.
-static OURS: [HeaderName; 4] = [ROUTED_TO, ROUTE_REASON, FAILOVER_REASON, CIRCUIT_STATE];
-
-/// Fields by which frameworks take another method or path than the request line's.
-static OVERRIDES: [HeaderName; 5] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-];
-
-/// Fields of one connection (RFC 9110, section 7.6.1), besides those that `Connection` names.
-static HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -61,7 +41,7 @@ const MAX_HOST: usize = 253;
 #[derive(Debug)]
 pub(super) struct Normal {
     /// Host in lower case, without port and trailing dot.
-    pub(super) host: String,
+    pub(super) host: Arc<str>,
     /// Port of the authority, if it names one.
     pub(super) port: Option<u16>,
     /// Authority as the client sent it.
@@ -80,9 +60,10 @@ fn bad(detail: impl Into<String>) -> Refusal {
     Refusal::new(Reason::BadRequest, detail)
 }
 
-/// Reads a request, by the rules of its listener's policy if there is one.
+/// Reads a request, by the rules of its listener's policy if there is one. `seen`: what its head has.
 pub(super) fn read<B>(
     request: &Request<B>,
+    seen: Seen,
     client: Option<&ClientSettings>,
 ) -> Result<Normal, Refusal> {
     let connect = websocket::connect(request);
@@ -92,25 +73,32 @@ pub(super) fn read<B>(
             "CONNECT is not served: this is a gateway, not a forward proxy",
         ));
     }
-    let (authority, host, port) = authority(request)?;
+    let (authority, host, port) = authority(request, seen)?;
     let (path, elsewhere) = path(request.uri().path(), client)?;
     let headers = request.headers();
-    // HTTP/2 may send each cookie on a line of its own (RFC 9113, section 8.2.3).
-    let cookies = headers.get_all(header::COOKIE).iter().count();
-    if headers.len() - cookies > MAX_HEADERS {
-        return Err(Refusal::new(
-            Reason::HeadTooLarge,
-            format!("more than {MAX_HEADERS} header lines"),
-        ));
-    }
-    framing(headers)?;
-    let refuses = client.is_none_or(|one| one.policy.underscores == Underscores::Reject);
-    for name in headers.keys() {
-        if refuses && name.as_str().as_bytes().contains(&b'_') {
-            return Err(bad(format!("header name `{name}` has an underscore")));
+    if headers.len() > MAX_HEADERS {
+        // HTTP/2 may send each cookie on a line of its own (RFC 9113, section 8.2.3).
+        let cookies = headers.get_all(header::COOKIE).iter().count();
+        if headers.len() - cookies > MAX_HEADERS {
+            return Err(Refusal::new(
+                Reason::HeadTooLarge,
+                format!("more than {MAX_HEADERS} header lines"),
+            ));
         }
     }
+    if seen.any(Seen::CODING | Seen::REPEATED) {
+        framing(headers)?;
+    }
+    let refuses = client.is_none_or(|one| one.policy.underscores == Underscores::Reject);
+    if refuses && seen.any(Seen::UNDERSCORE) {
+        let underscored = |name: &&HeaderName| name.as_str().contains('_');
+        let name = headers.keys().find(underscored);
+        let name = name.map_or("", HeaderName::as_str);
+        return Err(bad(format!("header name `{name}` has an underscore")));
+    }
     let upgrade = request.version() == Version::HTTP_11
+        && seen.any(Seen::CONNECTION)
+        && seen.any(Seen::UPGRADE)
         && lists(headers, &header::CONNECTION, "upgrade")
         && lists(headers, &header::UPGRADE, "websocket");
     Ok(Normal {
@@ -123,7 +111,7 @@ pub(super) fn read<B>(
             true => Some(Asked::Connect),
             false => upgrade.then_some(Asked::Upgrade),
         },
-        trailers: lists(headers, &header::TE, "trailers"),
+        trailers: seen.any(Seen::TE) && lists(headers, &header::TE, "trailers"),
     })
 }
 
@@ -165,12 +153,16 @@ fn unescaped(path: &str) -> Option<String> {
 
 /// Exactly one authority: of the target if it has one (RFC 9112, section 3.2.2; RFC 9113, section
 /// 8.3.1), and then `Host` may only repeat it.
-fn authority<B>(request: &Request<B>) -> Result<(HeaderValue, String, Option<u16>), Refusal> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
+fn authority<B>(
+    request: &Request<B>,
+    seen: Seen,
+) -> Result<(HeaderValue, Arc<str>, Option<u16>), Refusal> {
+    let headers = request.headers();
+    let twice = || headers.get_all(header::HOST).iter().count() > 1;
+    if seen.any(Seen::REPEATED) && twice() {
         return Err(bad("more than one Host"));
     }
+    let host = headers.get(header::HOST);
     let given = match (request.uri().authority(), host) {
         (Some(target), Some(host)) => {
             if !host
@@ -192,9 +184,9 @@ fn authority<B>(request: &Request<B>) -> Result<(HeaderValue, String, Option<u16
 }
 
 /// Host and port of an authority without user information.
-fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
+fn split(authority: &[u8]) -> Option<(Arc<str>, Option<u16>)> {
     if let Some(host) = plain(authority) {
-        return Some((host.to_owned(), None));
+        return Some((host.into(), None));
     }
     if authority.contains(&b'@') {
         return None;
@@ -219,19 +211,28 @@ fn split(authority: &[u8]) -> Option<(String, Option<u16>)> {
         && bytes
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-    (literal || name).then(|| (host.to_owned(), port))
+    (literal || name).then(|| (host.into(), port))
 }
 
 /// An authority that is a name in lower case and nothing else, as most are.
 fn plain(authority: &[u8]) -> Option<&str> {
-    let plain = !authority.is_empty()
-        && authority.len() <= MAX_HOST
-        && authority[0] != b'.'
-        && authority[authority.len() - 1] != b'.'
-        && authority
-            .iter()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
-    str::from_utf8(authority).ok().filter(|_| plain)
+    /// Which bytes a name in lower case has.
+    const NAME: [bool; 256] = {
+        let mut all = [false; 256];
+        let mut byte = 0;
+        while byte < all.len() {
+            all[byte] = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+            byte += 1;
+        }
+        all
+    };
+    let (first, last) = (authority.first()?, authority.last()?);
+    let plain = authority.len() <= MAX_HOST
+        && *first != b'.'
+        && *last != b'.'
+        && authority.iter().all(|byte| NAME[usize::from(*byte)]);
+    // SAFETY: these bytes are ASCII.
+    plain.then(|| unsafe { str::from_utf8_unchecked(authority) })
 }
 
 /// One length, told in one way. The codecs already refuse lengths that differ and codings that do not
@@ -265,6 +266,29 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// Takes away the fields that end at this hop.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if Seen::of(headers).any(Seen::HOP) {
+        strip_seen_hop(headers);
+    }
+}
+
+/// Takes away from an answer what ends at this hop.
+pub(super) fn received(headers: &mut HeaderMap) {
+    let seen = Seen::of(headers);
+    if seen.any(Seen::CODING) {
+        // The coding told where the body ends; a length besides it is not to be passed on (RFC 9112, section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if seen.any(Seen::HOP) {
+        strip_seen_hop(headers);
+    }
+    if seen.any(Seen::REQUEST_ID) {
+        // The router says which request it is an answer to.
+        headers.remove(request_id::HEADER);
+    }
+}
+
+/// The same where it is known that there are some.
+fn strip_seen_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -277,7 +301,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    remove(headers, |name| HOP_BY_HOP.contains(name));
+    remove(headers, |name| kind(name).any(Seen::HOP));
 }
 
 /// Takes away the fields whose names are unwanted. Most messages have none, and then nothing is hashed or collected: a
@@ -296,44 +320,69 @@ pub(super) fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> 
     }
 }
 
-/// Takes away what a client must not pretend.
+/// Takes away what only the router may say.
 pub(super) fn strip_ours(headers: &mut HeaderMap) {
-    remove(headers, |name| OURS.contains(name));
+    remove(headers, |name| kind(name).any(Seen::OURS));
 }
 
-/// Takes away what would make the upstream read another method or path than was authorised.
-pub(super) fn strip_overrides(headers: &mut HeaderMap) {
-    remove(headers, |name| OVERRIDES.contains(name));
-}
-
-/// Says where a request came from: appends to `X-Forwarded-For`, sets what is known, and takes away
-/// whatever else a client said under such names, client certificates and users included.
-pub(super) fn forwarded(headers: &mut HeaderMap, client: &HeaderValue, tls: bool, normal: &Normal) {
-    let mut before = headers.get_all(&FORWARDED_FOR).iter().peekable();
-    let line = if before.peek().is_none() {
-        Some(client.clone())
-    } else {
-        let mut line = Vec::with_capacity(64);
-        for value in before {
-            line.extend_from_slice(value.as_bytes());
-            line.extend_from_slice(b", ");
-        }
-        line.extend_from_slice(client.as_bytes());
-        // Parts that were values joined by a comma are a value.
-        HeaderValue::from_maybe_shared(Bytes::from(line)).ok()
-    };
-    if let Some(line) = line {
-        headers.insert(FORWARDED_FOR, line);
+/// Takes away from a request what ends here, and what a client must not pretend; where it was authorised, also what would
+/// make the upstream read another method or path. `seen`: what its head has.
+pub(super) fn strip(headers: &mut HeaderMap, seen: Seen, authorised: bool) {
+    // What `Connection` names is none of the others' kinds: it is gone before they are looked for.
+    if seen.any(Seen::HOP) {
+        strip_seen_hop(headers);
     }
-    remove(headers, |one| {
-        let text = one.as_str();
-        text == "forwarded"
-            || text == "x-real-ip"
-            || (text.starts_with("x-forwarded-") && *one != FORWARDED_FOR)
-    });
+    if seen.any(Seen::OURS) {
+        strip_ours(headers);
+    }
+    if authorised && seen.any(Seen::OVERRIDE) {
+        remove(headers, |name| kind(name).any(Seen::OVERRIDE));
+    }
+    if seen.any(Seen::EXPECT) {
+        // The wait for `100 Continue` is answered here, when the upstream asks for the body.
+        headers.remove(header::EXPECT);
+    }
+}
+
+/// Fields that say where a request came from: the way so far with its client behind it, and what is known. Takes away
+/// whatever a client said under such names, client certificates and users included. `seen`: what its head has.
+pub(super) fn forwarded(
+    headers: &mut HeaderMap,
+    seen: Seen,
+    client: &HeaderValue,
+    tls: bool,
+    normal: &Normal,
+) -> [(HeaderName, HeaderValue); 3] {
+    let way = match seen.any(Seen::FORWARDED_FOR) {
+        true => {
+            let way = after(headers, client);
+            headers.remove(FORWARDED_FOR);
+            way
+        }
+        false => client.clone(),
+    };
+    if seen.any(Seen::WAY) {
+        remove(headers, |name| kind(name).any(Seen::WAY));
+    }
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
-    headers.insert(FORWARDED_PROTO, scheme);
-    headers.insert(FORWARDED_HOST, normal.authority.clone());
+    [
+        (FORWARDED_FOR, way),
+        (FORWARDED_PROTO, scheme),
+        (FORWARDED_HOST, normal.authority.clone()),
+    ]
+}
+
+/// The way so far, and the client behind it.
+fn after(headers: &HeaderMap, client: &HeaderValue) -> HeaderValue {
+    let mut line = Vec::with_capacity(64);
+    // What `Connection` named is gone by now.
+    for value in headers.get_all(&FORWARDED_FOR) {
+        line.extend_from_slice(value.as_bytes());
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(client.as_bytes());
+    // Parts that were values joined by a comma are a value.
+    HeaderValue::from_maybe_shared(Bytes::from(line)).unwrap_or_else(|_| client.clone())
 }
 
 #[cfg(test)]
@@ -361,7 +410,7 @@ mod tests {
 
     #[test]
     fn authorities_have_one_reading() {
-        let some = |host: &str, port| Some((host.to_owned(), port));
+        let some = |host: &str, port| Some((host.into(), port));
         for (given, expected) in [
             ("example.org", some("example.org", None)),
             ("Example.ORG:8080", some("example.org", Some(8080))),

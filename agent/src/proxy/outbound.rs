@@ -2,11 +2,11 @@
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Request, Uri, Version};
+use http::{HeaderMap, Uri, Version};
 
 use super::log::Reason;
 use super::respond::Refusal;
-use crate::upstream::RequestBody;
+use crate::upstream::{RequestBody, UpstreamRequest};
 
 /// How a request leaves.
 pub(super) struct Outbound<'a> {
@@ -22,12 +22,12 @@ pub(super) struct Outbound<'a> {
 impl Outbound<'_> {
     pub(super) fn request(
         self,
-        mut parts: Parts,
+        mut parts: Box<Parts>,
         body: RequestBody,
-    ) -> Result<Request<RequestBody>, Refusal> {
+    ) -> Result<UpstreamRequest<'static>, Refusal> {
         let broken = |error: String| Refusal::new(Reason::Rewrite, error);
-        join_cookies(&mut parts);
         let headers = &mut parts.headers;
+        join_cookies(headers);
         if self.http2 {
             let scheme = if self.tls { "https" } else { "http" };
             let authority = self
@@ -61,13 +61,18 @@ impl Outbound<'_> {
             }
         }
         parts.extensions.clear();
-        Ok(Request::from_parts(parts, body))
+        let more = &[];
+        Ok(UpstreamRequest { parts, more, body })
     }
 }
 
 /// HTTP/2 may split cookies over lines, HTTP/1.1 may not (RFC 9113, section 8.2.3).
-fn join_cookies(parts: &mut Parts) {
-    let mut lines = parts.headers.get_all(header::COOKIE).iter();
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.len() == headers.keys_len() {
+        // Nothing is there twice.
+        return;
+    }
+    let mut lines = headers.get_all(header::COOKIE).iter();
     let (Some(first), Some(second)) = (lines.next(), lines.next()) else {
         return;
     };
@@ -78,6 +83,6 @@ fn join_cookies(parts: &mut Parts) {
     }
     // Parts that were header values, joined by ASCII, are a header value.
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
-        parts.headers.insert(header::COOKIE, value);
+        headers.insert(header::COOKIE, value);
     }
 }

@@ -1,9 +1,9 @@
 //! Requests by routing key: the placement that serves them, its endpoints, and what its answer says of it.
 
-use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use snapshot::model::PlacementUrl;
 
@@ -45,7 +45,8 @@ pub(super) fn choose(
     let key = table
         .key()
         .read(&inbound.key_subject(conn, listener.as_deref()))?;
-    let admitted = table.admit(&key, length(headers), worker.now());
+    let moment = worker.at(exchange.moment());
+    let admitted = table.admit(&key, length(headers), moment);
     let admitted = admitted.map_err(|(reason, name, why)| {
         let refusal = Refusal::new(refused(why), format!("placement {name} {why}"));
         exchange.record.placement = Some(name);
@@ -56,18 +57,21 @@ pub(super) fn choose(
     exchange.record.placement = Some(Arc::clone(&placement.name));
     exchange.record.route_reason = Some(admitted.reason);
     exchange.record.failover_reason = admitted.failover;
-    exchange.slots.push(Rc::new(admitted.slot));
-    let mut endpoints = placement.shard(&key);
-    if endpoints.len() > 1 {
-        let generation = exchange.record.generation;
-        let first = worker.turn(generation, turn, endpoints.len());
-        endpoints.rotate_left(first);
-        endpoints.sort_by_key(|one| !one.health().healthy());
-    }
-    let destinations = endpoints
-        .into_iter()
-        .map(|one| reach(one, &destination))
-        .collect::<Result<_, _>>()?;
+    exchange.slots.placement = Some(admitted.slot);
+    let destinations = match &placement.endpoints[..] {
+        [only] => vec![reach(only, &destination)?],
+        _ => {
+            let mut endpoints = placement.shard(&key);
+            let generation = exchange.record.generation;
+            let first = worker.turn(generation, turn, endpoints.len());
+            endpoints.rotate_left(first);
+            endpoints.sort_by_key(|one| !one.health().healthy());
+            endpoints
+                .into_iter()
+                .map(|one| reach(one, &destination))
+                .collect::<Result<_, _>>()?
+        }
+    };
     Ok(Chosen {
         destinations,
         body_limit: placement.settings.max_request_body_bytes,
@@ -121,31 +125,62 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 impl Serving {
-    /// Counts what came of the request, and says on its answer who served it.
-    pub(super) fn ended<B>(self, worker: &Worker, answer: &mut Result<Response<B>, Refusal>) {
+    /// Counts what came of the request. Gives what its answer says of who served it. `moment`: when its head came.
+    pub(super) fn ended<B>(
+        self,
+        worker: &Worker,
+        moment: Instant,
+        answer: &mut Result<Response<B>, Refusal>,
+    ) -> Option<ServedBy> {
         match answer {
             Ok(response) => {
                 let success = response.status() < StatusCode::INTERNAL_SERVER_ERROR;
-                let state = self.permit.count(success, worker.now());
+                let state = self.permit.count(success, worker.at(moment));
                 let state = state.unwrap_or(CircuitState::Closed);
                 let headers = response.headers_mut();
                 normalise::strip_ours(headers);
-                headers.insert(ROUTED_TO, self.placement.header.clone());
-                let mut tell = |name, value| {
-                    headers.insert(name, HeaderValue::from_static(value));
-                };
-                tell(ROUTE_REASON, self.reason.as_str());
-                tell(CIRCUIT_STATE, state.as_str());
-                if let Some(failover) = self.failover {
-                    tell(FAILOVER_REASON, failover.as_str());
-                }
+                Some(ServedBy {
+                    placement: self.placement.header.clone(),
+                    reason: self.reason,
+                    state,
+                    failover: self.failover,
+                })
             }
             Err(refusal) if refusal.reason.no_answer() => {
                 self.permit.count(false, worker.now());
+                None
             }
             // The client gave up, sent too much, or the request never left: that says nothing about the
             // placement.
-            Err(_) => drop(self.permit),
+            Err(_) => None,
         }
+    }
+}
+
+/// What an answer says of the placement that served.
+pub(super) struct ServedBy {
+    placement: HeaderValue,
+    reason: RouteReason,
+    state: CircuitState,
+    failover: Option<FailoverReason>,
+}
+
+impl ServedBy {
+    /// Its fields.
+    pub(super) fn each(&self, mut tell: impl FnMut(HeaderName, &HeaderValue)) {
+        tell(ROUTED_TO, &self.placement);
+        let text = HeaderValue::from_static;
+        tell(ROUTE_REASON, &text(self.reason.as_str()));
+        tell(CIRCUIT_STATE, &text(self.state.as_str()));
+        if let Some(failover) = self.failover {
+            tell(FAILOVER_REASON, &text(failover.as_str()));
+        }
+    }
+
+    /// Adds them to others.
+    pub(super) fn tell(&self, headers: &mut HeaderMap) {
+        self.each(|name, value| {
+            headers.insert(name, value.clone());
+        });
     }
 }

@@ -203,12 +203,13 @@ fn of_backends(table: &RouteTable) -> impl Iterator<Item = (Target, &Arc<Health>
             let target = Target {
                 owner: Owner::Backend {
                     backend: Arc::clone(&managed.backend.name),
-                    policy: managed.policy.name.to_string(),
+                    policy: managed.policy.id().to_string(),
                 },
                 endpoint: endpoint.name.to_string(),
                 place: endpoint.place.clone(),
                 tls: endpoint.tls.clone().map(|tls| TlsPeer {
                     http: !matches!(check.question, Question::Tcp { .. }),
+                    identity: managed.identity.clone(),
                     ..tls
                 }),
                 host: host(&check.question, endpoint),

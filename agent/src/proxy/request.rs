@@ -11,7 +11,7 @@ use agent_common::Mark;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
-use snapshot::model::{Gate, Origin};
+use snapshot::model::{Gate, Limit, Origin};
 
 use super::access::{self};
 use super::body::ResponseBody;
@@ -26,6 +26,7 @@ use super::log::Reason;
 use super::normalise::{self};
 use super::request_id::RequestId;
 use super::respond::{self, Refusal};
+use super::seen::Seen;
 use super::south::south;
 use super::trace::TraceContext;
 use super::tunnel::OnUpgrade;
@@ -57,13 +58,19 @@ pub(super) async fn handle(
     let mut exchange = Box::new(Exchange::begin(&worker, "http", Arc::clone(&conn.client)));
     exchange.conn = Some(Rc::clone(&conn));
     conn.body.replace(Rc::downgrade(&exchange.progress));
-    let id = RequestId::received(request.headers()).unwrap_or_else(|| worker.request_id());
+    let seen = Seen::of(request.headers());
+    let id = match seen.any(Seen::REQUEST_ID) {
+        true => RequestId::received(request.headers()),
+        false => None,
+    };
+    let id = id.unwrap_or_else(|| worker.request_id());
+    exchange.id = id.value(|text| worker.keep(text));
     let head = *request.method() == Method::HEAD;
     let http1 = request.version() < Version::HTTP_2;
     exchange.grpc = !http1 && grpc::is_grpc(request.headers());
     let record = &mut exchange.record;
     record.generation = table.generation;
-    record.request_id = id.clone();
+    record.request_id = id;
     record.method = Some(method(request.method()));
     if let Some(ratio) = worker.log.sinks().ratio() {
         record.trace = TraceContext::of(request.headers(), &worker, ratio);
@@ -85,7 +92,7 @@ pub(super) async fn handle(
     let bodiless = request.body().is_end_stream();
     let progress = Rc::clone(&exchange.progress);
     let served = {
-        let served = serve(&stage, &mut exchange, request, upgrade);
+        let served = serve(&stage, &mut exchange, request, (seen, upgrade));
         tokio::pin!(served);
         match stage.client.filter(|one| one.is_timed()) {
             None => served.await,
@@ -99,7 +106,8 @@ pub(super) async fn handle(
                 conn.unread.note();
             }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
-            let response = respond::refusal(&refusal, id.as_str(), exchange.grpc, close);
+            let id = exchange.record.request_id.to_string();
+            let response = respond::refusal(&refusal, &id, exchange.grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
                 response.map(|_| ResponseBody::empty())
@@ -108,7 +116,10 @@ pub(super) async fn handle(
             }
         }
     };
-    id.tell(response.headers_mut());
+    if !http1 || exchange.cors.is_some() {
+        // Else it is written behind the other fields.
+        exchange.tell(response.headers_mut());
+    }
     if let Some((cors, origin)) = &exchange.cors {
         cors.decorate(origin.as_ref(), response.headers_mut());
     }
@@ -120,7 +131,11 @@ pub(super) async fn handle(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    let idle = client.and_then(|one| one.stream_idle());
+    let idle = match exchange.idle {
+        Limit::Unset => client.and_then(|one| one.stream_idle()),
+        Limit::Off => None,
+        Limit::After(limit) => Some(limit),
+    };
     response.map(|body| body.patient(idle).ends(exchange))
 }
 
@@ -151,20 +166,21 @@ async fn serve(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     request: Request<ClientBody>,
-    upgrade: Option<OnUpgrade>,
+    (seen, upgrade): (Seen, Option<OnUpgrade>),
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let normal = match normalise::read(&request, stage.client) {
+    let normal = match normalise::read(&request, seen, stage.client) {
         Ok(normal) => normal,
         Err(refusal) => {
-            exchange.record.path = Some(request.uri().path().to_owned());
+            exchange.record.path = Some(request.uri().path().into());
             return Err(refusal);
         }
     };
-    exchange.record.host = Some(normal.host.clone());
-    exchange.record.path = Some(normal.path.as_str().to_owned());
+    exchange.record.host = Some(Arc::clone(&normal.host));
+    exchange.record.path = Some(normal.path.clone().into());
     let asked = normal.websocket;
     let upgrade = upgrade.zip(asked);
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut parts = Box::new(parts);
     if asked == Some(Asked::Connect) {
         websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);
     }
@@ -187,6 +203,7 @@ async fn serve(
         parts,
         body,
         normal,
+        seen,
         upgrade,
         client,
         tokens: Vec::new(),
@@ -234,7 +251,7 @@ async fn serve(
             }
             // The west gate publishes the component under its prefix; with it the same rules apply.
             inbound.normal.path = prefixed(steered, &inbound.normal.path)?;
-            exchange.record.path = Some(inbound.normal.path.to_string());
+            exchange.record.path = Some(inbound.normal.path.clone().into());
             let matched = steered.rules.find(inbound.subject()).ok_or_else(|| {
                 Refusal::new(Reason::NoRoute, "no route of the west gate matches")
             })?;

@@ -3,26 +3,29 @@
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id that is taken from a client, in bytes.
 const MAX: usize = 128;
 
 /// An id, or none. It is good for logs and headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RequestId(Option<HeaderValue>);
+pub struct RequestId(Id);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Id {
+    #[default]
+    None,
+    /// 128 bits, told as 32 hexadecimal digits.
+    Own([u64; 2]),
+    /// Only ASCII gets in.
+    Received(HeaderValue),
+}
 
 impl RequestId {
-    /// 32 hexadecimal digits.
+    /// One of the router's own.
     pub(super) fn new(numbers: [u64; 2]) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 32];
-        for (half, number) in text.chunks_exact_mut(16).zip(numbers) {
-            for (at, digit) in half.iter_mut().rev().enumerate() {
-                *digit = DIGITS[(number >> (4 * at)) as usize % 16];
-            }
-        }
-        Self(HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text)).ok())
+        Self(Id::Own(numbers))
     }
 
     /// The client's, if there is one that a log can bear.
@@ -36,36 +39,66 @@ impl RequestId {
                 .as_bytes()
                 .iter()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(byte));
-        sane.then(|| Self(Some(id.clone())))
+        sane.then(|| Self(Id::Received(id.clone())))
     }
 
-    /// Sets the header.
-    pub(super) fn tell(&self, headers: &mut HeaderMap) {
-        if let Some(value) = &self.0 {
-            headers.insert(HEADER, value.clone());
+    /// The value of its header; `keep` keeps bytes in memory that others share.
+    pub(super) fn value(&self, keep: impl FnOnce(&[u8]) -> Bytes) -> Option<HeaderValue> {
+        match &self.0 {
+            Id::None => None,
+            Id::Own(numbers) => {
+                let text = keep(&digits(*numbers));
+                // SAFETY: hexadecimal digits are visible ASCII.
+                Some(unsafe { HeaderValue::from_maybe_shared_unchecked(text) })
+            }
+            Id::Received(value) => Some(value.clone()),
         }
     }
 
-    /// As a text; empty if there is none.
-    pub fn as_str(&self) -> &str {
-        let value = self.0.as_ref();
-        // Only ASCII gets in.
-        value.map_or("", |value| value.to_str().unwrap_or_default())
+    /// Whether it is the router's own, which no header has yet.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.0, Id::Own(_))
     }
 
     pub(super) fn is_none(&self) -> bool {
-        self.0.is_none()
+        matches!(self.0, Id::None)
+    }
+}
+
+/// Both numbers in hexadecimal digits.
+fn digits(numbers: [u64; 2]) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let bytes = numbers.map(u64::to_be_bytes);
+    let mut text = [0; 32];
+    let (pairs, _) = text.as_chunks_mut::<2>();
+    for (pair, byte) in pairs.iter_mut().zip(bytes.as_flattened()) {
+        *pair = [
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 15)],
+        ];
+    }
+    text
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Id::None => Ok(()),
+            Id::Own([high, low]) => write!(f, "{high:016x}{low:016x}"),
+            Id::Received(value) => f.write_str(value.to_str().unwrap_or_default()),
+        }
     }
 }
 
 impl serde::Serialize for RequestId {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(self.as_str())
+        to.collect_str(self)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::{HeaderMap, HeaderValue};
 
     use super::RequestId;
@@ -73,7 +106,9 @@ mod tests {
     #[test]
     fn ids_are_digits_of_both_numbers() {
         let id = RequestId::new([0x0123_4567_89ab_cdef, 0xfedc_ba98]);
-        assert_eq!(id.as_str(), "0123456789abcdef00000000fedcba98");
+        let text = "0123456789abcdef00000000fedcba98";
+        assert_eq!(id.to_string(), text);
+        assert_eq!(id.value(Bytes::copy_from_slice).expect("an id"), text);
     }
 
     #[test]
@@ -91,7 +126,8 @@ mod tests {
                 headers.append("x-request-id", HeaderValue::from_static(value));
             }
             let id = RequestId::received(&headers);
-            assert_eq!(id.as_ref().map(RequestId::as_str), expected, "{values:?}");
+            let id = id.map(|id| id.to_string());
+            assert_eq!(id.as_deref(), expected, "{values:?}");
         }
         let long = HeaderValue::from_str(&"a".repeat(129)).expect("a value");
         let headers = HeaderMap::from_iter([(super::HEADER, long)]);

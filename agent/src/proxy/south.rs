@@ -36,7 +36,7 @@ pub(super) async fn south(
     let normal = &inbound.normal;
     let name = caller
         .south(port)
-        .and_then(|hosts| hosts.http.get(normal.host.as_str()))
+        .and_then(|hosts| hosts.http.get(&*normal.host))
         .filter(|_| normal.port.unwrap_or(80) == port)
         .ok_or_else(|| {
             let detail = format!(
@@ -46,7 +46,7 @@ pub(super) async fn south(
             Refusal::new(Reason::HostNotDeclared, detail)
         })?;
     let http2 = inbound.parts.version == Version::HTTP_2 && inbound.upgrade.is_none();
-    let destinations = vec![Destination {
+    let mut destinations = [Destination {
         place: Place::Name(name.clone(), port),
         tls: None,
         http2,
@@ -85,5 +85,5 @@ pub(super) async fn south(
         backend: &caller.name,
         managed: None,
     };
-    send(stage, exchange, destinations, request, upgrade, effort).await
+    send(stage, exchange, &mut destinations, request, upgrade, effort).await
 }

@@ -92,7 +92,7 @@ async fn passthrough(
         }
         Err(NoHello::Gone(error)) => return exchange.failed(Reason::ClientClosed, &error),
     };
-    exchange.record.host = Some(name.clone());
+    exchange.record.host = Some(name.as_str().into());
     let declared = caller
         .south(port)
         .and_then(|hosts| hosts.tls.get(name.as_str()));

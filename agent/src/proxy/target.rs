@@ -81,6 +81,7 @@ pub(super) fn choose(
     }
     match &target.kind {
         TargetKind::Upstreams(list) => {
+            let http2 = !websocket && (target.http2 || grpc);
             if list.is_empty() {
                 return Err(Refusal::new(
                     Reason::NoReadyEndpoint,
@@ -88,12 +89,12 @@ pub(super) fn choose(
                 ));
             }
             if let Some(managed) = &target.managed {
-                return treated(exchange, managed, grpc);
+                return treated(exchange, managed, http2);
             }
             let places = in_turn(worker, exchange.record.generation, target.id, list);
             Ok(plain(
                 places
-                    .map(|(place, tls)| destination(place, tls, grpc))
+                    .map(|(place, tls)| destination(place, tls, http2))
                     .collect(),
             ))
         }

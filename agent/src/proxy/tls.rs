@@ -68,10 +68,10 @@ impl ResolvesServerCert for Fixed {
 
 /// What a listener's connection becomes.
 enum Shaken {
-    /// Requests follow.
-    Http(TlsStream<Prefixed<TcpStream>>),
+    /// Requests follow. It is passed on from hand to hand, and is large.
+    Http(Box<TlsStream<Prefixed<TcpStream>>>),
     /// Plain bytes follow, for a backend of the listener.
-    Plain(TlsStream<Prefixed<TcpStream>>, Arc<Listener>),
+    Plain(Box<TlsStream<Prefixed<TcpStream>>>, Arc<Listener>),
     /// TLS goes on to a backend of the listener.
     Closed(Prefixed<TcpStream>, Arc<Listener>),
 }
@@ -138,7 +138,7 @@ async fn handshake(
             }
         };
         conn.sni = name;
-        exchange.record.host.clone_from(&conn.sni);
+        exchange.record.host = conn.sni.as_deref().map(Into::into);
         if let Some(listener) = bind.and_then(|bind| bind.named(conn.sni.as_deref()))
             && let Some(streams) = listener.streams.as_ref().filter(|one| one.passthrough)
         {
@@ -163,7 +163,7 @@ async fn handshake(
         .client_hello()
         .server_name()
         .map(str::to_ascii_lowercase);
-    exchange.record.host.clone_from(&conn.sni);
+    exchange.record.host = conn.sni.as_deref().map(Into::into);
     let listener = bind.and_then(|bind| bind.named(conn.sni.as_deref()));
     if let Some(listener) = listener {
         exchange.listener(&listener.name);
@@ -226,14 +226,14 @@ async fn handshake(
             }
             conn.settings.clone_from(&listener.policy);
             return match start.into_stream(Arc::new(config)).await {
-                Ok(stream) if plain => Some(Shaken::Plain(stream, Arc::clone(listener))),
+                Ok(stream) if plain => Some(Shaken::Plain(Box::new(stream), Arc::clone(listener))),
                 Ok(stream) => {
                     if let Some(clients) = &listener.clients {
                         let chain = stream.get_ref().1.peer_certificates();
                         conn.certificate = chain.and_then(|chain| clients.verified(chain));
                         conn.clients = Some(Arc::clone(clients));
                     }
-                    Some(Shaken::Http(stream))
+                    Some(Shaken::Http(Box::new(stream)))
                 }
                 Err(error) => {
                     exchange.failed(Reason::TlsHandshake, &error);

@@ -5,7 +5,7 @@
 
 use data_encoding::BASE64;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode, Version, request, response};
+use http::{Method, Request, Response, StatusCode, Version, request};
 use hyper::ext::Protocol;
 
 use super::log::Reason;
@@ -41,15 +41,17 @@ pub(super) fn as_upgrade(parts: &mut request::Parts, nonce: [u64; 2]) {
 }
 
 /// The head of an answer that switched protocols, as its client reads it.
-pub(super) fn switched(parts: &mut response::Parts, asked: Asked) {
-    let headers = &mut parts.headers;
+pub(super) fn switched<B>(response: &mut Response<B>, asked: Asked) {
+    if asked == Asked::Connect {
+        *response.status_mut() = StatusCode::OK;
+    }
+    let headers = response.headers_mut();
     match asked {
         Asked::Upgrade => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
         }
         Asked::Connect => {
-            parts.status = StatusCode::OK;
             // Of the handshake that the client did not make, and of a body that is none.
             remove(
                 headers,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_common::Mark;
 use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -36,6 +37,12 @@ const WATCH: Duration = Duration::from_secs(1);
 
 /// Wait after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes of a block of texts. Whoever keeps one of them keeps its block.
+const TEXTS: usize = 1024;
+
+/// How long the system's clock is not asked for its time again: it may be set while the router runs.
+const WALL: Duration = Duration::from_secs(1);
 
 /// What a worker is told.
 pub(super) enum Command {
@@ -93,6 +100,10 @@ pub(super) struct Worker {
     session_idle: Duration,
     clock: Clock,
     random: Cell<u64>,
+    /// A moment, and its time since 1970.
+    wall: Cell<(std::time::Instant, Duration)>,
+    /// Room for short texts of requests.
+    texts: RefCell<BytesMut>,
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u32, usize>)>,
     drain: watch::Sender<bool>,
@@ -161,6 +172,8 @@ impl Worker {
             session_idle: shared.session_idle,
             clock: shared.clock,
             random: Cell::new(seed()),
+            wall: Cell::new(wall()),
+            texts: RefCell::default(),
             turns: RefCell::default(),
             drain: watch::Sender::new(false),
             open: Rc::default(),
@@ -187,6 +200,33 @@ impl Worker {
     /// Time of breakers and limits.
     pub(super) fn now(&self) -> Duration {
         self.clock.now()
+    }
+
+    /// The same at a moment that is known.
+    pub(super) fn at(&self, moment: std::time::Instant) -> Duration {
+        self.clock.at(moment)
+    }
+
+    /// Time since 1970 at a moment of now. The system is asked for it once a second.
+    pub(super) fn wall(&self, moment: std::time::Instant) -> Duration {
+        let (before, then) = self.wall.get();
+        let since = moment.saturating_duration_since(before);
+        if since < WALL {
+            return then + since;
+        }
+        let (before, then) = wall();
+        self.wall.set((before, then));
+        then
+    }
+
+    /// Keeps a short text in memory that others share.
+    pub(super) fn keep(&self, text: &[u8]) -> Bytes {
+        let mut texts = self.texts.borrow_mut();
+        if texts.capacity() < text.len() {
+            *texts = BytesMut::with_capacity(TEXTS.max(text.len()));
+        }
+        texts.extend_from_slice(text);
+        texts.split().freeze()
     }
 
     /// How long a client connection may wait for its next request.
@@ -286,7 +326,7 @@ impl Worker {
         RequestId::new([self.random(), self.random()])
     }
 
-    /// Round robin over `count` places of a target of the generation that a request has.
+    /// Round robin over `count` places of a target of the generation that a request has; 0 of none.
     pub(super) fn turn(&self, generation: u64, target: u32, count: usize) -> usize {
         let mut turns = self.turns.borrow_mut();
         if turns.0 != generation {
@@ -298,8 +338,14 @@ impl Worker {
             // Cores start at different places.
             .or_insert_with(|| self.random() as usize);
         *next = next.wrapping_add(1);
-        *next % count
+        next.checked_rem(count).unwrap_or(0)
     }
+}
+
+/// This moment, and its time since 1970.
+fn wall() -> (std::time::Instant, Duration) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    (std::time::Instant::now(), now.unwrap_or_default())
 }
 
 fn seed() -> u64 {
@@ -343,7 +389,7 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
                 for (address, listener, entry) in opened {
                     let (close, closed) = oneshot::channel();
                     listeners.insert(address, close);
-                    spawn_local(listen(Rc::clone(&worker), listener, entry, closed));
+                    spawn_local(listen(Rc::clone(&worker), listener, address, entry, closed));
                 }
             }
             Some(Command::Close(addresses)) => {
@@ -400,6 +446,7 @@ async fn drain(worker: &Worker, deadline: Duration) -> usize {
 async fn listen(
     worker: Rc<Worker>,
     listener: TcpListener,
+    address: SocketAddr,
     entry: Entry,
     mut closed: oneshot::Receiver<()>,
 ) {
@@ -410,7 +457,16 @@ async fn listen(
             return;
         }
     };
-    let serve = |accepted| spawn_local(connection::accepted(Rc::clone(&worker), accepted, entry));
+    // Where connections of all addresses come, or those to elsewhere, each is asked.
+    let local = (entry == Entry::Gateway && !address.ip().is_unspecified()).then_some(address);
+    let serve = |accepted| {
+        spawn_local(connection::accepted(
+            Rc::clone(&worker),
+            accepted,
+            local,
+            entry,
+        ))
+    };
     loop {
         let accepted = tokio::select! {
             biased;

@@ -11,6 +11,7 @@ use snapshot::model::{ActiveCheck, RetryLimit, TrafficPolicy};
 
 use super::TlsPeer;
 use super::balance::Balancer;
+use super::trust::Identity;
 use crate::resilience::{Health, Outcome, Outlier, Overflow, Queue, Seat, Slot, Slots};
 use crate::upstream::Place;
 
@@ -55,6 +56,8 @@ pub struct Endpoint {
 pub struct EndpointState {
     /// Requests under way.
     pub requests: Slots,
+    /// Connections in use, and requests that wait for one.
+    pub connections: Queue,
     /// What became of tries.
     pub outlier: Outlier,
     /// When it was first looked at, in milliseconds and plus one.
@@ -125,6 +128,13 @@ impl EndpointState {
     }
 }
 
+/// A connection in use: its places among those of the backend and of the endpoint.
+#[derive(Debug)]
+pub struct Connection {
+    _endpoint: Option<Seat>,
+    _backend: Seat,
+}
+
 /// A backend under a policy.
 #[derive(Debug)]
 pub struct Managed {
@@ -134,13 +144,19 @@ pub struct Managed {
     pub backend: Arc<Backend>,
     /// Who gets a request.
     pub balancer: Balancer,
+    /// What probes show when they are asked who they are.
+    pub identity: Option<Arc<Identity>>,
     /// What probes say of the endpoints, in their order; empty: nobody asks.
     health: Vec<OnceLock<Arc<Health>>>,
 }
 
 impl Managed {
-    /// Joins a policy and a backend.
-    pub fn new(policy: Arc<TrafficPolicy>, backend: Arc<Backend>) -> Self {
+    /// Joins a policy and a backend, whose probes show `identity`.
+    pub fn new(
+        policy: Arc<TrafficPolicy>,
+        backend: Arc<Backend>,
+        identity: Option<Arc<Identity>>,
+    ) -> Self {
         let probed = policy.active.is_some();
         let health = backend.endpoints.iter().filter(|_| probed);
         Self {
@@ -148,6 +164,7 @@ impl Managed {
             health: health.map(|_| OnceLock::new()).collect(),
             policy,
             backend,
+            identity,
         }
     }
 
@@ -211,14 +228,26 @@ impl Managed {
         self.backend.state().requests.take_below(limit)
     }
 
-    /// A connection for a request that needs one for itself; none: the policy says nothing of connections.
-    pub async fn connection(&self) -> Result<Option<Seat>, Overflow> {
+    /// A connection to an endpoint for a request that needs one for itself; none: the policy says nothing of
+    /// connections.
+    pub async fn connection(&self, at: Option<usize>) -> Result<Option<Connection>, Overflow> {
         let Some(breaker) = &self.policy.circuit_breaker else {
             return Ok(None);
         };
+        // That of the endpoint first: whoever waits for it keeps no other endpoint's requests waiting.
+        let endpoint = match (breaker.max_endpoint_connections, at) {
+            (Some(most), Some(at)) => {
+                let queue = &self.backend.endpoints[at].state().connections;
+                Some(queue.take(most, breaker.max_pending).await?)
+            }
+            _ => None,
+        };
         let queue = &self.backend.state().connections;
         let seat = queue.take(breaker.max_connections, breaker.max_pending);
-        seat.await.map(Some)
+        Ok(Some(Connection {
+            _endpoint: endpoint,
+            _backend: seat.await?,
+        }))
     }
 
     /// A place among the retries under way; none: as many are as may be.
@@ -228,8 +257,13 @@ impl Managed {
         let limit = match breaker.map(|breaker| breaker.max_retries) {
             None => u32::MAX,
             Some(RetryLimit::Number(number)) => number,
-            Some(RetryLimit::Share { percent, least }) => {
-                let share = u64::from(state.requests.taken()) * u64::from(percent) / 100;
+            Some(RetryLimit::Share {
+                numerator,
+                denominator,
+                least,
+            }) => {
+                let taken = u64::from(state.requests.taken()) * u64::from(numerator);
+                let share = taken / u64::from(denominator.get());
                 u32::try_from(share).unwrap_or(u32::MAX).max(least)
             }
         };

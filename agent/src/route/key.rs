@@ -181,21 +181,34 @@ impl Key {
 
 fn checked(key: Cow<'_, str>) -> Result<Cow<'_, str>, KeyError> {
     let key = match key {
-        Cow::Borrowed(text) => Cow::Borrowed(text.trim_matches([' ', '\t'])),
-        Cow::Owned(text) => Cow::Owned(text.trim_matches([' ', '\t']).to_owned()),
+        Cow::Borrowed(text) => Cow::Borrowed(trimmed(text)),
+        Cow::Owned(text) => Cow::Owned(trimmed(&text).to_owned()),
     };
-    match &*key {
-        "" => Err(KeyError::Missing),
+    match key.as_bytes() {
+        [] => Err(KeyError::Missing),
         text if text.len() > MAX_KEY => Err(KeyError::TooLong),
-        text if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => Err(KeyError::NotAscii),
-        text if text.contains(',') => Err(KeyError::Comma),
+        text if !text.iter().all(|byte| (b' '..=b'~').contains(byte)) => Err(KeyError::NotAscii),
+        text if text.contains(&b',') => Err(KeyError::Comma),
         _ => Ok(key),
     }
 }
 
+/// Without blanks around it; most have none.
+fn trimmed(text: &str) -> &str {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let bytes = text.as_bytes();
+    match bytes.first().is_some_and(blank) || bytes.last().is_some_and(blank) {
+        true => text.trim_matches([' ', '\t']),
+        false => text,
+    }
+}
+
 fn header_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, KeyError> {
-    let values = headers.get_all(name).iter();
-    let value = one(values)?;
+    // Where no name is there twice, the first value is the only one.
+    let value = match headers.len() == headers.keys_len() {
+        true => headers.get(name).ok_or(KeyError::Missing)?,
+        false => one(headers.get_all(name).iter())?,
+    };
     value.to_str().map_err(|_| KeyError::NotAscii)
 }
 

@@ -8,7 +8,6 @@
 //! then those with more headers, then those with more query parameters, then the order in which they were added.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
@@ -16,7 +15,7 @@ use regex_syntax::hir::literal::Extractor;
 use snapshot::model::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
 use snapshot::path::CanonicalPath;
 
-use super::{RouteRule, query};
+use super::{HashMap, RouteRule, query};
 
 /// The rules of one host.
 #[derive(Debug, Default)]
@@ -270,20 +269,7 @@ impl HostRules {
                 prefix: None,
             });
         }
-        let one = segments(path, 1);
-        let two = segments(path, 2);
-        let lists = ["", one, two];
-        // A path of one segment has no second list to look at.
-        let lists = if one == two { &lists[..2] } else { &lists[..] };
-        let shaped = lists
-            .iter()
-            .filter_map(|key| self.shaped.get(*key))
-            .filter_map(|list| {
-                list.iter()
-                    .find(|(shape, one)| one.fits(&subject) && shape.fits(path))
-            })
-            .min_by_key(|(shape, candidate)| rank(shape, candidate));
-        if let Some((_, candidate)) = shaped {
+        if let Some(candidate) = self.find_shaped(&subject) {
             return Some(Matched {
                 rule: &candidate.rule,
                 prefix: None,
@@ -292,7 +278,7 @@ impl HostRules {
         let mut prefix = subject.path.without_slash();
         // How often is looked is for the rules to say: a client may send a path of a thousand segments.
         while prefix.len() > self.longest {
-            prefix = &prefix[..prefix.rfind('/')?];
+            prefix = parent(prefix)?;
         }
         loop {
             if let Some((key, list)) = self.prefix.get_key_value(prefix)
@@ -303,9 +289,37 @@ impl HostRules {
                     prefix: Some(key),
                 });
             }
-            prefix = &prefix[..prefix.rfind('/')?];
+            prefix = parent(prefix)?;
         }
     }
+
+    fn find_shaped(&self, subject: &Subject<'_>) -> Option<&Candidate> {
+        if self.shaped.is_empty() {
+            return None;
+        }
+        let path = subject.path.as_str();
+        let one = segments(path, 1);
+        let two = segments(path, 2);
+        let lists = ["", one, two];
+        // A path of one segment has no second list to look at.
+        let lists = if one == two { &lists[..2] } else { &lists[..] };
+        lists
+            .iter()
+            .filter_map(|key| self.shaped.get(*key))
+            .filter_map(|list| {
+                list.iter()
+                    .find(|(shape, one)| one.fits(subject) && shape.fits(path))
+            })
+            .min_by_key(|(shape, candidate)| rank(shape, candidate))
+            .map(|(_, candidate)| candidate)
+    }
+}
+
+/// A prefix without its last segment; none: it has none.
+fn parent(prefix: &str) -> Option<&str> {
+    // Segments are short, and a search that is made for long texts takes longer to begin.
+    let slash = prefix.bytes().rposition(|byte| byte == b'/')?;
+    prefix.get(..slash)
 }
 
 fn insert(list: &mut Vec<Candidate>, candidate: Candidate) {

@@ -1,11 +1,11 @@
 //! Routing keys: from a key to a placement to an endpoint.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use snapshot::model::{self, ObjectName, PlacementUrl, RoutingTable, UpstreamHost};
 
+use super::HashMap;
 use super::hash::rendezvous;
 use super::key::Key;
 use crate::resilience::{Breaker, Health, Slots};
@@ -16,10 +16,20 @@ pub struct Placements {
     /// Its name.
     pub name: ObjectName,
     key: Key,
-    keys: HashMap<Box<str>, Arc<str>>,
+    /// By key, the position among the decisions: small entries, since there may be many keys.
+    keys: HashMap<Box<str>, u32>,
+    /// What keys lead to. The first is that of a key which is not in the table.
+    decisions: Vec<Decision>,
     placements: HashMap<Arc<str>, Arc<Placement>>,
-    tiers: Vec<Arc<str>>,
-    default: Arc<str>,
+}
+
+/// What a key leads to.
+#[derive(Debug)]
+struct Decision {
+    name: Arc<str>,
+    reason: RouteReason,
+    /// None: the table has no endpoint for it.
+    placement: Option<Arc<Placement>>,
 }
 
 /// A placement, compiled.
@@ -160,10 +170,10 @@ impl Placements {
     /// Compiles a table of the snapshot.
     pub fn new(table: &RoutingTable) -> Result<Self, PlacementsError> {
         let key = Key::new(&table.key, &table.trust).map_err(PlacementsError::Header)?;
-        let mut names: HashMap<&str, Arc<str>> = HashMap::new();
+        let mut names: HashMap<&str, Arc<str>> = HashMap::default();
         let mut name =
             |text| -> Arc<str> { Arc::clone(names.entry(text).or_insert_with(|| text.into())) };
-        let mut placements = HashMap::new();
+        let mut placements = HashMap::default();
         for (text, placement) in &table.placements {
             let invalid = |_| PlacementsError::Value(text.clone());
             let endpoint = |url: &PlacementUrl| {
@@ -187,17 +197,35 @@ impl Placements {
             };
             placements.insert(name(text), Arc::new(compiled));
         }
+        let mut decision = |text, reason| {
+            let name = name(text);
+            Decision {
+                placement: placements.get(&name).cloned(),
+                name,
+                reason,
+            }
+        };
+        let mut decisions = vec![decision(&table.default, RouteReason::Default)];
+        let mut known: HashMap<&str, u32> = HashMap::default();
+        let mut keys = HashMap::default();
+        for (key, placement) in &table.keys {
+            let at = *known.entry(placement).or_insert_with(|| {
+                let reason = match table.tiers.contains(placement) {
+                    true => RouteReason::Tier,
+                    false => RouteReason::Dedicated,
+                };
+                decisions.push(decision(placement, reason));
+                // One for each placement, of which a document has far fewer.
+                (decisions.len() - 1) as u32
+            });
+            keys.insert(key.as_str().into(), at);
+        }
         Ok(Self {
             name: table.name.clone(),
             key,
-            keys: table
-                .keys
-                .iter()
-                .map(|(key, placement)| (key.as_str().into(), name(placement)))
-                .collect(),
+            keys,
+            decisions,
             placements,
-            tiers: table.tiers.iter().map(|tier| name(tier)).collect(),
-            default: name(&table.default),
         })
     }
 
@@ -208,17 +236,12 @@ impl Placements {
 
     /// The placement of a key. Keys are exact; unknown ones go to the default placement.
     pub fn decide(&self, key: &str) -> Placed<'_> {
-        let found = self.keys.get(key);
-        let name = found.unwrap_or(&self.default);
-        let reason = match found {
-            None => RouteReason::Default,
-            Some(name) if self.tiers.contains(name) => RouteReason::Tier,
-            Some(_) => RouteReason::Dedicated,
-        };
+        let at = self.keys.get(key).map_or(0, |at| *at as usize);
+        let decision = &self.decisions[at];
         Placed {
-            name,
-            reason,
-            placement: self.placements.get(name),
+            name: &decision.name,
+            reason: decision.reason,
+            placement: decision.placement.as_ref(),
         }
     }
 
@@ -229,7 +252,7 @@ impl Placements {
 
     /// The placement of unknown keys.
     pub fn default_placement(&self) -> Option<&Arc<Placement>> {
-        self.placements.get(&self.default)
+        self.decisions[0].placement.as_ref()
     }
 
     /// All placements, in no order.

@@ -104,13 +104,14 @@ fn spans(record: &AccessRecord) -> Vec<Span> {
 
 /// Of a record only what its own fields tell: no query, no header.
 fn attributes(record: &AccessRecord) -> Vec<KeyValue> {
+    let id = record.request_id.to_string();
     let texts = [
         ("http.request.method", record.method.as_deref()),
         ("url.path", record.path.as_deref()),
         ("server.address", record.host.as_deref()),
         ("http.route", record.route.as_deref()),
         ("client.address", record.client.as_deref()),
-        ("cardinal.request_id", Some(record.request_id.as_str())),
+        ("cardinal.request_id", Some(id.as_str())),
         ("cardinal.reason", Some(record.reason.as_str())),
         ("cardinal.cell", record.cell.as_deref()),
         ("cardinal.direction", record.direction),

@@ -18,6 +18,7 @@ pub struct Progress {
     last: Cell<Instant>,
     bytes: Cell<u64>,
     waits: Cell<bool>,
+    released: Cell<bool>,
     broken: Cell<Option<BodyBreak>>,
 }
 
@@ -63,6 +64,7 @@ impl Progress {
             last: Cell::new(now),
             bytes: Cell::new(0),
             waits: Cell::new(false),
+            released: Cell::new(false),
             broken: Cell::new(None),
         }
     }
@@ -85,6 +87,16 @@ impl Progress {
     /// Whether the next bytes have to come from the client.
     pub fn waits_for_client(&self) -> bool {
         self.waits.get()
+    }
+
+    /// What was meant for the listener's requests is not for this one.
+    pub fn release(&self) {
+        self.released.set(true);
+    }
+
+    /// Whether it was released from the listener's limits.
+    pub fn released(&self) -> bool {
+        self.released.get()
     }
 
     /// Why the body ended before its end, if it did.

@@ -64,6 +64,18 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
+impl Stream {
+    /// Ready if something may have come, also the end; else `context` hears of it.
+    pub(super) fn poll_news(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(context).map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(context).map(drop),
+            // What came may be read and not opened yet.
+            Self::Tls(_) => Poll::Ready(()),
+        }
+    }
+}
+
 /// A connection, and where it ended.
 pub(crate) struct Connected {
     pub(crate) stream: Stream,

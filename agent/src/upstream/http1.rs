@@ -1,8 +1,9 @@
 //! HTTP/1.1 towards an upstream (RFC 9112): one exchange at a time over one connection.
 //!
 //! Flows in: a connection and a request. Flows out: the head of the answer, then its body, and at the end the connection
-//! again if it can be used for another exchange. There is no task and no channel: whoever waits for the answer drives both
-//! directions, so that an answer wakes nobody but the task that passes it on. Nothing here waits by the clock.
+//! again if it can be used for another exchange. There is no channel, and no task but for the rest of a request whose answer
+//! came before its end: whoever waits for the answer drives both directions, so that an answer wakes nobody but the task that
+//! passes it on. Nothing here waits by the clock.
 
 use std::io;
 use std::rc::Rc;
@@ -10,19 +11,24 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap};
-use http::{Method, Request, Response, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http::{Method, Response, StatusCode};
+use http_body::Body as _;
 
-use super::{BodyError, RequestBody, Stream};
-use crate::http1::{Arena, Decoder, Framing, MessageError, Outgoing, Piece, Unsent, announced};
+use super::{BodyError, RequestBody, Stream, UpstreamRequest};
+use crate::http1::{Arena, Framing, MessageError, Outgoing, Unsent, announced};
 
 mod head;
+mod rest;
 mod shelf;
+mod upload;
 
 #[cfg(test)]
 mod tests;
 
+pub(super) use rest::Rest;
 pub(super) use shelf::{Idle, Shelf};
+
+use rest::Reading;
 
 /// Bytes of an answer's head; more is no answer.
 const MAX_HEAD: usize = 400 * 1024;
@@ -68,9 +74,21 @@ pub struct Switched {
     pub ahead: Bytes,
 }
 
+/// Sends a request, and gives the head of its answer as soon as it is there. `shelf` gets the connection when the answer's
+/// body is read to its end.
+pub(super) async fn send(
+    idle: Box<Idle>,
+    request: UpstreamRequest<'_>,
+    shelf: &Rc<Shelf>,
+) -> Result<Head, Http1Error> {
+    let mut exchange = Exchange::new(idle, request);
+    let answer = std::future::poll_fn(|context| exchange.poll_head(context, shelf)).await?;
+    Ok(exchange.follow(answer, shelf))
+}
+
 /// An exchange whose answer has not begun.
-pub(super) struct Exchange {
-    idle: Idle,
+struct Exchange {
+    idle: Box<Idle>,
     method: Method,
     sending: Outgoing<RequestBody>,
     /// What the writing side said when it broke; the answer may be there all the same.
@@ -78,13 +96,16 @@ pub(super) struct Exchange {
     sent: bool,
     /// Bytes of an incomplete head that were looked at.
     seen: usize,
+    /// Bytes of empty lines before heads.
+    blank: usize,
     /// An empty map for those of the answer.
     headers: HeaderMap,
 }
 
 impl Exchange {
-    pub(super) fn new(idle: Idle, request: Request<RequestBody>) -> Self {
-        let method = request.method().clone();
+    fn new(mut idle: Box<Idle>, request: UpstreamRequest<'_>) -> Self {
+        idle.begin();
+        let method = request.parts.method.clone();
         let (sending, headers) = outgoing(request, idle.reader.arena());
         Self {
             idle,
@@ -93,26 +114,16 @@ impl Exchange {
             broken: None,
             sent: false,
             seen: 0,
+            blank: 0,
             headers,
         }
     }
 
-    /// Sends, and gives the head of the answer as soon as it is there. `shelf` gets the connection when the answer's body
-    /// is read to its end. Not to be called again after it is ready.
-    pub(super) async fn head(self, shelf: &Rc<Shelf>) -> Result<Head, Http1Error> {
-        let mut exchange = Some(self);
-        std::future::poll_fn(move |context| {
-            let Some(current) = &mut exchange else {
-                return Poll::Pending;
-            };
-            let parsed = ready!(current.poll_head(context))?;
-            let ended = exchange.take().ok_or(Http1Error::CLOSED)?;
-            Poll::Ready(Ok(ended.follow(parsed, shelf)))
-        })
-        .await
-    }
-
-    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<head::Answer, Http1Error>> {
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        shelf: &Shelf,
+    ) -> Poll<Result<head::Answer, Http1Error>> {
         if !self.sent && self.broken.is_none() {
             match self.sending.poll(&mut self.idle.stream, context) {
                 Poll::Ready(Ok(())) => self.sent = true,
@@ -127,13 +138,27 @@ impl Exchange {
                 Poll::Pending => {}
             }
         }
+        if std::mem::take(&mut self.idle.watched) && self.sent {
+            // Nothing had come a moment ago, and this task hears of what does.
+            return Poll::Pending;
+        }
         let reader = &mut self.idle.reader;
         for _ in 0..INTERIM {
-            let headers = || std::mem::take(&mut self.headers);
-            let Some(answer) = head::read(&mut reader.input, self.seen, &self.method, headers)?
-            else {
+            let blank = head::skip_blank(&mut reader.input);
+            if blank > 0 {
+                self.blank += blank;
+                self.seen = 0;
+            }
+            let answer = head::read(
+                &mut reader.input,
+                self.seen,
+                &self.method,
+                &mut self.headers,
+                &mut shelf.names.borrow_mut(),
+            )?;
+            let Some(answer) = answer else {
                 self.seen = reader.input.len();
-                if self.seen > MAX_HEAD {
+                if self.blank + self.seen > MAX_HEAD {
                     return Poll::Ready(Err(Http1Error::TooLong));
                 }
                 let more = match ready!(reader.poll_more(&mut self.idle.stream, context)) {
@@ -175,17 +200,13 @@ impl Exchange {
             });
             return Head { response, switched };
         }
-        let following = Box::new(Following {
-            idle,
-            sending: (!self.sent && self.broken.is_none()).then_some(sending),
-            reusable: answer.reusable && self.broken.is_none(),
+        let unsent = (!self.sent && self.broken.is_none()).then_some(sending);
+        let reading = Reading {
             decoder: answer.decoder,
+            reusable: answer.reusable && self.broken.is_none(),
             shelf: Rc::clone(shelf),
-        });
-        let rest = Rest(match following.decoder.ended() {
-            false => State::Reads(following),
-            true => following.end(),
-        });
+        };
+        let rest = Rest::new(idle, unsent, reading);
         let response = response.map(|_| rest);
         Head {
             response,
@@ -194,150 +215,13 @@ impl Exchange {
     }
 }
 
-/// The body of an answer.
-pub(super) struct Rest(State);
-
-enum State {
-    Reads(Box<Following>),
-    /// It broke, which is told in the next turn.
-    Broke(Http1Error),
-    Ended,
-}
-
-/// An exchange whose answer's head was read.
-struct Following {
-    idle: Idle,
-    /// The request, as long as it is not sent to its end.
-    sending: Option<Outgoing<RequestBody>>,
-    decoder: Decoder,
-    reusable: bool,
-    shelf: Rc<Shelf>,
-}
-
-impl Following {
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
-        if let Some(sending) = &mut self.sending {
-            match sending.poll(&mut self.idle.stream, context) {
-                Poll::Ready(Ok(())) => self.sending = None,
-                Poll::Ready(Err(Unsent::Body(error))) => {
-                    return Poll::Ready(Some(Err(Http1Error::Body(error))));
-                }
-                Poll::Ready(Err(Unsent::Length)) => {
-                    return Poll::Ready(Some(Err(Http1Error::Body(BodyError::Length))));
-                }
-                Poll::Ready(Err(Unsent::Io(_))) => {
-                    // The answer is on its way all the same.
-                    self.sending = None;
-                    self.reusable = false;
-                }
-                Poll::Pending => {}
-            }
-        }
-        loop {
-            match self.decoder.next(&mut self.idle.reader.input)? {
-                Piece::Data(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                Piece::Trailers(fields) => return Poll::Ready(Some(Ok(Frame::trailers(fields)))),
-                Piece::End => return Poll::Ready(None),
-                Piece::More => {}
-            }
-            let more = self.idle.reader.poll_more(&mut self.idle.stream, context);
-            if ready!(more).map_err(Http1Error::io)? == 0 {
-                self.decoder.closed()?;
-                self.reusable = false;
-            }
-        }
-    }
-
-    /// The answer was read to its end. A request that was not sent to its end goes on without anybody waiting: the upstream
-    /// may want it, and the client's next request is behind it.
-    fn end(mut self: Box<Self>) -> State {
-        match self.sending.take() {
-            None => self.give_back(),
-            Some(mut sending) => {
-                tokio::task::spawn_local(async move {
-                    let sent = std::future::poll_fn(|context| {
-                        sending.poll(&mut self.idle.stream, context)
-                    });
-                    match sent.await {
-                        Ok(()) => self.give_back(),
-                        Err(error) => tracing::debug!(%error, "request was answered and not read"),
-                    }
-                });
-            }
-        }
-        State::Ended
-    }
-
-    fn give_back(self: Box<Self>) {
-        // More than was announced is nobody's.
-        if self.reusable && self.idle.reader.input.is_empty() {
-            self.shelf.keep(self.idle);
-        }
-    }
-}
-
-impl Rest {
-    fn none() -> Self {
-        Self(State::Ended)
-    }
-
-    pub(super) fn poll_frame(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
-        let frame = match &mut self.0 {
-            State::Reads(following) => ready!(following.poll(context)),
-            State::Broke(_) | State::Ended => {
-                let State::Broke(error) = std::mem::replace(&mut self.0, State::Ended) else {
-                    return Poll::Ready(None);
-                };
-                return Poll::Ready(Some(Err(error)));
-            }
-        };
-        match frame {
-            Some(Err(error)) => {
-                // What came before is to be passed on before the client's connection breaks off as well.
-                self.0 = State::Broke(error);
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            frame => {
-                if let State::Reads(following) = std::mem::replace(&mut self.0, State::Ended) {
-                    self.0 = match following.decoder.ended() {
-                        true => following.end(),
-                        false => State::Reads(following),
-                    };
-                }
-                Poll::Ready(frame)
-            }
-        }
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        matches!(self.0, State::Ended)
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            State::Reads(following) => following.decoder.size_hint(),
-            State::Broke(_) => SizeHint::default(),
-            State::Ended => SizeHint::with_exact(0),
-        }
-    }
-}
-
-impl std::fmt::Debug for Rest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rest").finish_non_exhaustive()
-    }
-}
-
 /// A request on its way out, and the map of its headers, empty now, for those of the answer.
-fn outgoing(request: Request<RequestBody>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
-    let (mut parts, body) = request.into_parts();
+fn outgoing(request: UpstreamRequest<'_>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
+    let UpstreamRequest {
+        mut parts,
+        more,
+        body,
+    } = request;
     let body = Some(body).filter(|body| !body.is_end_stream());
     let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
         None => Framing::Length(0),
@@ -346,8 +230,8 @@ fn outgoing(request: Request<RequestBody>, arena: &Arena) -> (Outgoing<RequestBo
     };
     // That there is no body is said to whoever heard it said.
     let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
-    let head = arena.written(head::room(&parts), |out| {
-        head::write(&parts, out);
+    let head = arena.written(head::ROOM, |out| {
+        head::write(&parts, more, out);
         if told {
             framing.write(out);
         }

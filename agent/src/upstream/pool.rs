@@ -1,27 +1,28 @@
 //! Idle connections of one core, by destination.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::uri::Authority;
-use http::{HeaderValue, Request, Uri, header};
+use http::{HeaderValue, Request, Uri, header, request};
 use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::alarm::Alarms;
 use super::answer::{AnswerBody, Break};
-use super::http1::{self, Exchange, Shelf};
+use super::http1::{self, Shelf};
+use super::lifetime::{self, Limits};
 use super::resolve::Resolver;
 use super::{
-    Answer, Destination, LocalExecutor, Place, RequestBody, Settings, Stream, UpstreamError,
-    connect,
+    Answer, Destination, LocalExecutor, Place, Progress, RequestBody, Settings, Stream,
+    UpstreamError, UpstreamRequest, connect,
 };
-use crate::route::RouteTable;
+use crate::route::{HashMap, RouteTable};
 
 /// HTTP/2 flow control windows in bytes: large enough that one stream fills a fast link.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -38,68 +39,25 @@ pub struct Client {
 
 #[derive(Default)]
 struct Pool {
-    http1: HashMap<Destination, Rc<Shelf>, Quick>,
-    http2: HashMap<Destination, Shared, Quick>,
-}
-
-/// Destinations are what the configuration says, so nobody can choose them for their hashes.
-type Quick = BuildHasherDefault<QuickHasher>;
-
-/// A multiplication for each eight bytes (as FxHash has it).
-#[derive(Default)]
-struct QuickHasher(u64);
-
-impl QuickHasher {
-    fn add(&mut self, word: u64) {
-        const FACTOR: u64 = 0x517c_c1b7_2722_0a95;
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(FACTOR);
-    }
-}
-
-impl Hasher for QuickHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.add(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, number: u8) {
-        self.add(number.into());
-    }
-
-    fn write_u16(&mut self, number: u16) {
-        self.add(number.into());
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.add(number.into());
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.add(number);
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.add(number as u64);
-    }
-
-    fn write_isize(&mut self, number: isize) {
-        self.add(number as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        // Tables take the upper bits and the lower ones.
-        self.0 ^ (self.0 >> 32)
-    }
+    http1: HashMap<Destination, Rc<Shelf>>,
+    http2: HashMap<Destination, Shared>,
 }
 
 #[derive(Clone)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     from: Arc<str>,
+    limits: Limits,
+    usage: Rc<lifetime::Shared>,
 }
+
+impl Shared {
+    /// Whether it may have another request. One that may not ends with those that it has.
+    fn may_serve(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && self.usage.may_serve(&self.limits, now)
+    }
+}
+
 /// What a request can be sent over.
 enum Way {
     Http1(Box<http1::Idle>, Rc<Shelf>),
@@ -107,15 +65,21 @@ enum Way {
 }
 
 /// A try that failed; the request comes back if no byte of it was sent.
-struct Failed {
-    request: Option<Box<Request<RequestBody>>>,
+struct Failed<'a> {
+    request: Option<Box<UpstreamRequest<'a>>>,
     source: Break,
 }
 
-impl From<TrySendError<Request<RequestBody>>> for Failed {
+impl From<TrySendError<Request<RequestBody>>> for Failed<'_> {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         Self {
-            request: error.take_message().map(Box::new),
+            request: error.take_message().map(|request| {
+                let (parts, body) = request.into_parts();
+                let parts = Box::new(parts);
+                // What was added is among the others by now.
+                let more = &[];
+                Box::new(UpstreamRequest { parts, more, body })
+            }),
             source: error.into_error().into(),
         }
     }
@@ -181,38 +145,43 @@ impl Client {
 
     /// Closes connections that idled too long; called from time to time.
     pub fn expire(&self, now: Instant) {
-        let limit = self.settings.timeouts.idle;
         let mut pool = self.pool.borrow_mut();
         // A connection that is in use comes back to its shelf.
         pool.http1
-            .retain(|_, shelf| shelf.expire(now, limit) || Rc::strong_count(shelf) > 1);
-        pool.http2.retain(|_, shared| !shared.sender.is_closed());
+            .retain(|_, shelf| shelf.expire(now) || Rc::strong_count(shelf) > 1);
+        pool.http2.retain(|_, shared| shared.may_serve(now));
     }
 
     pub(super) async fn exchange(
         &self,
         destinations: &[Destination],
-        request: Request<RequestBody>,
+        mut request: UpstreamRequest<'_>,
+        progress: &Progress,
         table: &RouteTable,
-    ) -> Result<Answer, UpstreamError> {
-        // It is handed on several times.
-        let mut request = Box::new(request);
+    ) -> Result<Box<Answer>, UpstreamError> {
         let mut failure = UpstreamError::Nowhere;
-        for destination in destinations {
-            if let Some(host) = &destination.host {
-                // The request was made for one of them.
-                name_host(&mut request, host, destination.http2);
+        for (at, destination) in destinations.iter().enumerate() {
+            // The request was made for one of them.
+            if let Some(host) = &destination.host
+                && destinations.len() > 1
+            {
+                name_host(&mut request.parts, host, destination.http2);
             }
             let place = || destination.place.to_string();
             // Kept connections first. One that the server closed in the meantime gives the request
             // back, and the next one is tried.
-            while let Some(way) = self.kept(destination).await {
-                match over(way, destination, request).await {
+            while let Some(way) = poll_fn(|context| {
+                // There is one now or there is none.
+                Poll::Ready(self.kept(destination, progress.last(), context))
+            })
+            .await
+            {
+                match over(way, at, request).await {
                     Ok(answer) => return Ok(answer),
                     Err(Failed {
                         request: Some(unsent),
                         ..
-                    }) => request = unsent,
+                    }) => request = *unsent,
                     Err(Failed {
                         request: None,
                         source,
@@ -232,7 +201,7 @@ impl Client {
                     continue;
                 }
             };
-            match over(fresh, destination, request).await {
+            match over(fresh, at, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed {
                     request: unsent,
@@ -243,7 +212,7 @@ impl Client {
                         source,
                     };
                     match unsent {
-                        Some(unsent) => request = unsent,
+                        Some(unsent) => request = *unsent,
                         None => return Err(failure),
                     }
                 }
@@ -252,19 +221,24 @@ impl Client {
         Err(failure)
     }
 
-    async fn kept(&self, destination: &Destination) -> Option<Way> {
+    fn kept(
+        &self,
+        destination: &Destination,
+        now: Instant,
+        context: &mut Context<'_>,
+    ) -> Option<Way> {
         if destination.http2 {
             let mut pool = self.pool.borrow_mut();
             let shared = pool.http2.get(destination)?;
-            if !shared.sender.is_closed() {
+            if shared.may_serve(now) {
                 return Some(Way::Http2(shared.clone()));
             }
             pool.http2.remove(destination);
             return None;
         }
         let shelf = Rc::clone(self.pool.borrow().http1.get(destination)?);
-        let idle = shelf.take().await?;
-        Some(Way::Http1(Box::new(idle), shelf))
+        let idle = shelf.take(now, context)?;
+        Some(Way::Http1(idle, shelf))
     }
 
     async fn connect(
@@ -277,6 +251,7 @@ impl Client {
             Some(peer) => peer.to_string().into(),
             None => destination.place.to_string().into(),
         };
+        let limits = Limits::new(destination, &self.settings.timeouts);
         if destination.http2 {
             let broken = |source: hyper::Error| UpstreamError::Broken {
                 place: destination.place.to_string(),
@@ -296,7 +271,12 @@ impl Client {
                     tracing::debug!(%place, %error, "upstream connection ended");
                 }
             });
-            let shared = Shared { sender, from };
+            let shared = Shared {
+                sender,
+                from,
+                limits,
+                usage: Rc::new(lifetime::Shared::new(Instant::now())),
+            };
             let mut pool = self.pool.borrow_mut();
             pool.http2.insert(destination.clone(), shared.clone());
             return Ok(Way::Http2(shared));
@@ -305,42 +285,56 @@ impl Client {
         let mut pool = self.pool.borrow_mut();
         let shelf = match pool.http1.get(destination) {
             Some(shelf) => Rc::clone(shelf),
-            None => Rc::clone(pool.http1.entry(destination.clone()).or_default()),
+            None => {
+                let new = || Rc::new(Shelf::new(limits));
+                let entry = pool.http1.entry(destination.clone());
+                Rc::clone(entry.or_insert_with(new))
+            }
         };
-        Ok(Way::Http1(Box::new(idle), shelf))
+        Ok(Way::Http1(idle, shelf))
     }
 }
 
 async fn over(
     way: Way,
-    destination: &Destination,
-    request: Box<Request<RequestBody>>,
-) -> Result<Answer, Failed> {
-    let place = destination.place.clone();
+    at: usize,
+    mut request: UpstreamRequest<'_>,
+) -> Result<Box<Answer>, Failed<'_>> {
     match way {
         Way::Http2(mut shared) => {
-            let response = shared.sender.try_send_request(*request).await?;
-            Ok(Answer {
-                response: response.map(AnswerBody::from),
+            let under_way = shared.usage.begin();
+            for (name, value) in request.more {
+                request.parts.headers.insert(name, value.clone());
+            }
+            let request = Request::from_parts(*request.parts, request.body);
+            let response = shared.sender.try_send_request(request).await?;
+            let (parts, body) = response.into_parts();
+            Ok(Box::new(Answer {
+                status: parts.status,
+                headers: parts.headers,
+                body: AnswerBody::shared(body, under_way),
                 switched: None,
                 from: shared.from,
-                place,
-            })
+                at,
+            }))
         }
         Way::Http1(idle, shelf) => {
             let from = Arc::clone(&idle.from);
-            let head = Exchange::new(*idle, *request).head(&shelf).await;
+            let head = http1::send(idle, request, &shelf).await;
             let head = head.map_err(|error| Failed {
                 // Bytes of it were sent.
                 request: None,
                 source: error.into(),
             })?;
-            Ok(Answer {
-                response: head.response.map(AnswerBody::from),
-                switched: head.switched,
+            let (parts, rest) = head.response.into_parts();
+            Ok(Box::new(Answer {
+                status: parts.status,
+                headers: parts.headers,
+                body: rest.into(),
+                switched: head.switched.map(Box::new),
                 from,
-                place,
-            })
+                at,
+            }))
         }
     }
 }
@@ -352,18 +346,17 @@ impl std::fmt::Debug for Client {
 }
 
 /// Asks another host for the same.
-fn name_host(request: &mut Request<RequestBody>, host: &HeaderValue, http2: bool) {
+fn name_host(parts: &mut request::Parts, host: &HeaderValue, http2: bool) {
     if !http2 {
-        let headers = request.headers_mut();
-        if headers.get(header::HOST) != Some(host) {
-            headers.insert(header::HOST, host.clone());
+        if parts.headers.get(header::HOST) != Some(host) {
+            parts.headers.insert(header::HOST, host.clone());
         }
         return;
     }
-    let mut parts = request.uri().clone().into_parts();
-    parts.authority = Authority::try_from(host.as_bytes()).ok();
+    let mut uri = parts.uri.clone().into_parts();
+    uri.authority = Authority::try_from(host.as_bytes()).ok();
     // Without an authority the parts make no URI, and the request keeps the one that it has.
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
+    if let Ok(uri) = Uri::from_parts(uri) {
+        parts.uri = uri;
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn rows(table: &RouteTable, now: Duration) -> Vec<BackendStatus> {
         let endpoints = managed.backend.endpoints.iter().enumerate();
         BackendStatus {
             backend: managed.backend.name.to_string(),
-            policy: managed.policy.name.to_string(),
+            policy: managed.policy.id().to_string(),
             requests: state.requests.taken(),
             max_requests: breaker.map(|breaker| breaker.max_requests),
             retries: state.retries.taken(),

@@ -232,8 +232,14 @@ async fn proxy_retries_as_many_at_a_time_as_the_policy_says() {
     for (breaker, tries) in [
         ("maxParallelRetries: 0", 1),
         ("maxParallelRetries: 1", 3),
-        ("retryBudget: { percent: 0, minRetryConcurrency: 0 }", 1),
-        ("retryBudget: { percent: 100 }", 3),
+        (
+            "retryBudget: { percent: { numerator: 0 }, minRetryConcurrency: 0 }",
+            1,
+        ),
+        (
+            "retryBudget: { percent: { numerator: 1, denominator: 1 } }",
+            3,
+        ),
     ] {
         let fields = format!("circuitBreaker: {{ {breaker} }}\n  retry: {{ numRetries: 2 }}");
         let (snapshot, at) = routed(&[up], &fields);
@@ -326,7 +332,7 @@ async fn proxy_treats_backends_of_a_gateway_by_its_policy() {
 }
 
 /// Waits until the probes of the only policy's endpoints say this.
-async fn until_healthy(router: &Router, expected: &[bool]) {
+pub(crate) async fn until_healthy(router: &Router, expected: &[bool]) {
     let mut found = Vec::new();
     for _ in 0..1000 {
         let table = router.table.load();

@@ -205,7 +205,7 @@ impl Asked<'_> {
         let reply = send(self.at, request).await;
         let record = self
             .router
-            .record(|one| one.request_id.as_str() == id)
+            .record(|one| one.request_id.to_string() == id)
             .await;
         let route = record
             .route
@@ -217,7 +217,11 @@ impl Asked<'_> {
         (
             status,
             route,
-            record.upstream_path.clone().filter(|_| forwarded),
+            record
+                .upstream_path
+                .as_deref()
+                .map(str::to_owned)
+                .filter(|_| forwarded),
         )
     }
 }

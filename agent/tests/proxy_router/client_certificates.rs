@@ -14,9 +14,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::backends::until_healthy;
 use crate::documents::snapshot;
 use crate::support::{Body, Reply, Router, backend, echo, free_port, full, refs, reply};
 use crate::tls::{Authority, Issued};
+use crate::traffic_policy::of_route;
 use crate::upstream_tls::{config_map, server};
 
 /// Authorities of a test: of the gateway's own certificate, and of its clients.
@@ -279,16 +281,15 @@ async fn proxy_believes_no_client_for_longer_than_its_authority() {
     router.record(gone).await;
 }
 
-#[tokio::test]
-async fn proxy_shows_its_own_certificate_to_upstreams_that_ask() {
-    let world = World::new();
+/// A server that asks who comes, as rules and further documents: the backend, its `BackendTLSPolicy`, and the gateway's
+/// own certificate.
+async fn asking(world: &World) -> (String, String) {
     let backends = Authority::new();
     let up = server(
         &backends.issue("up", &["up.example"]),
         Some(world.clients.roots()),
     )
     .await;
-    let at = free_port();
     let (rules, more) = to(up);
     let more = [
         more,
@@ -305,9 +306,45 @@ spec:
         world.clients.issue("the-gateway", &[]).secret("own"),
     ]
     .concat();
+    (rules, more)
+}
+
+const OWN: &str = "backend: { clientCertificateRef: { name: own } }";
+
+#[tokio::test]
+async fn proxy_asks_an_upstream_how_it_is_as_its_requests_ask() {
+    let world = World::new();
+    let at = free_port();
+    let (rules, more) = asking(&world).await;
+    let answer = "expectedResponse: { type: Text, text: '\"client\":\"the-gateway\"' }";
+    let check = format!(
+        "active: {{ interval: 20ms, unhealthyThreshold: 1, type: HTTP, http: {{ path: /, {answer} }} }}"
+    );
+    let fields = format!("healthCheck: {{ panicThreshold: 0, {check} }}");
+    let more = more + &of_route(&fields);
     let client = world.client(None);
-    let own = "backend: { clientCertificateRef: { name: own } }";
-    let router = Router::start(&snapshot(&world.documents(&[at], own, &rules, &more)));
+    let router = Router::start(&snapshot(&world.documents(&[at], "", &rules, &more)));
+    until_healthy(&router, &[false]).await;
+    assert_eq!(status(at, &client).await, Some(503));
+    router.reason(Reason::NoReadyEndpoint).await;
+    router.publish(&snapshot(&world.documents(&[at], OWN, &rules, &more)), 2);
+    until_healthy(&router, &[true]).await;
+    for _ in 0..3 {
+        let answer = ask(at, &client).await.expect("an answer");
+        assert_eq!(answer.json()["client"], "the-gateway");
+    }
+    router.publish(&snapshot(&world.documents(&[at], "", &rules, &more)), 3);
+    until_healthy(&router, &[false]).await;
+    assert_eq!(status(at, &client).await, Some(503));
+}
+
+#[tokio::test]
+async fn proxy_shows_its_own_certificate_to_upstreams_that_ask() {
+    let world = World::new();
+    let at = free_port();
+    let (rules, more) = asking(&world).await;
+    let client = world.client(None);
+    let router = Router::start(&snapshot(&world.documents(&[at], OWN, &rules, &more)));
     for _ in 0..3 {
         let answer = ask(at, &client).await.expect("an answer");
         assert_eq!(answer.json()["client"], "the-gateway");

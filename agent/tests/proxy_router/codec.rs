@@ -45,12 +45,9 @@ async fn upstream() -> SocketAddr {
         let body = body.collect().await.expect("the body arrives").to_bytes();
         let text = format!("{} {}", parts.uri.path(), body.len());
         let mut response = Response::new(full(text));
-        match parts.uri.path() {
-            "/204" => {
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                *response.body_mut() = full(String::new());
-            }
-            _ => {}
+        if parts.uri.path() == "/204" {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.body_mut() = full(String::new());
         }
         if parts.method == Method::HEAD {
             *response.body_mut() = full(String::new());

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cardinal_agent::proxy::Reason;
@@ -25,6 +27,7 @@ use crate::auth::Issuer;
 use crate::documents::snapshot;
 use crate::support::{Router, backend, free_port, full, get, http_gateway, http2, send};
 use crate::tls::Issued;
+use crate::traffic_policy::policy;
 use crate::upstream_tls::accept;
 
 /// The one message of the service.
@@ -486,6 +489,57 @@ async fn by_hand(
     let head = answer.headers().clone();
     let body = answer.into_body().collect().await.expect("it is whole");
     (head, body.trailers().cloned())
+}
+
+/// A server that resets so many calls before it answers one, and how many it got.
+async fn resetting(reason: h2::Reason, times: u32) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let mut calls = h2::server::handshake(stream).await.expect("HTTP/2");
+                while let Some(Ok((_call, mut answer))) = calls.accept().await {
+                    if count.fetch_add(1, Ordering::SeqCst) < times {
+                        answer.send_reset(reason);
+                        continue;
+                    }
+                    let head = Response::builder()
+                        .header("content-type", "application/grpc")
+                        .header("grpc-status", "0")
+                        .body(())
+                        .expect("a head");
+                    answer.send_response(head, true).expect("it is taken");
+                }
+            });
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn proxy_tries_again_what_an_upstream_refused_before_it_did_anything() {
+    use h2::Reason as H2;
+    let triggers = |list: &str| format!("retry: {{ retryOn: {{ triggers: [{list}] }} }}");
+    for (reason, times, fields, status, tries) in [
+        (H2::REFUSED_STREAM, 2, "retry: {}".to_owned(), "0", 3),
+        (H2::REFUSED_STREAM, 1, triggers("refused-stream"), "0", 2),
+        (H2::REFUSED_STREAM, 9, triggers("refused-stream"), "14", 3),
+        // It may have begun.
+        (H2::INTERNAL_ERROR, 1, triggers("refused-stream"), "14", 1),
+        (H2::CANCEL, 1, triggers("refused-stream"), "14", 1),
+        (H2::REFUSED_STREAM, 1, triggers("connect-failure"), "14", 1),
+    ] {
+        let (up, count) = resetting(reason, times).await;
+        let more = policy("p", "kind: GRPCRoute, name: r", &fields);
+        let (_router, at) = routed(&rule("{}", "a"), &[("a", up)], &more);
+        let (head, _) = by_hand(at, "/shop.v1.Notes/Say", &[]).await;
+        assert_eq!(head["grpc-status"], status, "{reason:?} {fields}");
+        assert_eq!(count.load(Ordering::SeqCst), tries, "{reason:?} {fields}");
+    }
 }
 
 #[tokio::test]

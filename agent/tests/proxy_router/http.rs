@@ -358,7 +358,7 @@ async fn proxy_tells_failures_of_upstreams_apart() {
         assert_eq!(answer.status, status, "{path}");
         let record = router.reason(reason).await;
         assert_eq!(answer.json()["error"], reason.as_str());
-        assert_eq!(answer.json()["request_id"], record.request_id.as_str());
+        assert_eq!(answer.json()["request_id"], record.request_id.to_string());
         assert!(record.detail.is_some(), "{path}");
     }
     assert_eq!(send(at, get("http://x/named")).await.status, 200);

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use snapshot::model::{PathMatch, Pattern, RequestMatch, Route, TextMatch};
 
 use crate::support::{
-    empty, exact, gateway, listener, name, path, port, prefix, regex, route, rule, to,
+    empty, exact, gateway, listener, path, port, prefix, regex, route, rule, section, to,
 };
 
 fn nowhere() -> Vec<snapshot::model::WeightedTarget> {
@@ -180,7 +180,7 @@ fn proxy_matching_isolates_listeners_and_hosts() {
     let gateway = gateway("gw", None, listeners);
     snapshot.gateways.insert(gateway.name.clone(), gateway);
     let on = |listener: &str, mut route: Route| {
-        route.parents[0].listener = Some(name(listener));
+        route.parents[0].listener = Some(section(listener));
         route
     };
     let mut by_port = rules("by-port", &[], vec![prefix("/p81")]);

@@ -21,8 +21,8 @@ use serde_json::{Value, json};
 use snapshot::model::{
     Cell, CellId, Component, ComponentId, ComponentKind, Endpoint, EndpointId, EndpointKind, Gate,
     Gateway, HostPattern, Hostname, Intra, L7Kind, Listener, ListenerProtocol, Name, ObjectName,
-    Origin, Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, Target,
-    Upstream, UpstreamHost, WeightedTarget, Workloads,
+    Origin, Parent, PathMatch, Pattern, Platform, Port, RequestMatch, Route, Rule, SectionName,
+    Target, Upstream, UpstreamHost, WeightedTarget, Workloads,
 };
 use snapshot::path::CanonicalPath;
 use snapshot::{Snapshot, Source};
@@ -43,6 +43,10 @@ pub(crate) fn source() -> Source {
 
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
+}
+
+pub(crate) fn section(text: &str) -> SectionName {
+    SectionName::new(text).expect("a name")
 }
 
 pub(crate) fn object(text: &str) -> ObjectName {
@@ -93,7 +97,7 @@ pub(crate) fn free_port() -> u16 {
 
 pub(crate) fn listener(called: &str, at: u16, hostname: Option<&str>) -> Listener {
     Listener {
-        name: name(called),
+        name: section(called),
         declared: source(),
         port: port(at),
         protocol: ListenerProtocol::Http,

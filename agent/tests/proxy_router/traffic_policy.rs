@@ -170,7 +170,9 @@ async fn proxy_tries_again_what_a_grpc_status_says() {
         let value = HeaderValue::from_static(status);
         request.headers_mut().insert("x-status", value);
         assert_eq!(send(at, request).await.header("grpc-status"), Some(status));
-        let record = router.record(|one| one.path.as_ref() == Some(&path)).await;
+        let record = router
+            .record(|one| one.path.as_deref() == Some(&*path))
+            .await;
         assert_eq!(record.retries, retries, "{status}");
     }
 }
@@ -199,4 +201,87 @@ async fn proxy_gives_up_on_a_connection_when_the_policy_says_so() {
     let record = router.reason(Reason::UpstreamConnect).await;
     let detail = record.detail.as_deref().expect("a detail");
     assert!(detail.contains("within 200ms"), "{detail}");
+}
+
+#[tokio::test]
+async fn proxy_does_what_both_policies_say_where_one_is_merged() {
+    let (up, count) = failing().await;
+    let rules = [rule("/503", "name: merged"), rule("/504", "name: alone")].concat();
+    let retry = |status: u16| {
+        format!(
+            "retry: {{ retryOn: {{ triggers: [retriable-status-codes], httpStatusCodes: [{status}] }} }}"
+        )
+    };
+    let above = format!(
+        "circuitBreaker: {{ maxParallelRequests: 1000 }}\n  {}",
+        retry(503)
+    );
+    let section = |rule: &str| format!("kind: HTTPRoute, name: r, sectionName: {rule}");
+    let more = [
+        policy("above", "kind: Gateway, name: gw", &above),
+        policy(
+            "own",
+            &section("merged"),
+            "mergeType: StrategicMerge\n  retry: { numRetries: 1 }",
+        ),
+        policy("alone", &section("alone"), "retry: { numRetries: 1 }"),
+    ]
+    .concat();
+    let (snapshot, at) = written(&rules, &[("up", up)], &more);
+    let router = Router::start(&snapshot);
+    for (path, status, tries) in [
+        // Once more, as its own says, and for the status that the one above says.
+        ("/503/1/", 200, 2),
+        ("/503/2/", 503, 2),
+        // The usual triggers, of which this status is none.
+        ("/504/1/", 504, 1),
+    ] {
+        count.store(0, Ordering::SeqCst);
+        let answer = send(at, get(&format!("http://x{path}"))).await;
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(count.load(Ordering::SeqCst), tries, "{path}");
+    }
+    let table = router.table.load();
+    let managed = table.managed().map(|one| one.policy.id().to_string());
+    let managed: Vec<String> = managed.collect();
+    assert_eq!(managed, ["default/alone", "default/own in default/above"]);
+}
+
+#[tokio::test]
+async fn proxy_asks_for_keys_where_labels_say_so() {
+    let up = crate::support::echo("up").await;
+    let (snapshot, at) = {
+        let rules = rule("/", "name: x");
+        let more = "---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: { name: keys }
+spec:
+  targetSelectors: [{ kind: HTTPRoute, matchLabels: { protect: by-key } }]
+  apiKeyAuth: { credentialRefs: [{ name: partners }], extractFrom: [{ headers: [x-api-key] }] }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: partners }
+type: Opaque
+stringData: { acme: 0123456789abcdef0123456789abcdef }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: closed, labels: { protect: by-key } }
+spec:
+  parentRefs: [{ name: gw }]
+  rules:
+    - matches: [{ path: { value: /closed } }]
+      backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: up }]
+";
+        written(&rules, &[("up", up)], more)
+    };
+    let _router = Router::start(&snapshot);
+    assert_eq!(send(at, get("http://x/open")).await.status, 200);
+    assert_eq!(send(at, get("http://x/closed")).await.status, 401);
+    let mut request = get("http://x/closed");
+    let key = HeaderValue::from_static("0123456789abcdef0123456789abcdef");
+    request.headers_mut().insert("x-api-key", key);
+    assert_eq!(send(at, request).await.status, 200);
 }

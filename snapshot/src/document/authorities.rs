@@ -18,8 +18,8 @@ pub(crate) enum Holder {
 /// A reference to such certificates.
 pub(crate) struct AuthorityRef {
     pub(crate) source: Source,
-    pub(crate) holder: Holder,
-    pub(crate) name: ObjectName,
+    /// What holds them, or what is wrong with its group or kind.
+    pub(crate) holder: Result<(Holder, ObjectName), String>,
 }
 
 /// Reads the list; at least one.
@@ -32,25 +32,22 @@ pub(crate) fn references(field: &Field<'_>, meta: &Meta) -> Option<Vec<Authority
 
 fn one(field: &Field<'_>, meta: &Meta) -> Option<AuthorityRef> {
     let mut object = field.object()?;
-    if let Some(field) = object.required("group") {
-        field.choice(&[("", ())]);
-    }
-    let holder = object.required("kind").and_then(|field| {
-        field.choice(&[("ConfigMap", Holder::ConfigMap), ("Secret", Holder::Secret)])
-    });
+    let group = object.required("group").and_then(|field| field.string());
+    let kind = object.required("kind").and_then(|field| field.string());
     let name = reference(&mut object, meta);
     object.finish();
-    let name = name?;
-    if name.namespace() != meta.name.namespace() {
-        field.mistake(format_args!(
-            "certificates of another namespace need a `ReferenceGrant`, which is not supported yet; expected namespace {}",
-            quoted(meta.name.namespace())
-        ));
-        return None;
-    }
+    let (group, kind, name) = (group?, kind?, name?);
+    let holder = match (group, kind) {
+        ("", "ConfigMap") => Ok((Holder::ConfigMap, name)),
+        ("", "Secret") => Ok((Holder::Secret, name)),
+        _ => Err(format!(
+            "expected kind `ConfigMap` or `Secret` of group ``, got {} of {}",
+            quoted(kind),
+            quoted(group)
+        )),
+    };
     Some(AuthorityRef {
         source: field.source().clone(),
-        holder: holder?,
-        name,
+        holder,
     })
 }

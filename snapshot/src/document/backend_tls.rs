@@ -22,11 +22,13 @@ pub(crate) struct TlsPolicyDraft {
     pub(crate) authorities: Option<Vec<AuthorityRef>>,
 }
 
-/// A `Backend`, or its endpoints of one port.
+/// What is reached over TLS.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TlsTarget {
-    pub(crate) backend: ObjectName,
-    pub(crate) port: Option<Port>,
+pub(crate) enum TlsTarget {
+    /// A `Backend`, or its endpoints of one port.
+    Backend(ObjectName, Option<Port>),
+    /// A `Service`, or its port of this name.
+    Service(ObjectName, Option<String>),
 }
 
 /// Reads the `spec`.
@@ -93,9 +95,16 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
     let section = object.optional("sectionName");
     object.finish();
     let (given_group, given_kind) = (given_group?, given_kind?);
+    if (given_group, given_kind) == ("", "Service") {
+        let section = match section {
+            Some(field) => Some(field.some_string()?.to_owned()),
+            None => None,
+        };
+        return Some(TlsTarget::Service(backend?, section));
+    }
     if given_group != group(ENVOY_GATEWAY) || given_kind != "Backend" {
         field.mistake(format_args!(
-            "expected kind `Backend` of group `gateway.envoyproxy.io`, got {} of {}",
+            "expected kind `Service`, or `Backend` of group `gateway.envoyproxy.io`, got {} of {}",
             quoted(given_kind),
             quoted(given_group)
         ));
@@ -112,10 +121,7 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
         })?),
         None => None,
     };
-    Some(TlsTarget {
-        backend: backend?,
-        port,
-    })
+    Some(TlsTarget::Backend(backend?, port))
 }
 
 fn names(field: &Field<'_>) -> Option<Vec<SubjectName>> {

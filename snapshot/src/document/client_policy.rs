@@ -34,7 +34,7 @@ pub(crate) struct ClientDraft {
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
-    spec.unsupported(&["targetSelectors", "mergeType", "http1", "http3", "scheme"]);
+    spec.unsupported(&["http1", "http3", "scheme"]);
     let targets = gateways(spec, meta);
     let proxy_protocol = proxy_protocol(spec);
     let client_ip = spec

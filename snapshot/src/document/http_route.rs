@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, grpc_route, name, reference};
+use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, grpc_route, reference};
 use crate::model::{
-    DocumentPath, Filter, HostPattern, L7Kind, Name, ObjectName, PathMatch, Port, RequestMatch,
-    Retry, RuleTimeouts, SessionPersistence, Timestamp,
+    DocumentPath, Filter, HostPattern, L7Kind, ObjectName, PathMatch, Port, RequestMatch, Retry,
+    RuleTimeouts, SectionName, SessionPersistence, Timestamp,
 };
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
+use crate::status::ParentKind;
 mod cors;
 mod filters;
 pub(crate) mod headers;
@@ -46,16 +47,30 @@ pub(crate) struct RouteDraft {
 #[derive(Clone)]
 pub(crate) struct ParentDraft {
     pub(crate) source: Source,
-    pub(crate) gateway: ObjectName,
-    pub(crate) section: Option<Name>,
+    pub(crate) to: ParentTarget,
+    pub(crate) section: Option<SectionName>,
     pub(crate) port: Option<Port>,
+}
+
+/// What a route wants to attach to.
+#[derive(Clone)]
+pub(crate) enum ParentTarget {
+    /// Listeners.
+    Listeners {
+        kind: ParentKind,
+        name: ObjectName,
+        /// The namespace is written.
+        namespaced: bool,
+    },
+    /// What other controllers know, and what was expected instead.
+    Foreign(String),
 }
 
 /// A rule.
 #[derive(Clone)]
 pub(crate) struct RuleDraft {
     pub(crate) source: Source,
-    pub(crate) name: Option<Name>,
+    pub(crate) name: Option<SectionName>,
     pub(crate) matches: Vec<RequestMatch>,
     pub(crate) filters: Vec<FilterDraft>,
     pub(crate) timeouts: RuleTimeouts,
@@ -89,10 +104,14 @@ pub(crate) struct BackendDraft {
     pub(crate) filters: Vec<FilterDraft>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BackendKind {
     Backend,
     RoutingTable,
+    Service(Port),
+    /// Anything else, and what was expected instead.
+    Foreign(String),
 }
 
 /// Reads the `spec`.
@@ -144,6 +163,9 @@ pub(super) fn route(spec: &mut Object<'_>, meta: &Meta, kind: L7Kind) -> Option<
     })
 }
 
+/// Group of what routes attach to.
+const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
 /// What a route attaches to.
 pub(super) fn parents(spec: &mut Object<'_>, meta: &Meta) -> Vec<ParentDraft> {
     let listed = spec
@@ -158,14 +180,13 @@ pub(super) fn parents(spec: &mut Object<'_>, meta: &Meta) -> Vec<ParentDraft> {
 
 fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
     let mut object = field.object()?;
-    if let Some(field) = object.optional("group") {
-        field.choice(&[("gateway.networking.k8s.io", ())]);
-    }
-    if let Some(field) = object.optional("kind") {
-        field.choice(&[("Gateway", ())]);
-    }
-    let gateway = reference(&mut object, meta);
-    let section = object.optional("sectionName").map(|field| name(&field));
+    let group = object.optional("group").map(|field| field.string());
+    let kind = object.optional("kind").map(|field| field.string());
+    let namespaced = object.optional("namespace").is_some();
+    let name = reference(&mut object, meta);
+    let section = object
+        .optional("sectionName")
+        .map(|field| field.parse(SectionName::new));
     let port = object.optional("port").map(|field| field.port());
     object.finish();
     let section = match section {
@@ -176,9 +197,27 @@ fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
         Some(port) => Some(port?),
         None => None,
     };
+    let group = group.map_or(Some(GATEWAY_GROUP), |given| given)?;
+    let kind = kind.map_or(Some(ParentKind::Gateway.as_str()), |given| given)?;
+    let name = name?;
+    let known = [ParentKind::Gateway, ParentKind::ListenerSet]
+        .into_iter()
+        .find(|known| group == GATEWAY_GROUP && kind == known.as_str());
+    let to = match known {
+        Some(kind) => ParentTarget::Listeners {
+            kind,
+            name,
+            namespaced,
+        },
+        None => ParentTarget::Foreign(format!(
+            "expected kind `Gateway` or `ListenerSet` of group `{GATEWAY_GROUP}`, got {} of {}",
+            quoted(kind),
+            quoted(group)
+        )),
+    };
     Some(ParentDraft {
         source: field.source().clone(),
-        gateway: gateway?,
+        to,
         section,
         port,
     })
@@ -188,11 +227,11 @@ fn rule(
     object: &mut Object<'_>,
     meta: &Meta,
     kind: L7Kind,
-    names: &mut BTreeSet<Name>,
+    names: &mut BTreeSet<SectionName>,
 ) -> Option<RuleDraft> {
     let source = object.field().source().clone();
     let name = object.optional("name").and_then(|field| {
-        let name = name(&field)?;
+        let name = field.parse(SectionName::new)?;
         if !names.insert(name.clone()) {
             field.mistake(format_args!("rule `{name}` is in the list already"));
         }
@@ -312,36 +351,26 @@ pub(crate) fn backend_reference(
     let kind = match (given_group, given_kind) {
         (given, "Backend") if given == group(ENVOY_GATEWAY) => BackendKind::Backend,
         (given, "RoutingTable") if given == group(CARDINAL) => BackendKind::RoutingTable,
-        ("", "Service") => {
-            field.mistake(
-                "leads to a Kubernetes `Service`, which a folder of documents does not have; expected kind `Backend` of group `gateway.envoyproxy.io` or `RoutingTable` of `cardinal.dev`",
-            );
-            return None;
-        }
-        (given_group, given_kind) => {
-            field.mistake(format_args!(
-                "expected kind `Backend` of group `gateway.envoyproxy.io` or `RoutingTable` of `cardinal.dev`, got {} of {}",
-                quoted(given_kind),
-                quoted(given_group)
-            ));
-            return None;
-        }
+        ("", "Service") => match &port {
+            Some(port) => BackendKind::Service(port.port()?),
+            None => {
+                field.mistake("expected `port`: a `Service` has several");
+                return None;
+            }
+        },
+        (given_group, given_kind) => BackendKind::Foreign(format!(
+            "expected kind `Service`, `Backend` of group `gateway.envoyproxy.io` or `RoutingTable` of `cardinal.dev`, got {} of {}",
+            quoted(given_kind),
+            quoted(given_group)
+        )),
     };
-    if let Some(port) = port {
+    if let (BackendKind::Backend | BackendKind::RoutingTable, Some(port)) = (&kind, port) {
         port.mistake("the endpoints of the target have ports of their own; expected no port");
-    }
-    let reference = reference?;
-    if reference.namespace() != meta.name.namespace() {
-        field.mistake(format_args!(
-            "a target of another namespace needs a `ReferenceGrant`, which is not supported yet; expected namespace {}",
-            quoted(meta.name.namespace())
-        ));
-        return None;
     }
     Some(BackendDraft {
         source: field.source().clone(),
         kind,
-        name: reference,
+        name: reference?,
         weight: 1,
         filters: Vec::new(),
     })

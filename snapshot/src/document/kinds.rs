@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{
-    CARDINAL, Document, ENVOY_GATEWAY, GATEWAY_API, GATEWAY_API_ALPHA, Meta, backend, backend_tls,
-    cell, client_policy, config_map, filter, gateway, group, grpc_route, http_route, l4_route,
-    platform, routing_table, secret, security_policy, traffic_policy,
+    CARDINAL, Document, ENVOY_GATEWAY, GATEWAY_API, GATEWAY_API_ALPHA, GATEWAY_API_BETA, Meta,
+    backend, backend_tls, cell, client_policy, config_map, endpoint_slice, filter, gateway,
+    gateway_class, group, grpc_route, http_route, l4_route, listener_set, namespace, platform,
+    reference_grant, routing_table, secret, security_policy, selector, service, traffic_policy,
 };
 use crate::model::{self, ObjectName};
 use crate::reader::{Object, Sink};
@@ -97,18 +98,24 @@ kinds! {
     Cell: &[CARDINAL], spec cell::read => cells: cell::CellDraft;
     RoutingTable: &[CARDINAL], spec routing_table::read => routing_tables: model::RoutingTable;
     Platform: &[CARDINAL], spec platform::read => platforms: platform::PlatformDraft;
-    Gateway: &[GATEWAY_API], spec gateway::read => gateways: gateway::GatewayDraft;
-    HTTPRoute: &[GATEWAY_API], spec http_route::read => http_routes: http_route::RouteDraft;
+    GatewayClass: &[GATEWAY_API, GATEWAY_API_BETA], spec gateway_class::read => classes: gateway_class::ClassDraft;
+    Gateway: &[GATEWAY_API, GATEWAY_API_BETA], whole gateway::read => gateways: gateway::GatewayDraft;
+    ListenerSet: &[GATEWAY_API], spec listener_set::read => listener_sets: listener_set::ListenerSetDraft;
+    HTTPRoute: &[GATEWAY_API, GATEWAY_API_BETA], spec http_route::read => http_routes: http_route::RouteDraft;
     GRPCRoute: &[GATEWAY_API], spec grpc_route::read => grpc_routes: http_route::RouteDraft;
-    TLSRoute: &[GATEWAY_API], spec l4_route::tls => tls_routes: l4_route::L4RouteDraft;
+    TLSRoute: &[GATEWAY_API, GATEWAY_API_ALPHA, "gateway.networking.k8s.io/v1alpha3"], spec l4_route::tls => tls_routes: l4_route::L4RouteDraft;
     TCPRoute: &[GATEWAY_API, GATEWAY_API_ALPHA], spec l4_route::tcp => tcp_routes: l4_route::L4RouteDraft;
     UDPRoute: &[GATEWAY_API, GATEWAY_API_ALPHA], spec l4_route::udp => udp_routes: l4_route::L4RouteDraft;
-    BackendTLSPolicy: &[GATEWAY_API], spec backend_tls::read => tls_policies: backend_tls::TlsPolicyDraft;
+    ReferenceGrant: &[GATEWAY_API, GATEWAY_API_BETA], spec reference_grant::read => grants: reference_grant::GrantDraft;
+    BackendTLSPolicy: &[GATEWAY_API, "gateway.networking.k8s.io/v1alpha3"], spec backend_tls::read => tls_policies: backend_tls::TlsPolicyDraft;
     SecurityPolicy: &[ENVOY_GATEWAY], spec security_policy::read => security_policies: security_policy::PolicyDraft;
     ClientTrafficPolicy: &[ENVOY_GATEWAY], spec client_policy::read => client_policies: client_policy::ClientDraft;
     BackendTrafficPolicy: &[ENVOY_GATEWAY], spec traffic_policy::read => traffic_policies: traffic_policy::TrafficDraft;
     HTTPRouteFilter: &[ENVOY_GATEWAY], spec filter::read => filters: model::Filter;
     Backend: &[ENVOY_GATEWAY], spec backend::read => backends: Vec<model::Upstream>;
+    Service: &["v1"], spec service::read => services: service::ServiceDraft;
+    EndpointSlice: &["discovery.k8s.io/v1"], whole endpoint_slice::read => slices: endpoint_slice::SliceDraft;
+    Namespace: &["v1"], whole namespace::read => namespaces: selector::Labels;
     Secret: &["v1"], whole secret::read => secrets: secret::SecretDraft;
     ConfigMap: &["v1"], whole config_map::read => config_maps: BTreeMap<String, Vec<u8>>;
 }

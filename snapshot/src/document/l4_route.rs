@@ -4,8 +4,7 @@ use super::Meta;
 use super::http_route::{
     BackendDraft, BackendKind, MAX_ITEMS, MAX_WEIGHT, ParentDraft, backend_reference, parents,
 };
-use super::name;
-use crate::model::{HostPattern, Timestamp};
+use crate::model::{HostPattern, SectionName, Timestamp};
 use crate::reader::{Field, Object};
 
 /// Gateway API, `TLSRoute.hostnames`.
@@ -65,7 +64,7 @@ fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<L4RouteDraft> {
     let backends = rules.first().and_then(|rule| {
         let mut object = rule.object()?;
         if let Some(field) = object.optional("name") {
-            name(&field);
+            field.parse(SectionName::new);
         }
         let backends = object
             .required("backendRefs")
@@ -95,7 +94,7 @@ fn backend(field: &Field<'_>, meta: &Meta) -> Option<BackendDraft> {
     };
     let draft = backend_reference(field, object, meta)?;
     if draft.kind == BackendKind::RoutingTable {
-        field.mistake("a `RoutingTable` places requests of HTTP; expected kind `Backend` of group `gateway.envoyproxy.io`");
+        field.mistake("a `RoutingTable` places requests of HTTP; expected kind `Service`, or `Backend` of group `gateway.envoyproxy.io`");
         return None;
     }
     Some(BackendDraft {

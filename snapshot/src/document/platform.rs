@@ -24,6 +24,8 @@ pub(crate) struct PlatformDraft {
     pub(crate) dns_service_addresses: Vec<Placed>,
     pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
+    /// Networks that gateways without addresses get one of.
+    pub(crate) pools: Vec<Cidr>,
 }
 
 /// A node.
@@ -65,6 +67,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         })
         .unwrap_or_default();
     let (mut external, mut internal) = (None, None);
+    let mut pools = Vec::new();
     if let Some(mut gateways) = spec.optional("gateways").and_then(|field| field.object()) {
         external = gateways
             .optional("external")
@@ -72,6 +75,11 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         internal = gateways
             .optional("internal")
             .and_then(|field| gate(&field, meta));
+        pools = gateways
+            .list("addressPools")
+            .iter()
+            .filter_map(network)
+            .collect();
         gateways.finish();
     }
     let jwt_providers = named(spec.list("jwtProviders"), "token provider", |object| {
@@ -109,6 +117,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             })
             .collect(),
         services: services.into_values().collect(),
+        pools,
     })
 }
 

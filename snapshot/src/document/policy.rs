@@ -1,23 +1,77 @@
 //! What a policy is for (Gateway API, policy attachment), alike in all kinds of policies.
 
+use std::collections::BTreeMap;
+
 use super::backend_tls::{self, TlsTarget};
-use super::{Kind, Meta, name};
-use crate::model::{L7Kind, Name, ObjectName, RouteName};
+use super::selector::Labels;
+use super::{Kind, Meta};
+use crate::model::{L7Kind, ObjectName, RouteName, SectionName};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
+
+mod selector;
+
+use selector::Selector;
 
 /// Gateway API, policy attachment: at most 16 targets.
 const MAX_TARGETS: usize = 16;
 
-/// Targets of a policy, each with its field.
-pub(crate) type Targets = Vec<(Source, PolicyTarget)>;
+/// Targets of a policy.
+#[derive(Clone, Default)]
+pub(crate) struct Targets {
+    /// By name, each with its field.
+    named: Vec<(Source, PolicyTarget)>,
+    /// By labels.
+    selectors: Vec<Selector>,
+}
+
+/// Labels of what policies may be for.
+pub(crate) type Labelled<'a> = BTreeMap<PolicyTarget, &'a Labels>;
+
+impl Targets {
+    /// All of them, each once and with its field. Says which selector selects nothing.
+    pub(crate) fn resolve(
+        &self,
+        labelled: &Labelled<'_>,
+        sink: &Sink,
+    ) -> Vec<(Source, PolicyTarget)> {
+        let mut targets = self.named.clone();
+        for selector in &self.selectors {
+            let selected = labelled
+                .iter()
+                .filter(|(target, labels)| selector.selects(target, labels));
+            let before = targets.len();
+            let mut known = false;
+            for (target, _) in selected {
+                match targets.iter().any(|(_, other)| other == target) {
+                    true => known = true,
+                    false => targets.push((selector.source.clone(), target.clone())),
+                }
+            }
+            if targets.len() == before && !known {
+                let message =
+                    "selects nothing: no object of its kind and namespace has such labels";
+                sink.warning(selector.source.clone(), message);
+            }
+        }
+        targets
+    }
+
+    /// Whether all of them are routes, or rules of routes.
+    pub(crate) fn are_routes(&self) -> bool {
+        let named = self.named.iter();
+        let mut named = named
+            .map(|(_, target)| matches!(target, PolicyTarget::Rule(..) | PolicyTarget::Route(_)));
+        named.all(|is_route| is_route) && self.selectors.iter().all(|one| one.kind.is_some())
+    }
+}
 
 /// What a policy is for, from the most specific on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PolicyTarget {
-    Rule(RouteName, Name),
+    Rule(RouteName, SectionName),
     Route(RouteName),
-    Listener(ObjectName, Name),
+    Listener(ObjectName, SectionName),
     Gateway(ObjectName),
 }
 
@@ -36,7 +90,7 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
     let Some(mut spec) = spec.and_then(|spec| spec.object()) else {
         return Closed::default();
     };
-    let (mut to, mut backends) = (Targets::new(), Vec::new());
+    let (mut to, mut backends) = (Targets::default(), Vec::new());
     match kind {
         Kind::SecurityPolicy | Kind::BackendTrafficPolicy => to = targets(&mut spec, meta),
         Kind::ClientTrafficPolicy => to = gateways(&mut spec, meta),
@@ -49,7 +103,7 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
     }
 }
 
-/// `targetRef` or `targetRefs` of a `spec`: routes, gateways, and parts of both.
+/// `targetRef`, `targetRefs` and `targetSelectors` of a `spec`: routes, gateways, and parts of both.
 pub(crate) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Targets {
     let route = |kind: L7Kind| (kind.as_str(), Some(kind));
     let kinds = [route(L7Kind::Http), route(L7Kind::Grpc), ("Gateway", None)];
@@ -67,6 +121,13 @@ type Kinds = [(&'static str, Option<L7Kind>)];
 fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
     let single = spec.optional("targetRef");
     let several = spec.optional("targetRefs");
+    let by_labels = spec.optional("targetSelectors");
+    let selectors = by_labels.as_ref().map_or_else(Vec::new, |field| {
+        let items = field.some_limited_list(MAX_TARGETS);
+        let read = items.iter();
+        read.filter_map(|item| selector::read(item, meta, kinds))
+            .collect()
+    });
     let items = match (single, several) {
         (Some(field), None) => vec![field],
         (None, Some(field)) => field.some_limited_list(MAX_TARGETS),
@@ -74,6 +135,7 @@ fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
             field.mistake("expected either `targetRef` or `targetRefs`, got both");
             Vec::new()
         }
+        (None, None) if by_labels.is_some() => Vec::new(),
         (None, None) => {
             spec.field().sink().mistake(
                 spec.at("targetRefs"),
@@ -82,18 +144,18 @@ fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
             Vec::new()
         }
     };
-    let mut targets = Targets::new();
+    let mut named: Vec<(Source, PolicyTarget)> = Vec::new();
     for item in items {
         let Some(target) = target(&item, meta, kinds) else {
             continue;
         };
-        if targets.iter().any(|(_, other)| *other == target) {
+        if named.iter().any(|(_, other)| *other == target) {
             item.mistake("this target is in the list already");
         } else {
-            targets.push((item.source().clone(), target));
+            named.push((item.source().clone(), target));
         }
     }
-    targets
+    Targets { named, selectors }
 }
 
 fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget> {
@@ -111,7 +173,7 @@ fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget>
     object.finish();
     let (kind, target) = (kind?, target?);
     let section = match section {
-        Some(field) => Some(name(&field)?),
+        Some(field) => Some(field.parse(SectionName::new)?),
         None => None,
     };
     let route = |kind, name| RouteName { kind, name };

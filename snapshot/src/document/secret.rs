@@ -31,16 +31,39 @@ pub(crate) enum SecretDraft {
 enum Kind {
     Tls,
     Opaque,
+    /// For somebody else.
+    Other,
 }
+
+/// Types of Secrets that Kubernetes has for its own, and that no document here asks for.
+const OTHERS: [&str; 6] = [
+    "kubernetes.io/service-account-token",
+    "kubernetes.io/dockercfg",
+    "kubernetes.io/dockerconfigjson",
+    "kubernetes.io/basic-auth",
+    "kubernetes.io/ssh-auth",
+    "bootstrap.kubernetes.io/token",
+];
 
 /// Reads the fields of the document beside `metadata`.
 pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<SecretDraft> {
     let kind = object.required("type").and_then(|field| {
+        if field
+            .value()
+            .text()
+            .is_some_and(|text| OTHERS.contains(&text))
+        {
+            return Some(Kind::Other);
+        }
         field.choice(&[("kubernetes.io/tls", Kind::Tls), ("Opaque", Kind::Opaque)])
     });
     object.ignored(&["immutable"]);
     match kind {
         Some(Kind::Opaque) => opaque(object).map(SecretDraft::Opaque),
+        Some(Kind::Other) => {
+            object.any_others();
+            Some(SecretDraft::Opaque(BTreeMap::new()))
+        }
         // A wrong type is said above; what else is wrong is said as for a certificate.
         Some(Kind::Tls) | None => {
             let certificate = certificate(object, meta);

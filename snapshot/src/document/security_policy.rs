@@ -23,7 +23,7 @@ pub(crate) struct PolicyDraft {
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PolicyDraft> {
-    spec.unsupported(&["targetSelectors", "mergeType", "cors", "oidc", "extAuth"]);
+    spec.unsupported(&["mergeType", "cors", "oidc", "extAuth"]);
     let targets = targets(spec, meta);
     let api_keys = spec.optional("apiKeyAuth");
     let users = spec.optional("basicAuth");

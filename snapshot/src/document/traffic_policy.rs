@@ -7,12 +7,16 @@ use super::duration::duration;
 use super::policy::{Targets, targets};
 use crate::model::{Limit, Timestamp, TrafficPolicy};
 use crate::reader::{Field, Object};
+use crate::report::Source;
 
 mod balance;
 mod circuit_breaker;
 mod health;
+mod merge;
 mod rate_limit;
 mod retry;
+
+pub(crate) use merge::{Spec, merged};
 
 use health::Health;
 
@@ -21,13 +25,12 @@ pub(crate) struct TrafficDraft {
     pub(crate) created: Option<Timestamp>,
     pub(crate) targets: Targets,
     pub(crate) policy: TrafficPolicy,
+    pub(crate) spec: Spec,
 }
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     spec.unsupported(&[
-        "targetSelectors",
-        "mergeType",
         "faultInjection",
         "compression",
         "compressor",
@@ -46,6 +49,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
         "routingType",
     ]);
     let targets = targets(spec, meta);
+    let merge = merge_type(spec, &targets);
     let timeout = spec.optional("timeout").map(|field| timeouts(&field));
     let retry = spec.optional("retry").map(|field| retry::read(&field));
     let balance = spec.optional("loadBalancer");
@@ -56,7 +60,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     let health = health.map(|field| health::read(&field));
     let rates = spec.optional("rateLimit");
     let rates = rates.map(|field| rate_limit::read(&field));
-    let Timeouts { request, connect } = read_or_usual(timeout)?;
+    let timeouts = read_or_usual(timeout)?;
     let balance = read_or_usual(balance)?;
     let Health {
         active,
@@ -78,9 +82,20 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     Some(TrafficDraft {
         created: meta.created,
         targets,
+        spec: Spec {
+            name: meta.name.clone(),
+            declared: meta.declared.clone(),
+            created: meta.created,
+            node: spec.field().node().clone(),
+            merge: merge?,
+        },
         policy: TrafficPolicy {
-            request_timeout: request,
-            connect_timeout: connect,
+            request_timeout: timeouts.http.request,
+            stream_idle: timeouts.http.stream_idle,
+            max_stream: timeouts.http.max_stream,
+            connect_timeout: timeouts.connect,
+            connection_idle: timeouts.http.connection_idle,
+            connection_duration: timeouts.http.connection_duration,
             retry,
             balance,
             circuit_breaker,
@@ -91,6 +106,25 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
             ..TrafficPolicy::new(meta.name.clone(), meta.declared.clone())
         },
     })
+}
+
+/// `mergeType`: where it stands, if the policy asks to be merged.
+#[expect(
+    clippy::option_option,
+    reason = "absent and unreadable are two things, and both end at `read`"
+)]
+fn merge_type(spec: &mut Object<'_>, targets: &Targets) -> Option<Option<Source>> {
+    let Some(field) = spec.optional("mergeType") else {
+        return Some(None);
+    };
+    field.choice(&[("StrategicMerge", ()), ("JSONMerge", ())])?;
+    if !targets.are_routes() {
+        field.mistake(
+            "is for policies of routes, which are merged into those of gateways and listeners",
+        );
+        return None;
+    }
+    Some(Some(field.source().clone()))
 }
 
 /// A part as it was read, or as it is without the field; none: it has mistakes.
@@ -104,8 +138,17 @@ fn read_or_usual<T: Default>(part: Option<Option<T>>) -> Option<T> {
 
 #[derive(Default)]
 struct Timeouts {
-    request: Limit,
     connect: Option<Duration>,
+    http: HttpTimeouts,
+}
+
+#[derive(Default)]
+struct HttpTimeouts {
+    request: Limit,
+    stream_idle: Limit,
+    max_stream: Limit,
+    connection_idle: Limit,
+    connection_duration: Option<Duration>,
 }
 
 fn timeouts(field: &Field<'_>) -> Option<Timeouts> {
@@ -116,37 +159,54 @@ fn timeouts(field: &Field<'_>) -> Option<Timeouts> {
     let connect = match tcp {
         Some(field) => {
             let mut object = field.object()?;
-            let connect = object.optional("connectTimeout").map(|field| some(&field));
+            let connect = time(&mut object, "connectTimeout");
             object.finish();
             connect
         }
-        None => None,
+        None => Some(None),
     };
-    let request = match http {
-        Some(field) => {
-            let mut object = field.object()?;
-            object.unsupported(&[
-                "connectionIdleTimeout",
-                "maxConnectionDuration",
-                "maxStreamDuration",
-                "streamIdleTimeout",
-            ]);
-            let request = object.optional("requestTimeout").map(|field| limit(&field));
-            object.finish();
-            request
-        }
-        None => None,
+    let http = match http {
+        Some(field) => http_timeouts(&field),
+        None => Some(HttpTimeouts::default()),
     };
     Some(Timeouts {
-        request: match request {
-            Some(request) => request?,
-            None => Limit::Unset,
-        },
-        connect: match connect {
-            Some(connect) => Some(connect?),
-            None => None,
-        },
+        connect: connect?,
+        http: http?,
     })
+}
+
+/// `timeout.http` (Envoy Gateway, `HTTPTimeout`).
+fn http_timeouts(field: &Field<'_>) -> Option<HttpTimeouts> {
+    let mut object = field.object()?;
+    let mut given = |name| match object.optional(name) {
+        Some(field) => limit(&field),
+        None => Some(Limit::Unset),
+    };
+    let request = given("requestTimeout");
+    let stream_idle = given("streamIdleTimeout");
+    let max_stream = given("maxStreamDuration");
+    let connection_idle = given("connectionIdleTimeout");
+    let connection_duration = time(&mut object, "maxConnectionDuration");
+    object.finish();
+    Some(HttpTimeouts {
+        request: request?,
+        stream_idle: stream_idle?,
+        max_stream: max_stream?,
+        connection_idle: connection_idle?,
+        connection_duration: connection_duration?,
+    })
+}
+
+/// A time above zero, if there is one; none at all: it has mistakes.
+#[expect(
+    clippy::option_option,
+    reason = "absent and unreadable are two things, and both end at `read`"
+)]
+fn time(object: &mut Object<'_>, name: &'static str) -> Option<Option<Duration>> {
+    match object.optional(name) {
+        Some(field) => some(&field).map(Some),
+        None => Some(None),
+    }
 }
 
 /// A time limit that zero switches off.

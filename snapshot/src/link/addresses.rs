@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::document::Drafts;
 use crate::document::addresses::Placed;
+use crate::document::gateway::AddressDraft;
 use crate::model::Cidr;
 use crate::reader::Sink;
 use crate::report::Source;
@@ -107,7 +108,11 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
         }
     }
     for draft in drafts.gateways.values().filter_map(|(_, d)| d.as_ref()) {
-        hosts(&draft.addresses, GATEWAY);
+        for address in &draft.addresses {
+            if let AddressDraft::Fixed(placed) = address {
+                hosts(std::slice::from_ref(placed), GATEWAY);
+            }
+        }
     }
     for draft in drafts.cells.values().filter_map(|(_, d)| d.as_ref()) {
         for (component, placed) in &draft.addresses {

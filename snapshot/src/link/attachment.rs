@@ -6,14 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Served;
 use super::collect::Placed;
-use super::http_route::{Documents, Gateways};
+use super::context::Fault;
+use super::gateway::{Gateways, Place};
+use super::http_route::Documents;
 use crate::document::Kind;
 use crate::document::backend_tls::TlsTarget;
-use crate::document::policy::{PolicyTarget, Targets};
-use crate::model::{Auth, Name, ObjectName, Parent, Route, Rule, Timestamp};
+use crate::document::policy::{Labelled, PolicyTarget, Targets};
+use crate::model::{Auth, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::status::{ParentKind, Reason};
 
 /// A policy that was read.
 pub(super) struct Policy<T> {
@@ -57,7 +61,15 @@ pub(super) struct Closing {
     pub(super) security: Vec<Refused>,
     pub(super) traffic: Vec<Refused>,
     pub(super) client: Vec<Refused>,
-    pub(super) tls: Vec<(Source, Vec<(Source, TlsTarget)>)>,
+    pub(super) tls: Vec<RefusedTls>,
+}
+
+/// A refused `BackendTLSPolicy`.
+pub(super) struct RefusedTls {
+    pub(super) name: ObjectName,
+    pub(super) declared: Source,
+    pub(super) created: Option<Timestamp>,
+    pub(super) targets: Vec<(Source, TlsTarget)>,
 }
 
 /// Such a policy, and where its document is.
@@ -84,10 +96,12 @@ impl Closing {
                 Kind::SecurityPolicy => closing.security.push(refused()),
                 Kind::BackendTrafficPolicy => closing.traffic.push(refused()),
                 Kind::ClientTrafficPolicy => closing.client.push(refused()),
-                Kind::BackendTLSPolicy => {
-                    let backends = document.closes.backends.clone();
-                    closing.tls.push((document.meta.declared.clone(), backends));
-                }
+                Kind::BackendTLSPolicy => closing.tls.push(RefusedTls {
+                    name: document.meta.name.clone(),
+                    declared: document.meta.declared.clone(),
+                    created: document.meta.created,
+                    targets: document.closes.backends.clone(),
+                }),
                 _ => {}
             }
         }
@@ -112,80 +126,128 @@ impl Refused {
 /// Where a rule keeps its policy of one kind.
 pub(super) type Slot<T> = fn(&mut Rule) -> &mut Option<Arc<T>>;
 
-/// Policies by target, each with its document.
-pub(super) type ByTarget<T> = BTreeMap<PolicyTarget, (Source, Effect<T>)>;
-
-/// Policies of one kind for rules.
-pub(super) struct Policies<T> {
-    by_target: ByTarget<T>,
-    /// None: what they say is not about rules, except that they may close them.
-    slot: Option<Slot<T>>,
+/// What there is that policies may be for.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a, 's> {
+    pub(super) documents: &'a Documents,
+    pub(super) gateways: &'a Gateways,
+    pub(super) labelled: &'a Labelled<'a>,
+    pub(super) sink: &'s Sink,
 }
 
-/// Of two policies for one target the older wins, then the one whose name comes first (Gateway API,
-/// policy attachment, conflict resolution).
-pub(super) fn by_target<T>(
-    mut policies: Vec<Policy<T>>,
-    documents: &Documents,
-    gateways: &Gateways,
-    sink: &Sink,
-) -> ByTarget<T> {
-    policies.sort_by(|a, b| {
-        let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
-        (age(a), &a.name).cmp(&(age(b), &b.name))
-    });
-    let mut by_target = ByTarget::new();
-    for policy in policies {
-        for (source, target) in policy.targets {
-            if let Some(missing) = missing(&target, documents, gateways, sink) {
-                sink.mistake(source, missing);
-                continue;
+/// What becomes of the policy of a rule where its listener or gateway has one as well.
+pub(super) type Merge<'a, T> = Box<dyn Fn(&Arc<T>, &Arc<T>) -> Effect<T> + 'a>;
+
+/// What became of a policy.
+pub(super) struct PolicyVerdict {
+    /// Why it has no effect, or not its own.
+    pub(super) accepted: Option<Fault>,
+    /// What it is for, as far as that is Cardinal's.
+    pub(super) targets: Vec<PolicyTarget>,
+}
+
+/// Policies of one kind.
+pub(super) struct Policies<'m, T> {
+    by_target: BTreeMap<PolicyTarget, (Source, Effect<T>)>,
+    /// None: what they say is not about rules, except that they may close them.
+    slot: Option<Slot<T>>,
+    merge: Merge<'m, T>,
+    pub(super) verdicts: BTreeMap<ObjectName, PolicyVerdict>,
+}
+
+impl<'m, T> Policies<'m, T> {
+    /// Those that are for rules, routes and what these are attached to; without slot only for the latter. Of two policies
+    /// for one target the older wins, then the one whose name comes first (Gateway API, policy attachment, conflict
+    /// resolution).
+    pub(super) fn new(
+        mut policies: Vec<Policy<T>>,
+        slot: Option<Slot<T>>,
+        merge: Merge<'m, T>,
+        known: Known<'_, '_>,
+    ) -> Self {
+        policies.sort_by(|a, b| {
+            let age = |policy: &Policy<T>| (policy.created.is_none(), policy.created);
+            (age(a), &a.name).cmp(&(age(b), &b.name))
+        });
+        let mut all = Self {
+            by_target: BTreeMap::new(),
+            slot,
+            merge,
+            verdicts: BTreeMap::new(),
+        };
+        for policy in policies {
+            let verdict = all.add(&policy, known);
+            all.verdicts.insert(policy.name, verdict);
+        }
+        all
+    }
+
+    fn add(&mut self, policy: &Policy<T>, known: Known<'_, '_>) -> PolicyVerdict {
+        let sink = known.sink;
+        let mut verdict = PolicyVerdict {
+            accepted: match &policy.what {
+                Effect::Applies(_) => None,
+                Effect::Closes(auth) => {
+                    let why = auth.closed.as_deref().unwrap_or_default();
+                    Some(Fault::new(Reason::Invalid, why))
+                }
+            },
+            targets: Vec::new(),
+        };
+        for (source, target) in policy.targets.resolve(known.labelled, sink) {
+            match found(&target, known) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(missing) => {
+                    sink.mistake(source, &missing);
+                    verdict.targets.push(target);
+                    verdict
+                        .accepted
+                        .get_or_insert(Fault::new(Reason::TargetNotFound, missing));
+                    continue;
+                }
             }
-            match by_target.get(&target) {
-                Some((first, _)) => sink.warning(
-                    source,
-                    format_args!(
+            verdict.targets.push(target.clone());
+            match self.by_target.get(&target) {
+                Some((first, _)) => {
+                    let why = format!(
                         "has no effect here: {first} is for this target as well, and is older or comes first by name"
-                    ),
-                ),
+                    );
+                    sink.warning(source, &why);
+                    verdict
+                        .accepted
+                        .get_or_insert(Fault::new(Reason::Conflicted, why));
+                }
                 None => {
                     let what = (policy.declared.clone(), policy.what.clone());
-                    by_target.insert(target, what);
+                    self.by_target.insert(target, what);
                 }
             }
         }
+        verdict
     }
-    by_target
-}
 
-impl<T> Policies<T> {
-    /// Those that are for listeners and gateways, and close what is attached there if they have mistakes.
-    pub(super) fn of_listeners(by_target: ByTarget<T>) -> Self {
-        Self {
-            by_target,
-            slot: None,
-        }
+    /// Lets nobody pass a listener's routes.
+    pub(super) fn close(&mut self, gateway: &ObjectName, listener: &SectionName, auth: &Arc<Auth>) {
+        let target = PolicyTarget::Listener(gateway.clone(), listener.clone());
+        let what = (auth.declared.clone(), Effect::Closes(Arc::clone(auth)));
+        self.by_target.insert(target, what);
+    }
+
+    /// Whether nobody passes a listener.
+    pub(super) fn closes(&self, gateway: &ObjectName, listener: &SectionName) -> bool {
+        matches!(self.on_listener(gateway, listener), Some(Effect::Closes(_)))
     }
 
     /// Policies of listeners and gateways.
-    pub(super) fn on_listener(&self, gateway: &ObjectName, listener: &Name) -> Option<&Effect<T>> {
+    pub(super) fn on_listener(
+        &self,
+        gateway: &ObjectName,
+        listener: &SectionName,
+    ) -> Option<&Effect<T>> {
         let own = PolicyTarget::Listener(gateway.clone(), listener.clone());
         self.of(own)
             .or_else(|| self.of(PolicyTarget::Gateway(gateway.clone())))
-    }
-
-    /// Those that are for rules, routes and what these are attached to.
-    pub(super) fn new(
-        policies: Vec<Policy<T>>,
-        slot: Slot<T>,
-        documents: &Documents,
-        gateways: &Gateways,
-        sink: &Sink,
-    ) -> Self {
-        Self {
-            by_target: by_target(policies, documents, gateways, sink),
-            slot: Some(slot),
-        }
     }
 
     /// Puts policies of rules and routes on rules.
@@ -210,10 +272,10 @@ impl<T> Policies<T> {
         }
     }
 
-    /// Puts policies of listeners and gateways on rules that have none. One route becomes one for each
+    /// Puts policies of listeners and gateways on rules that have none, or one that is merged into them. One route becomes one for each
     /// policy of the listeners that it is attached to: a rule has one answer, and two listeners may
     /// give two.
-    pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Gateways) -> Vec<Route> {
+    pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Served) -> Vec<Route> {
         if self.by_target.is_empty() {
             return routes;
         }
@@ -227,7 +289,7 @@ impl<T> Policies<T> {
         self.by_target.get(&target).map(|(_, what)| what)
     }
 
-    fn by_parent(&self, route: Route, gateways: &Gateways) -> Vec<Route> {
+    fn by_parent(&self, route: Route, gateways: &Served) -> Vec<Route> {
         let mut groups: Vec<(Option<&Effect<T>>, Route)> = Vec::new();
         let parents = route
             .parents
@@ -263,31 +325,34 @@ impl<T> Policies<T> {
         groups.into_iter().map(|(_, group)| group).collect()
     }
 
-    /// Gives a rule a policy of its listener, if it has none of its own.
+    /// Gives a rule a policy of its listener, if it has none of its own or one that is merged.
     fn usual(&self, rule: &mut Rule, policy: Option<&Effect<T>>) {
-        let own = self.slot.is_some_and(|slot| slot(rule).is_some());
-        match (policy, self.slot) {
-            (Some(Effect::Applies(what)), Some(slot)) if !own => {
-                *slot(rule) = Some(Arc::clone(what));
-            }
-            (Some(Effect::Closes(auth)), _) if !own => rule.auth = Some(Arc::clone(auth)),
-            _ => {}
+        let own = self.slot.and_then(|slot| slot(rule).clone());
+        let effect = match (policy, own) {
+            (Some(policy), None) => policy.clone(),
+            (Some(Effect::Applies(parent)), Some(own)) => (self.merge)(&own, parent),
+            // One that stands alone does without the listener's.
+            (Some(Effect::Closes(_)), Some(_)) | (None, _) => return,
+        };
+        match (effect, self.slot) {
+            (Effect::Applies(what), Some(slot)) => *slot(rule) = Some(what),
+            (Effect::Applies(_), None) => {}
+            (Effect::Closes(auth), _) => rule.auth = Some(auth),
         }
     }
 
     /// A parent as it is, or, if listeners of its gateway have policies of their own, one for each
     /// listener.
-    fn by_listener(&self, parent: &Parent, gateways: &Gateways) -> Vec<Parent> {
+    fn by_listener(&self, parent: &Parent, gateways: &Served) -> Vec<Parent> {
         let differ = self.by_target.keys().any(
             |target| matches!(target, PolicyTarget::Listener(gateway, _) if *gateway == parent.gateway),
         );
-        let gateway = gateways.get(&parent.gateway).and_then(Option::as_ref);
-        match gateway {
+        match gateways.get(&parent.gateway) {
             Some(gateway) if differ && parent.listener.is_none() => gateway
                 .listeners
                 .iter()
                 .map(|one| Parent {
-                    listener: Some(one.listener.name.clone()),
+                    listener: Some(one.name.clone()),
                     ..parent.clone()
                 })
                 .collect(),
@@ -296,46 +361,45 @@ impl<T> Policies<T> {
     }
 }
 
-fn missing(
-    target: &PolicyTarget,
-    documents: &Documents,
-    gateways: &Gateways,
-    sink: &Sink,
-) -> Option<String> {
+/// Whether a target is there, and Cardinal's; or why it is not there.
+fn found(target: &PolicyTarget, known: Known<'_, '_>) -> Result<bool, String> {
+    let Known {
+        documents,
+        gateways,
+        ..
+    } = known;
+    let gateway = |name| match gateways.place(ParentKind::Gateway, name) {
+        Place::Absent => Err(format!("no `Gateway` {name}")),
+        Place::Foreign => Ok(false),
+        Place::Unread | Place::Ours => Ok(true),
+    };
     match target {
-        PolicyTarget::Gateway(name) => {
-            (!gateways.contains_key(name)).then(|| format!("no `Gateway` {name}"))
-        }
-        PolicyTarget::Listener(name, listener) => match gateways.get(name) {
-            None => Some(format!("no `Gateway` {name}")),
-            Some(Some(gateway))
-                if !gateway
-                    .listeners
-                    .iter()
-                    .any(|one| one.listener.name == *listener)
-                    && !gateway
-                        .listeners
-                        .iter()
-                        .any(|one| sink.tainted(&one.listener.declared)) =>
-            {
-                Some(format!("`Gateway` {name} has no listener `{listener}`"))
+        PolicyTarget::Gateway(name) => gateway(name),
+        PolicyTarget::Listener(name, listener) => {
+            let found = gateway(name)?;
+            match gateways.listeners(ParentKind::Gateway, name) {
+                Some((_, entries)) if !entries.iter().any(|one| one.name == *listener) => {
+                    Err(format!("`Gateway` {name} has no listener `{listener}`"))
+                }
+                _ => Ok(found),
             }
-            Some(_) => None,
+        }
+        PolicyTarget::Route(name) => match documents.get(name) {
+            None => Err(format!("no {name}")),
+            Some(_) => Ok(true),
         },
-        PolicyTarget::Route(name) => (!documents.contains_key(name)).then(|| format!("no {name}")),
         PolicyTarget::Rule(name, rule) => match documents.get(name) {
-            None => Some(format!("no {name}")),
+            None => Err(format!("no {name}")),
             Some(Some(linked))
                 if !linked
                     .rule_names
                     .iter()
                     .flatten()
-                    .any(|known| known == rule)
-                    && !sink.tainted(&linked.route.declared) =>
+                    .any(|known| known == rule) =>
             {
-                Some(format!("{name} has no rule `{rule}`"))
+                Err(format!("{name} has no rule `{rule}`"))
             }
-            Some(_) => None,
+            Some(_) => Ok(true),
         },
     }
 }

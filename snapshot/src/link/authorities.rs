@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::document::Table;
+use super::context::Fault;
+use super::grants::{self, Grants};
 use crate::document::authorities::{AuthorityRef, Holder};
 use crate::document::secret::SecretDraft;
-use crate::model::Authorities;
+use crate::document::{Kind, Table};
+use crate::model::{Authorities, ObjectName};
 use crate::reader::Sink;
+use crate::status::Reason;
 
 /// Key under which certificates of authorities are (Gateway API, `caCertificateRefs`).
 const KEY: &str = "ca.crt";
@@ -22,66 +25,97 @@ pub(super) type ConfigMaps = Table<BTreeMap<String, Vec<u8>>>;
 
 /// Where references lead to.
 pub(super) struct Holders<'a> {
+    pub(super) grants: &'a Grants,
     pub(super) config_maps: &'a ConfigMaps,
     pub(super) secrets: &'a Table<SecretDraft>,
     pub(super) sink: &'a Sink,
 }
 
+/// Certificates that were found, and what is wrong with the first reference that leads to none.
+pub(super) struct Found {
+    pub(super) authorities: Authorities,
+    pub(super) fault: Option<Fault>,
+}
+
 impl Holders<'_> {
-    /// The certificates of all references. `consequence` is what it means that there are none.
+    /// The certificates of all references of a document of kind and namespace. `consequence` is what it means that there
+    /// are none.
     pub(super) fn authorities(
         &self,
         references: &[AuthorityRef],
+        from: (Kind, &str),
         consequence: &str,
-    ) -> Authorities {
+    ) -> Found {
         let mut all = Vec::new();
-        let mut missing = None;
+        let mut first = None;
         for reference in references {
-            match self.certificates(reference) {
+            match self.certificates(reference, from) {
                 Ok(certificates) => all.extend(certificates),
-                Err(why) => {
-                    self.sink.warning(
-                        reference.source.clone(),
-                        format_args!("{why}; {consequence}"),
-                    );
-                    missing.get_or_insert(why);
+                Err(fault) => {
+                    let source = reference.source.clone();
+                    match fault.reason {
+                        // It may come later, as certificates are renewed.
+                        Reason::InvalidCACertificateRef => self
+                            .sink
+                            .warning(source, format_args!("{}; {consequence}", fault.message)),
+                        _ => self.sink.mistake(source, &fault.message),
+                    }
+                    first.get_or_insert(fault);
                 }
             }
         }
-        match missing {
-            Some(why) => Authorities::Missing(why),
-            None => Authorities::These(all),
+        Found {
+            authorities: match &first {
+                Some(fault) => Authorities::Missing(fault.message.clone()),
+                None => Authorities::These(all),
+            },
+            fault: first,
         }
     }
 
     fn certificates(
         &self,
         reference: &AuthorityRef,
-    ) -> Result<Vec<CertificateDer<'static>>, String> {
-        let name = &reference.name;
-        let (kind, pem) = match reference.holder {
-            Holder::ConfigMap => (
-                "ConfigMap",
-                match self.config_maps.get(name) {
-                    None => return Err(format!("no `ConfigMap` {name}")),
-                    Some((_, None)) => return Err(format!("`ConfigMap` {name} has mistakes")),
-                    Some((_, Some(values))) => values.get(KEY),
-                },
-            ),
-            Holder::Secret => (
-                "Secret",
-                match self.secrets.get(name) {
-                    None => return Err(format!("no `Secret` {name}")),
-                    Some((_, None)) => return Err(format!("`Secret` {name} has mistakes")),
-                    Some((_, Some(secret))) => match &**secret {
-                        SecretDraft::Opaque(values) => values.get(KEY),
-                        SecretDraft::Tls { authority, .. } => authority.as_ref(),
-                    },
-                },
-            ),
+        from: (Kind, &str),
+    ) -> Result<Vec<CertificateDer<'static>>, Fault> {
+        let (holder, name) = match &reference.holder {
+            Ok((holder, name)) => (holder, name),
+            Err(why) => return Err(Fault::new(Reason::InvalidCACertificateKind, why)),
         };
-        let pem = pem.ok_or_else(|| format!("`{kind}` {name} has no key `{KEY}`"))?;
-        anchors(pem).map_err(|why| format!("`{KEY}` of `{kind}` {name} {why}"))
+        let kind = match holder {
+            Holder::ConfigMap => "ConfigMap",
+            Holder::Secret => "Secret",
+        };
+        if !self.grants.permit(from, ("", kind), name) {
+            return Err(Fault::new(
+                Reason::RefNotPermitted,
+                grants::refusal(kind, name),
+            ));
+        }
+        self.pem(*holder, name)
+            .and_then(|pem| {
+                let pem = pem.ok_or_else(|| format!("`{kind}` {name} has no key `{KEY}`"))?;
+                anchors(pem).map_err(|why| format!("`{KEY}` of `{kind}` {name} {why}"))
+            })
+            .map_err(|why| Fault::new(Reason::InvalidCACertificateRef, why))
+    }
+
+    fn pem(&self, holder: Holder, name: &ObjectName) -> Result<Option<&Vec<u8>>, String> {
+        match holder {
+            Holder::ConfigMap => match self.config_maps.get(name) {
+                None => Err(format!("no `ConfigMap` {name}")),
+                Some((_, None)) => Err(format!("`ConfigMap` {name} has mistakes")),
+                Some((_, Some(values))) => Ok(values.get(KEY)),
+            },
+            Holder::Secret => match self.secrets.get(name) {
+                None => Err(format!("no `Secret` {name}")),
+                Some((_, None)) => Err(format!("`Secret` {name} has mistakes")),
+                Some((_, Some(secret))) => Ok(match &**secret {
+                    SecretDraft::Opaque(values) => values.get(KEY),
+                    SecretDraft::Tls { authority, .. } => authority.as_ref(),
+                }),
+            },
+        }
     }
 }
 

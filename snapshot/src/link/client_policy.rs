@@ -1,38 +1,39 @@
 //! `ClientTrafficPolicy` documents to the listeners that they are for.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attachment::{Effect, Policies, Policy, Refused, by_target};
-use super::http_route::{Documents, Gateways};
+use super::Served;
+use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use crate::document::Table;
 use crate::document::client_policy::ClientDraft;
-use crate::model::{ClientPolicy, Gateway, Listener, ListenerProtocol, ObjectName};
+use crate::model::{Auth, ClientPolicy, Listener, ListenerProtocol};
 use crate::reader::Sink;
 
 /// Puts policies on listeners: that of a listener as a whole over that of its gateway. What comes back closes the routes
 /// of listeners whose policy has mistakes.
 pub(super) fn apply(
-    drafts: Table<ClientDraft>,
+    drafts: &Table<ClientDraft>,
     refused: &[Refused],
-    gateways: &mut BTreeMap<ObjectName, Gateway>,
-    known: &Gateways,
-    sink: &Sink,
-) -> Policies<ClientPolicy> {
-    let policies = drafts.into_iter().filter_map(|(name, (declared, draft))| {
-        let draft = draft?;
+    gateways: &mut Served,
+    known: Known<'_, '_>,
+) -> Policies<'static, ClientPolicy> {
+    let sink = known.sink;
+    let policies = drafts.iter().filter_map(|(name, (declared, draft))| {
+        let draft = draft.as_ref()?;
         Some(Policy {
-            name,
-            declared,
+            name: name.clone(),
+            declared: declared.clone(),
             created: draft.created,
             targets: draft.targets.clone(),
             what: Effect::Applies(Arc::new(draft.policy.clone())),
         })
     });
-    let policies = policies.chain(refused.iter().map(Refused::policy));
-    // None of them is for a route.
-    let policies = by_target(policies.collect(), &Documents::new(), known, sink);
-    let policies = Policies::of_listeners(policies);
+    let policies = policies
+        .chain(refused.iter().map(Refused::policy))
+        .collect();
+    // The more specific one stands alone.
+    let alone = Box::new(|own: &Arc<_>, _: &Arc<_>| Effect::Applies(Arc::clone(own)));
+    let mut policies = Policies::new(policies, None, alone, known);
     for gateway in gateways.values_mut() {
         let name = &gateway.name;
         for listener in &mut gateway.listeners {
@@ -41,22 +42,31 @@ pub(super) fn apply(
                 Some(Effect::Closes(_)) | None => None,
             };
         }
-        agree(&gateway.listeners, sink);
+        for at in agree(&gateway.listeners, sink) {
+            let Some(policy) = gateway.listeners[at].policy.take() else {
+                continue;
+            };
+            let why = format!("{} is for only a part of a port", policy.declared.object);
+            let auth = Arc::new(Auth::closed(policy.declared.clone(), why));
+            policies.close(name, &gateway.listeners[at].name, &auth);
+        }
     }
     policies
 }
 
 /// Listeners of one port are told apart after their connections began, by server name or host: what is decided before that
-/// must not differ between them.
-fn agree(listeners: &[Listener], sink: &Sink) {
+/// must not differ between them. Says which do not agree.
+fn agree(listeners: &[Listener], sink: &Sink) -> Vec<usize> {
+    let mut apart = Vec::new();
     for (at, listener) in listeners.iter().enumerate() {
         let same_port = |other: &&Listener| {
             other.port == listener.port
                 && other.protocol.transport() == listener.protocol.transport()
         };
-        let Some(first) = listeners[..at].iter().find(same_port) else {
+        let Some(before) = listeners[..at].iter().position(|one| same_port(&one)) else {
             continue;
         };
+        let first = &listeners[before];
         let whole = listener.protocol == ListenerProtocol::Http;
         let entrance = |one: &Listener| {
             let policy = one.policy.as_ref();
@@ -87,5 +97,8 @@ fn agree(listeners: &[Listener], sink: &Sink) {
                 first.name, listener.name, listener.port
             ),
         );
+        let port = listeners.iter().enumerate();
+        apart.extend(port.filter(|(_, one)| same_port(one)).map(|(at, _)| at));
     }
+    apart
 }

@@ -1,67 +1,68 @@
 //! What gateways ask of their clients and show to their backends.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::authorities::Holders;
-use crate::document::gateway::{GatewayDraft, ValidationDraft};
-use crate::document::secret::SecretDraft;
-use crate::model::{ClientValidation, Gateway, ListenerProtocol, ObjectName};
+use super::authorities::Found;
+use super::context::Context;
+use super::gateway::Built;
+use super::listener::certificate;
+use crate::document::Kind;
+use crate::document::gateway::ValidationDraft;
+use crate::model::{ClientValidation, Port};
+use crate::status::Reason;
 
-/// Puts what is said of clients on the HTTPS listeners of a gateway, and gives the name of the certificate
-/// that its backends are shown.
-pub(super) fn apply(gateway: &mut Gateway, draft: &GatewayDraft, holders: &Holders<'_>) {
-    let tls = &draft.tls;
+/// Puts what is said of clients on the HTTPS listeners of a gateway, and finds the certificate that its backends are
+/// shown.
+pub(super) fn apply(built: &mut Built, to: &Context<'_>) {
+    let draft = Arc::clone(&built.draft);
+    let namespace = built.name.namespace().to_owned();
     let linked = |draft: &ValidationDraft| {
-        let authorities = holders.authorities(
+        let Found { authorities, fault } = to.holders.authorities(
             &draft.authorities,
+            (Kind::Gateway, &namespace),
             "no client gets through the handshakes that it is for",
         );
-        Arc::new(ClientValidation {
+        let clients = Arc::new(ClientValidation {
             declared: draft.source.clone(),
             authorities,
             required: draft.required,
-        })
-    };
-    let usual = tls.default.as_ref().map(linked);
-    for listener in &mut gateway.listeners {
-        if !matches!(listener.protocol, ListenerProtocol::Https { .. }) {
-            continue;
-        }
-        listener.clients = match tls.ports.get(&listener.port) {
-            Some((_, own)) => own.as_ref().map(linked),
-            None => usual.clone(),
-        };
-    }
-    for (port, (source, _)) in &tls.ports {
-        let https = gateway.listeners.iter().any(|listener| {
-            listener.port == *port && matches!(listener.protocol, ListenerProtocol::Https { .. })
         });
-        if !https {
-            holders.sink.warning(
+        (clients, fault)
+    };
+    let usual = draft.tls.default.as_ref().map(linked);
+    let ports: BTreeMap<Port, _> = draft
+        .tls
+        .ports
+        .iter()
+        .map(|(port, (_, own))| (*port, own.as_ref().map(linked)))
+        .collect();
+    for entry in &mut built.entries {
+        let Some(port) = entry.port.filter(|_| entry.is_https()) else {
+            continue;
+        };
+        if let Some((clients, fault)) = ports.get(&port).unwrap_or(&usual) {
+            entry.ask(Arc::clone(clients), fault.as_ref());
+        }
+    }
+    for (port, (source, _)) in &draft.tls.ports {
+        let https = |one: &super::listener::Entry| one.port == Some(*port) && one.is_https();
+        if !built.entries.iter().any(https) {
+            to.sink.warning(
                 source.clone(),
                 format_args!("no listener of port {port} has protocol HTTPS; it is for nobody"),
             );
         }
     }
-    gateway.identity = identity(draft, holders);
-}
-
-fn identity(draft: &GatewayDraft, holders: &Holders<'_>) -> Option<ObjectName> {
-    let (source, name) = draft.tls.identity.as_ref()?;
-    match holders.secrets.get(name) {
-        None => holders
-            .sink
-            .mistake(source.clone(), format_args!("no `Secret` {name}")),
-        Some((_, None)) => {}
-        Some((_, Some(secret))) => match **secret {
-            SecretDraft::Opaque(_) => holders.sink.mistake(
-                source.clone(),
-                format_args!(
-                    "`Secret` {name} holds no certificate; expected type `kubernetes.io/tls`"
-                ),
-            ),
-            SecretDraft::Tls { .. } => return Some(name.clone()),
-        },
+    if let Some(reference) = &draft.tls.identity {
+        match certificate(
+            reference,
+            (Kind::Gateway, &namespace),
+            Reason::InvalidClientCertificateRef,
+            to,
+        ) {
+            Ok((name, _)) => built.identity = Some(name.clone()),
+            Err(fault) => built.resolved = Some(fault),
+        }
     }
-    None
 }

@@ -1,32 +1,40 @@
 //! What routing tables say of gateways.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::gateway::{Gateways, Place};
 use crate::document::Table;
-use crate::model::{Gateway, ObjectName, RoutingTable};
+use crate::model::{KeyTrust, ObjectName, RoutingTable};
 use crate::reader::Sink;
+use crate::status::ParentKind;
 
-/// Refuses trust in clients of a gateway or listener that is not there: it would be trust in nobody.
-pub(super) fn trusted(
+/// Tables by name. Trust in clients of a gateway or listener that is not there is refused: it would be trust in nobody.
+pub(super) fn link(
     tables: &Table<RoutingTable>,
-    gateways: &BTreeMap<ObjectName, Gateway>,
-    unread: impl Fn(&ObjectName) -> bool,
+    gateways: &Gateways,
     sink: &Sink,
-) {
-    let tables = tables.values().filter_map(|(_, table)| table.as_ref());
-    for trust in tables.flat_map(|table| &table.trust) {
-        let name = &trust.gateway;
-        let missing = match (gateways.get(name), &trust.listener) {
-            (None, _) => (!unread(name)).then(|| format!("no `Gateway` {name}")),
-            (Some(gateway), Some(listener)) => {
-                let found = gateway.listeners.iter().any(|one| one.name == *listener);
-                let missing = !found && !sink.tainted(&gateway.declared);
-                missing.then(|| format!("`Gateway` {name} has no listener `{listener}`"))
+) -> BTreeMap<ObjectName, Arc<RoutingTable>> {
+    let mut linked = BTreeMap::new();
+    for (name, (_, table)) in tables {
+        let Some(table) = table else { continue };
+        for trust in &table.trust {
+            if let Some(missing) = missing(trust, gateways) {
+                sink.mistake(trust.declared.clone(), missing);
             }
-            (Some(_), None) => None,
-        };
-        if let Some(missing) = missing {
-            sink.mistake(trust.declared.clone(), missing);
         }
+        linked.insert(name.clone(), Arc::clone(table));
     }
+    linked
+}
+
+fn missing(trust: &KeyTrust, gateways: &Gateways) -> Option<String> {
+    let name = &trust.gateway;
+    if gateways.place(ParentKind::Gateway, name) == Place::Absent {
+        return Some(format!("no `Gateway` {name}"));
+    }
+    let listener = trust.listener.as_ref()?;
+    let (_, entries) = gateways.listeners(ParentKind::Gateway, name)?;
+    let found = entries.iter().any(|entry| entry.name == *listener);
+    (!found).then(|| format!("`Gateway` {name} has no listener `{listener}`"))
 }

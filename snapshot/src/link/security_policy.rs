@@ -3,37 +3,44 @@
 
 use std::sync::Arc;
 
-use super::attachment::{Effect, Policies, Policy, Refused};
+use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use super::credentials;
-use super::http_route::{Documents, Gateways};
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
 use crate::document::security_policy::PolicyDraft;
 use crate::model::Auth;
-use crate::reader::Sink;
 
 /// Policies by what they protect.
 pub(super) fn policies(
-    drafts: Table<PolicyDraft>,
+    drafts: &Table<PolicyDraft>,
     refused: &[Refused],
-    documents: &Documents,
-    gateways: &Gateways,
     secrets: &Table<SecretDraft>,
-    sink: &Sink,
-) -> Policies<Auth> {
+    known: Known<'_, '_>,
+) -> Policies<'static, Auth> {
     let policies = drafts
-        .into_iter()
+        .iter()
         .filter_map(|(name, (declared, draft))| {
-            let draft = draft?;
+            let draft = draft.as_ref()?;
             Some(Policy {
-                name,
+                name: name.clone(),
                 declared: declared.clone(),
                 created: draft.created,
                 targets: draft.targets.clone(),
-                what: Effect::Applies(Arc::new(credentials::auth(declared, &draft, secrets, sink))),
+                what: Effect::Applies(Arc::new(credentials::auth(
+                    declared.clone(),
+                    draft,
+                    secrets,
+                    known.sink,
+                ))),
             })
         })
         .chain(refused.iter().map(Refused::policy))
         .collect();
-    Policies::new(policies, |rule| &mut rule.auth, documents, gateways, sink)
+    // The more specific one stands alone.
+    Policies::new(
+        policies,
+        Some(|rule| &mut rule.auth),
+        Box::new(|own, _| Effect::Applies(Arc::clone(own))),
+        known,
+    )
 }

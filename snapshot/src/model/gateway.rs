@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     Auth, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate,
-    Hostname, L4Kind, Name, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts,
+    Hostname, L4Kind, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SectionName,
     SessionPersistence, Timestamp, TrafficPolicy, Transport, UpstreamTls,
 };
 
@@ -33,7 +33,7 @@ pub struct Gateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name, unique in its gateway.
-    pub name: Name,
+    pub name: SectionName,
     /// Its document and field.
     pub declared: Declared,
     /// Its port.
@@ -312,7 +312,7 @@ pub struct Parent {
     /// A gateway of the snapshot.
     pub gateway: ObjectName,
     /// One listener of it; all when absent.
-    pub listener: Option<Name>,
+    pub listener: Option<SectionName>,
     /// Only listeners on this port.
     pub port: Option<Port>,
 }
@@ -382,8 +382,10 @@ pub struct WeightedTarget {
     pub weight: u32,
     /// Where to.
     pub target: Target,
-    /// Name of its `Backend`, under which its state is kept whatever its endpoints are; none: it has none.
-    pub backend: Option<ObjectName>,
+    /// The name under which its state is kept whatever its endpoints are; none: it has none.
+    pub backend: Option<BackendName>,
+    /// Whether its endpoints speak HTTP/2 without being asked (`kubernetes.io/h2c`), whatever clients speak.
+    pub http2: bool,
     /// What is changed for this target alone, after the rule's own filters. A rewrite here takes the
     /// place of the rule's.
     pub filters: Vec<Filter>,
@@ -396,7 +398,26 @@ impl WeightedTarget {
             weight,
             target,
             backend: None,
+            http2: false,
             filters: Vec::new(),
+        }
+    }
+}
+
+/// What endpoints belong together by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BackendName {
+    /// A `Backend`.
+    Backend(ObjectName),
+    /// A port of a `Service`.
+    Service(ObjectName, Port),
+}
+
+impl fmt::Display for BackendName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backend(name) => write!(f, "backend {name}"),
+            Self::Service(name, port) => write!(f, "service {name}:{port}"),
         }
     }
 }
@@ -404,7 +425,7 @@ impl WeightedTarget {
 /// Where requests go.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// Addresses of a `Backend`; each request takes one.
+    /// Addresses of a `Backend` or a `Service`; each request takes one. None: requests answer 503.
     Upstreams(Vec<Upstream>),
     /// The workloads of a component's endpoint.
     Endpoint(EndpointId),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Declared, HostPattern, Name, ObjectName, Timestamp, Transport, Upstream};
+use super::{Declared, HostPattern, ObjectName, SectionName, Timestamp, Transport, Upstream};
 
 /// A `TLSRoute`, `TCPRoute` or `UDPRoute`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct L4Parent {
     /// A gateway of the snapshot.
     pub gateway: ObjectName,
     /// One listener of it.
-    pub listener: Name,
+    pub listener: SectionName,
     /// Server names that lead to the route there, never empty; none in the list is everything that no other name takes.
     /// Listeners of TCP and UDP know no names.
     pub hosts: Vec<Option<HostPattern>>,

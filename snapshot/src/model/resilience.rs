@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A time limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Limit {
     /// Nothing is said: what the router has for everybody.
     #[default]
@@ -16,13 +16,17 @@ pub enum Limit {
     After(Duration),
 }
 
-/// Time limits of a rule's requests (Gateway API, `HTTPRouteTimeouts`).
+/// Time limits of a rule's requests (Gateway API, `HTTPRouteTimeouts`; Envoy Gateway, `HTTPTimeout`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleTimeouts {
     /// From the request's head to the end of the answer, with all tries.
     pub request: Limit,
     /// The same for one try; not longer than `request`.
     pub backend: Limit,
+    /// Without a part of the request or of the answer. Unset: as the listener has it.
+    pub idle: Limit,
+    /// From the request's head to the end of the answer, if one of them has no length that its head tells.
+    pub stream: Limit,
 }
 
 /// When and how often a request is sent again.

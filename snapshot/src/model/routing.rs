@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Cidr, Declared, Name, ObjectName, Port, UpstreamHost};
+use super::{Cidr, Declared, ObjectName, Port, SectionName, UpstreamHost};
 
 /// A routing table.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ pub struct KeyTrust {
     /// The gateway that they come to.
     pub gateway: ObjectName,
     /// Its listener; none: any of its listeners.
-    pub listener: Option<Name>,
+    pub listener: Option<SectionName>,
     /// Networks that they come from; empty: anywhere.
     pub sources: Vec<Cidr>,
 }

@@ -1,6 +1,7 @@
 //! How traffic to the backends of a rule is treated.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,22 @@ pub struct TrafficPolicy {
     pub name: ObjectName,
     /// Its document.
     pub declared: Declared,
+    /// The policy of a gateway or listener that it was merged into.
+    pub parent: Option<ObjectName>,
+    /// Whether the rate limit is that one's.
+    pub rates_of_parent: bool,
     /// From a request's head to the end of the answer, with all tries. What a route says itself goes before.
     pub request_timeout: Limit,
+    /// Without a part of a request or of its answer.
+    pub stream_idle: Limit,
+    /// From a request's head to the end of the answer, where one of them has no length that its head tells.
+    pub max_stream: Limit,
     /// Until a connection to a backend stands, TLS included; none: the router's own.
     pub connect_timeout: Option<Duration>,
+    /// How long a connection to a backend is kept without a request.
+    pub connection_idle: Limit,
+    /// How long a connection to a backend serves requests; none: no limit.
+    pub connection_duration: Option<Duration>,
     /// Whether and how requests are tried again. What a route says itself goes before.
     pub retry: Option<PolicyRetry>,
     /// Which endpoint of a backend gets a request.
@@ -41,8 +54,14 @@ impl TrafficPolicy {
         Self {
             name,
             declared,
+            parent: None,
+            rates_of_parent: false,
             request_timeout: Limit::Unset,
+            stream_idle: Limit::Unset,
+            max_stream: Limit::Unset,
             connect_timeout: None,
+            connection_idle: Limit::Unset,
+            connection_duration: None,
             retry: None,
             balance: Balance::default(),
             circuit_breaker: None,
@@ -50,6 +69,25 @@ impl TrafficPolicy {
             passive: None,
             panic_threshold: Self::PANIC_THRESHOLD,
             rate_limit: None,
+        }
+    }
+
+    /// Which policy it is.
+    pub fn id(&self) -> PolicyId {
+        PolicyId {
+            name: self.name.clone(),
+            parent: self.parent.clone(),
+        }
+    }
+
+    /// Which policy its rate limit is of.
+    pub fn rates_id(&self) -> PolicyId {
+        match &self.parent {
+            Some(parent) if self.rates_of_parent => PolicyId {
+                name: parent.clone(),
+                parent: None,
+            },
+            _ => self.id(),
         }
     }
 
@@ -63,6 +101,24 @@ impl TrafficPolicy {
 
     /// Without a number in the document (Envoy, `healthy_panic_threshold`).
     pub const PANIC_THRESHOLD: u8 = 50;
+}
+
+/// A policy, or what came of it and the one that it was merged into.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyId {
+    /// Its name.
+    pub name: ObjectName,
+    /// The policy that it was merged into.
+    pub parent: Option<ObjectName>,
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.parent {
+            Some(parent) => write!(f, "{} in {parent}", self.name),
+            None => write!(f, "{}", self.name),
+        }
+    }
 }
 
 /// Retries of a policy.
@@ -138,6 +194,10 @@ pub struct HashCookie {
 pub struct CircuitBreaker {
     /// Connections in use.
     pub max_connections: u32,
+    /// The same to one endpoint; none: no limit.
+    pub max_endpoint_connections: Option<u32>,
+    /// Requests of one connection; none: no limit.
+    pub max_connection_requests: Option<NonZeroU32>,
     /// Requests that wait for one of them.
     pub max_pending: u32,
     /// Requests under way.
@@ -153,8 +213,10 @@ pub enum RetryLimit {
     Number(u32),
     /// A share of the requests under way.
     Share {
-        /// In a hundred.
-        percent: u8,
+        /// Of ...
+        numerator: u32,
+        /// ... so many.
+        denominator: NonZeroU32,
         /// And so many in any case.
         least: u32,
     },

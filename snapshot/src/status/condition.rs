@@ -15,6 +15,28 @@ pub struct Condition {
     pub message: String,
 }
 
+impl Condition {
+    /// One that holds.
+    pub(crate) fn holds(kind: ConditionKind, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            holds: true,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// One that does not.
+    pub(crate) fn fails(kind: ConditionKind, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            holds: false,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
 macro_rules! words {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $word:ident),* $(,)? }) => {
         $(#[$about])*

@@ -8,7 +8,8 @@ use agent_common::{Action, Direction, IdentityValue, Rule, RuleKey};
 use snapshot::model::{
     Cell, CellId, Cidr, ComponentKind, Connection, East, EndpointKind, Exposure, GateRef, Gateway,
     Intra, Listener, ListenerProtocol, Name, Node, ObjectName, Platform, PlatformPort,
-    PlatformService, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
+    PlatformService, SectionName, South, SouthDestination, SouthProtocol, TrafficDistribution,
+    Workloads,
 };
 use snapshot::path::CanonicalPath;
 use snapshot::{Shared, Source};
@@ -199,7 +200,7 @@ fn world() -> (Snapshot, Discovery) {
             declared: source(),
             addresses: vec![ip(address)],
             listeners: vec![Listener {
-                name: name("https"),
+                name: SectionName::new("https").expect("a name"),
                 declared: source(),
                 port: port(443),
                 protocol: ListenerProtocol::Http,

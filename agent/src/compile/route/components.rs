@@ -1,6 +1,6 @@
 //! What is known of components: who calls, what is behind their addresses, and what is inside.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use snapshot::model::{
 };
 
 use super::Compiler;
-use crate::route::{Caller, HostRules, Inside, RouteRule, SouthHosts, Steered};
+use crate::route::{Caller, HashMap, HostRules, Inside, RouteRule, SouthHosts, Steered};
 
 impl Compiler<'_> {
     /// What is behind each address and port of a component, with the rules that the west gate has
@@ -20,7 +20,7 @@ impl Compiler<'_> {
         rules: &[Vec<Arc<RouteRule>>],
     ) -> HashMap<SocketAddr, Steered> {
         let snapshot = self.snapshot;
-        let mut internal: HashMap<&EndpointId, Vec<usize>> = HashMap::new();
+        let mut internal: HashMap<&EndpointId, Vec<usize>> = HashMap::default();
         for (at, route) in snapshot.routes.iter().enumerate() {
             if let Origin::Endpoint {
                 endpoint,
@@ -30,7 +30,7 @@ impl Compiler<'_> {
                 internal.entry(endpoint).or_default().push(at);
             }
         }
-        let mut steered = HashMap::new();
+        let mut steered = HashMap::default();
         let components = snapshot
             .cells
             .values()
@@ -112,7 +112,7 @@ pub(super) fn inside(snapshot: &Snapshot) -> Inside {
 }
 
 pub(super) fn callers(snapshot: &Snapshot) -> HashMap<std::net::IpAddr, Arc<Caller>> {
-    let mut callers = HashMap::new();
+    let mut callers = HashMap::default();
     for cell in snapshot.cells.values() {
         for component in cell.components.values() {
             let caller = Arc::new(caller(cell, component));
@@ -127,7 +127,7 @@ pub(super) fn callers(snapshot: &Snapshot) -> HashMap<std::net::IpAddr, Arc<Call
 fn caller(cell: &Cell, component: &Component) -> Caller {
     let name = &component.id.component;
     let from = |names: &[Name]| names.is_empty() || names.contains(name);
-    let mut south: HashMap<u16, SouthHosts> = HashMap::new();
+    let mut south: HashMap<u16, SouthHosts> = HashMap::default();
     for declared in cell.south.iter().filter(|south| from(&south.from)) {
         if let SouthDestination::Hosts { hosts, protocol } = &declared.destination {
             let entry = south.entry(declared.port.get()).or_default();

@@ -1,6 +1,6 @@
 //! What listens: gateways' addresses and ports, each with its listeners and their routes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::compile::client;
 use crate::route::client::{ClientSettings, Handshakes};
 use crate::route::stream::{StreamRoute, Streams};
 use crate::route::{
-    Bind, ClientTrust, HostIndex, HostRules, Identity, Listener, RouteRule, TargetKind, Wire,
+    Bind, ClientTrust, HashMap, HostIndex, HostRules, Identity, Listener, RouteRule, TargetKind,
+    Wire,
 };
 
 impl Compiler<'_> {
@@ -25,7 +26,7 @@ impl Compiler<'_> {
         streams: &[Arc<StreamRoute>],
     ) -> HashMap<SocketAddr, Bind> {
         let snapshot = self.snapshot;
-        let mut binds: HashMap<SocketAddr, Bind> = HashMap::new();
+        let mut binds: HashMap<SocketAddr, Bind> = HashMap::default();
         for gateway in snapshot.gateways.values() {
             for listener in &gateway.listeners {
                 let (wire, passthrough) = match &listener.protocol {
@@ -73,7 +74,7 @@ impl Compiler<'_> {
         rules: &[Vec<Arc<RouteRule>>],
         streams: &[Arc<StreamRoute>],
     ) -> HashMap<SocketAddr, Arc<Listener>> {
-        let mut datagrams = HashMap::new();
+        let mut datagrams = HashMap::default();
         for gateway in self.snapshot.gateways.values() {
             for listener in &gateway.listeners {
                 if listener.protocol != ListenerProtocol::Udp {
@@ -229,7 +230,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
+    pub(super) fn identity(&self, gateway: &Gateway) -> Option<Arc<Identity>> {
         let certificate = self.certificates.get(gateway.identity.as_ref()?)?;
         Some(Arc::new(Identity::new(&certificate.key)))
     }

@@ -1,20 +1,21 @@
 //! Where to: targets of rules and of routes below HTTP, and what policies make of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
 use snapshot::Snapshot;
 use snapshot::model::{
-    Component, Declared, EndpointId, EndpointKind, Filter, L7Kind, Target, TrafficPolicy, Upstream,
-    UpstreamTls, WeightedTarget,
+    Component, Declared, EndpointId, EndpointKind, Filter, L7Kind, Route, Target, TrafficPolicy,
+    Upstream, UpstreamTls, WeightedTarget,
 };
 
-use super::Compiler;
+use super::{Compiler, ManagedKey};
 use crate::compile::{filter, traffic};
 use crate::route::filter::{Filters, Mirror};
 use crate::route::stream::{StreamRoute, StreamTarget};
-use crate::route::trust::UpstreamTrust;
+use crate::route::trust::{Identity, UpstreamTrust};
 use crate::route::{Backend, Limiter, Managed, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
 
 impl Compiler<'_> {
@@ -46,6 +47,7 @@ impl Compiler<'_> {
             id: self.targets,
             weight: target.weight,
             backend: backend(target),
+            http2: target.http2,
             kind: self.target(&target.target),
             filters: self.filters(source, &target.filters),
             terms: None,
@@ -60,8 +62,9 @@ impl Compiler<'_> {
         (kind, route): (L7Kind, &Arc<str>),
     ) -> Option<Arc<Limiter>> {
         let limit = policy.rate_limit.as_ref()?;
-        let key = (policy.name.clone(), kind, Arc::clone(route));
-        let shared = self.shared_rules.entry(policy.name.clone()).or_default();
+        let id = policy.rates_id();
+        let key = (id.clone(), kind, Arc::clone(route));
+        let shared = self.shared_rules.entry(id).or_default();
         let made = self.limiters.entry(key);
         let limiter = made.or_insert_with(|| Arc::new(Limiter::new(limit, shared)));
         Some(Arc::clone(limiter))
@@ -76,15 +79,19 @@ impl Compiler<'_> {
         let places = traffic::places(&target.kind);
         let managed = places.map(|places| {
             let name = &target.backend;
-            let key = (Arc::clone(name), policy.name.clone());
+            let key = (Arc::clone(name), policy.id());
+            let identity = self.shown.get(&key).cloned();
             let backend = self
                 .backends
                 .entry(Arc::clone(name))
                 .or_insert_with(|| Arc::new(Backend::new(Arc::clone(name), places)));
-            let managed = self
-                .managed
-                .entry(key)
-                .or_insert_with(|| Arc::new(Managed::new(Arc::clone(policy), Arc::clone(backend))));
+            let managed = self.managed.entry(key).or_insert_with(|| {
+                Arc::new(Managed::new(
+                    Arc::clone(policy),
+                    Arc::clone(backend),
+                    identity,
+                ))
+            });
             Arc::clone(managed)
         });
         RouteTarget {
@@ -92,6 +99,30 @@ impl Compiler<'_> {
             managed,
             ..target
         }
+    }
+
+    /// What probes of a backend under a policy show: the certificate of the gateway whose requests go there, of several
+    /// the first by name that has one.
+    pub(super) fn shown(&self) -> BTreeMap<ManagedKey, Arc<Identity>> {
+        let mut shown = BTreeMap::new();
+        for gateway in self.snapshot.gateways.values() {
+            let Some(identity) = self.identity(gateway) else {
+                continue;
+            };
+            let routes = self.snapshot.routes.iter();
+            let attached =
+                |route: &&Route| route.parents.iter().any(|one| one.gateway == gateway.name);
+            for rule in routes.filter(attached).flat_map(|route| &route.rules) {
+                let Some(policy) = rule.traffic.as_ref().filter(|one| one.active.is_some()) else {
+                    continue;
+                };
+                for target in &rule.targets {
+                    let key = (backend(target), policy.id());
+                    shown.entry(key).or_insert_with(|| Arc::clone(&identity));
+                }
+            }
+        }
+        shown
     }
 
     fn target(&mut self, target: &Target) -> TargetKind {
@@ -191,7 +222,7 @@ impl Compiler<'_> {
 /// A target's name: what it is called, or the addresses of a list.
 fn backend(target: &WeightedTarget) -> Arc<str> {
     if let Some(name) = &target.backend {
-        return format!("backend {name}").into();
+        return name.to_string().into();
     }
     match &target.target {
         Target::Upstreams(list) => {

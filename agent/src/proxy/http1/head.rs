@@ -9,7 +9,7 @@ use http_body::Body as _;
 use httparse::Status;
 
 use crate::http1::{
-    Chunks, Decoder, Framing, MessageError, announced, field, is_whole, lists, values,
+    Arena, Chunks, Decoder, Framing, MessageError, Told, announced, field, is_whole, lists, values,
 };
 use crate::proxy::body::ResponseBody;
 use crate::proxy::connection::{MAX_HEAD, MAX_HEADERS};
@@ -42,7 +42,18 @@ pub(super) struct Terms {
     pub(super) trailers: bool,
 }
 
-/// Takes the head of a request, if it is whole; so many bytes of it were looked at before. `headers` is empty.
+/// A head as it came.
+struct Read {
+    length: usize,
+    method: Method,
+    target: Uri,
+    /// Whether it is of HTTP/1.1.
+    newer: bool,
+    headers: HeaderMap,
+    told: Told,
+}
+
+/// Takes the head of a request, if it is whole; so many bytes of it were looked at before.
 ///
 /// # Errors
 ///
@@ -50,7 +61,7 @@ pub(super) struct Terms {
 pub(super) fn read(
     input: &mut Bytes,
     seen: usize,
-    headers: impl FnOnce() -> HeaderMap,
+    arena: &Arena,
 ) -> Result<Option<Head>, StatusCode> {
     if input.is_empty() || (seen > 0 && !is_whole(input, seen)) {
         return match input.len() > MAX_HEAD {
@@ -58,24 +69,21 @@ pub(super) fn read(
             false => Ok(None),
         };
     }
-    let whole = input.clone();
-    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-    let mut parsed = httparse::Request::new(&mut []);
-    let length = match parsed.parse_with_uninit_headers(&whole, &mut lines) {
-        Ok(Status::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(Status::Partial) if input.len() <= MAX_HEAD => return Ok(None),
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-        }
-        Err(_) => return Err(StatusCode::BAD_REQUEST),
+    let read = match plain(input, arena) {
+        Some(plain) => plain,
+        None => match any(input, arena)? {
+            Some(read) => read,
+            None => return Ok(None),
+        },
     };
-    let bad = |_: MessageError| StatusCode::BAD_REQUEST;
-    let newer = parsed.version == Some(1);
-    let method = parsed.method.unwrap_or_default().as_bytes();
-    let method = Method::from_bytes(method).map_err(|_| StatusCode::BAD_REQUEST)?;
-    let target = whole.slice_ref(parsed.path.unwrap_or_default().as_bytes());
-    let target = Uri::from_maybe_shared(target).map_err(|_| StatusCode::BAD_REQUEST)?;
-    let (headers, told) = values(&whole, parsed.headers, headers()).map_err(bad)?;
+    let Read {
+        length,
+        method,
+        target,
+        newer,
+        headers,
+        told,
+    } = read;
     input.advance(length);
     // What differs has no one reading, and what has a coding that is not understood no end (RFC 9112, section 6.3).
     let decoder = match (told.coding, told.length) {
@@ -111,6 +119,90 @@ pub(super) fn read(
         terms,
         expects,
         upgrades: told.upgrades && newer,
+    }))
+}
+
+/// Reads a head of the plain form, as most are; none: it is not, or not whole.
+fn plain(head: &Bytes, arena: &Arena) -> Option<Read> {
+    /// Bytes of the longest method, with its blank.
+    const METHOD: usize = 16;
+    /// Which bytes nobody can argue about in a target.
+    const TARGET: [bool; 256] = {
+        let mut all = [false; 256];
+        let mut byte = 0;
+        while byte < all.len() {
+            all[byte] = (byte as u8).is_ascii_alphanumeric()
+                || matches!(
+                    byte as u8,
+                    b'/' | b'?'
+                        | b'='
+                        | b'&'
+                        | b'%'
+                        | b'-'
+                        | b'.'
+                        | b'_'
+                        | b'~'
+                        | b'+'
+                        | b','
+                        | b';'
+                        | b':'
+                        | b'@'
+                );
+            byte += 1;
+        }
+        all
+    };
+    let blank = head.iter().take(METHOD).position(|byte| *byte == b' ')?;
+    let method = Method::from_bytes(&head[..blank]).ok()?;
+    let start = blank + 1;
+    let behind = &head[start..];
+    let target = behind.iter().position(|byte| !TARGET[usize::from(*byte)])?;
+    let end = start + target;
+    if !behind.starts_with(b"/") || !head[end..].starts_with(b" HTTP/1.1\r\n") {
+        return None;
+    }
+    let target = Uri::from_maybe_shared(head.slice(start..end)).ok()?;
+    let mut headers = arena.map();
+    let found = arena.names().read(head, end + 11, &mut headers);
+    let Some((length, told)) = found.filter(|(length, _)| *length <= MAX_HEAD) else {
+        arena.give(headers);
+        return None;
+    };
+    Some(Read {
+        length,
+        method,
+        target,
+        newer: true,
+        headers,
+        told,
+    })
+}
+
+/// Reads any head.
+fn any(head: &Bytes, arena: &Arena) -> Result<Option<Read>, StatusCode> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(head, &mut lines) {
+        Ok(Status::Complete(length)) if length <= MAX_HEAD => length,
+        Ok(Status::Partial) if head.len() <= MAX_HEAD => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => {
+            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
+        Err(_) => return Err(StatusCode::BAD_REQUEST),
+    };
+    let bad = |_: MessageError| StatusCode::BAD_REQUEST;
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    let method = Method::from_bytes(method).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let target = head.slice_ref(parsed.path.unwrap_or_default().as_bytes());
+    let target = Uri::from_maybe_shared(target).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let (headers, told) = values(head, parsed.headers, arena.map()).map_err(bad)?;
+    Ok(Some(Read {
+        length,
+        method,
+        target,
+        newer: parsed.version == Some(1),
+        headers,
+        told,
     }))
 }
 
@@ -159,6 +251,7 @@ pub(super) fn write(
         }
         field(name, value, out);
     }
+    body.told(|name, value| field(&name, value, out));
     if let Some(framing) = &framing {
         framing.write(out);
     }

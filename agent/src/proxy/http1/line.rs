@@ -19,6 +19,9 @@ use crate::upstream::Upload;
 /// Bytes of a body that nobody reads which are read for the sake of the next request.
 const DRAINED: usize = 64 * 1024;
 
+/// Bytes of a request that are read at a time, at most: what a client sends waits in memory for whoever takes it.
+const READ: usize = 64 * 1024;
+
 /// What says that a client may send the body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -53,7 +56,7 @@ pub(super) enum NoHead {
 impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
     /// A connection of which `ahead` was read before.
     pub(super) fn new(stream: T, ahead: Bytes, arena: Arena) -> Rc<Self> {
-        let mut reader = Reader::new(arena);
+        let mut reader = Reader::new(arena, READ);
         reader.input = ahead;
         Rc::new(Self(RefCell::new(State {
             stream,
@@ -84,7 +87,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
         loop {
             let reader = &mut state.reader;
             let (input, arena) = reader.input();
-            match head::read(input, state.seen, || arena.map()) {
+            match head::read(input, state.seen, arena) {
                 Err(status) => return Poll::Ready(Err(NoHead::Refused(status))),
                 Ok(None) => state.seen = reader.input.len(),
                 Ok(Some(mut head)) => {

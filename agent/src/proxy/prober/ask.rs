@@ -101,7 +101,7 @@ impl Asker {
             false => RequestBody::copied(vec![body], Rc::clone(&progress)),
         };
         let request = outbound
-            .request(head, body)
+            .request(Box::new(head), body)
             .map_err(|refusal| refusal.detail)?;
         let destinations = std::slice::from_ref(destination);
         let answer = self
@@ -109,7 +109,7 @@ impl Asker {
             .send(destinations, request, &progress, Patience::Usual, table)
             .await
             .map_err(|error| format!("request_failed: {}", chain(&error)))?;
-        Ok(answer.response)
+        Ok(answer.into_response())
     }
 
     async fn bytes(

@@ -58,7 +58,11 @@ fn active() -> ActiveCheck {
 
 fn managed(policy: TrafficPolicy, places: &[u16]) -> Managed {
     let places = places.iter().map(|at| (place(*at), None)).collect();
-    Managed::new(policy.into(), Arc::new(Backend::new("b".into(), places)))
+    Managed::new(
+        policy.into(),
+        Arc::new(Backend::new("b".into(), places)),
+        None,
+    )
 }
 
 fn fail(managed: &Managed, at: usize) {
@@ -129,6 +133,8 @@ fn requests_and_retries_have_places() {
     let breaker = |max_retries| TrafficPolicy {
         circuit_breaker: Some(CircuitBreaker {
             max_connections: 1,
+            max_endpoint_connections: None,
+            max_connection_requests: None,
             max_pending: 1,
             max_requests: 3,
             max_retries,
@@ -145,7 +151,8 @@ fn requests_and_retries_have_places() {
     assert!(retry.is_some() && limited.retry().is_none());
 
     let share = RetryLimit::Share {
-        percent: 50,
+        numerator: 1,
+        denominator: NonZeroU32::new(2).expect("two"),
         least: 1,
     };
     let shared = managed(breaker(share), &[0]);
@@ -160,6 +167,8 @@ fn requests_and_retries_have_places() {
         TrafficPolicy {
             circuit_breaker: Some(CircuitBreaker {
                 max_connections: 0,
+                max_endpoint_connections: None,
+                max_connection_requests: None,
                 max_pending: 0,
                 max_requests: 0,
                 max_retries: RetryLimit::Number(0),

@@ -1,5 +1,5 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
-use snapshot::model::{CertificateName, Cidr, KeySource, KeyTrust, Name, ObjectName};
+use snapshot::model::{CertificateName, Cidr, KeySource, KeyTrust, ObjectName, SectionName};
 use snapshot::path::CanonicalPath;
 
 use super::{Key, KeyError, KeySubject, MAX_KEY};
@@ -158,7 +158,7 @@ fn the_key_is_set_by_whom_the_listener_trusts() {
     let trust = |gateway: &str, listener: Option<&str>, networks: &[&str]| KeyTrust {
         declared: source(),
         gateway: ObjectName::new("ns", gateway).expect("a name"),
-        listener: listener.map(|one| Name::new(one).expect("a name")),
+        listener: listener.map(|one| SectionName::new(one).expect("a name")),
         sources: networks
             .iter()
             .map(|one| one.parse::<Cidr>().expect("a network"))

@@ -3,13 +3,13 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use httparse::Status;
 
 use super::{Http1Error, MAX_HEAD};
-use crate::http1::{Chunks, Decoder, MessageError, Told, field, is_whole, lists, values};
+use crate::http1::{Chunks, Decoder, MessageError, Names, Told, field, is_whole, lists, values};
 
 /// Header lines of an answer.
 const MAX_HEADERS: usize = 100;
@@ -24,32 +24,45 @@ pub(super) struct Answer {
     pub(super) reusable: bool,
 }
 
+/// A head as it came.
+struct Read {
+    length: usize,
+    status: StatusCode,
+    /// Whether it is of HTTP/1.1.
+    newer: bool,
+    headers: HeaderMap,
+    told: Told,
+}
+
 /// Takes a head, if it is whole; so many bytes of it were looked at before. `headers` is empty and becomes that of the
-/// answer.
+/// answer; `names` are those of answers before.
 pub(super) fn read(
     input: &mut Bytes,
     seen: usize,
     method: &Method,
-    headers: impl FnOnce() -> HeaderMap,
+    headers: &mut HeaderMap,
+    names: &mut Names,
 ) -> Result<Option<Answer>, Http1Error> {
     if input.is_empty() || (seen > 0 && !is_whole(input, seen)) {
         return Ok(None);
     }
-    let whole = input.clone();
-    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let status = config.parse_response_with_uninit_headers(&mut parsed, &whole, &mut lines);
-    let Status::Complete(length) = status.map_err(MessageError::Head)? else {
-        return Ok(None);
+    let read = match plain(input, headers, names) {
+        Some(plain) => plain,
+        None => match any(input, headers)? {
+            Some(read) => read,
+            None => return Ok(None),
+        },
     };
+    let Read {
+        length,
+        status,
+        newer,
+        mut headers,
+        told,
+    } = read;
     if length > MAX_HEAD {
         return Err(Http1Error::TooLong);
     }
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(MessageError::Malformed("status is out of range"))?;
-    let newer = parsed.version == Some(1);
-    let (mut headers, told) = values(&whole, parsed.headers, headers())?;
     input.advance(length);
     // What was told more than once is passed on as one number, and not at all if nobody knows which (RFC 9110, section 8.6).
     if told.listed || told.length == Some(None) {
@@ -74,6 +87,64 @@ pub(super) fn read(
     }))
 }
 
+/// Reads a head of the plain form, as most are; none: it is not, or not whole.
+fn plain(head: &Bytes, headers: &mut HeaderMap, names: &mut Names) -> Option<Read> {
+    let rest = head.strip_prefix(b"HTTP/1.1 ")?;
+    let status = StatusCode::from_bytes(rest.get(..3)?).ok()?;
+    let reason = rest.get(3..)?;
+    // A reason is of no use, and is passed over if nobody can argue about it.
+    let end = reason
+        .iter()
+        .position(|byte| !(b' '..=b'~').contains(byte))?;
+    if end == 0 || reason[0] != b' ' || !reason[end..].starts_with(b"\r\n") {
+        return None;
+    }
+    let at = head.len() - reason.len() + end + 2;
+    let Some((length, told)) = names.read(head, at, headers) else {
+        headers.clear();
+        return None;
+    };
+    Some(Read {
+        length,
+        status,
+        newer: true,
+        headers: std::mem::take(headers),
+        told,
+    })
+}
+
+/// Reads any head.
+fn any(head: &Bytes, headers: &mut HeaderMap) -> Result<Option<Read>, Http1Error> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let status = config.parse_response_with_uninit_headers(&mut parsed, head, &mut lines);
+    let Status::Complete(length) = status.map_err(MessageError::Head)? else {
+        return Ok(None);
+    };
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(MessageError::Malformed("status is out of range"))?;
+    let (headers, told) = values(head, parsed.headers, std::mem::take(headers))?;
+    Ok(Some(Read {
+        length,
+        status,
+        newer: parsed.version == Some(1),
+        headers,
+        told,
+    }))
+}
+
+/// Leaves out empty lines, which some put between messages (RFC 9112, section 2.2), and says how many bytes they had.
+pub(super) fn skip_blank(input: &mut Bytes) -> usize {
+    let mut rest = &input[..];
+    while let Some(behind) = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")) {
+        rest = behind;
+    }
+    let count = input.len() - rest.len();
+    input.advance(count);
+    count
+}
+
 /// Where the body ends (RFC 9112, section 6.3).
 fn framing(
     status: StatusCode,
@@ -95,17 +166,11 @@ fn framing(
     }
 }
 
-/// Bytes that a head takes at most.
-pub(super) fn room(parts: &Parts) -> usize {
-    /// What [`write`] and the framing add.
-    const MORE: usize = 80;
-    let fields = parts.headers.iter();
-    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 4);
-    MORE + fields.sum::<usize>() + parts.method.as_str().len() + target(parts).len()
-}
+/// Bytes that most heads of requests take.
+pub(super) const ROOM: usize = 1024;
 
-/// Writes the head of a request without what frames its body, and without the empty line.
-pub(super) fn write(parts: &Parts, out: &mut BytesMut) {
+/// Writes the head of a request, with more fields behind its own, without what frames its body, and without the empty line.
+pub(super) fn write(parts: &Parts, more: &[(HeaderName, HeaderValue)], out: &mut BytesMut) {
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
     let target = target(parts);
@@ -120,6 +185,9 @@ pub(super) fn write(parts: &Parts, out: &mut BytesMut) {
         if !matches!(*name, header::TRANSFER_ENCODING | header::CONTENT_LENGTH) {
             field(name, value, out);
         }
+    }
+    for (name, value) in more {
+        field(name, value, out);
     }
 }
 

@@ -8,25 +8,33 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::*;
+use crate::http1::Names;
 use crate::upstream::Progress;
 
 /// A connection, its other side, and where it goes when it is free.
-fn connection() -> (Idle, UnixStream, Rc<Shelf>) {
+fn connection() -> (Box<Idle>, UnixStream, Rc<Shelf>) {
     let (near, far) = UnixStream::pair().expect("a pair of sockets");
     let idle = Idle::new(Stream::Unix(near), Arena::default(), "far".into());
     (idle, far, Rc::default())
 }
 
-fn request(method: Method, body: Vec<Bytes>) -> Request<RequestBody> {
+/// A connection that nobody uses, if there is one.
+async fn taken(shelf: &Shelf) -> Option<Box<Idle>> {
+    std::future::poll_fn(|context| Poll::Ready(shelf.take(Instant::now(), context))).await
+}
+
+fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest<'static> {
     let progress = Rc::<Progress>::default();
     let body = match body.is_empty() {
         true => RequestBody::empty(progress),
         false => RequestBody::copied(body, progress),
     };
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.uri_mut() = http::Uri::from_static("/a?b");
-    request
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = http::Uri::from_static("/a?b");
+    let parts = Box::new(parts);
+    let more = &[];
+    UpstreamRequest { parts, more, body }
 }
 
 /// Status, body, and names of the trailers.
@@ -63,7 +71,7 @@ async fn exchange(
     let (idle, mut far, shelf) = connection();
     let asked = request(method, Vec::new());
     let told = async {
-        let head = Exchange::new(idle, asked).head(&shelf).await?;
+        let head = send(idle, asked, &shelf).await?;
         read(head).await
     };
     let tell = async {
@@ -85,7 +93,7 @@ async fn exchange(
     let both = async { tokio::join!(told, tell) };
     let both = tokio::time::timeout(Duration::from_secs(5), both).await;
     let (told, _far) = both.expect("an answer, or an error");
-    let again = shelf.take().await.is_some();
+    let again = taken(&shelf).await.is_some();
     (told, again)
 }
 
@@ -107,6 +115,20 @@ async fn an_answer_has_one_reading_in_whatever_pieces_it_comes() {
             false,
             ok("ok"),
             true,
+        ),
+        (
+            &get,
+            "\r\n\r\n\n\r\nHTTP/1.1 103 x\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            ok("ok"),
+            true,
+        ),
+        (
+            &get,
+            "\r\n\rHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            false,
+            None,
+            false,
         ),
         (
             &get,
@@ -373,17 +395,36 @@ async fn heads_and_extensions_without_end_are_refused() {
     let extension = format!("{chunked}1;{}\r\n", "x".repeat(1 << 20));
     let extensions = chunked.to_owned() + &format!("1;{}\r\no\r\n", "x".repeat(1000)).repeat(1000);
     let trailers = format!("{chunked}0\r\nx: {}", "y".repeat(1 << 20));
-    for answer in [head, lines, long, extension, extensions, trailers] {
+    let blank = "\r\n".repeat(MAX_HEAD);
+    for answer in [head, lines, long, blank, extension, extensions, trailers] {
         let (told, again) = exchange(Method::GET, answer.as_bytes(), 1 << 16, false).await;
         assert!(told.is_err() && !again, "{:?}", &answer[..100]);
     }
 }
 
 #[test]
+fn empty_lines_are_looked_at_once() {
+    let mut input = Bytes::from("\r\n\n\r\nHTTP/1.1 200 OK\r\n\r\n\r\n");
+    assert_eq!(head::skip_blank(&mut input), 5);
+    assert_eq!(head::skip_blank(&mut input), 0);
+    assert_eq!(&input[..8], b"HTTP/1.1");
+    // The rest of a line may be to come.
+    let mut input = Bytes::from("\n\r");
+    assert_eq!(head::skip_blank(&mut input), 1);
+    assert_eq!(&input[..], b"\r");
+}
+
+#[test]
 fn what_is_too_long_is_refused_although_it_is_whole() {
     let line = format!("x: {}\r\n", "y".repeat(MAX_HEAD));
     let mut answer = Bytes::from(format!("HTTP/1.1 200 OK\r\n{line}\r\n"));
-    let read = head::read(&mut answer, 0, &Method::GET, HeaderMap::new);
+    let read = head::read(
+        &mut answer,
+        0,
+        &Method::GET,
+        &mut HeaderMap::new(),
+        &mut Names::default(),
+    );
     assert!(matches!(read, Err(Http1Error::TooLong)));
 }
 
@@ -393,10 +434,10 @@ async fn a_request_is_written_once_and_framed_once() {
     let mut asked = request(Method::POST, vec!["ab".into(), "c".into()]);
     for (name, value) in [("content-length", "7"), ("x-a", "1"), ("x-a", "2")] {
         let value = http::HeaderValue::from_static(value);
-        asked.headers_mut().append(name, value);
+        asked.parts.headers.append(name, value);
     }
     let told = async {
-        let head = Exchange::new(idle, asked).head(&shelf).await?;
+        let head = send(idle, asked, &shelf).await?;
         read(head).await
     };
     let heard = async {
@@ -424,11 +465,11 @@ async fn an_answer_before_the_end_of_the_request_is_passed_on_and_the_rest_is_se
             let asked = request(Method::POST, vec![Bytes::from(vec![b'x'; LENGTH])]);
             let answer = b"HTTP/1.1 413 no\r\ncontent-length: 2\r\n\r\nno";
             far.write_all(answer).await.expect("somebody listens");
-            let head = Exchange::new(idle, asked).head(&shelf).await;
+            let head = send(idle, asked, &shelf).await;
             let told = read(head.expect("a head")).await.expect("an answer");
             assert_eq!((told.0, told.1.as_str()), (413, "no"));
             // In use as long as the request is not sent.
-            assert!(shelf.take().await.is_none());
+            assert!(taken(&shelf).await.is_none());
             let mut heard = vec![0; 1 << 16];
             let mut bytes = 0;
             while bytes < LENGTH {
@@ -436,7 +477,7 @@ async fn an_answer_before_the_end_of_the_request_is_passed_on_and_the_rest_is_se
                 assert!(count > 0, "it broke off after {bytes} bytes");
                 bytes += heard[..count].iter().filter(|byte| **byte == b'x').count();
             }
-            while shelf.take().await.is_none() {
+            while taken(&shelf).await.is_none() {
                 tokio::task::yield_now().await;
             }
         })
@@ -450,10 +491,10 @@ async fn an_answer_counts_although_its_upstream_reads_no_more() {
     let answer = b"HTTP/1.1 413 no\r\ncontent-length: 2\r\n\r\nno";
     far.write_all(answer).await.expect("somebody listens");
     drop(far);
-    let head = Exchange::new(idle, asked).head(&shelf).await;
+    let head = send(idle, asked, &shelf).await;
     let told = read(head.expect("a head")).await.expect("an answer");
     assert_eq!((told.0, told.1.as_str()), (413, "no"));
-    assert!(shelf.take().await.is_none());
+    assert!(taken(&shelf).await.is_none());
 }
 
 #[tokio::test]
@@ -470,14 +511,15 @@ async fn connections_that_the_other_side_left_are_not_used_again() {
         }
         // The reactor hears of it when the runtime has nothing to do.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(shelf.take().await.is_some());
-        assert!(shelf.take().await.is_none());
+        assert!(taken(&shelf).await.is_some());
+        assert!(taken(&shelf).await.is_none());
     }
     let (idle, _far, shelf) = connection();
     shelf.keep(idle);
-    let limit = Duration::from_secs(9);
-    assert!(shelf.expire(Instant::now(), limit));
-    assert!(!shelf.expire(Instant::now() + limit, limit));
+    assert!(shelf.expire(Instant::now() + Duration::from_secs(9)));
+    drop(_far);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!shelf.expire(Instant::now()));
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use super::listener::{SecretRef, secret};
+use crate::document::Meta;
 use crate::document::authorities::{AuthorityRef, references};
-use crate::document::{Meta, reference};
-use crate::model::{ObjectName, Port};
-use crate::reader::{Field, Object, quoted};
+use crate::model::Port;
+use crate::reader::Field;
 use crate::report::Source;
 
 /// Gateway API: at most 64 ports.
@@ -16,7 +17,7 @@ const MAX_PORTS: usize = 64;
 #[derive(Default)]
 pub(crate) struct GatewayTlsDraft {
     /// Secret with the certificate that backends are shown.
-    pub(crate) identity: Option<(Source, ObjectName)>,
+    pub(crate) identity: Option<SecretRef>,
     /// For HTTPS listeners of ports that are not in the next.
     pub(crate) default: Option<ValidationDraft>,
     /// By port; none: its clients are asked for nothing.
@@ -99,25 +100,4 @@ fn validation(field: &Field<'_>, meta: &Meta) -> Option<ValidationDraft> {
         authorities: authorities?,
         required: required?,
     })
-}
-
-fn secret(field: &Field<'_>, meta: &Meta) -> Option<(Source, ObjectName)> {
-    let mut object: Object<'_> = field.object()?;
-    if let Some(field) = object.optional("group") {
-        field.choice(&[("", ())]);
-    }
-    if let Some(field) = object.optional("kind") {
-        field.choice(&[("Secret", ())]);
-    }
-    let name = reference(&mut object, meta);
-    object.finish();
-    let name = name?;
-    if name.namespace() != meta.name.namespace() {
-        field.mistake(format_args!(
-            "a secret of another namespace needs a `ReferenceGrant`, which is not supported yet; expected namespace {}",
-            quoted(meta.name.namespace())
-        ));
-        return None;
-    }
-    Some((field.source().clone(), name))
 }

@@ -189,8 +189,10 @@ fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
 fn mirror(object: &mut Object<'_>, meta: &Meta) -> Option<FilterDraft> {
     let backend = object.required("backendRef").and_then(|field| {
         let draft = backend_reference(&field, field.object()?, meta)?;
-        if draft.kind != BackendKind::Backend {
-            field.mistake("a copy has no routing key of its own; expected kind `Backend`");
+        if draft.kind == BackendKind::RoutingTable {
+            field.mistake(
+                "a copy has no routing key of its own; expected kind `Service` or `Backend`",
+            );
             return None;
         }
         Some(draft)

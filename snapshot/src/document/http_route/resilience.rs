@@ -30,6 +30,7 @@ pub(super) fn timeouts(field: &Field<'_>) -> Option<RuleTimeouts> {
     let timeouts = RuleTimeouts {
         request: request?,
         backend: backend?,
+        ..RuleTimeouts::default()
     };
     if let (Limit::After(whole), Limit::After(one)) = (timeouts.request, timeouts.backend)
         && one > whole

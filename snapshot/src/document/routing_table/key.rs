@@ -1,9 +1,9 @@
 //! `key` of a routing table: where a request's routing key is, and who may set it.
 
+use crate::document::Meta;
 use crate::document::addresses::network;
 use crate::document::http_route::header_name;
-use crate::document::{Meta, name};
-use crate::model::{CertificateName, KeySource, KeyTrust, ObjectName};
+use crate::model::{CertificateName, KeySource, KeyTrust, ObjectName, SectionName};
 use crate::reader::{Field, one_of};
 
 const DEFAULT_HEADER: &str = "x-routing-key";
@@ -113,7 +113,7 @@ fn trusted(field: &Field<'_>, meta: &Meta) -> Option<Vec<KeyTrust>> {
             .required("gateway")
             .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
         let listener = match object.optional("listener") {
-            Some(field) => name(&field).map(Some),
+            Some(field) => field.parse(SectionName::new).map(Some),
             None => Some(None),
         };
         let sources = match object.optional("sources") {

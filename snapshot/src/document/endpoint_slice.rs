@@ -1,0 +1,143 @@
+//! `EndpointSlice` (`discovery.k8s.io`): where a service's pods are, and which of them are ready.
+
+use std::net::IpAddr;
+
+use super::Meta;
+use super::addresses::address;
+use super::service::transport;
+use crate::model::{ObjectName, Port, Transport};
+use crate::reader::{Field, Object};
+use crate::tree::Value;
+
+/// The label that names the service (Kubernetes, well-known labels).
+const SERVICE: &str = "kubernetes.io/service-name";
+
+/// Endpoints of a service, or some of them.
+pub(crate) struct SliceDraft {
+    /// The service; none: nobody's.
+    pub(crate) service: Option<ObjectName>,
+    pub(crate) ports: Vec<SlicePort>,
+    pub(crate) endpoints: Vec<EndpointDraft>,
+}
+
+/// A port that all endpoints of the slice have.
+pub(crate) struct SlicePort {
+    /// That of the service's port.
+    pub(crate) name: String,
+    pub(crate) port: Port,
+    pub(crate) transport: Option<Transport>,
+}
+
+/// An endpoint.
+pub(crate) struct EndpointDraft {
+    pub(crate) address: IpAddr,
+    pub(crate) state: State,
+}
+
+/// Whether an endpoint gets requests (Kubernetes, `EndpointConditions`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Ready,
+    /// It ends, and still answers: for when no other does.
+    Ending,
+    No,
+}
+
+/// Reads the fields of the object beside `metadata`.
+pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<SliceDraft> {
+    let service = meta
+        .labels
+        .get(SERVICE)
+        .and_then(|name| ObjectName::new(meta.name.namespace(), name).ok());
+    let kind = object
+        .required("addressType")
+        .and_then(|field| field.choice(&[("IPv4", true), ("IPv6", true), ("FQDN", false)]));
+    let ports = object.optional("ports");
+    let endpoints = object.optional("endpoints");
+    object.any_others();
+    let ports: Option<Vec<Option<SlicePort>>> = listed(ports).iter().map(port).collect();
+    // Names are resolved by nobody here (Kubernetes deprecates slices of them).
+    let endpoints = match kind? {
+        true => listed(endpoints).iter().map(endpoint).collect(),
+        false => Some(Vec::new()),
+    };
+    Some(SliceDraft {
+        service,
+        ports: ports?.into_iter().flatten().collect(),
+        endpoints: endpoints?,
+    })
+}
+
+/// An API server writes null for a list that is empty.
+fn listed(field: Option<Field<'_>>) -> Vec<Field<'_>> {
+    let present = field.filter(|field| *field.value() != Value::Null);
+    present.map(|field| field.list()).unwrap_or_default()
+}
+
+/// A port without number stands for all of them, which no route names.
+#[expect(
+    clippy::option_option,
+    reason = "a port that is skipped and one with mistakes are two things"
+)]
+fn port(field: &Field<'_>) -> Option<Option<SlicePort>> {
+    let mut object = field.object()?;
+    let name = object.optional("name").map(|field| field.string());
+    let port = object.optional("port");
+    let transport = transport(&mut object);
+    object.any_others();
+    let name = match name {
+        Some(name) => name?.to_owned(),
+        None => String::new(),
+    };
+    let Some(port) = port else { return Some(None) };
+    Some(Some(SlicePort {
+        name,
+        port: port.port()?,
+        transport,
+    }))
+}
+
+/// The first address of an endpoint: all of them are of one pod, and which is used says nothing.
+fn endpoint(field: &Field<'_>) -> Option<EndpointDraft> {
+    let mut object = field.object()?;
+    let addresses = object.required("addresses").map(|field| field.some_list());
+    let state = match object.optional("conditions") {
+        Some(field) => state(&field)?,
+        None => State::Ready,
+    };
+    object.any_others();
+    let address = address(addresses?.first()?)?;
+    Some(EndpointDraft {
+        address: address.address,
+        state,
+    })
+}
+
+fn state(field: &Field<'_>) -> Option<State> {
+    let mut object = field.object()?;
+    let mut condition = |name| object.optional(name).map(|field| field.boolean());
+    let (ready, serving, terminating) = (
+        condition("ready"),
+        condition("serving"),
+        condition("terminating"),
+    );
+    object.any_others();
+    // Absent conditions are unknown, which consumers take for ready and not terminating.
+    let ready = match ready {
+        Some(ready) => ready?,
+        None => true,
+    };
+    let serving = match serving {
+        Some(serving) => serving?,
+        None => ready,
+    };
+    let terminating = match terminating {
+        Some(terminating) => terminating?,
+        None => false,
+    };
+    Some(match (ready, serving, terminating) {
+        (true, _, _) => State::Ready,
+        (false, true, true) => State::Ending,
+        _ => State::No,
+    })
+}

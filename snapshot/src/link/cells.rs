@@ -1,0 +1,160 @@
+//! Cells: each tuple once, calls that are granted, and the routes of what they expose.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Served;
+use crate::derive::{self, Hosts};
+use crate::document::Table;
+use crate::document::cell::{CellDraft, ExposureDraft};
+use crate::model::{Cell, CellId, East, EndpointId, Platform, Route};
+use crate::reader::Sink;
+use crate::report::Source;
+use crate::shared::Shared;
+
+/// Cells by their tuple; of two with one the first counts. What the others expose is not told.
+pub(super) fn link(
+    drafts: &Table<CellDraft>,
+    sink: &Sink,
+) -> (BTreeMap<CellId, Shared<Cell>>, Vec<Arc<CellDraft>>) {
+    let drafts = drafts.values();
+    let mut cells: Vec<(&Source, &Arc<CellDraft>)> = drafts
+        .filter_map(|(source, draft)| Some((source, draft.as_ref()?)))
+        .collect();
+    cells.sort_by(|a, b| a.0.position().cmp(&b.0.position()));
+    let mut linked: BTreeMap<CellId, Shared<Cell>> = BTreeMap::new();
+    let mut exposing = Vec::new();
+    for (source, draft) in cells {
+        if let Some(first) = linked.get(&draft.cell.id) {
+            sink.mistake(
+                source.at("spec"),
+                format_args!(
+                    "cell `{}` is declared before, in {}",
+                    draft.cell.id, first.declared
+                ),
+            );
+            continue;
+        }
+        linked.insert(draft.cell.id.clone(), draft.cell.clone());
+        exposing.push(Arc::clone(draft));
+    }
+    easts(&mut linked, sink);
+    (linked, exposing)
+}
+
+/// Routes of everything that cells expose.
+pub(super) fn routes(
+    cells: &[Arc<CellDraft>],
+    platform: &Platform,
+    gateways: &Served,
+    sink: &Sink,
+) -> Vec<Route> {
+    let mut hosts = Hosts::default();
+    let mut routes = Vec::new();
+    for draft in cells {
+        for exposure in &draft.exposures {
+            routes.extend(exposed(
+                exposure,
+                &draft.namespace,
+                platform,
+                gateways,
+                &mut hosts,
+                sink,
+            ));
+        }
+    }
+    routes
+}
+
+/// Drops calls that nobody grants. They are no mistake: the other cell is another team's document.
+fn easts(cells: &mut BTreeMap<CellId, Shared<Cell>>, sink: &Sink) {
+    let refusal = |to: &EndpointId| -> Option<String> {
+        let Some(cell) = cells.get(&to.component.cell) else {
+            return Some(format!("there is no cell `{}`", to.component.cell));
+        };
+        let Some(component) = cell.components.get(&to.component.component) else {
+            return Some(format!(
+                "cell `{}` has no component `{}`",
+                cell.id, to.component.component
+            ));
+        };
+        let Some(endpoint) = component.endpoints.get(&to.endpoint) else {
+            return Some(format!(
+                "component `{}` has no endpoint `{}`",
+                component.id, to.endpoint
+            ));
+        };
+        endpoint.organization.is_none().then(|| {
+            format!(
+                "endpoint `{}` has no visibility `organization`",
+                endpoint.id
+            )
+        })
+    };
+    let mut granted: BTreeMap<CellId, Vec<East>> = BTreeMap::new();
+    for cell in cells.values() {
+        let mut list = Vec::new();
+        for east in &cell.east {
+            match refusal(&east.to) {
+                Some(why) => {
+                    sink.warning(east.declared.clone(), format_args!("grants nothing: {why}"))
+                }
+                None => list.push(east.clone()),
+            }
+        }
+        // A cell that calls nobody in vain stays the one that was read.
+        if list.len() < cell.east.len() {
+            granted.insert(cell.id.clone(), list);
+        }
+    }
+    for (id, list) in granted {
+        if let Some(cell) = cells.get_mut(&id) {
+            cell.east = list;
+        }
+    }
+}
+
+/// The route of one exposure.
+fn exposed(
+    exposure: &ExposureDraft,
+    namespace: &str,
+    platform: &Platform,
+    gateways: &Served,
+    hosts: &mut Hosts,
+    sink: &Sink,
+) -> Option<Route> {
+    let refuse = |message: String| sink.mistake(exposure.source.clone(), message);
+    let provider = match &exposure.provider {
+        None => None,
+        Some((name, source)) => match platform.jwt_providers.get(name) {
+            Some(provider) => Some(provider),
+            None => {
+                sink.mistake(
+                    source.clone(),
+                    format_args!(
+                        "no token provider `{name}` in `spec.jwtProviders` of the `Platform`"
+                    ),
+                );
+                return None;
+            }
+        },
+    };
+    let site = derive::site(exposure, platform).map_err(refuse).ok()?;
+    let path = derive::wildcard_path(exposure, &site)
+        .map_err(refuse)
+        .ok()?;
+    hosts.claim(exposure, &site, &path).map_err(refuse).ok()?;
+    // A gateway that is named and not there has mistakes of its own.
+    let gateway = gateways.get(&site.gateway)?;
+    let parents = derive::parents(&site, gateway.listeners.iter());
+    if parents.is_empty() && !sink.tainted(&gateway.declared) {
+        refuse(format!(
+            "no listener of gateway {} takes its host `{}`",
+            gateway.name, site.host
+        ));
+        return None;
+    }
+    derive::route(exposure, &site, namespace, parents, provider)
+        .map_err(refuse)
+        .ok()
+}

@@ -1,0 +1,424 @@
+//! Gateways of our classes: their addresses, and their listeners with those that sets add.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::context::{Context, Fault};
+use super::listener::{Entry, Owner, conflicts};
+use super::pool::Pool;
+use super::{Taking, gateway_tls};
+use crate::document::Table;
+use crate::document::gateway::{AddressDraft, GatewayDraft};
+use crate::document::gateway_class::ClassDraft;
+use crate::document::listener_set::ListenerSetDraft;
+use crate::model::{Cidr, Gateway, ObjectName, Parent, Transport};
+use crate::report::Source;
+use crate::status::{ParentKind, Reason};
+
+/// A gateway with all its listeners, whatever their state is.
+pub(super) struct Built {
+    pub(super) name: ObjectName,
+    pub(super) declared: Source,
+    pub(super) draft: Arc<GatewayDraft>,
+    pub(super) addresses: Vec<IpAddr>,
+    /// Why it is not accepted.
+    pub(super) accepted: Option<Fault>,
+    /// Why it has no addresses.
+    pub(super) programmed: Option<Fault>,
+    /// Why its own references lead nowhere.
+    pub(super) resolved: Option<Fault>,
+    /// Its own listeners, then those of sets, in the order of precedence.
+    pub(super) entries: Vec<Entry>,
+    pub(super) identity: Option<ObjectName>,
+}
+
+/// A set of listeners.
+pub(super) struct Set {
+    pub(super) draft: Arc<ListenerSetDraft>,
+    /// Why it adds nothing to its gateway.
+    pub(super) refused: Option<Fault>,
+}
+
+/// What a reference to a gateway or a set leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing.
+    Absent,
+    /// A document that has mistakes.
+    Unread,
+    /// Something of another controller.
+    Foreign,
+    /// Listeners.
+    Ours,
+}
+
+/// All gateways and sets.
+#[derive(Default)]
+pub(super) struct Gateways {
+    pub(super) built: BTreeMap<ObjectName, Built>,
+    pub(super) sets: BTreeMap<ObjectName, Set>,
+    unread: Vec<(ParentKind, ObjectName)>,
+    foreign: Vec<(ParentKind, ObjectName)>,
+}
+
+impl Gateways {
+    /// Links gateways and sets. `refused` is what could be read of gateways that have mistakes, `pools` are networks that
+    /// addresses are taken from.
+    pub(super) fn new(
+        gateways: &Table<GatewayDraft>,
+        sets: &Table<ListenerSetDraft>,
+        classes: &Table<ClassDraft>,
+        refused: &BTreeMap<ObjectName, (Arc<GatewayDraft>, Fault)>,
+        pools: &[Cidr],
+        to: &Context<'_>,
+    ) -> Self {
+        let mut all = Self::default();
+        for (name, (declared, draft)) in gateways {
+            let key = (ParentKind::Gateway, name.clone());
+            let (draft, fault) = match (draft, refused.get(name)) {
+                (Some(draft), _) => (draft, None),
+                // What attaches to it and what its status says is as if it had nothing but its mistakes.
+                (None, Some((draft, fault))) => (draft, Some(fault.clone())),
+                (None, None) => {
+                    all.unread.push(key);
+                    continue;
+                }
+            };
+            if !is_ours(draft, classes, to.taking) {
+                all.foreign.push(key);
+                continue;
+            }
+            let mut built = Built::new(name, declared, draft, to);
+            built.accepted = fault.or(built.accepted);
+            all.built.insert(name.clone(), built);
+        }
+        all.assign(pools, to);
+        all.add_sets(sets, to);
+        for built in all.built.values_mut() {
+            conflicts(&mut built.entries, to);
+            gateway_tls::apply(built, to);
+        }
+        all.sockets(to);
+        all
+    }
+
+    /// What a reference leads to.
+    pub(super) fn place(&self, kind: ParentKind, name: &ObjectName) -> Place {
+        let ours = match kind {
+            ParentKind::Gateway => self.built.contains_key(name),
+            ParentKind::ListenerSet => self.sets.contains_key(name),
+        };
+        let is =
+            |list: &[(ParentKind, ObjectName)]| list.iter().any(|one| *one == (kind, name.clone()));
+        if ours {
+            Place::Ours
+        } else if is(&self.unread) {
+            Place::Unread
+        } else if is(&self.foreign) {
+            Place::Foreign
+        } else {
+            Place::Absent
+        }
+    }
+
+    /// The gateway behind a reference, and its listeners that the reference is about.
+    pub(super) fn listeners(
+        &self,
+        kind: ParentKind,
+        name: &ObjectName,
+    ) -> Option<(&Built, Vec<&Entry>)> {
+        let (built, set) = match kind {
+            ParentKind::Gateway => (self.built.get(name)?, None),
+            ParentKind::ListenerSet => {
+                let set = self.sets.get(name)?;
+                (self.built.get(&set.draft.gateway)?, Some(name))
+            }
+        };
+        let entries = built.entries.iter();
+        Some((
+            built,
+            entries.filter(|one| one.set.as_ref() == set).collect(),
+        ))
+    }
+
+    /// Gateways as the router and the kernel get them: those with addresses, and of their listeners those that work.
+    pub(super) fn served(&self) -> BTreeMap<ObjectName, Gateway> {
+        let working = self.built.iter().filter(|(_, built)| built.works());
+        working
+            .map(|(name, built)| (name.clone(), built.model()))
+            .collect()
+    }
+
+    fn by_age(&self) -> Vec<ObjectName> {
+        let mut names: Vec<_> = self.built.values().collect();
+        names.sort_by_key(|built| {
+            let created = built.draft.created;
+            (created.is_none(), created, built.name.clone())
+        });
+        names.into_iter().map(|built| built.name.clone()).collect()
+    }
+
+    /// Gives every gateway its addresses: those that it names, then those that it had, then new ones.
+    fn assign(&mut self, pools: &[Cidr], to: &Context<'_>) {
+        let mut pool = Pool::new(pools);
+        for built in self.built.values_mut() {
+            built.fixed(&mut pool, to);
+        }
+        let order = self.by_age();
+        for name in &order {
+            if let Some(built) = self.built.get_mut(name) {
+                built.kept(&mut pool);
+            }
+        }
+        for name in &order {
+            if let Some(built) = self.built.get_mut(name) {
+                built.new_ones(&mut pool, to);
+            }
+        }
+    }
+
+    /// Adds listeners of sets to their gateways, those of the oldest set first (Gateway API, `ListenerSet`).
+    fn add_sets(&mut self, sets: &Table<ListenerSetDraft>, to: &Context<'_>) {
+        let mut known = Vec::new();
+        for (name, (_, draft)) in sets {
+            match draft {
+                Some(draft) => known.push((name, draft)),
+                None => self.unread.push((ParentKind::ListenerSet, name.clone())),
+            }
+        }
+        known
+            .sort_by_key(|(name, draft)| (draft.created.is_none(), draft.created, (*name).clone()));
+        for (name, draft) in known {
+            let gateway = &draft.gateway;
+            match self.place(ParentKind::Gateway, gateway) {
+                Place::Ours => {}
+                place => {
+                    let key = (ParentKind::ListenerSet, name.clone());
+                    match place {
+                        Place::Absent => to
+                            .sink
+                            .mistake(draft.parent.clone(), format_args!("no `Gateway` {gateway}")),
+                        Place::Unread | Place::Foreign | Place::Ours => {}
+                    }
+                    // Whose the gateway is nobody knows: another controller may have something to say.
+                    self.foreign.push(key);
+                    continue;
+                }
+            }
+            let Some(built) = self.built.get_mut(gateway) else {
+                continue;
+            };
+            let allowed =
+                to.namespaces
+                    .allow(&built.draft.sets, gateway.namespace(), name.namespace());
+            let refused = if !allowed {
+                let why = format!(
+                    "`Gateway` {gateway} takes no `ListenerSet` of namespace `{}`; one whose `allowedListeners` have this namespace would",
+                    name.namespace()
+                );
+                to.sink.mistake(draft.parent.clone(), &why);
+                Some(Fault::new(Reason::NotAllowed, why))
+            } else if built.accepted.is_some() {
+                let why = format!("`Gateway` {gateway} is not accepted");
+                Some(Fault::new(Reason::ParentNotAccepted, why))
+            } else {
+                let listeners = draft.listeners.iter();
+                built
+                    .entries
+                    .extend(listeners.map(|one| Entry::new(one, Owner::Set(name), to)));
+                None
+            };
+            let set = Set {
+                draft: Arc::clone(draft),
+                refused,
+            };
+            self.sets.insert(name.clone(), set);
+        }
+    }
+
+    /// Two gateways cannot have one socket: the older has it.
+    fn sockets(&mut self, to: &Context<'_>) {
+        let mut taken: BTreeMap<(IpAddr, Transport, crate::model::Port), (ObjectName, Source)> =
+            BTreeMap::new();
+        for name in self.by_age() {
+            let Some(built) = self.built.get_mut(&name) else {
+                continue;
+            };
+            if !built.works() {
+                continue;
+            }
+            let addresses = built.addresses.clone();
+            for entry in &mut built.entries {
+                let Some(listener) = entry.model() else {
+                    continue;
+                };
+                for address in &addresses {
+                    let socket = (*address, listener.protocol.transport(), listener.port);
+                    let (first, declared) = taken
+                        .entry(socket)
+                        .or_insert_with(|| (name.clone(), built.declared.clone()));
+                    if *first != name {
+                        let why = format!(
+                            "port {} of address {address} belongs to {declared}",
+                            listener.port
+                        );
+                        let source = &listener.declared;
+                        to.sink
+                            .mistake(source.at(format!("{}.port", source.field)), &why);
+                        entry.unavailable(why);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a gateway is for Cardinal. In a folder a class without document is nobody else's.
+fn is_ours(draft: &GatewayDraft, classes: &Table<ClassDraft>, taking: Taking) -> bool {
+    let class = classes
+        .iter()
+        .find(|(name, _)| name.name() == draft.class)
+        .and_then(|(_, (_, class))| class.as_ref());
+    match class {
+        Some(class) => class.is_ours(),
+        None => taking == Taking::Whole,
+    }
+}
+
+impl Built {
+    fn new(
+        name: &ObjectName,
+        declared: &Source,
+        draft: &Arc<GatewayDraft>,
+        to: &Context<'_>,
+    ) -> Self {
+        let mut accepted = None;
+        if let Some(source) = &draft.parameters {
+            let why = "a gateway has no parameters; expected none";
+            to.sink.mistake(source.clone(), why);
+            accepted = Some(Fault::new(Reason::InvalidParameters, why));
+        }
+        for address in &draft.addresses {
+            if let AddressDraft::Unsupported(source, why) = address {
+                to.sink.mistake(source.clone(), why);
+                accepted.get_or_insert_with(|| Fault::new(Reason::UnsupportedAddress, why));
+            }
+        }
+        let listeners = draft.listeners.iter();
+        Self {
+            name: name.clone(),
+            declared: declared.clone(),
+            addresses: Vec::new(),
+            accepted,
+            programmed: None,
+            resolved: None,
+            entries: listeners
+                .map(|one| Entry::new(one, Owner::Gateway(name), to))
+                .collect(),
+            identity: None,
+            draft: Arc::clone(draft),
+        }
+    }
+
+    /// Whether it can have listeners at all.
+    pub(super) fn works(&self) -> bool {
+        self.accepted.is_none() && self.programmed.is_none() && !self.addresses.is_empty()
+    }
+
+    fn model(&self) -> Gateway {
+        Gateway {
+            name: self.name.clone(),
+            declared: self.declared.clone(),
+            addresses: self.addresses.clone(),
+            listeners: self.entries.iter().filter_map(Entry::model).collect(),
+            gate: None,
+            identity: self.identity.clone(),
+        }
+    }
+
+    /// The parent that a listener of the gateway is for routes; none: it does not work.
+    pub(super) fn parent(&self, entry: &Entry) -> Option<Parent> {
+        (self.works() && entry.works()).then(|| Parent {
+            gateway: self.name.clone(),
+            listener: Some(entry.id.clone()),
+            port: None,
+        })
+    }
+
+    fn fixed(&mut self, pool: &mut Pool<'_>, to: &Context<'_>) {
+        for address in &self.draft.addresses {
+            let AddressDraft::Fixed(placed) = address else {
+                continue;
+            };
+            if !pool.has(placed.address) {
+                let why = format!(
+                    "`{}` is in no network of `spec.gateways.addressPools` of the `Platform`",
+                    placed.address
+                );
+                to.sink.mistake(placed.source.clone(), &why);
+                self.programmed
+                    .get_or_insert(Fault::new(Reason::AddressNotUsable, why));
+                continue;
+            }
+            // Two gateways may have one address as long as their ports differ.
+            pool.take(placed.address);
+            self.addresses.push(placed.address);
+        }
+    }
+
+    /// How many addresses are to be given beside those that it names; none named: one of each family.
+    fn missing(&self, pool: &Pool<'_>) -> usize {
+        let named = &self.draft.addresses;
+        let any = |one: &&AddressDraft| matches!(one, AddressDraft::Any);
+        match named.is_empty() {
+            true => pool.families().count().max(1),
+            false => named.iter().filter(any).count(),
+        }
+    }
+
+    fn kept(&mut self, pool: &mut Pool<'_>) {
+        let mut room = self.missing(pool);
+        for address in &self.draft.assigned {
+            let family = |one: &&IpAddr| one.is_ipv4() == address.is_ipv4();
+            let spare = match self.draft.addresses.is_empty() {
+                true => !self.addresses.iter().any(|one| family(&one)),
+                false => true,
+            };
+            if room > 0 && spare && pool.keep(*address) {
+                self.addresses.push(*address);
+                room -= 1;
+            }
+        }
+    }
+
+    fn new_ones(&mut self, pool: &mut Pool<'_>, to: &Context<'_>) {
+        let fixed = |one: &&AddressDraft| matches!(one, AddressDraft::Fixed(_));
+        let named = self.draft.addresses.iter().filter(fixed).count();
+        let wanted = match self.programmed {
+            Some(_) => 0,
+            None => named + self.missing(pool),
+        };
+        let families: Vec<_> = pool.families().collect();
+        let each = self.draft.addresses.is_empty();
+        for family in families {
+            let has = each && self.addresses.iter().any(|one| family.has(*one));
+            while self.addresses.len() < wanted && !has {
+                let Some(address) = pool.assign(&self.name, family) else {
+                    break;
+                };
+                self.addresses.push(address);
+                if each {
+                    break;
+                }
+            }
+        }
+        if self.addresses.len() < wanted {
+            let why = "is missing, and required: `spec.gateways.addressPools` of the `Platform` have no address to give";
+            to.sink.mistake(self.draft.addresses_source.clone(), why);
+            self.programmed = Some(Fault::new(Reason::AddressNotAssigned, why));
+        }
+        self.addresses.sort_by_key(|address| !address.is_ipv4());
+    }
+}
