@@ -21,7 +21,7 @@ mod merge;
 pub(crate) use merge::Said;
 
 /// The controller's name: classes that have it are ours.
-pub const CONTROLLER: &str = "cardinal.dev/gateway";
+pub use snapshot::CONTROLLER;
 /// Group of the Gateway API.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 /// Longest message of a condition. The API takes 32,768; nobody reads as much.

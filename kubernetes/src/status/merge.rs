@@ -186,12 +186,12 @@ mod tests {
         });
         let status = json!({"parents": [
             theirs,
-            {"parentRef": {"name": "gone"}, "controllerName": "cardinal.dev/gateway", "conditions": []}
+            {"parentRef": {"name": "gone"}, "controllerName": "cardinal.dev/gateway-controller", "conditions": []}
         ]});
         let said = parents(&[("a", condition("Accepted", "True", 2))]);
         let merged = said.merged(Some(&status), NOW).expect("news");
         let ours = json!({
-            "parentRef": {"name": "a"}, "controllerName": "cardinal.dev/gateway",
+            "parentRef": {"name": "a"}, "controllerName": "cardinal.dev/gateway-controller",
             "conditions": [timed(condition("Accepted", "True", 2), NOW)]
         });
         assert_eq!(merged, json!({"parents": [theirs, ours]}));
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_time_changes_with_the_status_only() {
         let status = json!({"parents": [{
-            "parentRef": {"name": "a"}, "controllerName": "cardinal.dev/gateway",
+            "parentRef": {"name": "a"}, "controllerName": "cardinal.dev/gateway-controller",
             "conditions": [timed(condition("Accepted", "True", 1), THEN)]
         }]});
         let said = parents(&[("a", condition("Accepted", "True", 2))]);
