@@ -33,6 +33,8 @@ pub struct Cli {
 pub enum Command {
     /// Check a folder of documents offline and list every mistake
     Validate(ValidateArgs),
+    /// Show what this node lacks for cells to be enforced; exit code 1 if it lacks anything that an agent needs
+    Preflight(PreflightArgs),
     /// Show what a running agent does: generation, cells, pods, listeners, drops, what is not enforced
     Status(StatusArgs),
     /// Ask the kernel what becomes of a connection or a frame, by which rule, and what other documents would say
@@ -174,6 +176,25 @@ pub struct ValidateArgs {
     pub dir: PathBuf,
 
     /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `preflight`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It changes nothing. Run it as the agent will run: in a pod, with the pod's security context and mounts."
+)]
+pub struct PreflightArgs {
+    /// Folder of the node's pins
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// cgroup2 folder whose processes are steered at connect time [default: where cgroup2 is mounted]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Print the findings as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -37,6 +37,7 @@ mod logs;
 mod mapped;
 mod maps;
 mod netlink;
+mod preflight;
 mod quarantine;
 mod routes;
 mod services;
@@ -53,6 +54,7 @@ pub use error::Error;
 pub use events::{EventReader, EventStream};
 pub use explain::{Answer, Asked, Explainer, KnownPod};
 pub use links::GateHook;
+pub use preflight::{Finding, Standing, preflight};
 pub use quarantine::{Held, PodWatch};
 pub use tables::{
     Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress, Table,
@@ -195,12 +197,17 @@ const BUILT_IN: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(
 #[cfg(not(ebpf_object))]
 const BUILT_IN: Option<&[u8]> = None;
 
+/// The programs that this agent was built with.
+fn built_in() -> Result<&'static [u8], Error> {
+    BUILT_IN.ok_or(Error::NoObject)
+}
+
 fn object(config: &DatapathConfig) -> Result<Cow<'static, [u8]>, Error> {
     match &config.object {
         Some(path) => fs::read(path)
             .map(Cow::Owned)
             .map_err(Error::file("read", path)),
-        None => BUILT_IN.map(Cow::Borrowed).ok_or(Error::NoObject),
+        None => built_in().map(Cow::Borrowed),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod logs;
 pub mod metrics;
 pub mod packets;
 pub mod pods;
+pub mod preflight;
 pub mod proxy;
 pub mod recent;
 pub mod reconcile;

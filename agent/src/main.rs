@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use cardinal_agent::config::{Cli, Command, LogFormat, RunArgs, StatusArgs};
 use cardinal_agent::source::SourceError;
 use cardinal_agent::status::Status;
-use cardinal_agent::{admin, app, cleanup, explain, flows, logs, validate};
+use cardinal_agent::{admin, app, cleanup, explain, flows, logs, preflight, validate};
 use clap::Parser as _;
 
 /// Requests are many small allocations of short life, for which the C library's allocator takes a tenth of the router's
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Validate(args)) => validate::run(&args),
+        Some(Command::Preflight(args)) => finish(preflight::run(&args), LogFormat::Pretty),
         Some(Command::Status(args)) => finish(status(&args), LogFormat::Pretty),
         Some(Command::Cleanup(args)) => finish(cleanup::run(&args), LogFormat::Pretty),
         Some(Command::Explain(args)) => finish(explain::run(&args), LogFormat::Pretty),

@@ -4,11 +4,12 @@
 //! makes. Documents that are refused are forgotten until they change; what fails for another reason (a taken port, a
 //! full table) is tried again at the next tick, and pods never wait for documents.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kubernetes::Cluster;
-use snapshot::Snapshot;
+use snapshot::{Snapshot, Warning};
 
 use crate::activate::{ActivateError, Activator};
 use crate::datapath::Discovery;
@@ -72,6 +73,8 @@ pub struct Reconciler {
     discovery: Discovery,
     /// Whether the active generation was made for other pods than `discovery` has.
     stale: bool,
+    /// What was said of the active documents: it is not said again with each change of others.
+    told: BTreeSet<Warning>,
     /// When the large tables may be compared again.
     rested: Option<Instant>,
     /// How long an interface without addresses stays in quarantine.
@@ -99,6 +102,7 @@ impl Reconciler {
             waiting: None,
             discovery,
             stale: false,
+            told: BTreeSet::new(),
             rested: None,
             patience,
         };
@@ -252,9 +256,11 @@ impl Reconciler {
             "generation active"
         );
         if reason != Reload::Pods {
-            for warning in &active.snapshot.warnings {
+            let warnings: BTreeSet<Warning> = active.snapshot.warnings.iter().cloned().collect();
+            for warning in warnings.difference(&self.told) {
                 tracing::warn!(source = %warning.source, "{}", warning.message);
             }
+            self.told = warnings;
             for (source, message) in view::expired(&active.snapshot) {
                 tracing::error!(%source, "{message}");
             }

@@ -79,6 +79,8 @@ pub struct Loaded {
     pub files: Vec<SourceFile>,
     /// SHA-256 over names and bytes, lower-case hex.
     pub digest: String,
+    /// What the files looked like from outside.
+    fingerprint: Fingerprint,
 }
 
 /// What a file looked like from outside; equal fingerprints mean that nothing was written.
@@ -106,7 +108,11 @@ pub fn load(folder: &Path) -> Result<Loaded, SourceError> {
 fn attempt_to_load(folder: &Path) -> Result<Option<Loaded>, SourceError> {
     let before = fingerprint(folder)?;
     match read(folder, &before) {
-        Ok(loaded) => Ok((fingerprint(folder)? == before).then_some(loaded)),
+        Ok((files, digest)) => Ok((fingerprint(folder)? == before).then_some(Loaded {
+            files,
+            digest,
+            fingerprint: before,
+        })),
         // A file may vanish between listing and reading; that is a change like any other.
         Err(SourceError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Ok(None)
@@ -115,7 +121,7 @@ fn attempt_to_load(folder: &Path) -> Result<Option<Loaded>, SourceError> {
     }
 }
 
-fn read(folder: &Path, listing: &Fingerprint) -> Result<Loaded, SourceError> {
+fn read(folder: &Path, listing: &Fingerprint) -> Result<(Vec<SourceFile>, String), SourceError> {
     let mut hasher = Sha256::new();
     let mut files = Vec::with_capacity(listing.len());
     for path in listing.keys() {
@@ -145,7 +151,7 @@ fn read(folder: &Path, listing: &Fingerprint) -> Result<Loaded, SourceError> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    Ok(Loaded { files, digest })
+    Ok((files, digest))
 }
 
 /// Lists documents with what changes when they are written. Symbolic links are followed, since that is

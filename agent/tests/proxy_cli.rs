@@ -734,3 +734,49 @@ fn the_debug_endpoint_is_that_of_the_contract() {
         );
     }
 }
+
+#[test]
+fn preflight_names_all_that_a_node_lacks_and_fails_then() {
+    let folder = tempfile::tempdir().expect("folder");
+    let pins = folder.path().join("pins");
+    let preflight = |more: &[&str]| {
+        Command::new(AGENT)
+            .args(["preflight", "--bpffs"])
+            .arg(&pins)
+            .arg("--cgroup")
+            .arg(folder.path())
+            .args(more)
+            .output()
+            .expect("runs")
+    };
+    let output = preflight(&["--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = answer["findings"].as_array().expect("findings");
+    let text = |what: &str| {
+        let finding = findings
+            .iter()
+            .find(|finding| finding["what"] == what)
+            .expect(what);
+        assert_eq!(finding["standing"], "lacks", "{finding}");
+        finding["text"].as_str().expect("text").to_owned()
+    };
+    assert!(text("bpffs").contains("mount -t bpf"));
+    assert!(text("cgroup2").contains("not a folder of a cgroup2"));
+
+    // The same for people: one line each, and how many at the end.
+    let output = preflight(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(shown.lines().count(), findings.len());
+    let lacking = shown
+        .lines()
+        .filter(|line| line.starts_with("LACKS"))
+        .count();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        errors.contains(&format!("lacks {lacking} of the {}", findings.len())),
+        "{errors}"
+    );
+    assert!(!pins.exists(), "nothing is made");
+}

@@ -214,8 +214,24 @@ impl World {
     /// # Errors
     /// The manifest is refused; the message has the API server's words.
     pub fn apply(&self, manifest: &str) -> Result<()> {
+        self.send(manifest, &["apply", "--server-side", "--force-conflicts"])
+    }
+
+    /// Asks the API server whether it would take a manifest. Nothing is kept.
+    ///
+    /// # Errors
+    /// It would not; unknown fields are errors too.
+    pub fn check(&self, manifest: &str) -> Result<()> {
+        self.send(
+            manifest,
+            &["create", "--dry-run=server", "--validate=strict"],
+        )
+    }
+
+    fn send(&self, manifest: &str, how: &[&str]) -> Result<()> {
         let mut child = self
-            .kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"])
+            .kubectl(how)
+            .args(["-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -232,6 +248,22 @@ impl World {
             );
         }
         written.context("kubectl did not read the manifest")
+    }
+
+    /// Creates or changes the objects of all manifests in a folder, and waits for the definitions among them to be served.
+    ///
+    /// # Errors
+    /// One is refused.
+    pub fn apply_folder(&self, folder: &Path) -> Result<()> {
+        let mut apply = self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f"]);
+        run(apply.arg(folder))?;
+        run(&mut self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd",
+            "--all",
+        ]))
     }
 
     /// Creates or changes what a folder's `kustomization.yaml` says.

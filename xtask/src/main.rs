@@ -6,7 +6,9 @@
 //! how a cell works; the scenarios are the `tests` crate's.
 
 mod bench;
+mod crds;
 mod ebpf;
+mod image;
 mod kube;
 mod setup;
 mod shell;
@@ -40,6 +42,10 @@ enum Command {
     Quickstart(stage::QuickstartOptions),
     /// Measure what the datapath costs beside a node without it and beside its peers (root), and the router beside other proxies.
     Bench(bench::Options),
+    /// Write the definitions of Cardinal's kinds into deploy/crds.
+    Crds(crds::Options),
+    /// Build the agent's image, as an OCI layout, with a bill of materials.
+    Image(image::Options),
     /// Bring up a throw-away Kubernetes with the agent on every node, until Ctrl-C (root).
     Kube(kube::KubeOptions),
     /// Run the conformance suite of the Gateway API in a throw-away Kubernetes (root), or against a cluster.
@@ -58,6 +64,8 @@ fn main() -> std::process::ExitCode {
         Command::Demo(options) => stage::demo(&options),
         Command::Quickstart(options) => stage::quickstart(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Crds(options) => crds::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Kube(options) => kube::kube(&options),
         Command::Conformance(options) => kube::conformance(&options),
         Command::Test(options) => suite::run(&options),

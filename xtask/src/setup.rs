@@ -91,6 +91,25 @@ pub(crate) fn world() -> Result<()> {
     ])
 }
 
+/// What a program without a C library of the machine is built with.
+pub(crate) fn static_build(target: &str) -> Result<()> {
+    apt(vec![Package::new(
+        "musl-tools",
+        "compiles C for a static program",
+    )])?;
+    let there = shell::output(shell::command("rustc").args([
+        "--print",
+        "target-libdir",
+        "--target",
+        target,
+    ]))?;
+    if !PathBuf::from(there).is_dir() {
+        eprintln!("setup: the standard library for {target} is missing; rustup fetches it");
+        shell::run(shell::command("rustup").args(["target", "add", target]))?;
+    }
+    Ok(())
+}
+
 /// What a Kubernetes in network namespaces needs beside Go.
 pub(crate) fn kube() -> Result<()> {
     apt(vec![
@@ -133,34 +152,68 @@ pub(crate) fn proxies() -> Result<()> {
 /// The conformance suite for HTTP/2, which Go builds; or in words why it is not here. Asked for by `CARDINAL_H2SPEC`, it has
 /// to be there.
 pub(crate) fn h2spec() -> Result<Result<PathBuf, String>> {
-    const SOURCE: &str = "github.com/summerwind/h2spec/cmd/h2spec@latest";
-    if let Some(named) = env::var_os("CARDINAL_H2SPEC") {
-        let named = PathBuf::from(named);
-        if !named.is_file() {
-            bail!(
-                "CARDINAL_H2SPEC names {}, which is no file",
-                named.display()
-            );
+    let h2spec = GoProgram {
+        name: "h2spec",
+        what: "the conformance suite for HTTP/2",
+        variable: "CARDINAL_H2SPEC",
+        source: "github.com/summerwind/h2spec/cmd/h2spec@latest",
+    };
+    h2spec.find()
+}
+
+/// Helm, which the chart is tested with.
+pub(crate) fn helm() -> Result<PathBuf> {
+    let helm = GoProgram {
+        name: "helm",
+        what: "which renders the chart",
+        variable: "CARDINAL_HELM",
+        source: "helm.sh/helm/v4/cmd/helm@v4.3.0",
+    };
+    helm.find()?.map_err(anyhow::Error::msg)
+}
+
+/// A program that is built with Go where no package brings it.
+struct GoProgram {
+    name: &'static str,
+    what: &'static str,
+    /// Names the program, if somebody has it elsewhere.
+    variable: &'static str,
+    source: &'static str,
+}
+
+impl GoProgram {
+    /// Where it is, after it was built if need be, or in words why it is not here.
+    fn find(&self) -> Result<Result<PathBuf, String>> {
+        let Self { name, source, .. } = self;
+        if let Some(named) = env::var_os(self.variable) {
+            let named = PathBuf::from(named);
+            if !named.is_file() {
+                bail!(
+                    "{} names {}, which is no file",
+                    self.variable,
+                    named.display()
+                );
+            }
+            return Ok(Ok(named));
         }
-        return Ok(Ok(named));
-    }
-    let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
-    let built = home.join("go/bin/h2spec");
-    if let Some(found) = shell::find("h2spec").or_else(|| built.is_file().then(|| built.clone())) {
-        return Ok(Ok(found));
-    }
-    if shell::find("go").is_none() {
-        return Ok(Err(format!(
-            "h2spec is not here, and no Go to build it with (go install {SOURCE})"
-        )));
-    }
-    eprintln!("setup: building h2spec, the conformance suite for HTTP/2");
-    let mut go = shell::command("go");
-    go.args(["install", SOURCE])
-        .env("GOBIN", home.join("go/bin"));
-    match shell::run(&mut go) {
-        Ok(_) => Ok(Ok(built)),
-        Err(error) => Ok(Err(format!("h2spec could not be built: {error:#}"))),
+        let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
+        let built = home.join("go/bin").join(name);
+        if let Some(found) = shell::find(name).or_else(|| built.is_file().then(|| built.clone())) {
+            return Ok(Ok(found));
+        }
+        if shell::find("go").is_none() {
+            return Ok(Err(format!(
+                "{name} is not here, and no Go to build it with (go install {source})"
+            )));
+        }
+        eprintln!("setup: building {name}, {}", self.what);
+        let mut go = shell::command("go");
+        go.args(["install", source])
+            .env("GOBIN", home.join("go/bin"));
+        match shell::run(&mut go) {
+            Ok(_) => Ok(Ok(built)),
+            Err(error) => Ok(Err(format!("{name} could not be built: {error:#}"))),
+        }
     }
 }
 

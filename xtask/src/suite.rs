@@ -278,12 +278,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 /// Builds Kubernetes and the tests in it, and runs them. What this machine lacks for that is an error.
 fn in_kubernetes(options: &Options, start: Instant) -> Result<ExitCode> {
     let variables = kube::prepare("up")?;
+    let helm = [("CARDINAL_HELM", setup::helm()?)];
     setup::host_build()?;
     setup::world()?;
     setup::ebpf()?;
     let object = ebpf::build(&ebpf::Options::default())?;
     let programs = stage::build(Some(&object), false)?;
-    let variables = [&programs.variables()[..], &variables].concat();
+    let variables = [&programs.variables()[..], &variables, &helm].concat();
     let binaries = binaries(&object, &["--test", "kube_*"])?;
     let mut tally = Tally::default();
     let mut node = shell::command("go");

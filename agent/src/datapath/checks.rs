@@ -16,33 +16,122 @@ const CGROUP2: FsType = FsType(0x6367_7270);
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Capabilities (`linux/capability.h`), each with the older one that includes it.
-const NEEDED: [(u32, u32, &str); 2] = [(39, 21, "CAP_BPF"), (12, 12, "CAP_NET_ADMIN")];
+/// A capability that the agent uses.
+pub(super) struct Capability {
+    pub(super) name: &'static str,
+    /// Its number (`linux/capability.h`), and that of an older one that includes it.
+    bit: u32,
+    wider: u32,
+    pub(super) purpose: &'static str,
+    /// What is worse without it; nothing if no agent starts.
+    pub(super) without: Option<&'static str>,
+}
+
+impl Capability {
+    /// Whether a set has it.
+    pub(super) fn is_in(&self, set: u64) -> bool {
+        set & (1 << self.bit | 1 << self.wider) != 0
+    }
+}
+
+/// All of them.
+pub(super) const CAPABILITIES: [Capability; 6] = [
+    Capability {
+        name: "CAP_BPF",
+        bit: 39,
+        wider: 21,
+        purpose: "loads programs and makes maps",
+        without: None,
+    },
+    Capability {
+        name: "CAP_PERFMON",
+        bit: 38,
+        wider: 21,
+        purpose: "lets programs compare pointers into packets",
+        without: None,
+    },
+    Capability {
+        name: "CAP_NET_ADMIN",
+        bit: 12,
+        wider: 12,
+        purpose: "attaches programs, sets the policy route, opens transparent sockets",
+        without: None,
+    },
+    Capability {
+        name: "CAP_NET_BROADCAST",
+        bit: 11,
+        wider: 11,
+        purpose: "hears of changes in pods' network namespaces",
+        without: None,
+    },
+    Capability {
+        name: "CAP_SYS_ADMIN",
+        bit: 21,
+        wider: 21,
+        purpose: "opens type information, maps and links by their number",
+        without: None,
+    },
+    Capability {
+        name: "CAP_SYS_NICE",
+        bit: 23,
+        wider: 23,
+        purpose: "lets threads that guard new pods come before others",
+        without: Some("under load a pod may send before it is held"),
+    },
+];
+
+/// Capabilities without which opening the datapath is not even tried.
+const FIRST: [&str; 2] = ["CAP_BPF", "CAP_NET_ADMIN"];
 
 /// Checks privileges and the kernel; returns the kernel's release.
 pub(super) fn kernel() -> Result<String, Error> {
+    let effective = effective()?;
+    for capability in &CAPABILITIES {
+        if FIRST.contains(&capability.name) && !capability.is_in(effective) {
+            return Err(Error::Privilege {
+                capability: capability.name,
+            });
+        }
+    }
+    let release = recent(release()?)?;
+    btf()?;
+    Ok(release)
+}
+
+/// The effective capabilities of the calling thread.
+pub(super) fn effective() -> Result<u64, Error> {
     let status = read("/proc/thread-self/status")?;
-    let effective = status
+    Ok(status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    for (bit, wider, capability) in NEEDED {
-        if effective & (1 << bit | 1 << wider) == 0 {
-            return Err(Error::Privilege { capability });
-        }
-    }
-    let release = read("/proc/sys/kernel/osrelease")?.trim().to_owned();
+        .unwrap_or(0))
+}
+
+/// The kernel's release.
+pub(super) fn release() -> Result<String, Error> {
+    Ok(read("/proc/sys/kernel/osrelease")?.trim().to_owned())
+}
+
+/// A release that is new enough.
+pub(super) fn recent(release: String) -> Result<String, Error> {
     if version(&release).is_some_and(|version| version < (5, 10)) {
         return Err(Error::KernelTooOld {
             found: release,
             lacks: "lookups of sockets in maps from tc",
         });
     }
-    if !Path::new(BTF).exists() {
-        return Err(Error::NoBtf { path: BTF.into() });
-    }
     Ok(release)
+}
+
+/// Where the kernel tells its types.
+pub(super) fn btf() -> Result<&'static Path, Error> {
+    let path = Path::new(BTF);
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(Error::NoBtf { path: path.into() })
+    }
 }
 
 fn read(path: &'static str) -> Result<String, Error> {
@@ -61,13 +150,18 @@ pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Makes sure that `root` is a folder of a bpffs, mounting one if there is none.
-pub(super) fn bpffs(root: &Path) -> Result<(), Error> {
+/// Whether a folder, which need not exist, is on a bpffs.
+pub(super) fn is_on_bpffs(root: &Path) -> Result<bool, Error> {
     let existing = root
         .ancestors()
         .find(|path| path.exists())
         .unwrap_or(Path::new("/"));
-    if file_system(existing)? != BPFFS {
+    Ok(file_system(existing)? == BPFFS)
+}
+
+/// Makes sure that `root` is a folder of a bpffs, mounting one if there is none.
+pub(super) fn bpffs(root: &Path) -> Result<(), Error> {
+    if !is_on_bpffs(root)? {
         let place = if root.starts_with(DEFAULT_BPFFS) {
             Path::new(DEFAULT_BPFFS)
         } else {
@@ -127,6 +221,20 @@ mod tests {
         ] {
             assert_eq!(version(release), expected, "{release}");
         }
+    }
+
+    #[test]
+    fn a_wider_capability_includes_the_newer_ones() {
+        let names = |set: u64| -> Vec<_> {
+            CAPABILITIES
+                .iter()
+                .filter(|capability| capability.is_in(set))
+                .map(|capability| capability.name)
+                .collect()
+        };
+        assert_eq!(names(1 << 21), ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"]);
+        assert_eq!(names(1 << 39 | 1 << 12), ["CAP_BPF", "CAP_NET_ADMIN"]);
+        assert!(FIRST.iter().all(|first| names(u64::MAX).contains(first)));
     }
 
     #[test]

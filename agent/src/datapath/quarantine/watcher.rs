@@ -202,9 +202,18 @@ impl Watcher {
 
 /// Gives the calling thread the lowest real-time priority, so that it runs before every ordinary process.
 pub(super) fn before_others() {
-    let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the kernel reads the structure during the call; 0 is the calling thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+    // The kernel's `struct sched_param` has this one number. Not by the C library's function: musl's does nothing.
+    let priority: libc::c_int = 1;
+    // SAFETY: the kernel reads the number during the call; 0 is the calling thread.
+    let failed = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            libc::SCHED_FIFO,
+            &raw const priority,
+        )
+    };
+    if failed != 0 {
         tracing::warn!(
             error = %io::Error::last_os_error(),
             "a thread that holds new interfaces has no priority; under load a pod may send before it is held"
