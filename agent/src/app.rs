@@ -3,12 +3,14 @@
 //! The main loop is the only caller of the [`Reconciler`]: documents that changed, pods that came or went and signals arrive here one at
 //! a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use kubernetes::{Cluster, Settings};
+use snapshot::Snapshot;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -21,10 +23,11 @@ use crate::explain::Rehearsals;
 use crate::lock::StateLock;
 use crate::pods;
 use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Documents, Reconciler};
 use crate::route::RouteTable;
+use crate::source::cluster::{ClusterWatch, Taken};
 use crate::source::{self, FolderWatch, Loaded, SourceError};
-use crate::view::AgentView;
+use crate::view::{AgentView, Origin};
 
 /// How often what failed is tried again, and what others may have removed from the node is put back.
 const REPAIR: Duration = Duration::from_secs(5);
@@ -35,25 +38,27 @@ const PICK_UP: Duration = Duration::from_secs(60);
 
 /// Runs until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let folder = args.config.clone().context("--config names no folder")?;
-    let loaded = source::load(&folder)?;
-    let snapshot = Arc::new(snapshot::parse(&loaded.files).map_err(|rejections| {
-        anyhow::anyhow!(
-            "documents in `{}` are refused:\n{rejections}",
-            folder.display()
-        )
-    })?);
+    let folder = args.config.as_deref().map(read_folder).transpose()?;
 
     // Before anything is started: who ends an agent that is just starting wants it to end as orderly as any other.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let _lock = StateLock::take(&args.state)?;
+    let cluster = match &folder {
+        Some(_) => None,
+        None => Some(Arc::new(follow_cluster(&args).await?)),
+    };
     let datapath = open_datapath(&args)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
     let proxy = Arc::new(start_proxy(&args, datapath.as_ref(), &routes)?);
 
     let (rehearsals, mut asked) = Rehearsals::channel();
-    let view = AgentView::new(&folder, datapath.clone(), &proxy, rehearsals);
+    let origin = match (&folder, &cluster) {
+        (Some(folder), _) => Origin::Folder(folder.path.clone()),
+        (None, Some(cluster)) => Origin::Cluster(Arc::clone(cluster)),
+        (None, None) => anyhow::bail!("neither --config nor --kubernetes says where documents are"),
+    };
+    let view = AgentView::new(origin, datapath.clone(), &proxy, rehearsals);
     let view = Arc::new(view.context("failed to follow the kernel's events")?);
     let _admin = Admin::open(&args.admin, args.admin_listen, Arc::clone(&view) as _).await?;
 
@@ -65,14 +70,20 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         None => (Discovery::default(), None),
     };
+    let begun = tokio::select! {
+        begun = Feed::begin(folder, cluster.as_deref()) => begun?,
+        _ = interrupt.recv() => return end(cluster).await,
+        _ = terminate.recv() => return end(cluster).await,
+    };
+    let (mut feed, documents) = begun;
     let activator = Activator::new(routes, Arc::clone(&proxy), datapath);
-    let cells = snapshot.cells.len();
+    let cells = documents.cells();
     let patience = Duration::from_secs(args.quarantine);
     let mut reconciler = Reconciler::start(
         activator,
         view,
-        snapshot,
-        &loaded.digest,
+        documents,
+        cluster.clone(),
         discovery,
         patience,
     )?;
@@ -83,13 +94,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         );
     }
 
-    let mut documents = watch_documents(&folder, &loaded)?;
     let mut repair = tokio::time::interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = repair.tick() => reconciler.repair(),
-            Some(loaded) = documents.recv() => reconciler.documents(loaded),
+            Some(change) = feed.next() => match change {
+                Change::Documents(loaded) => reconciler.documents(loaded),
+                Change::Objects(taken) => reconciler.objects(taken),
+            },
             Some(discovery) = next(&mut discoveries) => reconciler.pods(discovery),
             Some(rehearsal) = asked.recv() => reconciler.rehearse(rehearsal),
             _ = interrupt.recv() => break,
@@ -102,6 +115,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     );
     reconciler.drain();
     drop(reconciler);
+    end(cluster).await?;
     match Arc::into_inner(proxy) {
         Some(proxy) => {
             let cut = proxy.shutdown(Duration::from_secs(args.drain)).await;
@@ -165,8 +179,89 @@ fn start_proxy(
     )?)
 }
 
-/// Changes of the folder, from a task that lives as long as the receiver.
-fn watch_documents(
+/// The documents of a folder, read and right.
+struct Folder {
+    path: PathBuf,
+    loaded: Loaded,
+    snapshot: Snapshot,
+}
+
+fn read_folder(path: &Path) -> anyhow::Result<Folder> {
+    let loaded = source::load(path)?;
+    let snapshot = snapshot::parse(&loaded.files).map_err(|rejections| {
+        anyhow::anyhow!(
+            "documents in `{}` are refused:\n{rejections}",
+            path.display()
+        )
+    })?;
+    Ok(Folder {
+        path: path.to_owned(),
+        loaded,
+        snapshot,
+    })
+}
+
+async fn follow_cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
+    let node = args
+        .node_name
+        .clone()
+        .context("--kubernetes needs --node-name, the name of the node that the agent is on")?;
+    let settings = Settings {
+        node,
+        keep: Some(args.state.join("kubernetes")),
+    };
+    Ok(Cluster::follow(&settings).await?)
+}
+
+/// Lets another agent write status.
+async fn end(cluster: Option<Arc<Cluster>>) -> anyhow::Result<()> {
+    if let Some(cluster) = cluster {
+        cluster.end().await;
+    }
+    Ok(())
+}
+
+/// What changed.
+enum Change {
+    Documents(Result<Loaded, SourceError>),
+    Objects(Taken),
+}
+
+/// Changes of the documents, wherever they come from.
+enum Feed {
+    /// From a task that lives as long as the receiver.
+    Folder(mpsc::Receiver<Result<Loaded, SourceError>>),
+    Cluster(ClusterWatch),
+}
+
+impl Feed {
+    /// The first documents, and those to come. Waits for the cluster for as long as nothing is known of it.
+    async fn begin(
+        folder: Option<Folder>,
+        cluster: Option<&Cluster>,
+    ) -> anyhow::Result<(Self, Documents)> {
+        if let Some(folder) = folder {
+            let changes = watch_folder(&folder.path, &folder.loaded)?;
+            let documents = Documents::of_folder(folder.snapshot, folder.loaded.digest);
+            return Ok((Self::Folder(changes), documents));
+        }
+        let cluster = cluster.context("there is no source of documents")?;
+        let mut watch = ClusterWatch::new(cluster);
+        let first = watch.changed().await;
+        let first = first.context("the cluster is not followed any more")?;
+        Ok((Self::Cluster(watch), Documents::of_cluster(first)))
+    }
+
+    async fn next(&mut self) -> Option<Change> {
+        match self {
+            Self::Folder(changes) => Some(Change::Documents(changes.recv().await?)),
+            Self::Cluster(watch) => Some(Change::Objects(watch.changed().await?)),
+        }
+    }
+}
+
+/// Changes of a folder that was just read.
+fn watch_folder(
     folder: &Path,
     loaded: &Loaded,
 ) -> anyhow::Result<mpsc::Receiver<Result<Loaded, SourceError>>> {

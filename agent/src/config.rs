@@ -10,7 +10,7 @@ use crate::explain::{Family, Gate, Place, Question, Target, from_hex};
 use crate::flows::Wanted;
 use crate::telemetry::{AccessLog, Collector, TelemetrySettings, Traces};
 
-/// Cells enforced in the kernel and routed in user space, from one folder of documents.
+/// Cells enforced in the kernel and routed in user space, from one folder of documents or a Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(
     name = "cardinal-agent",
@@ -49,8 +49,16 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Folder of documents (*.yaml, *.yml, *.json, subfolders included)
-    #[arg(long, value_name = "DIR", required = true)]
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     pub config: Option<PathBuf>,
+
+    /// Take documents from the cluster instead: the one that KUBECONFIG names, or that the pod of the agent is in
+    #[arg(long, conflicts_with = "config", requires = "node_name")]
+    pub kubernetes: bool,
+
+    /// Name of the node that the agent is on, as the cluster has it
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
 
     /// Whether cells are enforced in the kernel
     #[arg(long, value_enum, default_value_t = DatapathMode::Auto)]
@@ -425,6 +433,10 @@ mod tests {
         assert!(Cli::try_parse_from(["cardinal-agent"]).is_err());
         let run = Cli::try_parse_from(["cardinal-agent", "--config", "policies"]).expect("runs");
         assert!(run.command.is_none());
+        let cluster = ["cardinal-agent", "--kubernetes", "--node-name", "node-1"];
+        assert!(Cli::try_parse_from(cluster).expect("runs").run.kubernetes);
+        assert!(Cli::try_parse_from(&cluster[..2]).is_err());
+        assert!(Cli::try_parse_from(cluster.iter().chain(&["--config", "policies"])).is_err());
         let status = Cli::try_parse_from(["cardinal-agent", "status", "--json"]).expect("status");
         assert!(matches!(status.command, Some(Command::Status(_))));
     }

@@ -48,6 +48,7 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     last_reload: Gauge,
     refused: Gauge,
+    refused_objects: Gauge,
     enforcing: Gauge,
     drift: Family<TableLabels, Gauge>,
     repairs: Family<TableLabels, Counter>,
@@ -73,8 +74,13 @@ impl Metrics {
         );
         registry.register(
             "config_refused",
-            "1 while the documents in the folder are refused and older ones serve",
+            "1 while the documents are refused as a whole and older ones serve",
             self.refused.clone(),
+        );
+        registry.register(
+            "config_refused_objects",
+            "Objects of the cluster that have mistakes",
+            self.refused_objects.clone(),
         );
         registry.register(
             "datapath_enforcing",
@@ -117,6 +123,12 @@ impl Metrics {
             })
             .inc();
         self.refused.set(1);
+    }
+
+    /// So many objects have mistakes; the others are active.
+    pub fn objects_refused(&self, count: usize) {
+        self.refused_objects
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The generation for other pods could not be activated.

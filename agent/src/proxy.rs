@@ -8,7 +8,7 @@
 //! nothing between cores that a request would have to lock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -299,7 +299,13 @@ impl Proxy {
                     let copy = listener.try_clone().map_err(StartError::Worker)?;
                     fixed.push((kind, OwnedFd::from(copy)));
                 }
-                spread(group, entry);
+                let (at, listeners) = group;
+                // Wherever the socket is bound, the kernel's programs bring it connections to any address.
+                let everywhere: IpAddr = match at {
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                spread((SocketAddr::new(everywhere, at.port()), listeners), entry);
             }
         }
         for address in &config.steered {

@@ -4,15 +4,18 @@
 //! makes. Documents that are refused are forgotten until they change; what fails for another reason (a taken port, a
 //! full table) is tried again at the next tick, and pods never wait for documents.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use snapshot::Snapshot;
+use kubernetes::Cluster;
+use snapshot::{Snapshot, Warning};
 
 use crate::activate::{ActivateError, Activator};
 use crate::datapath::Discovery;
 use crate::explain::Rehearsal;
 use crate::metrics::Reload;
+use crate::source::cluster::{Found, Taken};
 use crate::source::{Loaded, SourceError};
 use crate::view::{self, AgentView};
 
@@ -22,15 +25,47 @@ const REST: u32 = 50;
 
 /// Documents that parse.
 #[derive(Clone)]
-struct Documents {
+pub struct Documents {
     snapshot: Arc<Snapshot>,
     digest: String,
+    /// What they were made of, if somebody waits for an answer.
+    found: Option<Arc<Found>>,
+}
+
+impl Documents {
+    /// Those of a folder.
+    #[must_use]
+    pub fn of_folder(snapshot: Snapshot, digest: String) -> Self {
+        Self {
+            snapshot: Arc::new(snapshot),
+            digest,
+            found: None,
+        }
+    }
+
+    /// Those of a cluster.
+    #[must_use]
+    pub fn of_cluster(taken: Taken) -> Self {
+        Self {
+            digest: taken.snapshot.digest.to_string(),
+            snapshot: Arc::new(taken.snapshot),
+            found: Some(taken.found),
+        }
+    }
+
+    /// How many cells they have.
+    #[must_use]
+    pub fn cells(&self) -> usize {
+        self.snapshot.cells.len()
+    }
 }
 
 /// What is wanted, and what of it is active.
 pub struct Reconciler {
     activator: Activator,
     view: Arc<AgentView>,
+    /// Who is told what became of its objects.
+    cluster: Option<Arc<Cluster>>,
     /// What is active.
     documents: Documents,
     /// What should be, if it is not yet.
@@ -38,6 +73,8 @@ pub struct Reconciler {
     discovery: Discovery,
     /// Whether the active generation was made for other pods than `discovery` has.
     stale: bool,
+    /// What was said of the active documents: it is not said again with each change of others.
+    told: BTreeSet<Warning>,
     /// When the large tables may be compared again.
     rested: Option<Instant>,
     /// How long an interface without addresses stays in quarantine.
@@ -52,22 +89,20 @@ impl Reconciler {
     pub fn start(
         activator: Activator,
         view: Arc<AgentView>,
-        snapshot: Arc<Snapshot>,
-        digest: &str,
+        documents: Documents,
+        cluster: Option<Arc<Cluster>>,
         discovery: Discovery,
         patience: Duration,
     ) -> Result<Self, ActivateError> {
-        let documents = Documents {
-            snapshot,
-            digest: digest.to_owned(),
-        };
         let mut reconciler = Self {
             activator,
             view,
+            cluster,
             documents: documents.clone(),
             waiting: None,
             discovery,
             stale: false,
+            told: BTreeSet::new(),
             rested: None,
             patience,
         };
@@ -84,10 +119,10 @@ impl Reconciler {
         };
         match snapshot::parse(&loaded.files) {
             Ok(snapshot) => {
-                self.waiting = Some(Documents {
-                    snapshot: Arc::new(snapshot.sharing(&self.documents.snapshot)),
-                    digest: loaded.digest,
-                });
+                self.waiting = Some(Documents::of_folder(
+                    snapshot.sharing(&self.documents.snapshot),
+                    loaded.digest,
+                ));
                 self.reconcile();
             }
             Err(rejections) => {
@@ -100,6 +135,13 @@ impl Reconciler {
                 self.refused(&mistakes);
             }
         }
+    }
+
+    /// Takes changed objects over, as far as they are right.
+    pub fn objects(&mut self, taken: Taken) {
+        let snapshot = taken.snapshot.sharing(&self.documents.snapshot);
+        self.waiting = Some(Documents::of_cluster(Taken { snapshot, ..taken }));
+        self.reconcile();
     }
 
     /// Takes over what pods there are.
@@ -179,7 +221,9 @@ impl Reconciler {
                     if matches!(error, ActivateError::Refused(_)) {
                         self.waiting = None;
                     }
-                    self.refused(&[format!("{:#}", anyhow::Error::new(error))]);
+                    let error = format!("{:#}", anyhow::Error::new(error));
+                    self.answer(&documents, Err(error.clone()));
+                    self.refused(&[error]);
                 }
             }
         }
@@ -212,15 +256,33 @@ impl Reconciler {
             "generation active"
         );
         if reason != Reload::Pods {
-            for warning in &active.snapshot.warnings {
+            let warnings: BTreeSet<Warning> = active.snapshot.warnings.iter().cloned().collect();
+            for warning in warnings.difference(&self.told) {
                 tracing::warn!(source = %warning.source, "{}", warning.message);
             }
+            self.told = warnings;
             for (source, message) in view::expired(&active.snapshot) {
                 tracing::error!(%source, "{message}");
             }
         }
-        self.view.activated(active, reason, &documents.digest);
+        if reason != Reload::Pods {
+            self.answer(documents, Ok(active.generation));
+        }
+        let found = documents.found.as_deref();
+        self.view.activated(
+            active,
+            reason,
+            &documents.digest,
+            found.map(|found| &*found.report),
+        );
         Ok(())
+    }
+
+    /// Tells the cluster what became of its objects.
+    fn answer(&self, documents: &Documents, active: Result<u32, String>) {
+        if let (Some(cluster), Some(found)) = (&self.cluster, &documents.found) {
+            cluster.answer(found.outcome(active));
+        }
     }
 
     fn refused(&self, mistakes: &[String]) {

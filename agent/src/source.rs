@@ -1,4 +1,4 @@
-//! Where documents come from: a folder, watched.
+//! Where documents come from: a folder, watched, or a cluster (`cluster`).
 //!
 //! Flows in: the file system. Flows out: the bytes of all documents at one moment. What it does not
 //! do: look at what the bytes mean.
@@ -13,6 +13,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use snapshot::SourceFile;
 
+pub mod cluster;
 mod watch;
 
 pub use watch::{FolderWatch, WatchError};

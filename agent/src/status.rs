@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::keys::ProviderStatus;
 
 mod backends;
+mod cluster;
 mod placements;
 mod rules;
 
 pub use backends::{BackendEndpointStatus, BackendStatus};
+pub use cluster::{ClusterStatus, RefusedObject, SilentKind};
 pub use placements::{PlacementEndpointStatus, PlacementStatus};
 pub use rules::RuleStatus;
 
@@ -63,9 +65,9 @@ pub struct AgentStatus {
 pub struct ConfigStatus {
     /// Active generation; 0 before the first.
     pub generation: u64,
-    /// `file`.
+    /// `file` or `kubernetes`.
     pub source: String,
-    /// The folder.
+    /// The folder, or where the API server is.
     pub path: String,
     /// First 12 digits of the digest: the author gave no version.
     pub version: String,
@@ -79,6 +81,9 @@ pub struct ConfigStatus {
     pub last_attempt: String,
     /// Why the last attempt was refused; the generation above goes on serving.
     pub mistakes: Vec<String>,
+    /// The cluster, if documents come from one.
+    #[serde(default)]
+    pub cluster: Option<ClusterStatus>,
 }
 
 /// The kernel side.
@@ -244,6 +249,9 @@ impl fmt::Display for Status {
                     writeln!(f, "              {line}")?;
                 }
             }
+        }
+        if let Some(cluster) = &config.cluster {
+            write!(f, "{cluster}")?;
         }
         if datapath.enforcing {
             writeln!(
@@ -476,6 +484,7 @@ mod tests {
                     "shop.yaml:4 (Cell default/shop) spec.intra: expected `open` or `declared`"
                         .into(),
                 ],
+                cluster: None,
             },
             datapath: DatapathStatus {
                 enforcing: true,

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use kubernetes::Cluster;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use snapshot::model::{EndpointKind, Workloads};
+use snapshot::status::Report;
 use snapshot::{Snapshot, Source};
 use tokio::sync::mpsc;
 
@@ -30,18 +32,47 @@ use crate::proxy::{Proxy, RequestLog};
 use crate::recent::Recent;
 use crate::resilience::Clock;
 use crate::route::RouteTable;
+use crate::source::cluster::ClusterMetrics;
 use crate::status::{
-    AgentStatus, CellStatus, ComponentStatus, ConfigStatus, DatapathStatus, DropStatus,
-    ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, Status, TableStatus,
+    AgentStatus, CellStatus, ClusterStatus, ComponentStatus, ConfigStatus, DatapathStatus,
+    DropStatus, ListenerStatus, PodStatus, ProgramStatus, QuarantineStatus, RefusedObject,
+    SilentKind, Status, TableStatus,
 };
 
 mod backends;
 mod placements;
 mod rules;
 
+/// Where documents come from.
+#[derive(Clone)]
+pub enum Origin {
+    /// A folder.
+    Folder(PathBuf),
+    /// A Kubernetes cluster.
+    Cluster(Arc<Cluster>),
+}
+
+impl Origin {
+    /// The word in `status`.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Folder(_) => "file",
+            Self::Cluster(_) => "kubernetes",
+        }
+    }
+
+    /// The folder, or where the API server is.
+    fn place(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder.display().to_string(),
+            Self::Cluster(cluster) => cluster.server().to_owned(),
+        }
+    }
+}
+
 /// The agent as seen from its admin interface.
 pub struct AgentView {
-    folder: PathBuf,
+    origin: Origin,
     started_at: String,
     draining: AtomicBool,
     datapath: Option<Datapath>,
@@ -64,6 +95,8 @@ struct State {
     last_reload_at: String,
     last_attempt_at: String,
     mistakes: Vec<String>,
+    /// Objects of the cluster that have mistakes.
+    refused: Vec<RefusedObject>,
     /// Why the pods of the node are not those of the active generation.
     pods_failed: Option<String>,
 }
@@ -74,7 +107,7 @@ impl AgentView {
     /// # Errors
     /// The kernel's events cannot be followed.
     pub fn new(
-        folder: &Path,
+        origin: Origin,
         datapath: Option<Datapath>,
         proxy: &Proxy,
         rehearsals: Rehearsals,
@@ -84,6 +117,9 @@ impl AgentView {
         let mut registry = Registry::with_prefix("cardinal");
         metrics.register(&mut registry);
         metrics.enforcing(datapath.is_some());
+        if let Origin::Cluster(cluster) = &origin {
+            registry.register_collector(Box::new(ClusterMetrics(Arc::clone(cluster))));
+        }
         proxy.register(&mut registry);
         proxy.keys().register(&mut registry);
         proxy.log().register(&mut registry);
@@ -98,7 +134,7 @@ impl AgentView {
             }
         }
         Ok(Self {
-            folder: folder.to_owned(),
+            origin,
             started_at: clock::now(),
             draining: AtomicBool::new(false),
             datapath,
@@ -116,8 +152,8 @@ impl AgentView {
         })
     }
 
-    /// A generation is active.
-    pub fn activated(&self, active: Active, reason: Reload, digest: &str) {
+    /// A generation is active. `report` says what became of the objects that it was made of.
+    pub fn activated(&self, active: Active, reason: Reload, digest: &str, report: Option<&Report>) {
         self.metrics
             .activated(active.generation.into(), reason, clock::unix_now());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,6 +161,8 @@ impl AgentView {
             state.last_reload_at = clock::now();
             state.last_attempt_at = state.last_reload_at.clone();
             state.mistakes.clear();
+            state.refused = report.map(refused).unwrap_or_default();
+            self.metrics.objects_refused(state.refused.len());
         }
         state.pods_failed = None;
         digest.clone_into(&mut state.digest);
@@ -191,14 +229,18 @@ impl AgentView {
         let refused = !state.mistakes.is_empty();
         ConfigStatus {
             generation,
-            source: "file".to_owned(),
-            path: self.folder.display().to_string(),
+            source: self.origin.name().to_owned(),
+            path: self.origin.place(),
             version: state.digest.chars().take(12).collect(),
             digest: state.digest.clone(),
             last_reload_at: state.last_reload_at.clone(),
             last_attempt_at: state.last_attempt_at.clone(),
             last_attempt: if refused { "refused" } else { "accepted" }.to_owned(),
             mistakes: state.mistakes.clone(),
+            cluster: match &self.origin {
+                Origin::Folder(_) => None,
+                Origin::Cluster(cluster) => Some(cluster_status(cluster, &state.refused)),
+            },
         }
     }
 
@@ -356,7 +398,7 @@ impl View for AgentView {
         if !state.mistakes.is_empty() {
             names.waiting.push(format!(
                 "the documents in {} were refused at {}, so generation {} goes on:\n{}",
-                self.folder.display(),
+                self.origin.place(),
                 state.last_attempt_at,
                 names.generation,
                 state.mistakes.join("\n")
@@ -408,6 +450,50 @@ pub fn expired(snapshot: &Snapshot) -> Vec<(Source, String)> {
             (certificate.declared.clone(), message)
         })
         .collect()
+}
+
+/// Objects with mistakes, those that were refused first.
+fn refused(report: &Report) -> Vec<RefusedObject> {
+    let mut all: Vec<_> = report
+        .objects
+        .iter()
+        .filter(|(_, verdict)| !verdict.mistakes.is_empty())
+        .map(|(key, verdict)| RefusedObject {
+            object: key.to_string(),
+            accepted: verdict.accepted,
+            mistakes: verdict
+                .mistakes
+                .iter()
+                .map(|mistake| match &*mistake.source.field {
+                    "" => mistake.message.clone(),
+                    field => format!("{field}: {}", mistake.message),
+                })
+                .collect(),
+        })
+        .collect();
+    all.sort_by_key(|object| object.accepted);
+    all
+}
+
+fn cluster_status(cluster: &Cluster, refused: &[RefusedObject]) -> ClusterStatus {
+    let health = cluster.health();
+    let silent = health.silences.iter().map(|silence| SilentKind {
+        kind: silence.kind.name().to_owned(),
+        seconds: silence.lasts.as_secs(),
+        error: silence.error.clone(),
+    });
+    ClusterStatus {
+        complete: health.complete,
+        stale_seconds: health.staleness().as_secs(),
+        unreachable: health
+            .unreachable
+            .as_ref()
+            .map_or_else(String::new, |(_, error)| error.clone()),
+        silent: silent.collect(),
+        objects: health.kinds.iter().map(|(_, count)| count).sum(),
+        writes_status: health.writes,
+        refused: refused.to_vec(),
+    }
 }
 
 fn cells(active: &Active, not_enforced: &mut Vec<String>) -> Vec<CellStatus> {

@@ -34,6 +34,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The namespace that `deploy/` puts the agent in.
 pub const AGENT_NAMESPACE: &str = "cardinal-system";
 
+/// The platform of a world: `tests/kube/README.md` has the ranges.
+const PLATFORM: &str = "
+apiVersion: cardinal.dev/v1alpha1
+kind: Platform
+metadata: { name: platform }
+spec: { gateways: { addressPools: [198.19.0.0/19, '2001:2:0:f000::/64'] } }
+";
+
 /// What a world is to be like.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -334,12 +342,17 @@ impl World {
         Ok(format!("{before}{now}"))
     }
 
-    /// Installs the agent on every node from `deploy/`, and waits until all of them are ready.
+    /// Installs the agent on every node from `deploy/`, and waits until all of them are ready. Gateways get addresses out of the range
+    /// that the nodes have for them.
     ///
     /// # Errors
     /// A manifest is refused, or an agent does not become ready; the message has the end of its log.
     pub fn deploy_agent(&self, wait: Duration) -> Result<()> {
         self.apply_kustomization(&root().join("deploy"))?;
+        let mut established =
+            self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s"]);
+        run(established.arg("crd/platforms.cardinal.dev"))?;
+        self.apply(PLATFORM)?;
         self.agents_ready(wait)
     }
 

@@ -39,6 +39,7 @@ impl View for Small {
                 last_attempt_at: "2026-01-01T00:00:00Z".into(),
                 last_attempt: "accepted".into(),
                 mistakes: Vec::new(),
+                cluster: None,
             },
             datapath: DatapathStatus {
                 enforcing: false,

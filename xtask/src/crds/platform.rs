@@ -52,7 +52,10 @@ struct VirtualHosts {
 }
 
 #[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
 struct Gateways {
+    /// Networks whose addresses lead to the nodes, for gateways that name no address.
+    address_pools: Option<Vec<Network>>,
     /// The gateway of the internet (north).
     external: Option<Gate>,
     /// The gateway of the organization (west).

@@ -1,0 +1,312 @@
+//! A cluster that is followed: what is known now, and a word whenever that changes.
+//!
+//! Flows in: the changes that watches make. Flows out: all objects at one moment, a few milliseconds after the last of a burst. The
+//! first ones come when every kind that is served was listed; until the API server can be heard, those kept on disk take their place.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::{Client, Config};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::error::{ClusterError, explain};
+use crate::keep::Keep;
+use crate::status::Outcome;
+use crate::store::{Objects, Silence, Store};
+use crate::writer::{self, Tally};
+use crate::{lease, served};
+
+/// A burst is over when nothing changed for this long.
+const QUIET: Duration = Duration::from_millis(5);
+/// A burst that does not end is handed over after this long.
+const LONGEST: Duration = Duration::from_millis(100);
+/// How long a start waits for the API server before it takes what was kept.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often what is known is written to disk, if it changed.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// Until the lease must be given back at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How a cluster is followed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the node that we are on.
+    pub node: String,
+    /// Folder where the last objects are kept; nothing is kept without one.
+    pub keep: Option<PathBuf>,
+}
+
+/// All objects at one moment.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The objects.
+    pub objects: Objects,
+    /// Differs when a document differs.
+    pub documents: u64,
+    /// The version of the Gateway API's kinds that are installed, if that is known.
+    pub bundle: Option<Arc<str>>,
+    /// They are those that were kept on disk: the API server has not been heard since the start.
+    pub kept: bool,
+}
+
+/// How well the cluster is heard.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// All kinds were listed since the start.
+    pub complete: bool,
+    /// For how long the API server as a whole could not be asked, and why.
+    pub unreachable: Option<(Duration, String)>,
+    /// Kinds that nothing is heard of.
+    pub silences: Vec<Silence>,
+    /// Kinds that are watched, with the number of their objects.
+    pub kinds: Vec<(&'static str, usize)>,
+    /// This agent writes status.
+    pub writes: bool,
+    /// Statuses that it has written since the start.
+    pub written: u64,
+    /// Attempts to write one that failed.
+    pub unwritten: u64,
+}
+
+impl Health {
+    /// For how long the oldest part of what is known has not been confirmed.
+    #[must_use]
+    pub fn staleness(&self) -> Duration {
+        let kinds = self.silences.iter().map(|silence| silence.lasts);
+        let whole = self.unreachable.iter().map(|(lasts, _)| *lasts);
+        kinds.chain(whole).max().unwrap_or_default()
+    }
+}
+
+/// What is known, and who waits for changes of it.
+pub(crate) struct Known {
+    store: Mutex<Store>,
+    changed: Notify,
+}
+
+impl Known {
+    /// Changes what is known, and tells.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = change(&mut store);
+        drop(store);
+        self.changed.notify_one();
+        outcome
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Store) -> T) -> T {
+        read(&self.store.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A followed cluster. Dropping it ends every task.
+pub struct Cluster {
+    client: Client,
+    node: String,
+    known: Arc<Known>,
+    seen: watch::Receiver<Option<Seen>>,
+    outcomes: watch::Sender<Option<Outcome>>,
+    leads: watch::Receiver<bool>,
+    tally: Arc<Tally>,
+    server: String,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Cluster {
+    /// Begins to follow the cluster that `KUBECONFIG` or the pod's service account names. The API server need not be there.
+    ///
+    /// # Errors
+    /// Nobody names one, or what was kept cannot be read.
+    pub async fn follow(settings: &Settings) -> Result<Self, ClusterError> {
+        let config = Config::infer()
+            .await
+            .map_err(|error| ClusterError::Config(error.into()))?;
+        let server = config.cluster_url.to_string();
+        let server = server.trim_end_matches('/').to_owned();
+        let client =
+            Client::try_from(config).map_err(|error| ClusterError::Client(error.into()))?;
+        Self::with(client, server, settings)
+    }
+
+    fn with(client: Client, server: String, settings: &Settings) -> Result<Self, ClusterError> {
+        let keep = settings.keep.as_deref().map(Keep::new);
+        let kept = match &keep {
+            Some(keep) => keep.load()?,
+            None => None,
+        };
+        let has_kept = kept.is_some();
+        let known = Arc::new(Known {
+            store: Mutex::new(Store::kept(kept.unwrap_or_default())),
+            changed: Notify::new(),
+        });
+        let (sender, seen) = watch::channel(None);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(served::follow(client.clone(), Arc::clone(&known)));
+        tasks.spawn(hand_over(Arc::clone(&known), has_kept, sender));
+        if let Some(keep) = keep {
+            tasks.spawn(remember(keep, seen.clone()));
+        }
+        let (outcomes, answers) = watch::channel(None);
+        let (lead, leads) = watch::channel(false);
+        let tally = Arc::new(Tally::default());
+        tasks.spawn(lease::compete(client.clone(), settings.node.clone(), lead));
+        tasks.spawn(writer::write(
+            client.clone(),
+            settings.node.clone(),
+            seen.clone(),
+            answers,
+            leads.clone(),
+            Arc::clone(&tally),
+        ));
+        Ok(Self {
+            client,
+            node: settings.node.clone(),
+            known,
+            seen,
+            outcomes,
+            leads,
+            tally,
+            server,
+            tasks: Mutex::new(tasks),
+        })
+    }
+
+    /// Says what became of objects. The agent that writes status writes it.
+    pub fn answer(&self, outcome: Outcome) {
+        self.outcomes.send_replace(Some(outcome));
+    }
+
+    /// Stops following, and lets another agent write status.
+    pub async fn end(&self) {
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        if !*self.leads.borrow() {
+            return;
+        }
+        let given = lease::give_back(self.client.clone(), &self.node);
+        match tokio::time::timeout(FAREWELL, given).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                error = explain(&error),
+                "the lease for writing status was not given back; it ends by itself"
+            ),
+            Err(_) => tracing::warn!(
+                "the lease for writing status was not given back in time; it ends by itself"
+            ),
+        }
+    }
+
+    /// What is known, once enough is; the receiver has the newest, and is told of each change.
+    #[must_use]
+    pub fn seen(&self) -> watch::Receiver<Option<Seen>> {
+        self.seen.clone()
+    }
+
+    /// Where the API server is.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// How well the cluster is heard now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let now = Instant::now();
+        self.known.read(|store| Health {
+            complete: store.complete(),
+            unreachable: store.unreachable_for(now),
+            silences: store.silences(now),
+            kinds: store
+                .tally()
+                .into_iter()
+                .map(|(kind, count)| (kind.name(), count))
+                .collect(),
+            writes: *self.leads.borrow(),
+            written: self.tally.patched.load(Ordering::Relaxed),
+            unwritten: self.tally.failed.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// Hands over what is known: first when it is complete, or after [`PATIENCE`] what was kept, then whenever it changed.
+async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Option<Seen>>) {
+    let patience = Instant::now() + PATIENCE;
+    let mut complete = false;
+    let mut last = None;
+    loop {
+        complete |= known.read(Store::complete);
+        let kept = has_kept && Instant::now() >= patience;
+        if complete || kept {
+            let (seen, changes) = known.read(|store| {
+                let (documents, changes) = store.counts();
+                let seen = Seen {
+                    objects: store.objects(),
+                    documents,
+                    bundle: store.bundle(),
+                    kept: !complete,
+                };
+                (seen, changes)
+            });
+            if last != Some((changes, complete)) {
+                last = Some((changes, complete));
+                if sender.send(Some(seen)).is_err() {
+                    return;
+                }
+            }
+        }
+        let waits = if has_kept && !complete && !kept {
+            patience.saturating_duration_since(Instant::now())
+        } else {
+            Duration::MAX
+        };
+        // Either way there is something to look at.
+        let _changed = tokio::time::timeout(waits, known.changed.notified()).await;
+        settle(&known).await;
+    }
+}
+
+/// Waits until a burst is over.
+async fn settle(known: &Known) {
+    let end = Instant::now() + LONGEST;
+    loop {
+        let more = tokio::time::timeout(QUIET, known.changed.notified()).await;
+        if more.is_err() || Instant::now() >= end {
+            return;
+        }
+    }
+}
+
+/// Writes what is known to disk, now and then.
+async fn remember(keep: Keep, mut seen: watch::Receiver<Option<Seen>>) {
+    let mut failing = false;
+    while seen.changed().await.is_ok() {
+        let latest = seen.borrow_and_update().clone();
+        // What was kept is on disk already.
+        let Some(latest) = latest.filter(|latest| !latest.kept) else {
+            continue;
+        };
+        let to = keep.clone();
+        let stored = tokio::task::spawn_blocking(move || to.store(&latest.objects)).await;
+        match stored
+            .map_err(std::io::Error::other)
+            .and_then(|stored| stored)
+        {
+            Ok(()) => failing = false,
+            Err(error) => {
+                if !failing {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to keep the objects on disk; a start without an API server would serve older ones"
+                    );
+                }
+                failing = true;
+            }
+        }
+        tokio::time::sleep(KEEP).await;
+    }
+}

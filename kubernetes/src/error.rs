@@ -1,0 +1,45 @@
+//! Why something failed, in one line.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+/// Why the cluster cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Nobody says where the API server is.
+    #[error(
+        "no API server is configured; expected a kubeconfig (KUBECONFIG) or a pod with a service account"
+    )]
+    Config(#[source] Box<dyn Error + Send + Sync>),
+    /// The client cannot be made of the configuration.
+    #[error("the configuration of the API server cannot be used")]
+    Client(#[source] Box<dyn Error + Send + Sync>),
+    /// The objects that were kept cannot be read.
+    #[error("failed to read the objects that were kept in `{}`", path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An error with its causes. `kube` repeats its source in its own message.
+pub(crate) fn explain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => {
+            format!(
+                "the API server answered {}: {}",
+                status.code, status.message
+            )
+        }
+        other => {
+            let mut cause: &dyn Error = other;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
+            cause.to_string()
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The last objects on disk, so that a node starts without an API server as it ended.
+//!
+//! One file, a line of JSON for each object and at the end one that counts them. It is written beside and renamed, so that it is whole or not there;
+//! since it holds the keys of listeners' certificates, only its owner may read it.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ClusterError;
+use crate::object::{Object, Saved};
+use crate::store::Objects;
+
+/// The file in its folder.
+const FILE: &str = "objects.jsonl";
+
+/// The last line.
+#[derive(Serialize, Deserialize)]
+struct End {
+    objects: usize,
+}
+
+/// A folder with the last objects.
+#[derive(Clone, Debug)]
+pub(crate) struct Keep {
+    folder: PathBuf,
+}
+
+impl Keep {
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(FILE)
+    }
+
+    /// The objects; none if nothing was ever kept here.
+    pub(crate) fn load(&self) -> Result<Option<Vec<Object>>, ClusterError> {
+        let path = self.path();
+        match read(&path) {
+            Ok(objects) => Ok(Some(objects)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ClusterError::Kept { path, source }),
+        }
+    }
+
+    /// Replaces what is kept.
+    pub(crate) fn store(&self, objects: &Objects) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let beside = self.folder.join(format!("{FILE}.new"));
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        let mut out = BufWriter::new(file);
+        for object in objects.values() {
+            serde_json::to_writer(&mut out, &object.save()?)?;
+            out.write_all(b"\n")?;
+        }
+        let end = End {
+            objects: objects.len(),
+        };
+        serde_json::to_writer(&mut out, &end)?;
+        out.write_all(b"\n")?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        fs::rename(&beside, self.path())
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<Object>> {
+    let broken = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
+    let lines: Vec<String> = BufReader::new(fs::File::open(path)?)
+        .lines()
+        .collect::<io::Result<_>>()?;
+    let (end, lines) = lines
+        .split_last()
+        .ok_or_else(|| broken("the file is empty".to_owned()))?;
+    let end: End = serde_json::from_str(end)
+        .map_err(|_| broken("the last line does not count the objects".to_owned()))?;
+    if end.objects != lines.len() {
+        let found = lines.len();
+        let wanted = end.objects;
+        return Err(broken(format!("expected {wanted} objects, found {found}")));
+    }
+    let mut objects = Vec::with_capacity(lines.len());
+    for (index, line) in lines.iter().enumerate() {
+        let saved: Saved = serde_json::from_str(line)
+            .map_err(|error| broken(format!("line {}: {error}", index + 1)))?;
+        objects.extend(saved.object());
+    }
+    Ok(objects)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::Arc;
+
+    use super::{FILE, Keep};
+    use crate::kinds::Kind;
+    use crate::object::{Object, ObjectId};
+    use crate::store::Objects;
+
+    fn objects(count: usize) -> Objects {
+        (0..count)
+            .map(|number| {
+                let id = ObjectId {
+                    kind: Kind::Secret,
+                    namespace: "n".into(),
+                    name: format!("s{number}").into(),
+                };
+                let object = Object {
+                    id: id.clone(),
+                    api_version: "v1".into(),
+                    uid: "u".into(),
+                    generation: 2,
+                    document: br#"{"kind":"Secret"}"#[..].into(),
+                    status: None,
+                };
+                (id, Arc::new(object))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_was_stored_is_loaded_and_nobody_else_may_read_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keep = Keep::new(&folder.path().join("kubernetes"));
+        assert!(keep.load().expect("nothing there").is_none());
+        for count in [3, 2] {
+            keep.store(&objects(count)).expect("stored");
+            let loaded = keep.load().expect("loads").expect("there");
+            let stored: Vec<_> = objects(count).values().map(|one| (**one).clone()).collect();
+            assert_eq!(loaded, stored);
+        }
+        let file = folder.path().join("kubernetes").join(FILE);
+        let mode = fs::metadata(file).expect("file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn half_a_file_is_refused() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keep = Keep::new(folder.path());
+        keep.store(&objects(3)).expect("stored");
+        let path = folder.path().join(FILE);
+        let text = fs::read_to_string(&path).expect("file");
+        let half: Vec<_> = text.lines().take(2).collect();
+        fs::write(&path, half.join("\n")).expect("written");
+        let error = keep.load().expect_err("half");
+        assert!(error.to_string().contains("objects.jsonl"), "{error}");
+        // A file that lost a line in the middle.
+        let without: Vec<_> = text.lines().skip(1).collect();
+        fs::write(&path, without.join("\n")).expect("written");
+        let error = keep.load().expect_err("a line is missing");
+        let source = std::error::Error::source(&error)
+            .expect("cause")
+            .to_string();
+        assert_eq!(source, "expected 3 objects, found 2");
+    }
+}

@@ -1,0 +1,31 @@
+//! Documents out of a Kubernetes API server, and what became of them back into it.
+//!
+//! ```text
+//!  definitions ──▶ served ──▶ watch, one per kind ──▶ Store ──▶ Cluster::seen ──▶ the agent
+//!                             (list, then events)     (what is known, and        (all objects at one moment)
+//!                                                      how much is believed)
+//! ```
+//!
+//! Flows in: lists and watches. Flows out: the objects of the kinds that are documents, each as a document in JSON. What it
+//! deliberately does not do: look at what a document means, or serve anything. This is the only crate that knows `kube`.
+
+mod backoff;
+mod cluster;
+mod error;
+mod events;
+mod keep;
+mod kinds;
+mod lease;
+mod object;
+mod served;
+mod status;
+mod store;
+mod watch;
+mod writer;
+
+pub use cluster::{Cluster, Health, Seen, Settings};
+pub use error::ClusterError;
+pub use kinds::Kind;
+pub use object::{Object, ObjectId};
+pub use status::{CONTROLLER, Outcome};
+pub use store::{Objects, SECOND_LOOK, Silence};

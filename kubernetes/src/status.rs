@@ -1,0 +1,289 @@
+//! What became of objects, in the words of their status.
+//!
+//! Flows in: the report of what was made of the objects, and whether the node took it. Flows out: for each object what is to be said, at
+//! which generation. Writing it is for `writer`; other controllers' part is for `merge`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use snapshot::status::{
+    Condition, ConditionKind, GatewayStatus, ListenerStatus, ParentRef, Report, Verdict,
+};
+
+use crate::cluster::Seen;
+use crate::kinds::Kind;
+use crate::object::{Object, ObjectId};
+
+mod features;
+mod merge;
+
+pub(crate) use merge::Said;
+
+/// The controller's name: classes that have it are ours.
+pub use snapshot::CONTROLLER;
+/// Group of the Gateway API.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// Longest message of a condition. The API takes 32,768; nobody reads as much.
+const LONGEST: usize = 2_048;
+
+/// What became of a set of objects.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The objects.
+    pub seen: Seen,
+    /// What was found of them.
+    pub report: Arc<Report>,
+    /// The generation that they are on this node, or why they are none.
+    pub active: Result<u32, String>,
+}
+
+/// What is to be said of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Word {
+    /// The generation that it is about.
+    pub(crate) generation: i64,
+    pub(crate) said: Said,
+}
+
+/// What is to be said of each object that is answered.
+pub(crate) fn words(outcome: &Outcome) -> BTreeMap<ObjectId, Word> {
+    let mut words = BTreeMap::new();
+    for object in outcome.seen.objects.values() {
+        if let Some(said) = said(object, outcome) {
+            let word = Word {
+                generation: object.generation,
+                said,
+            };
+            words.insert(object.id.clone(), word);
+        }
+    }
+    words
+}
+
+fn said(object: &Object, outcome: &Outcome) -> Option<Said> {
+    let report = &*outcome.report;
+    let generation = object.generation;
+    let name = object.id.object_name();
+    match object.id.kind {
+        Kind::GatewayClass => {
+            let class = report.classes.get(&*object.id.name)?;
+            let mut conditions = conditions(&class.conditions, generation, None);
+            conditions.push(version(outcome.seen.bundle.as_deref(), generation));
+            Some(Said::Whole(fields(json!({
+                "conditions": conditions,
+                "supportedFeatures": features::FEATURES
+                    .iter()
+                    .map(|name| json!({ "name": name }))
+                    .collect::<Vec<_>>(),
+            }))))
+        }
+        Kind::Gateway => {
+            let status = report.gateways.get(&name?)?;
+            Some(gateway(status, generation, failure(outcome)))
+        }
+        Kind::ListenerSet => {
+            let status = report.listener_sets.get(&name?)?;
+            Some(Said::Whole(fields(json!({
+                "conditions": conditions(&status.conditions, generation, failure(outcome)),
+                "listeners": listeners(&status.listeners, generation, failure(outcome)),
+            }))))
+        }
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
+            let route = report
+                .routes
+                .get(&(object.id.kind.route()?, name?))
+                .map_or(&[][..], |route| &route.parents);
+            let entries = route.iter().map(|parent| {
+                fields(json!({
+                    "parentRef": reference(&parent.parent),
+                    "conditions": conditions(&parent.conditions, generation, None),
+                }))
+            });
+            Some(Said::Shared {
+                list: "parents",
+                reference: "parentRef",
+                entries: entries.collect(),
+            })
+        }
+        Kind::BackendTlsPolicy
+        | Kind::SecurityPolicy
+        | Kind::ClientTrafficPolicy
+        | Kind::BackendTrafficPolicy => {
+            let policy = report
+                .policies
+                .get(&(object.id.kind.document()?, name?))
+                .map_or(&[][..], |policy| &policy.ancestors);
+            let entries = policy.iter().map(|ancestor| {
+                fields(json!({
+                    "ancestorRef": reference(&ancestor.ancestor),
+                    "conditions": conditions(&ancestor.conditions, generation, None),
+                }))
+            });
+            Some(Said::Shared {
+                list: "ancestors",
+                reference: "ancestorRef",
+                entries: entries.collect(),
+            })
+        }
+        Kind::Cell | Kind::RoutingTable | Kind::Platform => {
+            let verdict = report.objects.get(&object.id.key()?)?;
+            Some(own(verdict, generation, failure(outcome)))
+        }
+        _ => None,
+    }
+}
+
+/// Why the node did not take what the report is about.
+fn failure(outcome: &Outcome) -> Option<&str> {
+    outcome.active.as_ref().err().map(String::as_str)
+}
+
+fn gateway(status: &GatewayStatus, generation: i64, failure: Option<&str>) -> Said {
+    let addresses: Vec<_> = status
+        .addresses
+        .iter()
+        .map(|address| json!({ "type": "IPAddress", "value": address.to_string() }))
+        .collect();
+    Said::Whole(fields(json!({
+        "addresses": addresses,
+        "conditions": conditions(&status.conditions, generation, failure),
+        "listeners": listeners(&status.listeners, generation, failure),
+        "attachedListenerSets": status.attached_listener_sets,
+    })))
+}
+
+fn listeners(listeners: &[ListenerStatus], generation: i64, failure: Option<&str>) -> Vec<Value> {
+    let listeners = listeners.iter();
+    listeners
+        .map(|listener| {
+            let kinds: Vec<_> = listener
+                .supported_kinds
+                .iter()
+                .map(|kind| json!({ "group": GATEWAY_API, "kind": kind.as_str() }))
+                .collect();
+            json!({
+                "name": listener.name,
+                "supportedKinds": kinds,
+                "attachedRoutes": listener.attached_routes,
+                "conditions": conditions(&listener.conditions, generation, failure),
+            })
+        })
+        .collect()
+}
+
+/// An object of our own group: taken or not, and what is wrong with it.
+fn own(verdict: &Verdict, generation: i64, failure: Option<&str>) -> Said {
+    let mistakes = verdict.mistakes.iter().map(|mistake| {
+        let field = &mistake.source.field;
+        match &**field {
+            "" => mistake.message.clone(),
+            field => format!("{field}: {}", mistake.message),
+        }
+    });
+    let message = mistakes.collect::<Vec<_>>().join("; ");
+    let accepted = condition(
+        "Accepted",
+        verdict.accepted,
+        if verdict.accepted {
+            "Accepted"
+        } else {
+            "Invalid"
+        },
+        &message,
+        generation,
+    );
+    let programmed = match failure {
+        _ if !verdict.accepted => condition("Programmed", false, "Invalid", "", generation),
+        Some(failure) => condition("Programmed", false, "Pending", failure, generation),
+        None => condition("Programmed", true, "Programmed", "", generation),
+    };
+    Said::Whole(fields(json!({
+        "observedGeneration": generation,
+        "conditions": [accepted, programmed],
+    })))
+}
+
+/// Whether the installed kinds of the Gateway API are of a version that is known here.
+fn version(bundle: Option<&str>, generation: i64) -> Value {
+    let known = bundle.is_some_and(|bundle| {
+        let mut parts = bundle.trim_start_matches('v').split('.');
+        let major = parts.next().and_then(|part| part.parse::<u32>().ok());
+        let minor = parts.next().and_then(|part| part.parse::<u32>().ok());
+        major == Some(1) && minor.is_some_and(|minor| (1..=6).contains(&minor))
+    });
+    let message = match bundle {
+        Some(_) if known => String::new(),
+        Some(other) => {
+            format!("kinds of version {other} are installed; known are those of 1.1 to 1.6")
+        }
+        None => "the installed kinds do not say which version they are of".to_owned(),
+    };
+    let reason = match known {
+        true => "SupportedVersion",
+        false => "UnsupportedVersion",
+    };
+    condition("SupportedVersion", known, reason, &message, generation)
+}
+
+/// Conditions as they are reported; with a failure, nothing is programmed.
+fn conditions(conditions: &[Condition], generation: i64, failure: Option<&str>) -> Vec<Value> {
+    let conditions = conditions.iter();
+    conditions
+        .map(|one| match failure {
+            Some(failure) if one.kind == ConditionKind::Programmed && one.holds => {
+                condition(one.kind.as_str(), false, "Pending", failure, generation)
+            }
+            _ => condition(
+                one.kind.as_str(),
+                one.holds,
+                one.reason.as_str(),
+                &one.message,
+                generation,
+            ),
+        })
+        .collect()
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: &str, generation: i64) -> Value {
+    json!({
+        "type": kind,
+        "status": if holds { "True" } else { "False" },
+        "reason": reason,
+        "message": shortened(message),
+        "observedGeneration": generation,
+    })
+}
+
+fn shortened(message: &str) -> String {
+    if message.len() <= LONGEST {
+        return message.to_owned();
+    }
+    let end = message.floor_char_boundary(LONGEST);
+    format!("{}…", &message[..end])
+}
+
+fn reference(parent: &ParentRef) -> Value {
+    let mut said = fields(json!({
+        "group": GATEWAY_API,
+        "kind": parent.kind.as_str(),
+        "name": &*parent.name,
+    }));
+    if let Some(namespace) = &parent.namespace {
+        said.insert("namespace".into(), namespace.to_string().into());
+    }
+    if let Some(section) = &parent.section {
+        said.insert("sectionName".into(), section.to_string().into());
+    }
+    if let Some(port) = parent.port {
+        said.insert("port".into(), port.get().into());
+    }
+    Value::Object(said)
+}
+
+fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}

@@ -1,0 +1,268 @@
+//! What is known of the cluster, and how much of it is to be believed.
+//!
+//! Flows in: lists and events of each kind, failures, and the time. Flows out: all objects at one moment, and since when which kind
+//! has not been heard of. No I/O and no clock.
+//!
+//! An API server that has lost its data, or that answers for another cluster, tells an empty list without a word of excuse.
+//! To take that at its word would end all traffic at once. So a list that lacks more than half of what is known is asked for
+//! a second time, [`SECOND_LOOK`] later, before what it lacks is forgotten. What it has is taken at once, and what a watch
+//! says was deleted is believed: it is one object at a time, and somebody deleted it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imbl::OrdMap;
+
+use crate::kinds::Kind;
+use crate::object::{Object, ObjectId};
+
+/// Until a list that lacks more than half of what is known is believed.
+pub const SECOND_LOOK: Duration = Duration::from_secs(5);
+
+/// All objects.
+pub type Objects = OrdMap<ObjectId, Arc<Object>>;
+
+/// Whether a list was taken as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Belief {
+    /// What it lacks is forgotten.
+    Whole,
+    /// What it has is taken; what it lacks stays until it has been listed again, this much later.
+    AskAgain(Duration),
+}
+
+/// What is known of one kind.
+#[derive(Debug, Default)]
+struct Watched {
+    /// It was listed since the start.
+    listed: bool,
+    /// When it was first listed without much of what is known.
+    doubted: Option<Instant>,
+    /// Since when nothing could be heard, and why.
+    silent: Option<(Instant, String)>,
+}
+
+/// A kind that nothing can be heard of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// Which.
+    pub kind: Kind,
+    /// For how long.
+    pub lasts: Duration,
+    /// What was answered last.
+    pub error: String,
+}
+
+/// What is known.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    objects: Objects,
+    kinds: BTreeMap<Kind, Watched>,
+    /// What the API server serves was asked once at least.
+    served: bool,
+    /// Since when it cannot be asked, and why.
+    silent: Option<(Instant, String)>,
+    /// The version of the Gateway API's kinds that are installed.
+    bundle: Option<Arc<str>>,
+    /// Counts changes of documents.
+    documents: u64,
+    /// Counts changes of anything.
+    changes: u64,
+}
+
+impl Store {
+    /// Starts with what was known at another time.
+    pub(crate) fn kept(objects: Vec<Object>) -> Self {
+        let objects: Objects = objects
+            .into_iter()
+            .map(|object| (object.id.clone(), Arc::new(object)))
+            .collect();
+        Self {
+            objects,
+            ..Self::default()
+        }
+    }
+
+    /// All objects. Cheap: the copy shares its memory.
+    pub(crate) fn objects(&self) -> Objects {
+        self.objects.clone()
+    }
+
+    /// How often documents, and how often anything changed.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.documents, self.changes)
+    }
+
+    /// Whether every kind that the API server serves was listed.
+    pub(crate) fn complete(&self) -> bool {
+        self.served && self.kinds.values().all(|watched| watched.listed)
+    }
+
+    /// The API server said which kinds it serves; those in `fresh` are watched from now on.
+    pub(crate) fn serves(&mut self, fresh: &BTreeSet<Kind>) {
+        for kind in fresh {
+            self.kinds.entry(*kind).or_default();
+        }
+        self.silent = None;
+        self.served = true;
+    }
+
+    /// A kind that is not served any more has no objects, if it stays so.
+    pub(crate) fn gone(&mut self, kind: Kind, now: Instant) -> Belief {
+        let belief = self.listed(kind, Vec::new(), now);
+        if belief == Belief::Whole {
+            self.kinds.remove(&kind);
+        }
+        belief
+    }
+
+    /// All objects of a kind.
+    pub(crate) fn listed(&mut self, kind: Kind, objects: Vec<Object>, now: Instant) -> Belief {
+        let names: BTreeSet<ObjectId> = objects.iter().map(|object| object.id.clone()).collect();
+        let mut known = 0;
+        let mut lacking = Vec::new();
+        for id in self.of(kind) {
+            known += 1;
+            if !names.contains(&id) {
+                lacking.push(id);
+            }
+        }
+        for object in objects {
+            self.applied(object);
+        }
+        let watched = self.kinds.entry(kind).or_default();
+        watched.silent = None;
+        if lacking.len() * 2 > known {
+            let since = *watched.doubted.get_or_insert(now);
+            let waited = now.saturating_duration_since(since);
+            if waited < SECOND_LOOK {
+                tracing::warn!(
+                    %kind,
+                    known,
+                    lacking = lacking.len(),
+                    "a list lacks more than half of what is known; it is asked for once more before that is forgotten"
+                );
+                return Belief::AskAgain(SECOND_LOOK - waited);
+            }
+        }
+        watched.doubted = None;
+        watched.listed = true;
+        for id in lacking {
+            self.deleted(&id);
+        }
+        Belief::Whole
+    }
+
+    /// An object is new or has changed.
+    pub(crate) fn applied(&mut self, object: Object) {
+        self.heard(object.id.kind);
+        let object = match self.objects.get(&object.id) {
+            Some(before) => {
+                let object = object.sharing(before);
+                if object == **before {
+                    return;
+                }
+                if !object.same_document(before) {
+                    self.documents += 1;
+                }
+                object
+            }
+            None => {
+                self.documents += 1;
+                object
+            }
+        };
+        self.changes += 1;
+        self.objects.insert(object.id.clone(), Arc::new(object));
+    }
+
+    /// An object was deleted.
+    pub(crate) fn deleted(&mut self, id: &ObjectId) {
+        self.heard(id.kind);
+        if self.objects.remove(id).is_some() {
+            self.documents += 1;
+            self.changes += 1;
+        }
+    }
+
+    /// A kind is watched without trouble.
+    pub(crate) fn heard(&mut self, kind: Kind) {
+        if let Some(watched) = self.kinds.get_mut(&kind) {
+            watched.silent = None;
+        }
+    }
+
+    /// A kind could not be listed or watched; whether that is news.
+    pub(crate) fn failed(&mut self, kind: Kind, error: String, now: Instant) -> bool {
+        let watched = self.kinds.entry(kind).or_default();
+        let since = watched.silent.as_ref().map(|(since, _)| *since);
+        watched.silent = Some((since.unwrap_or(now), error));
+        since.is_none()
+    }
+
+    /// What the API server serves could not be asked; whether that is news.
+    pub(crate) fn unreachable(&mut self, error: String, now: Instant) -> bool {
+        let since = self.silent.as_ref().map(|(since, _)| *since);
+        self.silent = Some((since.unwrap_or(now), error));
+        since.is_none()
+    }
+
+    /// The version of the Gateway API's kinds that are installed.
+    pub(crate) fn installed(&mut self, bundle: Option<Arc<str>>) {
+        if self.bundle != bundle {
+            self.bundle = bundle;
+            self.changes += 1;
+        }
+    }
+
+    /// As it was last told.
+    pub(crate) fn bundle(&self) -> Option<Arc<str>> {
+        self.bundle.clone()
+    }
+
+    /// Kinds that nothing can be heard of.
+    pub(crate) fn silences(&self, now: Instant) -> Vec<Silence> {
+        let kinds = self.kinds.iter();
+        kinds
+            .filter_map(|(kind, watched)| {
+                let (since, error) = watched.silent.as_ref()?;
+                Some(Silence {
+                    kind: *kind,
+                    lasts: now.saturating_duration_since(*since),
+                    error: error.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// For how long the API server as a whole could not be asked, and why.
+    pub(crate) fn unreachable_for(&self, now: Instant) -> Option<(Duration, String)> {
+        let (since, error) = self.silent.as_ref()?;
+        Some((now.saturating_duration_since(*since), error.clone()))
+    }
+
+    /// Kinds that are watched, and how many objects of each are known.
+    pub(crate) fn tally(&self) -> BTreeMap<Kind, usize> {
+        let mut tally: BTreeMap<Kind, usize> = self.kinds.keys().map(|kind| (*kind, 0)).collect();
+        for id in self.objects.keys() {
+            *tally.entry(id.kind).or_default() += 1;
+        }
+        tally
+    }
+
+    fn of(&self, kind: Kind) -> Vec<ObjectId> {
+        let first = ObjectId {
+            kind,
+            namespace: "".into(),
+            name: "".into(),
+        };
+        let rest = self.objects.range(first..);
+        rest.map(|(id, _)| id.clone())
+            .take_while(|id| id.kind == kind)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

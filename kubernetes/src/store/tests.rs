@@ -1,0 +1,156 @@
+use std::time::{Duration, Instant};
+
+use super::{Belief, SECOND_LOOK, Store};
+use crate::kinds::Kind;
+use crate::object::{Object, ObjectId};
+
+fn object(kind: Kind, name: &str, document: &str) -> Object {
+    Object {
+        id: ObjectId {
+            kind,
+            namespace: "n".into(),
+            name: name.into(),
+        },
+        api_version: "v1".into(),
+        uid: name.into(),
+        generation: 1,
+        document: document.as_bytes().into(),
+        status: None,
+    }
+}
+
+fn services(names: &[&str]) -> Vec<Object> {
+    let names = names.iter();
+    names.map(|name| object(Kind::Service, name, "x")).collect()
+}
+
+fn names(store: &Store) -> Vec<String> {
+    store
+        .objects()
+        .keys()
+        .map(|id| id.name.to_string())
+        .collect()
+}
+
+#[test]
+fn an_empty_list_is_believed_at_the_second_look() {
+    let start = Instant::now();
+    let mut store = Store::default();
+    store.serves(&[Kind::Service].into());
+    assert!(!store.complete());
+    let listed = store.listed(Kind::Service, services(&["a", "b"]), start);
+    assert_eq!(listed, Belief::Whole);
+    assert!(store.complete());
+
+    let restarted = start + Duration::from_secs(60);
+    let doubt = store.listed(Kind::Service, Vec::new(), restarted);
+    assert_eq!(doubt, Belief::AskAgain(SECOND_LOOK));
+    assert_eq!(names(&store), ["a", "b"]);
+    let early = restarted + Duration::from_secs(2);
+    let doubt = store.listed(Kind::Service, Vec::new(), early);
+    assert_eq!(doubt, Belief::AskAgain(Duration::from_secs(3)));
+    let late = restarted + SECOND_LOOK;
+    assert_eq!(store.listed(Kind::Service, Vec::new(), late), Belief::Whole);
+    assert!(names(&store).is_empty());
+}
+
+#[test]
+fn a_list_that_recovers_leaves_no_doubt_behind() {
+    let start = Instant::now();
+    let mut store = Store::kept(services(&["a", "b", "c"]));
+    let doubt = store.listed(Kind::Service, services(&["c", "d"]), start);
+    assert_eq!(doubt, Belief::AskAgain(SECOND_LOOK));
+    // What the list has is taken at once.
+    assert_eq!(names(&store), ["a", "b", "c", "d"]);
+    let whole = services(&["a", "b", "c", "d"]);
+    let again = store.listed(Kind::Service, whole, start + SECOND_LOOK);
+    assert_eq!(again, Belief::Whole);
+    assert_eq!(names(&store), ["a", "b", "c", "d"]);
+    // The next doubt waits its own time.
+    let later = start + 10 * SECOND_LOOK;
+    let doubt = store.listed(Kind::Service, services(&["a"]), later);
+    assert_eq!(doubt, Belief::AskAgain(SECOND_LOOK));
+}
+
+#[test]
+fn a_list_that_lacks_a_few_is_believed() {
+    let mut store = Store::kept(services(&["a", "b", "c", "d"]));
+    let list = services(&["a", "b"]);
+    let listed = store.listed(Kind::Service, list, Instant::now());
+    assert_eq!(listed, Belief::Whole);
+    assert_eq!(names(&store), ["a", "b"]);
+}
+
+#[test]
+fn other_kinds_are_left_alone() {
+    let mut store = Store::kept(services(&["a"]));
+    store.applied(object(Kind::Secret, "s", "x"));
+    store.applied(object(Kind::Pod, "p", "x"));
+    let now = Instant::now();
+    store.listed(Kind::Service, Vec::new(), now);
+    store.listed(Kind::Service, Vec::new(), now + SECOND_LOOK);
+    assert_eq!(names(&store), ["p", "s"]);
+}
+
+#[test]
+fn a_deletion_that_is_told_needs_no_second_look() {
+    let mut store = Store::kept(services(&["a"]));
+    store.deleted(&services(&["a"])[0].id);
+    assert!(names(&store).is_empty());
+}
+
+#[test]
+fn duplicates_and_changes_of_the_status_are_no_changes_of_documents() {
+    let mut store = Store::kept(services(&["a"]));
+    assert_eq!(store.counts(), (0, 0));
+    store.applied(object(Kind::Service, "a", "x"));
+    assert_eq!(store.counts(), (0, 0));
+    let mut answered = object(Kind::Service, "a", "x");
+    answered.status = Some(serde_json::json!({"parents": []}).into());
+    store.applied(answered);
+    assert_eq!(store.counts(), (0, 1));
+    store.applied(object(Kind::Service, "a", "y"));
+    assert_eq!(store.counts(), (1, 2));
+    // The same name, but another object.
+    let mut reborn = object(Kind::Service, "a", "y");
+    reborn.uid = "other".into();
+    store.applied(reborn);
+    assert_eq!(store.counts(), (2, 3));
+}
+
+#[test]
+fn a_kind_that_disappears_takes_its_objects_along_at_the_second_look() {
+    let now = Instant::now();
+    let mut store = Store::kept(services(&["a"]));
+    store.serves(&[Kind::Service].into());
+    assert!(matches!(
+        store.gone(Kind::Service, now),
+        Belief::AskAgain(_)
+    ));
+    assert!(!store.complete());
+    let later = now + SECOND_LOOK;
+    assert_eq!(store.gone(Kind::Service, later), Belief::Whole);
+    assert!(store.complete());
+    assert!(names(&store).is_empty());
+}
+
+#[test]
+fn silence_counts_from_its_first_failure_and_ends_with_a_word() {
+    let start = Instant::now();
+    let hour = Duration::from_secs(3600);
+    let mut store = Store::default();
+    store.serves(&[Kind::Pod].into());
+    assert!(store.failed(Kind::Pod, "connection refused".to_owned(), start));
+    assert!(!store.failed(Kind::Pod, "timed out".to_owned(), start + hour / 2));
+    let silences = store.silences(start + hour);
+    assert_eq!(silences.len(), 1);
+    assert_eq!(silences[0].lasts, hour);
+    assert_eq!(silences[0].error, "timed out");
+    store.heard(Kind::Pod);
+    assert!(store.silences(start + hour).is_empty());
+    assert!(store.unreachable("refused".to_owned(), start));
+    let (lasts, _) = store.unreachable_for(start + hour).expect("unreachable");
+    assert_eq!(lasts, hour);
+    store.serves(&[Kind::Pod].into());
+    assert_eq!(store.unreachable_for(start + hour), None);
+}

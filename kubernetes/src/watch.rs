@@ -1,0 +1,238 @@
+//! Keeps one kind up to date: lists it, then watches what changes.
+//!
+//! Flows in: pages of lists and events of watches. Flows out: calls of the [`Store`]. A watch that ends goes on where it ended; one
+//! that the API server cannot continue (410) begins with a list. Lists are read page by page without a resource version, which
+//! asks for what is stored rather than for what some cache remembers.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use kube::Api;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::{ApiResource, DynamicObject};
+use tokio::time::timeout;
+
+use crate::backoff::Backoff;
+use crate::cluster::Known;
+use crate::error::explain;
+use crate::kinds::Kind;
+use crate::object::{Object, ObjectId};
+use crate::store::Belief;
+
+/// Objects on a page of a list.
+const PAGE: u32 = 500;
+/// Until an answer to a request must begin.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long the API server keeps a watch open, in seconds.
+const WATCH: u32 = 270;
+/// A watch that says nothing for so long is taken for dead: the API server sends a bookmark each minute.
+const QUIET: Duration = Duration::from_secs(100);
+/// A watch that ends sooner than this is not opened again at once.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Why a kind is not heard of.
+#[derive(Debug)]
+enum Trouble {
+    /// It is not served.
+    NotServed,
+    /// The API server has forgotten what happened since; a list is needed.
+    Expired,
+    /// Anything else.
+    Failed(String),
+}
+
+impl From<kube::Error> for Trouble {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) if status.code == 404 => Self::NotServed,
+            kube::Error::Api(status) if status.code == 410 => Self::Expired,
+            _ => Self::Failed(explain(&error)),
+        }
+    }
+}
+
+/// Follows a kind until it is not served any more.
+pub(crate) async fn follow(
+    kind: Kind,
+    resource: ApiResource,
+    api: Api<DynamicObject>,
+    known: Arc<Known>,
+) {
+    let mut watcher = Watcher {
+        kind,
+        resource,
+        api,
+        known,
+        backoff: Backoff::default(),
+    };
+    loop {
+        let trouble = match watcher.list().await {
+            Ok(version) => watcher.watch(version).await,
+            Err(trouble) => trouble,
+        };
+        match trouble {
+            Trouble::NotServed => {
+                let belief = watcher
+                    .known
+                    .change(|store| store.gone(kind, Instant::now()));
+                match belief {
+                    Belief::Whole => {
+                        tracing::info!(%kind, "the API server does not serve this kind any more");
+                        return;
+                    }
+                    Belief::AskAgain(pause) => tokio::time::sleep(pause).await,
+                }
+            }
+            Trouble::Expired => tracing::debug!(%kind, "a watch has expired; listing again"),
+            Trouble::Failed(error) => watcher.failed(error).await,
+        }
+    }
+}
+
+struct Watcher {
+    kind: Kind,
+    resource: ApiResource,
+    api: Api<DynamicObject>,
+    known: Arc<Known>,
+    backoff: Backoff,
+}
+
+impl Watcher {
+    /// Lists until the list is believed; gives the version to watch from.
+    async fn list(&mut self) -> Result<String, Trouble> {
+        loop {
+            let (objects, version) = self.pages().await?;
+            let kind = self.kind;
+            let belief = self
+                .known
+                .change(|store| store.listed(kind, objects, Instant::now()));
+            match belief {
+                Belief::Whole => return Ok(version),
+                Belief::AskAgain(pause) => tokio::time::sleep(pause).await,
+            }
+        }
+    }
+
+    async fn pages(&self) -> Result<(Vec<Object>, String), Trouble> {
+        let mut params = ListParams::default().limit(PAGE);
+        params.field_selector = self.kind.selector().map(str::to_owned);
+        let mut objects = Vec::new();
+        loop {
+            let page = answered(self.api.list(&params)).await?;
+            let items = page.items.into_iter();
+            objects.extend(items.filter_map(|sent| Object::new(self.kind, &self.resource, sent)));
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                let version = page.metadata.resource_version.unwrap_or_default();
+                return Ok((objects, version));
+            }
+        }
+    }
+
+    /// Watches from a version on, as long as that is possible without a list.
+    async fn watch(&mut self, mut version: String) -> Trouble {
+        let mut failed = false;
+        loop {
+            let opened = Instant::now();
+            let watched = match failed {
+                true => self.is_past(&version).await,
+                false => Ok(()),
+            };
+            let watched = match watched {
+                Ok(()) => self.events(&mut version).await,
+                Err(trouble) => Err(trouble),
+            };
+            failed = watched.is_err();
+            match watched {
+                Ok(()) if opened.elapsed() >= SHORT => {}
+                Ok(()) => tokio::time::sleep(self.backoff.next()).await,
+                Err(Trouble::Failed(error)) => self.failed(error).await,
+                Err(trouble) => return trouble,
+            }
+        }
+    }
+
+    /// Whether the API server has come to this version. One whose data were lost or restored has not, and a watch from a version
+    /// to come tells nothing until then.
+    async fn is_past(&self, version: &str) -> Result<(), Trouble> {
+        let page = answered(self.api.list(&ListParams::default().limit(1))).await?;
+        let now = page.metadata.resource_version.unwrap_or_default();
+        // Versions are compared as numbers (KEP-5504).
+        match (now.parse::<u128>(), version.parse::<u128>()) {
+            (Ok(now), Ok(version)) if now >= version => Ok(()),
+            _ => Err(Trouble::Expired),
+        }
+    }
+
+    /// One watch, until the API server or silence ends it.
+    async fn events(&mut self, version: &mut String) -> Result<(), Trouble> {
+        let mut params = WatchParams::default().timeout(WATCH);
+        params.field_selector = self.kind.selector().map(str::to_owned);
+        let events = answered(self.api.watch(&params, version)).await?;
+        let mut events = pin!(events);
+        self.well();
+        while let Ok(Some(event)) = timeout(QUIET, events.next()).await {
+            match event? {
+                WatchEvent::Added(sent) | WatchEvent::Modified(sent) => {
+                    remember(version, sent.metadata.resource_version.as_deref());
+                    if let Some(object) = Object::new(self.kind, &self.resource, sent) {
+                        self.known.change(|store| store.applied(object));
+                    }
+                }
+                WatchEvent::Deleted(sent) => {
+                    remember(version, sent.metadata.resource_version.as_deref());
+                    let id = ObjectId {
+                        kind: self.kind,
+                        namespace: sent.metadata.namespace.unwrap_or_default().into(),
+                        name: sent.metadata.name.unwrap_or_default().into(),
+                    };
+                    self.known.change(|store| store.deleted(&id));
+                }
+                WatchEvent::Bookmark(mark) => {
+                    remember(version, Some(&mark.metadata.resource_version));
+                }
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status.boxed()).into()),
+            }
+            self.backoff.reset();
+        }
+        Ok(())
+    }
+
+    fn well(&self) {
+        let kind = self.kind;
+        self.known.change(|store| store.heard(kind));
+    }
+
+    async fn failed(&mut self, error: String) {
+        let pause = self.backoff.next();
+        let kind = self.kind;
+        let fresh = self
+            .known
+            .change(|store| store.failed(kind, error.clone(), Instant::now()));
+        if fresh {
+            tracing::warn!(%kind, error, "this kind cannot be followed; what is known of it goes on");
+        } else {
+            tracing::debug!(%kind, error, "this kind can still not be followed");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn remember(version: &mut String, seen: Option<&str>) {
+    if let Some(seen) = seen.filter(|seen| !seen.is_empty()) {
+        seen.clone_into(version);
+    }
+}
+
+/// An answer that begins within [`ANSWER`].
+async fn answered<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Trouble> {
+    match timeout(ANSWER, answer).await {
+        Ok(answer) => answer.map_err(Trouble::from),
+        Err(_) => Err(Trouble::Failed(format!(
+            "no answer within {} seconds",
+            ANSWER.as_secs()
+        ))),
+    }
+}
