@@ -464,7 +464,7 @@ spec:
         "{warnings:?}"
     );
     assert!(
-        warnings[0].contains("BackendTLSPolicy default/b"),
+        warnings[0].contains("`BackendTLSPolicy` default/b"),
         "{warnings:?}"
     );
     let _router = Router::start(&snapshot);
