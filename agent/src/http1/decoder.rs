@@ -160,9 +160,17 @@ impl Chunks {
                     self.at = At::Size;
                 }
                 At::Trailers => {
-                    if input.starts_with(b"\r\n") {
-                        input.advance(2);
-                        return Ok(Piece::End);
+                    match **input {
+                        [] | [b'\r'] => return Ok(Piece::More),
+                        [b'\r', b'\n', ..] => {
+                            input.advance(2);
+                            return Ok(Piece::End);
+                        }
+                        // Others read it as the beginning of trailers, and what is behind it as one of them.
+                        [b'\n', ..] => {
+                            return Err(MessageError::Malformed("body ends without a line end"));
+                        }
+                        _ => {}
                     }
                     return match fields::trailers(input)? {
                         Some(fields) => Ok(Piece::Trailers(fields)),

@@ -43,6 +43,11 @@ pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, MessageEr
     if length > MAX_TRAILERS {
         return Err(MessageError::Malformed("trailers are too long"));
     }
+    // Whose lines end in nothing but a line feed, they are read in two ways.
+    let mut bare = whole[..length].windows(2);
+    if bare.any(|two| two[1] == b'\n' && two[0] != b'\r') {
+        return Err(MessageError::Malformed("line of a trailer has no end"));
+    }
     let (fields, _) = values(&whole, lines, HeaderMap::new())?;
     input.advance(length);
     Ok(Some(fields))

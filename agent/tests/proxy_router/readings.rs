@@ -286,7 +286,8 @@ async fn proxy_reads_no_request_where_another_server_reads_none() {
     let _router = Router::start(&snapshot);
 
     let strategy = message();
-    let mut runner = TestRunner::default();
+    // The same messages each time: one that is read otherwise is to be looked at, and not to come and go.
+    let mut runner = TestRunner::deterministic();
     let cases: Vec<_> = (0..CASES)
         .map(|_| strategy.new_tree(&mut runner).expect("a message").current())
         .collect();
