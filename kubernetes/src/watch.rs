@@ -1,6 +1,6 @@
 //! Keeps one kind up to date: lists it, then watches what changes.
 //!
-//! Flows in: pages of lists and events of watches. Flows out: calls of the [`Store`]. A watch that ends goes on where it ended; one
+//! Flows in: pages of lists and events of watches. Flows out: calls of the `Store`. A watch that ends goes on where it ended; one
 //! that the API server cannot continue (410) begins with a list. Lists are read page by page without a resource version, which
 //! asks for what is stored rather than for what some cache remembers.
 
