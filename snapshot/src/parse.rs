@@ -61,7 +61,7 @@ pub struct Taken {
     pub report: Report,
 }
 
-/// Takes the objects of a cluster, each of which is one `SourceFile`: [`read`] and [`link`] in one.
+/// Takes the objects of a cluster, each of which is one `SourceFile`: [`read`] and [`link()`] in one.
 pub fn take(objects: impl IntoIterator<Item = SourceFile>) -> Taken {
     let reads = objects.into_iter().map(|object| Arc::new(read(&object)));
     link(&reads.collect::<Vec<_>>())

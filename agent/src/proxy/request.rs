@@ -1,7 +1,7 @@
 //! The stages of a request: normalise → match listener, host, route → authenticate → authorise →
 //! routing key → rewrite, headers → upstream → response headers → access log.
 //!
-//! Every stage reads the same [`Normal`] request and the one table that [`handle`] loaded.
+//! Every stage reads the same `Normal` request and the one table that [`handle`] loaded.
 
 use std::borrow::Cow;
 use std::rc::Rc;
