@@ -121,7 +121,10 @@ impl Kept {
             let data = match frame?.into_data() {
                 Ok(data) => data,
                 Err(frame) => {
-                    kept.state.borrow_mut().trailers = frame.into_trailers().ok();
+                    // What is neither data nor trailers has no meaning yet (`http_body::Frame`), and takes nothing away.
+                    if let Ok(trailers) = frame.into_trailers() {
+                        kept.state.borrow_mut().trailers = Some(trailers);
+                    }
                     continue;
                 }
             };

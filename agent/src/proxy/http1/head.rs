@@ -191,9 +191,13 @@ fn any(head: &Bytes, arena: &Arena) -> Result<Option<Read>, StatusCode> {
         Err(_) => return Err(StatusCode::BAD_REQUEST),
     };
     let bad = |_: MessageError| StatusCode::BAD_REQUEST;
-    let method = parsed.method.unwrap_or_default().as_bytes();
+    // A whole head has both; one without is refused like any other that cannot be read.
+    let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
+        return Err(StatusCode::BAD_REQUEST);
+    };
+    let method = method.as_bytes();
     let method = Method::from_bytes(method).map_err(|_| StatusCode::BAD_REQUEST)?;
-    let target = head.slice_ref(parsed.path.unwrap_or_default().as_bytes());
+    let target = head.slice_ref(target.as_bytes());
     let target = Uri::from_maybe_shared(target).map_err(|_| StatusCode::BAD_REQUEST)?;
     let (headers, told) = values(head, parsed.headers, arena.map()).map_err(bad)?;
     Ok(Some(Read {
