@@ -234,8 +234,13 @@ impl Activator {
     ) -> Result<Active, ActivateError> {
         let generation = self.generation + 1;
         let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
-        let routes = compile::route::compile(snapshot, generation.into()).map_err(refused)?;
-        routes.adopt(&self.routes.load());
+        let routes = {
+            let before = self.routes.load();
+            let routes =
+                compile::route::next(snapshot, generation.into(), &before).map_err(refused)?;
+            routes.adopt(&before);
+            routes
+        };
         let listeners = routes.addresses();
         let kernel = match self.datapath.clone() {
             Some(datapath) => Some(self.steer(

@@ -5,6 +5,7 @@
 //! What it deliberately does not do: no sockets, no clock of its own, no state that changes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::atomic::AtomicUsize;
@@ -12,9 +13,10 @@ use std::sync::{Arc, OnceLock};
 
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
+use snapshot::Shared;
 use snapshot::model::{
     Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
-    PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
+    PolicyId, RemoteKeys, Retry, Route, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 use crate::upstream::Terms;
@@ -76,6 +78,8 @@ pub struct RouteTable {
     pub(crate) managed: BTreeMap<(Arc<str>, PolicyId), Arc<Managed>>,
     /// Rate limits by policy and route.
     pub(crate) limiters: BTreeMap<(PolicyId, L7Kind, Arc<str>), Arc<Limiter>>,
+    /// What the next table can take over as it is.
+    pub(crate) kept: Kept,
 }
 
 impl RouteTable {
@@ -275,7 +279,7 @@ pub struct Listener {
     pub name: Arc<str>,
     /// The gate that its gateway plays.
     pub gate: Option<Gate>,
-    pub(crate) hosts: HostIndex<HostRules>,
+    pub(crate) hosts: HostIndex<Arc<HostRules>>,
     /// Headers that tokens set and that choose a route again: a client's own never choose one.
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
@@ -294,7 +298,7 @@ impl Listener {
     /// The rules of the most specific host that covers `host`. As in Envoy's virtual hosts, rules of
     /// a broader host are not asked when none of these match.
     pub fn rules(&self, host: &str) -> Option<&HostRules> {
-        self.hosts.find(host)
+        self.hosts.find(host).map(|rules| &**rules)
     }
 
     /// The certificate for a server name: exact before wildcard; without either, or without a
@@ -319,8 +323,8 @@ pub struct ServerCertificate {
 /// Values by host: exact names, wildcards by suffix, and one for all other hosts.
 #[derive(Debug)]
 pub struct HostIndex<T> {
-    pub(crate) exact: HashMap<Box<str>, T>,
-    pub(crate) wildcard: HashMap<Box<str>, T>,
+    pub(crate) exact: HashMap<Arc<str>, T>,
+    pub(crate) wildcard: HashMap<Arc<str>, T>,
     pub(crate) any: Option<T>,
 }
 
@@ -353,6 +357,14 @@ impl<T> HostIndex<T> {
         self.any.as_ref()
     }
 
+    /// The value of exactly this pattern, none meaning every host.
+    pub fn of(&self, pattern: Option<&HostPattern>) -> Option<&T> {
+        match pattern {
+            Some(pattern) => self.exact_or_wildcard(pattern),
+            None => self.any.as_ref(),
+        }
+    }
+
     /// The value of exactly this pattern.
     pub fn exact_or_wildcard(&self, pattern: &HostPattern) -> Option<&T> {
         match pattern {
@@ -364,8 +376,8 @@ impl<T> HostIndex<T> {
     /// Sets the value of a pattern, none meaning every host; gives back the one it replaces.
     pub fn insert(&mut self, pattern: Option<&HostPattern>, value: T) -> Option<T> {
         match pattern {
-            Some(HostPattern::Exact(name)) => self.exact.insert(name.as_str().into(), value),
-            Some(HostPattern::Wildcard(name)) => self.wildcard.insert(name.as_str().into(), value),
+            Some(HostPattern::Exact(name)) => self.exact.insert(name.text(), value),
+            Some(HostPattern::Wildcard(name)) => self.wildcard.insert(name.text(), value),
             None => self.any.replace(value),
         }
     }
@@ -375,10 +387,8 @@ impl<T: Default> HostIndex<T> {
     /// The value of a pattern, made if there is none yet.
     pub fn entry(&mut self, pattern: Option<&HostPattern>) -> &mut T {
         match pattern {
-            Some(HostPattern::Exact(name)) => self.exact.entry(name.as_str().into()).or_default(),
-            Some(HostPattern::Wildcard(name)) => {
-                self.wildcard.entry(name.as_str().into()).or_default()
-            }
+            Some(HostPattern::Exact(name)) => self.exact.entry(name.text()).or_default(),
+            Some(HostPattern::Wildcard(name)) => self.wildcard.entry(name.text()).or_default(),
             None => self.any.get_or_insert_default(),
         }
     }
@@ -434,6 +444,40 @@ pub struct Steered {
     /// Whether the address is a service address: requests then go to one of the workloads, else
     /// to the very address.
     pub service: bool,
+}
+
+/// The rules of a route, compiled.
+pub(crate) type RouteRules = Arc<[Arc<RouteRule>]>;
+
+/// Routes whose rules depend on nothing but the route, by its address, which stays its own for as long as it is held here.
+#[derive(Default)]
+pub(crate) struct Kept(HashMap<usize, (Shared<Route>, RouteRules)>);
+
+impl Kept {
+    /// Nothing, with room for so many routes.
+    pub(crate) fn with_room(routes: usize) -> Self {
+        let mut kept = HashMap::default();
+        kept.reserve(routes);
+        Self(kept)
+    }
+
+    /// The rules of a route.
+    pub(crate) fn of(&self, route: &Shared<Route>) -> Option<&RouteRules> {
+        self.0.get(&route.address()).map(|(_, rules)| rules)
+    }
+
+    /// Keeps the rules of a route.
+    pub(crate) fn keep(&mut self, route: &Shared<Route>, rules: &RouteRules) {
+        let kept = (route.clone(), Arc::clone(rules));
+        self.0.insert(route.address(), kept);
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All of it is in the table, and addresses say nothing.
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
 }
 
 /// A rule of a route, compiled.
@@ -511,8 +555,8 @@ impl RouteRule {
 /// A target and its share.
 #[derive(Debug)]
 pub struct RouteTarget {
-    /// Number of the target, unique in its table; round robin is counted under it.
-    pub id: u32,
+    /// Number of the target, unique among all tables; round robin is counted under it.
+    pub id: u64,
     /// Share among the rule's targets.
     pub weight: u32,
     /// Name of what is behind it, the same in every generation; state of the backend is kept under it.

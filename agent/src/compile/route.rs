@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Auth, ClientPolicy, Declared, L7Kind, Name, ObjectName, Origin, PolicyId, RemoteKeys, Route,
-    Rule, UpstreamTls,
+    Auth, ClientPolicy, Declared, Filter, L7Kind, Name, ObjectName, Origin, PolicyId, RemoteKeys,
+    Route, Rule, Target, Upstream, UpstreamTls,
 };
 use snapshot::{Mistake, Snapshot};
 
@@ -20,8 +20,8 @@ use crate::route::limiter::SharedRules;
 use crate::route::token::Provider;
 use crate::route::trust::Identity;
 use crate::route::{
-    Backend, Gatekeeper, HostRules, Limiter, Managed, Placements, RouteRule, RouteTable,
-    ServerCertificate, TargetKind, TlsPeer,
+    Backend, Gatekeeper, HostRules, Kept, Limiter, Managed, Placements, RouteRule, RouteRules,
+    RouteTable, ServerCertificate, TargetKind, TlsPeer,
 };
 
 mod components;
@@ -33,7 +33,16 @@ use components::{callers, inside};
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
 pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<Mistake>> {
-    let mut compiler = Compiler::new(snapshot);
+    next(snapshot, generation, &RouteTable::default())
+}
+
+/// The same, taking over from the table of an earlier generation what would be made anew as it is there.
+pub fn next(
+    snapshot: &Snapshot,
+    generation: u64,
+    before: &RouteTable,
+) -> Result<RouteTable, Vec<Mistake>> {
+    let mut compiler = Compiler::new(snapshot, generation, before);
     let rules = compiler.rules();
     let streams = compiler.streams();
     let table = RouteTable {
@@ -50,6 +59,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         backends: compiler.backends,
         managed: compiler.managed,
         limiters: compiler.limiters,
+        kept: compiler.kept,
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -64,6 +74,9 @@ type ManagedKey = (Arc<str>, PolicyId);
 
 struct Compiler<'a> {
     snapshot: &'a Snapshot,
+    /// The table before, and what the next one can take over.
+    before: &'a RouteTable,
+    kept: Kept,
     mistakes: Vec<Mistake>,
     providers: HashMap<Name, Arc<Provider>>,
     gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
@@ -76,14 +89,17 @@ struct Compiler<'a> {
     shared_rules: BTreeMap<PolicyId, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     peers: HashMap<*const UpstreamTls, TlsPeer>,
-    targets: u32,
+    /// The number of the last target. Its upper half is the generation's, so that no table gives it again.
+    targets: u64,
     policies: HashMap<*const ClientPolicy, Arc<ClientSettings>>,
 }
 
 impl<'a> Compiler<'a> {
-    fn new(snapshot: &'a Snapshot) -> Self {
+    fn new(snapshot: &'a Snapshot, generation: u64, before: &'a RouteTable) -> Self {
         let mut compiler = Self {
             snapshot,
+            before,
+            kept: Kept::default(),
             mistakes: Vec::new(),
             providers: HashMap::new(),
             gatekeepers: HashMap::new(),
@@ -96,7 +112,7 @@ impl<'a> Compiler<'a> {
             shared_rules: BTreeMap::new(),
             certificates: BTreeMap::new(),
             peers: HashMap::new(),
-            targets: 0,
+            targets: generation << 32,
             policies: HashMap::new(),
         };
         for table in snapshot.routing_tables.values() {
@@ -153,19 +169,25 @@ impl<'a> Compiler<'a> {
     }
 
     /// All rules by route, compiled once however many listeners they are attached to.
-    fn rules(&mut self) -> Vec<Vec<Arc<RouteRule>>> {
+    fn rules(&mut self) -> Vec<RouteRules> {
         let snapshot = self.snapshot;
-        snapshot
-            .routes
-            .iter()
+        self.kept = Kept::with_room(snapshot.routes.len());
+        let routes = snapshot.routes.iter();
+        routes
             .map(|route| {
+                if let Some(rules) = self.before.kept.of(route) {
+                    self.kept.keep(route, rules);
+                    return Arc::clone(rules);
+                }
                 let name: Arc<str> = route.name.to_string().into();
-                route
-                    .rules
-                    .iter()
-                    .enumerate()
+                let rules = route.rules.iter().enumerate();
+                let rules: RouteRules = rules
                     .map(|(index, rule)| Arc::new(self.rule(route, &name, index, rule)))
-                    .collect()
+                    .collect();
+                if route.rules.iter().all(stands_alone) {
+                    self.kept.keep(route, &rules);
+                }
+                rules
             })
             .collect()
     }
@@ -222,8 +244,9 @@ impl<'a> Compiler<'a> {
     }
 
     /// Adds a route's matches. Order: routes as the snapshot lists them, then rules as written.
-    fn add(&mut self, into: &mut HostRules, route: &Route, rules: &[Arc<RouteRule>], at: usize) {
-        for (rule, compiled) in route.rules.iter().zip(rules) {
+    fn add(&mut self, into: &mut HostRules, route: &Route, rules: &RouteRules, at: usize) {
+        into.begin(rules);
+        for (rule, compiled) in route.rules.iter().zip(&**rules) {
             let order = (at << 16) | compiled.index;
             for one in &rule.matches {
                 if let Err(error) = into.add(one, compiled, order) {
@@ -232,4 +255,29 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+/// Whether what a rule is compiled to depends on nothing outside of its route: no policy, no table, no component, and no
+/// certificate.
+fn stands_alone(rule: &Rule) -> bool {
+    let plain = |target: &Target| match target {
+        Target::Upstreams(list) => list
+            .iter()
+            .all(|one| !matches!(one, Upstream::Tcp { tls: Some(_), .. })),
+        Target::Unresolved(_) => true,
+        Target::Endpoint(_) | Target::RoutingTable(_) => false,
+    };
+    let filters = |list: &[Filter]| {
+        list.iter().all(|filter| match filter {
+            Filter::Mirror(mirror) => plain(&mirror.target),
+            _ => true,
+        })
+    };
+    rule.auth.is_none()
+        && rule.traffic.is_none()
+        && filters(&rule.filters)
+        && rule
+            .targets
+            .iter()
+            .all(|one| plain(&one.target) && filters(&one.filters))
 }
