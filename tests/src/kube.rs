@@ -92,7 +92,7 @@ impl World {
     /// # Errors
     /// Not root, the agent is not built, or a component does not start; the message names the log.
     pub fn up(setup: &Setup) -> Result<Self> {
-        let agent = Programs::locate()?.agent;
+        let agent = Programs::agent()?;
         let world = Self::claim()?;
         let mut up = world.script("up");
         up.arg("--images").arg(folder().join("images.yaml"));
