@@ -184,7 +184,7 @@ pub(super) async fn forward(
         .first()
         .and_then(|one| one.host.as_ref())
     {
-        host.clone_from(own);
+        host.clone_from(own.field());
     }
     let http2 = chosen.destinations.first().is_some_and(|one| one.http2);
     let tls = chosen
