@@ -235,7 +235,11 @@ fn the_objects_of_the_property_are_mostly_taken() {
         .collect();
     // The routing table has mistakes in every form.
     assert_eq!(refused.len(), 1, "{refused:#?}");
-    assert!(taken.snapshot.routes.len() >= 3, "{:?}", taken.snapshot.routes);
+    assert!(
+        taken.snapshot.routes.len() >= 3,
+        "{:?}",
+        taken.snapshot.routes
+    );
 }
 
 #[test]
