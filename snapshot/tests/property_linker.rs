@@ -235,11 +235,10 @@ fn the_objects_of_the_property_are_mostly_taken() {
         .collect();
     // The routing table has mistakes in every form.
     assert_eq!(refused.len(), 1, "{refused:#?}");
-    assert!(
-        taken.snapshot.routes.len() >= 3,
-        "{:?}",
-        taken.snapshot.routes
-    );
+    // The namespace of `c` may not attach, and `b` has nothing that `g` leaves it.
+    let routes = taken.snapshot.routes.iter();
+    let served: Vec<_> = routes.map(|route| route.name.name()).collect();
+    assert_eq!(served, ["g", "a"]);
 }
 
 #[test]
