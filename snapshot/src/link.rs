@@ -48,6 +48,7 @@ mod report;
 mod routing_table;
 mod rule;
 mod security_policy;
+mod service;
 mod traffic_policy;
 
 pub(crate) use collect::Taking;
@@ -251,6 +252,7 @@ fn snapshot(
         digest: "".into(),
         platform: platform.into(),
         cells,
+        services: service::services(&drafts.services, &drafts.slices, sink),
         routing_tables,
         gateways: served,
         routes,

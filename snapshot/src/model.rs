@@ -28,6 +28,7 @@ mod platform;
 mod resilience;
 mod routing;
 mod section;
+mod service;
 mod session;
 mod timestamp;
 mod tls;
@@ -65,6 +66,7 @@ pub use routing::{
     RoutingTable,
 };
 pub use section::SectionName;
+pub use service::{Service, ServiceEndpoint, ServicePort};
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 pub use tls::{Authorities, ClientDemand, ClientValidation, SubjectName, UpstreamTls};
@@ -83,6 +85,8 @@ pub struct Snapshot {
     pub platform: Shared<Platform>,
     /// Cells by identity.
     pub cells: BTreeMap<CellId, Shared<Cell>>,
+    /// Services that have addresses, by name.
+    pub services: BTreeMap<ObjectName, Shared<Service>>,
     /// Routing tables by name.
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.

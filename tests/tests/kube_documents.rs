@@ -251,6 +251,7 @@ fn kube_one_agent_writes_status_and_another_takes_its_place() -> Result<()> {
     let world = World::up(&Setup {
         nodes: 2,
         roles: false,
+        ..Setup::default()
     })?;
     kinds(&world)?;
     let mut first = Agent::start(&world, "node-1")?;

@@ -73,6 +73,7 @@ pub(crate) fn empty() -> Snapshot {
         digest: "0".into(),
         platform: Platform::default().into(),
         cells: BTreeMap::new(),
+        services: BTreeMap::new(),
         routing_tables: BTreeMap::new(),
         gateways: BTreeMap::new(),
         routes: Vec::new(),

@@ -1,7 +1,11 @@
-//! `Service`: ports by which routes name its endpoints. Only what routes need is read; the rest is for whoever gives
-//! the service its address.
+//! `Service`: its addresses, and ports by which clients and routes name its endpoints. Addresses that lead into the cluster
+//! from outside are for whoever gives them to the service.
+
+use std::time::Duration;
 
 use super::Meta;
+use super::addresses::{Placed, network_address};
+use super::cell::service::{DEFAULT, timeout};
 use crate::model::{Port, Transport};
 use crate::reader::{Field, Object};
 
@@ -11,6 +15,12 @@ pub(crate) struct ServiceDraft {
     pub(crate) external: bool,
     /// Whether IPv6 comes first, if it says so.
     pub(crate) prefers_v6: Option<bool>,
+    /// Its addresses in the cluster; none: it is headless, or an alias, or nobody gave it one.
+    pub(crate) addresses: Vec<Placed>,
+    /// How long a client keeps its endpoint.
+    pub(crate) affinity: Option<Duration>,
+    /// Only endpoints of a client's own node are for it.
+    pub(crate) node_only: bool,
     pub(crate) ports: Vec<ServicePort>,
 }
 
@@ -33,13 +43,58 @@ pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<ServiceDraft> 
     let prefers_v6 = families
         .first()
         .map(|first| first.value().text() == Some("IPv6"));
+    let addresses = match external {
+        true => Some(Vec::new()),
+        false => cluster_addresses(spec),
+    };
+    let affinity = affinity(spec);
+    let node_only = match spec.optional("internalTrafficPolicy") {
+        Some(field) => field.choice(&[("Cluster", false), ("Local", true)]),
+        None => Some(false),
+    };
     let ports: Option<Vec<ServicePort>> = spec.list("ports").iter().map(port).collect();
     spec.any_others();
     Some(ServiceDraft {
         external,
         prefers_v6,
+        addresses: addresses?,
+        affinity: affinity?,
+        node_only: node_only?,
         ports: ports?,
     })
+}
+
+/// `clusterIPs`, or `clusterIP` where only that is said. `None` says that there is none.
+fn cluster_addresses(spec: &mut Object<'_>) -> Option<Vec<Placed>> {
+    let first = spec.optional("clusterIP");
+    let mut fields = spec.list("clusterIPs");
+    if fields.is_empty() {
+        fields.extend(first);
+    }
+    let given = |field: &&Field<'_>| !matches!(field.value().text(), Some("" | "None"));
+    fields.iter().filter(given).map(network_address).collect()
+}
+
+/// How long a client keeps its endpoint; the outer none: that could not be read.
+#[expect(
+    clippy::option_option,
+    reason = "a client that keeps nothing and a mistake are two things"
+)]
+fn affinity(spec: &mut Object<'_>) -> Option<Option<Duration>> {
+    let kept = spec.optional("sessionAffinity");
+    let config = spec.optional("sessionAffinityConfig");
+    let kept = match kept {
+        Some(field) => field.choice(&[("None", false), ("ClientIP", true)])?,
+        None => false,
+    };
+    if !kept {
+        return Some(None);
+    }
+    let given = match config {
+        Some(field) => timeout(&field),
+        None => None,
+    };
+    Some(Some(given.unwrap_or(DEFAULT)))
 }
 
 fn port(field: &Field<'_>) -> Option<ServicePort> {

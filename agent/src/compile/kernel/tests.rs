@@ -242,6 +242,7 @@ fn world() -> (Snapshot, Discovery) {
         }
         .into(),
         cells: [(shop_id, shop.into()), (bank_id, bank.into())].into(),
+        services: BTreeMap::new(),
         routing_tables: BTreeMap::new(),
         gateways: [
             gateway("external", "192.0.2.20", Gate::External),
