@@ -24,6 +24,7 @@ mod gateway;
 mod jwt;
 mod l4;
 mod matches;
+mod node_ports;
 mod platform;
 mod resilience;
 mod routing;
@@ -59,6 +60,7 @@ pub use jwt::{
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
 pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
+pub use node_ports::NodePorts;
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{

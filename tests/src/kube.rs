@@ -4,7 +4,9 @@
 //! world has a name of its own, so that worlds never meet; one whose maker crashed is taken down by whoever makes the next.
 
 pub mod conformance;
+pub mod manifests;
 pub mod pods;
+pub mod process;
 
 use std::{
     ffi::OsStr,

@@ -25,6 +25,7 @@ use snapshot::model::{
     Component, ComponentId, Endpoint, EndpointId, Gate, ObjectName, Platform, Transport,
 };
 
+use crate::compile::node_addresses;
 use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, ServiceAddress, Table};
 
 mod changes;
@@ -153,8 +154,9 @@ impl Compiled {
             &next.places.components(),
             &Reach::of(&changes, everybody),
         );
-        if changes.gateways {
-            listeners(&mut next.tables, snapshot);
+        if changes.gateways || changes.platform || node {
+            let own = node_addresses(&snapshot.platform, discovery);
+            listeners(&mut next.tables, snapshot, &own);
         }
         next
     }
@@ -307,14 +309,14 @@ fn protocol(transport: Transport) -> u8 {
     }
 }
 
-fn listeners(tables: &mut KernelTables, snapshot: &Snapshot) {
+fn listeners(tables: &mut KernelTables, snapshot: &Snapshot, node: &[IpAddr]) {
     tables.listeners.clear();
     for gateway in snapshot.gateways.values() {
-        for address in &gateway.addresses {
-            for listener in &gateway.listeners {
+        for listener in &gateway.listeners {
+            for socket in gateway.sockets(listener, node) {
                 let at = ServiceAddress {
-                    address: *address,
-                    port: listener.port.get(),
+                    address: socket.ip(),
+                    port: socket.port(),
                     protocol: protocol(listener.protocol.transport()),
                 };
                 tables

@@ -115,6 +115,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         listeners,
         gate,
+        node_ports: snapshot::model::NodePorts::None,
         identity: None,
     }
 }

@@ -1,6 +1,7 @@
 //! `Service`: its addresses, and ports by which clients and routes name its endpoints. Addresses that lead into the cluster
 //! from outside are for whoever gives them to the service.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Meta;
@@ -8,6 +9,7 @@ use super::addresses::{Placed, network_address};
 use super::cell::service::{DEFAULT, timeout};
 use crate::model::{Port, Transport};
 use crate::reader::{Field, Object};
+use crate::tree::Value;
 
 /// A service.
 pub(crate) struct ServiceDraft {
@@ -22,6 +24,14 @@ pub(crate) struct ServiceDraft {
     /// Only endpoints of a client's own node are for it.
     pub(crate) node_only: bool,
     pub(crate) ports: Vec<ServicePort>,
+    /// What a load balancer gave it.
+    pub(crate) ingress: Vec<Ingress>,
+}
+
+/// Where a load balancer takes connections for a service.
+pub(crate) enum Ingress {
+    Address(IpAddr),
+    Hostname(String),
 }
 
 /// A port.
@@ -30,12 +40,44 @@ pub(crate) struct ServicePort {
     pub(crate) name: String,
     pub(crate) port: Port,
     pub(crate) transport: Option<Transport>,
+    /// The port of every node that is set apart for it.
+    pub(crate) node_port: Option<Port>,
     /// What is spoken there, as `appProtocol` has it.
     pub(crate) speaks: Option<String>,
 }
 
-/// Reads the `spec`.
-pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<ServiceDraft> {
+/// Reads the object.
+pub(crate) fn read(object: &mut Object<'_>, _meta: &Meta) -> Option<ServiceDraft> {
+    let ingress = object.optional("status").map(|field| ingress(&field));
+    let spec = object.required("spec").and_then(|field| field.object());
+    object.any_others();
+    let draft = spec_of(&mut spec?)?;
+    Some(ServiceDraft {
+        ingress: ingress.unwrap_or_default(),
+        ..draft
+    })
+}
+
+/// `loadBalancer.ingress` of a status. What is none there is nobody's mistake.
+fn ingress(status: &Field<'_>) -> Vec<Ingress> {
+    let balancer = status.value().get("loadBalancer").map(|node| &node.value);
+    let ingress = balancer.and_then(|value| value.get("ingress"));
+    let Some(Value::List(items)) = ingress.map(|node| &node.value) else {
+        return Vec::new();
+    };
+    let text = |value: &Value, name: &str| {
+        let text = value.get(name)?.value.text()?;
+        (!text.is_empty()).then(|| text.to_owned())
+    };
+    let items = items.iter().filter_map(|item| {
+        let address = text(&item.value, "ip").and_then(|address| address.parse().ok());
+        let name = || text(&item.value, "hostname").map(Ingress::Hostname);
+        address.map(Ingress::Address).or_else(name)
+    });
+    items.collect()
+}
+
+fn spec_of(spec: &mut Object<'_>) -> Option<ServiceDraft> {
     let external = spec
         .optional("type")
         .is_some_and(|field| field.value().text() == Some("ExternalName"));
@@ -61,6 +103,7 @@ pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<ServiceDraft> 
         affinity: affinity?,
         node_only: node_only?,
         ports: ports?,
+        ingress: Vec::new(),
     })
 }
 
@@ -102,6 +145,10 @@ fn port(field: &Field<'_>) -> Option<ServicePort> {
     let name = object.optional("name").map(|field| field.string());
     let port = object.required("port").and_then(|field| field.port());
     let transport = transport(&mut object);
+    // 0 stands for none.
+    let node_port = object.optional("nodePort");
+    let node_port = node_port.filter(|field| *field.value() != Value::Integer(0));
+    let node_port = node_port.map(|field| field.port());
     let speaks = object.optional("appProtocol").map(|field| field.string());
     object.any_others();
     Some(ServicePort {
@@ -111,6 +158,10 @@ fn port(field: &Field<'_>) -> Option<ServicePort> {
         },
         port: port?,
         transport,
+        node_port: match node_port {
+            Some(port) => Some(port?),
+            None => None,
+        },
         speaks: match speaks {
             Some(speaks) => Some(speaks?.to_owned()),
             None => None,

@@ -209,6 +209,7 @@ fn world() -> (Snapshot, Discovery) {
                 clients: None,
             }],
             gate: Some(kind),
+            node_ports: snapshot::model::NodePorts::None,
             identity: None,
         };
         (name_, gateway)
