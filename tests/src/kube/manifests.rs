@@ -65,11 +65,11 @@ pub fn route(name: &str, gateway: &str, host: &str, path: &str, to: (&str, u16))
     })
 }
 
-/// Many objects as one manifest.
+/// Many objects as one manifest: texts of JSON one after the other.
 #[must_use]
 pub fn together<'a>(objects: impl IntoIterator<Item = &'a Value>) -> String {
     let objects = objects.into_iter().map(ToString::to_string);
-    objects.collect::<Vec<_>>().join("\n---\n")
+    objects.collect::<Vec<_>>().join("\n")
 }
 
 /// Whether all of these conditions hold and are about the object as it is. `of` is what has them: a status, or a part of one.
