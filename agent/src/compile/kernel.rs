@@ -30,7 +30,7 @@ use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, ServiceAddre
 
 mod changes;
 mod claims;
-mod endpoints;
+pub(super) mod endpoints;
 mod identities;
 mod names;
 mod numbers;
@@ -135,7 +135,7 @@ impl Compiled {
         }
         if changes.platform || node {
             next.zone = Arc::new(services::zone(&snapshot.platform, discovery));
-            next.here = Arc::new(Here::of(&snapshot.platform, discovery));
+            next.here = Arc::new(Here::of(&snapshot.platform, &discovery.node_addresses));
         }
         next.set_identities(self, &changes, &moved);
         next.set_cells(self, &changes);

@@ -15,6 +15,7 @@ use snapshot::model::{
 };
 use snapshot::{Mistake, Snapshot};
 
+use super::kernel::endpoints::Here;
 use super::traffic;
 use crate::route::client::ClientSettings;
 use crate::route::limiter::SharedRules;
@@ -76,8 +77,9 @@ type ManagedKey = (Arc<str>, PolicyId);
 
 struct Compiler<'a> {
     snapshot: &'a Snapshot,
-    /// Addresses of the node.
+    /// Addresses of the node, and which one it is.
     node: &'a [IpAddr],
+    here: Here,
     mistakes: Vec<Mistake>,
     providers: HashMap<Name, Arc<Provider>>,
     gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
@@ -99,6 +101,7 @@ impl<'a> Compiler<'a> {
         let mut compiler = Self {
             snapshot,
             node,
+            here: Here::of(&snapshot.platform, node),
             mistakes: Vec::new(),
             providers: HashMap::new(),
             gatekeepers: HashMap::new(),
@@ -248,3 +251,6 @@ impl<'a> Compiler<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

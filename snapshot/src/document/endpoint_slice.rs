@@ -35,7 +35,12 @@ pub(crate) struct EndpointDraft {
     pub(crate) state: State,
     /// The node that it is on.
     pub(crate) node: Option<Arc<str>>,
-    /// Zones and nodes whose clients it is for; empty: it does not say.
+    pub(crate) hints: Hints,
+}
+
+/// Zones and nodes whose clients an endpoint is for; empty: it does not say.
+#[derive(Default)]
+pub(crate) struct Hints {
     pub(crate) zones: Vec<Arc<str>>,
     pub(crate) nodes: Vec<Arc<str>>,
 }
@@ -112,9 +117,9 @@ fn endpoint(field: &Field<'_>) -> Option<EndpointDraft> {
         None => State::Ready,
     };
     let node = object.optional("nodeName").map(|field| field.string());
-    let (zones, nodes) = match object.optional("hints") {
+    let hints = match object.optional("hints") {
         Some(field) => hints(&field)?,
-        None => Default::default(),
+        None => Hints::default(),
     };
     object.any_others();
     let address = address(addresses?.first()?)?;
@@ -125,17 +130,19 @@ fn endpoint(field: &Field<'_>) -> Option<EndpointDraft> {
             Some(node) => Some(node?.into()),
             None => None,
         },
-        zones,
-        nodes,
+        hints,
     })
 }
 
 /// Zones and nodes (Kubernetes, `EndpointHints`).
-fn hints(field: &Field<'_>) -> Option<(Vec<Arc<str>>, Vec<Arc<str>>)> {
+fn hints(field: &Field<'_>) -> Option<Hints> {
     let mut object = field.object()?;
     let (zones, nodes) = (object.optional("forZones"), object.optional("forNodes"));
     object.any_others();
-    Some((named(zones)?, named(nodes)?))
+    Some(Hints {
+        zones: named(zones)?,
+        nodes: named(nodes)?,
+    })
 }
 
 /// The `name` of each item.

@@ -96,8 +96,8 @@ fn endpoints(
                 port: own.port,
                 ending,
                 node: endpoint.node.clone(),
-                zones: endpoint.zones.clone(),
-                nodes: endpoint.nodes.clone(),
+                zones: endpoint.hints.zones.clone(),
+                nodes: endpoint.hints.nodes.clone(),
             });
         }
     }

@@ -1,4 +1,4 @@
-//! Which endpoints of a service a client of this node is led to.
+//! Which endpoints of a service a client of this node is led to, or a request that the node's router has.
 //!
 //! As kube-proxy chooses (Kubernetes 1.36, `pkg/proxy/topology.go`), so that a service means the same with it and without:
 //! ready endpoints before those that end, of the ready ones those that are hinted to this node or else to its zone, if every
@@ -8,21 +8,19 @@ use std::net::IpAddr;
 
 use snapshot::model::{Platform, Service, ServiceEndpoint};
 
-use crate::datapath::Discovery;
-
 /// Where this node is, as far as it is declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Here {
+pub(in crate::compile) struct Here {
     node: Option<String>,
     zone: Option<String>,
 }
 
 impl Here {
-    /// This node is the one that has an address of its interfaces.
-    pub(super) fn of(platform: &Platform, discovery: &Discovery) -> Self {
+    /// This node is the one that has one of these addresses.
+    pub(in crate::compile) fn of(platform: &Platform, own_addresses: &[IpAddr]) -> Self {
         let own = platform.nodes.iter().find(|node| {
             let mut addresses = node.addresses.iter();
-            addresses.any(|address| discovery.node_addresses.contains(address))
+            addresses.any(|address| own_addresses.contains(address))
         });
         Self {
             node: own.map(|node| node.name.clone()),
@@ -37,7 +35,7 @@ impl Here {
     }
 
     /// The endpoints of one port for clients of a service address, in the order of `all`.
-    pub(super) fn choose<'a>(
+    pub(in crate::compile) fn choose<'a>(
         &self,
         all: &'a [ServiceEndpoint],
         address: &IpAddr,

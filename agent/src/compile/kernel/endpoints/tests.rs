@@ -1,7 +1,6 @@
 use snapshot::model::{Platform, ServiceEndpoint};
 
 use super::Here;
-use crate::datapath::Discovery;
 
 /// An endpoint: `address`, then `~` if it ends, `@node`, `+zone` and `*node` of hints.
 fn endpoint(text: &str) -> ServiceEndpoint {
@@ -129,16 +128,10 @@ fn this_node_is_the_one_that_has_its_addresses() {
         nodes: vec![node("n1", "192.0.2.1"), node("n2", "192.0.2.2")],
         ..Platform::default()
     };
-    let discovery = |address: &str| Discovery {
-        node_addresses: vec![address.parse().expect("an address")],
-        ..Discovery::default()
-    };
+    let address = |text: &str| [text.parse().expect("an address")];
     assert_eq!(
-        Here::of(&platform, &discovery("192.0.2.2")),
+        Here::of(&platform, &address("192.0.2.2")),
         here(Some("n2"), Some("zone of n2"))
     );
-    assert_eq!(
-        Here::of(&platform, &discovery("192.0.2.3")),
-        here(None, None)
-    );
+    assert_eq!(Here::of(&platform, &address("192.0.2.3")), here(None, None));
 }
