@@ -29,6 +29,7 @@ pub mod budget;
 mod client_body;
 mod connect;
 pub(crate) mod datagram;
+mod host;
 mod http1;
 pub mod kept;
 mod lifetime;
@@ -43,6 +44,7 @@ pub(crate) use client_body::Upload;
 pub use client_body::{ClientBody, ClientBreak};
 pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
+pub use host::{RequestHost, RequestHostError};
 pub use http1::{Http1Error, Switched};
 pub use pool::Client;
 
@@ -58,7 +60,7 @@ pub struct Destination {
     /// `SO_MARK` of the connection.
     pub mark: Option<u32>,
     /// Host that this destination is asked for; none: that of the request.
-    pub host: Option<HeaderValue>,
+    pub host: Option<RequestHost>,
     /// Whether a name may only lead outside: not to this node, its links or the platform. Whoever
     /// answers for a declared name must not be able to point the router at the inside.
     pub outside: bool,
@@ -134,11 +136,11 @@ impl std::fmt::Display for Place {
 
 /// A request on its way out. Its head stays where it is, however many hands it goes through.
 #[derive(Debug)]
-pub struct UpstreamRequest<'a> {
+pub struct UpstreamRequest {
     /// Its head.
     pub parts: Box<Parts>,
     /// Fields that its head has besides.
-    pub more: &'a [(HeaderName, HeaderValue)],
+    pub more: Vec<(HeaderName, HeaderValue)>,
     /// Its body.
     pub body: RequestBody,
 }
@@ -329,7 +331,7 @@ impl Client {
     pub async fn send(
         &self,
         destinations: &[Destination],
-        request: UpstreamRequest<'_>,
+        request: Box<UpstreamRequest>,
         progress: &Rc<Progress>,
         patience: Patience,
         table: &RouteTable,
