@@ -37,8 +37,7 @@ impl Compiler<'_> {
                     ListenerProtocol::Udp => continue,
                 };
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
-                for address in &gateway.addresses {
-                    let address = SocketAddr::new(*address, listener.port.get());
+                for address in gateway.sockets(listener, self.node) {
                     let bind = binds
                         .entry(address)
                         .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
@@ -81,8 +80,7 @@ impl Compiler<'_> {
                     continue;
                 }
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
-                for address in &gateway.addresses {
-                    let address = SocketAddr::new(*address, listener.port.get());
+                for address in gateway.sockets(listener, self.node) {
                     if let Some(other) = datagrams.insert(address, Arc::clone(&compiled)) {
                         self.mistake(
                             &listener.declared,
