@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes the agents' documents into the ConfigMap `cardinal-documents`, with the addresses that the pods have now.
-# The agent reads a folder and no Kubernetes yet, so somebody has to say which addresses a component has: run this again
-# when a pod was made anew. The agents notice the changed ConfigMap themselves.
+# These agents read a folder and do not watch the cluster (--kubernetes does), so somebody has to say which addresses a component
+# has: run this again when a pod was made anew. The agents notice the changed ConfigMap themselves.
 set -eu
 
 address() { # namespace, pod
