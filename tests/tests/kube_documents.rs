@@ -67,7 +67,7 @@ impl<'a> Agent<'a> {
             .args([
                 "--kubernetes",
                 "--node-name",
-                "node-1",
+                self.node,
                 "--datapath",
                 "none",
             ])
