@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use snapshot::model::{ClientHttp2, ClientTimeouts};
+use snapshot::model::{ClientHttp2, ClientTimeouts, Http1End};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -84,6 +84,8 @@ pub(super) struct Conn {
     pub(super) clients: Option<Arc<ClientTrust>>,
     /// Names of the client's certificate, if that is good.
     pub(super) certificate: Option<Names>,
+    /// When it was accepted.
+    pub(super) begun: Instant,
     /// When its last answer was complete, or since when it is open.
     pub(super) free: Cell<Instant>,
     /// Since when its client takes nothing of the answer that is there for it, over HTTP/1.1.
@@ -115,6 +117,24 @@ impl Conn {
     fn timeouts(&self) -> ClientTimeouts {
         let settings = self.settings.as_ref();
         settings.map_or_else(Default::default, |one| one.policy.timeouts)
+    }
+
+    /// Returns once it is too old for another request; never, if it has all the time.
+    async fn old(&self) {
+        let settings = self.settings.as_ref();
+        match settings.and_then(|one| one.policy.max_age) {
+            Some(most) => tokio::time::sleep_until(self.begun + most).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// As [`Self::old`], of a connection of HTTP/1.1 that is to end then without another request.
+    async fn over(&self) {
+        let settings = self.settings.as_ref();
+        match settings.map(|one| one.policy.http1_end) {
+            Some(Http1End::AtRest) => self.old().await,
+            Some(Http1End::NextAnswer) | None => std::future::pending().await,
+        }
     }
 
     fn http2(&self) -> ClientHttp2 {
@@ -164,6 +184,7 @@ pub(super) async fn accepted(
         sni: None,
         clients: None,
         certificate: None,
+        begun: Instant::now(),
         free: Cell::new(Instant::now()),
         held: Cell::default(),
         body: RefCell::default(),
@@ -237,6 +258,7 @@ where
             let idle = Aside::new(async {
                 tokio::select! {
                     () = drain.begun() => {}
+                    () = conn.over() => {}
                     () = idle(&conn, AT_REST, limits) => return,
                 }
                 closing.set(true);
@@ -282,6 +304,7 @@ async fn http2<T>(
             () = drain.begun() => Besides::Last,
             () = idle(conn, AT_REST + 1, (limit, worker.idle())) => Besides::Idle,
             () = conn.spent.notified() => Besides::Last,
+            () = conn.old() => Besides::Last,
         }
     });
     let stream = Lingering::new(stream, conn.unread.clone());
@@ -318,7 +341,7 @@ async fn http2<T>(
 /// What ends a connection besides its client.
 #[derive(Clone, Copy)]
 enum Besides {
-    /// The worker drains, or it has had the requests that it may have.
+    /// The worker drains, or it has had the requests or the time that it may have.
     Last,
     /// No request came in time, or no head of one to its end.
     Idle,
