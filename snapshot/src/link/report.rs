@@ -137,7 +137,7 @@ fn set_is_accepted(gateways: &Gateways, name: &ObjectName) -> bool {
     let refused = |set: &Set| set.refused.is_some();
     let entries = gateways.listeners(ParentKind::ListenerSet, name);
     !gateways.sets.get(name).is_none_or(refused)
-        && entries.is_some_and(|(_, entries)| entries.iter().any(|entry| entry.is_accepted()))
+        && entries.is_some_and(|(_, entries)| entries.iter().any(|entry| entry.works()))
 }
 
 fn listener_set(name: &ObjectName, set: &Set, gateways: &Gateways) -> ListenerSetStatus {
@@ -147,7 +147,7 @@ fn listener_set(name: &ObjectName, set: &Set, gateways: &Gateways) -> ListenerSe
         .as_ref()
         .and_then(|(built, _)| built.programmed.as_ref());
     let outside = gateway.map(|fault| Fault::new(Reason::ParentNotProgrammed, &fault.message));
-    let valid = entries.iter().filter(|entry| entry.is_accepted()).count();
+    let valid = entries.iter().filter(|entry| entry.works()).count();
     let invalid = format!(
         "{} of {} listeners are not valid",
         entries.len() - valid,

@@ -42,6 +42,7 @@ impl Compiler<'_> {
                         .entry(address)
                         .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
                     bind.passthrough |= passthrough;
+                    bind.terminates |= wire == Wire::Tls && !passthrough;
                     if bind.wire != wire {
                         self.mistake(
                             &listener.declared,
