@@ -29,7 +29,7 @@ mod listeners;
 mod policies;
 mod targets;
 
-use components::{callers, inside};
+use components::{callers, inside, labelled};
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
 pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<Mistake>> {
@@ -43,6 +43,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
+        labelled: labelled(snapshot),
         dns: snapshot.platform.dns.clone(),
         inside: inside(snapshot),
         remote_keys: compiler.remote_keys,

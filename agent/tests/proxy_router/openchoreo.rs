@@ -1,15 +1,18 @@
 //! A data plane of OpenChoreo whose gateway class is Cardinal's (`policies/openchoreo`): its own routes, filters and policies, over
 //! sockets. What a test puts in another place is where pods and keys are, and the port that the gateways listen at.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use cardinal_agent::proxy::{ProxyConfig, Reason};
 use http::Response;
 use serde_json::json;
-use snapshot::{Snapshot, SourceFile, parse};
+use snapshot::model::{Cell, CellId, Gate, Workloads};
+use snapshot::{Shared, Snapshot, SourceFile, parse};
 
 use crate::auth::Issuer;
-use crate::support::{Reply, Router, echo, free_port, full, get, send, serve};
+use crate::support::{Reply, Router, echo, free_port, full, get, port, send, serve};
 
 /// Where the test has what the documents name.
 struct Places {
@@ -32,13 +35,15 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The documents of a generation of OpenChoreo.
-fn documents(generation: &str, places: &Places) -> Snapshot {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../policies/openchoreo")
-        .join(generation);
+fn policies() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/openchoreo")
+}
+
+/// The documents of a generation of OpenChoreo, and more of them.
+fn documents(generation: &str, more: &[&str], change: impl Fn(&str) -> String) -> Snapshot {
     let mut paths = Vec::new();
-    files(&folder, &mut paths);
+    files(&policies().join(generation), &mut paths);
+    paths.extend(more.iter().map(|path| policies().join(path)));
     paths.sort();
     let files: Vec<SourceFile> = paths
         .iter()
@@ -46,7 +51,7 @@ fn documents(generation: &str, places: &Places) -> Snapshot {
             let text = std::fs::read_to_string(path).expect("it can be read");
             SourceFile {
                 path: path.display().to_string(),
-                bytes: moved(&text, places).into_bytes(),
+                bytes: change(&text).into_bytes(),
             }
         })
         .collect();
@@ -108,7 +113,7 @@ impl DataPlane {
             keys,
             port: free_port(),
         };
-        let snapshot = documents(generation, &places);
+        let snapshot = documents(generation, &[], |text| moved(text, &places));
         let at = |gateway: &str| {
             let found = snapshot
                 .gateways
@@ -323,4 +328,72 @@ async fn proxy_serves_the_data_plane_of_release_1_2() {
         let reply = plane.ask(at, "GET", uri, None).await;
         assert_eq!(told(&reply), expected, "{uri}");
     }
+}
+
+/// The cells of release 1.2 where this test has their pods: `reading-list` is whoever asks here, and `ledger` answers at `ledger`.
+fn cells(more: &[&str], ledger: SocketAddr) -> BTreeMap<CellId, Shared<Cell>> {
+    let mut cells = documents("release-1.2", more, str::to_owned).cells;
+    for cell in cells.values_mut() {
+        for component in cell.components.values_mut() {
+            let address = match component.id.component.as_str() {
+                "reading-list" => [127, 0, 0, 1],
+                "ledger" => [127, 0, 0, 1],
+                _ => [127, 0, 0, 9],
+            };
+            component.workloads = Workloads::Addresses(vec![address.into()]);
+            for endpoint in component.endpoints.values_mut() {
+                if endpoint.id.endpoint.as_str() == "entries" {
+                    endpoint.port = port(ledger.port());
+                }
+            }
+        }
+    }
+    cells
+}
+
+#[tokio::test]
+async fn proxy_components_of_labels_may_use_the_gates_until_a_document_declares_their_egress() {
+    let ledger = echo("ledger").await;
+    let places = Places {
+        pods: vec![
+            ("10.10.1.5", echo("reading-list").await),
+            ("10.10.1.6", echo("web").await),
+            ("10.10.2.7", ledger),
+        ],
+        keys: ledger,
+        port: free_port(),
+    };
+    let mut snapshot = documents("release-1.2", &[], |text| moved(text, &places));
+    let at = |gate: Gate| {
+        let mut gateways = snapshot.gateways.values();
+        let gateway = gateways.find(|one| one.gate == Some(gate));
+        let address = gateway.expect("the gate is there").addresses[0];
+        SocketAddr::new(address, places.port)
+    };
+    let (north, west) = (at(Gate::External), at(Gate::Internal));
+    let entries = "http://dev-acme.apps.internal/ledger-entries/2026";
+    let web = "http://web-dev-acme.apps.example.com/a";
+    snapshot.cells = cells(&[], ledger);
+    // Whoever asks from loopback is taken for the component with that address.
+    let config = ProxyConfig {
+        loopback: true,
+        ..ProxyConfig::default()
+    };
+    let router = Router::with(&snapshot, config);
+    assert_eq!(told(&send(west, get(entries)).await), "ledger /2026");
+    assert_eq!(told(&send(north, get(web)).await), "web /a");
+
+    snapshot.cells = cells(&["egress/release-1.2.yaml"], ledger);
+    router.publish(&snapshot, 2);
+    assert_eq!(told(&send(west, get(entries)).await), "ledger /2026");
+    assert_eq!(told(&send(north, get(web)).await), "403");
+    router.reason(Reason::NorthFromCell).await;
+
+    // The same document without the call.
+    for cell in snapshot.cells.values_mut() {
+        cell.east.clear();
+    }
+    router.publish(&snapshot, 3);
+    assert_eq!(told(&send(west, get(entries)).await), "403");
+    router.reason(Reason::EastNotDeclared).await;
 }
