@@ -50,6 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     host_build()?;
     ebpf()?;
     world()?;
+    clients()?;
     if options.tidy {
         tidy()?;
     }
@@ -88,6 +89,20 @@ pub(crate) fn world() -> Result<()> {
                 "shows the kernel's tables to you; nothing depends on it",
             )
         },
+    ])
+}
+
+/// What plays clients and servers that are not written in Rust.
+pub(crate) fn clients() -> Result<()> {
+    apt(vec![
+        Package::new("python3", "runs the tests of other implementations"),
+        Package::new(
+            "python3-grpcio",
+            "is one of them: gRPC, which has its library in C",
+        ),
+        Package::new("python3-websockets", "is one of them: WebSockets"),
+        Package::new("python3-h2", "is one of them: HTTP/2"),
+        Package::new("python3-wsproto", "is one of them: WebSockets over HTTP/2"),
     ])
 }
 

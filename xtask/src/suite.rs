@@ -213,6 +213,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     setup::host_build()?;
     setup::world()?;
+    setup::clients()?;
     setup::ebpf()?;
     let h2spec = setup::h2spec()?;
     let object = ebpf::build(&ebpf::Options::default())?;
