@@ -250,6 +250,20 @@ fn one_object_controls_egress(generation: &str, url: &str, direct: Option<u16>) 
         };
         assert_eq!(cell["open"], Value::from(vec!["ingress", "egress"]));
     }
+    let pods = status["pods"].as_array().context("no pods")?;
+    let mut components: Vec<&str> = pods
+        .iter()
+        .filter_map(|pod| pod["component"].as_str())
+        .collect();
+    components.sort_unstable();
+    assert_eq!(
+        components,
+        [
+            "acme/audit/dev/ledger",
+            "acme/library/dev/reading-list",
+            "acme/library/dev/web"
+        ]
+    );
     check(&plane, false)?;
     for from in ["list", "web", "far"] {
         assert_eq!(
@@ -283,6 +297,16 @@ fn one_object_controls_egress(generation: &str, url: &str, direct: Option<u16>) 
         dropped.contains(&plane.party("far")?.addresses.of(Family::V6)),
         "{dropped:?}"
     );
+    let (_, metrics) = plane.agent.ask("/metrics")?;
+    let counted = |verdict: &str| {
+        metrics.lines().any(|line| {
+            line.starts_with("cardinal_datapath_packets_total")
+                && line.contains(r#"cell="acme/library/dev""#)
+                && line.contains(r#"direction="south""#)
+                && line.contains(&format!("verdict=\"{verdict}\""))
+        })
+    };
+    ensure!(counted("pass") && counted("drop"), "{metrics}");
     Ok(())
 }
 
