@@ -39,24 +39,24 @@ pub enum Command {
     Status(StatusArgs),
     /// Ask the kernel what becomes of a connection or a frame, by which rule, and what other documents would say
     Explain(ExplainArgs),
-    /// Show new flows and drops of this node's cells as they happen, with their reasons and rules
+    /// Show the last flows and drops of this node's cells, with their reasons and rules; with --follow new ones as they happen
     Flows(FlowsArgs),
-    /// Without an agent: show or remove all that one left in the kernel, and nothing else; cells are not enforced then
+    /// When no agent runs: show all that one left in the kernel, or with --yes remove it, so that nothing is enforced any more
     Cleanup(CleanupArgs),
 }
 
 /// Options of a running agent.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Folder of documents (*.yaml, *.yml, *.json, subfolders included)
+    /// Folder of documents (*.yaml, *.yml, *.json, subfolders included); this or --kubernetes is required
     #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     pub config: Option<PathBuf>,
 
-    /// Take documents from the cluster instead: the one that KUBECONFIG names, or that the pod of the agent is in
+    /// Take documents from a cluster instead: the one that KUBECONFIG names, or that the pod of the agent is in
     #[arg(long, conflicts_with = "config", requires = "node_name")]
     pub kubernetes: bool,
 
-    /// Name of the node that the agent is on, as the cluster has it
+    /// With --kubernetes, which needs it: name of the node that the agent is on, as the cluster has it
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
 
@@ -227,7 +227,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "WHO", required_unless_present = "interface")]
     pub from: Option<Place>,
 
-    /// Where to: `WHO:PORT/tcp`, `WHO:PORT/udp`, `WHO/icmp`, or another protocol such as `WHO/sctp` and `WHO/ip-99`
+    /// Where to: `WHO:PORT` for TCP, `WHO:PORT/udp`, `WHO/icmp`, or another protocol such as `WHO/sctp` and `WHO/ip-99`
     #[arg(long, value_name = "WHERE", conflicts_with = "frame")]
     pub to: Option<Target>,
 

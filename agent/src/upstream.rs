@@ -29,6 +29,7 @@ pub mod budget;
 mod client_body;
 mod connect;
 pub(crate) mod datagram;
+mod host;
 mod http1;
 pub mod kept;
 mod lifetime;
@@ -43,6 +44,7 @@ pub(crate) use client_body::Upload;
 pub use client_body::{ClientBody, ClientBreak};
 pub(crate) use connect::open as connect;
 pub use connect::{Stream, system_roots};
+pub use host::{RequestHost, RequestHostError};
 pub use http1::{Http1Error, Switched};
 pub use pool::Client;
 
@@ -58,7 +60,7 @@ pub struct Destination {
     /// `SO_MARK` of the connection.
     pub mark: Option<u32>,
     /// Host that this destination is asked for; none: that of the request.
-    pub host: Option<HeaderValue>,
+    pub host: Option<RequestHost>,
     /// Whether a name may only lead outside: not to this node, its links or the platform. Whoever
     /// answers for a declared name must not be able to point the router at the inside.
     pub outside: bool,

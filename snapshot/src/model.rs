@@ -45,7 +45,8 @@ pub use cell::{
 };
 pub use client::{
     Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
-    Entrance, EscapedSlashes, Keepalive, RequestIds, Tls12Cipher, TlsVersions, Underscores,
+    Entrance, EscapedSlashes, Http1End, Keepalive, RequestIds, Tls12Cipher, TlsVersions,
+    Underscores,
 };
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use snapshot::model::{
-    Authorities, ClientDemand, ClientIp, ClientPolicy, EscapedSlashes, RequestIds, TlsVersions,
-    Underscores,
+    Authorities, ClientDemand, ClientIp, ClientPolicy, EscapedSlashes, Http1End, RequestIds,
+    TlsVersions, Underscores,
 };
 use snapshot::{Rejections, Snapshot, SourceFile, parse};
 
@@ -120,6 +120,10 @@ fn every_field_has_its_meaning() {
     assert_eq!(nothing.timeouts, Default::default());
     assert_eq!(nothing.http2, Default::default());
     assert_eq!(nothing.tls, Default::default());
+    assert_eq!((nothing.max_age, nothing.max_stream), (None, None));
+    assert_eq!(nothing.http1_end, Http1End::NextAnswer);
+    let aged = policy("connection: { connectionLimit: { maxConnectionDuration: 1s } }");
+    assert_eq!(aged.entrance.limit, None);
 
     let all = policy(
         "enableProxyProtocol: true
@@ -130,7 +134,8 @@ fn every_field_has_its_meaning() {
     http: { requestReceivedTimeout: 1s, idleTimeout: 2s, streamIdleTimeout: 3s }
     tcp: { idleTimeout: 4s }
   tls: { minVersion: '1.2', maxVersion: '1.2', ciphers: [ECDHE-RSA-AES128-GCM-SHA256], alpnProtocols: [h2] }
-  connection: { connectionLimit: { value: 5, closeDelay: 6s, maxRequestsPerConnection: 7 } }
+  connection: { connectionLimit: { value: 5, closeDelay: 6s, maxRequestsPerConnection: 7, maxConnectionDuration: 12s, maxStreamDuration: 13s } }
+  http1: { enableTrailers: true, preserveHeaderCase: false, disableSafeMaxConnectionDuration: true }
   tcpKeepalive: { probes: 8, idleTime: 9s, interval: 10s }
   http2: { initialStreamWindowSize: 1Mi, initialConnectionWindowSize: 2000000, maxConcurrentStreams: 11 }
   healthCheck: { path: /healthz }",
@@ -151,6 +156,11 @@ fn every_field_has_its_meaning() {
     let limit = all.entrance.limit.expect("it has one");
     assert_eq!((limit.value.get(), limit.close_delay), (5, seconds(6)));
     assert_eq!(all.max_requests.map(|one| one.get()), Some(7));
+    assert_eq!(
+        (all.max_age, all.max_stream),
+        (Some(seconds(12)), Some(seconds(13)))
+    );
+    assert_eq!(all.http1_end, Http1End::AtRest);
     let keepalive = all.entrance.keepalive.expect("it has one");
     assert_eq!(keepalive.probes.map(|one| one.get()), Some(8));
     assert_eq!(keepalive.idle, Some(seconds(9)));
@@ -333,5 +343,28 @@ fn listeners_of_a_port_agree_on_what_comes_before_they_are_told_apart() {
             }
         }
         taken(world(listeners, &[("p", "", "", spec)]));
+    }
+}
+
+#[test]
+fn what_the_router_does_alike_for_everybody_is_no_choice() {
+    for (spec, said) in [
+        ("http1: { enableTrailers: false }", "trailers pass"),
+        (
+            "http1: { preserveHeaderCase: true }",
+            "names of headers are lower case",
+        ),
+        ("http1: { http10: {} }", "spec.http1.http10"),
+        (
+            "connection: { connectionLimit: { closeDelay: 1s } }",
+            "expected `value` beside it",
+        ),
+        (
+            "connection: { connectionLimit: { maxConnectionDuration: 0s } }",
+            "expected a duration above zero",
+        ),
+    ] {
+        let refused = world(HTTP, &[("p", "", "", spec)]).expect_err(spec);
+        assert!(refused.to_string().contains(said), "{spec}: {refused}");
     }
 }

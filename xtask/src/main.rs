@@ -32,7 +32,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what this machine lacks, after saying what and why.
+    /// Install what this machine lacks to build, show and test, after saying what and why; other commands do so themselves.
     Setup(setup::Options),
     /// Build the eBPF programs into target/bpf/cardinal.bpf.o, or with --logs into target/bpf/cardinal-logs.bpf.o.
     BuildEbpf(ebpf::Options),
@@ -53,7 +53,7 @@ enum Command {
     /// Build and run all tests: unit, property, proxy, namespace (root) and, in machines, those of older kernels; with --kube those
     /// in Kubernetes instead.
     Test(suite::Options),
-    /// Run what CI runs: formatting, lints, docs, dependencies, tests.
+    /// Run what a change has to pass: formatting, lints, docs, dependencies, tests.
     Tidy(tidy::Options),
 }
 

@@ -45,7 +45,7 @@ impl Package {
     }
 }
 
-/// Everything that any command needs.
+/// What building, the demo, the quickstart and the tests of one machine need. Others ask for more when they are called.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     host_build()?;
     ebpf()?;

@@ -1,4 +1,4 @@
-//! `cargo xtask tidy`: what CI runs, in the order of what fails fastest.
+//! `cargo xtask tidy`: what a change has to pass, in the order of what fails fastest.
 
 use std::process::ExitCode;
 

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use snapshot::model::{ClientHttp2, ClientTimeouts};
+use snapshot::model::{ClientHttp2, ClientTimeouts, Http1End};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::aside::Aside;
 use super::coalesce::Turns;
 use super::entrance::{self, Counted};
+use super::lent::{Lending, Offer};
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::tunnel::OnUpgrade;
@@ -84,6 +85,8 @@ pub(super) struct Conn {
     pub(super) clients: Option<Arc<ClientTrust>>,
     /// Names of the client's certificate, if that is good.
     pub(super) certificate: Option<Names>,
+    /// When it was accepted.
+    pub(super) begun: Instant,
     /// When its last answer was complete, or since when it is open.
     pub(super) free: Cell<Instant>,
     /// Since when its client takes nothing of the answer that is there for it, over HTTP/1.1.
@@ -115,6 +118,24 @@ impl Conn {
     fn timeouts(&self) -> ClientTimeouts {
         let settings = self.settings.as_ref();
         settings.map_or_else(Default::default, |one| one.policy.timeouts)
+    }
+
+    /// Returns once it is too old for another request; never, if it has all the time.
+    async fn old(&self) {
+        let settings = self.settings.as_ref();
+        match settings.and_then(|one| one.policy.max_age) {
+            Some(most) => tokio::time::sleep_until(self.begun + most).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// As [`Self::old`], of a connection of HTTP/1.1 that is to end then without another request.
+    async fn over(&self) {
+        let settings = self.settings.as_ref();
+        match settings.map(|one| one.policy.http1_end) {
+            Some(Http1End::AtRest) => self.old().await,
+            Some(Http1End::NextAnswer) | None => std::future::pending().await,
+        }
     }
 
     fn http2(&self) -> ClientHttp2 {
@@ -164,6 +185,7 @@ pub(super) async fn accepted(
         sni: None,
         clients: None,
         certificate: None,
+        begun: Instant::now(),
         free: Cell::new(Instant::now()),
         held: Cell::default(),
         body: RefCell::default(),
@@ -237,6 +259,7 @@ where
             let idle = Aside::new(async {
                 tokio::select! {
                     () = drain.begun() => {}
+                    () = conn.over() => {}
                     () = idle(&conn, AT_REST, limits) => return,
                 }
                 closing.set(true);
@@ -263,18 +286,22 @@ async fn http2<T>(
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = conn.http2();
+    let offer = Offer::default();
     let service = {
-        let (worker, conn) = (Rc::clone(worker), Rc::clone(conn));
+        let (worker, conn, offer) = (Rc::clone(worker), Rc::clone(conn), offer.clone());
         service_fn(move |mut request: Request<Incoming>| {
-            let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
+            let (worker, conn, offer) = (Rc::clone(&worker), Rc::clone(&conn), offer.clone());
             // Other streams become nothing else.
             let upgrade = (*request.method() == Method::CONNECT)
                 .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
             let request = request.map(|body| ClientBody::http2(body, normalise::strip_trailers));
-            // A stream is handed on several times before it is served, and its stages are large.
-            Box::pin(async move {
-                Ok::<_, Infallible>(request::handle(worker, conn, request, upgrade).await)
-            })
+            // A stream is handed on several times before it is served, and its stages are large. Memory comes first: they would
+            // be moved there otherwise, most of them still empty.
+            let served = Box::write(Box::new_uninit(), async move {
+                let response = request::handle(worker, conn, request, upgrade).await;
+                Ok::<_, Infallible>(response.map(|body| Lending::new(body, &offer)))
+            });
+            Box::into_pin(served)
         })
     };
     let mut besides = Aside::new(async {
@@ -282,10 +309,11 @@ async fn http2<T>(
             () = drain.begun() => Besides::Last,
             () = idle(conn, AT_REST + 1, (limit, worker.idle())) => Besides::Idle,
             () = conn.spent.notified() => Besides::Last,
+            () = conn.old() => Besides::Last,
         }
     });
     let stream = Lingering::new(stream, conn.unread.clone());
-    let mut connection = Turns::new(stream, |held| {
+    let mut connection = Turns::new(stream, offer, |held| {
         http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEAD as u32)
@@ -318,7 +346,7 @@ async fn http2<T>(
 /// What ends a connection besides its client.
 #[derive(Clone, Copy)]
 enum Besides {
-    /// The worker drains, or it has had the requests that it may have.
+    /// The worker drains, or it has had the requests or the time that it may have.
     Last,
     /// No request came in time, or no head of one to its end.
     Idle,

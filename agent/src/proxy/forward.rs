@@ -8,7 +8,7 @@ use agent_common::Mark;
 use http::header;
 use http::request::Parts;
 use http::{Response, StatusCode};
-use snapshot::model::{L7Kind, Origin};
+use snapshot::model::{L7Kind, Origin, RuleTimeouts};
 
 use super::access::{self, Visit};
 use super::answer;
@@ -81,6 +81,13 @@ pub(super) async fn forward(
     let timeouts = match exchange.grpc {
         true => grpc::timeouts(rule.timeouts, &inbound.parts.headers)?,
         false => rule.timeouts,
+    };
+    let timeouts = match stage.client.and_then(|one| one.policy.max_stream) {
+        Some(own) => RuleTimeouts {
+            stream: timeouts.stream.at_most(own),
+            ..timeouts
+        },
+        None => timeouts,
     };
     let session = rule
         .session
@@ -184,7 +191,7 @@ pub(super) async fn forward(
         .first()
         .and_then(|one| one.host.as_ref())
     {
-        host.clone_from(own);
+        host.clone_from(own.field());
     }
     let http2 = chosen.destinations.first().is_some_and(|one| one.http2);
     let tls = chosen

@@ -91,7 +91,7 @@ fn reach(
 ) -> Result<Destination, Refusal> {
     let (at, tls) = address(&endpoint.url)?;
     Ok(Destination {
-        host: Some(endpoint.authority.clone()),
+        host: Some(endpoint.host.clone()),
         ..destination(at, tls)
     })
 }

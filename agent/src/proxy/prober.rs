@@ -183,7 +183,7 @@ fn target(placement: &Placement, endpoint: &PlacementEndpoint) -> Option<Target>
         endpoint: endpoint.name().to_owned(),
         place,
         tls,
-        host: endpoint.authority.clone(),
+        host: endpoint.host.field().clone(),
         timeout: check.timeout,
         interval: check.interval,
         thresholds: Thresholds::ONE,

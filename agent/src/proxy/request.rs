@@ -150,11 +150,13 @@ pub(super) async fn handle(
 
 /// Whether a connection may have no request after this one.
 fn is_last(conn: &Conn, client: &ClientSettings) -> bool {
-    client.policy.max_requests.is_some_and(|most| {
+    let spent = client.policy.max_requests.is_some_and(|most| {
         let count = conn.requests.get().saturating_add(1);
         conn.requests.set(count);
         count >= most.get()
-    })
+    });
+    let old = client.policy.max_age;
+    spent || old.is_some_and(|most| conn.begun.elapsed() >= most)
 }
 
 /// Of the methods that everybody uses nothing is copied.

@@ -9,6 +9,7 @@ use super::HashMap;
 use super::hash::rendezvous;
 use super::key::Key;
 use crate::resilience::{Breaker, Health, Slots};
+use crate::upstream::{RequestHost, RequestHostError};
 
 /// A routing table, compiled.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ pub struct PlacementEndpoint {
     /// Base URL.
     pub url: PlacementUrl,
     /// Host sent there.
-    pub authority: HeaderValue,
+    pub host: RequestHost,
     health: OnceLock<Arc<Health>>,
 }
 
@@ -80,7 +81,10 @@ impl Placement {
             Some(size) if (size.get() as usize) < self.endpoints.len() => size.get() as usize,
             _ => return self.endpoints.iter().collect(),
         };
-        let names = self.endpoints.iter().map(|one| one.authority.as_bytes());
+        let names = self
+            .endpoints
+            .iter()
+            .map(|one| one.host.as_str().as_bytes());
         let mut chosen = rendezvous(key.as_bytes(), names, size);
         chosen.sort_unstable();
         chosen.into_iter().map(|at| &self.endpoints[at]).collect()
@@ -111,8 +115,7 @@ impl Placement {
 impl PlacementEndpoint {
     /// Host and port, for people.
     pub fn name(&self) -> &str {
-        // Made from a host and a port, which are ASCII.
-        self.authority.to_str().unwrap_or_default()
+        self.host.as_str()
     }
 
     /// What probes say of it.
@@ -161,9 +164,18 @@ pub enum PlacementsError {
     /// Not a header name.
     #[error("expected a header name, got `{0}`")]
     Header(String),
-    /// A name or host that cannot stand in a header.
-    #[error("placement `{0}` has a name or host that is no header value")]
-    Value(String),
+    /// A name that cannot stand in a header.
+    #[error("placement `{0}` has a name that is no header value")]
+    Name(String),
+    /// An endpoint that no request can be for.
+    #[error("placement `{placement}` has an endpoint without a host")]
+    Host {
+        /// Its name.
+        placement: String,
+        /// What is wrong with it.
+        #[source]
+        source: RequestHostError,
+    },
 }
 
 impl Placements {
@@ -175,10 +187,13 @@ impl Placements {
             |text| -> Arc<str> { Arc::clone(names.entry(text).or_insert_with(|| text.into())) };
         let mut placements = HashMap::default();
         for (text, placement) in &table.placements {
-            let invalid = |_| PlacementsError::Value(text.clone());
+            let host = |source| PlacementsError::Host {
+                placement: text.clone(),
+                source,
+            };
             let endpoint = |url: &PlacementUrl| {
                 Ok(PlacementEndpoint {
-                    authority: HeaderValue::from_str(&authority(url)).map_err(invalid)?,
+                    host: RequestHost::new(&authority(url)).map_err(host)?,
                     url: url.clone(),
                     health: OnceLock::new(),
                 })
@@ -186,7 +201,8 @@ impl Placements {
             let compiled = Placement {
                 table: table.name.clone(),
                 name: name(text),
-                header: HeaderValue::from_str(text).map_err(invalid)?,
+                header: HeaderValue::from_str(text)
+                    .map_err(|_| PlacementsError::Name(text.clone()))?,
                 endpoints: placement
                     .endpoints
                     .iter()

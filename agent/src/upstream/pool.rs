@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::uri::Authority;
-use http::{HeaderValue, Request, Uri, header, request};
+use http::uri::{PathAndQuery, Scheme};
+use http::{Request, Uri, header, request};
 use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
@@ -19,8 +19,8 @@ use super::http1::{self, Shelf};
 use super::lifetime::{self, Limits};
 use super::resolve::Resolver;
 use super::{
-    Answer, Destination, LocalExecutor, Place, Progress, RequestBody, Settings, Stream,
-    UpstreamError, UpstreamRequest, connect,
+    Answer, Destination, LocalExecutor, Place, Progress, RequestBody, RequestHost, Settings,
+    Stream, UpstreamError, UpstreamRequest, connect,
 };
 use crate::route::{HashMap, RouteTable};
 
@@ -165,7 +165,7 @@ impl Client {
             if let Some(host) = &destination.host
                 && destinations.len() > 1
             {
-                name_host(&mut request.parts, host, destination.http2);
+                name_host(&mut request.parts, host, destination);
             }
             let place = || destination.place.to_string();
             // Kept connections first. One that the server closed in the meantime gives the request
@@ -346,17 +346,60 @@ impl std::fmt::Debug for Client {
 }
 
 /// Asks another host for the same.
-fn name_host(parts: &mut request::Parts, host: &HeaderValue, http2: bool) {
-    if !http2 {
-        if parts.headers.get(header::HOST) != Some(host) {
-            parts.headers.insert(header::HOST, host.clone());
+fn name_host(parts: &mut request::Parts, host: &RequestHost, destination: &Destination) {
+    if !destination.http2 {
+        if parts.headers.get(header::HOST) != Some(host.field()) {
+            parts.headers.insert(header::HOST, host.field().clone());
         }
         return;
     }
-    let mut uri = parts.uri.clone().into_parts();
-    uri.authority = Authority::try_from(host.as_bytes()).ok();
-    // Without an authority the parts make no URI, and the request keeps the one that it has.
-    if let Ok(uri) = Uri::from_parts(uri) {
-        parts.uri = uri;
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    let scheme = match destination.tls {
+        Some(_) => Scheme::HTTPS,
+        None => Scheme::HTTP,
+    };
+    uri.scheme.get_or_insert(scheme);
+    uri.path_and_query
+        .get_or_insert(PathAndQuery::from_static("/"));
+    uri.authority = Some(host.authority().clone());
+    parts.uri = Uri::from_parts(uri).expect("a scheme, an authority and a path are a URI");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn another_host_is_asked_for_the_same() {
+        let mut destination = Destination {
+            place: Place::Address((Ipv4Addr::LOCALHOST, 80).into()),
+            tls: None,
+            http2: true,
+            mark: None,
+            host: None,
+            outside: false,
+            owner: None,
+            terms: None,
+        };
+        let host = RequestHost::new("[fd00::1]:8080").expect("a host");
+        for (asked, expected) in [
+            ("https://a.test/p?q=1", "https://[fd00::1]:8080/p?q=1"),
+            ("http://a.test", "http://[fd00::1]:8080/"),
+            ("/p?q=1", "http://[fd00::1]:8080/p?q=1"),
+        ] {
+            let request = Request::get(asked).body(()).expect("a request");
+            let (mut parts, ()) = request.into_parts();
+            name_host(&mut parts, &host, &destination);
+            assert_eq!(parts.uri, expected);
+            assert_eq!(parts.headers.get(header::HOST), None);
+        }
+        destination.http2 = false;
+        let request = Request::get("/p").header(header::HOST, "a.test");
+        let (mut parts, ()) = request.body(()).expect("a request").into_parts();
+        name_host(&mut parts, &host, &destination);
+        assert_eq!(parts.uri, "/p");
+        assert_eq!(parts.headers[header::HOST], "[fd00::1]:8080");
     }
 }

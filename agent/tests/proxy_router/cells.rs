@@ -354,7 +354,7 @@ fn proxy_vectors_router_decision() {
         assert_eq!(**placed.name, *text(want, "placement"), "{id}");
         assert_eq!(placed.reason.as_str(), text(want, "reason"), "{id}");
         let placement = placed.placement.expect("an endpoint");
-        let authority = placement.endpoints[0].authority.to_str().expect("ASCII");
+        let authority = placement.endpoints[0].host.as_str();
         assert_eq!(
             format!("http://{authority}"),
             text(want, "endpoint"),
@@ -433,7 +433,7 @@ async fn proxy_vectors_forwarding() {
                             // Here cells have addresses; what counts is that it is the endpoint's.
                             let table = world.table();
                             let visa = table.placement("visa").expect("a placement");
-                            assert_eq!(seen(name), [&visa.endpoints[0].authority], "{id}");
+                            assert_eq!(seen(name), [visa.endpoints[0].host.as_str()], "{id}");
                         } else if let Some(pattern) = value["matches"].as_str() {
                             let pattern = regex::Regex::new(pattern).expect("a pattern");
                             let one = seen(name);

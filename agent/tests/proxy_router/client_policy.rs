@@ -718,6 +718,110 @@ async fn proxy_client_policy_ends_a_connection_with_its_last_request() {
         .expect("with a goodbye");
 }
 
+/// A request on a connection that stays open, and the answer as far as it has come.
+async fn ask(stream: &mut TcpStream) -> String {
+    let asked = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(asked).await.expect("it is taken");
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).await.expect("an answer");
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+async fn end(stream: &mut TcpStream) -> usize {
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
+    read.await.expect("it is closed").expect("without a reset")
+}
+
+#[tokio::test]
+async fn proxy_client_policy_ends_connections_that_are_old() {
+    let up = echo("up").await;
+    let age = "connection: { connectionLimit: { maxConnectionDuration: 500ms } }";
+    let (snapshot, at) = world(age, up, "");
+    let _router = Router::start(&snapshot);
+    // Whoever asks too late is told with the answer.
+    let mut stream = connect(None, at).await;
+    let answer = ask(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(!answer.contains("connection: close"), "{answer}");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let answer = ask(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    end(&mut stream).await;
+    // HTTP/2 has a word for it.
+    let stream = TcpStream::connect(at).await.expect("somebody listens");
+    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Body>(
+        TokioExecutor::new(),
+        TokioIo::new(stream),
+    )
+    .await
+    .expect("a connection");
+    let ended = tokio::spawn(connection);
+    let answer = sender.send_request(get("http://x/")).await;
+    assert_eq!(answer.expect("an answer").status(), StatusCode::OK);
+    let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+    ended
+        .expect("it ends")
+        .expect("no panic")
+        .expect("with a goodbye");
+
+    // Without waiting for another request; one under way comes to its end.
+    let steady = halting(10, Duration::from_millis(100)).await;
+    let at_once = format!("{age}, http1: {{ disableSafeMaxConnectionDuration: true }}");
+    for (up, parts) in [(up, 0), (steady, 10)] {
+        let (snapshot, at) = world(&at_once, up, "");
+        let _router = Router::start(&snapshot);
+        let mut stream = connect(None, at).await;
+        let first = ask(&mut stream).await;
+        assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+        let mut rest = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut rest));
+        read.await.expect("it is closed").expect("without a reset");
+        assert_eq!((first + &rest).matches("part ").count(), parts);
+    }
+}
+
+#[tokio::test]
+async fn proxy_client_policy_ends_streams_that_take_too_long() {
+    let spec = "connection: { connectionLimit: { maxStreamDuration: 500ms } }";
+    let long = halting(1000, Duration::from_millis(50)).await;
+    let (snapshot, at) = world(spec, long, "");
+    let router = Router::start(&snapshot);
+    let mut stream = connect(None, at).await;
+    let first = ask(&mut stream).await;
+    assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
+    // It may end with a reset.
+    let _ended = read.await.expect("it is closed");
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(
+        rest.contains("part ") && !rest.ends_with("0\r\n\r\n"),
+        "{rest}"
+    );
+    router.reason(Reason::UpstreamTimeout).await;
+    // What is over in time is whole, and the shorter limit of the two counts.
+    let short = halting(3, Duration::from_millis(20)).await;
+    for (policy, given) in [("60s", "400ms"), ("400ms", "60s")] {
+        let spec = format!("connection: {{ connectionLimit: {{ maxStreamDuration: {given} }} }}");
+        let more = crate::traffic_policy::policy(
+            "t",
+            "kind: HTTPRoute, name: r",
+            &format!("timeout: {{ http: {{ maxStreamDuration: {policy} }} }}"),
+        );
+        let (snapshot, at) = world(&spec, short, &more);
+        let _router = Router::start(&snapshot);
+        assert_eq!(send(at, get("http://x/")).await.body.len(), 15);
+        let (snapshot, at) = world(&spec, long, &more);
+        let router = Router::start(&snapshot);
+        let asked = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let answer = raw(at, asked).await;
+        assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
+        router.reason(Reason::UpstreamTimeout).await;
+    }
+}
+
 /// Settings of HTTP/2 that the router begins with, and the increment of the connection's window.
 async fn settings(at: SocketAddr) -> (Vec<(u16, u32)>, u32) {
     let mut stream = connect(None, at).await;

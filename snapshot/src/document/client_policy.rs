@@ -12,7 +12,7 @@ use super::policy::{Targets, gateways};
 use super::quantity::bytes;
 use crate::model::{
     Alpn, ClientHttp2, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit, DocumentPath,
-    Entrance, EscapedSlashes, HeaderEdits, Keepalive, RequestIds, Timestamp, Tls12Cipher,
+    Entrance, EscapedSlashes, HeaderEdits, Http1End, Keepalive, RequestIds, Timestamp, Tls12Cipher,
     TlsVersions, Underscores,
 };
 use crate::reader::{Field, Object};
@@ -39,7 +39,7 @@ pub(crate) struct ClientDraft {
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
-    spec.unsupported(&["http1", "http3", "grpc", "scheme"]);
+    spec.unsupported(&["http3", "grpc", "scheme"]);
     let targets = gateways(spec, meta);
     let proxy_protocol = proxy_protocol(spec);
     let client_ip = spec
@@ -51,10 +51,11 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
     let tls = spec.optional("tls").map(|field| tls::read(&field, meta));
     let connections = spec.optional("connection").map(|field| connection(&field));
     let keepalive = spec.optional("tcpKeepalive").map(|field| keepalive(&field));
+    let http1 = spec.optional("http1").map(|field| http1(&field));
     let http2 = spec.optional("http2").map(|field| http2(&field));
     let health_path = spec.optional("healthCheck").map(|field| health(&field));
     let (escaped_slashes, merge_slashes) = settled(path)?.unwrap_or((EscapedSlashes::Reject, true));
-    let (limit, max_requests) = settled(connections)?.unwrap_or_default();
+    let connections = settled(connections)?.unwrap_or_default();
     let headers = settled(headers)?.unwrap_or_default();
     let (tls, validation) = settled(tls)?.unwrap_or_default();
     Some(ClientDraft {
@@ -65,7 +66,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
             declared: meta.declared.clone(),
             entrance: Entrance {
                 proxy_protocol: proxy_protocol?,
-                limit,
+                limit: connections.limit,
                 keepalive: settled(keepalive)?,
             },
             client_ip: settled(client_ip)?.flatten(),
@@ -78,7 +79,10 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
             rate_headers: headers.rate_headers,
             timeouts: settled(timeouts)?.unwrap_or_default(),
             tls,
-            max_requests,
+            max_requests: connections.max_requests,
+            max_age: connections.max_age,
+            max_stream: connections.max_stream,
+            http1_end: settled(http1)?.unwrap_or_default(),
             http2: settled(http2)?.unwrap_or_default(),
             health_path: settled(health_path)?,
         },
@@ -282,7 +286,16 @@ fn above_zero(field: &Field<'_>) -> Option<Duration> {
     Some(given)
 }
 
-fn connection(field: &Field<'_>) -> Option<(Option<ConnectionLimit>, Option<NonZeroU32>)> {
+/// `connection`.
+#[derive(Default)]
+struct Connections {
+    limit: Option<ConnectionLimit>,
+    max_requests: Option<NonZeroU32>,
+    max_age: Option<Duration>,
+    max_stream: Option<Duration>,
+}
+
+fn connection(field: &Field<'_>) -> Option<Connections> {
     let mut object = field.object()?;
     object.unsupported(&[
         "bufferLimit",
@@ -293,30 +306,44 @@ fn connection(field: &Field<'_>) -> Option<(Option<ConnectionLimit>, Option<NonZ
         .optional("connectionLimit")
         .map(|field| limit(&field));
     object.finish();
-    Some(match settled(limit)? {
-        Some((limit, requests)) => (Some(limit), requests),
-        None => (None, None),
-    })
+    Some(settled(limit)?.unwrap_or_default())
 }
 
-fn limit(field: &Field<'_>) -> Option<(ConnectionLimit, Option<NonZeroU32>)> {
+fn limit(field: &Field<'_>) -> Option<Connections> {
     let mut object = field.object()?;
-    object.unsupported(&["maxConnectionDuration", "maxStreamDuration"]);
     let value = object
-        .required("value")
-        .and_then(|field| field.integer(1..=MAX_COUNT));
-    let close_delay = object
-        .optional("closeDelay")
-        .map(|field| field.parse(duration));
+        .optional("value")
+        .map(|field| field.integer(1..=MAX_COUNT));
+    let delay = object.optional("closeDelay");
+    if let (None, Some(field)) = (&value, &delay) {
+        field.mistake("there is no limit whose excess is closed; expected `value` beside it");
+        return None;
+    }
+    let close_delay = delay.map(|field| field.parse(duration));
     let requests = object
         .optional("maxRequestsPerConnection")
         .map(|field| count(&field, MAX_COUNT));
+    let age = object
+        .optional("maxConnectionDuration")
+        .map(|field| above_zero(&field));
+    let stream = object
+        .optional("maxStreamDuration")
+        .map(|field| above_zero(&field));
     object.finish();
-    let limit = ConnectionLimit {
-        value: NonZeroUsize::new(usize::try_from(value?).ok()?)?,
-        close_delay: settled(close_delay)?.unwrap_or_default(),
+    let close_delay = settled(close_delay)?.unwrap_or_default();
+    let limit = match settled(value)? {
+        Some(value) => Some(ConnectionLimit {
+            value: NonZeroUsize::new(usize::try_from(value).ok()?)?,
+            close_delay,
+        }),
+        None => None,
     };
-    Some((limit, settled(requests)?))
+    Some(Connections {
+        limit,
+        max_requests: settled(requests)?,
+        max_age: settled(age)?,
+        max_stream: settled(stream)?,
+    })
 }
 
 fn count(field: &Field<'_>, most: i64) -> Option<NonZeroU32> {
@@ -348,6 +375,38 @@ fn keepalive(field: &Field<'_>) -> Option<Keepalive> {
         idle: settled(idle)?,
         interval: settled(interval)?,
     })
+}
+
+/// Of what the router does alike for everybody only that is a choice.
+fn http1(field: &Field<'_>) -> Option<Http1End> {
+    let mut object = field.object()?;
+    object.unsupported(&["http10"]);
+    let mut sound = true;
+    for (name, always, why) in [
+        ("enableTrailers", true, "trailers pass"),
+        (
+            "preserveHeaderCase",
+            false,
+            "names of headers are lower case",
+        ),
+    ] {
+        if let Some(field) = object.optional(name) {
+            let given = field.boolean();
+            if given == Some(!always) {
+                field.mistake(format_args!("{why}; expected `{always}`"));
+            }
+            sound &= given == Some(always);
+        }
+    }
+    let at_once = object
+        .optional("disableSafeMaxConnectionDuration")
+        .map(|field| field.boolean());
+    object.finish();
+    let end = match settled(at_once)?.unwrap_or_default() {
+        true => Http1End::AtRest,
+        false => Http1End::NextAnswer,
+    };
+    sound.then_some(end)
 }
 
 fn http2(field: &Field<'_>) -> Option<ClientHttp2> {

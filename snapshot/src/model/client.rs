@@ -34,10 +34,26 @@ pub struct ClientPolicy {
     pub tls: ClientTls,
     /// Requests of a connection; with the last one it ends.
     pub max_requests: Option<NonZeroU32>,
+    /// Age at which a connection gets no more requests, above zero.
+    pub max_age: Option<Duration>,
+    /// From the head of a request to the end of its answer, if one of them is a stream; above zero.
+    pub max_stream: Option<Duration>,
+    /// What becomes of a connection of HTTP/1.1 at that age.
+    pub http1_end: Http1End,
     /// Limits of HTTP/2.
     pub http2: ClientHttp2,
     /// A path whose requests are answered with 200 here.
     pub health_path: Option<DocumentPath>,
+}
+
+/// What becomes of a connection of HTTP/1.1 that has reached its age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http1End {
+    /// It ends with the answer to its next request, which says so: a client cannot send one into its end.
+    #[default]
+    NextAnswer,
+    /// It ends as soon as no request is under way.
+    AtRest,
 }
 
 /// What listeners of one port have in common.

@@ -16,6 +16,17 @@ pub enum Limit {
     After(Duration),
 }
 
+impl Limit {
+    /// The shorter of this and another one.
+    #[must_use]
+    pub fn at_most(self, other: Duration) -> Self {
+        match self {
+            Self::After(own) => Self::After(own.min(other)),
+            Self::Unset | Self::Off => Self::After(other),
+        }
+    }
+}
+
 /// Time limits of a rule's requests (Gateway API, `HTTPRouteTimeouts`; Envoy Gateway, `HTTPTimeout`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleTimeouts {

@@ -307,7 +307,7 @@ fn a_key_keeps_to_its_shard() {
     let placement = placements.placement("a").expect("it is there");
     let shard = |key: &str| -> Vec<_> {
         let shard = placement.shard(key);
-        shard.iter().map(|one| one.authority.clone()).collect()
+        shard.iter().map(|one| one.host.clone()).collect()
     };
     assert_eq!(shard("acme").len(), 2);
     assert_eq!(shard("acme"), shard("acme"));

@@ -2,8 +2,8 @@ use std::num::NonZeroU32;
 
 use http::HeaderValue;
 use snapshot::model::{
-    ClientHttp2, ClientTimeouts, ClientTls, Entrance, EscapedSlashes, HeaderEdits, RequestIds,
-    Underscores,
+    ClientHttp2, ClientTimeouts, ClientTls, Entrance, EscapedSlashes, HeaderEdits, Http1End,
+    RequestIds, Underscores,
 };
 
 use super::*;
@@ -34,6 +34,9 @@ fn settings(by: Option<ClientIp>) -> ClientSettings {
             timeouts: ClientTimeouts::default(),
             tls: ClientTls::default(),
             max_requests: None,
+            max_age: None,
+            max_stream: None,
+            http1_end: Http1End::default(),
             http2: ClientHttp2::default(),
             health_path: None,
         }),

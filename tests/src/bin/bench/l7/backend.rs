@@ -32,9 +32,13 @@ pub(crate) fn start(core: usize) -> Result<SocketAddr> {
     Ok(at)
 }
 
-/// Bytes that a path asks for.
+/// Bytes that a path asks for. Nothing for `/health`, which placements of routing tables are asked unless they say otherwise.
 pub(crate) fn size(path: &str) -> Option<usize> {
-    let (number, unit) = path.strip_prefix('/')?.split_at_checked(path.len() - 2)?;
+    if path == "/health" {
+        return Some(0);
+    }
+    let size = path.strip_prefix('/')?;
+    let (number, unit) = size.split_at_checked(size.len().checked_sub(1)?)?;
     let number: usize = number.parse().ok()?;
     match unit {
         "k" => Some(number << 10),
@@ -185,6 +189,21 @@ fn serve(listener: &TcpListener) -> Result<()> {
                 conns[number] = None;
                 free.push(number);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn a_path_says_how_much_it_asks_for() {
+        assert_eq!(size("/4k"), Some(4096));
+        assert_eq!(size("/2m"), Some(2 << 20));
+        assert_eq!(size("/health"), Some(0));
+        for path in ["/", "/k", "/4", "/4g", "/healthy", "4k", ""] {
+            assert_eq!(size(path), None, "{path}");
         }
     }
 }
