@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
-    PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
+    Border, Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName,
+    Origin, PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 use crate::upstream::Terms;
@@ -66,6 +66,8 @@ pub struct RouteTable {
     pub(crate) datagrams: HashMap<SocketAddr, Arc<Listener>>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
     pub(crate) steered: HashMap<SocketAddr, Steered>,
+    /// Endpoints of cells of labels, which routes of documents lead to.
+    pub(crate) labelled: HashMap<SocketAddr, EndpointId>,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) inside: Inside,
     pub(crate) remote_keys: HashSet<Arc<RemoteKeys>>,
@@ -399,6 +401,8 @@ pub struct Caller {
     pub(crate) calls: HashSet<EndpointId>,
     /// What components of its cell may do among themselves without a declaration.
     pub(crate) intra: Intra,
+    /// What they may do outside of it without one.
+    pub(crate) egress: Border,
     pub(crate) south: HashMap<u16, SouthHosts>,
 }
 

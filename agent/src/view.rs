@@ -12,7 +12,7 @@ use kubernetes::Cluster;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use snapshot::model::{EndpointKind, Workloads};
+use snapshot::model::{Border, EndpointKind, Workloads};
 use snapshot::status::Report;
 use snapshot::{Snapshot, Source};
 use tokio::sync::mpsc;
@@ -512,6 +512,11 @@ fn cells(active: &Active, not_enforced: &mut Vec<String>) -> Vec<CellStatus> {
         .values()
         .map(|cell| CellStatus {
             cell: cell.id.to_string(),
+            open: [(cell.borders.ingress, "ingress"), (cell.borders.egress, "egress")]
+                .into_iter()
+                .filter(|(border, _)| *border == Border::Open)
+                .map(|(_, direction)| direction.to_owned())
+                .collect(),
             components: cell
                 .components
                 .values()

@@ -18,6 +18,7 @@ use self::http_route::{Documents, References};
 use self::report::Leads;
 use crate::document::address_source::AddressSources;
 use crate::document::gateway::GatewayDraft;
+use crate::document::platform::CellSource;
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
 use crate::document::{Draft, Drafts, Kind, Read, content};
@@ -43,6 +44,7 @@ mod grants;
 mod http_route;
 mod l4_route;
 mod listener;
+mod openchoreo;
 mod parent;
 mod platform;
 mod pool;
@@ -204,7 +206,8 @@ fn snapshot(
     let platform = platform::link(platform_draft, &drafts.nodes, &mut served, &gateways, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
-    let (cells, exposures) = cells::link(&drafts.cells, &drafts.pods, sink);
+    let derived = platform_draft.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
+    let (cells, exposures) = cells::link(drafts, derived, sink);
     let mut routes = Vec::new();
     if readable || taking == Taking::Each {
         routes = cells::routes(&exposures, &platform, &served, sink);

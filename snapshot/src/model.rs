@@ -41,8 +41,9 @@ pub use auth::{
     TokenRequirement, Tokens,
 };
 pub use cell::{
-    Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
-    Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
+    Border, Borders, Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind,
+    Exposure, Intra, Operation, South, SouthDestination, SouthProtocol, TrafficDistribution,
+    Workloads,
 };
 pub use client::{
     Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,

@@ -31,7 +31,7 @@ mod listeners;
 mod policies;
 mod targets;
 
-use components::{callers, inside};
+use components::{callers, inside, labelled};
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
 ///
@@ -56,6 +56,7 @@ pub fn compile_on(
         has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
+        labelled: labelled(snapshot),
         dns: snapshot.platform.dns.clone(),
         inside: inside(snapshot),
         remote_keys: compiler.remote_keys,

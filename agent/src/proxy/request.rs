@@ -233,10 +233,10 @@ async fn serve(
             let rules = rules.ok_or_else(none)?;
             let matched = find(rules, &inbound).ok_or_else(none)?;
             note(exchange, &matched);
-            admit(caller, listener, matched.rule)?;
+            admit(stage.table, caller, listener, matched.rule)?;
             let (matched, visit) = access::enter(stage, &mut inbound, rules, matched, |again| {
                 note(exchange, again);
-                admit(caller, listener, again.rule)
+                admit(stage.table, caller, listener, again.rule)
             })?;
             let mark = match listener.gate {
                 Some(Gate::External) => Mark::NorthGate,

@@ -227,6 +227,7 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
     Cell {
         id: cell_id(project),
         declared: source(),
+        borders: Default::default(),
         intra: Intra::Open,
         intra_declared: source(),
         components: BTreeMap::from([(id.component, one.into())]),

@@ -25,10 +25,21 @@ pub(crate) struct PlatformDraft {
     pub(crate) dns_service_addresses: Vec<Placed>,
     pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
+    pub(crate) cells: CellSource,
     /// Networks that gateways without addresses get one of.
     pub(crate) pools: Vec<Cidr>,
     /// Whether they do.
     pub(crate) sources: AddressSources,
+}
+
+/// Where cells come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CellSource {
+    /// From documents.
+    #[default]
+    Documents,
+    /// From documents, and from the labels that OpenChoreo puts on namespaces and pods.
+    OpenChoreo,
 }
 
 /// A node.
@@ -100,6 +111,14 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         dns_service_addresses = addresses(object.list("serviceAddresses"), address);
         object.finish();
     }
+    let cells = spec.optional("cells").and_then(|field| {
+        let mut object = field.object()?;
+        let source = object
+            .optional("derivedFrom")
+            .and_then(|field| field.choice(&[("OpenChoreo", CellSource::OpenChoreo)]));
+        object.finish();
+        source
+    });
     let nodes = named(spec.list("nodes"), "node", node);
     let services = named(spec.list("services"), "service", service);
     Some(PlatformDraft {
@@ -122,6 +141,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             })
             .collect(),
         services: services.into_values().collect(),
+        cells: cells.unwrap_or_default(),
         pools,
         sources,
     })

@@ -18,6 +18,8 @@ pub(super) struct Platform {
     virtual_hosts: Option<VirtualHosts>,
     /// The gateways that cells are exposed through.
     gateways: Option<Gateways>,
+    /// Where cells come from beside documents.
+    cells: Option<Cells>,
     /// Who issues tokens.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     jwt_providers: Option<Vec<JwtProvider>>,
@@ -29,6 +31,19 @@ pub(super) struct Platform {
     /// Services of the platform that all cells may call.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     services: Option<Vec<Service>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Cells {
+    /// `OpenChoreo`: namespaces and pods with its labels are cells and components. Both borders of such a cell are open; a `Cell` of its
+    /// namespace that has `egress` and no `components` closes the one.
+    derived_from: Option<CellSource>,
+}
+
+#[derive(JsonSchema)]
+enum CellSource {
+    OpenChoreo,
 }
 
 #[derive(JsonSchema)]

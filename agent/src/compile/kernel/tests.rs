@@ -17,6 +17,7 @@ use snapshot::{Shared, Source};
 use super::*;
 use crate::datapath::{Backend, DiscoveredPod, Service};
 
+mod borders;
 mod edits;
 mod sources;
 mod vectors;
@@ -123,6 +124,7 @@ fn cell(project: &str, intra: Intra, components: Vec<(Name, Shared<Component>)>)
         id: cell_id(project),
         declared: source(),
         intra,
+        borders: Default::default(),
         intra_declared: source(),
         components: components.into_iter().collect(),
         east: Vec::new(),

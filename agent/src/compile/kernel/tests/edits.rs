@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use snapshot::model::{self, ServiceEndpoint, ServicePort};
+use snapshot::model::{self, Border, ServiceEndpoint, ServicePort};
 
 use super::*;
 
@@ -27,6 +27,7 @@ enum Edit {
     /// A component comes or goes.
     Component(usize, usize),
     Intra(usize),
+    Borders(usize, bool, bool),
     Workloads(usize, usize, Vec<u8>),
     /// Also what loopback allows: two components with one address.
     Services(usize, usize, Vec<u8>),
@@ -64,6 +65,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         1 => cell.clone().prop_map(Cell),
         3 => one.clone().prop_map(|(c, n)| Component(c, n)),
         2 => cell.clone().prop_map(Intra),
+        2 => (cell.clone(), any::<bool>(), any::<bool>()).prop_map(|(c, to, from)| Borders(c, to, from)),
         3 => (one.clone(), few()).prop_map(|((c, n), to)| Workloads(c, n, to)),
         3 => (one.clone(), few()).prop_map(|((c, n), to)| Services(c, n, to)),
         1 => (one.clone(), any::<bool>()).prop_map(|((c, n), on)| Affinity(c, n, on)),
@@ -190,6 +192,18 @@ fn make(edit: &Edit, snapshot: &mut Snapshot, discovery: &mut Discovery) {
                 };
             }
         }
+        Edit::Borders(c, ingress, egress) => {
+            if let Some(cell) = snapshot.cells.get_mut(&cell_id(PROJECTS[*c])) {
+                let border = |open: bool| match open {
+                    true => Border::Open,
+                    false => Border::Declared,
+                };
+                cell.borders = model::Borders {
+                    ingress: border(*ingress),
+                    egress: border(*egress),
+                };
+            }
+        }
         Edit::Workloads(c, n, to) => one(snapshot, *c, *n, &|one| {
             one.workloads = Workloads::Addresses(addresses(to));
         }),
@@ -274,6 +288,7 @@ fn make(edit: &Edit, snapshot: &mut Snapshot, discovery: &mut Discovery) {
         }
         Edit::Lines(c) => {
             if let Some(cell) = snapshot.cells.get_mut(&cell_id(PROJECTS[*c])) {
+                cell.declared.line += 1;
                 cell.intra_declared.line += 1;
                 for component in cell.components.values_mut() {
                     for endpoint in component.endpoints.values_mut() {
