@@ -47,6 +47,7 @@ mod gate;
 mod grpc;
 mod http1;
 mod inbound;
+mod lent;
 mod linger;
 mod listen;
 mod log;

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::aside::Aside;
 use super::coalesce::Turns;
 use super::entrance::{self, Counted};
+use super::lent::{Lending, Offer};
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
 use super::tunnel::OnUpgrade;
@@ -285,18 +286,24 @@ async fn http2<T>(
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = conn.http2();
+    let offer = Offer::default();
     let service = {
-        let (worker, conn) = (Rc::clone(worker), Rc::clone(conn));
+        let (worker, conn, offer) = (Rc::clone(worker), Rc::clone(conn), offer.clone());
         service_fn(move |mut request: Request<Incoming>| {
-            let (worker, conn) = (Rc::clone(&worker), Rc::clone(&conn));
+            let (worker, conn, offer) = (Rc::clone(&worker), Rc::clone(&conn), offer.clone());
             // Other streams become nothing else.
             let upgrade = (*request.method() == Method::CONNECT)
                 .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
-            let request = request.map(|body| ClientBody::http2(body, normalise::strip_trailers));
-            // A stream is handed on several times before it is served, and its stages are large.
-            Box::pin(async move {
-                Ok::<_, Infallible>(request::handle(worker, conn, request, upgrade).await)
-            })
+            let (parts, body) = request.into_parts();
+            let body = ClientBody::http2(body, normalise::strip_trailers);
+            let request = (Box::new(parts), body);
+            // A stream is handed on several times before it is served, and its stages are large. Memory comes first: they would
+            // be moved there otherwise, most of them still empty.
+            let served = Box::write(Box::new_uninit(), async move {
+                let response = request::handle(worker, conn, request, upgrade).await;
+                Ok::<_, Infallible>(response.map(|body| Lending::new(body, &offer)))
+            });
+            Box::into_pin(served)
         })
     };
     let mut besides = Aside::new(async {
@@ -308,7 +315,7 @@ async fn http2<T>(
         }
     });
     let stream = Lingering::new(stream, conn.unread.clone());
-    let mut connection = Turns::new(stream, |held| {
+    let mut connection = Turns::new(stream, offer, |held| {
         http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEAD as u32)

@@ -65,15 +65,18 @@ impl RequestId {
 
     /// The value of its header; `keep` keeps bytes in memory that others share.
     pub(super) fn value(&self, keep: impl FnOnce(&[u8]) -> Bytes) -> Option<HeaderValue> {
-        match &self.0 {
-            Id::None => None,
+        let mut value = match &self.0 {
+            Id::None => return None,
             Id::Own(numbers) => {
                 let text = keep(&digits(*numbers));
                 // SAFETY: hexadecimal digits are visible ASCII.
-                Some(unsafe { HeaderValue::from_maybe_shared_unchecked(text) })
+                unsafe { HeaderValue::from_maybe_shared_unchecked(text) }
             }
-            Id::Received(value) => Some(value.clone()),
-        }
+            Id::Received(value) => value.clone(),
+        };
+        // No id comes twice: HTTP/2 is not to keep it in its table, in the place of fields that do (RFC 7541, section 7.1.3).
+        value.set_sensitive(true);
+        Some(value)
     }
 
     /// Whether it is the router's own, which no header has yet.
@@ -130,6 +133,16 @@ mod tests {
         let text = "0123456789abcdef00000000fedcba98";
         assert_eq!(id.to_string(), text);
         assert_eq!(id.value(Bytes::copy_from_slice).expect("an id"), text);
+    }
+
+    #[test]
+    fn ids_take_no_place_in_the_table_of_a_connection() {
+        let headers = HeaderMap::from_iter([(super::HEADER, HeaderValue::from_static("a-1"))]);
+        let received = RequestId::received(&headers).expect("an id");
+        for id in [RequestId::new([1, 2]), received] {
+            let value = id.value(Bytes::copy_from_slice).expect("an id");
+            assert!(value.is_sensitive(), "{id}");
+        }
     }
 
     #[test]
