@@ -11,7 +11,7 @@ mod outgoing;
 
 pub(crate) use arena::{Arena, Reader};
 pub(crate) use decoder::{Chunks, Decoder, Piece};
-pub(crate) use fields::{Told, field, is_whole, lists, skip_blank, values};
+pub(crate) use fields::{Told, field, is_whole, lists, pass, skip_blank, values};
 pub(crate) use lines::Names;
 pub(crate) use outgoing::{Framing, Outgoing, Unsent, announced};
 

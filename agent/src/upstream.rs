@@ -136,11 +136,11 @@ impl std::fmt::Display for Place {
 
 /// A request on its way out. Its head stays where it is, however many hands it goes through.
 #[derive(Debug)]
-pub struct UpstreamRequest<'a> {
+pub struct UpstreamRequest {
     /// Its head.
     pub parts: Box<Parts>,
     /// Fields that its head has besides.
-    pub more: &'a [(HeaderName, HeaderValue)],
+    pub more: Vec<(HeaderName, HeaderValue)>,
     /// Its body.
     pub body: RequestBody,
 }
@@ -331,7 +331,7 @@ impl Client {
     pub async fn send(
         &self,
         destinations: &[Destination],
-        request: UpstreamRequest<'_>,
+        request: Box<UpstreamRequest>,
         progress: &Rc<Progress>,
         patience: Patience,
         table: &RouteTable,

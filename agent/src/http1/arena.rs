@@ -158,6 +158,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
+    use crate::http1::{pass, skip_blank};
 
     #[test]
     fn what_a_panic_left_half_written_is_in_no_other_message() {
@@ -171,6 +172,21 @@ mod tests {
         assert!(broken.is_err());
         let next = arena.written(64, |out| out.extend_from_slice(b"next"));
         assert_eq!(next, "next");
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_bytes_were_taken_holds_none_of_the_block() {
+        let arena = Arena::default();
+        let beginning = || arena.written(1, |out| out.extend_from_slice(b"x")).as_ptr();
+        let first = beginning();
+        let mut reader = Reader::new(arena.clone(), LEAST);
+        let mut stream = &b"\r\nhead"[..];
+        let read = std::future::poll_fn(|context| reader.poll_more(&mut stream, context));
+        assert_eq!(read.await.expect("bytes"), 6);
+        assert_eq!(skip_blank(&mut reader.input), 2);
+        assert_ne!(beginning(), first, "a part of it is in use");
+        pass(&mut reader.input, 4);
+        assert_eq!(beginning(), first);
     }
 
     #[test]

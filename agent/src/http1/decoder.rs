@@ -1,6 +1,6 @@
 //! Where the body of a message ends (RFC 9112, sections 6 and 7).
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::SizeHint;
 
@@ -101,7 +101,7 @@ impl Decoder {
                 let data = matches!(piece, Piece::Data(_));
                 if data && chunks.at == At::DataEnd && input.starts_with(USUAL_END) {
                     // Whoever passes the data on knows at once that it is the last.
-                    input.advance(USUAL_END.len());
+                    fields::pass(input, USUAL_END.len());
                     *self = Self::Ended;
                 } else if matches!(piece, Piece::End | Piece::Trailers(_)) {
                     *self = Self::Ended;
@@ -138,7 +138,7 @@ impl Chunks {
                     if self.extensions > MAX_EXTENSIONS {
                         return Err(MessageError::Malformed("too many chunk extensions"));
                     }
-                    input.advance(line);
+                    fields::pass(input, line);
                     self.at = match size {
                         0 => At::Trailers,
                         some => At::Data(some),
@@ -154,7 +154,7 @@ impl Chunks {
                 At::DataEnd => {
                     match **input {
                         [] | [b'\r'] => return Ok(Piece::More),
-                        [b'\r', b'\n', ..] => input.advance(2),
+                        [b'\r', b'\n', ..] => fields::pass(input, 2),
                         _ => return Err(MessageError::Malformed("chunk is longer than its size")),
                     }
                     self.at = At::Size;
@@ -163,7 +163,7 @@ impl Chunks {
                     match **input {
                         [] | [b'\r'] => return Ok(Piece::More),
                         [b'\r', b'\n', ..] => {
-                            input.advance(2);
+                            fields::pass(input, 2);
                             return Ok(Piece::End);
                         }
                         // Others read it as the beginning of trailers, and what is behind it as one of them.

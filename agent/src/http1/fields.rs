@@ -21,6 +21,14 @@ pub(crate) fn is_whole(input: &[u8], seen: usize) -> bool {
     new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
 }
 
+/// Takes so many bytes away. When none is left, the memory is given back as well: also an empty part of it keeps all of it.
+pub(crate) fn pass(input: &mut Bytes, count: usize) {
+    match count == input.len() {
+        true => *input = Bytes::new(),
+        false => input.advance(count),
+    }
+}
+
 /// Leaves out empty lines, which some put between messages (RFC 9112, section 2.2), and says how many bytes they had.
 pub(crate) fn skip_blank(input: &mut Bytes) -> usize {
     let mut rest = &input[..];
@@ -28,7 +36,9 @@ pub(crate) fn skip_blank(input: &mut Bytes) -> usize {
         rest = behind;
     }
     let count = input.len() - rest.len();
-    input.advance(count);
+    if count > 0 {
+        pass(input, count);
+    }
     count
 }
 
@@ -49,7 +59,7 @@ pub(super) fn trailers(input: &mut Bytes) -> Result<Option<HeaderMap>, MessageEr
         return Err(MessageError::Malformed("line of a trailer has no end"));
     }
     let (fields, _) = values(&whole, lines, HeaderMap::new())?;
-    input.advance(length);
+    pass(input, length);
     Ok(Some(fields))
 }
 

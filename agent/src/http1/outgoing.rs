@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncWrite, ReadBuf};
@@ -303,7 +303,7 @@ impl Queue {
     fn advance(&mut self, mut count: usize) {
         loop {
             let now = count.min(self.first.len());
-            self.first.advance(now);
+            fields::pass(&mut self.first, now);
             count -= now;
             if !self.first.is_empty() {
                 return;

@@ -105,7 +105,7 @@ pub(super) async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest<'_>,
+    request: Box<UpstreamRequest>,
     effort: Effort<'_>,
 ) -> Result<Got, Refusal> {
     let streams = request.body.size_hint().exact().is_none();
@@ -135,7 +135,7 @@ async fn retried(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest<'_>,
+    request: Box<UpstreamRequest>,
     (retry, effort, streams): (&Retry, Effort<'_>, bool),
 ) -> Result<Got, Refusal> {
     let begun = exchange.begun();
@@ -207,7 +207,7 @@ async fn once(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &[Destination],
-    request: UpstreamRequest<'_>,
+    request: Box<UpstreamRequest>,
     (patience, managed): (Patience, Option<&Managed>),
 ) -> Result<Box<Answer>, UpstreamError> {
     let client = &stage.worker.client;
@@ -268,24 +268,24 @@ fn failed(wanted: Failures, error: &UpstreamError) -> bool {
 }
 
 /// A request that can be sent again.
-struct Original<'a> {
+struct Original {
     parts: Box<Parts>,
-    more: &'a [(HeaderName, HeaderValue)],
+    more: Vec<(HeaderName, HeaderValue)>,
     body: Option<Rc<Kept>>,
 }
 
-impl<'a> Original<'a> {
-    fn request(&mut self, exchange: &Exchange) -> Option<UpstreamRequest<'a>> {
+impl Original {
+    fn request(&mut self, exchange: &Exchange) -> Option<Box<UpstreamRequest>> {
         let progress = Rc::clone(&exchange.progress);
         let body = match &self.body {
             Some(kept) => RequestBody::again(kept, progress)?,
             None => RequestBody::empty(progress),
         };
-        Some(UpstreamRequest {
+        Some(Box::new(UpstreamRequest {
             parts: self.parts.clone(),
-            more: self.more,
+            more: self.more.clone(),
             body,
-        })
+        }))
     }
 
     fn is_whole(&self) -> bool {

@@ -294,7 +294,9 @@ async fn http2<T>(
             // Other streams become nothing else.
             let upgrade = (*request.method() == Method::CONNECT)
                 .then(|| OnUpgrade::Http2(hyper::upgrade::on(&mut request)));
-            let request = request.map(|body| ClientBody::http2(body, normalise::strip_trailers));
+            let (parts, body) = request.into_parts();
+            let body = ClientBody::http2(body, normalise::strip_trailers);
+            let request = (Box::new(parts), body);
             // A stream is handed on several times before it is served, and its stages are large. Memory comes first: they would
             // be moved there otherwise, most of them still empty.
             let served = Box::write(Box::new_uninit(), async move {

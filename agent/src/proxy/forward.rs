@@ -42,7 +42,7 @@ const MORE: usize = 4;
 pub(super) async fn forward(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    mut inbound: Inbound,
+    mut inbound: Box<Inbound>,
     matched: Matched<'_>,
     visit: Option<Visit>,
     to: Option<SocketAddr>,
@@ -136,8 +136,9 @@ pub(super) async fn forward(
         normal,
         seen,
         upgrade,
+        identity,
         ..
-    } = inbound;
+    } = *inbound;
     let mut rewritten = None;
     let headers = &mut parts.headers;
     // Policies may have changed what was read.
@@ -218,10 +219,10 @@ pub(super) async fn forward(
         request.body = Box::pin(whole).await?;
     }
     if let (true, None, Some(like)) = (mirrors, &upgrade, chosen.destinations.first()) {
-        let like = (like, inbound.identity.as_ref());
+        let like = (like, identity.as_ref());
         request = mirrored(stage, exchange, request, lists, like)?;
     }
-    request.more = &more;
+    request.more = more;
     let endpoint = match (&rule.origin, &picked.kind) {
         (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
         // As `admit` asked for a document's route on the west gate.
@@ -267,18 +268,18 @@ pub(super) async fn forward(
 }
 
 /// Sends copies of a request to the mirrors of these lists. What goes on is read from the same body as they are.
-fn mirrored<'a>(
+fn mirrored(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    request: UpstreamRequest<'a>,
+    request: Box<UpstreamRequest>,
     lists: [&Filters; 2],
     like: (&Destination, Option<&Arc<Identity>>),
-) -> Result<UpstreamRequest<'a>, Refusal> {
+) -> Result<Box<UpstreamRequest>, Refusal> {
     let mirrors = mirror::chosen(stage.worker, lists);
     if mirrors.is_empty() {
         return Ok(request);
     }
-    let UpstreamRequest { parts, more, body } = request;
+    let UpstreamRequest { parts, more, body } = *request;
     let kept = body.keep(&stage.worker.room);
     mirror::send(
         stage.worker,
@@ -295,7 +296,7 @@ fn mirrored<'a>(
         None => RequestBody::empty(progress),
     };
     exchange.kept = kept;
-    Ok(UpstreamRequest { parts, more, body })
+    Ok(Box::new(UpstreamRequest { parts, more, body }))
 }
 
 /// Asks the rate limit of a rule. What its client is told stands on every answer.

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::oneshot;
@@ -137,7 +138,7 @@ where
     F: Future<Output = ()>,
 {
     let Head {
-        request,
+        parts,
         terms,
         upgrades,
         ..
@@ -153,8 +154,7 @@ where
         false => ClientBody::empty(),
     };
     let response = {
-        let request = request.map(|()| body);
-        let mut answer = handler(worker, conn, request, upgrade);
+        let mut answer = handler(worker, conn, (parts, body), upgrade);
         let answered = std::future::poll_fn(|context| {
             if let Poll::Ready(response) = answer.as_mut().poll(context) {
                 return Poll::Ready(Some(response));
@@ -225,14 +225,13 @@ where
 fn handler(
     worker: &Rc<Worker>,
     conn: &Rc<Conn>,
-    request: Request<ClientBody>,
+    request: (Box<Parts>, ClientBody),
     upgrade: Option<OnUpgrade>,
 ) -> std::pin::Pin<Box<impl Future<Output = Response<ResponseBody>> + use<>>> {
-    Box::pin(request::handle(
-        Rc::clone(worker),
-        Rc::clone(conn),
-        request,
-        upgrade,
+    // Of several kilobytes few are written before they are used, as long as they are not made elsewhere and moved here.
+    Box::into_pin(Box::write(
+        Box::new_uninit(),
+        request::handle(Rc::clone(worker), Rc::clone(conn), request, upgrade),
     ))
 }
 

@@ -96,8 +96,8 @@ pub(super) fn send(
                 tallies.left_out.inc();
                 return;
             };
-            let more = &[];
-            let request = UpstreamRequest { parts, more, body };
+            let more = Vec::new();
+            let request = Box::new(UpstreamRequest { parts, more, body });
             let patience = Patience::Until(deadline);
             let client = &worker.client;
             let answer = client.send(&destinations, request, &progress, patience, &table);

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::uri::Authority;
-use http::{Method, Request, Version};
+use http::{Method, Version};
 use snapshot::model::{EscapedSlashes, Underscores};
 use snapshot::path::CanonicalPath;
 
@@ -61,21 +62,21 @@ fn bad(detail: impl Into<String>) -> Refusal {
 }
 
 /// Reads a request, by the rules of its listener's policy if there is one. `seen`: what its head has.
-pub(super) fn read<B>(
-    request: &Request<B>,
+pub(super) fn read(
+    request: &Parts,
     seen: Seen,
     client: Option<&ClientSettings>,
 ) -> Result<Normal, Refusal> {
     let connect = websocket::connect(request);
-    if *request.method() == Method::CONNECT && !connect {
+    if request.method == Method::CONNECT && !connect {
         return Err(Refusal::new(
             Reason::MethodRefused,
             "CONNECT is not served: this is a gateway, not a forward proxy",
         ));
     }
     let (authority, host, port) = authority(request, seen)?;
-    let (path, elsewhere) = path(request.uri().path(), client)?;
-    let headers = request.headers();
+    let (path, elsewhere) = path(request.uri.path(), client)?;
+    let headers = &request.headers;
     if headers.len() > MAX_HEADERS {
         // HTTP/2 may send each cookie on a line of its own (RFC 9113, section 8.2.3).
         let cookies = headers.get_all(header::COOKIE).iter().count();
@@ -96,7 +97,7 @@ pub(super) fn read<B>(
         let name = name.map_or("", HeaderName::as_str);
         return Err(bad(format!("header name `{name}` has an underscore")));
     }
-    let upgrade = request.version() == Version::HTTP_11
+    let upgrade = request.version == Version::HTTP_11
         && seen.any(Seen::CONNECTION)
         && seen.any(Seen::UPGRADE)
         && lists(headers, &header::CONNECTION, "upgrade")
@@ -153,17 +154,14 @@ fn unescaped(path: &str) -> Option<String> {
 
 /// Exactly one authority: of the target if it has one (RFC 9112, section 3.2.2; RFC 9113, section
 /// 8.3.1), and then `Host` may only repeat it.
-fn authority<B>(
-    request: &Request<B>,
-    seen: Seen,
-) -> Result<(HeaderValue, Arc<str>, Option<u16>), Refusal> {
-    let headers = request.headers();
+fn authority(request: &Parts, seen: Seen) -> Result<(HeaderValue, Arc<str>, Option<u16>), Refusal> {
+    let headers = &request.headers;
     let twice = || headers.get_all(header::HOST).iter().count() > 1;
     if seen.any(Seen::REPEATED) && twice() {
         return Err(bad("more than one Host"));
     }
     let host = headers.get(header::HOST);
-    let given = match (request.uri().authority(), host) {
+    let given = match (request.uri.authority(), host) {
         (Some(target), Some(host)) => {
             if !host
                 .as_bytes()

@@ -24,7 +24,7 @@ impl Outbound<'_> {
         self,
         mut parts: Box<Parts>,
         body: RequestBody,
-    ) -> Result<UpstreamRequest<'static>, Refusal> {
+    ) -> Result<Box<UpstreamRequest>, Refusal> {
         let broken = |error: String| Refusal::new(Reason::Rewrite, error);
         let headers = &mut parts.headers;
         join_cookies(headers);
@@ -61,8 +61,8 @@ impl Outbound<'_> {
             }
         }
         parts.extensions.clear();
-        let more = &[];
-        Ok(UpstreamRequest { parts, more, body })
+        let more = Vec::new();
+        Ok(Box::new(UpstreamRequest { parts, more, body }))
     }
 }
 

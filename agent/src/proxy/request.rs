@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use agent_common::Mark;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, Version};
+use http::request::Parts;
+use http::{Method, Response, Version};
 use http_body::Body as _;
 use snapshot::model::{Gate, Limit, Origin, RequestIds};
 
@@ -51,7 +52,7 @@ pub(super) struct Stage<'a> {
 pub(super) async fn handle(
     worker: Rc<Worker>,
     conn: Rc<Conn>,
-    mut request: Request<ClientBody>,
+    (mut parts, body): (Box<Parts>, ClientBody),
     upgrade: Option<OnUpgrade>,
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
@@ -64,24 +65,24 @@ pub(super) async fn handle(
     };
     let mut ids = RequestIds::default();
     if let Some(client) = client {
-        client.early.apply(request.headers_mut());
+        client.early.apply(&mut parts.headers);
         ids = client.policy.request_id;
     }
-    let seen = Seen::of(request.headers());
+    let seen = Seen::of(&parts.headers);
     let id = match (ids, seen.any(Seen::REQUEST_ID)) {
         (RequestIds::PreserveOrGenerate, false) => worker.request_id(),
-        _ => RequestId::of(ids, request.headers_mut(), || worker.request_id()),
+        _ => RequestId::of(ids, &mut parts.headers, || worker.request_id()),
     };
     exchange.id = id.value(|text| worker.keep(text));
-    let head = *request.method() == Method::HEAD;
-    let http1 = request.version() < Version::HTTP_2;
-    exchange.grpc = !http1 && grpc::is_grpc(request.headers());
+    let head = parts.method == Method::HEAD;
+    let http1 = parts.version < Version::HTTP_2;
+    exchange.grpc = !http1 && grpc::is_grpc(&parts.headers);
     let record = &mut exchange.record;
     record.generation = table.generation;
     record.request_id = id;
-    record.method = Some(method(request.method()));
+    record.method = Some(method(&parts.method));
     if let Some(ratio) = worker.log.sinks().ratio() {
-        record.trace = TraceContext::of(request.headers(), &worker, ratio);
+        record.trace = TraceContext::of(&parts.headers, &worker, ratio);
     }
     let stage = Stage {
         worker: &worker,
@@ -93,10 +94,10 @@ pub(super) async fn handle(
     if last && !http1 {
         conn.spent.notify_one();
     }
-    let bodiless = request.body().is_end_stream();
+    let bodiless = body.is_end_stream();
     let progress = Rc::clone(&exchange.progress);
     let served = {
-        let served = serve(&stage, &mut exchange, request, (seen, upgrade));
+        let served = serve(&stage, &mut exchange, (parts, body), (seen, upgrade));
         tokio::pin!(served);
         match stage.client.filter(|one| one.is_timed()) {
             None => served.await,
@@ -176,13 +177,13 @@ fn method(method: &Method) -> Cow<'static, str> {
 async fn serve(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    request: Request<ClientBody>,
+    (mut parts, body): (Box<Parts>, ClientBody),
     (seen, upgrade): (Seen, Option<OnUpgrade>),
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let normal = match normalise::read(&request, seen, stage.client) {
+    let normal = match normalise::read(&parts, seen, stage.client) {
         Ok(normal) => normal,
         Err(refusal) => {
-            exchange.record.path = Some(request.uri().path().into());
+            exchange.record.path = Some(parts.uri.path().into());
             return Err(refusal);
         }
     };
@@ -190,8 +191,6 @@ async fn serve(
     exchange.record.path = Some(normal.path.clone().into());
     let asked = normal.websocket;
     let upgrade = upgrade.zip(asked);
-    let (parts, body) = request.into_parts();
-    let mut parts = Box::new(parts);
     if asked == Some(Asked::Connect) {
         websocket::as_upgrade(&mut parts, [stage.worker.random(), stage.worker.random()]);
     }
@@ -210,7 +209,7 @@ async fn serve(
     let caller = stage.worker.caller(stage.table, stage.conn.peer.ip());
     exchange.record.caller = caller.map(|caller| Arc::clone(&caller.name));
     let body = RequestBody::new(body, Rc::clone(&exchange.progress));
-    let mut inbound = Inbound {
+    let mut inbound = Box::new(Inbound {
         parts,
         body,
         normal,
@@ -219,7 +218,7 @@ async fn serve(
         client,
         tokens: Vec::new(),
         identity: None,
-    };
+    });
     match stage.conn.entry {
         Entry::Gateway => {
             let listener = listener(stage, exchange, &inbound)?;

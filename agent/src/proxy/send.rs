@@ -22,7 +22,7 @@ pub(super) async fn send(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest<'_>,
+    request: Box<UpstreamRequest>,
     upgrade: Option<Upgrade>,
     effort: Effort<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
@@ -97,7 +97,7 @@ async fn watched(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
     destinations: &mut [Destination],
-    request: UpstreamRequest<'_>,
+    request: Box<UpstreamRequest>,
     (effort, idle): (Effort<'_>, Limit),
 ) -> Result<Got, Refusal> {
     exchange.idle = idle;

@@ -26,7 +26,7 @@ use crate::upstream::{Destination, Place};
 pub(super) async fn south(
     stage: &Stage<'_>,
     exchange: &mut Exchange,
-    inbound: Inbound,
+    inbound: Box<Inbound>,
     caller: &Caller,
 ) -> Result<Response<ResponseBody>, Refusal> {
     exchange.record.listener = Some(stage.worker.south_label());
@@ -62,7 +62,7 @@ pub(super) async fn south(
         normal,
         upgrade,
         ..
-    } = inbound;
+    } = *inbound;
     normalise::strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);
     let outbound = Outbound {

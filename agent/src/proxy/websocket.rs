@@ -5,7 +5,7 @@
 
 use data_encoding::BASE64;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version, request};
+use http::{Method, Response, StatusCode, Version, request};
 use hyper::ext::Protocol;
 
 use super::log::Reason;
@@ -23,10 +23,10 @@ pub(super) enum Asked {
 }
 
 /// Whether an extended `CONNECT` asks for a WebSocket.
-pub(super) fn connect<T>(request: &Request<T>) -> bool {
-    let protocol = request.extensions().get::<Protocol>();
-    request.version() == Version::HTTP_2
-        && *request.method() == Method::CONNECT
+pub(super) fn connect(request: &request::Parts) -> bool {
+    let protocol = request.extensions.get::<Protocol>();
+    request.version == Version::HTTP_2
+        && request.method == Method::CONNECT
         && protocol.is_some_and(|one| one.as_str().eq_ignore_ascii_case(PROTOCOL))
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header;
 use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 
@@ -78,7 +78,7 @@ pub struct Switched {
 /// body is read to its end.
 pub(super) async fn send(
     idle: Box<Idle>,
-    request: UpstreamRequest<'_>,
+    request: Box<UpstreamRequest>,
     shelf: &Rc<Shelf>,
 ) -> Result<Head, Http1Error> {
     let mut exchange = Exchange::new(idle, request);
@@ -98,15 +98,17 @@ struct Exchange {
     seen: usize,
     /// Bytes of empty lines before heads.
     blank: usize,
-    /// An empty map for those of the answer.
-    headers: HeaderMap,
 }
 
 impl Exchange {
-    fn new(mut idle: Box<Idle>, request: UpstreamRequest<'_>) -> Self {
+    #[expect(
+        clippy::boxed_local,
+        reason = "it comes in a box, and is moved once, to where it is taken apart"
+    )]
+    fn new(mut idle: Box<Idle>, request: Box<UpstreamRequest>) -> Self {
         idle.begin();
         let method = request.parts.method.clone();
-        let (sending, headers) = outgoing(request, idle.reader.arena());
+        let sending = outgoing(*request, idle.reader.arena());
         Self {
             idle,
             method,
@@ -115,7 +117,6 @@ impl Exchange {
             sent: false,
             seen: 0,
             blank: 0,
-            headers,
         }
     }
 
@@ -149,13 +150,9 @@ impl Exchange {
                 self.blank += blank;
                 self.seen = 0;
             }
-            let answer = head::read(
-                &mut reader.input,
-                self.seen,
-                &self.method,
-                &mut self.headers,
-                &mut shelf.names.borrow_mut(),
-            )?;
+            let (input, arena) = reader.input();
+            let names = &mut shelf.names.borrow_mut();
+            let answer = head::read(input, self.seen, &self.method, arena, names)?;
             let Some(answer) = answer else {
                 self.seen = reader.input.len();
                 if self.blank + self.seen > MAX_HEAD {
@@ -215,13 +212,10 @@ impl Exchange {
     }
 }
 
-/// A request on its way out, and the map of its headers, empty now, for those of the answer.
-fn outgoing(request: UpstreamRequest<'_>, arena: &Arena) -> (Outgoing<RequestBody>, HeaderMap) {
-    let UpstreamRequest {
-        mut parts,
-        more,
-        body,
-    } = request;
+/// A request on its way out. Of its head nothing is kept but the bytes: whoever waits for an answer holds no memory that the
+/// next request could use.
+fn outgoing(request: UpstreamRequest, arena: &Arena) -> Outgoing<RequestBody> {
+    let UpstreamRequest { parts, more, body } = request;
     let body = Some(body).filter(|body| !body.is_end_stream());
     let framing = match body.as_ref().map(|body| body.size_hint().exact()) {
         None => Framing::Length(0),
@@ -231,12 +225,12 @@ fn outgoing(request: UpstreamRequest<'_>, arena: &Arena) -> (Outgoing<RequestBod
     // That there is no body is said to whoever heard it said.
     let told = body.is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
     let head = arena.written(head::ROOM, |out| {
-        head::write(&parts, more, out);
+        head::write(&parts, &more, out);
         if told {
             framing.write(out);
         }
         out.extend_from_slice(b"\r\n");
     });
-    parts.headers.clear();
-    (Outgoing::new(head, body, framing), parts.headers)
+    arena.give(parts.headers);
+    Outgoing::new(head, body, framing)
 }

@@ -65,19 +65,19 @@ enum Way {
 }
 
 /// A try that failed; the request comes back if no byte of it was sent.
-struct Failed<'a> {
-    request: Option<Box<UpstreamRequest<'a>>>,
+struct Failed {
+    request: Option<Box<UpstreamRequest>>,
     source: Break,
 }
 
-impl From<TrySendError<Request<RequestBody>>> for Failed<'_> {
+impl From<TrySendError<Request<RequestBody>>> for Failed {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         Self {
             request: error.take_message().map(|request| {
                 let (parts, body) = request.into_parts();
                 let parts = Box::new(parts);
                 // What was added is among the others by now.
-                let more = &[];
+                let more = Vec::new();
                 Box::new(UpstreamRequest { parts, more, body })
             }),
             source: error.into_error().into(),
@@ -155,7 +155,7 @@ impl Client {
     pub(super) async fn exchange(
         &self,
         destinations: &[Destination],
-        mut request: UpstreamRequest<'_>,
+        mut request: Box<UpstreamRequest>,
         progress: &Progress,
         table: &RouteTable,
     ) -> Result<Box<Answer>, UpstreamError> {
@@ -181,7 +181,7 @@ impl Client {
                     Err(Failed {
                         request: Some(unsent),
                         ..
-                    }) => request = *unsent,
+                    }) => request = unsent,
                     Err(Failed {
                         request: None,
                         source,
@@ -212,7 +212,7 @@ impl Client {
                         source,
                     };
                     match unsent {
-                        Some(unsent) => request = *unsent,
+                        Some(unsent) => request = unsent,
                         None => return Err(failure),
                     }
                 }
@@ -298,15 +298,16 @@ impl Client {
 async fn over(
     way: Way,
     at: usize,
-    mut request: UpstreamRequest<'_>,
-) -> Result<Box<Answer>, Failed<'_>> {
+    mut request: Box<UpstreamRequest>,
+) -> Result<Box<Answer>, Failed> {
     match way {
         Way::Http2(mut shared) => {
             let under_way = shared.usage.begin();
-            for (name, value) in request.more {
-                request.parts.headers.insert(name, value.clone());
+            for (name, value) in std::mem::take(&mut request.more) {
+                request.parts.headers.insert(name, value);
             }
-            let request = Request::from_parts(*request.parts, request.body);
+            let UpstreamRequest { parts, body, .. } = *request;
+            let request = Request::from_parts(*parts, body);
             let response = shared.sender.try_send_request(request).await?;
             let (parts, body) = response.into_parts();
             Ok(Box::new(Answer {

@@ -2,14 +2,16 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 use http_body::Body as _;
 use httparse::Status;
 
 use crate::http1::{
-    Arena, Chunks, Decoder, Framing, MessageError, Told, announced, field, is_whole, lists, values,
+    Arena, Chunks, Decoder, Framing, MessageError, Told, announced, field, is_whole, lists, pass,
+    values,
 };
 use crate::proxy::body::ResponseBody;
 use crate::proxy::connection::{MAX_HEAD, MAX_HEADERS};
@@ -20,7 +22,7 @@ pub(super) const ROOM: usize = 1024;
 /// A request as far as its head says.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) request: Request<()>,
+    pub(super) parts: Box<Parts>,
     pub(super) decoder: Decoder,
     pub(super) terms: Terms,
     /// Whether its client waits for `100 Continue` before it sends the body.
@@ -84,7 +86,7 @@ pub(super) fn read(
         headers,
         told,
     } = read;
-    input.advance(length);
+    pass(input, length);
     // What differs has no one reading, and what has a coding that is not understood no end (RFC 9112, section 6.3).
     let decoder = match (told.coding, told.length) {
         (Some(true), _) if newer => Decoder::Chunked(Chunks::default()),
@@ -105,16 +107,16 @@ pub(super) fn read(
         && newer
         && !decoder.ended()
         && lists(&headers, &header::EXPECT, "100-continue");
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = target;
-    *request.headers_mut() = headers;
-    *request.version_mut() = match newer {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = target;
+    parts.headers = headers;
+    parts.version = match newer {
         true => Version::HTTP_11,
         false => Version::HTTP_10,
     };
     Ok(Some(Head {
-        request,
+        parts: Box::new(parts),
         decoder,
         terms,
         expects,

@@ -2,14 +2,16 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use httparse::Status;
 
 use super::{Http1Error, MAX_HEAD};
-use crate::http1::{Chunks, Decoder, MessageError, Names, Told, field, is_whole, lists, values};
+use crate::http1::{
+    Arena, Chunks, Decoder, MessageError, Names, Told, field, is_whole, lists, pass, values,
+};
 
 /// Header lines of an answer.
 const MAX_HEADERS: usize = 100;
@@ -34,21 +36,20 @@ struct Read {
     told: Told,
 }
 
-/// Takes a head, if it is whole; so many bytes of it were looked at before. `headers` is empty and becomes that of the
-/// answer; `names` are those of answers before.
+/// Takes a head, if it is whole; so many bytes of it were looked at before. `names` are those of answers before.
 pub(super) fn read(
     input: &mut Bytes,
     seen: usize,
     method: &Method,
-    headers: &mut HeaderMap,
+    arena: &Arena,
     names: &mut Names,
 ) -> Result<Option<Answer>, Http1Error> {
     if input.is_empty() || (seen > 0 && !is_whole(input, seen)) {
         return Ok(None);
     }
-    let read = match plain(input, headers, names) {
+    let read = match plain(input, arena, names) {
         Some(plain) => plain,
-        None => match any(input, headers)? {
+        None => match any(input, arena)? {
             Some(read) => read,
             None => return Ok(None),
         },
@@ -63,7 +64,7 @@ pub(super) fn read(
     if length > MAX_HEAD {
         return Err(Http1Error::TooLong);
     }
-    input.advance(length);
+    pass(input, length);
     // What was told more than once is passed on as one number, and not at all if nobody knows which (RFC 9110, section 8.6).
     if told.listed || told.length == Some(None) {
         headers.remove(header::CONTENT_LENGTH);
@@ -88,7 +89,7 @@ pub(super) fn read(
 }
 
 /// Reads a head of the plain form, as most are; none: it is not, or not whole.
-fn plain(head: &Bytes, headers: &mut HeaderMap, names: &mut Names) -> Option<Read> {
+fn plain(head: &Bytes, arena: &Arena, names: &mut Names) -> Option<Read> {
     let rest = head.strip_prefix(b"HTTP/1.1 ")?;
     let status = StatusCode::from_bytes(rest.get(..3)?).ok()?;
     let reason = rest.get(3..)?;
@@ -100,21 +101,22 @@ fn plain(head: &Bytes, headers: &mut HeaderMap, names: &mut Names) -> Option<Rea
         return None;
     }
     let at = head.len() - reason.len() + end + 2;
-    let Some((length, told)) = names.read(head, at, headers) else {
-        headers.clear();
+    let mut headers = arena.map();
+    let Some((length, told)) = names.read(head, at, &mut headers) else {
+        arena.give(headers);
         return None;
     };
     Some(Read {
         length,
         status,
         newer: true,
-        headers: std::mem::take(headers),
+        headers,
         told,
     })
 }
 
 /// Reads any head.
-fn any(head: &Bytes, headers: &mut HeaderMap) -> Result<Option<Read>, Http1Error> {
+fn any(head: &Bytes, arena: &Arena) -> Result<Option<Read>, Http1Error> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -124,7 +126,7 @@ fn any(head: &Bytes, headers: &mut HeaderMap) -> Result<Option<Read>, Http1Error
     };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(MessageError::Malformed("status is out of range"))?;
-    let (headers, told) = values(head, parsed.headers, std::mem::take(headers))?;
+    let (headers, told) = values(head, parsed.headers, arena.map())?;
     Ok(Some(Read {
         length,
         status,

@@ -2,7 +2,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ async fn taken(shelf: &Shelf) -> Option<Box<Idle>> {
     std::future::poll_fn(|context| Poll::Ready(shelf.take(Instant::now(), context))).await
 }
 
-fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest<'static> {
+fn request(method: Method, body: Vec<Bytes>) -> Box<UpstreamRequest> {
     let progress = Rc::<Progress>::default();
     let body = match body.is_empty() {
         true => RequestBody::empty(progress),
@@ -33,8 +33,8 @@ fn request(method: Method, body: Vec<Bytes>) -> UpstreamRequest<'static> {
     parts.method = method;
     parts.uri = http::Uri::from_static("/a?b");
     let parts = Box::new(parts);
-    let more = &[];
-    UpstreamRequest { parts, more, body }
+    let more = Vec::new();
+    Box::new(UpstreamRequest { parts, more, body })
 }
 
 /// Status, body, and names of the trailers.
@@ -422,10 +422,35 @@ fn what_is_too_long_is_refused_although_it_is_whole() {
         &mut answer,
         0,
         &Method::GET,
-        &mut HeaderMap::new(),
+        &Arena::default(),
         &mut Names::default(),
     );
     assert!(matches!(read, Err(Http1Error::TooLong)));
+}
+
+#[tokio::test]
+async fn who_waits_for_an_answer_holds_none_of_the_shared_memory() {
+    let (idle, mut far, shelf) = connection();
+    let arena = idle.reader.arena().clone();
+    let beginning = || arena.written(1, |out| out.extend_from_slice(b"x")).as_ptr();
+    let first = beginning();
+    let authority = arena.written(4, |out| out.extend_from_slice(b"host"));
+    let mut asked = request(Method::GET, Vec::new());
+    let authority = HeaderValue::from_maybe_shared(authority).expect("a value");
+    asked.more = vec![(HeaderName::from_static("x-forwarded-host"), authority)];
+    assert_ne!(beginning(), first, "a part of it is in use");
+    let mut answer = std::pin::pin!(send(idle, asked, &shelf));
+    let waits = |context: &mut Context<'_>| Poll::Ready(answer.as_mut().poll(context).is_pending());
+    assert!(std::future::poll_fn(waits).await);
+    let mut head = [0; 256];
+    let count = far.read(&mut head).await.expect("a request");
+    assert!(head[..count].ends_with(b"x-forwarded-host: host\r\n\r\n"));
+    assert_eq!(beginning(), first);
+    let answered = b"HTTP/1.1 204 No Content\r\nx-a: 1\r\n\r\n";
+    far.write_all(answered).await.expect("it reads");
+    drop(answer.await.expect("an answer"));
+    let _kept = taken(&shelf).await.expect("it can be used again");
+    assert_eq!(beginning(), first);
 }
 
 #[tokio::test]
