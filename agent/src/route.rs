@@ -217,6 +217,8 @@ pub struct Bind {
     pub wire: Wire,
     /// Whether the TLS of some of them stays closed, so that a `ClientHello` has to go on as it came.
     pub passthrough: bool,
+    /// Whether the TLS of some of them is opened here.
+    pub terminates: bool,
     /// The policy of their connections, and, if these begin with a request, of requests too; all listeners of a port agree.
     pub(crate) policy: Option<Arc<client::ClientSettings>>,
     /// Connections of the address and port that count, in this generation and in those before.

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::activate::Active;
 use crate::admin::{Rehearsed, View};
 use crate::clock;
+use crate::compile;
 use agent_common::{Lost, Verdict};
 
 use crate::datapath::{Care, Datapath};
@@ -329,7 +330,7 @@ impl View for AgentView {
                 (
                     cells(active, &mut not_enforced),
                     pods(active),
-                    listeners(&active.snapshot),
+                    listeners(active),
                 )
             }
             None => Default::default(),
@@ -577,7 +578,9 @@ fn pods(active: &Active) -> Vec<PodStatus> {
         .collect()
 }
 
-fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
+fn listeners(active: &Active) -> Vec<ListenerStatus> {
+    let snapshot = &active.snapshot;
+    let node = compile::node_addresses(&snapshot.platform, &active.discovery);
     let mut rows = Vec::new();
     for gateway in snapshot.gateways.values() {
         for listener in &gateway.listeners {
@@ -589,11 +592,9 @@ fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
                     .map(|gate| gate.to_string())
                     .unwrap_or_default(),
                 addresses: gateway
-                    .addresses
+                    .sockets(listener, &node)
                     .iter()
-                    .map(|address| {
-                        std::net::SocketAddr::new(*address, listener.port.get()).to_string()
-                    })
+                    .map(ToString::to_string)
                     .collect(),
                 protocol: listener.protocol.as_str().to_owned(),
                 hostname: listener

@@ -112,9 +112,12 @@ pub(super) async fn handle(
             }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
             let id = exchange.record.request_id.to_string();
-            let response = respond::refusal(&refusal, &id, exchange.grpc, close);
+            let mut response = respond::refusal(&refusal, &id, exchange.grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
+                // The type of content that is not made need not be told (RFC 9110, section 9.3.2). A client that finds one may
+                // try to read what is not there.
+                response.headers_mut().remove(header::CONTENT_TYPE);
                 response.map(|_| ResponseBody::empty())
             } else {
                 response

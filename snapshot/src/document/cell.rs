@@ -15,7 +15,7 @@ use crate::report::Source;
 use crate::shared::Shared;
 
 mod egress;
-mod service;
+pub(super) mod service;
 mod visibility;
 
 use visibility::{Exposed, Section, visibility};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::address_source::{self, AddressSources};
 use super::addresses::{Placed, address, addresses, network, network_address};
 use super::{Meta, jwks, name, reference};
 use crate::model::{
@@ -27,6 +28,8 @@ pub(crate) struct PlatformDraft {
     pub(crate) cells: CellSource,
     /// Networks that gateways without addresses get one of.
     pub(crate) pools: Vec<Cidr>,
+    /// Whether they do.
+    pub(crate) sources: AddressSources,
 }
 
 /// Where cells come from.
@@ -79,6 +82,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         .unwrap_or_default();
     let (mut external, mut internal) = (None, None);
     let mut pools = Vec::new();
+    let mut sources = AddressSources::default();
     if let Some(mut gateways) = spec.optional("gateways").and_then(|field| field.object()) {
         external = gateways
             .optional("external")
@@ -91,6 +95,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             .iter()
             .filter_map(network)
             .collect();
+        sources = address_source::read(&mut gateways);
         gateways.finish();
     }
     let jwt_providers = named(spec.list("jwtProviders"), "token provider", |object| {
@@ -138,6 +143,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         services: services.into_values().collect(),
         cells: cells.unwrap_or_default(),
         pools,
+        sources,
     })
 }
 

@@ -211,6 +211,7 @@ fn world() -> (Snapshot, Discovery) {
                 clients: None,
             }],
             gate: Some(kind),
+            node_ports: snapshot::model::NodePorts::None,
             identity: None,
         };
         (name_, gateway)
@@ -244,6 +245,7 @@ fn world() -> (Snapshot, Discovery) {
         }
         .into(),
         cells: [(shop_id, shop.into()), (bank_id, bank.into())].into(),
+        services: BTreeMap::new(),
         routing_tables: BTreeMap::new(),
         gateways: [
             gateway("external", "192.0.2.20", Gate::External),

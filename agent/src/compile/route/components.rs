@@ -96,7 +96,9 @@ pub(super) fn inside(snapshot: &Snapshot) -> Inside {
         });
     let gates = [&platform.external, &platform.internal];
     let gates = gates.into_iter().flatten();
+    let services = snapshot.services.values();
     let hosts = components
+        .chain(services.flat_map(|one| &one.addresses))
         .chain(snapshot.gateways.values().flat_map(|one| &one.addresses))
         .chain(gates.flat_map(|gate| &gate.remote_addresses))
         .chain(platform.nodes.iter().flat_map(|node| &node.addresses))
