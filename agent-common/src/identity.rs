@@ -26,6 +26,8 @@ impl Identity {
     pub const WEST_GATE: Self = Self(6);
     /// The cloud's metadata service (169.254.169.254, fd00:ec2::254).
     pub const METADATA: Self = Self(7);
+    /// Whoever it is: a peer of rules, never of an address. A rule about it says that a direction is not restricted.
+    pub const ANYONE: Self = Self(8);
 
     /// Highest number within a kind.
     pub const MAX_NUMBER: u32 = 0x00ff_ffff;
@@ -100,6 +102,7 @@ impl core::fmt::Display for Identity {
             (_, Self::NORTH_GATE) => f.write_str("north-gate"),
             (_, Self::WEST_GATE) => f.write_str("west-gate"),
             (_, Self::METADATA) => f.write_str("metadata"),
+            (_, Self::ANYONE) => f.write_str("anyone"),
             (1, _) => write!(f, "component:{number}"),
             (2, _) => write!(f, "external:{number}"),
             (3, _) => write!(f, "platform:{number}"),

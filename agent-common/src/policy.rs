@@ -5,7 +5,8 @@ use crate::{Direction, Identity};
 /// The key of a rule: the peer, and the port of whoever is the server of the connection.
 ///
 /// A TCP, UDP or echo packet is looked up as (peer, port, protocol), then (peer, any port, protocol), then (peer, any,
-/// any); UDP to the port of a tunnel only by the first of these, a protocol without ports only by the second.
+/// any); UDP to the port of a tunnel only by the first of these, a protocol without ports only by the second. What none of
+/// these is about is looked up as ([`Identity::ANYONE`], any, any).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleKey {

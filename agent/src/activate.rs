@@ -234,10 +234,11 @@ impl Activator {
     ) -> Result<Active, ActivateError> {
         let generation = self.generation + 1;
         let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
+        let node = compile::node_addresses(&snapshot.platform, discovery);
         let routes = {
             let before = self.routes.load();
-            let routes =
-                compile::route::next(snapshot, generation.into(), &before).map_err(refused)?;
+            let routes = compile::route::next(snapshot, &node, generation.into(), &before)
+                .map_err(refused)?;
             routes.adopt(&before);
             routes
         };

@@ -15,10 +15,12 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::Shared;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
-    PolicyId, RemoteKeys, Retry, Route, RuleTimeouts, SessionPersistence, Upstream,
+    Border, Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName,
+    Origin, PolicyId, RemoteKeys, Retry, Route, RuleTimeouts, Service, SessionPersistence,
+    Upstream,
 };
 
+use crate::compile::Here;
 use crate::upstream::Terms;
 
 pub mod admission;
@@ -68,6 +70,8 @@ pub struct RouteTable {
     pub(crate) datagrams: HashMap<SocketAddr, Arc<Listener>>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
     pub(crate) steered: HashMap<SocketAddr, Steered>,
+    /// Endpoints of cells of labels, which routes of documents lead to.
+    pub(crate) labelled: HashMap<SocketAddr, EndpointId>,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) inside: Inside,
     pub(crate) remote_keys: HashSet<Arc<RemoteKeys>>,
@@ -219,6 +223,8 @@ pub struct Bind {
     pub wire: Wire,
     /// Whether the TLS of some of them stays closed, so that a `ClientHello` has to go on as it came.
     pub passthrough: bool,
+    /// Whether the TLS of some of them is opened here.
+    pub terminates: bool,
     /// The policy of their connections, and, if these begin with a request, of requests too; all listeners of a port agree.
     pub(crate) policy: Option<Arc<client::ClientSettings>>,
     /// Connections of the address and port that count, in this generation and in those before.
@@ -407,6 +413,8 @@ pub struct Caller {
     pub(crate) calls: HashSet<EndpointId>,
     /// What components of its cell may do among themselves without a declaration.
     pub(crate) intra: Intra,
+    /// What they may do outside of it without one.
+    pub(crate) egress: Border,
     pub(crate) south: HashMap<u16, SouthHosts>,
 }
 
@@ -449,27 +457,57 @@ pub struct Steered {
 /// The rules of a route, compiled.
 pub(crate) type RouteRules = Arc<[Arc<RouteRule>]>;
 
-/// Routes whose rules depend on nothing but the route, by its address, which stays its own for as long as it is held here.
+/// Routes whose rules depend on nothing but the route, the services that it leads to and where the node is, by the route's
+/// address, which stays its own for as long as it is held here.
 #[derive(Default)]
-pub(crate) struct Kept(HashMap<usize, (Shared<Route>, RouteRules)>);
+pub(crate) struct Kept {
+    here: Here,
+    routes: HashMap<usize, KeptRules>,
+}
+
+struct KeptRules {
+    rules: RouteRules,
+    /// What its targets' services were, in the order of the targets.
+    services: Box<[Option<Shared<Service>>]>,
+    _route: Shared<Route>,
+}
 
 impl Kept {
-    /// Nothing, with room for so many routes.
-    pub(crate) fn with_room(routes: usize) -> Self {
+    /// Nothing that was compiled for this place, with room for so many routes.
+    pub(crate) fn with_room(here: Here, routes: usize) -> Self {
         let mut kept = HashMap::default();
         kept.reserve(routes);
-        Self(kept)
+        Self { here, routes: kept }
     }
 
-    /// The rules of a route.
-    pub(crate) fn of(&self, route: &Shared<Route>) -> Option<&RouteRules> {
-        self.0.get(&route.address()).map(|(_, rules)| rules)
+    /// The rules of a route that was compiled for this place, when its targets' services were these.
+    pub(crate) fn of<'a>(
+        &'a self,
+        here: &Here,
+        route: &Shared<Route>,
+        services: impl Iterator<Item = Option<&'a Shared<Service>>>,
+    ) -> Option<&'a RouteRules> {
+        if self.here != *here {
+            return None;
+        }
+        let kept = self.routes.get(&route.address())?;
+        let known = kept.services.iter().map(Option::as_ref);
+        known.eq(services).then_some(&kept.rules)
     }
 
     /// Keeps the rules of a route.
-    pub(crate) fn keep(&mut self, route: &Shared<Route>, rules: &RouteRules) {
-        let kept = (route.clone(), Arc::clone(rules));
-        self.0.insert(route.address(), kept);
+    pub(crate) fn keep<'a>(
+        &mut self,
+        route: &Shared<Route>,
+        services: impl Iterator<Item = Option<&'a Shared<Service>>>,
+        rules: &RouteRules,
+    ) {
+        let kept = KeptRules {
+            rules: Arc::clone(rules),
+            services: services.map(|one| one.cloned()).collect(),
+            _route: route.clone(),
+        };
+        self.routes.insert(route.address(), kept);
     }
 }
 

@@ -528,7 +528,7 @@ proptest! {
             objects.push(Arc::clone(&front));
             let snapshot = linker.link(&objects).snapshot;
             prop_assert_eq!(snapshot.routes.len(), count);
-            table = next(&snapshot, generation, &table).expect("drawn documents compile");
+            table = next(&snapshot, &[], generation, &table).expect("drawn documents compile");
             let anew = compile(&snapshot, generation).expect("drawn documents compile");
             prop_assert_eq!(without_numbers(&table), without_numbers(&anew));
         }

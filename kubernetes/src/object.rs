@@ -216,11 +216,11 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
             "spec.type",
             "spec.clusterIP",
             "spec.clusterIPs",
-            "spec.externalName",
+            "spec.ipFamilies",
             "spec.ports",
             "spec.sessionAffinity",
             "spec.sessionAffinityConfig",
-            "spec.trafficDistribution",
+            "spec.internalTrafficPolicy",
         ],
         Kind::EndpointSlice => &["addressType", "endpoints", "ports"],
         Kind::Secret => &["type", "data"],
@@ -241,6 +241,7 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
     match kind {
         Kind::Pod => copy_status(&["podIPs", "podIP", "phase"], status, &mut kept),
         Kind::Node => copy_status(&["addresses"], status, &mut kept),
+        Kind::Service => copy_status(&["loadBalancer"], status, &mut kept),
         Kind::EndpointSlice => slim(&mut kept),
         _ => {}
     }

@@ -11,7 +11,8 @@ use imbl::ordmap::DiffItem;
 use serde_json::{Map, Value, json};
 use snapshot::model::{ObjectName, RouteKind};
 use snapshot::status::{
-    Condition, ConditionKind, GatewayStatus, ListenerStatus, ParentRef, Report, Verdict,
+    Condition, ConditionKind, GatewayAddress, GatewayStatus, ListenerStatus, ParentRef, Report,
+    Verdict,
 };
 
 use crate::cluster::Seen;
@@ -220,7 +221,10 @@ fn gateway(status: &GatewayStatus, generation: i64, failure: Option<&str>) -> Sa
     let addresses: Vec<_> = status
         .addresses
         .iter()
-        .map(|address| json!({ "type": "IPAddress", "value": address.to_string() }))
+        .map(|address| match address {
+            GatewayAddress::Ip(ip) => json!({ "type": "IPAddress", "value": ip.to_string() }),
+            GatewayAddress::Hostname(name) => json!({ "type": "Hostname", "value": name }),
+        })
         .collect();
     Said::Whole(fields(json!({
         "addresses": addresses,

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::balancers::Balancers;
 use crate::cluster::Seen;
 use crate::error::explain;
 use crate::events::Events;
@@ -87,6 +88,7 @@ struct Writer {
     seed: RandomState,
     bucket: Bucket,
     events: Events,
+    balancers: Balancers,
     tally: Arc<Tally>,
 }
 
@@ -101,6 +103,7 @@ pub(crate) async fn write(
 ) {
     let mut writer = Writer {
         events: Events::new(client.clone(), &node),
+        balancers: Balancers::new(client.clone()),
         client,
         written: BTreeMap::new(),
         before: None,
@@ -124,6 +127,7 @@ pub(crate) async fn write(
             (false, ..) => {
                 writer.written.clear();
                 writer.before = None;
+                writer.balancers.forget();
             }
             _ => {}
         }
@@ -151,6 +155,7 @@ impl Writer {
         leads: &watch::Receiver<bool>,
         outcomes: &watch::Receiver<Option<Outcome>>,
     ) -> bool {
+        let balanced = self.balancers.keep(outcome, &now.objects).await;
         match self.before.take() {
             Some((before, seen)) => {
                 self.left.extend(news(&before, outcome));
@@ -177,7 +182,7 @@ impl Writer {
                 return true;
             }
         }
-        let done = self.left.is_empty();
+        let done = balanced && self.left.is_empty();
         self.events.refused(outcome).await;
         done
     }

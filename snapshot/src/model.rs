@@ -24,10 +24,12 @@ mod gateway;
 mod jwt;
 mod l4;
 mod matches;
+mod node_ports;
 mod platform;
 mod resilience;
 mod routing;
 mod section;
+mod service;
 mod session;
 mod timestamp;
 mod tls;
@@ -39,8 +41,9 @@ pub use auth::{
     TokenRequirement, Tokens,
 };
 pub use cell::{
-    Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
-    Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
+    Border, Borders, Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind,
+    Exposure, Intra, Operation, South, SouthDestination, SouthProtocol, TrafficDistribution,
+    Workloads,
 };
 pub use client::{
     Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
@@ -59,6 +62,7 @@ pub use jwt::{
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
 pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
+pub use node_ports::NodePorts;
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
@@ -66,6 +70,7 @@ pub use routing::{
     RoutingTable,
 };
 pub use section::SectionName;
+pub use service::{Service, ServiceEndpoint, ServicePort};
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 pub use tls::{Authorities, ClientDemand, ClientValidation, SubjectName, UpstreamTls};
@@ -84,6 +89,8 @@ pub struct Snapshot {
     pub platform: Shared<Platform>,
     /// Cells by identity.
     pub cells: BTreeMap<CellId, Shared<Cell>>,
+    /// Services that have addresses, by name.
+    pub services: BTreeMap<ObjectName, Shared<Service>>,
     /// Routing tables by name.
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use snapshot::{Linker, Read, SourceFile, Taken, link, read};
 
 /// Objects, each with what it may be; besides it may be absent.
-const OBJECTS: [(&str, &[&str]); 20] = [
+const OBJECTS: [(&str, &[&str]); 25] = [
     (
         "GatewayClass/cardinal",
         &[
@@ -53,7 +53,7 @@ const OBJECTS: [(&str, &[&str]); 20] = [
     (
         "Service/shop/s1",
         &[
-            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"s1","namespace":"shop"},"spec":{"ports":[{"name":"http","port":80,"protocol":"TCP"}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"s1","namespace":"shop"},"spec":{"clusterIP":"10.96.0.1","ports":[{"name":"http","port":80,"protocol":"TCP"}]}}"#,
             r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"s1","namespace":"shop"},"spec":{"ports":[{"name":"web","port":80,"protocol":"TCP","appProtocol":"kubernetes.io/h2c"}]}}"#,
             r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"s1","namespace":"shop"},"spec":{"type":"ExternalName","externalName":"example.net"}}"#,
             r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"s1","namespace":"shop"},"spec":{"ports":[{"port":"none"}]}}"#,
@@ -75,6 +75,7 @@ const OBJECTS: [(&str, &[&str]); 20] = [
         "EndpointSlice/shop/e1",
         &[
             r#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"e1","namespace":"shop","labels":{"kubernetes.io/service-name":"s1"}},"addressType":"IPv4","ports":[{"name":"http","port":8080,"protocol":"TCP"}],"endpoints":[{"addresses":["10.1.0.1"],"conditions":{"ready":true}}]}"#,
+            r#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"e1","namespace":"shop","labels":{"kubernetes.io/service-name":"s1"}},"addressType":"IPv4","ports":[{"name":"http","port":8080,"protocol":"TCP"}],"endpoints":[{"addresses":["10.1.0.1"],"conditions":{"ready":true},"hints":{"forZones":[{"name":"east"}]}}]}"#,
             r#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"e1","namespace":"shop","labels":{"kubernetes.io/service-name":"s2"}},"addressType":"IPv4","ports":[{"name":"http","port":8080,"protocol":"TCP"}],"endpoints":[{"addresses":["10.1.0.2"],"conditions":{"ready":true}}]}"#,
             r#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"e1","namespace":"shop","labels":{"kubernetes.io/service-name":"s1"}},"addressType":"IPv4","ports":[{"name":"http","port":8080,"protocol":"TCP"}],"endpoints":[{"addresses":["none"]}]}"#,
         ],
@@ -142,6 +143,41 @@ const OBJECTS: [(&str, &[&str]); 20] = [
         &[
             r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Cell","metadata":{"name":"cell","namespace":"shop"},"spec":{"organization":"acme","project":"shop","environment":"prod","components":[{"name":"api","workloads":{"addresses":["10.2.0.1"]},"endpoints":[{"name":"http","type":"TCP","port":8080}]}]}}"#,
             r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Cell","metadata":{"name":"cell","namespace":"shop"},"spec":{"organization":"acme","project":"shop","environment":"prod","components":[{"name":"api","workloads":{"addresses":["10.0.0.1"]},"endpoints":[{"name":"http","type":"TCP","port":8080}]}]}}"#,
+        ],
+    ),
+    (
+        "Platform/platform",
+        &[
+            r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Platform","metadata":{"name":"platform"},"spec":{"gateways":{"addresses":"LoadBalancer","loadBalancer":{"namespace":"agents"}}}}"#,
+            r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Platform","metadata":{"name":"platform"},"spec":{"gateways":{"addresses":"Nodes"}}}"#,
+            r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Platform","metadata":{"name":"platform"},"spec":{"gateways":{"addressPools":["10.0.0.0/24"]}}}"#,
+        ],
+    ),
+    (
+        "Node/a",
+        &[
+            r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"a","labels":{"topology.kubernetes.io/zone":"east"}},"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"a","labels":{"topology.kubernetes.io/zone":"west"}},"status":{"addresses":[]}}"#,
+        ],
+    ),
+    (
+        "Gateway/shop/balanced",
+        &[
+            r#"{"apiVersion":"gateway.networking.k8s.io/v1","kind":"Gateway","metadata":{"name":"balanced","namespace":"shop"},"spec":{"gatewayClassName":"cardinal","listeners":[{"name":"http","port":80,"protocol":"HTTP"}]}}"#,
+        ],
+    ),
+    (
+        "Service/agents/gateway-shop-balanced-f2a551ae",
+        &[
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"gateway-shop-balanced-f2a551ae","namespace":"agents"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.9","ports":[{"name":"tcp-80","port":80,"nodePort":30080}]},"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}"#,
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"gateway-shop-balanced-f2a551ae","namespace":"agents"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.9","ports":[{"name":"tcp-80","port":80,"nodePort":30080}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"gateway-shop-balanced-f2a551ae","namespace":"agents"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.9","ports":[{"name":"tcp-80","port":80,"nodePort":30080}]},"status":{"loadBalancer":{"ingress":[{"ip":"10.0.0.1"}]}}}"#,
+        ],
+    ),
+    (
+        "HTTPRoute/shop/d",
+        &[
+            r#"{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"d","namespace":"shop"},"spec":{"parentRefs":[{"name":"balanced"}],"rules":[{"backendRefs":[{"name":"s2","port":80}]}]}}"#,
         ],
     ),
 ];
@@ -238,15 +274,47 @@ fn the_objects_of_the_property_are_mostly_taken() {
     // The namespace of `c` may not attach, and `b` has nothing that `g` leaves it.
     let routes = taken.snapshot.routes.iter();
     let served: Vec<_> = routes.map(|route| route.name.name()).collect();
-    assert_eq!(served, ["g", "a"]);
+    assert_eq!(served, ["g", "a", "d"]);
+}
+
+/// Where an object is in the list.
+fn place(wanted: &str) -> usize {
+    let place = OBJECTS.iter().position(|(path, _)| *path == wanted);
+    place.expect("it is in the list")
+}
+
+#[test]
+fn a_route_follows_the_address_that_a_load_balancer_gives_to_its_gateway() {
+    let service = place("Service/agents/gateway-shop-balanced-f2a551ae");
+    let mut cluster = Cluster::new();
+    // With it every service is looked at.
+    cluster.change(place("BackendTLSPolicy/shop/p"), None);
+    let mut linker = Linker::default();
+    // Given, not yet, that of a younger gateway, given again, and no service at all; parents that are left to a route of the younger
+    // gateway, and to one of its own.
+    let steps = [
+        (Some(0), [1, 1]),
+        (Some(1), [1, 0]),
+        (Some(2), [0, 1]),
+        (Some(0), [1, 1]),
+        (None, [1, 0]),
+    ];
+    for (form, parents) in steps {
+        cluster.change(service, form);
+        let reads = cluster.reads();
+        let (remembering, whole) = (linker.link(&reads), link(&reads));
+        assert_eq!(shown(&remembering), shown(&whole), "{form:?}");
+        let left = |name: &str| {
+            let mut routes = remembering.snapshot.routes.iter();
+            let route = routes.find(|route| route.name.name() == name);
+            route.map_or(0, |route| route.parents.len())
+        };
+        assert_eq!(["a", "d"].map(left), parents, "{form:?}");
+    }
 }
 
 #[test]
 fn a_route_that_nothing_changed_for_is_the_one_that_was_linked_before() {
-    let place = |wanted: &str| {
-        let place = OBJECTS.iter().position(|(path, _)| *path == wanted);
-        place.expect("it is in the list")
-    };
     let mut cluster = Cluster::new();
     // Policies make rules of their own.
     for policy in [
@@ -258,7 +326,7 @@ fn a_route_that_nothing_changed_for_is_the_one_that_was_linked_before() {
     }
     let mut linker = Linker::default();
     let before = linker.link(&cluster.reads()).snapshot;
-    cluster.change(place("EndpointSlice/shop/e1"), Some(1));
+    cluster.change(place("EndpointSlice/shop/e1"), Some(2));
     cluster.change(place("Cell/shop/cell"), None);
     let now = linker.link(&cluster.reads()).snapshot;
     let same = |name: &str| {
@@ -269,6 +337,9 @@ fn a_route_that_nothing_changed_for_is_the_one_that_was_linked_before() {
         let (before, now) = (find(&before), find(&now));
         before.expect("it was there").is(&now.expect("it is there"))
     };
-    // The slice was of the service of `a` and `g`, and is of that of `b`.
-    assert_eq!(["a", "b", "c", "g"].map(same), [false, false, true, false]);
+    // The slice was of the service of `a` and `g`, and is of that of `b` and `d`.
+    assert_eq!(
+        ["a", "b", "c", "d", "g"].map(same),
+        [false, false, true, false, false]
+    );
 }

@@ -64,12 +64,28 @@ impl Asked {
     }
 }
 
-/// Notes the rule for a connection: the exact port, else any port of the protocol, else anything.
+/// Notes the rule for a connection: one about its peer, else one about anyone.
 #[inline(always)]
 pub(super) fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     let Some(rules) = POLICIES.get(case.policy) else {
         return Err(Reason::NoPolicy);
     };
+    let found = about_peer(case, rules, asked);
+    if found.is_err()
+        && rule(
+            case,
+            rules,
+            RuleKey::new(Identity::ANYONE, 0, 0, asked.opener),
+        )
+    {
+        return Ok(());
+    }
+    found
+}
+
+/// The rule about the peer: the exact port, else any port of the protocol, else anything.
+#[inline(always)]
+fn about_peer(case: &mut Case, rules: &Rules, asked: &Asked) -> Result<(), Reason> {
     let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
     if !packet::has_ports(protocol) {
         // 0 is a protocol of IPv4's too, but in a rule it means any.

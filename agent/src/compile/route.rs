@@ -4,16 +4,18 @@
 //! do not sign, keys that do not verify, gateways that claim one address and port twice.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Auth, ClientPolicy, Declared, Filter, L7Kind, Name, ObjectName, Origin, PolicyId, RemoteKeys,
-    Route, Rule, Target, Upstream, UpstreamTls,
+    Auth, BackendName, ClientPolicy, Declared, Filter, L7Kind, Name, ObjectName, Origin, PolicyId,
+    RemoteKeys, Route, Rule, Service, Target, Upstream, UpstreamTls,
 };
-use snapshot::{Mistake, Snapshot};
+use snapshot::{Mistake, Shared, Snapshot};
 
+use super::Here;
 use super::traffic;
 use crate::route::client::ClientSettings;
 use crate::route::limiter::SharedRules;
@@ -29,20 +31,32 @@ mod listeners;
 mod policies;
 mod targets;
 
-use components::{callers, inside};
+use components::{callers, inside, labelled};
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
+///
+/// Gateways that listen on nodes' addresses do so nowhere: [`compile_on`] is told those of a node.
 pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<Mistake>> {
-    next(snapshot, generation, &RouteTable::default())
+    compile_on(snapshot, &[], generation)
+}
+
+/// The same for a node that has these addresses.
+pub fn compile_on(
+    snapshot: &Snapshot,
+    node: &[IpAddr],
+    generation: u64,
+) -> Result<RouteTable, Vec<Mistake>> {
+    next(snapshot, node, generation, &RouteTable::default())
 }
 
 /// The same, taking over from the table of an earlier generation what would be made anew as it is there.
 pub fn next(
     snapshot: &Snapshot,
+    node: &[IpAddr],
     generation: u64,
     before: &RouteTable,
 ) -> Result<RouteTable, Vec<Mistake>> {
-    let mut compiler = Compiler::new(snapshot, generation, before);
+    let mut compiler = Compiler::new(snapshot, node, generation, before);
     let rules = compiler.rules();
     let streams = compiler.streams();
     let table = RouteTable {
@@ -52,6 +66,7 @@ pub fn next(
         has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
+        labelled: labelled(snapshot),
         dns: snapshot.platform.dns.clone(),
         inside: inside(snapshot),
         remote_keys: compiler.remote_keys,
@@ -74,6 +89,9 @@ type ManagedKey = (Arc<str>, PolicyId);
 
 struct Compiler<'a> {
     snapshot: &'a Snapshot,
+    /// Addresses of the node, and which one it is.
+    node: &'a [IpAddr],
+    here: Here,
     /// The table before, and what the next one can take over.
     before: &'a RouteTable,
     kept: Kept,
@@ -95,11 +113,19 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(snapshot: &'a Snapshot, generation: u64, before: &'a RouteTable) -> Self {
+    fn new(
+        snapshot: &'a Snapshot,
+        node: &'a [IpAddr],
+        generation: u64,
+        before: &'a RouteTable,
+    ) -> Self {
+        let here = Here::of(&snapshot.platform, node);
         let mut compiler = Self {
             snapshot,
+            node,
             before,
-            kept: Kept::default(),
+            kept: Kept::with_room(here.clone(), snapshot.routes.len()),
+            here,
             mistakes: Vec::new(),
             providers: HashMap::new(),
             gatekeepers: HashMap::new(),
@@ -171,12 +197,12 @@ impl<'a> Compiler<'a> {
     /// All rules by route, compiled once however many listeners they are attached to.
     fn rules(&mut self) -> Vec<RouteRules> {
         let snapshot = self.snapshot;
-        self.kept = Kept::with_room(snapshot.routes.len());
         let routes = snapshot.routes.iter();
         routes
             .map(|route| {
-                if let Some(rules) = self.before.kept.of(route) {
-                    self.kept.keep(route, rules);
+                let services = || services(snapshot, route);
+                if let Some(rules) = self.before.kept.of(&self.here, route, services()) {
+                    self.kept.keep(route, services(), rules);
                     return Arc::clone(rules);
                 }
                 let name: Arc<str> = route.name.to_string().into();
@@ -185,7 +211,7 @@ impl<'a> Compiler<'a> {
                     .map(|(index, rule)| Arc::new(self.rule(route, &name, index, rule)))
                     .collect();
                 if route.rules.iter().all(stands_alone) {
-                    self.kept.keep(route, &rules);
+                    self.kept.keep(route, services(), &rules);
                 }
                 rules
             })
@@ -257,8 +283,8 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// Whether what a rule is compiled to depends on nothing outside of its route: no policy, no table, no component, and no
-/// certificate.
+/// Whether what a rule is compiled to depends on nothing outside of its route but the services that it leads to: no policy, no
+/// table, no component, and no certificate.
 fn stands_alone(rule: &Rule) -> bool {
     let plain = |target: &Target| match target {
         Target::Upstreams(list) => list
@@ -281,3 +307,18 @@ fn stands_alone(rule: &Rule) -> bool {
             .iter()
             .all(|one| plain(&one.target) && filters(&one.filters))
 }
+
+/// The services that a route's targets name, in their order; none: it has no address, so that no endpoint is chosen by it.
+fn services<'a>(
+    snapshot: &'a Snapshot,
+    route: &'a Route,
+) -> impl Iterator<Item = Option<&'a Shared<Service>>> {
+    let targets = route.rules.iter().flat_map(|rule| &rule.targets);
+    targets.filter_map(|target| match &target.backend {
+        Some(BackendName::Service(name, _)) => Some(snapshot.services.get(name)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,7 @@ kinds! {
     BackendTrafficPolicy: &[ENVOY_GATEWAY], spec traffic_policy::read => traffic_policies: traffic_policy::TrafficDraft;
     HTTPRouteFilter: &[ENVOY_GATEWAY], spec filter::read => filters: model::Filter;
     Backend: &[ENVOY_GATEWAY], spec backend::read => backends: Vec<model::Upstream>;
-    Service: &["v1"], spec service::read => services: service::ServiceDraft;
+    Service: &["v1"], whole service::read => services: service::ServiceDraft;
     EndpointSlice: &["discovery.k8s.io/v1"], whole endpoint_slice::read => slices: endpoint_slice::SliceDraft;
     Namespace: &["v1"], whole namespace::read => namespaces: selector::Labels;
     Pod: &["v1"], whole pod::read => pods: pod::PodDraft;

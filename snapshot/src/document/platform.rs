@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::address_source::{self, AddressSources};
 use super::addresses::{Placed, address, addresses, network, network_address};
 use super::{Meta, jwks, name, reference};
 use crate::model::{
@@ -24,8 +25,21 @@ pub(crate) struct PlatformDraft {
     pub(crate) dns_service_addresses: Vec<Placed>,
     pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
+    pub(crate) cells: CellSource,
     /// Networks that gateways without addresses get one of.
     pub(crate) pools: Vec<Cidr>,
+    /// Whether they do.
+    pub(crate) sources: AddressSources,
+}
+
+/// Where cells come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CellSource {
+    /// From documents.
+    #[default]
+    Documents,
+    /// From documents, and from the labels that OpenChoreo puts on namespaces and pods.
+    OpenChoreo,
 }
 
 /// A node.
@@ -68,6 +82,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         .unwrap_or_default();
     let (mut external, mut internal) = (None, None);
     let mut pools = Vec::new();
+    let mut sources = AddressSources::default();
     if let Some(mut gateways) = spec.optional("gateways").and_then(|field| field.object()) {
         external = gateways
             .optional("external")
@@ -80,6 +95,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             .iter()
             .filter_map(network)
             .collect();
+        sources = address_source::read(&mut gateways);
         gateways.finish();
     }
     let jwt_providers = named(spec.list("jwtProviders"), "token provider", |object| {
@@ -95,6 +111,14 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         dns_service_addresses = addresses(object.list("serviceAddresses"), address);
         object.finish();
     }
+    let cells = spec.optional("cells").and_then(|field| {
+        let mut object = field.object()?;
+        let source = object
+            .optional("derivedFrom")
+            .and_then(|field| field.choice(&[("OpenChoreo", CellSource::OpenChoreo)]));
+        object.finish();
+        source
+    });
     let nodes = named(spec.list("nodes"), "node", node);
     let services = named(spec.list("services"), "service", service);
     Some(PlatformDraft {
@@ -117,7 +141,9 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             })
             .collect(),
         services: services.into_values().collect(),
+        cells: cells.unwrap_or_default(),
         pools,
+        sources,
     })
 }
 

@@ -115,9 +115,11 @@ impl Memory {
                 Draft::HTTPRoute(_) | Draft::GRPCRoute(_) => true,
                 // No route of a document leads to these.
                 Draft::Pod(_) | Draft::Cell(_) => true,
-                Draft::Service(_) => {
+                Draft::Service(service) => {
                     self.moved.insert((BackendPart::Service, name.clone()));
-                    true
+                    // What a load balancer gave it may be where a gateway listens.
+                    let service = service.as_deref();
+                    service.is_none_or(|service| service.ingress.is_empty())
                 }
                 Draft::EndpointSlice(slice) => {
                     let of = slice.as_ref().and_then(|slice| slice.service.clone());

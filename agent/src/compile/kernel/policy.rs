@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{Action, Direction, Identity, RuleKey};
-use snapshot::model::{Cell, Component, East, Gate, Intra, SouthDestination};
+use snapshot::model::{Border, Cell, Component, East, EndpointId, Gate, Intra, SouthDestination};
 use snapshot::{Snapshot, Source};
 
 use super::names::Names;
@@ -71,6 +71,7 @@ impl Policy {
 
 impl Collector<'_> {
     fn collect(&mut self, cell: &Cell, component: &Component) {
+        self.borders(cell);
         self.intra(cell, component);
         self.ingress(component);
         self.name_servers();
@@ -112,6 +113,19 @@ impl Collector<'_> {
 
     fn declare(&mut self, text: String, source: &Source) -> Declaration {
         self.origins.declare(text, &[], || source.clone())
+    }
+
+    /// Directions that nothing restricts.
+    fn borders(&mut self, cell: &Cell) {
+        for (border, direction) in [
+            (cell.borders.ingress, Direction::Ingress),
+            (cell.borders.egress, Direction::Egress),
+        ] {
+            if border == Border::Open {
+                let by = self.declare(format!("{direction} open of {}", cell.id), &cell.declared);
+                self.pass(Identity::ANYONE, 0, 0, direction, by);
+            }
+        }
     }
 
     fn intra(&mut self, cell: &Cell, component: &Component) {
@@ -258,9 +272,13 @@ impl Collector<'_> {
                     Direction::Egress,
                     by,
                 );
-                continue;
+                // What is spoken there is not known of a cell of labels: documents may have routes to it at the west gate.
+                if !self.is_open(&east.to) {
+                    continue;
+                }
+            } else {
+                self.allow(peer, port, TCP, Direction::Egress, Action::Steer, by);
             }
-            self.allow(peer, port, TCP, Direction::Egress, Action::Steer, by);
             // The endpoint's host names lead to the west gate's own address. The gate knows callers by their source address,
             // which the sender's gate has checked, and asks there what they declared.
             let gates: BTreeSet<u16> = self
@@ -275,6 +293,12 @@ impl Collector<'_> {
                 self.pass(Identity::WEST_GATE, port, TCP, Direction::Egress, by);
             }
         }
+    }
+
+    /// Whether the cell of an endpoint lets everybody in.
+    fn is_open(&self, to: &EndpointId) -> bool {
+        let cell = self.snapshot.cells.get(&to.component.cell);
+        cell.is_some_and(|cell| cell.borders.ingress == Border::Open)
     }
 
     fn south(&mut self, cell: &Cell, component: &Component) {

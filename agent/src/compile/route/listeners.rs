@@ -37,12 +37,12 @@ impl<'a> Compiler<'a> {
                     ListenerProtocol::Udp => continue,
                 };
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
-                for address in &gateway.addresses {
-                    let address = SocketAddr::new(*address, listener.port.get());
+                for address in gateway.sockets(listener, self.node) {
                     let bind = binds
                         .entry(address)
                         .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
                     bind.passthrough |= passthrough;
+                    bind.terminates |= wire == Wire::Tls && !passthrough;
                     if bind.wire != wire {
                         self.mistake(
                             &listener.declared,
@@ -81,8 +81,7 @@ impl<'a> Compiler<'a> {
                     continue;
                 }
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
-                for address in &gateway.addresses {
-                    let address = SocketAddr::new(*address, listener.port.get());
+                for address in gateway.sockets(listener, self.node) {
                     if let Some(other) = datagrams.insert(address, Arc::clone(&compiled)) {
                         self.mistake(
                             &listener.declared,
@@ -251,8 +250,8 @@ impl<'a> Compiler<'a> {
         listener: &ListenerModel,
         name: &Arc<str>,
     ) -> Option<&'a Arc<Listener>> {
-        let address = SocketAddr::new(*gateway.addresses.first()?, listener.port.get());
-        let bind = self.before.binds.get(&address)?;
+        let sockets = gateway.sockets(listener, self.node);
+        let bind = self.before.binds.get(sockets.first()?)?;
         let known = bind.listeners.of(listener.hostname.as_ref())?;
         (known.name == *name).then_some(known)
     }

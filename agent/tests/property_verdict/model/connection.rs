@@ -284,7 +284,9 @@ impl Model {
                 .or_else(|| find(0, protocol))
                 .or_else(|| find(0, 0))
         });
-        found.copied().ok_or(otherwise)
+        // Whoever it is.
+        let anyone = || rules.get(&RuleKey::new(Identity::ANYONE, 0, 0, direction));
+        found.or_else(anyone).copied().ok_or(otherwise)
     }
 
     fn path(&self, direction: Direction, peer: Identity, address: u128, cell: u32) -> Path {

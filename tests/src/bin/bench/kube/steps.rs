@@ -72,7 +72,7 @@ pub(crate) fn play(routes: u32, rounds: u32) -> Result<Vec<Row>> {
         note("share", start.elapsed());
         let start = Instant::now();
         let generation = u64::from(round) + 2;
-        let next = route::next(&snapshot, generation, &table);
+        let next = route::next(&snapshot, &[], generation, &table);
         let next = next.map_err(|errors| anyhow!("{errors:?}"))?;
         next.adopt(&table);
         note("compile", start.elapsed());
