@@ -235,9 +235,13 @@ impl Activator {
         let generation = self.generation + 1;
         let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
         let node = compile::node_addresses(&snapshot.platform, discovery);
-        let routes =
-            compile::route::compile_on(snapshot, &node, generation.into()).map_err(refused)?;
-        routes.adopt(&self.routes.load());
+        let routes = {
+            let before = self.routes.load();
+            let routes = compile::route::next(snapshot, &node, generation.into(), &before)
+                .map_err(refused)?;
+            routes.adopt(&before);
+            routes
+        };
         let listeners = routes.addresses();
         let kernel = match self.datapath.clone() {
             Some(datapath) => Some(self.steer(

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use snapshot::model::Platform;
 
+pub(crate) use self::kernel::endpoints::Here;
 use crate::datapath::Discovery;
 
 /// Addresses that the platform knows this node by, and that its interfaces have.

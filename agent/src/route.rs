@@ -5,6 +5,7 @@
 //! What it deliberately does not do: no sockets, no clock of its own, no state that changes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::atomic::AtomicUsize;
@@ -12,11 +13,14 @@ use std::sync::{Arc, OnceLock};
 
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
+use snapshot::Shared;
 use snapshot::model::{
     Border, Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName,
-    Origin, PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
+    Origin, PolicyId, RemoteKeys, Retry, Route, RuleTimeouts, Service, SessionPersistence,
+    Upstream,
 };
 
+use crate::compile::Here;
 use crate::upstream::Terms;
 
 pub mod admission;
@@ -78,6 +82,8 @@ pub struct RouteTable {
     pub(crate) managed: BTreeMap<(Arc<str>, PolicyId), Arc<Managed>>,
     /// Rate limits by policy and route.
     pub(crate) limiters: BTreeMap<(PolicyId, L7Kind, Arc<str>), Arc<Limiter>>,
+    /// What the next table can take over as it is.
+    pub(crate) kept: Kept,
 }
 
 impl RouteTable {
@@ -279,7 +285,7 @@ pub struct Listener {
     pub name: Arc<str>,
     /// The gate that its gateway plays.
     pub gate: Option<Gate>,
-    pub(crate) hosts: HostIndex<HostRules>,
+    pub(crate) hosts: HostIndex<Arc<HostRules>>,
     /// Headers that tokens set and that choose a route again: a client's own never choose one.
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
@@ -298,7 +304,7 @@ impl Listener {
     /// The rules of the most specific host that covers `host`. As in Envoy's virtual hosts, rules of
     /// a broader host are not asked when none of these match.
     pub fn rules(&self, host: &str) -> Option<&HostRules> {
-        self.hosts.find(host)
+        self.hosts.find(host).map(|rules| &**rules)
     }
 
     /// The certificate for a server name: exact before wildcard; without either, or without a
@@ -323,8 +329,8 @@ pub struct ServerCertificate {
 /// Values by host: exact names, wildcards by suffix, and one for all other hosts.
 #[derive(Debug)]
 pub struct HostIndex<T> {
-    pub(crate) exact: HashMap<Box<str>, T>,
-    pub(crate) wildcard: HashMap<Box<str>, T>,
+    pub(crate) exact: HashMap<Arc<str>, T>,
+    pub(crate) wildcard: HashMap<Arc<str>, T>,
     pub(crate) any: Option<T>,
 }
 
@@ -357,6 +363,14 @@ impl<T> HostIndex<T> {
         self.any.as_ref()
     }
 
+    /// The value of exactly this pattern, none meaning every host.
+    pub fn of(&self, pattern: Option<&HostPattern>) -> Option<&T> {
+        match pattern {
+            Some(pattern) => self.exact_or_wildcard(pattern),
+            None => self.any.as_ref(),
+        }
+    }
+
     /// The value of exactly this pattern.
     pub fn exact_or_wildcard(&self, pattern: &HostPattern) -> Option<&T> {
         match pattern {
@@ -368,8 +382,8 @@ impl<T> HostIndex<T> {
     /// Sets the value of a pattern, none meaning every host; gives back the one it replaces.
     pub fn insert(&mut self, pattern: Option<&HostPattern>, value: T) -> Option<T> {
         match pattern {
-            Some(HostPattern::Exact(name)) => self.exact.insert(name.as_str().into(), value),
-            Some(HostPattern::Wildcard(name)) => self.wildcard.insert(name.as_str().into(), value),
+            Some(HostPattern::Exact(name)) => self.exact.insert(name.text(), value),
+            Some(HostPattern::Wildcard(name)) => self.wildcard.insert(name.text(), value),
             None => self.any.replace(value),
         }
     }
@@ -379,10 +393,8 @@ impl<T: Default> HostIndex<T> {
     /// The value of a pattern, made if there is none yet.
     pub fn entry(&mut self, pattern: Option<&HostPattern>) -> &mut T {
         match pattern {
-            Some(HostPattern::Exact(name)) => self.exact.entry(name.as_str().into()).or_default(),
-            Some(HostPattern::Wildcard(name)) => {
-                self.wildcard.entry(name.as_str().into()).or_default()
-            }
+            Some(HostPattern::Exact(name)) => self.exact.entry(name.text()).or_default(),
+            Some(HostPattern::Wildcard(name)) => self.wildcard.entry(name.text()).or_default(),
             None => self.any.get_or_insert_default(),
         }
     }
@@ -440,6 +452,70 @@ pub struct Steered {
     /// Whether the address is a service address: requests then go to one of the workloads, else
     /// to the very address.
     pub service: bool,
+}
+
+/// The rules of a route, compiled.
+pub(crate) type RouteRules = Arc<[Arc<RouteRule>]>;
+
+/// Routes whose rules depend on nothing but the route, the services that it leads to and where the node is, by the route's
+/// address, which stays its own for as long as it is held here.
+#[derive(Default)]
+pub(crate) struct Kept {
+    here: Here,
+    routes: HashMap<usize, KeptRules>,
+}
+
+struct KeptRules {
+    rules: RouteRules,
+    /// What its targets' services were, in the order of the targets.
+    services: Box<[Option<Shared<Service>>]>,
+    _route: Shared<Route>,
+}
+
+impl Kept {
+    /// Nothing that was compiled for this place, with room for so many routes.
+    pub(crate) fn with_room(here: Here, routes: usize) -> Self {
+        let mut kept = HashMap::default();
+        kept.reserve(routes);
+        Self { here, routes: kept }
+    }
+
+    /// The rules of a route that was compiled for this place, when its targets' services were these.
+    pub(crate) fn of<'a>(
+        &'a self,
+        here: &Here,
+        route: &Shared<Route>,
+        services: impl Iterator<Item = Option<&'a Shared<Service>>>,
+    ) -> Option<&'a RouteRules> {
+        if self.here != *here {
+            return None;
+        }
+        let kept = self.routes.get(&route.address())?;
+        let known = kept.services.iter().map(Option::as_ref);
+        known.eq(services).then_some(&kept.rules)
+    }
+
+    /// Keeps the rules of a route.
+    pub(crate) fn keep<'a>(
+        &mut self,
+        route: &Shared<Route>,
+        services: impl Iterator<Item = Option<&'a Shared<Service>>>,
+        rules: &RouteRules,
+    ) {
+        let kept = KeptRules {
+            rules: Arc::clone(rules),
+            services: services.map(|one| one.cloned()).collect(),
+            _route: route.clone(),
+        };
+        self.routes.insert(route.address(), kept);
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All of it is in the table, and addresses say nothing.
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
 }
 
 /// A rule of a route, compiled.
@@ -517,8 +593,8 @@ impl RouteRule {
 /// A target and its share.
 #[derive(Debug)]
 pub struct RouteTarget {
-    /// Number of the target, unique in its table; round robin is counted under it.
-    pub id: u32,
+    /// Number of the target, unique among all tables; round robin is counted under it.
+    pub id: u64,
     /// Share among the rule's targets.
     pub weight: u32,
     /// Name of what is behind it, the same in every generation; state of the backend is kept under it.

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use cardinal_agent::compile::route::compile;
+use cardinal_agent::compile::route::{compile, next};
 use cardinal_agent::route::RouteTable;
 use cardinal_agent::route::matching::Subject;
 use http::{HeaderMap, HeaderValue, Method};
@@ -17,8 +18,8 @@ use proptest::prelude::{
 };
 use proptest::sample::subsequence;
 use regex::Regex;
-use snapshot::SourceFile;
 use snapshot::path::CanonicalPath;
+use snapshot::{Linker, Read, SourceFile};
 
 #[derive(Clone, Debug)]
 enum Path {
@@ -494,6 +495,55 @@ proptest! {
         let other = table_of(&fewer, &order);
         prop_assert!(first != canonical(&other));
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What a table takes over from the one before is as if it were made anew.
+    #[test]
+    fn property_a_table_that_takes_over_is_as_one_made_anew(
+        routes in vec(route(), 1..6),
+        steps in vec(vec(any::<bool>(), 5), 2..5),
+    ) {
+        let class = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: { name: cardinal }\nspec: { controllerName: cardinal.dev/gateway-controller }\n---\n";
+        let read = |path: String, text: String| {
+            Arc::new(snapshot::read(&SourceFile { path, bytes: text.into_bytes() }))
+        };
+        let front = read("front".to_owned(), format!("{class}{FRONT}"));
+        let reads: Vec<Arc<Read>> = (0..routes.len())
+            .map(|at| {
+                let file = documents(&routes, &[at]);
+                let text = String::from_utf8(file.bytes).expect("it is text");
+                let text = text.strip_prefix(FRONT).expect("it begins so");
+                read(format!("r{at}"), text.to_owned())
+            })
+            .collect();
+        let mut linker = Linker::default();
+        let mut table = RouteTable::default();
+        for (generation, step) in (1..).zip(steps) {
+            let there = reads.iter().zip(step).filter(|(_, there)| *there);
+            let mut objects: Vec<Arc<Read>> = there.map(|(read, _)| Arc::clone(read)).collect();
+            let count = objects.len();
+            objects.push(Arc::clone(&front));
+            let snapshot = linker.link(&objects).snapshot;
+            prop_assert_eq!(snapshot.routes.len(), count);
+            table = next(&snapshot, &[], generation, &table).expect("drawn documents compile");
+            let anew = compile(&snapshot, generation).expect("drawn documents compile");
+            prop_assert_eq!(without_numbers(&table), without_numbers(&anew));
+        }
+    }
+}
+
+/// A table as text, but for numbers of targets and positions of routes: they only have to tell these apart, and to keep their
+/// order.
+fn without_numbers(table: &RouteTable) -> String {
+    let text = canonical(table);
+    let says = |line: &&str| {
+        let line = line.trim();
+        !line.starts_with("id: ") && !line.starts_with("order: ")
+    };
+    text.lines().filter(says).collect::<Vec<_>>().join("\n")
 }
 
 /// Tables of whole configurations: cells, tokens, routing tables, certificates.

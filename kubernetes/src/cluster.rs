@@ -1,6 +1,6 @@
 //! A cluster that is followed: what is known now, and a word whenever that changes.
 //!
-//! Flows in: the changes that watches make. Flows out: all objects at one moment, a few milliseconds after the last of a burst. The
+//! Flows in: the changes that watches make. Flows out: all objects at one moment, as soon as they change. The
 //! first ones come when every kind that is served was listed; until the API server can be heard, those kept on disk take their place.
 
 use std::path::PathBuf;
@@ -19,10 +19,8 @@ use crate::store::{Objects, Silence, Store};
 use crate::writer::{self, Tally};
 use crate::{lease, served};
 
-/// A burst is over when nothing changed for this long.
-const QUIET: Duration = Duration::from_millis(5);
-/// A burst that does not end is handed over after this long.
-const LONGEST: Duration = Duration::from_millis(100);
+/// From one hand-over to the next. What changes after a quiet moment is handed over at once, and a burst in few pieces.
+const PAUSE: Duration = Duration::from_millis(5);
 /// How long a start waits for the API server before it takes what was kept.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often what is known is written to disk, if it changed.
@@ -238,6 +236,7 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
     let patience = Instant::now() + PATIENCE;
     let mut complete = false;
     let mut last = None;
+    let mut next = tokio::time::Instant::now();
     loop {
         complete |= known.read(Store::complete);
         let kept = has_kept && Instant::now() >= patience;
@@ -254,6 +253,7 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
             });
             if last != Some((changes, complete)) {
                 last = Some((changes, complete));
+                next = tokio::time::Instant::now() + PAUSE;
                 if sender.send(Some(seen)).is_err() {
                     return;
                 }
@@ -266,18 +266,7 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
         };
         // Either way there is something to look at.
         let _changed = tokio::time::timeout(waits, known.changed.notified()).await;
-        settle(&known).await;
-    }
-}
-
-/// Waits until a burst is over.
-async fn settle(known: &Known) {
-    let end = Instant::now() + LONGEST;
-    loop {
-        let more = tokio::time::timeout(QUIET, known.changed.notified()).await;
-        if more.is_err() || Instant::now() >= end {
-            return;
-        }
+        tokio::time::sleep_until(next).await;
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::error::explain;
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
-use crate::status::{CONTROLLER, Outcome};
+use crate::status::{CONTROLLER, Outcome, find};
 
 /// Longest note of an event (`Event.note`).
 const LONGEST: usize = 1_024;
@@ -51,22 +51,24 @@ impl Events {
     /// Tells of every refusal that was not told yet.
     pub(crate) async fn refused(&mut self, outcome: &Outcome) {
         let objects = &outcome.seen.objects;
-        self.told.retain(|id, _| objects.contains_key(id));
+        let refused = outcome.report.objects.iter();
+        let refused = refused.filter(|(_, verdict)| !verdict.mistakes.is_empty());
+        let refused: BTreeMap<ObjectId, &Verdict> = refused
+            .filter_map(|(key, verdict)| {
+                let kind = Kind::find(key.kind.group(), key.kind.as_str())?;
+                let id = find(objects, kind, &key.name)?;
+                concerns(objects.get(&id)?, outcome).then_some((id, verdict))
+            })
+            .collect();
+        self.told.retain(|id, _| refused.contains_key(id));
         let mut events = Vec::new();
-        for object in objects.values() {
-            let verdict = object
-                .id
-                .key()
-                .and_then(|key| outcome.report.objects.get(&key))
-                .filter(|verdict| !verdict.mistakes.is_empty())
-                .filter(|_| concerns(object, outcome));
-            let Some(verdict) = verdict else {
-                self.told.remove(&object.id);
+        for (id, verdict) in refused {
+            let Some(object) = objects.get(&id) else {
                 continue;
             };
             let note = note(verdict);
             let hash = self.seed.hash_one((&object.uid, &note));
-            if self.told.get(&object.id) != Some(&hash) {
+            if self.told.get(&id) != Some(&hash) {
                 events.push((Arc::clone(object), note, hash));
             }
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use kube::core::{ApiResource, DynamicObject};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use snapshot::model::ObjectName;
 use snapshot::status::ObjectKey;
@@ -67,8 +68,8 @@ pub struct Object {
     pub generation: i64,
     /// The document, in JSON.
     pub document: Arc<[u8]>,
-    /// What its status says; only of kinds that are answered.
-    pub status: Option<Arc<Value>>,
+    /// What its status says, in JSON; only of kinds that are answered.
+    pub status: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Object {
@@ -91,8 +92,8 @@ pub(crate) struct Saved {
     api_version: String,
     uid: String,
     generation: i64,
-    document: Value,
-    status: Option<Value>,
+    document: Box<RawValue>,
+    status: Option<Box<RawValue>>,
 }
 
 impl Object {
@@ -136,14 +137,26 @@ impl Object {
             uid: meta.uid.unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),
             document: Value::Object(document).to_string().into_bytes().into(),
-            status: status.filter(|_| kind.is_answered()).map(Arc::new),
+            status: status
+                .filter(|_| kind.is_answered())
+                .map(|status| status.to_string().into()),
         })
+    }
+
+    /// What its status says.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let status = self.status.as_deref()?;
+        // It was written from a value here, or read from disk as JSON.
+        serde_json::from_str(status).ok()
     }
 
     /// The same as `other`, whose memory it then shares.
     pub(crate) fn sharing(mut self, other: &Self) -> Self {
         if self.document == other.document {
             self.document = Arc::clone(&other.document);
+        }
+        if self.status == other.status {
+            self.status.clone_from(&other.status);
         }
         self
     }
@@ -166,7 +179,11 @@ impl Object {
             uid: self.uid.to_string(),
             generation: self.generation,
             document: serde_json::from_slice(&self.document)?,
-            status: self.status.as_deref().cloned(),
+            status: self
+                .status
+                .as_deref()
+                .map(serde_json::from_str)
+                .transpose()?,
         })
     }
 }
@@ -183,8 +200,8 @@ impl Saved {
             api_version: self.api_version.into(),
             uid: self.uid.into(),
             generation: self.generation,
-            document: self.document.to_string().into_bytes().into(),
-            status: self.status.map(Arc::new),
+            document: self.document.get().as_bytes().into(),
+            status: self.status.map(|status| status.get().into()),
         })
     }
 }
@@ -344,7 +361,7 @@ mod tests {
         assert_eq!(document["spec"], json!({"rules": []}));
         assert_eq!(document["metadata"]["generation"], json!(3));
         assert_eq!(document.get("status"), None);
-        assert_eq!(route.status.as_deref(), Some(&json!({"parents": []})));
+        assert_eq!(route.status(), Some(json!({"parents": []})));
         assert_eq!(route.generation, 3);
         let saved = serde_json::to_string(&route.save().expect("saved")).expect("JSON");
         let back: super::Saved = serde_json::from_str(&saved).expect("reads");
@@ -365,7 +382,7 @@ mod tests {
             document["status"],
             json!({"addresses": [{"type": "IPAddress", "value": "10.0.0.1"}]})
         );
-        assert_eq!(gateway.status.as_deref(), Some(&status));
+        assert_eq!(gateway.status(), Some(status));
     }
 
     #[test]

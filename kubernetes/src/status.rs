@@ -3,10 +3,13 @@
 //! Flows in: the report of what was made of the objects, and whether the node took it. Flows out: for each object what is to be said, at
 //! which generation. Writing it is for `writer`; other controllers' part is for `merge`.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use serde_json::{Map, Value, json};
+use snapshot::model::{ObjectName, RouteKind};
 use snapshot::status::{
     Condition, ConditionKind, GatewayAddress, GatewayStatus, ListenerStatus, ParentRef, Report,
     Verdict,
@@ -15,6 +18,7 @@ use snapshot::status::{
 use crate::cluster::Seen;
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
+use crate::store::Objects;
 
 mod features;
 mod merge;
@@ -40,26 +44,99 @@ pub struct Outcome {
 }
 
 /// What is to be said of an object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) struct Word {
     /// The generation that it is about.
     pub(crate) generation: i64,
     pub(crate) said: Said,
 }
 
-/// What is to be said of each object that is answered.
-pub(crate) fn words(outcome: &Outcome) -> BTreeMap<ObjectId, Word> {
-    let mut words = BTreeMap::new();
-    for object in outcome.seen.objects.values() {
-        if let Some(said) = said(object, outcome) {
-            let word = Word {
-                generation: object.generation,
-                said,
-            };
-            words.insert(object.id.clone(), word);
+/// What is to be said of an object, if it is answered.
+pub(crate) fn word(object: &Object, outcome: &Outcome) -> Option<Word> {
+    Some(Word {
+        generation: object.generation,
+        said: said(object, outcome)?,
+    })
+}
+
+/// Objects of which something else may be to be said than after an outcome before, with those that are not the same.
+pub(crate) fn news(before: &Outcome, now: &Outcome) -> BTreeSet<ObjectId> {
+    let objects = &now.seen.objects;
+    if failure(before) != failure(now) || before.seen.bundle != now.seen.bundle {
+        return objects.keys().cloned().collect();
+    }
+    let mut news = changed(&before.seen.objects, objects);
+    let (old, new) = (&*before.report, &*now.report);
+    let mut add = |kind: Option<Kind>, name: &ObjectName| {
+        news.extend(kind.and_then(|kind| find(objects, kind, name)));
+    };
+    let document = |kind: snapshot::Kind| Kind::find(kind.group(), kind.as_str());
+    let route = |kind: RouteKind| Kind::find(GATEWAY_API, kind.as_str());
+    differing(&old.objects, &new.objects, |key| {
+        add(document(key.kind), &key.name)
+    });
+    differing(&old.routes, &new.routes, |(kind, name)| {
+        add(route(*kind), name)
+    });
+    differing(&old.policies, &new.policies, |(kind, name)| {
+        add(document(*kind), name)
+    });
+    differing(&old.gateways, &new.gateways, |name| {
+        add(Some(Kind::Gateway), name)
+    });
+    differing(&old.listener_sets, &new.listener_sets, |name| {
+        add(Some(Kind::ListenerSet), name)
+    });
+    if old.classes != new.classes {
+        let classes = objects.keys().filter(|id| id.kind == Kind::GatewayClass);
+        news.extend(classes.cloned());
+    }
+    news
+}
+
+/// The object that a report calls so: one without a namespace is in `default` there.
+pub(crate) fn find(objects: &Objects, kind: Kind, name: &ObjectName) -> Option<ObjectId> {
+    let namespaces = [name.namespace(), ""];
+    let mut ids = namespaces.into_iter().map(|namespace| ObjectId {
+        kind,
+        namespace: namespace.into(),
+        name: name.name().into(),
+    });
+    ids.find(|id| objects.contains_key(id))
+}
+
+/// Objects that only one of two sets has as they are there.
+pub(crate) fn changed(before: &Objects, now: &Objects) -> BTreeSet<ObjectId> {
+    let changes = before.diff(now).map(|change| match change {
+        DiffItem::Add(id, _) | DiffItem::Update { new: (id, _), .. } | DiffItem::Remove(id, _) => {
+            id.clone()
+        }
+    });
+    changes.collect()
+}
+
+/// Calls `each` with the keys under which two maps have not the same.
+fn differing<K: Ord, V: PartialEq>(
+    before: &BTreeMap<K, V>,
+    now: &BTreeMap<K, V>,
+    mut each: impl FnMut(&K),
+) {
+    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
+    loop {
+        let order = match (before.peek(), now.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let old = before.next_if(|_| order.is_le());
+        let new = now.next_if(|_| order.is_ge());
+        if old.map(|(_, value)| value) != new.map(|(_, value)| value)
+            && let Some((key, _)) = old.or(new)
+        {
+            each(key);
         }
     }
-    words
 }
 
 fn said(object: &Object, outcome: &Outcome) -> Option<Said> {

@@ -4,7 +4,8 @@
 //! than it should, and an event for each refusal. It compares wanted with found at every change, so that what somebody else overwrote
 //! comes back; a patch names the version that it was made from, so that nobody's words get lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::cluster::Seen;
 use crate::error::explain;
 use crate::events::Events;
 use crate::object::{Object, ObjectId};
-use crate::status::{Outcome, Said, Word, words};
+use crate::status::{Outcome, Said, Word, changed, news, word};
 
 /// Patches a second, on the average.
 const RATE: u32 = 50;
@@ -29,28 +30,45 @@ const RATE: u32 = 50;
 const BURST: u32 = 100;
 /// Until the API server must answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// From news until something is written of them.
+const SETTLES: Duration = Duration::from_millis(50);
+/// How long what was found last is written although there is news: with news all the time nothing would get written else.
+const ROUND: Duration = Duration::from_millis(500);
 /// When a patch is tried again that failed, or whose effect was not seen.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What was written of an object last.
+/// What was written of an object last. Statuses are large and many, so that their hashes are kept.
 struct Written {
     uid: Arc<str>,
-    word: Word,
+    word: u64,
     /// The status that it was written over, and the one that the API server made of it: it leaves out what its kinds do not have.
-    over: Option<Arc<Value>>,
-    stored: Option<Value>,
+    over: u64,
+    stored: Option<u64>,
     at: Instant,
 }
 
+/// What is to be done although the status differs from what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Nothing.
+    Never,
+    /// It was written, and the effect is not seen yet.
+    Later,
+    /// It is to be written.
+    Now,
+}
+
 impl Written {
-    /// Whether there is nothing to write although the status differs from what is wanted.
-    fn settles(&self, object: &Object, word: &Word, now: Instant) -> bool {
-        if self.uid != object.uid || self.word != *word {
-            return false;
+    fn due(&self, object: &Object, word: u64, status: u64, now: Instant) -> Due {
+        if self.uid != object.uid || self.word != word {
+            return Due::Now;
         }
-        let stored = self.stored.is_some() && object.status.as_deref() == self.stored.as_ref();
-        let unseen = object.status == self.over && now.saturating_duration_since(self.at) < AGAIN;
-        stored || unseen
+        let unseen = status == self.over && now.saturating_duration_since(self.at) < AGAIN;
+        match self.stored == Some(status) {
+            true => Due::Never,
+            false if unseen => Due::Later,
+            false => Due::Now,
+        }
     }
 }
 
@@ -64,6 +82,10 @@ pub(crate) struct Tally {
 struct Writer {
     client: Client,
     written: BTreeMap<ObjectId, Written>,
+    /// What was told of whom when a round began last, and who is left of it.
+    before: Option<(Outcome, Seen)>,
+    left: BTreeSet<ObjectId>,
+    seed: RandomState,
     bucket: Bucket,
     events: Events,
     balancers: Balancers,
@@ -84,6 +106,9 @@ pub(crate) async fn write(
         balancers: Balancers::new(client.clone()),
         client,
         written: BTreeMap::new(),
+        before: None,
+        left: BTreeSet::new(),
+        seed: RandomState::new(),
         bucket: Bucket::new(Instant::now()),
         tally,
     };
@@ -101,6 +126,7 @@ pub(crate) async fn write(
             }
             (false, ..) => {
                 writer.written.clear();
+                writer.before = None;
                 writer.balancers.forget();
             }
             _ => {}
@@ -115,11 +141,13 @@ pub(crate) async fn write(
         if let Ok(Err(_)) = timeout(again, changed).await {
             return;
         }
+        // Objects come one by one, and what is missing often comes with the next one.
+        tokio::time::sleep(SETTLES).await;
     }
 }
 
 impl Writer {
-    /// Writes what differs; whether nothing is left. Ends early when there is news.
+    /// Writes what differs; whether nothing is left. Ends after [`ROUND`] when there is news.
     async fn round(
         &mut self,
         outcome: &Outcome,
@@ -127,52 +155,89 @@ impl Writer {
         leads: &watch::Receiver<bool>,
         outcomes: &watch::Receiver<Option<Outcome>>,
     ) -> bool {
-        self.written.retain(|id, _| now.objects.contains_key(id));
-        let mut done = self.balancers.keep(outcome, &now.objects).await;
-        for (id, word) in words(outcome) {
-            let Some(object) = now.objects.get(&id) else {
-                continue;
+        let balanced = self.balancers.keep(outcome, &now.objects).await;
+        match self.before.take() {
+            Some((before, seen)) => {
+                self.left.extend(news(&before, outcome));
+                self.left.extend(changed(&seen.objects, &now.objects));
+            }
+            None => self.left = now.objects.keys().cloned().collect(),
+        }
+        self.before = Some((outcome.clone(), now.clone()));
+        let begun = Instant::now();
+        let left: Vec<ObjectId> = self.left.iter().cloned().collect();
+        for id in left {
+            let done = match now.objects.get(&id) {
+                Some(object) => self.bring(object, outcome, leads).await,
+                None => {
+                    self.written.remove(&id);
+                    true
+                }
             };
-            let read = outcome.seen.objects.get(&id);
-            // What was said of another one, or of another state, is said anew soon.
-            if read.is_none_or(|read| !read.same_document(object)) {
-                continue;
+            if done {
+                self.left.remove(&id);
             }
-            let time = timestamp();
-            if word.said.merged(object.status.as_deref(), &time).is_none() {
-                continue;
-            }
-            let settled = self
-                .written
-                .get(&id)
-                .is_some_and(|written| written.settles(object, &word, Instant::now()));
-            if settled {
-                continue;
-            }
-            tokio::time::sleep(self.bucket.take(Instant::now())).await;
-            if !*leads.borrow() {
-                return true;
-            }
-            done &= self.patch(object, word, &time).await;
-            if outcomes.has_changed().unwrap_or(false) {
+            let news = begun.elapsed() > ROUND && outcomes.has_changed().unwrap_or(false);
+            if news || !*leads.borrow() {
                 return true;
             }
         }
+        let done = balanced && self.left.is_empty();
         self.events.refused(outcome).await;
         done
     }
 
+    /// Says of an object what is to be said of it; whether nothing is left of that.
+    async fn bring(
+        &mut self,
+        object: &Arc<Object>,
+        outcome: &Outcome,
+        leads: &watch::Receiver<bool>,
+    ) -> bool {
+        let id = &object.id;
+        // What was said of another one, or of another state, is said anew soon.
+        let read = outcome.seen.objects.get(id);
+        if read.is_none_or(|read| !read.same_document(object)) {
+            return true;
+        }
+        let Some(word) = word(object, outcome) else {
+            return true;
+        };
+        let time = timestamp();
+        if word.said.merged(object.status().as_ref(), &time).is_none() {
+            return true;
+        }
+        let (hash, status) = (
+            self.seed.hash_one(&word),
+            self.hash(object.status.as_deref()),
+        );
+        let now = Instant::now();
+        let written = self.written.get(id);
+        match written.map_or(Due::Now, |written| written.due(object, hash, status, now)) {
+            Due::Never => return true,
+            Due::Later => return false,
+            Due::Now => {}
+        }
+        tokio::time::sleep(self.bucket.take(now)).await;
+        let leads = *leads.borrow();
+        leads && self.patch(object, &word, &time).await
+    }
+
+    fn hash(&self, status: Option<&str>) -> u64 {
+        self.seed.hash_one(status)
+    }
+
     /// Brings one status up to date; whether it is.
-    async fn patch(&mut self, object: &Arc<Object>, word: Word, time: &str) -> bool {
+    async fn patch(&mut self, object: &Arc<Object>, word: &Word, time: &str) -> bool {
         use std::sync::atomic::Ordering::Relaxed;
         match timeout(ANSWER, self.attempt(object, &word.said, time)).await {
             Ok(Ok(stored)) => {
                 self.tally.patched.fetch_add(1, Relaxed);
                 let written = Written {
                     uid: Arc::clone(&object.uid),
-                    word,
-                    over: object.status.clone(),
-                    stored,
+                    word: self.seed.hash_one(word),
+                    over: self.hash(object.status.as_deref()),
+                    stored: stored.map(|stored| self.hash(Some(stored.to_string().as_str()))),
                     at: Instant::now(),
                 };
                 self.written.insert(object.id.clone(), written);

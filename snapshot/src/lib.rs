@@ -24,6 +24,6 @@ pub use document::gateway_class::CONTROLLER;
 pub use document::jwks::{KeySetError, fetched as fetched_keys};
 pub use document::{Kind, Read};
 pub use model::Snapshot;
-pub use parse::{MAX_MISTAKES, SourceFile, Taken, link, parse, read, take};
+pub use parse::{Linker, MAX_MISTAKES, SourceFile, Taken, link, parse, read, take};
 pub use report::{Mistake, Rejections, Source, Warning};
 pub use shared::Shared;

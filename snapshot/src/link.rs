@@ -44,6 +44,7 @@ mod grants;
 mod http_route;
 mod l4_route;
 mod listener;
+mod memory;
 mod openchoreo;
 mod parent;
 mod platform;
@@ -56,6 +57,7 @@ mod service;
 mod traffic_policy;
 
 pub(crate) use collect::Taking;
+pub(crate) use memory::Memory;
 
 /// Gateways as the router and the kernel get them.
 type Served = BTreeMap<ObjectName, Gateway>;
@@ -68,10 +70,11 @@ pub(crate) struct Outcome {
     pub(crate) mistakes: Vec<Mistake>,
 }
 
-/// Links what was read of all files together.
-pub(crate) fn link<'a>(reads: impl Iterator<Item = &'a Arc<Read>>, taking: Taking) -> Outcome {
+/// Links what was read of all files together, which comes in the order of its paths. What is remembered saves work and is
+/// not to be seen in what comes out.
+pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -> Outcome {
     let sink = Sink::default();
-    let mut collected = collect(reads, taking, &sink);
+    let mut collected = collect(reads.iter(), taking, &sink);
     addresses::unique(&collected.drafts, &sink);
     addresses::pod_networks(&collected.drafts, &sink);
     if taking == Taking::Each {
@@ -79,7 +82,8 @@ pub(crate) fn link<'a>(reads: impl Iterator<Item = &'a Arc<Read>>, taking: Takin
     }
     let Collected { drafts, documents } = collected;
     let mut report = Report::default();
-    let snapshot = snapshot(&drafts, &documents, taking, &mut report, &sink);
+    memory.look(&reads, &documents);
+    let snapshot = snapshot(&drafts, &documents, taking, memory, &mut report, &sink);
     let digests = documents.iter().map(|placed| placed.document.digest);
     let digest = content::together(digests.collect());
     let (mistakes, warnings) = sink.finish();
@@ -103,47 +107,52 @@ fn verdicts(
     warnings: &[Warning],
     report: &mut Report,
 ) {
-    type Document = (Arc<str>, usize);
-    let document = |source: &Source| -> Document { (Arc::clone(&source.file), source.document) };
-    let mut of: BTreeMap<Document, Verdict> = BTreeMap::new();
-    for placed in documents {
-        let meta = &placed.document.meta;
-        let verdict = Verdict {
-            source: meta.declared.clone(),
-            generation: meta.generation,
-            accepted: !placed.refused,
-            mistakes: Vec::new(),
-            warnings: Vec::new(),
-        };
-        of.insert(document(&meta.declared), verdict);
+    type Document<'a> = (&'a str, usize);
+    fn document(source: &Source) -> Document<'_> {
+        (&source.file, source.document)
     }
+    // Of nearly all there is nothing to say.
+    let mut said: BTreeMap<Document<'_>, (Vec<Mistake>, Vec<Warning>)> = BTreeMap::new();
     for mistake in mistakes {
-        match of.get_mut(&document(&mistake.source)) {
-            Some(verdict) => verdict.mistakes.push(mistake.clone()),
-            None => report.nameless.push(mistake.clone()),
-        }
+        let of = said.entry(document(&mistake.source)).or_default();
+        of.0.push(mistake.clone());
     }
     for warning in warnings {
-        if let Some(verdict) = of.get_mut(&document(&warning.source)) {
-            verdict.warnings.push(warning.clone());
-        }
+        let of = said.entry(document(&warning.source)).or_default();
+        of.1.push(warning.clone());
     }
+    let mut verdicts: Vec<(ObjectKey, Verdict)> = Vec::with_capacity(documents.len());
     for placed in documents {
         let meta = &placed.document.meta;
         let key = ObjectKey {
             kind: placed.document.draft.kind(),
             name: meta.name.clone(),
         };
-        if let Some(verdict) = of.remove(&document(&meta.declared)) {
-            // Of two documents with one name the first was taken, and the second has said so.
-            match report.objects.get_mut(&key) {
-                Some(first) => first.mistakes.extend(verdict.mistakes),
-                None => {
-                    report.objects.insert(key, verdict);
-                }
-            }
-        }
+        let own = (!said.is_empty()).then(|| said.remove(&document(&meta.declared)));
+        let (mistakes, warnings) = own.flatten().unwrap_or_default();
+        let verdict = Verdict {
+            source: meta.declared.clone(),
+            generation: meta.generation,
+            accepted: !placed.refused,
+            mistakes,
+            warnings,
+        };
+        verdicts.push((key, verdict));
     }
+    report.nameless = said
+        .into_values()
+        .flat_map(|(mistakes, _)| mistakes)
+        .collect();
+    // Of two documents with one name the first was taken, and the second has said so.
+    verdicts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    verdicts.dedup_by(|(key, second), (known, first)| {
+        let same = key == known;
+        if same {
+            first.mistakes.append(&mut second.mistakes);
+        }
+        same
+    });
+    report.objects = verdicts.into_iter().collect();
 }
 
 /// Makes a snapshot without digest and warnings, and says of every part what the Gateway API wants to be said.
@@ -151,6 +160,7 @@ fn snapshot(
     drafts: &Drafts,
     documents: &[Placed<'_>],
     taking: Taking,
+    memory: &mut Memory,
     report: &mut Report,
     sink: &Sink,
 ) -> Snapshot {
@@ -233,7 +243,7 @@ fn snapshot(
         (L7Kind::Http, &drafts.http_routes),
         (L7Kind::Grpc, &drafts.grpc_routes),
     ];
-    let mut linked = http_route::routes(of_documents, &references, report);
+    let mut linked = http_route::routes(of_documents, &references, memory, report);
     let known = Known {
         documents: &linked,
         ..known
@@ -263,7 +273,9 @@ fn snapshot(
     report::policies(Kind::SecurityPolicy, &security, report);
     report::policies(Kind::BackendTrafficPolicy, &traffic, report);
     report::policies(Kind::ClientTrafficPolicy, &clients, report);
-    report::tls_policies(&policies, &Leads::new(drafts, &gateways), report);
+    if !policies.verdicts.is_empty() {
+        report::tls_policies(&policies, &Leads::new(drafts, &gateways), report);
+    }
     Snapshot {
         digest: "".into(),
         platform: platform.into(),
@@ -287,8 +299,17 @@ fn snapshot(
     }
 }
 
-/// Labels of what policies may select.
+/// Labels of what policies may select, if there are any.
 fn labelled<'a>(documents: &'a [Placed<'_>]) -> Labelled<'a> {
+    let selects = |placed: &Placed<'_>| {
+        matches!(
+            placed.document.draft.kind(),
+            Kind::SecurityPolicy | Kind::BackendTrafficPolicy | Kind::ClientTrafficPolicy
+        )
+    };
+    if !documents.iter().any(selects) {
+        return Labelled::new();
+    }
     let found = documents.iter().filter_map(|placed| {
         let meta = &placed.document.meta;
         let route = |kind| {

@@ -97,7 +97,7 @@ pub struct Snapshot {
     pub gateways: BTreeMap<ObjectName, Gateway>,
     /// Routes of documents and those that cells' endpoints generate, in a fixed order:
     /// by origin, then age, then name. Where nothing else decides between two routes, the first wins.
-    pub routes: Vec<Route>,
+    pub routes: Vec<Shared<Route>>,
     /// Routes below HTTP, the oldest first, then by kind and name.
     pub l4_routes: Vec<L4Route>,
     /// Certificates by the name of their `Secret`.
@@ -460,6 +460,11 @@ impl Hostname {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name as text that others may hold too.
+    pub fn text(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 }
 

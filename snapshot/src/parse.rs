@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::document::{self, Origin, Read};
-use crate::link::{self, Taking};
+use crate::link::{self, Memory, Taking};
 use crate::model::Snapshot;
 use crate::report::{Mistake, Rejections};
 use crate::status::Report;
@@ -45,7 +45,7 @@ pub fn parse(files: &[SourceFile]) -> Result<Snapshot, Rejections> {
         .into_iter()
         .map(|file| Arc::new(document::read(&file.path, &file.bytes, Origin::File)))
         .collect();
-    let outcome = link::link(reads.iter(), Taking::Whole);
+    let outcome = link::link(reads, Taking::Whole, &mut Memory::default());
     if outcome.mistakes.is_empty() {
         return Ok(outcome.snapshot);
     }
@@ -79,12 +79,32 @@ pub fn read(object: &SourceFile) -> Read {
 /// that keep closed what it would have closed: what a policy is for answers 500, a reference to it leads nowhere, and
 /// its name is taken.
 pub fn link(objects: &[Arc<Read>]) -> Taken {
-    let mut objects: Vec<&Arc<Read>> = objects.iter().collect();
-    objects.sort_by(|a, b| a.path().cmp(b.path()));
-    let outcome = link::link(objects.into_iter(), Taking::Each);
-    Taken {
-        snapshot: outcome.snapshot,
-        report: outcome.report,
+    Linker::default().link(objects)
+}
+
+/// Links again and again: what comes out is as of [`link()`], and costs less where little changed.
+#[derive(Default)]
+pub struct Linker {
+    memory: Memory,
+}
+
+impl Linker {
+    /// As [`link()`]. Objects that are the same `Read` as last time are taken to be unchanged.
+    pub fn link(&mut self, objects: &[Arc<Read>]) -> Taken {
+        let mut objects = objects.to_vec();
+        objects.sort_by(|a, b| a.path().cmp(b.path()));
+        let outcome = link::link(objects, Taking::Each, &mut self.memory);
+        Taken {
+            snapshot: outcome.snapshot,
+            report: outcome.report,
+        }
+    }
+}
+
+impl fmt::Debug for Linker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It remembers what may be secret.
+        f.debug_struct("Linker").finish_non_exhaustive()
     }
 }
 

@@ -56,9 +56,8 @@ impl Sink {
     /// Whether the document of `source` has mistakes: what refers into it may then miss something
     /// that is only unreadable, and to say so as well would be noise.
     pub(crate) fn tainted(&self, source: &Source) -> bool {
-        self.tainted
-            .borrow()
-            .contains(&(source.file.clone(), source.document))
+        let tainted = self.tainted.borrow();
+        !tainted.is_empty() && tainted.contains(&(source.file.clone(), source.document))
     }
 
     /// The first thing that is wrong with a document, as its status has it.
@@ -71,6 +70,11 @@ impl Sink {
             true => own.message.clone(),
             false => format!("{}: {}", own.source.field, own.message),
         })
+    }
+
+    /// Everything, as it was said.
+    pub(crate) fn told(self) -> (Vec<Mistake>, Vec<Warning>) {
+        (self.mistakes.into_inner(), self.warnings.into_inner())
     }
 
     /// Everything, in file order.

@@ -164,7 +164,7 @@ pub struct RouteStatus {
     /// `metadata.generation` of what was read.
     pub generation: Option<i64>,
     /// One for each of its references to gateways that are ours, in the order of its `spec`.
-    pub parents: Vec<ParentStatus>,
+    pub parents: Arc<[ParentStatus]>,
 }
 
 /// A parent and the conditions towards it.

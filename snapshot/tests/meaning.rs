@@ -117,7 +117,8 @@ fn providers(route: &Route) -> Vec<Option<String>> {
 fn exposed(snapshot: &Snapshot, wanted: Gate) -> Vec<&Route> {
     let at =
         |route: &&Route| matches!(&route.origin, Origin::Endpoint { gate, .. } if *gate == wanted);
-    snapshot.routes.iter().filter(at).collect()
+    let routes = snapshot.routes.iter().map(|route| &**route);
+    routes.filter(at).collect()
 }
 
 #[test]

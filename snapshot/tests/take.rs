@@ -53,7 +53,7 @@ fn taken(objects: &[(&str, &str)]) -> Taken {
 }
 
 fn find<'a>(taken: &'a Taken, name: &str) -> Option<&'a Route> {
-    let mut routes = taken.snapshot.routes.iter();
+    let mut routes = taken.snapshot.routes.iter().map(|route| &**route);
     routes.find(|route| route.name.name() == name)
 }
 

@@ -28,11 +28,19 @@ impl Programs {
             .parent()
             .map_or_else(PathBuf::new, Path::to_path_buf);
         Ok(Self {
-            agent: program("CARDINAL_AGENT", "cardinal-agent")?,
+            agent: Self::agent()?,
             peer: program("CARDINAL_PEER", "peer")?,
             policies: env::var_os("CARDINAL_POLICIES")
                 .map_or_else(|| root.join("policies"), PathBuf::from),
         })
+    }
+
+    /// Finds the agent alone.
+    ///
+    /// # Errors
+    /// It is not built.
+    pub fn agent() -> Result<PathBuf> {
+        program("CARDINAL_AGENT", "cardinal-agent")
     }
 }
 

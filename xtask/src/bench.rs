@@ -26,6 +26,25 @@ enum Layer {
     L4(Measuring),
     /// Requests in the router. Exits with 0 when everything ran, also if bars are missed: the table says. No root needed.
     L7(L7),
+    /// Changes in a throw-away Kubernetes (see tests/kube), and what a big cluster costs. Exits with 0 when everything ran, also if
+    /// bars are missed: the table says.
+    Kube(Kube),
+}
+
+#[derive(Args, Debug)]
+struct Kube {
+    /// Write the rows to this file as well, as one JSON document.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Few routes and changes, to see that everything runs. The figures say little.
+    #[arg(long)]
+    quick: bool,
+    /// Play Envoy Gateway too; the first time it is built and downloaded.
+    #[arg(long)]
+    envoy_gateway: bool,
+    /// Only what a change costs inside of the agent, step by step. No root needed.
+    #[arg(long)]
+    steps: bool,
 }
 
 #[derive(Args, Debug)]
@@ -114,6 +133,43 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
                 bench.arg("--envoy").arg(here.join(envoy));
             }
             l7.measuring.tell(&mut bench)?;
+            bench
+        }
+        Layer::Kube(kube) => {
+            let object = match kube.steps {
+                true => None,
+                false => {
+                    setup::ebpf()?;
+                    Some(ebpf::build(&ebpf::Options::default())?)
+                }
+            };
+            let mut cargo = release(&[
+                "--package",
+                "tests",
+                "--package",
+                "cardinal-agent",
+                "--bin",
+                "bench",
+                "--bin",
+                "cardinal-agent",
+            ]);
+            stage::embed(&mut cargo, object.as_deref());
+            shell::run(&mut cargo)?;
+            let mut bench = match kube.steps {
+                true => shell::command(program("bench")),
+                false => shell::elevated(&program("bench"), &[])?,
+            };
+            bench.arg("kube");
+            if let Some(file) = &kube.json {
+                let here = env::current_dir().context("the current folder is gone")?;
+                bench.arg("--json").arg(here.join(file));
+            }
+            let flags = [
+                (kube.quick, "--quick"),
+                (kube.envoy_gateway, "--envoy-gateway"),
+                (kube.steps, "--steps"),
+            ];
+            bench.args(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag));
             bench
         }
     };

@@ -10,20 +10,20 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Auth, ClientPolicy, Declared, L7Kind, Name, ObjectName, Origin, PolicyId, RemoteKeys, Route,
-    Rule, UpstreamTls,
+    Auth, BackendName, ClientPolicy, Declared, Filter, L7Kind, Name, ObjectName, Origin, PolicyId,
+    RemoteKeys, Route, Rule, Service, Target, Upstream, UpstreamTls,
 };
-use snapshot::{Mistake, Snapshot};
+use snapshot::{Mistake, Shared, Snapshot};
 
-use super::kernel::endpoints::Here;
+use super::Here;
 use super::traffic;
 use crate::route::client::ClientSettings;
 use crate::route::limiter::SharedRules;
 use crate::route::token::Provider;
 use crate::route::trust::Identity;
 use crate::route::{
-    Backend, Gatekeeper, HostRules, Limiter, Managed, Placements, RouteRule, RouteTable,
-    ServerCertificate, TargetKind, TlsPeer,
+    Backend, Gatekeeper, HostRules, Kept, Limiter, Managed, Placements, RouteRule, RouteRules,
+    RouteTable, ServerCertificate, TargetKind, TlsPeer,
 };
 
 mod components;
@@ -46,7 +46,17 @@ pub fn compile_on(
     node: &[IpAddr],
     generation: u64,
 ) -> Result<RouteTable, Vec<Mistake>> {
-    let mut compiler = Compiler::new(snapshot, node);
+    next(snapshot, node, generation, &RouteTable::default())
+}
+
+/// The same, taking over from the table of an earlier generation what would be made anew as it is there.
+pub fn next(
+    snapshot: &Snapshot,
+    node: &[IpAddr],
+    generation: u64,
+    before: &RouteTable,
+) -> Result<RouteTable, Vec<Mistake>> {
+    let mut compiler = Compiler::new(snapshot, node, generation, before);
     let rules = compiler.rules();
     let streams = compiler.streams();
     let table = RouteTable {
@@ -64,6 +74,7 @@ pub fn compile_on(
         backends: compiler.backends,
         managed: compiler.managed,
         limiters: compiler.limiters,
+        kept: compiler.kept,
     };
     if compiler.mistakes.is_empty() {
         return Ok(table);
@@ -81,6 +92,9 @@ struct Compiler<'a> {
     /// Addresses of the node, and which one it is.
     node: &'a [IpAddr],
     here: Here,
+    /// The table before, and what the next one can take over.
+    before: &'a RouteTable,
+    kept: Kept,
     mistakes: Vec<Mistake>,
     providers: HashMap<Name, Arc<Provider>>,
     gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
@@ -93,16 +107,25 @@ struct Compiler<'a> {
     shared_rules: BTreeMap<PolicyId, SharedRules>,
     certificates: BTreeMap<ObjectName, Arc<ServerCertificate>>,
     peers: HashMap<*const UpstreamTls, TlsPeer>,
-    targets: u32,
+    /// The number of the last target. Its upper half is the generation's, so that no table gives it again.
+    targets: u64,
     policies: HashMap<*const ClientPolicy, Arc<ClientSettings>>,
 }
 
 impl<'a> Compiler<'a> {
-    fn new(snapshot: &'a Snapshot, node: &'a [IpAddr]) -> Self {
+    fn new(
+        snapshot: &'a Snapshot,
+        node: &'a [IpAddr],
+        generation: u64,
+        before: &'a RouteTable,
+    ) -> Self {
+        let here = Here::of(&snapshot.platform, node);
         let mut compiler = Self {
             snapshot,
             node,
-            here: Here::of(&snapshot.platform, node),
+            before,
+            kept: Kept::with_room(here.clone(), snapshot.routes.len()),
+            here,
             mistakes: Vec::new(),
             providers: HashMap::new(),
             gatekeepers: HashMap::new(),
@@ -115,7 +138,7 @@ impl<'a> Compiler<'a> {
             shared_rules: BTreeMap::new(),
             certificates: BTreeMap::new(),
             peers: HashMap::new(),
-            targets: 0,
+            targets: generation << 32,
             policies: HashMap::new(),
         };
         for table in snapshot.routing_tables.values() {
@@ -172,19 +195,25 @@ impl<'a> Compiler<'a> {
     }
 
     /// All rules by route, compiled once however many listeners they are attached to.
-    fn rules(&mut self) -> Vec<Vec<Arc<RouteRule>>> {
+    fn rules(&mut self) -> Vec<RouteRules> {
         let snapshot = self.snapshot;
-        snapshot
-            .routes
-            .iter()
+        let routes = snapshot.routes.iter();
+        routes
             .map(|route| {
+                let services = || services(snapshot, route);
+                if let Some(rules) = self.before.kept.of(&self.here, route, services()) {
+                    self.kept.keep(route, services(), rules);
+                    return Arc::clone(rules);
+                }
                 let name: Arc<str> = route.name.to_string().into();
-                route
-                    .rules
-                    .iter()
-                    .enumerate()
+                let rules = route.rules.iter().enumerate();
+                let rules: RouteRules = rules
                     .map(|(index, rule)| Arc::new(self.rule(route, &name, index, rule)))
-                    .collect()
+                    .collect();
+                if route.rules.iter().all(stands_alone) {
+                    self.kept.keep(route, services(), &rules);
+                }
+                rules
             })
             .collect()
     }
@@ -241,8 +270,9 @@ impl<'a> Compiler<'a> {
     }
 
     /// Adds a route's matches. Order: routes as the snapshot lists them, then rules as written.
-    fn add(&mut self, into: &mut HostRules, route: &Route, rules: &[Arc<RouteRule>], at: usize) {
-        for (rule, compiled) in route.rules.iter().zip(rules) {
+    fn add(&mut self, into: &mut HostRules, route: &Route, rules: &RouteRules, at: usize) {
+        into.begin(rules);
+        for (rule, compiled) in route.rules.iter().zip(&**rules) {
             let order = (at << 16) | compiled.index;
             for one in &rule.matches {
                 if let Err(error) = into.add(one, compiled, order) {
@@ -251,6 +281,43 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+/// Whether what a rule is compiled to depends on nothing outside of its route but the services that it leads to: no policy, no
+/// table, no component, and no certificate.
+fn stands_alone(rule: &Rule) -> bool {
+    let plain = |target: &Target| match target {
+        Target::Upstreams(list) => list
+            .iter()
+            .all(|one| !matches!(one, Upstream::Tcp { tls: Some(_), .. })),
+        Target::Unresolved(_) => true,
+        Target::Endpoint(_) | Target::RoutingTable(_) => false,
+    };
+    let filters = |list: &[Filter]| {
+        list.iter().all(|filter| match filter {
+            Filter::Mirror(mirror) => plain(&mirror.target),
+            _ => true,
+        })
+    };
+    rule.auth.is_none()
+        && rule.traffic.is_none()
+        && filters(&rule.filters)
+        && rule
+            .targets
+            .iter()
+            .all(|one| plain(&one.target) && filters(&one.filters))
+}
+
+/// The services that a route's targets name, in their order; none: it has no address, so that no endpoint is chosen by it.
+fn services<'a>(
+    snapshot: &'a Snapshot,
+    route: &'a Route,
+) -> impl Iterator<Item = Option<&'a Shared<Service>>> {
+    let targets = route.rules.iter().flat_map(|rule| &rule.targets);
+    targets.filter_map(|target| match &target.backend {
+        Some(BackendName::Service(name, _)) => Some(snapshot.services.get(name)),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

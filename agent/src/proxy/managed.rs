@@ -35,7 +35,7 @@ pub(super) fn places(
     worker: &Worker,
     exchange: &Exchange,
     inbound: &Inbound,
-    (managed, turn): (&Managed, u32),
+    (managed, turn): (&Managed, u64),
 ) -> Result<(Vec<Location>, Option<HeaderValue>), Refusal> {
     let now = worker.now();
     let mut usable = managed.usable(now);

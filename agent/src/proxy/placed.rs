@@ -37,7 +37,7 @@ pub(super) fn choose(
     exchange: &mut Exchange,
     conn: &Conn,
     inbound: &Inbound,
-    (table, turn): (&Placements, u32),
+    (table, turn): (&Placements, u64),
     destination: impl Fn(Place, Option<TlsPeer>) -> Destination,
 ) -> Result<Chosen, Refusal> {
     let headers = &inbound.parts.headers;

@@ -165,7 +165,7 @@ pub(super) fn mirrored(
 pub(super) fn in_turn<'a>(
     worker: &Worker,
     generation: u64,
-    target: u32,
+    target: u64,
     list: &'a [RouteUpstream],
 ) -> impl Iterator<Item = (Place, Option<TlsPeer>)> + use<'a> {
     let turn = worker.turn(generation, target, list.len());

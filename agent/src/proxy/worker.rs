@@ -107,7 +107,7 @@ pub(super) struct Worker {
     /// Room for short texts of requests.
     texts: RefCell<BytesMut>,
     /// Next turn of each target of the table with this generation.
-    turns: RefCell<(u64, HashMap<u32, usize>)>,
+    turns: RefCell<(u64, HashMap<u64, usize>)>,
     drain: watch::Sender<bool>,
     /// Generation of the table as last seen by [`run`].
     generation: watch::Sender<u64>,
@@ -330,7 +330,7 @@ impl Worker {
     }
 
     /// Round robin over `count` places of a target of the generation that a request has; 0 of none.
-    pub(super) fn turn(&self, generation: u64, target: u32, count: usize) -> usize {
+    pub(super) fn turn(&self, generation: u64, target: u64, count: usize) -> usize {
         let mut turns = self.turns.borrow_mut();
         if turns.0 != generation {
             *turns = (generation, HashMap::new());

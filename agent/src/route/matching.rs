@@ -15,7 +15,7 @@ use regex_syntax::hir::literal::Extractor;
 use snapshot::model::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
 use snapshot::path::CanonicalPath;
 
-use super::{HashMap, RouteRule, query};
+use super::{HashMap, RouteRule, RouteRules, query};
 
 /// The rules of one host.
 #[derive(Debug, Default)]
@@ -27,6 +27,8 @@ pub struct HostRules {
     prefix: HashMap<Box<str>, Vec<Candidate>>,
     /// Bytes of the longest prefix.
     longest: usize,
+    /// The routes that they are of, in order.
+    routes: Vec<RouteRules>,
 }
 
 /// What a request is matched by.
@@ -187,6 +189,23 @@ pub enum MatchError {
 }
 
 impl HostRules {
+    /// Notes a route whose matches are added next.
+    pub(crate) fn begin(&mut self, route: &RouteRules) {
+        self.routes.push(Arc::clone(route));
+    }
+
+    /// Whether these are the rules of exactly these routes.
+    pub(crate) fn are<'a>(
+        &self,
+        mut routes: impl ExactSizeIterator<Item = &'a RouteRules>,
+    ) -> bool {
+        routes.len() == self.routes.len()
+            && self
+                .routes
+                .iter()
+                .all(|own| routes.next().is_some_and(|other| Arc::ptr_eq(own, other)))
+    }
+
     /// Adds one match of a rule. Rules are added in precedence order: what is equal in every other
     /// way goes to the one that was added first.
     pub fn add(

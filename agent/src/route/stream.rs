@@ -49,7 +49,7 @@ impl StreamRoute {
 #[derive(Debug)]
 pub struct StreamTarget {
     /// Number of the target, unique in its table; round robin is counted under it.
-    pub id: u32,
+    pub id: u64,
     /// Share among the route's targets.
     pub weight: u32,
     /// Addresses, in turn; never empty.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kubernetes::{Cluster, Object, ObjectId, Objects, Outcome, Seen};
 use snapshot::status::Report;
-use snapshot::{Read, Snapshot, SourceFile};
+use snapshot::{Linker, Read, Snapshot, SourceFile};
 use tokio::sync::watch;
 
 mod metrics;
@@ -48,6 +48,7 @@ impl Found {
 pub struct Reader {
     objects: Objects,
     reads: BTreeMap<ObjectId, Arc<Read>>,
+    linker: Linker,
 }
 
 impl Reader {
@@ -76,7 +77,7 @@ impl Reader {
         }
         self.objects = seen.objects.clone();
         let reads: Vec<_> = self.reads.values().cloned().collect();
-        let taken = snapshot::link(&reads);
+        let taken = self.linker.link(&reads);
         tracing::debug!(objects = reads.len(), read, "objects were taken");
         Taken {
             snapshot: taken.snapshot,

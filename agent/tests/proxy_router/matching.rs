@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use snapshot::model::{PathMatch, Pattern, RequestMatch, Route, TextMatch};
 
 use crate::support::{
-    empty, exact, gateway, listener, path, port, prefix, regex, route, rule, section, to,
+    empty, exact, gateway, listener, path, port, prefix, regex, route, rule, section, shared, to,
 };
 
 fn nowhere() -> Vec<snapshot::model::WeightedTarget> {
@@ -85,7 +85,7 @@ fn proxy_matching_follows_gateway_api_precedence() {
     let mut snapshot = empty();
     let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
     snapshot.gateways.insert(gateway.name.clone(), gateway);
-    snapshot.routes = vec![
+    snapshot.routes = shared(vec![
         rules(
             "a",
             &[],
@@ -113,7 +113,7 @@ fn proxy_matching_follows_gateway_api_precedence() {
             ],
         ),
         rules("b", &[], vec![prefix("/v2/long"), exact("/b")]),
-    ];
+    ]);
     let table = compile(&snapshot, 1).expect("it compiles");
     let at = ([127, 0, 0, 1], 80).into();
     for (request, expected) in [
@@ -185,7 +185,7 @@ fn proxy_matching_isolates_listeners_and_hosts() {
     };
     let mut by_port = rules("by-port", &[], vec![prefix("/p81")]);
     by_port.parents[0].port = Some(port(81));
-    snapshot.routes = vec![
+    snapshot.routes = shared(vec![
         on("all", rules("all", &[], vec![prefix("/all")])),
         on(
             "all",
@@ -214,7 +214,7 @@ fn proxy_matching_isolates_listeners_and_hosts() {
             rules("abc", &["*.example.com"], vec![prefix("/abc")]),
         ),
         by_port,
-    ];
+    ]);
     let table = compile(&snapshot, 1).expect("it compiles");
     for (at, host, request, expected) in [
         (80, "other.org", "GET /all", Some("all 0")),
@@ -258,10 +258,10 @@ fn proxy_matching_counts_patterns_as_they_were_written() {
     let mut snapshot = empty();
     let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
     snapshot.gateways.insert(gateway.name.clone(), gateway);
-    snapshot.routes = vec![
+    snapshot.routes = shared(vec![
         rules("written", &[], vec![regex("/shop/[^/]+")]),
         rules("operation", &[], vec![anchored("^/shop/[a-z]+$")]),
-    ];
+    ]);
     let table = compile(&snapshot, 1).expect("it compiles");
     let found = find(
         &table,
@@ -277,7 +277,7 @@ fn proxy_matching_takes_no_longer_for_many_segments() {
     let mut snapshot = empty();
     let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
     snapshot.gateways.insert(gateway.name.clone(), gateway);
-    snapshot.routes = vec![rules("r", &[], vec![prefix("/a/a/a"), prefix("/")])];
+    snapshot.routes = shared(vec![rules("r", &[], vec![prefix("/a/a/a"), prefix("/")])]);
     let table = compile(&snapshot, 1).expect("it compiles");
     let at = ([127, 0, 0, 1], 80).into();
     let long = "/a".repeat(30_000);
@@ -297,7 +297,7 @@ fn proxy_matching_keeps_the_order_of_patterns_that_begin_alike_or_not() {
     let mut snapshot = empty();
     let gateway = gateway("gw", None, vec![listener("http", 80, None)]);
     snapshot.gateways.insert(gateway.name.clone(), gateway);
-    snapshot.routes = vec![rules(
+    snapshot.routes = shared(vec![rules(
         "r",
         &[],
         vec![
@@ -310,7 +310,7 @@ fn proxy_matching_keeps_the_order_of_patterns_that_begin_alike_or_not() {
             regex("(/shop)?/orders/+"),                       // 6
             method(regex("/.{1,1}hop/orders/[a-z]+"), "PUT"), // 7
         ],
-    )];
+    )]);
     let table = compile(&snapshot, 1).expect("it compiles");
     for (request, expected) in [
         ("GET /shop/orders/a/any", "r 0"),

@@ -91,7 +91,7 @@ fn world(up: SocketAddr, issuer: &Issuer, gates: (u16, u16)) -> Snapshot {
             endpoint: endpoint_id("bank", "ledger"),
             gate,
         };
-        snapshot.routes.push(made);
+        snapshot.routes.push(made.into());
     }
     snapshot
 }

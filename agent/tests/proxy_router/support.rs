@@ -25,7 +25,7 @@ use snapshot::model::{
     Target, Upstream, UpstreamHost, WeightedTarget, Workloads,
 };
 use snapshot::path::CanonicalPath;
-use snapshot::{Snapshot, Source};
+use snapshot::{Shared, Snapshot, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -169,13 +169,18 @@ pub(crate) fn weighted(weight: u32, address: SocketAddr) -> WeightedTarget {
     WeightedTarget::new(weight, Target::Upstreams(vec![upstream]))
 }
 
+/// Routes as snapshots have them.
+pub(crate) fn shared(routes: Vec<Route>) -> Vec<Shared<Route>> {
+    routes.into_iter().map(Shared::from).collect()
+}
+
 /// A snapshot with gateway `gw`, one HTTP listener on a free port, and these routes.
 pub(crate) fn plain(routes: Vec<Route>) -> (Snapshot, SocketAddr) {
     let mut snapshot = empty();
     let at = free_port();
     let gateway = gateway("gw", None, vec![listener("http", at, None)]);
     snapshot.gateways.insert(gateway.name.clone(), gateway);
-    snapshot.routes = routes;
+    snapshot.routes = shared(routes);
     (snapshot, (Ipv4Addr::LOCALHOST, at).into())
 }
 

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use crate::documents::snapshot;
 use crate::support::{
     Router, addresses, connect, echo, empty, free_port, full, gateway, get, http2, listener,
-    object, plain, prefix, reply, route, rule, send, serve, to,
+    object, plain, prefix, reply, route, rule, send, serve, shared, to,
 };
 use crate::tls::{Authority, https};
 
@@ -283,7 +283,11 @@ async fn proxy_keeps_no_table_for_a_connection() {
         .insert(certificate.name.clone(), Arc::new(certificate));
     let made = gateway("gw", None, listeners);
     snapshot.gateways.insert(made.name.clone(), made);
-    snapshot.routes = vec![route("r", &[], vec![rule(vec![prefix("/")], vec![to(up)])])];
+    snapshot.routes = shared(vec![route(
+        "r",
+        &[],
+        vec![rule(vec![prefix("/")], vec![to(up)])],
+    )]);
     let router = Router::start(&snapshot);
     let mut plain = kept(connect(None, ([127, 0, 0, 1], plain_at).into()).await).await;
     let stream = connect(None, ([127, 0, 0, 1], tls_at).into()).await;

@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::{
     Reply, Router, echo, empty, free_port, gateway, get, listener, object, prefix, reply, route,
-    rule, source, to,
+    rule, shared, source, to,
 };
 
 /// An authority of a test.
@@ -222,11 +222,11 @@ async fn snapshot(authority: &Authority, at: u16, catch_all: bool) -> Snapshot {
     let gateway = gateway("gw", None, listeners);
     snapshot.gateways.insert(gateway.name.clone(), gateway);
     let hosts = ["first.org", "second.org", "*.wild.org"];
-    snapshot.routes = vec![route(
+    snapshot.routes = shared(vec![route(
         "r",
         &hosts,
         vec![rule(vec![prefix("/")], vec![to(up)])],
-    )];
+    )]);
     snapshot
 }
 

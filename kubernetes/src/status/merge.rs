@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::CONTROLLER;
 
 /// What we say of an object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) enum Said {
     /// Fields of a status that is ours alone. `conditions` are merged by type, those in `listeners` by the listener's name too.
     Whole(Map<String, Value>),

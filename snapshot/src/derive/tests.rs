@@ -334,8 +334,6 @@ fn taken(case: &Case<'_>) -> Snapshot {
 }
 
 fn route(snapshot: &Snapshot, wanted: Gate) -> Option<&Route> {
-    snapshot
-        .routes
-        .iter()
-        .find(|route| matches!(&route.origin, Origin::Endpoint { gate, .. } if *gate == wanted))
+    let mut routes = snapshot.routes.iter().map(|route| &**route);
+    routes.find(|route| matches!(&route.origin, Origin::Endpoint { gate, .. } if *gate == wanted))
 }

@@ -17,6 +17,7 @@ use crate::document::policy::{Labelled, PolicyTarget, Targets};
 use crate::model::{Auth, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::shared::Shared;
 use crate::status::{ParentKind, Reason};
 
 /// A policy that was read.
@@ -252,21 +253,26 @@ impl<'m, T> Policies<'m, T> {
 
     /// Puts policies of rules and routes on rules.
     pub(super) fn on_documents(&self, documents: &mut Documents) {
+        if self.by_target.is_empty() {
+            return;
+        }
         for (name, linked) in documents {
             let Some(linked) = linked else { continue };
-            for (rule, rule_name) in linked.route.rules.iter_mut().zip(&linked.rule_names) {
+            for (at, rule_name) in linked.rule_names.iter().enumerate() {
                 let own = rule_name
                     .as_ref()
                     .and_then(|rule| self.of(PolicyTarget::Rule(name.clone(), rule.clone())));
                 let policy = own.or_else(|| self.of(PolicyTarget::Route(name.clone())));
+                // A route without policies stays the one that was linked.
+                let Some(policy) = policy else { continue };
+                let rule = &mut linked.route.rules[at];
                 match policy {
-                    Some(Effect::Applies(what)) => {
+                    Effect::Applies(what) => {
                         if let Some(slot) = self.slot {
                             *slot(rule) = Some(Arc::clone(what));
                         }
                     }
-                    Some(Effect::Closes(auth)) => rule.auth = Some(Arc::clone(auth)),
-                    None => {}
+                    Effect::Closes(auth) => rule.auth = Some(Arc::clone(auth)),
                 }
             }
         }
@@ -275,7 +281,11 @@ impl<'m, T> Policies<'m, T> {
     /// Puts policies of listeners and gateways on rules that have none, or one that is merged into them. One route becomes one for each
     /// policy of the listeners that it is attached to: a rule has one answer, and two listeners may
     /// give two.
-    pub(super) fn on_listeners(&self, routes: Vec<Route>, gateways: &Served) -> Vec<Route> {
+    pub(super) fn on_listeners(
+        &self,
+        routes: Vec<Shared<Route>>,
+        gateways: &Served,
+    ) -> Vec<Shared<Route>> {
         if self.by_target.is_empty() {
             return routes;
         }
@@ -289,7 +299,7 @@ impl<'m, T> Policies<'m, T> {
         self.by_target.get(&target).map(|(_, what)| what)
     }
 
-    fn by_parent(&self, route: Route, gateways: &Served) -> Vec<Route> {
+    fn by_parent(&self, route: Shared<Route>, gateways: &Served) -> Vec<Shared<Route>> {
         let mut groups: Vec<(Option<&Effect<T>>, Route)> = Vec::new();
         let parents = route
             .parents
@@ -313,7 +323,7 @@ impl<'m, T> Policies<'m, T> {
                 None => {
                     let mut group = Route {
                         parents: vec![parent],
-                        ..route.clone()
+                        ..Route::clone(&route)
                     };
                     for rule in &mut group.rules {
                         self.usual(rule, policy);
@@ -322,7 +332,8 @@ impl<'m, T> Policies<'m, T> {
                 }
             }
         }
-        groups.into_iter().map(|(_, group)| group).collect()
+        let groups = groups.into_iter();
+        groups.map(|(_, group)| group.into()).collect()
     }
 
     /// Gives a rule a policy of its listener, if it has none of its own or one that is merged.

@@ -136,19 +136,20 @@ pub(super) fn routes(
     platform: &Platform,
     gateways: &Served,
     sink: &Sink,
-) -> Vec<Route> {
+) -> Vec<Shared<Route>> {
     let mut hosts = Hosts::default();
     let mut routes = Vec::new();
     for draft in cells {
         for exposure in &draft.exposures {
-            routes.extend(exposed(
+            let route = exposed(
                 exposure,
                 &draft.namespace,
                 platform,
                 gateways,
                 &mut hosts,
                 sink,
-            ));
+            );
+            routes.extend(route.map(Shared::from));
         }
     }
     routes

@@ -7,6 +7,7 @@ use crate::reader::Sink;
 use crate::status::{Condition, ConditionKind, Reason};
 
 /// The surroundings of a reference.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) taking: Taking,
     pub(super) grants: &'a Grants,

@@ -14,7 +14,7 @@ use crate::document::gateway::{AddressDraft, GatewayDraft};
 use crate::document::gateway_class::ClassDraft;
 use crate::document::listener_set::ListenerSetDraft;
 use crate::document::service::ServiceDraft;
-use crate::model::{Cidr, Gateway, NodePorts, ObjectName, Parent, Transport};
+use crate::model::{Cidr, Gateway, NodePorts, ObjectName, Parent, SectionName, Transport};
 use crate::report::Source;
 use crate::status::{GatewayAddress, ParentKind, Reason};
 
@@ -163,6 +163,17 @@ impl Gateways {
             built,
             entries.filter(|one| one.set.as_ref() == set).collect(),
         ))
+    }
+
+    /// A listener by its name in its gateway.
+    pub(super) fn listener(
+        &self,
+        gateway: &ObjectName,
+        id: &SectionName,
+    ) -> Option<(&Built, &Entry)> {
+        let built = self.built.get(gateway)?;
+        let entry = built.entries.iter().find(|entry| entry.id == *id)?;
+        Some((built, entry))
     }
 
     /// Gateways as the router and the kernel get them: those with addresses, and of their listeners those that work.

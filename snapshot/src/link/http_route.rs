@@ -1,12 +1,14 @@
 //! Routes of documents: attached to listeners, references resolved.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::backend::Backends;
 use super::backend_tls::TlsPolicies;
 use super::context::Context;
 use super::gateway::{Built, Gateways};
 use super::listener::Entry;
+use super::memory::{Memory, Remembered};
 use super::parent::Attachment;
 use super::rule::Rules;
 use crate::document::Table;
@@ -15,19 +17,23 @@ use crate::model::{
     Filter, HostPattern, L7Kind, ObjectName, Origin, Parent, Route, RouteKind, RouteName, Rule,
     SectionName, effective_hosts,
 };
+use crate::reader::Sink;
 use crate::report::Source;
+use crate::shared::Shared;
 use crate::status::{Report, RouteStatus};
 
 /// A route and the names of its rules, which policies aim at.
+#[derive(Clone)]
 pub(super) struct Linked {
-    pub(super) route: Route,
-    pub(super) rule_names: Vec<Option<SectionName>>,
+    pub(super) route: Shared<Route>,
+    pub(super) rule_names: Arc<[Option<SectionName>]>,
 }
 
 /// Routes of documents. One without draft has mistakes of its own and leaves its name.
 pub(super) type Documents = BTreeMap<RouteName, Option<Linked>>;
 
 /// What routes refer to.
+#[derive(Clone, Copy)]
 pub(super) struct References<'a> {
     pub(super) gateways: &'a Gateways,
     pub(super) backends: &'a Backends<'a>,
@@ -41,89 +47,155 @@ pub(super) struct References<'a> {
 pub(super) fn routes(
     drafts: [(L7Kind, &Table<RouteDraft>); 2],
     to: &References<'_>,
+    memory: &mut Memory,
     report: &mut Report,
 ) -> Documents {
-    let mut documents = Documents::new();
-    let mut found: Vec<(RouteName, &Source, &RouteDraft)> = Vec::new();
+    let mut unread: Vec<RouteName> = Vec::new();
+    let mut found: Vec<(L7Kind, &ObjectName, &Source, &Arc<RouteDraft>)> = Vec::new();
     for (kind, drafts) in drafts {
         for (name, (declared, draft)) in drafts {
-            let name = RouteName {
-                kind,
-                name: name.clone(),
-            };
             match draft {
-                Some(draft) => found.push((name, declared, draft)),
-                None => {
-                    documents.insert(name, None);
-                }
+                Some(draft) => found.push((kind, name, declared, draft)),
+                None => unread.push(RouteName {
+                    kind,
+                    name: name.clone(),
+                }),
             }
         }
     }
-    found.sort_by_cached_key(|(name, _, draft)| {
-        let age = (draft.created.is_none(), draft.created);
-        (age, name.name.clone(), name.kind)
+    found.sort_by_key(|(kind, name, _, draft)| {
+        (draft.created.is_none(), draft.created, *name, *kind)
     });
-    let mut taken = Taken::default();
-    for (name, declared, draft) in found {
-        let mut rules = Rules::new(&name, to);
-        let route_rules: Vec<Rule> = draft.rules.iter().map(|rule| rules.rule(rule)).collect();
-        let kind = RouteKind::L7(name.kind);
-        let mut attachment = Attachment::new(kind, &name.name, &draft.hostnames, to);
-        let mut parents: Vec<Parent> = Vec::new();
-        for reference in &draft.parents {
-            attachment.attach(reference, rules.refused.as_ref(), |built, entry| {
-                match taken.take(built, entry, &name, &draft.hostnames) {
-                    None => {
-                        if let Some(parent) = built.parent(entry)
-                            && !parents.contains(&parent)
-                        {
-                            parents.push(parent);
-                        }
-                        Ok(())
+    let both = drafts.iter().all(|(_, drafts)| !drafts.is_empty());
+    let mut taken = Taken::new(both);
+    let mut statuses = Vec::with_capacity(found.len());
+    let mut documents: Vec<(RouteName, Option<Linked>)> = Vec::with_capacity(found.len());
+    documents.extend(unread.into_iter().map(|name| (name, None)));
+    for (kind, name, declared, draft) in &found {
+        let name = RouteName {
+            kind: *kind,
+            name: (*name).clone(),
+        };
+        let known = memory.of(draft).is_some_and(|known| {
+            known.listeners(to.gateways).all(|(built, entry)| {
+                let loses = taken.take(built, entry, &name, &draft.hostnames);
+                loses.is_none()
+            })
+        });
+        if !known {
+            memory.keep(route(&name, declared, draft, to, &mut taken));
+        }
+        let Some(route) = memory.of(draft) else {
+            continue;
+        };
+        if known {
+            for (_, entry) in route.listeners(to.gateways) {
+                entry.count();
+            }
+        }
+        to.context.sink.known(&route.mistakes, &route.warnings);
+        if let Some(status) = &route.status {
+            statuses.push(((RouteKind::L7(*kind), name.name.clone()), status.clone()));
+        }
+        documents.push((name, Some(route.linked.clone())));
+    }
+    memory.tidy(found.len());
+    report.routes.extend(statuses);
+    documents.into_iter().collect()
+}
+
+/// Links a route.
+fn route(
+    name: &RouteName,
+    declared: &Source,
+    draft: &Arc<RouteDraft>,
+    to: &References<'_>,
+    taken: &mut Taken,
+) -> Remembered {
+    // What is said of the route is part of what is remembered.
+    let said = Sink::default();
+    let context = Context {
+        sink: &said,
+        ..*to.context
+    };
+    let to = References {
+        context: &context,
+        ..*to
+    };
+    let mut rules = Rules::new(name, &to);
+    let route_rules: Vec<Rule> = draft.rules.iter().map(|rule| rules.rule(rule)).collect();
+    let kind = RouteKind::L7(name.kind);
+    let mut attachment = Attachment::new(kind, &name.name, &draft.hostnames, &to);
+    let mut parents: Vec<Parent> = Vec::new();
+    let mut lasting = true;
+    for reference in &draft.parents {
+        attachment.attach(reference, rules.refused.as_ref(), |built, entry| {
+            match taken.take(built, entry, name, &draft.hostnames) {
+                None => {
+                    if let Some(parent) = built.parent(entry)
+                        && !parents.contains(&parent)
+                    {
+                        parents.push(parent);
                     }
-                    Some(winner) => Err(format!(
+                    Ok(())
+                }
+                Some(winner) => {
+                    lasting = false;
+                    Err(format!(
                         "has no effect at listener `{}`: {winner} serves hosts of this route there, and is older or comes first by name",
                         entry.name
-                    )),
+                    ))
                 }
-            });
-        }
-        let statuses = attachment.finish(rules.resolved.as_ref(), rules.closed.as_ref());
-        if !statuses.is_empty() {
-            report.routes.insert(
-                (kind, name.name.clone()),
-                RouteStatus {
-                    generation: None,
-                    parents: statuses,
-                },
-            );
-        }
-        let linked = Linked {
-            rule_names: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
-            route: Route {
-                kind: name.kind,
-                name: name.name.clone(),
-                origin: Origin::Document,
-                declared: declared.clone(),
-                parents,
-                hostnames: draft.hostnames.clone(),
-                created: draft.created,
-                rules: route_rules,
-            },
-        };
-        documents.insert(name, Some(linked));
+            }
+        });
     }
-    documents
+    let (statuses, counted) = attachment.finish(rules.resolved.as_ref(), rules.closed.as_ref());
+    let linked = Linked {
+        rule_names: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
+        route: Shared::from(Route {
+            kind: name.kind,
+            name: name.name.clone(),
+            origin: Origin::Document,
+            declared: declared.clone(),
+            parents,
+            hostnames: draft.hostnames.clone(),
+            created: draft.created,
+            rules: route_rules,
+        }),
+    };
+    let mut remembered = Remembered::new(draft, linked);
+    remembered.status = (!statuses.is_empty()).then(|| RouteStatus {
+        generation: None,
+        parents: statuses.into(),
+    });
+    remembered.counted = counted;
+    remembered.lasting = lasting;
+    (remembered.mistakes, remembered.warnings) = said.told();
+    remembered
 }
 
 /// Which hosts of a listener routes of which kind have.
-#[derive(Default)]
-struct Taken(BTreeMap<(ObjectName, SectionName), Vec<(RouteName, Hosts)>>);
+struct Taken {
+    /// Routes of one kind share what they like.
+    both: bool,
+    by_listener: BTreeMap<(ObjectName, SectionName), [Vec<Holder>; 2]>,
+}
+
+/// A route and its hosts.
+type Holder = (RouteName, Hosts);
 
 /// Hosts under which a route serves on a listener; none: every host.
 type Hosts = Vec<Option<HostPattern>>;
 
 impl Taken {
+    /// Nothing is taken. `both`: there are routes of both kinds.
+    fn new(both: bool) -> Self {
+        Self {
+            both,
+            by_listener: BTreeMap::new(),
+        }
+    }
+
     /// Takes a route's hosts of a listener, or names the route of another kind that has one of them.
     fn take(
         &mut self,
@@ -132,24 +204,30 @@ impl Taken {
         route: &RouteName,
         hostnames: &[HostPattern],
     ) -> Option<RouteName> {
+        if !self.both {
+            return None;
+        }
         let hosts = effective_hosts(entry.hostname.as_ref(), hostnames);
         let overlap = |own: &Option<HostPattern>, other: &Option<HostPattern>| match (own, other) {
             (Some(own), Some(other)) => own.intersect(other).is_some(),
             _ => true,
         };
-        let taken = self.0.entry((built.name.clone(), entry.id.clone()));
-        let taken = taken.or_default();
-        let winner = taken.iter().find(|(name, others)| {
-            name.kind != route.kind
-                && hosts
-                    .iter()
-                    .any(|own| others.iter().any(|other| overlap(own, other)))
+        let key = (built.name.clone(), entry.id.clone());
+        let [http, grpc] = self.by_listener.entry(key).or_default();
+        let (own, others) = match route.kind {
+            L7Kind::Http => (http, grpc),
+            L7Kind::Grpc => (grpc, http),
+        };
+        let winner = others.iter().find(|(_, others)| {
+            let mut hosts = hosts.iter();
+            hosts.any(|own| others.iter().any(|other| overlap(own, other)))
         });
         if let Some((winner, _)) = winner {
             return Some(winner.clone());
         }
-        if !taken.iter().any(|(name, _)| name == route) {
-            taken.push((route.clone(), hosts));
+        // Routes come one after the other.
+        if own.last().is_none_or(|(name, _)| name != route) {
+            own.push((route.clone(), hosts));
         }
         None
     }

@@ -80,11 +80,11 @@ pub(super) fn routes(drafts: &Drafts, to: &References<'_>, report: &mut Report) 
                 Ok(())
             });
         }
-        let statuses = attachment.finish(resolved.as_ref(), None);
+        let (statuses, _) = attachment.finish(resolved.as_ref(), None);
         if !statuses.is_empty() {
             let status = RouteStatus {
                 generation: None,
-                parents: statuses,
+                parents: statuses.into(),
             };
             report.routes.insert((route, name.clone()), status);
         }

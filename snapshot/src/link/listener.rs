@@ -50,6 +50,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Counts a route that is attached.
+    pub(super) fn count(&self) {
+        self.attached.set(self.attached.get() + 1);
+    }
+
     /// A listener of a gateway, or of a set, each by its name.
     pub(super) fn new(draft: &ListenerDraft, owner: Owner<'_>, to: &Context<'_>) -> Self {
         let set = match owner {

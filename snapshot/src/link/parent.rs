@@ -102,7 +102,7 @@ impl<'a> Attachment<'a> {
                     let counted = (built.name.clone(), entry.id.clone());
                     if !self.counted.contains(&counted) {
                         self.counted.push(counted);
-                        entry.attached.set(entry.attached.get() + 1);
+                        entry.count();
                     }
                 }
                 Err(why) => {
@@ -192,13 +192,13 @@ impl<'a> Attachment<'a> {
         Ok((built, taken))
     }
 
-    /// What is to be said of every parent. `resolved` is why a reference of the route leads nowhere, `closed` why some of
+    /// What is to be said of every parent, and the listeners that count the route. `resolved` is why a reference of the route leads nowhere, `closed` why some of
     /// its rules answer 500 only.
     pub(super) fn finish(
         self,
         resolved: Option<&Fault>,
         closed: Option<&Fault>,
-    ) -> Vec<ParentStatus> {
+    ) -> (Vec<ParentStatus>, Vec<(ObjectName, SectionName)>) {
         let parents = self.parents.into_iter().map(|(parent, fault)| {
             let mut conditions = vec![
                 condition(ConditionKind::Accepted, Reason::Accepted, fault.as_ref()),
@@ -213,6 +213,6 @@ impl<'a> Attachment<'a> {
             }
             ParentStatus { parent, conditions }
         });
-        parents.collect()
+        (parents.collect(), self.counted)
     }
 }

@@ -1,6 +1,7 @@
 //! What the Gateway API wants to be said of classes, gateways, sets, routes and policies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::attachment::{Policies, PolicyVerdict};
 use super::backend_tls::TlsPolicies;
@@ -206,7 +207,7 @@ pub(super) fn refused_routes(
             let conditions = conditions.clone();
             Some(ParentStatus { parent, conditions })
         });
-        let parents: Vec<_> = parents.collect();
+        let parents: Arc<[_]> = parents.collect();
         if !parents.is_empty() {
             let status = RouteStatus {
                 generation: None,
@@ -268,7 +269,7 @@ fn ancestors(verdict: &PolicyVerdict, report: &Report) -> BTreeSet<ParentRef> {
             PolicyTarget::Route(route) | PolicyTarget::Rule(route, _) => {
                 let key = (RouteKind::L7(route.kind), route.name.clone());
                 let parents = report.routes.get(&key).map(|status| &status.parents);
-                ancestors.extend(parents.into_iter().flatten().map(|status| {
+                ancestors.extend(parents.into_iter().flat_map(|all| &**all).map(|status| {
                     let parent = &status.parent;
                     let own = || route.name.namespace().into();
                     ParentRef {

@@ -10,6 +10,7 @@ use crate::document::traffic_policy::{Spec, TrafficDraft, merged};
 use crate::model::{Auth, PolicyId, Route, Target, TrafficPolicy};
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::shared::Shared;
 
 /// Policies by what they are for.
 pub(super) fn policies<'s>(
@@ -110,7 +111,7 @@ impl Merging<'_> {
 
 /// Says where a policy is about endpoints and a rule leads to a routing table: placements have health, breakers
 /// and limits of their own.
-pub(super) fn without_effect(routes: &[Route], sink: &Sink) {
+pub(super) fn without_effect(routes: &[Shared<Route>], sink: &Sink) {
     for rule in routes.iter().flat_map(|route| &route.rules) {
         let Some(policy) = rule.traffic.as_ref().filter(|one| one.is_about_endpoints()) else {
             continue;

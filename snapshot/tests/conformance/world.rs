@@ -189,7 +189,7 @@ pub(super) fn lines(report: &Report) -> Vec<String> {
         lines.extend(listeners.map(|one| listener(&format!("{name}/{}", one.name), one)));
     }
     for ((kind, name), status) in &report.routes {
-        for one in &status.parents {
+        for one in &*status.parents {
             let parent = parent(&one.parent);
             lines.push(format!(
                 "route {kind} {} -> {parent}{}",

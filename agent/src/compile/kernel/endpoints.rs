@@ -10,7 +10,7 @@ use snapshot::model::{Platform, Service, ServiceEndpoint};
 
 /// Where this node is, as far as it is declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::compile) struct Here {
+pub(crate) struct Here {
     node: Option<String>,
     zone: Option<String>,
 }

@@ -10,15 +10,12 @@ use snapshot::model::{
 };
 
 use super::Compiler;
-use crate::route::{Caller, HashMap, HostRules, Inside, RouteRule, SouthHosts, Steered};
+use crate::route::{Caller, HashMap, HostRules, Inside, RouteRules, SouthHosts, Steered};
 
 impl Compiler<'_> {
     /// What is behind each address and port of a component, with the rules that the west gate has
     /// for it.
-    pub(super) fn steered(
-        &mut self,
-        rules: &[Vec<Arc<RouteRule>>],
-    ) -> HashMap<SocketAddr, Steered> {
+    pub(super) fn steered(&mut self, rules: &[RouteRules]) -> HashMap<SocketAddr, Steered> {
         let snapshot = self.snapshot;
         let mut internal: HashMap<&EndpointId, Vec<usize>> = HashMap::default();
         for (at, route) in snapshot.routes.iter().enumerate() {

@@ -15,14 +15,14 @@ use crate::compile::client;
 use crate::route::client::{ClientSettings, Handshakes};
 use crate::route::stream::{StreamRoute, Streams};
 use crate::route::{
-    Bind, ClientTrust, HashMap, HostIndex, HostRules, Identity, Listener, RouteRule, TargetKind,
-    Wire,
+    Bind, ClientTrust, HashMap, HostIndex, HostRules, Identity, Listener, RouteRule, RouteRules,
+    TargetKind, Wire,
 };
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
     pub(super) fn binds(
         &mut self,
-        rules: &[Vec<Arc<RouteRule>>],
+        rules: &[RouteRules],
         streams: &[Arc<StreamRoute>],
     ) -> HashMap<SocketAddr, Bind> {
         let snapshot = self.snapshot;
@@ -71,7 +71,7 @@ impl Compiler<'_> {
 
     pub(super) fn datagrams(
         &mut self,
-        rules: &[Vec<Arc<RouteRule>>],
+        rules: &[RouteRules],
         streams: &[Arc<StreamRoute>],
     ) -> HashMap<SocketAddr, Arc<Listener>> {
         let mut datagrams = HashMap::default();
@@ -147,7 +147,7 @@ impl Compiler<'_> {
         &mut self,
         gateway: &Gateway,
         listener: &ListenerModel,
-        rules: &[Vec<Arc<RouteRule>>],
+        rules: &[RouteRules],
         streams: &[Arc<StreamRoute>],
     ) -> Listener {
         let mut certificates = HostIndex::default();
@@ -169,38 +169,13 @@ impl Compiler<'_> {
             Some(clients) => self.clients(clients, listener.policy.as_ref()),
             None => None,
         };
-        let mut hosts: HostIndex<HostRules> = HostIndex::default();
-        let mut token_headers: HashSet<HeaderName> = HashSet::new();
-        for (at, route) in self.snapshot.routes.iter().enumerate() {
-            let attached = route.parents.iter().any(|parent| {
-                parent.gateway == gateway.name
-                    && parent
-                        .listener
-                        .as_ref()
-                        .is_none_or(|name| *name == listener.name)
-                    && parent.port.is_none_or(|port| port == listener.port)
-            });
-            if attached {
-                if clients.is_none() {
-                    self.no_certificates(route, &rules[at], listener);
-                }
-                for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
-                    let entry = hosts.entry(host.as_ref());
-                    self.add(entry, route, &rules[at], at);
-                }
-                token_headers.extend(
-                    rules[at]
-                        .iter()
-                        .flat_map(|rule| rule.token_headers())
-                        .cloned(),
-                );
-            }
-        }
+        let name: Arc<str> = format!("{}/{}", gateway.name, listener.name).into();
+        let (hosts, token_headers) = self.hosts(gateway, listener, &name, rules, clients.is_none());
         Listener {
-            name: format!("{}/{}", gateway.name, listener.name).into(),
+            name,
             gate: gateway.gate,
             hosts,
-            token_headers: sorted(token_headers),
+            token_headers,
             certificates,
             default_certificate,
             clients,
@@ -211,6 +186,74 @@ impl Compiler<'_> {
                 .as_ref()
                 .and_then(|policy| self.policy(policy)),
         }
+    }
+
+    /// The rules of each host of a listener, and the headers that tokens set in them. Hosts whose routes are as before keep
+    /// what was made of them.
+    fn hosts(
+        &mut self,
+        gateway: &Gateway,
+        listener: &ListenerModel,
+        name: &Arc<str>,
+        rules: &[RouteRules],
+        anonymous: bool,
+    ) -> (HostIndex<Arc<HostRules>>, Vec<HeaderName>) {
+        let snapshot = self.snapshot;
+        let mut routes: HashMap<Option<HostPattern>, Vec<usize>> = HashMap::default();
+        let mut token_headers: HashSet<HeaderName> = HashSet::new();
+        for (at, route) in snapshot.routes.iter().enumerate() {
+            let attached = route.parents.iter().any(|parent| {
+                parent.gateway == gateway.name
+                    && parent
+                        .listener
+                        .as_ref()
+                        .is_none_or(|name| *name == listener.name)
+                    && parent.port.is_none_or(|port| port == listener.port)
+            });
+            if !attached {
+                continue;
+            }
+            if anonymous {
+                self.no_certificates(route, &rules[at], listener);
+            }
+            for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
+                routes.entry(host).or_default().push(at);
+            }
+            let headers = rules[at].iter().flat_map(|rule| rule.token_headers());
+            token_headers.extend(headers.cloned());
+        }
+        let before = self.listener_before(gateway, listener, name);
+        let mut hosts: HostIndex<Arc<HostRules>> = HostIndex::default();
+        hosts.exact.reserve(routes.len());
+        for (host, routes) in routes {
+            let known = before.and_then(|before| before.hosts.of(host.as_ref()));
+            let known = known.filter(|known| known.are(routes.iter().map(|at| &rules[*at])));
+            let made = match known {
+                Some(known) => Arc::clone(known),
+                None => {
+                    let mut made = HostRules::default();
+                    for at in routes {
+                        self.add(&mut made, &snapshot.routes[at], &rules[at], at);
+                    }
+                    Arc::new(made)
+                }
+            };
+            hosts.insert(host.as_ref(), made);
+        }
+        (hosts, sorted(token_headers))
+    }
+
+    /// What was made of a listener in the table before.
+    fn listener_before(
+        &self,
+        gateway: &Gateway,
+        listener: &ListenerModel,
+        name: &Arc<str>,
+    ) -> Option<&'a Arc<Listener>> {
+        let sockets = gateway.sockets(listener, self.node);
+        let bind = self.before.binds.get(sockets.first()?)?;
+        let known = bind.listeners.of(listener.hostname.as_ref())?;
+        (known.name == *name).then_some(known)
     }
 
     /// What a listener's clients are asked for; ports that are told the same have it made once each.

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
-use snapshot::Snapshot;
 use snapshot::model::{
     BackendName, Component, Declared, EndpointId, EndpointKind, Filter, L7Kind, ObjectName, Port,
     Route, Target, TrafficPolicy, Transport, Upstream, UpstreamHost, UpstreamTls, WeightedTarget,
 };
+use snapshot::{Shared, Snapshot};
 
 use super::{Compiler, ManagedKey};
 use crate::compile::{filter, traffic};
@@ -110,8 +110,9 @@ impl Compiler<'_> {
                 continue;
             };
             let routes = self.snapshot.routes.iter();
-            let attached =
-                |route: &&Route| route.parents.iter().any(|one| one.gateway == gateway.name);
+            let attached = |route: &&Shared<Route>| {
+                route.parents.iter().any(|one| one.gateway == gateway.name)
+            };
             for rule in routes.filter(attached).flat_map(|route| &route.rules) {
                 let Some(policy) = rule.traffic.as_ref().filter(|one| one.active.is_some()) else {
                     continue;

@@ -1,9 +1,10 @@
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use snapshot::{SourceFile, parse};
+use snapshot::{Snapshot, SourceFile, parse};
 
-use super::Compiler;
-use crate::route::TargetKind;
+use super::{Compiler, compile_on};
+use crate::route::{RouteRules, RouteTable, TargetKind};
 
 const DOCUMENTS: &str = "
 apiVersion: gateway.networking.k8s.io/v1
@@ -46,22 +47,34 @@ metadata: { name: b, labels: { topology.kubernetes.io/zone: north } }
 status: { addresses: [{ type: InternalIP, address: 192.0.2.2 }] }
 ";
 
-/// Endpoints that requests get on the node with this address.
-fn endpoints(documents: &str, node: &str) -> Vec<String> {
+fn read(documents: &str) -> Snapshot {
     let file = SourceFile {
         path: "documents.yaml".to_owned(),
         bytes: documents.as_bytes().to_vec(),
     };
-    let snapshot = parse(&[file]).expect("good documents");
+    parse(&[file]).expect("good documents")
+}
+
+/// The only route's rules on the node with this address, when this was the table before.
+fn rules(snapshot: &Snapshot, node: &str, before: &RouteTable) -> RouteRules {
     let node: IpAddr = node.parse().expect("an address");
     let node = [node];
-    let mut compiler = Compiler::new(&snapshot, &node);
-    let rules = compiler.rules();
-    let TargetKind::Upstreams(upstreams) = &rules[0][0].targets[0].kind else {
+    let mut compiler = Compiler::new(snapshot, &node, 2, before);
+    compiler.rules().remove(0)
+}
+
+/// Endpoints that requests get.
+fn endpoints_of(rules: &RouteRules) -> Vec<String> {
+    let TargetKind::Upstreams(upstreams) = &rules[0].targets[0].kind else {
         panic!("the route leads to a service");
     };
     let upstreams = upstreams.iter().map(|one| one.upstream.to_string());
     upstreams.collect()
+}
+
+/// Endpoints that requests get on the node with this address.
+fn endpoints(documents: &str, node: &str) -> Vec<String> {
+    endpoints_of(&rules(&read(documents), node, &RouteTable::default()))
 }
 
 #[test]
@@ -73,4 +86,40 @@ fn requests_go_to_the_endpoints_that_are_hinted_to_the_node() {
     assert_eq!(endpoints(DOCUMENTS, "192.0.2.3"), both);
     let headless = DOCUMENTS.replace("10.96.0.1", "None");
     assert_eq!(endpoints(&headless, "192.0.2.1"), both);
+}
+
+#[test]
+fn rules_are_taken_over_only_where_their_endpoints_would_be_chosen_again() {
+    const EAST: &str = "192.0.2.1";
+    let before = read(DOCUMENTS);
+    let node = EAST.parse().expect("an address");
+    let table = compile_on(&before, &[node], 1).expect("it compiles");
+    let (first, second) = ("10.1.0.1:8080", "10.1.0.2:8080");
+    // What becomes of the documents and of the node, whether the rules stay, and the endpoints.
+    let other = format!(
+        "{DOCUMENTS}---\napiVersion: v1\nkind: Service\nmetadata: {{ name: other }}\nspec: {{ clusterIP: 10.96.0.2, ports: [{{ port: 80 }}] }}\n"
+    );
+    let moved = DOCUMENTS.replace("zone: east", "zone: west");
+    let hinted = DOCUMENTS.replace("name: east", "name: south");
+    let headless = DOCUMENTS.replace("10.96.0.1", "None");
+    let cases = [
+        (DOCUMENTS, EAST, true, vec![first]),
+        (&other, EAST, true, vec![first]),
+        (&moved, EAST, false, vec![second]),
+        (&hinted, EAST, false, vec![first, second]),
+        (&headless, EAST, false, vec![first, second]),
+        (DOCUMENTS, "192.0.2.2", false, vec![first, second]),
+        (DOCUMENTS, "192.0.2.3", false, vec![first, second]),
+    ];
+    let known = rules(&before, EAST, &table);
+    for (documents, node, stays, expected) in cases {
+        // The route is the value that it was, as if linking had found nothing new about it.
+        let after = Snapshot {
+            routes: before.routes.clone(),
+            ..read(documents)
+        };
+        let rules = rules(&after, node, &table);
+        assert_eq!(Arc::ptr_eq(&rules, &known), stays, "{node} {documents}");
+        assert_eq!(endpoints_of(&rules), expected, "{node} {documents}");
+    }
 }

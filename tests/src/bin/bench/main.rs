@@ -5,6 +5,7 @@
 //! of it that sends and receives, `measure` lets the sides take turns, and `rows` shows the ratios. `l7` is the same for
 //! the router: its sides are processes on one core, and its load generator and backend are this process on another.
 
+mod kube;
 mod l4;
 mod l7;
 mod load;
@@ -45,6 +46,11 @@ enum Command {
     /// The least that a proxy can do, as a process.
     #[command(hide = true)]
     Floor(l7::floor::Options),
+    /// Changes in a cluster: how long each takes from the API server to requests, and what a big cluster costs.
+    Kube(kube::Options),
+    /// Writes and asks inside of the world of a cluster.
+    #[command(hide = true)]
+    Drive(kube::drive::Options),
     /// Sends and receives for one side of a comparison, as it is told on standard input.
     #[command(hide = true)]
     Load(load::Options),
@@ -74,6 +80,11 @@ fn run(command: Command) -> Result<()> {
             l7::run(&options)
         }
         Command::Floor(options) => l7::floor::run(&options),
+        Command::Kube(options) => {
+            interrupt::watch()?;
+            kube::run(&options)
+        }
+        Command::Drive(options) => kube::drive::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Proxy(options) => proxy::run(&options),
     }

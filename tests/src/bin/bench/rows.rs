@@ -70,7 +70,7 @@ pub(crate) struct Row {
     pub(crate) ok: bool,
     /// `at most`, `at least` or null.
     bound: Option<&'static str>,
-    /// `ratio` or `seconds`.
+    /// `ratio`, or what the figure is of.
     pub(crate) unit: &'static str,
     /// How many rounds the median is of.
     pub(crate) rounds: usize,
@@ -104,8 +104,13 @@ impl Row {
     }
 
     /// The same, of seconds.
-    pub(crate) fn seconds(mut self) -> Self {
-        self.unit = "seconds";
+    pub(crate) fn seconds(self) -> Self {
+        self.of("seconds")
+    }
+
+    /// The same, of something else than a ratio.
+    pub(crate) fn of(mut self, unit: &'static str) -> Self {
+        self.unit = unit;
         self
     }
 }

@@ -1,0 +1,227 @@
+//! What linking remembers from one time to the next, so that a change costs little more than what it changes.
+//!
+//! Flows in: the objects of a moment. Flows out: which of the routes that were linked before are linked alike now. A route is
+//! if its own document, everything that it refers to and everything that decides which listeners take it are as they were. What
+//! it refers to is followed by name for the kinds that change all the time; a change of any other kind forgets everything. Nothing
+//! that is remembered may be seen in what comes out.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::collect::Placed;
+use super::gateway::{Built, Gateways};
+use super::http_route::Linked;
+use super::listener::Entry;
+use crate::document::http_route::{BackendDraft, BackendKind, FilterDraft, RouteDraft};
+use crate::document::{Draft, Kind, Read};
+use crate::model::{ObjectName, SectionName};
+use crate::report::{Mistake, Source, Warning};
+use crate::status::RouteStatus;
+
+/// What is remembered.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// What was linked last, by path.
+    reads: Vec<Arc<Read>>,
+    /// Documents that were refused then, those of routes apart: what refers to them depends on it.
+    refused: Vec<Source>,
+    /// Routes by the address of their draft, which each of them holds.
+    routes: HashMap<usize, Remembered>,
+    /// Backends that are not as they were.
+    moved: BTreeSet<(BackendPart, ObjectName)>,
+    /// How often was linked.
+    round: u64,
+}
+
+/// Which kind a backend is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum BackendPart {
+    Service,
+    Backend,
+}
+
+/// A route, and everything that linking it did elsewhere.
+pub(super) struct Remembered {
+    draft: Arc<RouteDraft>,
+    pub(super) linked: Linked,
+    pub(super) status: Option<RouteStatus>,
+    /// Listeners that count it: the gateway, and the name in the gateway.
+    pub(super) counted: Vec<(ObjectName, SectionName)>,
+    pub(super) mistakes: Vec<Mistake>,
+    pub(super) warnings: Vec<Warning>,
+    /// Whether it holds as long as what it refers to; not if another route took hosts away.
+    pub(super) lasting: bool,
+    round: u64,
+}
+
+impl Remembered {
+    pub(super) fn new(draft: &Arc<RouteDraft>, linked: Linked) -> Self {
+        Self {
+            draft: Arc::clone(draft),
+            linked,
+            status: None,
+            counted: Vec::new(),
+            mistakes: Vec::new(),
+            warnings: Vec::new(),
+            lasting: true,
+            round: 0,
+        }
+    }
+
+    /// The listeners that count it.
+    pub(super) fn listeners<'a>(
+        &'a self,
+        gateways: &'a Gateways,
+    ) -> impl Iterator<Item = (&'a Built, &'a Entry)> {
+        let counted = self.counted.iter();
+        counted.filter_map(|(gateway, id)| gateways.listener(gateway, id))
+    }
+}
+
+impl Memory {
+    /// Forgets what does not hold for these objects, which come in the order of their paths.
+    pub(super) fn look(&mut self, reads: &[Arc<Read>], documents: &[Placed<'_>]) {
+        self.round += 1;
+        self.moved.clear();
+        let refused: Vec<Source> = documents
+            .iter()
+            .filter(|placed| placed.refused && !is_route(placed.document.draft.kind()))
+            .map(|placed| placed.document.meta.declared.clone())
+            .collect();
+        let mut holds = refused == self.refused;
+        self.refused = refused;
+        let before = std::mem::take(&mut self.reads);
+        differing(&before, reads, |read| holds = self.follow(read) && holds);
+        self.reads = reads.to_vec();
+        let policies = |kind| {
+            documents
+                .iter()
+                .any(|one| one.document.draft.kind() == kind)
+        };
+        // Whether a policy has a target is part of what becomes of it, and that of every route to the target.
+        let held = self.moved.is_empty() || !policies(Kind::BackendTLSPolicy);
+        if !holds || !held {
+            self.routes.clear();
+        }
+    }
+
+    /// Notes what a document that came, went or changed is to routes. Whether they are still as they were as far as they do not
+    /// refer to it.
+    fn follow(&mut self, read: &Read) -> bool {
+        read.documents.iter().all(|document| {
+            let name = &document.meta.name;
+            match &document.draft {
+                // A route's own draft says that it changed.
+                Draft::HTTPRoute(_) | Draft::GRPCRoute(_) => true,
+                // No route of a document leads to these.
+                Draft::Pod(_) | Draft::Cell(_) => true,
+                Draft::Service(service) => {
+                    self.moved.insert((BackendPart::Service, name.clone()));
+                    // What a load balancer gave it may be where a gateway listens.
+                    let service = service.as_deref();
+                    service.is_none_or(|service| service.ingress.is_empty())
+                }
+                Draft::EndpointSlice(slice) => {
+                    let of = slice.as_ref().and_then(|slice| slice.service.clone());
+                    self.moved
+                        .extend(of.map(|service| (BackendPart::Service, service)));
+                    true
+                }
+                Draft::Backend(_) => {
+                    self.moved.insert((BackendPart::Backend, name.clone()));
+                    true
+                }
+                _ => false,
+            }
+        })
+    }
+
+    /// What is remembered of a route, if it holds.
+    pub(super) fn of(&mut self, draft: &Arc<RouteDraft>) -> Option<&Remembered> {
+        let known = self.routes.get_mut(&address(draft))?;
+        if known.round == self.round {
+            return Some(known);
+        }
+        let moved = &self.moved;
+        let refers = |backend: &BackendDraft| {
+            let part = match backend.kind {
+                BackendKind::Service(_) => BackendPart::Service,
+                BackendKind::Backend => BackendPart::Backend,
+                BackendKind::RoutingTable | BackendKind::Foreign(_) => return false,
+            };
+            moved.contains(&(part, backend.name.clone()))
+        };
+        if !known.lasting || (!moved.is_empty() && backends(draft).any(refers)) {
+            return None;
+        }
+        known.round = self.round;
+        Some(known)
+    }
+
+    /// Remembers a route.
+    pub(super) fn keep(&mut self, mut route: Remembered) {
+        route.round = self.round;
+        self.routes.insert(address(&route.draft), route);
+    }
+
+    /// Forgets routes that are not there any more.
+    pub(super) fn tidy(&mut self, routes: usize) {
+        if self.routes.len() > routes {
+            self.routes.retain(|_, route| route.round == self.round);
+        }
+    }
+}
+
+fn address(draft: &Arc<RouteDraft>) -> usize {
+    Arc::as_ptr(draft).addr()
+}
+
+fn is_route(kind: Kind) -> bool {
+    matches!(kind, Kind::HTTPRoute | Kind::GRPCRoute)
+}
+
+/// Every reference of a route to a backend.
+fn backends(draft: &RouteDraft) -> impl Iterator<Item = &BackendDraft> {
+    draft.rules.iter().flat_map(|rule| {
+        let own = rule.backends.iter();
+        let own = own.flat_map(|one| std::iter::once(one).chain(mirrors(&one.filters)));
+        own.chain(mirrors(&rule.filters))
+    })
+}
+
+fn mirrors(filters: &[FilterDraft]) -> impl Iterator<Item = &BackendDraft> {
+    filters.iter().filter_map(|filter| match filter {
+        FilterDraft::Mirror { backend, .. } => Some(&**backend),
+        FilterDraft::Here(_) | FilterDraft::Extension { .. } => None,
+    })
+}
+
+/// Calls `each` with everything that only one of two lists has, both of which are in the order of their paths.
+fn differing<'a>(before: &'a [Arc<Read>], now: &'a [Arc<Read>], mut each: impl FnMut(&'a Read)) {
+    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
+    loop {
+        match (before.peek(), now.peek()) {
+            (None, None) => return,
+            (Some(old), None) => {
+                each(old);
+                before.next();
+            }
+            (None, Some(new)) => {
+                each(new);
+                now.next();
+            }
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {
+                before.next();
+                now.next();
+            }
+            (Some(old), Some(new)) if old.path() <= new.path() => {
+                each(old);
+                before.next();
+            }
+            (Some(_), Some(new)) => {
+                each(new);
+                now.next();
+            }
+        }
+    }
+}

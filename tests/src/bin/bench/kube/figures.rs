@@ -1,0 +1,66 @@
+//! What was seen in a world.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// Changes of single routes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Changes {
+    /// Milliseconds from the API server's answer until each served.
+    pub(crate) from_answer: Vec<f64>,
+    /// Milliseconds from the call.
+    pub(crate) from_call: Vec<f64>,
+    /// Answers that were neither as before nor as wanted.
+    pub(crate) wrong: u32,
+}
+
+/// All figures of an implementation.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    /// By the number of routes.
+    pub(crate) changes: BTreeMap<u32, Changes>,
+    /// Writes of a route's status for each change of it.
+    pub(crate) status_writes: Option<f64>,
+    /// Requests that failed while weights and backends changed, and all of them.
+    pub(crate) errors: Option<(u64, u64)>,
+    /// Resident MiB of the agent, by what was there.
+    pub(crate) memory: Vec<(String, f64)>,
+    /// Milliseconds of processor for each second in which nothing changed.
+    pub(crate) rest: Option<f64>,
+}
+
+impl Figures {
+    /// Notes the agent's resident memory.
+    pub(crate) fn memory(&mut self, agent: Option<u32>, with: &str) -> Result<()> {
+        let Some(agent) = agent else { return Ok(()) };
+        let status =
+            fs::read_to_string(format!("/proc/{agent}/status")).context("the agent has ended")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: f64 = kib.context("the agent has no VmRSS")?.parse()?;
+        self.memory.push((with.to_owned(), kib / 1024.0));
+        Ok(())
+    }
+
+    /// Notes what the agent uses of a processor while nothing changes.
+    pub(crate) async fn rest(&mut self, agent: Option<u32>, time: Duration) -> Result<()> {
+        let Some(agent) = agent else { return Ok(()) };
+        let before = ticks(agent)?;
+        tokio::time::sleep(time).await;
+        // USER_HZ is 100 on every platform of Linux that the agent runs on.
+        let used = (ticks(agent)? - before) as f64 * 10.0;
+        self.rest = Some(used / time.as_secs_f64());
+        Ok(())
+    }
+}
+
+/// User and system time of a process (proc(5), fields 14 and 15 of `stat`).
+fn ticks(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the agent has ended")?;
+    let (_, rest) = stat.rsplit_once(") ").context("an odd stat")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let field = |at: usize| -> Result<u64> { Ok(fields.get(at).context("a short stat")?.parse()?) };
+    Ok(field(11)? + field(12)?)
+}
