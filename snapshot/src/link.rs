@@ -20,7 +20,7 @@ use crate::document::gateway::GatewayDraft;
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
 use crate::document::{Draft, Drafts, Kind, Read, content};
-use crate::model::{Gateway, L7Kind, ObjectName, Route, RouteName, Snapshot};
+use crate::model::{Gateway, L7Kind, ObjectName, PolicyScope, Route, RouteName, Snapshot};
 use crate::reader::Sink;
 use crate::report::{Mistake, Source, Warning};
 use crate::status::{ObjectKey, Reason, Report, Verdict};
@@ -41,6 +41,7 @@ mod grants;
 mod http_route;
 mod l4_route;
 mod listener;
+mod network_policy;
 mod parent;
 mod platform;
 mod pool;
@@ -193,6 +194,14 @@ fn snapshot(
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
     let (cells, exposures) = cells::link(&drafts.cells, &drafts.pods, sink);
+    let network = network_policy::link(
+        drafts,
+        documents,
+        &cells,
+        context.namespaces,
+        platform_draft.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        sink,
+    );
     let mut routes = Vec::new();
     if readable || taking == Taking::Each {
         routes = cells::routes(&exposures, &platform, &served, sink);
@@ -251,6 +260,7 @@ fn snapshot(
         digest: "".into(),
         platform: platform.into(),
         cells,
+        network,
         routing_tables,
         gateways: served,
         routes,

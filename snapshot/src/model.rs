@@ -24,6 +24,7 @@ mod gateway;
 mod jwt;
 mod l4;
 mod matches;
+mod network_policy;
 mod platform;
 mod resilience;
 mod routing;
@@ -59,6 +60,10 @@ pub use jwt::{
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
 pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
+pub use network_policy::{
+    AddressClass, BlockId, ClassId, Classes, Entity, IpBlock, NetworkPolicies, PeerId, PolicyPeers,
+    PolicyPort, PolicyRule, PolicyScope, PortNumbers,
+};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
@@ -84,6 +89,8 @@ pub struct Snapshot {
     pub platform: Shared<Platform>,
     /// Cells by identity.
     pub cells: BTreeMap<CellId, Shared<Cell>>,
+    /// What network policies say, and whom they tell apart.
+    pub network: NetworkPolicies,
     /// Routing tables by name.
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.

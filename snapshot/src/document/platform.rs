@@ -7,7 +7,7 @@ use super::addresses::{Placed, address, addresses, network, network_address};
 use super::{Meta, jwks, name, reference};
 use crate::model::{
     Algorithm, Cidr, Hostname, JwtProvider, Name, ObjectName, PlatformPort, PlatformService,
-    Transport, VirtualHosts,
+    PolicyScope, Transport, VirtualHosts,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
@@ -24,6 +24,8 @@ pub(crate) struct PlatformDraft {
     pub(crate) dns_service_addresses: Vec<Placed>,
     pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
+    /// Whose traffic network policies restrict.
+    pub(crate) network_policies: PolicyScope,
     /// Networks that gateways without addresses get one of.
     pub(crate) pools: Vec<Cidr>,
 }
@@ -96,6 +98,9 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         object.finish();
     }
     let nodes = named(spec.list("nodes"), "node", node);
+    let network_policies = spec.optional("networkPolicies").and_then(|field| {
+        field.choice(&[("cells", PolicyScope::Cells), ("all", PolicyScope::All)])
+    });
     let services = named(spec.list("services"), "service", service);
     Some(PlatformDraft {
         dns_prefixes,
@@ -117,6 +122,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             })
             .collect(),
         services: services.into_values().collect(),
+        network_policies: network_policies.unwrap_or_default(),
         pools,
     })
 }

@@ -250,6 +250,7 @@ fn world() -> (Snapshot, Discovery) {
         .into(),
         routes: Vec::new(),
         l4_routes: Vec::new(),
+        network: snapshot::model::NetworkPolicies::default(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     };
