@@ -48,6 +48,18 @@ impl Identity {
         Self(3 << 24 | (number & Self::MAX_NUMBER))
     }
 
+    /// Addresses that network policies tell from others of whom `self` stands for, by number. Each has the rules of `self`, as far
+    /// as policies leave them. Gates have no parts.
+    #[must_use]
+    pub const fn part(self, number: u32) -> Self {
+        let kind = match (self.0 >> 24, self) {
+            (1, _) => 4,
+            (3, _) | (_, Self::NODE | Self::OTHER_NODE | Self::DNS) => 6,
+            _ => 5,
+        };
+        Self(kind << 24 | (number & Self::MAX_NUMBER))
+    }
+
     /// The identity with this raw value.
     #[must_use]
     #[inline(always)]
@@ -62,11 +74,11 @@ impl Identity {
         self.0
     }
 
-    /// Whether this is a component of a cell.
+    /// Whether this is a component of a cell, or a part of one.
     #[must_use]
     #[inline(always)]
     pub const fn is_component(self) -> bool {
-        self.0 >> 24 == 1
+        matches!(self.0 >> 24, 1 | 4)
     }
 
     /// The border that a connection with this peer crosses, seen from a pod: `opener` is who opened it, `same_cell`
@@ -76,12 +88,10 @@ impl Identity {
     pub const fn path(self, opener: Direction, same_cell: bool) -> Path {
         let incoming = matches!(opener, Direction::Ingress);
         match (self.0 >> 24, self) {
-            (1, _) if same_cell => Path::Intra,
-            (1, _) if incoming => Path::West,
-            (1, _) => Path::East,
-            (3, _) | (_, Self::NODE | Self::OTHER_NODE | Self::DNS) => Path::Platform,
-            (_, Self::WEST_GATE) if incoming => Path::West,
-            (_, Self::WEST_GATE) => Path::East,
+            (1 | 4, _) if same_cell => Path::Intra,
+            (1 | 4, _) | (_, Self::WEST_GATE) if incoming => Path::West,
+            (1 | 4, _) | (_, Self::WEST_GATE) => Path::East,
+            (3 | 6, _) | (_, Self::NODE | Self::OTHER_NODE | Self::DNS) => Path::Platform,
             _ if incoming => Path::North,
             _ => Path::South,
         }
@@ -103,6 +113,9 @@ impl core::fmt::Display for Identity {
             (1, _) => write!(f, "component:{number}"),
             (2, _) => write!(f, "external:{number}"),
             (3, _) => write!(f, "platform:{number}"),
+            (4, _) => write!(f, "component-part:{number}"),
+            (5, _) => write!(f, "outside-part:{number}"),
+            (6, _) => write!(f, "platform-part:{number}"),
             _ => write!(f, "reserved:{}", self.0),
         }
     }

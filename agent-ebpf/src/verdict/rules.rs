@@ -1,6 +1,8 @@
 //! Who is at the other side, and what is declared about it.
 
-use agent_common::{Direction, FlowValue, Identity, IdentityValue, Reason, RuleKey};
+use core::hint::cold_path;
+
+use agent_common::{Direction, FlowValue, Identity, IdentityValue, Lookups, Reason, RuleKey};
 
 use super::case::Case;
 use crate::{
@@ -64,16 +66,20 @@ impl Asked {
     }
 }
 
-/// Notes the rule for a connection: the exact port, else any port of the protocol, else anything.
+/// Notes the rule for a connection: the exact port, else a range of ports, else any port of the protocol, else anything; those
+/// about the peer before those about anybody.
 #[inline(always)]
 pub(super) fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     let Some(rules) = POLICIES.get(case.policy) else {
         return Err(Reason::NoPolicy);
     };
     let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
+    let anybody = case.lookups.has(Lookups::ANYBODY);
     if !packet::has_ports(protocol) {
-        // 0 is a protocol of IPv4's too, but in a rule it means any.
-        return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
+        // 0 is a protocol of IPv4's too, but in a rule it means any. What is allowed to anybody is so in any protocol.
+        return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
+            || anybody && rule(case, rules, RuleKey::new(RuleKey::ANYBODY, 0, 0, opener))
+        {
             true => Ok(()),
             false => Err(Reason::Protocol),
         };
@@ -86,14 +92,44 @@ pub(super) fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
         return Ok(());
     }
     if packet::is_tunnel(protocol, asked.port) {
-        return Err(Reason::Tunnel);
+        let named = RuleKey::new(RuleKey::ANYBODY, asked.port, protocol, opener);
+        return match anybody && rule(case, rules, named) {
+            true => Ok(()),
+            false => Err(Reason::Tunnel),
+        };
     }
-    if rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
-        || rule(case, rules, RuleKey::new(peer, 0, 0, opener))
-    {
+    if wider(case, rules, peer, asked) {
         return Ok(());
     }
+    if anybody {
+        cold_path();
+        let exact = RuleKey::new(RuleKey::ANYBODY, asked.port, protocol, opener);
+        if rule(case, rules, exact) || wider(case, rules, RuleKey::ANYBODY, asked) {
+            return Ok(());
+        }
+    }
     Err(Reason::NotDeclared)
+}
+
+/// Notes the rule about a peer for more than one port.
+#[inline(always)]
+fn wider(case: &mut Case, rules: &Rules, peer: Identity, asked: &Asked) -> bool {
+    let &Asked {
+        protocol,
+        port,
+        opener,
+    } = asked;
+    if case.lookups.has(Lookups::RANGES) {
+        cold_path();
+        if rule(case, rules, RuleKey::range(peer, port, 1, protocol, opener))
+            || rule(case, rules, RuleKey::range(peer, port, 2, protocol, opener))
+            || rule(case, rules, RuleKey::range(peer, port, 3, protocol, opener))
+        {
+            return true;
+        }
+    }
+    rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
+        || rule(case, rules, RuleKey::new(peer, 0, 0, opener))
 }
 
 #[inline(always)]

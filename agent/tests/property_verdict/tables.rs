@@ -84,6 +84,8 @@ impl Tables {
                 ifname: names[ifindex].clone(),
                 identity: row.identity,
                 cell: row.cell,
+                whole: None,
+                lookups: agent_common::Lookups::default(),
                 mac: row.mac,
             };
             tables.endpoints.insert(*ifindex, pod);

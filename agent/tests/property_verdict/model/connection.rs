@@ -131,7 +131,8 @@ impl Model {
         let rule = match judged {
             Ok(rule) => rule,
             Err(reason) => {
-                if known.is_some() {
+                // Who called is not forgotten while the other side may be taken for the caller.
+                if known.is_some() && !self.picks_up {
                     self.flows.remove(&key);
                 }
                 return Err(reason);
