@@ -92,11 +92,12 @@ impl World {
     /// # Errors
     /// Not root, the agent is not built, or a component does not start; the message names the log.
     pub fn up(setup: &Setup) -> Result<Self> {
-        let agent = Programs::locate()?.agent;
+        let Programs { agent, peer, .. } = Programs::locate()?;
         let world = Self::claim()?;
         let mut up = world.script("up");
         up.arg("--images").arg(folder().join("images.yaml"));
-        world.start(up, setup, &[("CARDINAL_AGENT", agent.as_path())])?;
+        let programs = [("CARDINAL_AGENT", &*agent), ("CARDINAL_PEER", &*peer)];
+        world.start(up, setup, &programs)?;
         Ok(world)
     }
 
