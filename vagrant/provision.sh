@@ -1,25 +1,24 @@
-#!/bin/sh
-# Makes one node: k3s (a server on node1, an agent on the others), the addresses of the gateways, and the agent's program.
+#!/bin/bash
+# Makes one node: k3s (a server on node1, an agent on the others), the addresses of gateways, and the agent's image.
 # Running it again changes nothing that is as it should be.
-set -eu
+set -euo pipefail
+
+: "${NODE_NAME:?}" "${NODE_ADDRESS:?}" "${SERVER_ADDRESS:?}" "${K3S_VERSION:?}" "${K3S_TOKEN:?}"
 
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends ca-certificates curl bpftool iproute2
+apt-get install -y -qq --no-install-recommends ca-certificates curl iproute2
 
-install -D -m 0755 /tmp/cardinal-agent /opt/cardinal/bin/cardinal-agent
-/opt/cardinal/bin/cardinal-agent --version
-
-# The gateway's address is every node's own: whoever asks is answered by the agent of the node that the packet reaches.
+# Addresses of the platform's pool are every node's own: whoever asks is answered by the agent of the node that the packet reaches.
 cat > /etc/systemd/system/cardinal-addresses.service <<UNIT
 [Unit]
-Description=Address of Cardinal's gateway
+Description=Addresses of gateways
 After=network-online.target
 Before=k3s.service k3s-agent.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/sbin/ip addr replace 192.168.57.81/32 dev lo
+ExecStart=/sbin/ip route replace local 192.168.57.80/29 dev lo
 
 [Install]
 WantedBy=multi-user.target
@@ -37,15 +36,15 @@ else
     export K3S_URL="https://$SERVER_ADDRESS:6443"
     export INSTALL_K3S_EXEC="agent $common"
 fi
-export INSTALL_K3S_VERSION="$K3S_VERSION"
+export K3S_TOKEN INSTALL_K3S_VERSION="$K3S_VERSION"
 curl -sfL https://get.k3s.io | sh -
 
+until k3s ctr version > /dev/null 2>&1; do sleep 1; done
+k3s ctr images import /tmp/cardinal-agent.tar
 if [ "$NODE_ADDRESS" = "$SERVER_ADDRESS" ]; then
-    until kubectl get node "$NODE_NAME" >/dev/null 2>&1; do sleep 1; done
+    until kubectl get node "$NODE_NAME" > /dev/null 2>&1; do sleep 1; done
     kubectl wait --for=condition=Ready "node/$NODE_NAME" --timeout=180s
-    mkdir -p /opt/cardinal/cluster
-    cp /tmp/cluster/* /opt/cardinal/cluster/
-    chmod +x /opt/cardinal/cluster/documents.sh
-    kubectl apply -f /opt/cardinal/cluster/workloads.yaml
-    kubectl apply -f /opt/cardinal/cluster/agent.yaml
+    mkdir -p /opt/cardinal
+    cp -r /tmp/cardinal/deploy /tmp/cardinal/cluster /opt/cardinal/
+    /opt/cardinal/cluster/install.sh
 fi

@@ -7,7 +7,8 @@ use crate::{Direction, Identity};
 /// A TCP, UDP or echo packet is looked up as (peer, port, protocol), then (peer, any port, protocol), then (peer, any,
 /// any); UDP to the port of a tunnel only by the first of these, a protocol without ports only by the second. Where the pod's
 /// endpoint says so ([`Lookups`]), ranges of ports that hold the port come after the port, the narrow before the wide, and
-/// what is about anybody ([`Self::ANYBODY`]) comes last, in the same order.
+/// what is about anybody ([`Self::ANYBODY`]) comes last, in the same order; (anybody, any, any) is about tunnels and protocols
+/// without ports too.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleKey {

@@ -234,7 +234,9 @@ impl Activator {
     ) -> Result<Active, ActivateError> {
         let generation = self.generation + 1;
         let refused = |mistakes: Vec<Mistake>| ActivateError::Refused(Rejections { mistakes });
-        let routes = compile::route::compile(snapshot, generation.into()).map_err(refused)?;
+        let node = compile::node_addresses(&snapshot.platform, discovery);
+        let routes =
+            compile::route::compile_on(snapshot, &node, generation.into()).map_err(refused)?;
         routes.adopt(&self.routes.load());
         let listeners = routes.addresses();
         let kernel = match self.datapath.clone() {

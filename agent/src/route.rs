@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName, Origin,
-    PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
+    Border, Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName,
+    Origin, PolicyId, RemoteKeys, Retry, RuleTimeouts, SessionPersistence, Upstream,
 };
 
 use crate::upstream::Terms;
@@ -66,6 +66,8 @@ pub struct RouteTable {
     pub(crate) datagrams: HashMap<SocketAddr, Arc<Listener>>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
     pub(crate) steered: HashMap<SocketAddr, Steered>,
+    /// Endpoints of cells of labels, which routes of documents lead to.
+    pub(crate) labelled: HashMap<SocketAddr, EndpointId>,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) inside: Inside,
     pub(crate) remote_keys: HashSet<Arc<RemoteKeys>>,
@@ -215,6 +217,8 @@ pub struct Bind {
     pub wire: Wire,
     /// Whether the TLS of some of them stays closed, so that a `ClientHello` has to go on as it came.
     pub passthrough: bool,
+    /// Whether the TLS of some of them is opened here.
+    pub terminates: bool,
     /// The policy of their connections, and, if these begin with a request, of requests too; all listeners of a port agree.
     pub(crate) policy: Option<Arc<client::ClientSettings>>,
     /// Connections of the address and port that count, in this generation and in those before.
@@ -397,6 +401,8 @@ pub struct Caller {
     pub(crate) calls: HashSet<EndpointId>,
     /// What components of its cell may do among themselves without a declaration.
     pub(crate) intra: Intra,
+    /// What they may do outside of it without one.
+    pub(crate) egress: Border,
     pub(crate) south: HashMap<u16, SouthHosts>,
 }
 

@@ -154,6 +154,9 @@ pub struct ProgramStatus {
 pub struct CellStatus {
     /// organization/project/environment.
     pub cell: String,
+    /// Directions in which everything passes its border, since it is known by labels alone: `ingress`, `egress`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
     /// Its components.
     pub components: Vec<ComponentStatus>,
 }
@@ -324,7 +327,15 @@ impl Status {
     fn write_cells(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         section(f, "cells", self.cells.len())?;
         for cell in &self.cells {
-            writeln!(f, "  {}", cell.cell)?;
+            match cell.open.is_empty() {
+                true => writeln!(f, "  {}", cell.cell)?,
+                false => writeln!(
+                    f,
+                    "  {}  (of labels; {} open)",
+                    cell.cell,
+                    cell.open.join(" and ")
+                )?,
+            }
             for component in &cell.components {
                 let pods = format!(
                     "{} here of {} addresses",
@@ -516,6 +527,7 @@ mod tests {
             },
             cells: vec![CellStatus {
                 cell: "acme/shop/prod".into(),
+                open: vec!["ingress".into()],
                 components: vec![ComponentStatus {
                     name: "web".into(),
                     workloads: 2,

@@ -12,7 +12,7 @@ use kubernetes::Cluster;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use snapshot::model::{EndpointKind, Workloads};
+use snapshot::model::{Border, EndpointKind, Workloads};
 use snapshot::status::Report;
 use snapshot::{Snapshot, Source};
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::activate::Active;
 use crate::admin::{Rehearsed, View};
 use crate::clock;
+use crate::compile;
 use agent_common::{Lost, Verdict};
 
 use crate::datapath::{Care, Datapath};
@@ -329,7 +330,7 @@ impl View for AgentView {
                 (
                     cells(active, &mut not_enforced),
                     pods(active),
-                    listeners(&active.snapshot),
+                    listeners(active),
                 )
             }
             None => Default::default(),
@@ -511,6 +512,11 @@ fn cells(active: &Active, not_enforced: &mut Vec<String>) -> Vec<CellStatus> {
         .values()
         .map(|cell| CellStatus {
             cell: cell.id.to_string(),
+            open: [(cell.borders.ingress, "ingress"), (cell.borders.egress, "egress")]
+                .into_iter()
+                .filter(|(border, _)| *border == Border::Open)
+                .map(|(_, direction)| direction.to_owned())
+                .collect(),
             components: cell
                 .components
                 .values()
@@ -572,7 +578,9 @@ fn pods(active: &Active) -> Vec<PodStatus> {
         .collect()
 }
 
-fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
+fn listeners(active: &Active) -> Vec<ListenerStatus> {
+    let snapshot = &active.snapshot;
+    let node = compile::node_addresses(&snapshot.platform, &active.discovery);
     let mut rows = Vec::new();
     for gateway in snapshot.gateways.values() {
         for listener in &gateway.listeners {
@@ -584,11 +592,9 @@ fn listeners(snapshot: &Snapshot) -> Vec<ListenerStatus> {
                     .map(|gate| gate.to_string())
                     .unwrap_or_default(),
                 addresses: gateway
-                    .addresses
+                    .sockets(listener, &node)
                     .iter()
-                    .map(|address| {
-                        std::net::SocketAddr::new(*address, listener.port.get()).to_string()
-                    })
+                    .map(ToString::to_string)
                     .collect(),
                 protocol: listener.protocol.as_str().to_owned(),
                 hostname: listener

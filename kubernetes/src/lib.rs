@@ -10,6 +10,7 @@
 //! deliberately does not do: look at what a document means, or serve anything. This is the only crate that knows `kube`.
 
 mod backoff;
+mod balancers;
 mod cluster;
 mod error;
 mod events;

@@ -199,11 +199,11 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
             "spec.type",
             "spec.clusterIP",
             "spec.clusterIPs",
-            "spec.externalName",
+            "spec.ipFamilies",
             "spec.ports",
             "spec.sessionAffinity",
             "spec.sessionAffinityConfig",
-            "spec.trafficDistribution",
+            "spec.internalTrafficPolicy",
         ],
         Kind::EndpointSlice => &["addressType", "endpoints", "ports"],
         Kind::Secret => &["type", "data"],
@@ -227,6 +227,7 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
             copy_status(&["podIPs", "podIP", "phase"], status, &mut kept);
         }
         Kind::Node => copy_status(&["addresses"], status, &mut kept),
+        Kind::Service => copy_status(&["loadBalancer"], status, &mut kept),
         Kind::EndpointSlice => slim(&mut kept),
         _ => {}
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use snapshot::status::{
-    Condition, ConditionKind, GatewayStatus, ListenerStatus, ParentRef, Report, Verdict,
+    Condition, ConditionKind, GatewayAddress, GatewayStatus, ListenerStatus, ParentRef, Report,
+    Verdict,
 };
 
 use crate::cluster::Seen;
@@ -143,7 +144,10 @@ fn gateway(status: &GatewayStatus, generation: i64, failure: Option<&str>) -> Sa
     let addresses: Vec<_> = status
         .addresses
         .iter()
-        .map(|address| json!({ "type": "IPAddress", "value": address.to_string() }))
+        .map(|address| match address {
+            GatewayAddress::Ip(ip) => json!({ "type": "IPAddress", "value": ip.to_string() }),
+            GatewayAddress::Hostname(name) => json!({ "type": "Hostname", "value": name }),
+        })
         .collect();
     Said::Whole(fields(json!({
         "addresses": addresses,

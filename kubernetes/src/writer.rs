@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::balancers::Balancers;
 use crate::cluster::Seen;
 use crate::error::explain;
 use crate::events::Events;
@@ -65,6 +66,7 @@ struct Writer {
     written: BTreeMap<ObjectId, Written>,
     bucket: Bucket,
     events: Events,
+    balancers: Balancers,
     tally: Arc<Tally>,
 }
 
@@ -79,6 +81,7 @@ pub(crate) async fn write(
 ) {
     let mut writer = Writer {
         events: Events::new(client.clone(), &node),
+        balancers: Balancers::new(client.clone()),
         client,
         written: BTreeMap::new(),
         bucket: Bucket::new(Instant::now()),
@@ -96,7 +99,10 @@ pub(crate) async fn write(
                     again = AGAIN;
                 }
             }
-            (false, ..) => writer.written.clear(),
+            (false, ..) => {
+                writer.written.clear();
+                writer.balancers.forget();
+            }
             _ => {}
         }
         let changed = async {
@@ -122,7 +128,7 @@ impl Writer {
         outcomes: &watch::Receiver<Option<Outcome>>,
     ) -> bool {
         self.written.retain(|id, _| now.objects.contains_key(id));
-        let mut done = true;
+        let mut done = self.balancers.keep(outcome, &now.objects).await;
         for (id, word) in words(outcome) {
             let Some(object) = now.objects.get(&id) else {
                 continue;

@@ -16,6 +16,7 @@ use crate::tree::{self, Form, Value, shortened};
 pub(crate) mod content;
 mod kinds;
 
+pub(crate) mod address_source;
 pub(crate) mod addresses;
 pub(crate) mod authorities;
 pub(crate) mod backend;

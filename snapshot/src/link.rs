@@ -12,11 +12,13 @@ use self::backend::Backends;
 use self::backend_tls::TlsPolicies;
 use self::collect::{Collected, Placed, collect};
 use self::context::{Context, Fault};
-use self::gateway::Gateways;
+use self::gateway::{Gateways, Giving};
 use self::grants::{Grants, Namespaces};
 use self::http_route::{Documents, References};
 use self::report::Leads;
+use crate::document::address_source::AddressSources;
 use crate::document::gateway::GatewayDraft;
+use crate::document::platform::CellSource;
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
 use crate::document::{Draft, Drafts, Kind, Read, content};
@@ -30,6 +32,7 @@ mod attachment;
 mod authorities;
 mod backend;
 mod backend_tls;
+mod balancer;
 mod cells;
 mod client_policy;
 mod collect;
@@ -42,6 +45,7 @@ mod http_route;
 mod l4_route;
 mod listener;
 mod network_policy;
+mod openchoreo;
 mod parent;
 mod platform;
 mod pool;
@@ -49,6 +53,7 @@ mod report;
 mod routing_table;
 mod rule;
 mod security_policy;
+mod service;
 mod traffic_policy;
 
 pub(crate) use collect::Taking;
@@ -172,7 +177,16 @@ fn snapshot(
         &drafts.listener_sets,
         &drafts.classes,
         &refused_gateways(documents, sink),
-        platform_draft.map_or(&[], |platform| &platform.pools),
+        &Giving {
+            pools: platform_draft.map_or(&[], |platform| &platform.pools),
+            sources: platform_draft
+                .map_or(&AddressSources::default(), |platform| &platform.sources),
+            nodes: platform::all_nodes(platform_draft, &drafts.nodes)
+                .flat_map(|node| &node.addresses)
+                .map(|placed| placed.address)
+                .collect(),
+            services: &drafts.services,
+        },
         &context,
     );
     let mut served = gateways.served();
@@ -193,7 +207,9 @@ fn snapshot(
     let platform = platform::link(platform_draft, &drafts.nodes, &mut served, &gateways, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
-    let (cells, exposures) = cells::link(&drafts.cells, &drafts.pods, sink);
+    let derived = platform_draft.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
+    let (cells, exposures) = cells::link(drafts, derived, sink);
+    // The pods of cells of labels are known now too.
     let network = network_policy::link(
         drafts,
         documents,
@@ -249,9 +265,11 @@ fn snapshot(
     traffic_policy::without_effect(&routes, sink);
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
 
-    report::classes(&drafts.classes, report);
+    report::classes(&drafts.classes, &drafts.platforms, report);
     report::refused_routes(documents, &gateways, report, sink);
     report::gateways(&gateways, report);
+    // Without a readable platform nothing is known of what gateways need.
+    report.load_balancers = readable.then(|| balancer::wanted(&gateways, &drafts.services));
     report::policies(Kind::SecurityPolicy, &security, report);
     report::policies(Kind::BackendTrafficPolicy, &traffic, report);
     report::policies(Kind::ClientTrafficPolicy, &clients, report);
@@ -261,6 +279,7 @@ fn snapshot(
         platform: platform.into(),
         cells,
         network,
+        services: service::services(&drafts.services, &drafts.slices, sink),
         routing_tables,
         gateways: served,
         routes,

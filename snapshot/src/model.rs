@@ -25,10 +25,12 @@ mod jwt;
 mod l4;
 mod matches;
 mod network_policy;
+mod node_ports;
 mod platform;
 mod resilience;
 mod routing;
 mod section;
+mod service;
 mod session;
 mod timestamp;
 mod tls;
@@ -40,8 +42,9 @@ pub use auth::{
     TokenRequirement, Tokens,
 };
 pub use cell::{
-    Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind, Exposure, Intra,
-    Operation, South, SouthDestination, SouthProtocol, TrafficDistribution, Workloads,
+    Border, Borders, Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind,
+    Exposure, Intra, Operation, South, SouthDestination, SouthProtocol, TrafficDistribution,
+    Workloads,
 };
 pub use client::{
     Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
@@ -64,6 +67,7 @@ pub use network_policy::{
     AddressClass, BlockId, ClassId, Classes, Entity, IpBlock, NetworkPolicies, PeerId, PolicyPeers,
     PolicyPort, PolicyRule, PolicyScope, PortNumbers,
 };
+pub use node_ports::NodePorts;
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
@@ -71,6 +75,7 @@ pub use routing::{
     RoutingTable,
 };
 pub use section::SectionName;
+pub use service::{Service, ServiceEndpoint, ServicePort};
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
 pub use tls::{Authorities, ClientDemand, ClientValidation, SubjectName, UpstreamTls};
@@ -91,6 +96,8 @@ pub struct Snapshot {
     pub cells: BTreeMap<CellId, Shared<Cell>>,
     /// What network policies say, and whom they tell apart.
     pub network: NetworkPolicies,
+    /// Services that have addresses, by name.
+    pub services: BTreeMap<ObjectName, Shared<Service>>,
     /// Routing tables by name.
     pub routing_tables: BTreeMap<ObjectName, Arc<RoutingTable>>,
     /// Gateways by name.

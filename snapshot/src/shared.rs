@@ -57,7 +57,7 @@ impl<T: Clone> DerefMut for Shared<T> {
 }
 
 impl Snapshot {
-    /// The same snapshot, which has the platform, and every cell and component that `known` has as well, in common with it.
+    /// The same snapshot, which has the platform, and every cell, component and service that `known` has as well, in common with it.
     #[must_use]
     pub fn sharing(mut self, known: &Self) -> Self {
         take(&mut self.platform, &known.platform);
@@ -71,6 +71,7 @@ impl Snapshot {
             // Its equal components are told by their addresses now.
             take(cell, before);
         }
+        take_each(&mut self.services, &known.services);
         self
     }
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::document::Kind;
-use crate::model::{ObjectName, Port, RouteKind, SectionName};
+use crate::model::{ObjectName, Port, RouteKind, SectionName, Transport};
 use crate::report::{Mistake, Source, Warning};
 
 mod condition;
@@ -33,6 +33,8 @@ pub struct Report {
     pub listener_sets: BTreeMap<ObjectName, ListenerSetStatus>,
     /// Routes that name at least one of these gateways or sets.
     pub routes: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
+    /// `Service`s that gateways need, by name; none: that is not known, since the `Platform` cannot be read.
+    pub load_balancers: Option<BTreeMap<ObjectName, LoadBalancer>>,
     /// Policies that have to do with at least one of these gateways, by kind and name.
     pub policies: BTreeMap<(Kind, ObjectName), PolicyStatus>,
 }
@@ -85,12 +87,51 @@ pub struct GatewayStatus {
     pub generation: Option<i64>,
     /// `Accepted`, `Programmed`, and `ResolvedRefs` and `InsecureFrontendValidationMode` where it has what these are about.
     pub conditions: Vec<Condition>,
-    /// Addresses that it listens on.
-    pub addresses: Vec<IpAddr>,
+    /// Where its clients reach it; at most 16.
+    pub addresses: Vec<GatewayAddress>,
     /// Its own listeners, in the order of its `spec`.
     pub listeners: Vec<ListenerStatus>,
     /// Sets of listeners that are accepted.
     pub attached_listener_sets: usize,
+}
+
+/// Where a gateway is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GatewayAddress {
+    /// At an address.
+    Ip(IpAddr),
+    /// At the addresses of a name, which its load balancer has.
+    Hostname(String),
+}
+
+/// A `Service` of type `LoadBalancer` for a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadBalancer {
+    /// The gateway.
+    pub gateway: ObjectName,
+    /// The gateway's class.
+    pub gateway_class: String,
+    /// `spec.loadBalancerClass`.
+    pub class: Option<String>,
+    /// Labels beside those that tell whose it is.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// `externalTrafficPolicy: Local`.
+    pub local: bool,
+    /// Its ports, at least one.
+    pub ports: Vec<BalancedPort>,
+}
+
+/// A port of such a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalancedPort {
+    /// The listeners' port.
+    pub port: Port,
+    /// Its transport.
+    pub transport: Transport,
+    /// The port of every node where the router listens for it; none: the cluster has not set one apart yet.
+    pub target: Option<Port>,
 }
 
 /// Status of a `ListenerSet`.

@@ -4,6 +4,9 @@
 //! world has a name of its own, so that worlds never meet; one whose maker crashed is taken down by whoever makes the next.
 
 pub mod conformance;
+pub mod manifests;
+pub mod pods;
+pub mod process;
 
 use std::{
     ffi::OsStr,
@@ -49,6 +52,8 @@ pub struct Setup {
     pub nodes: u8,
     /// Whether the API server asks the roles; otherwise everybody may do everything.
     pub roles: bool,
+    /// Whether names of Services stand for their ClusterIPs, which the agent leads on, and not for endpoints.
+    pub cluster_ips: bool,
 }
 
 impl Default for Setup {
@@ -56,6 +61,7 @@ impl Default for Setup {
         Self {
             nodes: 1,
             roles: true,
+            cluster_ips: false,
         }
     }
 }
@@ -92,12 +98,15 @@ impl World {
     /// # Errors
     /// Not root, the agent is not built, or a component does not start; the message names the log.
     pub fn up(setup: &Setup) -> Result<Self> {
-        let Programs { agent, peer, .. } = Programs::locate()?;
+        let programs = Programs::locate()?;
         let world = Self::claim()?;
         let mut up = world.script("up");
         up.arg("--images").arg(folder().join("images.yaml"));
-        let programs = [("CARDINAL_AGENT", &*agent), ("CARDINAL_PEER", &*peer)];
-        world.start(up, setup, &programs)?;
+        let variables = [
+            ("CARDINAL_AGENT", programs.agent.as_path()),
+            ("CARDINAL_PEER", programs.peer.as_path()),
+        ];
+        world.start(up, setup, &variables)?;
         Ok(world)
     }
 
@@ -144,6 +153,7 @@ impl World {
                 "--authorization",
                 if setup.roles { "RBAC" } else { "AlwaysAllow" },
             ])
+            .args(setup.cluster_ips.then_some("--cluster-ips"))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null());

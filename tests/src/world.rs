@@ -328,8 +328,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
-/// As [`run`], and gives what the command printed.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+/// Runs a command to its end, and gives what it printed.
+///
+/// # Errors
+/// It cannot be started, or fails; the message has its words.
+pub fn output(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("failed to start {command:?}"))?;

@@ -13,11 +13,14 @@ use tests::kube::{Setup, World, root};
 const KINDS: [&str; 3] = ["Cell", "Platform", "RoutingTable"];
 
 /// Documents of policies/invalid that a schema can refuse: what they lack, or have too much, is in one object's own fields.
-const REFUSED: [&str; 29] = [
+const REFUSED: [&str; 33] = [
     "address-with-length.yaml",
     "affinity-time-too-long.yaml",
     "bad-name.yaml",
     "cell-compat.yaml",
+    "cell-of-labels-with-compat.yaml",
+    "cell-of-labels-with-connections.yaml",
+    "cell-of-nothing.yaml",
     "cell-without-components.yaml",
     "component-twice.yaml",
     "east-of-another-organization.yaml",
@@ -27,6 +30,7 @@ const REFUSED: [&str; 29] = [
     "jwt-algorithm-unknown.yaml",
     "number-as-text.yaml",
     "operation-method.yaml",
+    "platform-cells.yaml",
     "south-hosts-and-cidrs.yaml",
     "south-hosts-over-tcp.yaml",
     "south-single-address.yaml",

@@ -3,139 +3,18 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tests::{
-    kube::{Setup, World, root},
-    programs::Programs,
-};
+use tests::kube::{Setup, World, process::Agent, root};
 
 const WAIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// An agent as a process of a node, without a datapath.
-struct Agent<'a> {
-    world: &'a World,
-    node: &'a str,
-    program: PathBuf,
-    folder: tempfile::TempDir,
-    /// Where it is told that the API server is.
-    kubeconfig: PathBuf,
-    process: Option<Child>,
-}
-
-impl<'a> Agent<'a> {
-    fn start(world: &'a World, node: &'a str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let kubeconfig = folder.path().join("kubeconfig");
-        // The world's own file names a loopback address, which is another one on a node.
-        let config = fs::read_to_string(world.state().join("kubeconfig"))?;
-        fs::write(
-            &kubeconfig,
-            config.replace("127.0.0.1:6443", "198.19.255.254:6443"),
-        )?;
-        let mut agent = Self {
-            world,
-            node,
-            program: Programs::locate()?.agent,
-            folder,
-            kubeconfig,
-            process: None,
-        };
-        agent.again()?;
-        Ok(agent)
-    }
-
-    fn again(&mut self) -> Result<()> {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("log"))?;
-        let mut command = self.world.on_node(self.node, "env");
-        command
-            .arg(format!("KUBECONFIG={}", self.kubeconfig.display()))
-            .arg(&self.program)
-            .args([
-                "--kubernetes",
-                "--node-name",
-                "node-1",
-                "--datapath",
-                "none",
-            ])
-            .arg("--state")
-            .arg(self.folder.path().join("state"))
-            .arg("--admin")
-            .arg(self.socket())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        self.process = Some(command.spawn().context("failed to start the agent")?);
-        Ok(())
-    }
-
-    /// Ends it as the kubelet does.
-    fn end(&mut self) -> Result<()> {
-        self.signal(Signal::SIGTERM)
-    }
-
-    fn signal(&mut self, signal: Signal) -> Result<()> {
-        let Some(mut process) = self.process.take() else {
-            return Ok(());
-        };
-        kill(Pid::from_raw(process.id().try_into()?), signal)?;
-        process.wait()?;
-        Ok(())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("admin.sock")
-    }
-
-    fn status(&self) -> Result<Value> {
-        let output = Command::new(&self.program)
-            .args(["status", "--json", "--admin"])
-            .arg(self.socket())
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(serde_json::from_slice(&output.stdout)?)
-    }
-
-    /// Waits until its status fits.
-    fn wait(&self, fits: impl Fn(&Value) -> bool) -> Result<Value> {
-        let end = Instant::now() + WAIT;
-        loop {
-            match self.status() {
-                Ok(status) if fits(&status) => return Ok(status),
-                _ if Instant::now() < end => std::thread::sleep(PAUSE),
-                other => {
-                    let log = fs::read_to_string(self.folder.path().join("log"))?;
-                    bail!("the agent does not become as expected: {other:?}\n{log}");
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Agent<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            eprintln!("the agent was not ended: {error:#}");
-        }
-    }
-}
 
 /// The kinds of `cardinal.dev`.
 fn kinds(world: &World) -> Result<()> {
@@ -181,7 +60,8 @@ fn kube_objects_are_taken_one_by_one_and_their_status_says_what_became_of_them()
         roles: false,
         ..Setup::default()
     })?;
-    let agent = Agent::start(&world, "node-1")?;
+    let folder = tempfile::tempdir()?;
+    let agent = Agent::start(&world, "node-1", folder.path())?;
     agent.wait(|status| status["agent"]["ready"] == true)?;
 
     // Kinds that are installed while the agent runs are taken up.
@@ -251,11 +131,14 @@ fn kube_one_agent_writes_status_and_another_takes_its_place() -> Result<()> {
     let world = World::up(&Setup {
         nodes: 2,
         roles: false,
+        ..Setup::default()
     })?;
     kinds(&world)?;
-    let mut first = Agent::start(&world, "node-1")?;
+    let folder = tempfile::tempdir()?;
+    let mut first = Agent::start(&world, "node-1", folder.path())?;
     first.wait(writes)?;
-    let mut second = Agent::start(&world, "node-2")?;
+    let other = tempfile::tempdir()?;
+    let mut second = Agent::start(&world, "node-2", other.path())?;
     second.wait(|status| status["agent"]["ready"] == true)?;
     ensure!(!writes(&second.status()?));
     world.apply(&cell("shop", "10.1.0.5", false))?;
@@ -286,9 +169,10 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     kinds(&world)?;
     world.apply(&cell("shop", "10.1.0.5", false))?;
     world.apply(&cell("bank", "10.1.0.6", false))?;
-    let mut agent = Agent::start(&world, "node-1")?;
+    let folder = tempfile::tempdir()?;
+    let mut agent = Agent::start(&world, "node-1", folder.path())?;
     agent.wait(|status| cells(status) == 2)?;
-    let kept = agent.folder.path().join("state/kubernetes/objects.jsonl");
+    let kept = agent.kept();
     let end = Instant::now() + WAIT;
     while !kept.exists() {
         ensure!(
@@ -300,7 +184,7 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     }
 
     // The API server goes while the agent runs.
-    crash(&world, "kube-apiserver")?;
+    world.crash("kube-apiserver")?;
     let status = agent.wait(|status| {
         status["config"]["cluster"]["stale_seconds"]
             .as_u64()
@@ -319,7 +203,7 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
 
     // It comes back, and so do changes.
     ensure!(
-        up(&world)?.status()?.success(),
+        world.up_again()?.status()?.success(),
         "the world did not come back"
     );
     world.apply(&cell("third", "10.1.0.7", false))?;
@@ -341,18 +225,19 @@ fn kube_an_api_server_that_has_forgotten_everything_is_asked_twice() -> Result<(
     for (name, address) in [("shop", "10.1.0.5"), ("bank", "10.1.0.6")] {
         world.apply(&cell(name, address, false))?;
     }
-    let agent = Agent::start(&world, "node-1")?;
+    let folder = tempfile::tempdir()?;
+    let agent = Agent::start(&world, "node-1", folder.path())?;
     agent.wait(|status| cells(status) == 2)?;
 
-    crash(&world, "kube-apiserver")?;
-    crash(&world, "etcd")?;
+    world.crash("kube-apiserver")?;
+    world.crash("etcd")?;
     fs::remove_dir_all(world.state().join("etcd"))?;
     // It waits for nodes, which do not come back to a cluster that does not know them.
-    let mut coming = up(&world)?.stderr(Stdio::null()).spawn()?;
+    let mut coming = world.up_again()?.stderr(Stdio::null()).spawn()?;
     let answers = world.wait(WAIT, &["namespaces"], |list| list["items"].is_array());
     answers.and_then(|_| kinds(&world))?;
     // The first list is empty: it is asked for again, while everything goes on.
-    let log = agent.folder.path().join("log");
+    let log = agent.log();
     let end = Instant::now() + WAIT;
     while !doubts(&log)? {
         ensure!(Instant::now() < end, "{}", fs::read_to_string(&log)?);
@@ -376,45 +261,4 @@ fn doubts(log: &Path) -> Result<bool> {
                     .is_some_and(|message| message.starts_with("a list lacks more than half"))
         })
     }))
-}
-
-/// Ends a component of the world's control plane without a word.
-fn crash(world: &World, component: &str) -> Result<()> {
-    let file = world.state().join(format!("{component}.pid"));
-    let text =
-        fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
-    let pid: i32 = text
-        .split_whitespace()
-        .next()
-        .context("the file of the component's process is empty")?
-        .parse()?;
-    let pid = Pid::from_raw(pid);
-    kill(pid, Signal::SIGKILL)?;
-    let end = Instant::now() + WAIT;
-    while kill(pid, None).is_ok() {
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A process whose parent does not wait for it stays as a name.
-        if state
-            .rsplit(") ")
-            .next()
-            .is_none_or(|rest| rest.starts_with('Z'))
-        {
-            break;
-        }
-        ensure!(Instant::now() < end, "{component} does not end");
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
-}
-
-/// What brings back what does not run.
-fn up(world: &World) -> Result<Command> {
-    let agent = Programs::locate()?.agent;
-    let mut up = world.script("up");
-    up.arg("--images")
-        .arg(root().join("tests/kube/images.yaml"))
-        .env("CARDINAL_AGENT", agent)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    Ok(up)
 }

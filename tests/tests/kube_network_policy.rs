@@ -225,7 +225,7 @@ fn labels(app: &str) -> Value {
 fn kube_policies_hold_between_pods_of_one_node_and_of_two() -> Result<()> {
     let world = World::up(&Setup {
         nodes: 2,
-        roles: true,
+        ..Setup::default()
     })?;
     world.deploy_agent(WAIT)?;
     scope(&world, "all")?;

@@ -46,6 +46,9 @@ pub(crate) struct ConformanceOptions {
     /// deletes namespaces there [default: $KUBECONFIG if that is set].
     #[arg(long, value_name = "FILE", conflicts_with_all = ["peer", "nodes", "release"])]
     kubeconfig: Option<PathBuf>,
+    /// Run all profiles on one node and on three, and keep the reports and their table in docs/conformance if all passed.
+    #[arg(long, conflicts_with_all = ["kubeconfig", "profiles", "run_test", "gateway_class", "peer", "nodes"])]
+    record: bool,
     #[command(flatten)]
     world: KubeOptions,
 }
@@ -77,7 +80,7 @@ pub(crate) fn conformance(options: &ConformanceOptions) -> Result<ExitCode> {
         .map_or_else(default, |out| here.join(out));
     let cluster = options.kubeconfig.clone().or_else(|| {
         // A world that was asked for is wanted, wherever the shell's kubectl leads.
-        let asked = options.world.peer.is_some();
+        let asked = options.world.peer.is_some() || options.record;
         env::var_os("KUBECONFIG")
             .filter(|value| !value.is_empty() && !asked)
             .map(PathBuf::from)
@@ -90,6 +93,10 @@ pub(crate) fn conformance(options: &ConformanceOptions) -> Result<ExitCode> {
     match &cluster {
         Some(kubeconfig) => {
             stage.arg("--kubeconfig").arg(here.join(kubeconfig));
+        }
+        None if options.record => {
+            let kept = shell::root().join("docs/conformance");
+            stage.arg("--record").arg(kept);
         }
         None => options.world.tell(&mut stage),
     }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::{
     ebpf::{Kind, Toolchain},
-    shell,
+    kube, shell,
 };
 
 /// The version of bpf-linker that the programs are built and tested with.
@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Also install what `cargo xtask tidy` runs.
     #[arg(long)]
     tidy: bool,
+    /// Also build the Kubernetes that `cargo xtask test --kube` and `conformance` run in (root, and Go to build it).
+    #[arg(long)]
+    kube: bool,
 }
 
 /// Something that may be missing.
@@ -53,6 +56,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     clients()?;
     if options.tidy {
         tidy()?;
+    }
+    if options.kube {
+        kube::prepare("up")?;
+        helm()?;
     }
     eprintln!("setup: everything is there");
     Ok(ExitCode::SUCCESS)

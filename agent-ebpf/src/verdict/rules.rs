@@ -75,10 +75,12 @@ pub(super) fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     };
     let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
     let anybody = case.lookups.has(Lookups::ANYBODY);
+    // What is not restricted is not so in any protocol, and in a tunnel too.
+    let anything = RuleKey::new(RuleKey::ANYBODY, 0, 0, opener);
     if !packet::has_ports(protocol) {
-        // 0 is a protocol of IPv4's too, but in a rule it means any. What is allowed to anybody is so in any protocol.
+        // 0 is a protocol of IPv4's too, but in a rule it means any.
         return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
-            || anybody && rule(case, rules, RuleKey::new(RuleKey::ANYBODY, 0, 0, opener))
+            || anybody && rule(case, rules, anything)
         {
             true => Ok(()),
             false => Err(Reason::Protocol),
@@ -93,7 +95,7 @@ pub(super) fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     }
     if packet::is_tunnel(protocol, asked.port) {
         let named = RuleKey::new(RuleKey::ANYBODY, asked.port, protocol, opener);
-        return match anybody && rule(case, rules, named) {
+        return match anybody && (rule(case, rules, named) || rule(case, rules, anything)) {
             true => Ok(()),
             false => Err(Reason::Tunnel),
         };

@@ -22,12 +22,16 @@ use std::sync::Arc;
 
 use agent_common::Identity;
 use snapshot::Snapshot;
-use snapshot::model::{Component, ComponentId, Endpoint, EndpointId, Gate, Platform, Transport};
+use snapshot::model::{
+    Component, ComponentId, Endpoint, EndpointId, Gate, ObjectName, Platform, Transport,
+};
 
+use crate::compile::node_addresses;
 use crate::datapath::{Discovery, KernelTables, Network, Owner, Pod, ServiceAddress, Table};
 
 mod changes;
 mod claims;
+pub(super) mod endpoints;
 mod identities;
 mod isolation;
 mod names;
@@ -43,6 +47,7 @@ mod tests;
 
 use changes::Changes;
 use claims::Claims;
+use endpoints::Here;
 use identities::Owners;
 use names::Names;
 use parts::Parts;
@@ -85,6 +90,9 @@ pub struct Compiled {
     others: Table<Network, Owner>,
     policies: Policies,
     zone: Arc<Zone>,
+    /// `Service`s by their addresses.
+    cluster: Table<IpAddr, ObjectName>,
+    here: Arc<Here>,
 }
 
 impl std::fmt::Debug for Compiled {
@@ -145,9 +153,11 @@ impl Compiled {
         let moved = next.places.moved(&self.places);
         if changes.platform || node {
             next.zone = Arc::new(services::zone(&snapshot.platform, discovery));
+            next.here = Arc::new(Here::of(&snapshot.platform, &discovery.node_addresses));
         }
         next.set_identities(self, &changes, &moved);
         next.set_cells(self, &changes);
+        next.follow_cluster(&changes);
         next.set_services(self, snapshot, &changes, &moved);
         let told = self
             .from
@@ -171,8 +181,9 @@ impl Compiled {
         );
         // What rules need to be found is told by the endpoints that name them.
         next.set_endpoints();
-        if changes.gateways {
-            listeners(&mut next.tables, snapshot);
+        if changes.gateways || changes.platform || node {
+            let own = node_addresses(&snapshot.platform, discovery);
+            listeners(&mut next.tables, snapshot, &own);
         }
         next
     }
@@ -260,6 +271,20 @@ impl Compiled {
         }
     }
 
+    /// Takes over which addresses `Service`s have now.
+    fn follow_cluster(&mut self, changes: &Changes<'_>) {
+        for before in changes.services.iter().filter_map(|change| change.before) {
+            for address in &before.addresses {
+                self.cluster.remove(address);
+            }
+        }
+        for after in changes.services.iter().filter_map(|change| change.after) {
+            for address in &after.addresses {
+                self.cluster.insert(*address, after.name.clone());
+            }
+        }
+    }
+
     fn set_services(
         &mut self,
         before: &Self,
@@ -274,11 +299,21 @@ impl Compiled {
                 local: &self.places.owned,
                 zone: &self.zone,
             },
+            cluster: &self.cluster,
+            here: &self.here,
         };
         let zone = self.zone != before.zone;
         let mut touched = services.near(&self.workloads, (!zone).then_some(moved));
         for component in changes.components.iter().flat_map(|change| change.sides()) {
             touched.extend(&component.service_addresses);
+        }
+        for service in changes.services.iter().flat_map(|change| change.sides()) {
+            touched.extend(&service.addresses);
+        }
+        if self.here != before.here {
+            let all = snapshot.services.values();
+            let near = all.filter(|service| Here::matters(service));
+            touched.extend(near.flat_map(|service| &service.addresses));
         }
         if changes.platform {
             for snapshot in before.from.as_deref().into_iter().chain([snapshot]) {
@@ -289,6 +324,7 @@ impl Compiled {
             let from = before.from.as_deref();
             let platform = from.map(|from| &from.platform.dns_service_addresses);
             before.services.owner(address).is_some()
+                || before.cluster.contains_key(address)
                 || platform.is_some_and(|addresses| addresses.contains(address))
         };
         for address in touched {
@@ -328,14 +364,14 @@ fn protocol(transport: Transport) -> u8 {
     }
 }
 
-fn listeners(tables: &mut KernelTables, snapshot: &Snapshot) {
+fn listeners(tables: &mut KernelTables, snapshot: &Snapshot, node: &[IpAddr]) {
     tables.listeners.clear();
     for gateway in snapshot.gateways.values() {
-        for address in &gateway.addresses {
-            for listener in &gateway.listeners {
+        for listener in &gateway.listeners {
+            for socket in gateway.sockets(listener, node) {
                 let at = ServiceAddress {
-                    address: *address,
-                    port: listener.port.get(),
+                    address: socket.ip(),
+                    port: socket.port(),
                     protocol: protocol(listener.protocol.transport()),
                 };
                 tables

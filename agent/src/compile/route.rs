@@ -4,6 +4,7 @@
 //! do not sign, keys that do not verify, gateways that claim one address and port twice.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -14,6 +15,7 @@ use snapshot::model::{
 };
 use snapshot::{Mistake, Snapshot};
 
+use super::kernel::endpoints::Here;
 use super::traffic;
 use crate::route::client::ClientSettings;
 use crate::route::limiter::SharedRules;
@@ -29,11 +31,22 @@ mod listeners;
 mod policies;
 mod targets;
 
-use components::{callers, inside};
+use components::{callers, inside, labelled};
 
 /// Compiles the router's table of a generation, or lists everything that cannot be compiled.
+///
+/// Gateways that listen on nodes' addresses do so nowhere: [`compile_on`] is told those of a node.
 pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<Mistake>> {
-    let mut compiler = Compiler::new(snapshot);
+    compile_on(snapshot, &[], generation)
+}
+
+/// The same for a node that has these addresses.
+pub fn compile_on(
+    snapshot: &Snapshot,
+    node: &[IpAddr],
+    generation: u64,
+) -> Result<RouteTable, Vec<Mistake>> {
+    let mut compiler = Compiler::new(snapshot, node);
     let rules = compiler.rules();
     let streams = compiler.streams();
     let table = RouteTable {
@@ -43,6 +56,7 @@ pub fn compile(snapshot: &Snapshot, generation: u64) -> Result<RouteTable, Vec<M
         has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),
         steered: compiler.steered(&rules),
+        labelled: labelled(snapshot),
         dns: snapshot.platform.dns.clone(),
         inside: inside(snapshot),
         remote_keys: compiler.remote_keys,
@@ -64,6 +78,9 @@ type ManagedKey = (Arc<str>, PolicyId);
 
 struct Compiler<'a> {
     snapshot: &'a Snapshot,
+    /// Addresses of the node, and which one it is.
+    node: &'a [IpAddr],
+    here: Here,
     mistakes: Vec<Mistake>,
     providers: HashMap<Name, Arc<Provider>>,
     gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
@@ -81,9 +98,11 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(snapshot: &'a Snapshot) -> Self {
+    fn new(snapshot: &'a Snapshot, node: &'a [IpAddr]) -> Self {
         let mut compiler = Self {
             snapshot,
+            node,
+            here: Here::of(&snapshot.platform, node),
             mistakes: Vec::new(),
             providers: HashMap::new(),
             gatekeepers: HashMap::new(),
@@ -233,3 +252,6 @@ impl<'a> Compiler<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! Which listener and which rule a request is for, and whether its caller may ask for that.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use snapshot::model::{EndpointId, Gate, Origin};
+use snapshot::model::{Border, EndpointId, Gate, Origin, Upstream, UpstreamHost};
 use snapshot::path::CanonicalPath;
 
 use super::exchange::Exchange;
@@ -12,7 +13,10 @@ use super::request::Stage;
 use super::respond::Refusal;
 use crate::route::cors;
 use crate::route::matching::Subject;
-use crate::route::{Caller, HostRules, Listener, Matched, RouteRule, Steered, TargetKind, Wire};
+use crate::route::{
+    Caller, HostRules, Listener, Matched, RouteRule, RouteTable, RouteUpstream, Steered,
+    TargetKind, Wire,
+};
 
 /// The listener of a request by its host; under TLS the server name must lead to the same one.
 pub(super) fn listener<'a>(
@@ -88,13 +92,14 @@ pub(super) fn note(exchange: &mut Exchange, matched: &Matched<'_>) {
 
 /// Whether a component may use a gate: the north one never; the west one for endpoints that it
 /// declared, and those of its own cell if that is open. Clients that are no component pass by the
-/// route's rules.
+/// route's rules, and so do components of a cell that declares nothing about its egress.
 pub(super) fn admit(
+    table: &RouteTable,
     caller: Option<&Arc<Caller>>,
     listener: &Listener,
     rule: &RouteRule,
 ) -> Result<(), Refusal> {
-    let Some(caller) = caller else {
+    let Some(caller) = caller.filter(|caller| caller.egress == Border::Declared) else {
         return Ok(());
     };
     if listener.gate == Some(Gate::External) {
@@ -103,6 +108,13 @@ pub(super) fn admit(
             format!("component {} came to the north gate", caller.name),
         ));
     }
+    let undeclared = || {
+        let detail = format!(
+            "{} leads {} to what no cell declares",
+            rule.route, caller.name
+        );
+        Refusal::new(Reason::EastNotDeclared, detail)
+    };
     match &rule.origin {
         Origin::Endpoint { endpoint, .. } => declared(caller, endpoint),
         Origin::Document if listener.gate.is_none() => Ok(()),
@@ -111,15 +123,28 @@ pub(super) fn admit(
             .destinations()
             .try_for_each(|target| match &target.kind {
                 TargetKind::Endpoint { endpoint, .. } => declared(caller, endpoint),
-                _ => Err(Refusal::new(
-                    Reason::EastNotDeclared,
-                    format!(
-                        "{} leads {} to what no cell declares",
-                        rule.route, caller.name
-                    ),
-                )),
+                TargetKind::Upstreams(list) => match behind(table, list) {
+                    Some(endpoints) => endpoints
+                        .into_iter()
+                        .try_for_each(|endpoint| declared(caller, endpoint)),
+                    None => Err(undeclared()),
+                },
+                _ => Err(undeclared()),
             }),
     }
+}
+
+/// The endpoints of cells of labels that a backend consists of; none: of something else too.
+fn behind<'a>(table: &'a RouteTable, list: &[RouteUpstream]) -> Option<Vec<&'a EndpointId>> {
+    let one = |one: &RouteUpstream| match &one.upstream {
+        Upstream::Tcp {
+            host: UpstreamHost::Address(address),
+            port,
+            ..
+        } => table.labelled.get(&SocketAddr::new(*address, port.get())),
+        _ => None,
+    };
+    list.iter().map(one).collect()
 }
 
 pub(super) fn declared(caller: &Caller, endpoint: &EndpointId) -> Result<(), Refusal> {

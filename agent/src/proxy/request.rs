@@ -112,9 +112,12 @@ pub(super) async fn handle(
             }
             let close = http1 && matches!(refusal.reason, Reason::BadRequest | Reason::Misdirected);
             let id = exchange.record.request_id.to_string();
-            let response = respond::refusal(&refusal, &id, exchange.grpc, close);
+            let mut response = respond::refusal(&refusal, &id, exchange.grpc, close);
             exchange.refused(refusal.reason, refusal.detail);
             if head {
+                // The type of content that is not made need not be told (RFC 9110, section 9.3.2). A client that finds one may
+                // try to read what is not there.
+                response.headers_mut().remove(header::CONTENT_TYPE);
                 response.map(|_| ResponseBody::empty())
             } else {
                 response
@@ -230,10 +233,10 @@ async fn serve(
             let rules = rules.ok_or_else(none)?;
             let matched = find(rules, &inbound).ok_or_else(none)?;
             note(exchange, &matched);
-            admit(caller, listener, matched.rule)?;
+            admit(stage.table, caller, listener, matched.rule)?;
             let (matched, visit) = access::enter(stage, &mut inbound, rules, matched, |again| {
                 note(exchange, again);
-                admit(caller, listener, again.rule)
+                admit(stage.table, caller, listener, again.rule)
             })?;
             let mark = match listener.gate {
                 Some(Gate::External) => Mark::NorthGate,

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agent_common::Mark;
-use snapshot::model::Gate;
+use snapshot::model::{Border, Gate};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -129,9 +129,10 @@ pub(super) fn chosen<'a>(
 }
 
 /// Whether a component may use a gate: never the north one; the west one for endpoints that it declared, and a route
-/// below HTTP leads to none.
+/// below HTTP leads to none. A cell that declares nothing about its egress may use both.
 pub(super) fn admit(listener: &Listener, caller: &Caller) -> Result<(), Refusal> {
     let (reason, gate) = match listener.gate {
+        _ if caller.egress == Border::Open => return Ok(()),
         None => return Ok(()),
         Some(Gate::External) => (Reason::NorthFromCell, "north"),
         Some(Gate::Internal) => (Reason::EastNotDeclared, "west"),

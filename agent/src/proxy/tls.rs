@@ -123,7 +123,8 @@ async fn handshake(
 ) -> Option<Shaken> {
     exchange.record.generation = table.generation;
     let bind = table.bind(conn.local).filter(|bind| bind.wire == Wire::Tls);
-    // Where some TLS stays closed, the name is known before anything is answered.
+    // Where some TLS stays closed, the name is known before anything is answered. What leads to a listener of closed TLS, or
+    // could lead to such ones only, is none of ours: without a route its connection is ended without a word of TLS.
     if bind.is_some_and(|bind| bind.passthrough) {
         let name = match client_hello::read(&mut stream).await {
             Ok(name) => name,
@@ -139,13 +140,17 @@ async fn handshake(
         };
         conn.sni = name;
         exchange.record.host = conn.sni.as_deref().map(Into::into);
-        if let Some(listener) = bind.and_then(|bind| bind.named(conn.sni.as_deref()))
+        let listener = bind.and_then(|bind| bind.named(conn.sni.as_deref()));
+        if listener.is_none() && bind.is_some_and(|bind| !bind.terminates) {
+            exchange.refused(Reason::NoRoute, "no listener for the server name");
+            return None;
+        }
+        if let Some(listener) = listener
             && let Some(streams) = listener.streams.as_ref().filter(|one| one.passthrough)
         {
             exchange.listener(&listener.name);
             if streams.route(conn.sni.as_deref()).is_none() {
                 exchange.refused(Reason::NoRoute, "no route for the server name");
-                say(&mut stream, &UNRECOGNIZED_NAME).await;
                 return None;
             }
             return Some(Shaken::Closed(stream, Arc::clone(listener)));

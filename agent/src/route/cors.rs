@@ -93,12 +93,12 @@ impl Cors {
             return headers;
         };
         let asked = |name: &HeaderName| request.headers.get(name).cloned();
-        let star = || Some(HeaderValue::from_static("*"));
+        let star = || HeaderValue::from_static("*");
         let all = |name: HeaderName| {
             if self.credentials {
                 asked(&name)
             } else {
-                star()
+                Some(star())
             }
         };
         let methods = self
@@ -117,6 +117,12 @@ impl Cors {
         }
         if let Some(allowed) = allowed {
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        }
+        // Fetch reads these of the response proper only; the Gateway API wants them told to a preflight as well. With
+        // credentials "all" means the names of a response that is not there yet.
+        let exposed = self.expose.value(|| (!self.credentials).then(star));
+        if let Some(exposed) = exposed {
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
         headers
@@ -209,7 +215,7 @@ mod tests {
                 false,
                 false,
                 "https://a.test",
-                "allow-headers=x-one, x-two allow-methods=PUT, DELETE allow-origin=https://a.test max-age=5",
+                "allow-headers=x-one, x-two allow-methods=PUT, DELETE allow-origin=https://a.test expose-headers=x-seen max-age=5",
             ),
             (only, false, false, "https://b.test", ""),
             (
@@ -217,7 +223,7 @@ mod tests {
                 true,
                 false,
                 "https://b.test",
-                "allow-headers=* allow-methods=* allow-origin=* max-age=5",
+                "allow-headers=* allow-methods=* allow-origin=* expose-headers=* max-age=5",
             ),
             (
                 &["*"][..],

@@ -20,6 +20,7 @@ mod http;
 mod keys;
 mod matching;
 mod mirrors;
+mod openchoreo;
 mod rate_limits;
 mod raw;
 mod readings;

@@ -232,6 +232,10 @@ async fn proxy_answers_pages_of_other_origins() {
                 answer.header("access-control-allow-credentials"),
                 Some("true")
             );
+            assert_eq!(
+                answer.header("access-control-expose-headers"),
+                Some("x-seen")
+            );
             assert_eq!(answer.header("access-control-max-age"), Some("60"));
         }
     }

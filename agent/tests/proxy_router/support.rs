@@ -73,6 +73,7 @@ pub(crate) fn empty() -> Snapshot {
         digest: "0".into(),
         platform: Platform::default().into(),
         cells: BTreeMap::new(),
+        services: BTreeMap::new(),
         routing_tables: BTreeMap::new(),
         gateways: BTreeMap::new(),
         routes: Vec::new(),
@@ -115,6 +116,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         listeners,
         gate,
+        node_ports: snapshot::model::NodePorts::None,
         identity: None,
     }
 }
@@ -226,6 +228,7 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
     Cell {
         id: cell_id(project),
         declared: source(),
+        borders: Default::default(),
         intra: Intra::Open,
         intra_declared: source(),
         components: BTreeMap::from([(id.component, one.into())]),

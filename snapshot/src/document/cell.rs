@@ -7,15 +7,15 @@ use super::addresses::{Placed, addresses, network_address};
 use super::template::{Parameters, Template};
 use super::{Meta, name};
 use crate::model::{
-    Cell, CellId, Component, ComponentId, ComponentKind, Connection, Endpoint, EndpointId,
-    EndpointKind, Exposure, Gate, Intra, Name, Operation, Port, Transport, Workloads,
+    Border, Borders, Cell, CellId, Component, ComponentId, ComponentKind, Connection, Endpoint,
+    EndpointId, EndpointKind, Exposure, Gate, Intra, Name, Operation, Port, Transport, Workloads,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
 use crate::shared::Shared;
 
 mod egress;
-mod service;
+pub(super) mod service;
 mod visibility;
 
 use visibility::{Exposed, Section, visibility};
@@ -27,6 +27,8 @@ pub(crate) struct CellDraft {
     pub(crate) cell: Shared<Cell>,
     /// Namespace of the document: generated routes get it.
     pub(crate) namespace: String,
+    /// Its components are those that labels of OpenChoreo name.
+    pub(crate) labelled: bool,
     /// Addresses of components, workloads first.
     pub(crate) addresses: Vec<(ComponentId, Placed)>,
     /// What is exposed through the gates.
@@ -69,12 +71,25 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
         project: project.clone().or_else(stand_in)?,
         environment: environment.clone().or_else(stand_in)?,
     };
-    let compat = match spec.optional("compat") {
+    let compat_field = spec.optional("compat");
+    let compat = match &compat_field {
         Some(field) => field.boolean(),
         None => Some(false),
     };
-    let items = spec
-        .required("components")
+    let components_field = spec.optional("components");
+    let egress_field = spec.optional("egress");
+    let labelled = components_field.is_none();
+    if labelled {
+        without_components(
+            spec,
+            &egress_field,
+            intra,
+            compat,
+            &intra_declared,
+            &compat_field,
+        );
+    }
+    let items = components_field
         .map(|field| field.some_list())
         .unwrap_or_default();
     let mut reader = CellReader {
@@ -85,12 +100,13 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
             _ => Strictness::Strict,
         },
         endpoints: declared_endpoints(&items),
+        labelled,
         addresses: Vec::new(),
         exposures: Vec::new(),
     };
     let components = reader.components(items);
     let (mut east, mut south) = (Vec::new(), Vec::new());
-    if let Some(mut egress) = spec.optional("egress").and_then(|field| field.object()) {
+    if let Some(mut egress) = egress_field.and_then(|field| field.object()) {
         east = egress
             .list("east")
             .iter()
@@ -107,13 +123,46 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
             intra: intra?,
             intra_declared,
             components,
+            borders: Borders {
+                ingress: match labelled {
+                    true => Border::Open,
+                    false => Border::Declared,
+                },
+                egress: Border::Declared,
+            },
             east,
             south,
         }),
+        labelled,
         namespace: reader.namespace,
         addresses: reader.addresses,
         exposures: reader.exposures,
     })
+}
+
+/// Says what has no meaning where labels of pods name the components.
+fn without_components(
+    spec: &Object<'_>,
+    egress: &Option<Field<'_>>,
+    intra: Option<Intra>,
+    compat: Option<bool>,
+    intra_declared: &Source,
+    compat_field: &Option<Field<'_>>,
+) {
+    let sink = spec.field().sink();
+    if egress.is_none() {
+        spec.field()
+            .mistake("expected `components`, `egress` or both, got neither");
+    }
+    if intra == Some(Intra::Declared) {
+        sink.mistake(
+            intra_declared.clone(),
+            "is about `connections` of components; expected `components` beside it",
+        );
+    }
+    if let (Some(true), Some(field)) = (compat, compat_field) {
+        field.mistake("is about endpoints; expected `components` beside it");
+    }
 }
 
 /// Names of components and their endpoints, whatever else is wrong with them.
@@ -143,6 +192,8 @@ struct CellReader {
     namespace: String,
     strictness: Strictness,
     endpoints: BTreeMap<String, BTreeSet<String>>,
+    /// Which components there are is not known here.
+    labelled: bool,
     addresses: Vec<(ComponentId, Placed)>,
     exposures: Vec<ExposureDraft>,
 }

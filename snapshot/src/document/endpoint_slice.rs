@@ -1,6 +1,7 @@
 //! `EndpointSlice` (`discovery.k8s.io`): where a service's pods are, and which of them are ready.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Meta;
 use super::addresses::address;
@@ -32,6 +33,16 @@ pub(crate) struct SlicePort {
 pub(crate) struct EndpointDraft {
     pub(crate) address: IpAddr,
     pub(crate) state: State,
+    /// The node that it is on.
+    pub(crate) node: Option<Arc<str>>,
+    pub(crate) hints: Hints,
+}
+
+/// Zones and nodes whose clients an endpoint is for; empty: it does not say.
+#[derive(Default)]
+pub(crate) struct Hints {
+    pub(crate) zones: Vec<Arc<str>>,
+    pub(crate) nodes: Vec<Arc<str>>,
 }
 
 /// Whether an endpoint gets requests (Kubernetes, `EndpointConditions`).
@@ -105,12 +116,47 @@ fn endpoint(field: &Field<'_>) -> Option<EndpointDraft> {
         Some(field) => state(&field)?,
         None => State::Ready,
     };
+    let node = object.optional("nodeName").map(|field| field.string());
+    let hints = match object.optional("hints") {
+        Some(field) => hints(&field)?,
+        None => Hints::default(),
+    };
     object.any_others();
     let address = address(addresses?.first()?)?;
     Some(EndpointDraft {
         address: address.address,
         state,
+        node: match node {
+            Some(node) => Some(node?.into()),
+            None => None,
+        },
+        hints,
     })
+}
+
+/// Zones and nodes (Kubernetes, `EndpointHints`).
+fn hints(field: &Field<'_>) -> Option<Hints> {
+    let mut object = field.object()?;
+    let (zones, nodes) = (object.optional("forZones"), object.optional("forNodes"));
+    object.any_others();
+    Some(Hints {
+        zones: named(zones)?,
+        nodes: named(nodes)?,
+    })
+}
+
+/// The `name` of each item.
+fn named(field: Option<Field<'_>>) -> Option<Vec<Arc<str>>> {
+    let items = listed(field);
+    let items = items.iter().map(|item| {
+        let mut object = item.object()?;
+        let name = object
+            .required("name")
+            .and_then(|field| field.some_string());
+        object.any_others();
+        Some(name?.into())
+    });
+    items.collect()
 }
 
 fn state(field: &Field<'_>) -> Option<State> {

@@ -1,5 +1,6 @@
 //! `Gateway` (Gateway API).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Meta;
@@ -33,8 +34,17 @@ pub(crate) struct GatewayDraft {
     pub(crate) tls: GatewayTlsDraft,
     /// Where it has parameters.
     pub(crate) parameters: Option<Source>,
+    /// For what is made for it.
+    pub(crate) infrastructure: Infrastructure,
     /// Namespaces whose `ListenerSet`s it takes.
     pub(crate) sets: From,
+}
+
+/// Labels and annotations of objects that are made for a gateway (Gateway API, `GatewayInfrastructure`).
+#[derive(Default)]
+pub(crate) struct Infrastructure {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// An address of a gateway.
@@ -78,12 +88,23 @@ fn spec_of(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
         None => Some(GatewayTlsDraft::default()),
     };
     let mut parameters = None;
+    let mut infrastructure = Infrastructure::default();
     if let Some(mut object) = spec
         .optional("infrastructure")
         .and_then(|field| field.object())
     {
-        // Labels and annotations are for objects that a controller makes for a gateway. There are none.
-        object.ignored(&["labels", "annotations"]);
+        let mut texts = |name| {
+            let entries = object.optional(name).map(|field| field.entries());
+            let entries = entries.unwrap_or_default();
+            let entries = entries.iter();
+            let texts = entries
+                .filter_map(|(key, value)| Some(((*key).to_owned(), value.string()?.to_owned())));
+            texts.collect()
+        };
+        infrastructure = Infrastructure {
+            labels: texts("labels"),
+            annotations: texts("annotations"),
+        };
         parameters = object
             .optional("parametersRef")
             .map(|field| field.source().clone());
@@ -113,6 +134,7 @@ fn spec_of(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
         listeners,
         tls: tls?,
         parameters,
+        infrastructure,
         sets: sets?,
     })
 }

@@ -117,7 +117,7 @@ kinds! {
     NetworkPolicy: &["networking.k8s.io/v1"], spec network_policy::read => network_policies: network_policy::PolicyDraft;
     CiliumNetworkPolicy: &[CILIUM], spec network_policy::cilium::read => cilium_policies: network_policy::PolicyDraft;
     CiliumClusterwideNetworkPolicy: &[CILIUM], spec network_policy::cilium::clusterwide => clusterwide_policies: network_policy::PolicyDraft;
-    Service: &["v1"], spec service::read => services: service::ServiceDraft;
+    Service: &["v1"], whole service::read => services: service::ServiceDraft;
     EndpointSlice: &["discovery.k8s.io/v1"], whole endpoint_slice::read => slices: endpoint_slice::SliceDraft;
     Namespace: &["v1"], whole namespace::read => namespaces: selector::Labels;
     Pod: &["v1"], whole pod::read => pods: pod::PodDraft;

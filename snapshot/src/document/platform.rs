@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::address_source::{self, AddressSources};
 use super::addresses::{Placed, address, addresses, network, network_address};
 use super::{Meta, jwks, name, reference};
 use crate::model::{
@@ -26,8 +27,21 @@ pub(crate) struct PlatformDraft {
     pub(crate) services: Vec<PlatformService>,
     /// Whose traffic network policies restrict.
     pub(crate) network_policies: PolicyScope,
+    pub(crate) cells: CellSource,
     /// Networks that gateways without addresses get one of.
     pub(crate) pools: Vec<Cidr>,
+    /// Whether they do.
+    pub(crate) sources: AddressSources,
+}
+
+/// Where cells come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CellSource {
+    /// From documents.
+    #[default]
+    Documents,
+    /// From documents, and from the labels that OpenChoreo puts on namespaces and pods.
+    OpenChoreo,
 }
 
 /// A node.
@@ -70,6 +84,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         .unwrap_or_default();
     let (mut external, mut internal) = (None, None);
     let mut pools = Vec::new();
+    let mut sources = AddressSources::default();
     if let Some(mut gateways) = spec.optional("gateways").and_then(|field| field.object()) {
         external = gateways
             .optional("external")
@@ -82,6 +97,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             .iter()
             .filter_map(network)
             .collect();
+        sources = address_source::read(&mut gateways);
         gateways.finish();
     }
     let jwt_providers = named(spec.list("jwtProviders"), "token provider", |object| {
@@ -97,6 +113,14 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         dns_service_addresses = addresses(object.list("serviceAddresses"), address);
         object.finish();
     }
+    let cells = spec.optional("cells").and_then(|field| {
+        let mut object = field.object()?;
+        let source = object
+            .optional("derivedFrom")
+            .and_then(|field| field.choice(&[("OpenChoreo", CellSource::OpenChoreo)]));
+        object.finish();
+        source
+    });
     let nodes = named(spec.list("nodes"), "node", node);
     let network_policies = spec.optional("networkPolicies").and_then(|field| {
         field.choice(&[("cells", PolicyScope::Cells), ("all", PolicyScope::All)])
@@ -123,7 +147,9 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             .collect(),
         services: services.into_values().collect(),
         network_policies: network_policies.unwrap_or_default(),
+        cells: cells.unwrap_or_default(),
         pools,
+        sources,
     })
 }
 

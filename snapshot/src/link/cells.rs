@@ -5,23 +5,29 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Served;
+use super::openchoreo::{self, Labelled};
 use crate::derive::{self, Hosts};
-use crate::document::Table;
 use crate::document::cell::{CellDraft, ExposureDraft};
 use crate::document::pod::PodDraft;
+use crate::document::{Drafts, Table};
 use crate::model::{Cell, CellId, ComponentId, East, EndpointId, Platform, Route, Workloads};
 use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
 
-/// Cells by their tuple; of two with one the first counts. What the others expose is not told.
+/// Cells by their tuple; of two with one the first counts. What the others expose is not told. `derived` tells that labels of
+/// OpenChoreo make cells too.
 pub(super) fn link(
-    drafts: &Table<CellDraft>,
-    pods: &Table<PodDraft>,
+    drafts: &Drafts,
+    derived: bool,
     sink: &Sink,
 ) -> (BTreeMap<CellId, Shared<Cell>>, Vec<Arc<CellDraft>>) {
-    let drafts = drafts.values();
-    let mut cells: Vec<(&Source, &Arc<CellDraft>)> = drafts
+    let labelled = match derived {
+        true => Labelled::of(&drafts.namespaces, sink),
+        false => Labelled::default(),
+    };
+    let documents = drafts.cells.values();
+    let mut cells: Vec<(&Source, &Arc<CellDraft>)> = documents
         .filter_map(|(source, draft)| Some((source, draft.as_ref()?)))
         .collect();
     cells.sort_by(|a, b| a.0.position().cmp(&b.0.position()));
@@ -38,10 +44,21 @@ pub(super) fn link(
             );
             continue;
         }
+        if let Some(namespaces) = labelled.elsewhere(&draft.cell.id, &draft.namespace) {
+            sink.mistake(
+                source.at("spec"),
+                format_args!(
+                    "by its labels cell `{}` is namespace {namespaces}; expected its document there",
+                    draft.cell.id
+                ),
+            );
+            continue;
+        }
         linked.insert(draft.cell.id.clone(), draft.cell.clone());
         exposing.push(Arc::clone(draft));
     }
-    select(&mut linked, pods, sink);
+    select(&mut linked, &drafts.pods, sink);
+    openchoreo::derive(&labelled, drafts, &exposing, &mut linked, sink);
     easts(&mut linked, sink);
     (linked, exposing)
 }

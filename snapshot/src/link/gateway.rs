@@ -7,14 +7,21 @@ use std::sync::Arc;
 use super::context::{Context, Fault};
 use super::listener::{Entry, Owner, conflicts};
 use super::pool::Pool;
-use super::{Taking, gateway_tls};
+use super::{Taking, balancer, gateway_tls};
 use crate::document::Table;
+use crate::document::address_source::{AddressSource, AddressSources, LoadBalancerDraft};
 use crate::document::gateway::{AddressDraft, GatewayDraft};
 use crate::document::gateway_class::ClassDraft;
 use crate::document::listener_set::ListenerSetDraft;
-use crate::model::{Cidr, Gateway, ObjectName, Parent, Transport};
+use crate::document::service::ServiceDraft;
+use crate::model::{Cidr, Gateway, NodePorts, ObjectName, Parent, Transport};
 use crate::report::Source;
-use crate::status::{ParentKind, Reason};
+use crate::status::{GatewayAddress, ParentKind, Reason};
+
+/// Gateway API, `GatewayStatus`: at most 16 addresses.
+const MAX_ADDRESSES: usize = 16;
+/// Ports of a node's own that no gateway takes from it: SSH, etcd, the API server, the kubelet and kube-proxy.
+const NODES_OWN: [u16; 8] = [22, 2379, 2380, 6443, 10248, 10249, 10250, 10256];
 
 /// A gateway with all its listeners, whatever their state is.
 pub(super) struct Built {
@@ -22,6 +29,13 @@ pub(super) struct Built {
     pub(super) declared: Source,
     pub(super) draft: Arc<GatewayDraft>,
     pub(super) addresses: Vec<IpAddr>,
+    /// Where it listens on nodes, and the addresses of these if they are its own.
+    node_ports: NodePorts,
+    nodes: Vec<IpAddr>,
+    /// Names that a load balancer has for it.
+    hostnames: Vec<String>,
+    /// What its `Service` is like, if it needs one.
+    pub(super) balancer: Option<Arc<LoadBalancerDraft>>,
     /// Why it is not accepted.
     pub(super) accepted: Option<Fault>,
     /// Why it has no addresses.
@@ -31,6 +45,16 @@ pub(super) struct Built {
     /// Its own listeners, then those of sets, in the order of precedence.
     pub(super) entries: Vec<Entry>,
     pub(super) identity: Option<ObjectName>,
+}
+
+/// What gateways that name no address get theirs from.
+pub(super) struct Giving<'a> {
+    /// Networks that addresses are taken from.
+    pub(super) pools: &'a [Cidr],
+    pub(super) sources: &'a AddressSources,
+    /// Addresses of all nodes.
+    pub(super) nodes: Vec<IpAddr>,
+    pub(super) services: &'a Table<ServiceDraft>,
 }
 
 /// A set of listeners.
@@ -63,14 +87,13 @@ pub(super) struct Gateways {
 }
 
 impl Gateways {
-    /// Links gateways and sets. `refused` is what could be read of gateways that have mistakes, `pools` are networks that
-    /// addresses are taken from.
+    /// Links gateways and sets. `refused` is what could be read of gateways that have mistakes.
     pub(super) fn new(
         gateways: &Table<GatewayDraft>,
         sets: &Table<ListenerSetDraft>,
         classes: &Table<ClassDraft>,
         refused: &BTreeMap<ObjectName, (Arc<GatewayDraft>, Fault)>,
-        pools: &[Cidr],
+        giving: &Giving<'_>,
         to: &Context<'_>,
     ) -> Self {
         let mut all = Self::default();
@@ -93,13 +116,13 @@ impl Gateways {
             built.accepted = fault.or(built.accepted);
             all.built.insert(name.clone(), built);
         }
-        all.assign(pools, to);
+        all.assign(giving, to);
         all.add_sets(sets, to);
         for built in all.built.values_mut() {
             conflicts(&mut built.entries, to);
             gateway_tls::apply(built, to);
         }
-        all.sockets(to);
+        all.sockets(&giving.nodes, to);
         all
     }
 
@@ -160,12 +183,17 @@ impl Gateways {
     }
 
     /// Gives every gateway its addresses: those that it names, then those that it had, then new ones.
-    fn assign(&mut self, pools: &[Cidr], to: &Context<'_>) {
-        let mut pool = Pool::new(pools);
+    fn assign(&mut self, giving: &Giving<'_>, to: &Context<'_>) {
+        let mut pool = Pool::new(giving.pools);
         for built in self.built.values_mut() {
             built.fixed(&mut pool, to);
         }
-        let order = self.by_age();
+        let mut order = self.by_age();
+        // What is left takes from the pools.
+        order.retain(|name| {
+            let built = self.built.get_mut(name);
+            built.is_some_and(|built| !built.elsewhere(giving, to))
+        });
         for name in &order {
             if let Some(built) = self.built.get_mut(name) {
                 built.kept(&mut pool);
@@ -238,7 +266,7 @@ impl Gateways {
     }
 
     /// Two gateways cannot have one socket: the older has it.
-    fn sockets(&mut self, to: &Context<'_>) {
+    fn sockets(&mut self, nodes: &[IpAddr], to: &Context<'_>) {
         let mut taken: BTreeMap<(IpAddr, Transport, crate::model::Port), (ObjectName, Source)> =
             BTreeMap::new();
         for name in self.by_age() {
@@ -248,24 +276,34 @@ impl Gateways {
             if !built.works() {
                 continue;
             }
-            let addresses = built.addresses.clone();
+            let (addresses, ports) = (built.addresses.clone(), built.node_ports.clone());
             for entry in &mut built.entries {
                 let Some(listener) = entry.model() else {
                     continue;
                 };
-                for address in &addresses {
-                    let socket = (*address, listener.protocol.transport(), listener.port);
+                let transport = listener.protocol.transport();
+                let own = addresses.iter().map(|address| (*address, listener.port));
+                let port = ports.of(transport, listener.port).into_iter();
+                let port_source = || {
+                    let source = &listener.declared;
+                    source.at(format!("{}.port", source.field))
+                };
+                if ports == NodePorts::Same && NODES_OWN.contains(&listener.port.get()) {
+                    let why = format!("port {} is one that nodes are run by", listener.port);
+                    to.sink.mistake(port_source(), &why);
+                    entry.unavailable(why);
+                    continue;
+                }
+                let on_nodes =
+                    port.flat_map(|port| nodes.iter().map(move |address| (*address, port)));
+                for (address, port) in own.chain(on_nodes) {
+                    let socket = (address, transport, port);
                     let (first, declared) = taken
                         .entry(socket)
                         .or_insert_with(|| (name.clone(), built.declared.clone()));
                     if *first != name {
-                        let why = format!(
-                            "port {} of address {address} belongs to {declared}",
-                            listener.port
-                        );
-                        let source = &listener.declared;
-                        to.sink
-                            .mistake(source.at(format!("{}.port", source.field)), &why);
+                        let why = format!("port {port} of address {address} belongs to {declared}");
+                        to.sink.mistake(port_source(), &why);
                         entry.unavailable(why);
                         break;
                     }
@@ -311,6 +349,10 @@ impl Built {
             name: name.clone(),
             declared: declared.clone(),
             addresses: Vec::new(),
+            node_ports: NodePorts::None,
+            nodes: Vec::new(),
+            hostnames: Vec::new(),
+            balancer: None,
             accepted,
             programmed: None,
             resolved: None,
@@ -324,7 +366,8 @@ impl Built {
 
     /// Whether it can have listeners at all.
     pub(super) fn works(&self) -> bool {
-        self.accepted.is_none() && self.programmed.is_none() && !self.addresses.is_empty()
+        let somewhere = !self.addresses.is_empty() || self.node_ports != NodePorts::None;
+        self.accepted.is_none() && self.programmed.is_none() && somewhere
     }
 
     fn model(&self) -> Gateway {
@@ -332,6 +375,7 @@ impl Built {
             name: self.name.clone(),
             declared: self.declared.clone(),
             addresses: self.addresses.clone(),
+            node_ports: self.node_ports.clone(),
             listeners: self.entries.iter().filter_map(Entry::model).collect(),
             gate: None,
             identity: self.identity.clone(),
@@ -366,6 +410,58 @@ impl Built {
             pool.take(placed.address);
             self.addresses.push(placed.address);
         }
+    }
+
+    /// Where its clients reach it, as far as a status has room for that.
+    pub(super) fn listed(&self) -> Vec<GatewayAddress> {
+        let addresses = self.addresses.iter().chain(&self.nodes);
+        let addresses = addresses.map(|address| GatewayAddress::Ip(*address));
+        let names = self.hostnames.iter().cloned().map(GatewayAddress::Hostname);
+        addresses.chain(names).take(MAX_ADDRESSES).collect()
+    }
+
+    /// Gives it addresses that are in no pool, if its class wants that.
+    fn elsewhere(&mut self, giving: &Giving<'_>, to: &Context<'_>) -> bool {
+        if !self.draft.addresses.is_empty() {
+            return false;
+        }
+        let fault = match giving.sources.of(&self.draft.class) {
+            AddressSource::Pools => return false,
+            AddressSource::Nodes => {
+                self.node_ports = NodePorts::Same;
+                self.nodes.clone_from(&giving.nodes);
+                let none = "is missing, and required: no `Node` has an address";
+                giving.nodes.is_empty().then_some(none)
+            }
+            AddressSource::LoadBalancer(draft) => {
+                self.balancer = Some(Arc::clone(draft));
+                match (
+                    balancer::given(&self.name, draft, giving.services),
+                    to.taking,
+                ) {
+                    (Some(given), _) => {
+                        self.addresses = given.addresses;
+                        self.hostnames = given.hostnames;
+                        self.node_ports = given.node_ports;
+                        None
+                    }
+                    // It comes later, and nobody has made a mistake.
+                    (None, Taking::Each) => {
+                        let why = "its `Service` has no address yet";
+                        self.programmed = Some(Fault::new(Reason::AddressNotAssigned, why));
+                        None
+                    }
+                    (None, Taking::Whole) => {
+                        Some("is missing, and required: load balancers are a cluster's")
+                    }
+                }
+            }
+        };
+        if let Some(why) = fault {
+            to.sink.mistake(self.draft.addresses_source.clone(), why);
+            self.programmed = Some(Fault::new(Reason::AddressNotAssigned, why));
+        }
+        true
     }
 
     /// How many addresses are to be given beside those that it names; none named: one of each family.

@@ -7,7 +7,7 @@ use super::gateway::{Gateways, Place};
 use crate::document::Table;
 use crate::document::addresses::Placed;
 use crate::document::platform::{NodeDraft, PlatformDraft};
-use crate::model::{Gate, GateRef, Node, Platform};
+use crate::model::{Gate, GateRef, Node, NodePorts, Platform};
 use crate::reader::Sink;
 use crate::status::ParentKind;
 
@@ -19,12 +19,7 @@ pub(super) fn link(
     known: &Gateways,
     sink: &Sink,
 ) -> Platform {
-    let own = draft.map_or(&[][..], |draft| &draft.nodes);
-    let named = |name: &str| own.iter().any(|node| node.name == name);
-    let others = nodes.values().filter_map(|(_, node)| node.as_deref());
-    // What the platform says of a node goes before what its own document says.
-    let others = others.filter(|node| !named(&node.name));
-    let nodes = own.iter().chain(others).map(node).collect();
+    let nodes = all_nodes(draft, nodes).map(node).collect();
     let Some(draft) = draft else {
         return Platform {
             nodes,
@@ -45,6 +40,17 @@ pub(super) fn link(
             continue;
         }
         if let Some(gateway) = gateways.get_mut(&draft.gateway) {
+            // Where a gate is, its address says; the nodes' say which node.
+            if gateway.node_ports == NodePorts::Same {
+                sink.mistake(
+                    draft.source.clone(),
+                    format_args!(
+                        "gateway {} listens on the nodes' own addresses; a gate needs addresses of its own",
+                        draft.gateway
+                    ),
+                );
+                continue;
+            }
             if let Some(other) = gateway.gate {
                 sink.mistake(
                     draft.source.clone(),
@@ -98,6 +104,17 @@ pub(super) fn link(
         nodes,
         services: draft.services.clone(),
     }
+}
+
+/// All nodes. What the platform says of one goes before what its own document says.
+pub(super) fn all_nodes<'a>(
+    draft: Option<&'a PlatformDraft>,
+    nodes: &'a Table<NodeDraft>,
+) -> impl Iterator<Item = &'a NodeDraft> {
+    let own = draft.map_or(&[][..], |draft| &draft.nodes);
+    let others = nodes.values().filter_map(|(_, node)| node.as_deref());
+    let others = others.filter(|node| own.iter().all(|one| one.name != node.name));
+    own.iter().chain(others)
 }
 
 fn node(node: &NodeDraft) -> Node {

@@ -11,6 +11,7 @@ use crate::document::backend_tls::TlsTarget;
 use crate::document::gateway::ValidationDraft;
 use crate::document::gateway_class::ClassDraft;
 use crate::document::http_route::{BackendDraft, BackendKind, ParentDraft, ParentTarget};
+use crate::document::platform::PlatformDraft;
 use crate::document::policy::PolicyTarget;
 use crate::document::{Draft, Drafts, Kind, Table};
 use crate::model::{ClientDemand, L4Kind, L7Kind, ObjectName, RouteKind, SectionName};
@@ -25,16 +26,26 @@ use crate::status::{
 const MAX_ANCESTORS: usize = 16;
 
 /// Classes that are ours.
-pub(super) fn classes(drafts: &Table<ClassDraft>, report: &mut Report) {
+pub(super) fn classes(
+    drafts: &Table<ClassDraft>,
+    platforms: &Table<PlatformDraft>,
+    report: &mut Report,
+) {
     for (name, (_, draft)) in drafts {
         let Some(draft) = draft.as_ref().filter(|draft| draft.is_ours()) else {
             continue;
         };
-        let fault = draft.parameters.as_ref().map(|_| {
-            Fault::new(
-                Reason::InvalidParameters,
-                "a class has no parameters; expected none",
-            )
+        let read = |named: &String| {
+            let mut platforms = platforms.iter();
+            platforms.any(|(name, (_, draft))| name.name() == named && draft.is_some())
+        };
+        let fault = draft.parameters.as_ref().and_then(|parameters| {
+            let why = match &parameters.platform {
+                None => "expected the `Platform` (group `cardinal.dev`) as parameters".to_owned(),
+                Some(named) if read(named) => return None,
+                Some(named) => format!("no `Platform` `{named}`, or it has mistakes"),
+            };
+            Some(Fault::new(Reason::InvalidParameters, why))
         });
         let status = ClassStatus {
             generation: None,
@@ -111,7 +122,7 @@ fn gateway(built: &Built, attached_listener_sets: usize) -> GatewayStatus {
         generation: None,
         conditions,
         addresses: match programmed {
-            None => built.addresses.clone(),
+            None => built.listed(),
             Some(_) => Vec::new(),
         },
         listeners: own()
@@ -126,7 +137,7 @@ fn set_is_accepted(gateways: &Gateways, name: &ObjectName) -> bool {
     let refused = |set: &Set| set.refused.is_some();
     let entries = gateways.listeners(ParentKind::ListenerSet, name);
     !gateways.sets.get(name).is_none_or(refused)
-        && entries.is_some_and(|(_, entries)| entries.iter().any(|entry| entry.is_accepted()))
+        && entries.is_some_and(|(_, entries)| entries.iter().any(|entry| entry.works()))
 }
 
 fn listener_set(name: &ObjectName, set: &Set, gateways: &Gateways) -> ListenerSetStatus {
@@ -136,7 +147,7 @@ fn listener_set(name: &ObjectName, set: &Set, gateways: &Gateways) -> ListenerSe
         .as_ref()
         .and_then(|(built, _)| built.programmed.as_ref());
     let outside = gateway.map(|fault| Fault::new(Reason::ParentNotProgrammed, &fault.message));
-    let valid = entries.iter().filter(|entry| entry.is_accepted()).count();
+    let valid = entries.iter().filter(|entry| entry.works()).count();
     let invalid = format!(
         "{} of {} listeners are not valid",
         entries.len() - valid,

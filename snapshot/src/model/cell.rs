@@ -23,10 +23,31 @@ pub struct Cell {
     pub intra_declared: Declared,
     /// Its components by name.
     pub components: BTreeMap<Name, Shared<Component>>,
+    /// What it lets in and out beside that.
+    pub borders: Borders,
     /// Calls to endpoints of other cells.
     pub east: Vec<East>,
     /// Calls to services outside the platform.
     pub south: Vec<South>,
+}
+
+/// The two directions of a cell's border. Those of a cell whose document names its components are `Declared`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Borders {
+    /// From outside to its components.
+    pub ingress: Border,
+    /// From its components to outside.
+    pub egress: Border,
+}
+
+/// What passes a border.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Border {
+    /// Only what documents declare.
+    #[default]
+    Declared,
+    /// Everything: nothing was declared about this direction, and its components are known by labels alone.
+    Open,
 }
 
 /// What components of one cell may do among themselves.

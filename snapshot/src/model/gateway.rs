@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::{
     Auth, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate,
-    Hostname, L4Kind, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts, SectionName,
-    SessionPersistence, Timestamp, TrafficPolicy, Transport, UpstreamTls,
+    Hostname, L4Kind, NodePorts, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts,
+    SectionName, SessionPersistence, Timestamp, TrafficPolicy, Transport, UpstreamTls,
 };
 
 /// A gateway: addresses and listeners.
@@ -18,8 +18,10 @@ pub struct Gateway {
     pub name: ObjectName,
     /// Its document.
     pub declared: Declared,
-    /// Addresses it listens on; never empty.
+    /// Addresses it listens on on every node.
     pub addresses: Vec<IpAddr>,
+    /// Where it listens on each node's own addresses. One that is a gate does so behind a load balancer only.
+    pub node_ports: NodePorts,
     /// Its listeners in document order. Those of one port are distinct by hostname, and all plain HTTP, all TLS (HTTPS and
     /// other), or a single one of TCP; ports of UDP are others.
     pub listeners: Vec<Listener>,

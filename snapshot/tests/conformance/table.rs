@@ -500,9 +500,9 @@ pub(super) const TABLE: &[(&str, &[&str])] = &[
         "listenerset-reference-grant",
         &[
             "gateway gateway-with-listener-sets-test-reference-grant +Accepted=Accepted +Programmed=Programmed",
-            "sets gateway-with-listener-sets-test-reference-grant 2",
+            "sets gateway-with-listener-sets-test-reference-grant 1",
             "listener gateway-with-listener-sets-test-reference-grant/gateway-listener 0 [HTTPRoute,GRPCRoute] GOOD",
-            "set listenerset-without-reference-grant +Accepted=Accepted +Programmed=Programmed",
+            "set listenerset-without-reference-grant -Accepted=ListenersNotValid -Programmed=ListenersNotValid",
             "listener listenerset-without-reference-grant/listenerset-without-reference-grant-listener 0 [HTTPRoute,GRPCRoute] +Accepted=Accepted -Conflicted=NoConflicts -ResolvedRefs=RefNotPermitted -Programmed=Invalid",
             "set listenerset-with-reference-grant +Accepted=Accepted +Programmed=Programmed",
             "listener listenerset-with-reference-grant/listenerset-with-reference-grant-listener 0 [HTTPRoute,GRPCRoute] GOOD",

@@ -27,12 +27,15 @@ type Options struct {
 	Images      []imageRule
 	Nodes       int
 	APIServerCA string
+	ClusterIPs  bool
 }
 
 // cluster is all nodes of this machine.
 type cluster struct {
 	client kubernetes.Interface
 	nodes  map[string]*node
+	// Names of Services stand for their ClusterIPs.
+	clusterIPs bool
 }
 
 func newCluster(ctx context.Context, options Options) (*cluster, error) {
@@ -56,7 +59,7 @@ func newCluster(ctx context.Context, options Options) (*cluster, error) {
 	if err != nil {
 		slog.Warn("pods get no cgroups", "error", err)
 	}
-	c := &cluster{client: client, nodes: map[string]*node{}}
+	c := &cluster{client: client, nodes: map[string]*node{}, clusterIPs: options.ClusterIPs}
 	for number := 1; number <= options.Nodes; number++ {
 		network, err := newNodeNetwork(options.World, number, options.Nodes)
 		if err != nil {

@@ -4,6 +4,8 @@
 //! otherwise. A test of a feature that the class does not declare is skipped, and a skipped test says nothing: what ran is
 //! counted, and a run in which nothing did has not passed.
 
+mod record;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
@@ -13,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+pub use self::record::{Run, record};
 use super::{World, script, state};
 use crate::{interrupt, world::output};
 
@@ -60,6 +63,20 @@ enum Level {
     Extended,
 }
 
+/// Who made what is tested, as a report has it.
+const IDENTITY: [&str; 10] = [
+    "--organization",
+    "cardinal",
+    "--project",
+    "cardinal",
+    "--url",
+    "https://cardinal.dev",
+    "--version",
+    env!("CARGO_PKG_VERSION"),
+    "--contact",
+    "https://cardinal.dev",
+];
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -73,6 +90,8 @@ pub struct Wanted {
     pub undeclared: bool,
     /// Folder for `report.yaml`, `suite.log`, `results.tsv` and, from a world, logs.
     pub out: PathBuf,
+    /// Name the product in the report, which is to be kept.
+    pub signed: bool,
 }
 
 /// Where the implementation runs.
@@ -92,6 +111,22 @@ struct Test {
     features: Vec<String>,
 }
 
+impl Test {
+    /// What it counts for when these profiles are wanted.
+    fn rows(&self, profiles: &[Profile]) -> Vec<Row> {
+        let for_gateways = self.features.iter().any(|feature| feature == "Gateway");
+        let all = Profile::ALL.iter().all(|one| profiles.contains(one));
+        if self.memberships.is_empty() && for_gateways && all {
+            return vec![Row::Beside];
+        }
+        let wanted = self.memberships.iter();
+        let wanted = wanted.filter(|(profile, _)| profiles.contains(profile));
+        wanted
+            .map(|(profile, level)| Row::Of(*profile, *level))
+            .collect()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Passed,
@@ -109,10 +144,29 @@ struct Count {
     missing: usize,
 }
 
+/// What a test counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Row {
+    /// A profile that knows all of its features.
+    Of(Profile, Level),
+    /// Gateways, but no profile: its features are of several, or of none. It runs when all profiles are wanted.
+    Beside,
+}
+
+impl Row {
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Of(profile, Level::Core) => (profile.name(), "core"),
+            Self::Of(profile, Level::Extended) => (profile.name(), "extended"),
+            Self::Beside => ("no profile", ""),
+        }
+    }
+}
+
 /// What came of a run; it shows itself as a table.
 #[derive(Debug)]
 pub struct Report {
-    rows: BTreeMap<(Profile, Level), Count>,
+    rows: BTreeMap<Row, Count>,
     /// Each test once, however many profiles it belongs to.
     total: Count,
     /// Whether the suite itself was content.
@@ -130,6 +184,10 @@ impl Report {
     #[must_use]
     pub fn ran(&self) -> usize {
         self.total.ran()
+    }
+
+    fn count(&self, row: Row) -> Count {
+        self.rows.get(&row).copied().unwrap_or_default()
     }
 }
 
@@ -193,6 +251,9 @@ pub fn run(target: Target<'_>, wanted: &Wanted) -> Result<Report> {
         .args(["--gateway-class", &wanted.class])
         .args(["--conformance-profiles", &profiles.join(",")])
         .stdin(Stdio::null());
+    if wanted.signed {
+        suite.args(IDENTITY);
+    }
     if wanted.undeclared {
         // Not the suite's --all-features: those include service meshes, whose pods do not become ready without one.
         let features: BTreeSet<_> = chosen.iter().flat_map(|test| &test.features).collect();
@@ -279,11 +340,7 @@ fn chosen<'a>(all: &'a [Test], wanted: &Wanted) -> Result<Vec<&'a Test>> {
     }
     let chosen: Vec<_> = named
         .into_iter()
-        .filter(|test| {
-            test.memberships
-                .iter()
-                .any(|(profile, _)| wanted.profiles.contains(profile))
-        })
+        .filter(|test| !test.rows(&wanted.profiles).is_empty())
         .collect();
     if chosen.is_empty() {
         bail!("no test is in both: the wanted profiles, and the wanted name");
@@ -324,10 +381,8 @@ fn report(
     for test in chosen {
         let outcome = outcomes.get(test.name.as_str()).copied();
         report.total.add(outcome);
-        for membership in &test.memberships {
-            if profiles.contains(&membership.0) {
-                report.rows.entry(*membership).or_default().add(outcome);
-            }
+        for row in test.rows(profiles) {
+            report.rows.entry(row).or_default().add(outcome);
         }
     }
     report
@@ -340,14 +395,8 @@ impl fmt::Display for Report {
             "{:<14}{:<10}{:>6}{:>8}{:>8}{:>9}",
             "profile", "level", "ran", "passed", "failed", "skipped"
         )?;
-        let rows = self.rows.iter().map(|((profile, level), count)| {
-            let level = match level {
-                Level::Core => "core",
-                Level::Extended => "extended",
-            };
-            (profile.name(), level, count)
-        });
-        for (profile, level, count) in rows.chain([("all, once", "", &self.total)]) {
+        let rows = self.rows.iter().map(|(row, count)| (row.name(), count));
+        for ((profile, level), count) in rows.chain([(("all, once", ""), &self.total)]) {
             writeln!(
                 f,
                 "{profile:<14}{level:<10}{:>6}{:>8}{:>8}{:>9}",
@@ -419,7 +468,7 @@ mod tests {
                            B\tGATEWAY-HTTP:extended\tGateway,HTTPRoute,X\tprovisional\n\
                            C\tGATEWAY-TLS:core\tTLSRoute\t\n\
                            D\tMESH-HTTP:core\tMesh\t\n\
-                           E\t-\tY\t";
+                           E\t-\tGateway,Y\t";
 
     fn wanted(profiles: &[Profile], test: Option<&str>) -> Wanted {
         Wanted {
@@ -428,6 +477,7 @@ mod tests {
             class: "cardinal".to_owned(),
             undeclared: false,
             out: PathBuf::new(),
+            signed: false,
         }
     }
 
@@ -454,7 +504,7 @@ mod tests {
             let chosen = chosen(&all, wanted).expect("some are chosen");
             chosen.iter().map(|test| test.name.clone()).collect()
         };
-        assert_eq!(names(&wanted(&Profile::ALL, None)), ["A", "B", "C"]);
+        assert_eq!(names(&wanted(&Profile::ALL, None)), ["A", "B", "C", "E"]);
         assert_eq!(names(&wanted(&[Profile::Tls], None)), ["A", "C"]);
         assert_eq!(names(&wanted(&Profile::ALL, Some("B"))), ["B"]);
         for (profiles, test) in [
@@ -470,8 +520,9 @@ mod tests {
     fn what_ran_is_counted_by_profile_and_level() {
         let all = listed();
         let chosen = chosen(&all, &wanted(&Profile::ALL, None)).expect("some are chosen");
-        let outcomes = outcomes("PASS\t1.00\tA\nFAIL\t2.00\tB\nSKIP\t0.00\tC\nSKIP\t0.00\tD")
-            .expect("results");
+        let outcomes =
+            outcomes("PASS\t1.00\tA\nFAIL\t2.00\tB\nSKIP\t0.00\tC\nSKIP\t0.00\tD\nPASS\t1.00\tE")
+                .expect("results");
         let report = report(&chosen, &Profile::ALL, &outcomes, false);
         let shown = report.to_string();
         let rows: Vec<_> = shown
@@ -485,10 +536,11 @@ mod tests {
                 "GATEWAY-HTTP core 1 1 0 0",
                 "GATEWAY-HTTP extended 1 0 1 0",
                 "GATEWAY-TLS core 1 1 0 1",
-                "all, once 2 1 1 1",
+                "no profile 1 1 0 0",
+                "all, once 3 2 1 1",
             ]
         );
-        assert_eq!(report.ran(), 2);
+        assert_eq!(report.ran(), 3);
         assert!(!report.passed());
     }
 

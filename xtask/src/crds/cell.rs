@@ -10,8 +10,22 @@ use super::schema_types::{
     Address, Host, Labels, Name, Network, Port, Protocol, ServiceTraffic, Text,
 };
 
+/// `components`, `egress` or both.
 #[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase")]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = [
+    {
+        "rule": "has(self.components) || has(self.egress)",
+        "message": "expected `components`, `egress` or both",
+    },
+    {
+        "rule": "has(self.components) || !has(self.intra) || self.intra == 'open'",
+        "message": "`intra: declared` is about `connections` of components; expected `components` beside it",
+    },
+    {
+        "rule": "has(self.components) || !has(self.compat) || !self.compat",
+        "message": "`compat` is about endpoints; expected `components` beside it",
+    },
+]))]
 pub(super) struct Cell {
     /// The organization; cells of one organization may call each other.
     organization: Name,
@@ -23,9 +37,9 @@ pub(super) struct Cell {
     intra: Option<Intra>,
     /// Expose endpoints as OpenChoreo would, open doors included: for a migration. What this opens is told in warnings.
     compat: Option<bool>,
-    /// The components, one or more.
+    /// The components, one or more. Without it they are those that OpenChoreo's labels of the namespace's pods name.
     #[schemars(length(min = 1), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    components: Vec<Component>,
+    components: Option<Vec<Component>>,
     /// What components may call outside of the cell.
     egress: Option<Egress>,
 }

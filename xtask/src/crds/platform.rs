@@ -18,6 +18,8 @@ pub(super) struct Platform {
     virtual_hosts: Option<VirtualHosts>,
     /// The gateways that cells are exposed through.
     gateways: Option<Gateways>,
+    /// Where cells come from beside documents.
+    cells: Option<Cells>,
     /// Who issues tokens.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     jwt_providers: Option<Vec<JwtProvider>>,
@@ -38,6 +40,19 @@ pub(super) struct Platform {
 enum PolicyScope {
     Cells,
     All,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Cells {
+    /// `OpenChoreo`: namespaces and pods with its labels are cells and components. Both borders of such a cell are open; a `Cell` of its
+    /// namespace that has `egress` and no `components` closes the one.
+    derived_from: Option<CellSource>,
+}
+
+#[derive(JsonSchema)]
+enum CellSource {
+    OpenChoreo,
 }
 
 #[derive(JsonSchema)]
@@ -65,10 +80,54 @@ struct VirtualHosts {
 struct Gateways {
     /// Networks whose addresses lead to the nodes, for gateways that name no address.
     address_pools: Option<Vec<Network>>,
+    /// Where gateways that name no address get theirs; out of the pools without it.
+    addresses: Option<AddressSource>,
+    /// The services of gateways; with `addresses: LoadBalancer` only.
+    load_balancer: Option<LoadBalancer>,
+    /// The same for gateways of single classes.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    classes: Option<Vec<GatewayClass>>,
     /// The gateway of the internet (north).
     external: Option<Gate>,
     /// The gateway of the organization (west).
     internal: Option<Gate>,
+}
+
+#[derive(JsonSchema)]
+enum AddressSource {
+    Pools,
+    Nodes,
+    LoadBalancer,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct GatewayClass {
+    /// The `GatewayClass`.
+    name: ObjectName,
+    /// Where its gateways that name no address get theirs; out of the pools without it.
+    addresses: Option<AddressSource>,
+    /// The services of its gateways; with `addresses: LoadBalancer` only.
+    load_balancer: Option<LoadBalancer>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct LoadBalancer {
+    /// The `loadBalancerClass`; the cluster's usual one without it.
+    class: Option<Text<253>>,
+    /// Annotations.
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+    /// Whether nodes bring connections to their own agents only, which leaves the client's address as it is; `Local` without it.
+    external_traffic_policy: Option<TrafficPolicy>,
+    /// The agents' namespace; `cardinal-system` without it.
+    namespace: Option<Name>,
+}
+
+#[derive(JsonSchema)]
+enum TrafficPolicy {
+    Local,
+    Cluster,
 }
 
 #[derive(JsonSchema)]

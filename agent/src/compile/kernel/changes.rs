@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use snapshot::model::{Cell, CellId, Component, ComponentId};
+use snapshot::model::{Cell, CellId, Component, ComponentId, ObjectName, Service};
 use snapshot::{Shared, Snapshot};
 
 /// What is not as before, in the order of names.
@@ -18,6 +18,8 @@ pub(super) struct Changes<'a> {
     pub(super) cells: Vec<Change<'a, Cell>>,
     /// Components in which anything differs.
     pub(super) components: Vec<Change<'a, Component>>,
+    /// `Service`s in which anything differs.
+    pub(super) services: Vec<Change<'a, Service>>,
 }
 
 /// A part that came, went, or is another.
@@ -46,6 +48,14 @@ impl Named for Component {
 
     fn id(&self) -> &ComponentId {
         &self.id
+    }
+}
+
+impl Named for Service {
+    type Id = ObjectName;
+
+    fn id(&self) -> &ObjectName {
+        &self.name
     }
 }
 
@@ -96,12 +106,16 @@ impl<'a> Changes<'a> {
                 (None, None) => {}
             }
         }
+        let mut services = Vec::new();
+        let known = before.map(|before| &before.services);
+        differences(known, &after.services, Shared::eq, &mut services);
         Self {
             platform: before.is_none_or(|before| before.platform != after.platform),
             gateways: before.is_none_or(|before| before.gateways != after.gateways),
             policies: before.is_none_or(|before| before.network != after.network),
             cells,
             components,
+            services,
         }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use agent_common::{Identity, Lookups, Rule};
 use snapshot::model::{
-    Cell, CellId, Component, ComponentId, Connection, East, Endpoint, Intra, Name, South,
+    Border, Borders, Cell, CellId, Component, ComponentId, Connection, East, Endpoint, Intra, Name,
+    South,
 };
 use snapshot::{Snapshot, Source};
 
@@ -232,6 +233,11 @@ impl<'a> Reach<'a> {
             if members || words {
                 reach.cell(change, members, words);
             }
+            // Callers of a cell that lets everybody in may come by the west gate too.
+            if change.differs(|cell| cell.borders) {
+                let components = change.sides().flat_map(|cell| cell.components.values());
+                reach.components.extend(components.map(|one| &one.id));
+            }
         }
         reach
     }
@@ -301,6 +307,9 @@ impl<'a> Policed<'a> {
 struct Words<'a> {
     intra: Intra,
     intra_declared: &'a Source,
+    borders: Borders,
+    /// Where a border that is open is declared.
+    open: Option<&'a Source>,
     east: &'a [East],
     south: &'a [South],
 }
@@ -310,6 +319,10 @@ impl<'a> Words<'a> {
         Self {
             intra: cell.intra,
             intra_declared: &cell.intra_declared,
+            borders: cell.borders,
+            open: [cell.borders.ingress, cell.borders.egress]
+                .contains(&Border::Open)
+                .then_some(&cell.declared),
             east: &cell.east,
             south: &cell.south,
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{Action, Direction, Identity, Lookups, RuleKey};
 use snapshot::model::{
-    AddressClass, Cell, Component, East, Gate, Intra, PolicyRule, PortNumbers, SouthDestination,
+    AddressClass, Border, Cell, Component, East, EndpointId, Gate, Intra, PolicyRule, PortNumbers,
+    SouthDestination,
 };
 use snapshot::{Snapshot, Source};
 
@@ -105,6 +106,7 @@ impl<'a> Collector<'a> {
 
 impl Collector<'_> {
     fn collect(&mut self, cell: &Cell, component: &Component) {
+        self.borders(cell);
         self.intra(cell, component);
         self.ingress(component);
         self.name_servers();
@@ -151,16 +153,40 @@ impl Collector<'_> {
         self.origins.declare(text, &[], || source.clone())
     }
 
+    /// Directions that nothing restricts.
+    fn borders(&mut self, cell: &Cell) {
+        for (border, direction) in [
+            (cell.borders.ingress, Direction::Ingress),
+            (cell.borders.egress, Direction::Egress),
+        ] {
+            if border == Border::Open {
+                let by = self.declare(format!("{direction} open of {}", cell.id), &cell.declared);
+                self.pass(RuleKey::ANYBODY, 0, 0, direction, by);
+            }
+        }
+    }
+
     /// Leaves of the cell's rules what policies allow too, and says it of everybody whom policies tell apart.
     fn isolate(&mut self, isolation: Isolation<'_>, class: Option<&AddressClass>) {
         let mut rules: Vec<_> = std::mem::take(&mut self.rules).into_iter().collect();
         // What is left of a wide rule must not take the place of a narrow one.
-        rules.sort_by_key(|(key, _)| (key.port() == 0, key.protocol() == 0));
+        rules.sort_by_key(|(key, _)| {
+            let anybody = key.peer() == RuleKey::ANYBODY;
+            (anybody, key.port() == 0, key.protocol() == 0)
+        });
         for (key, Declared { action, origin }) in rules {
             let (whole, port, protocol) = (key.peer(), key.port(), key.protocol());
             let Some(direction) = key.direction() else {
                 continue;
             };
+            if whole == RuleKey::ANYBODY {
+                // A border that is open: what is left of it is what policies allow pods of no cell.
+                match class.filter(|class| isolating(Some(class), direction).is_some()) {
+                    Some(class) => self.within_border(isolation, class, direction),
+                    None => drop(self.rules.insert(key, Declared { action, origin })),
+                }
+                continue;
+            }
             for (identity, peer) in isolation.parts.within(isolation.classes, whole) {
                 let ports = match (class, isolating(class, direction)) {
                     (Some(class), Some(rules)) if !is_exempt(whole, direction) => {
@@ -174,6 +200,18 @@ impl Collector<'_> {
                 });
             }
         }
+    }
+
+    /// What policies allow beside what the cell says in more words than that a border is open.
+    fn within_border(
+        &mut self,
+        isolation: Isolation<'_>,
+        class: &AddressClass,
+        direction: Direction,
+    ) {
+        let declared = std::mem::take(&mut self.rules);
+        self.pods(isolation, class, direction);
+        self.rules.extend(declared);
     }
 
     /// What policies allow pods of no cell.
@@ -396,9 +434,13 @@ impl Collector<'_> {
                     Direction::Egress,
                     by,
                 );
-                continue;
+                // What is spoken there is not known of a cell of labels: documents may have routes to it at the west gate.
+                if !self.is_open(&east.to) {
+                    continue;
+                }
+            } else {
+                self.allow(peer, port, TCP, Direction::Egress, Action::Steer, by);
             }
-            self.allow(peer, port, TCP, Direction::Egress, Action::Steer, by);
             // The endpoint's host names lead to the west gate's own address. The gate knows callers by their source address,
             // which the sender's gate has checked, and asks there what they declared.
             let gates: BTreeSet<u16> = self
@@ -413,6 +455,12 @@ impl Collector<'_> {
                 self.pass(Identity::WEST_GATE, port, TCP, Direction::Egress, by);
             }
         }
+    }
+
+    /// Whether the cell of an endpoint lets everybody in.
+    fn is_open(&self, to: &EndpointId) -> bool {
+        let cell = self.snapshot.cells.get(&to.component.cell);
+        cell.is_some_and(|cell| cell.borders.ingress == Border::Open)
     }
 
     fn south(&mut self, cell: &Cell, component: &Component) {

@@ -1,4 +1,5 @@
-//! Service addresses and who answers there.
+//! Service addresses and who answers there: addresses of components, of `Service`s, and of the name servers. What a component
+//! or the platform says of a port goes before what a `Service` with the same address does.
 //!
 //! All backends of a service have the same weight; documents have no word for another one. Which of them are the near
 //! ones is decided here, for this node: what a client's own node and zone have comes before what others have, if the
@@ -9,9 +10,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use snapshot::Snapshot;
-use snapshot::model::{Cidr, Platform, TrafficDistribution};
+use snapshot::model::{Cidr, ObjectName, Platform, TrafficDistribution};
 
 use super::claims::Claims;
+use super::endpoints::Here;
 use super::{DNS_PORT, TCP, UDP, component, protocol};
 use crate::datapath::{Backend, Discovery, Service, ServiceAddress, Table};
 
@@ -21,6 +23,9 @@ pub(super) struct Services<'a> {
     /// Components by their service addresses.
     pub(super) declared: &'a Claims,
     pub(super) topology: Topology<'a>,
+    /// `Service`s by their addresses.
+    pub(super) cluster: &'a Table<IpAddr, ObjectName>,
+    pub(super) here: &'a Here,
 }
 
 impl Services<'_> {
@@ -55,9 +60,9 @@ impl Services<'_> {
         }
     }
 
-    /// The services of one address, which are few: as many as a component has ports.
+    /// The services of one address, which are few: as many as a component or a `Service` has ports.
     fn at(&self, address: IpAddr) -> Vec<(ServiceAddress, Service)> {
-        let mut services: Vec<(ServiceAddress, Service)> = Vec::new();
+        let mut services = self.of_cluster(address);
         let mut add = |port: u16, protocol: u8, to: &[IpAddr], affinity: Option<Duration>| {
             let at = ServiceAddress {
                 address,
@@ -99,6 +104,35 @@ impl Services<'_> {
             }
         }
         services
+    }
+
+    /// What the `Service` of an address says of its ports.
+    fn of_cluster(&self, address: IpAddr) -> Vec<(ServiceAddress, Service)> {
+        let name = self.cluster.get(&address);
+        let Some(service) = name.and_then(|name| self.snapshot.services.get(name)) else {
+            return Vec::new();
+        };
+        let ports = service.ports.iter();
+        let ports = ports.map(|port| {
+            let at = ServiceAddress {
+                address,
+                port: port.port.get(),
+                protocol: protocol(port.transport),
+            };
+            let endpoints = &port.endpoints;
+            let chosen = self.here.choose(endpoints, &address, service.node_only);
+            let backends = chosen.into_iter().map(|one| Backend {
+                address: one.address,
+                port: one.port.get(),
+                weight: 1,
+            });
+            let service = Service {
+                backends: backends.collect(),
+                affinity: service.affinity,
+            };
+            (at, service)
+        });
+        ports.collect()
     }
 
     /// Service addresses of components that look at where their workloads are, if that includes one of `moved`; without `moved`

@@ -17,6 +17,7 @@ use snapshot::{Shared, Source};
 use super::*;
 use crate::datapath::{Backend, DiscoveredPod, Service};
 
+mod borders;
 mod edits;
 mod isolation;
 mod originals;
@@ -125,6 +126,7 @@ fn cell(project: &str, intra: Intra, components: Vec<(Name, Shared<Component>)>)
         id: cell_id(project),
         declared: source(),
         intra,
+        borders: Default::default(),
         intra_declared: source(),
         components: components.into_iter().collect(),
         east: Vec::new(),
@@ -211,6 +213,7 @@ fn world() -> (Snapshot, Discovery) {
                 clients: None,
             }],
             gate: Some(kind),
+            node_ports: snapshot::model::NodePorts::None,
             identity: None,
         };
         (name_, gateway)
@@ -244,6 +247,7 @@ fn world() -> (Snapshot, Discovery) {
         }
         .into(),
         cells: [(shop_id, shop.into()), (bank_id, bank.into())].into(),
+        services: BTreeMap::new(),
         routing_tables: BTreeMap::new(),
         gateways: [
             gateway("external", "192.0.2.20", Gate::External),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use snapshot::Snapshot;
 use snapshot::model::{
-    Cell, Component, EndpointId, Gate, Name, Origin, SouthDestination, SouthProtocol,
+    Border, Cell, Component, EndpointId, Gate, Name, Origin, SouthDestination, SouthProtocol,
 };
 
 use super::Compiler;
@@ -96,7 +96,9 @@ pub(super) fn inside(snapshot: &Snapshot) -> Inside {
         });
     let gates = [&platform.external, &platform.internal];
     let gates = gates.into_iter().flatten();
+    let services = snapshot.services.values();
     let hosts = components
+        .chain(services.flat_map(|one| &one.addresses))
         .chain(snapshot.gateways.values().flat_map(|one| &one.addresses))
         .chain(gates.flat_map(|gate| &gate.remote_addresses))
         .chain(platform.nodes.iter().flat_map(|node| &node.addresses))
@@ -122,6 +124,22 @@ pub(super) fn callers(snapshot: &Snapshot) -> HashMap<std::net::IpAddr, Arc<Call
         }
     }
     callers
+}
+
+/// What is behind each address and port of a cell whose components are those that labels name.
+pub(super) fn labelled(snapshot: &Snapshot) -> HashMap<SocketAddr, EndpointId> {
+    let cells = snapshot.cells.values();
+    let open = cells.filter(|cell| cell.borders.ingress == Border::Open);
+    let mut endpoints = HashMap::default();
+    for component in open.flat_map(|cell| cell.components.values()) {
+        for endpoint in component.endpoints.values() {
+            for address in component.workloads.addresses() {
+                let at = SocketAddr::new(*address, endpoint.port.get());
+                endpoints.insert(at, endpoint.id.clone());
+            }
+        }
+    }
+    endpoints
 }
 
 fn caller(cell: &Cell, component: &Component) -> Caller {
@@ -161,6 +179,7 @@ fn caller(cell: &Cell, component: &Component) -> Caller {
         id: component.id.clone(),
         calls,
         intra: cell.intra,
+        egress: cell.borders.egress,
         south,
     }
 }

@@ -37,12 +37,12 @@ impl Compiler<'_> {
                     ListenerProtocol::Udp => continue,
                 };
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
-                for address in &gateway.addresses {
-                    let address = SocketAddr::new(*address, listener.port.get());
+                for address in gateway.sockets(listener, self.node) {
                     let bind = binds
                         .entry(address)
                         .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
                     bind.passthrough |= passthrough;
+                    bind.terminates |= wire == Wire::Tls && !passthrough;
                     if bind.wire != wire {
                         self.mistake(
                             &listener.declared,
@@ -81,8 +81,7 @@ impl Compiler<'_> {
                     continue;
                 }
                 let compiled = Arc::new(self.listener(gateway, listener, rules, streams));
-                for address in &gateway.addresses {
-                    let address = SocketAddr::new(*address, listener.port.get());
+                for address in gateway.sockets(listener, self.node) {
                     if let Some(other) = datagrams.insert(address, Arc::clone(&compiled)) {
                         self.mistake(
                             &listener.declared,

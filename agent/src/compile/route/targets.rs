@@ -1,14 +1,14 @@
 //! Where to: targets of rules and of routes below HTTP, and what policies make of them.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
 use snapshot::Snapshot;
 use snapshot::model::{
-    Component, Declared, EndpointId, EndpointKind, Filter, L7Kind, Route, Target, TrafficPolicy,
-    Upstream, UpstreamTls, WeightedTarget,
+    BackendName, Component, Declared, EndpointId, EndpointKind, Filter, L7Kind, ObjectName, Port,
+    Route, Target, TrafficPolicy, Transport, Upstream, UpstreamHost, UpstreamTls, WeightedTarget,
 };
 
 use super::{Compiler, ManagedKey};
@@ -48,7 +48,7 @@ impl Compiler<'_> {
             weight: target.weight,
             backend: backend(target),
             http2: target.http2,
-            kind: self.target(&target.target),
+            kind: self.target(target),
             filters: self.filters(source, &target.filters),
             terms: None,
             managed: None,
@@ -125,9 +125,14 @@ impl Compiler<'_> {
         shown
     }
 
-    fn target(&mut self, target: &Target) -> TargetKind {
-        match target {
-            Target::Upstreams(list) => TargetKind::Upstreams(self.upstreams(list)),
+    fn target(&mut self, target: &WeightedTarget) -> TargetKind {
+        match &target.target {
+            Target::Upstreams(list) => match &target.backend {
+                Some(BackendName::Service(name, port)) => {
+                    TargetKind::Upstreams(self.upstreams(&self.near(name, *port, list)))
+                }
+                _ => TargetKind::Upstreams(self.upstreams(list)),
+            },
             Target::RoutingTable(name) => match self.placements.get(name) {
                 Some(placements) => TargetKind::Placements(Arc::clone(placements)),
                 None => TargetKind::Unresolved(format!("no routing table `{name}`").into()),
@@ -147,6 +152,30 @@ impl Compiler<'_> {
                 None => TargetKind::Unresolved(format!("no endpoint `{id}`").into()),
             },
         }
+    }
+
+    /// Endpoints of a service that it hints to this node or its zone, as clients of its address get them. A headless one, which no
+    /// client meets at an address, has all of them.
+    fn near(&self, name: &ObjectName, port: Port, all: &[Upstream]) -> Vec<Upstream> {
+        let service = self.snapshot.services.get(name);
+        let mut ports = service.into_iter().flat_map(|service| &service.ports);
+        let Some(port) = ports.find(|one| one.port == port && one.transport == Transport::Tcp)
+        else {
+            return all.to_vec();
+        };
+        let families = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let near = families.iter();
+        let near = near.flat_map(|family| self.here.choose(&port.endpoints, family, false));
+        let near: BTreeSet<_> = near.map(|one| (one.address, one.port)).collect();
+        let is_near = |one: &&Upstream| match one {
+            Upstream::Tcp {
+                host: UpstreamHost::Address(address),
+                port,
+                ..
+            } => near.contains(&(*address, *port)),
+            Upstream::Tcp { .. } | Upstream::Unix(_) => false,
+        };
+        all.iter().filter(is_near).cloned().collect()
     }
 
     fn upstreams(&mut self, list: &[Upstream]) -> Vec<RouteUpstream> {

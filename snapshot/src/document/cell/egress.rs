@@ -22,7 +22,7 @@ impl CellReader {
         let mut seen = BTreeSet::new();
         for item in field.some_list() {
             let Some(name) = name(&item) else { continue };
-            if !self.endpoints.contains_key(name.as_str()) {
+            if !self.labelled && !self.endpoints.contains_key(name.as_str()) {
                 item.mistake(format_args!("no component `{name}` in this cell"));
             } else if !seen.insert(name.clone()) {
                 item.mistake(format_args!("`{name}` is in the list already"));

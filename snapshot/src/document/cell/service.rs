@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::model::TrafficDistribution;
 use crate::reader::{Field, Object};
 
-/// What Kubernetes takes when no time is given, and the longest that it takes; both in seconds.
-const DEFAULT: u64 = 10_800;
+/// What Kubernetes takes when no time is given.
+pub(in crate::document) const DEFAULT: Duration = Duration::from_secs(10_800);
+/// The longest that it takes, in seconds.
 const LONGEST: i64 = 86_400;
 
 /// How connections to the service addresses are led.
@@ -31,7 +32,7 @@ pub(super) fn traffic(component: &mut Object<'_>, used: bool) -> Traffic {
         .and_then(|field| field.choice(&[("None", false), ("ClientIP", true)]));
     let time = config.as_ref().and_then(timeout);
     let kept = match (client, config) {
-        (Some(true), _) => Some(time.unwrap_or(Duration::from_secs(DEFAULT))),
+        (Some(true), _) => Some(time.unwrap_or(DEFAULT)),
         // Whether the choice was meant to be `ClientIP` cannot be known.
         (None, Some(_)) if affinity.is_some() => None,
         (_, Some(config)) => {
@@ -53,7 +54,7 @@ pub(super) fn traffic(component: &mut Object<'_>, used: bool) -> Traffic {
 }
 
 /// `{clientIP: {timeoutSeconds}}`.
-fn timeout(field: &Field<'_>) -> Option<Duration> {
+pub(in crate::document) fn timeout(field: &Field<'_>) -> Option<Duration> {
     let mut config = field.object()?;
     let client = config.optional("clientIP");
     config.finish();

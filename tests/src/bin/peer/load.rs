@@ -45,13 +45,13 @@ pub(crate) struct Options {
     /// How long one request may take.
     #[arg(long, default_value_t = 3000)]
     timeout_ms: u64,
+    /// A connection serves this many requests, so that new ones are tried as well as old ones.
+    #[arg(long, default_value_t = 25)]
+    per_connection: u64,
     /// A field of the answer's JSON to count by.
     #[arg(long, default_value = "name")]
     by: String,
 }
-
-/// A connection serves this many requests, so that new ones are tried as well as old ones.
-const PER_CONNECTION: u64 = 25;
 
 /// Requests until standard input ends, then prints a `LoadReport`.
 pub(crate) async fn run(options: Options) -> Result<()> {
@@ -68,7 +68,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         stdin().read_to_end(&mut rest).await
     });
     loop {
-        if report.requests.is_multiple_of(PER_CONNECTION) {
+        if report.requests.is_multiple_of(options.per_connection) {
             connection = None;
         }
         let start = Instant::now();

@@ -1,6 +1,10 @@
 //! The agent in Kubernetes: a world to look around in, and the conformance suite.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -8,7 +12,7 @@ use tests::{
     interrupt,
     kube::{
         Peer, Setup, World,
-        conformance::{self, Profile, Target, Wanted},
+        conformance::{self, Profile, Run, Target, Wanted},
     },
 };
 
@@ -44,7 +48,13 @@ pub(crate) struct ConformanceOptions {
     /// Run against this cluster instead of a world.
     #[arg(long, conflicts_with = "peer")]
     kubeconfig: Option<PathBuf>,
+    /// Run all of it in worlds of one and of three nodes, and keep what came of it in this folder.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["nodes", "peer", "profiles", "run_test", "kubeconfig"])]
+    record: Option<PathBuf>,
 }
+
+/// Worlds whose runs are kept: a Gateway on one node, and on several that have to agree.
+const RECORDED_NODES: [u8; 2] = [1, 3];
 
 pub(crate) fn kube(options: &KubeOptions) -> Result<ExitCode> {
     let world = bring_up(options)?;
@@ -81,9 +91,13 @@ pub(crate) fn conformance(options: &ConformanceOptions) -> Result<ExitCode> {
         // Envoy Gateway's class has no features in its status.
         undeclared: options.kube.peer.is_some(),
         out: options.out.clone(),
+        signed: options.record.is_some(),
     };
     // A mistake is told before anything is started.
     conformance::check(&wanted)?;
+    if let Some(folder) = &options.record {
+        return record(&wanted, folder);
+    }
     let report = if let Some(kubeconfig) = &options.kubeconfig {
         eprintln!("against the cluster of {}", kubeconfig.display());
         conformance::run(Target::Cluster(kubeconfig), &wanted)?
@@ -98,6 +112,39 @@ pub(crate) fn conformance(options: &ConformanceOptions) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn record(wanted: &Wanted, folder: &Path) -> Result<ExitCode> {
+    let mut runs = Vec::new();
+    for nodes in RECORDED_NODES {
+        let world = bring_up(&KubeOptions { nodes, peer: None })?;
+        let wanted = Wanted {
+            out: wanted.out.join(format!("nodes-{nodes}")),
+            ..wanted.clone()
+        };
+        let begun = Instant::now();
+        let report = conformance::run(Target::World(&world), &wanted)?;
+        println!("\n{report}");
+        println!("report, results and logs: {}", wanted.out.display());
+        runs.push((
+            nodes,
+            report,
+            wanted.out.join("report.yaml"),
+            begun.elapsed(),
+        ));
+    }
+    let runs: Vec<_> = runs
+        .iter()
+        .map(|(nodes, report, file, took)| Run {
+            nodes: *nodes,
+            report,
+            file,
+            took: *took,
+        })
+        .collect();
+    conformance::record(folder, &runs)?;
+    println!("recorded in {}", folder.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn bring_up(options: &KubeOptions) -> Result<World> {

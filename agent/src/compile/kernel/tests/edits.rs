@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use snapshot::model::{self, Border, ServiceEndpoint, ServicePort};
 
 use super::*;
 
@@ -26,6 +27,7 @@ enum Edit {
     /// A component comes or goes.
     Component(usize, usize),
     Intra(usize),
+    Borders(usize, bool, bool),
     Workloads(usize, usize, Vec<u8>),
     /// Also what loopback allows: two components with one address.
     Services(usize, usize, Vec<u8>),
@@ -39,6 +41,8 @@ enum Edit {
     South(usize, usize, Vec<usize>, bool),
     /// Everything of a cell is a line further down.
     Lines(usize),
+    /// A `Service` with these addresses and endpoints, for its node only, with hints.
+    Cluster(usize, Vec<u8>, Vec<u8>, bool, bool),
     PlatformService(Vec<usize>, u16),
     Zone(bool),
     NameServers(Vec<u8>),
@@ -61,6 +65,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         1 => cell.clone().prop_map(Cell),
         3 => one.clone().prop_map(|(c, n)| Component(c, n)),
         2 => cell.clone().prop_map(Intra),
+        2 => (cell.clone(), any::<bool>(), any::<bool>()).prop_map(|(c, to, from)| Borders(c, to, from)),
         3 => (one.clone(), few()).prop_map(|((c, n), to)| Workloads(c, n, to)),
         3 => (one.clone(), few()).prop_map(|((c, n), to)| Services(c, n, to)),
         1 => (one.clone(), any::<bool>()).prop_map(|((c, n), on)| Affinity(c, n, on)),
@@ -71,6 +76,8 @@ fn edit() -> impl Strategy<Value = Edit> {
         4 => (cell.clone(), index(), names()).prop_map(|(c, to, from)| East(c, to, from)),
         2 => (cell.clone(), networks(), any::<bool>()).prop_map(|(c, to, hosts)| South(c, c, to, hosts)),
         1 => cell.prop_map(Lines),
+        3 => (0usize..3, few(), few(), any::<bool>(), any::<bool>())
+            .prop_map(|(n, at, to, local, hinted)| Cluster(n, at, to, local, hinted)),
         1 => (networks(), 9090u16..9092).prop_map(|(to, port)| PlatformService(to, port)),
         1 => any::<bool>().prop_map(Zone),
         1 => few().prop_map(NameServers),
@@ -107,6 +114,42 @@ fn endpoints(snapshot: &Snapshot) -> Vec<EndpointId> {
         .flat_map(|component| component.endpoints.values())
         .map(|endpoint| endpoint.id.clone())
         .collect()
+}
+
+/// Puts a `Service` in the place of the one before; one without addresses is none.
+fn cluster(snapshot: &mut Snapshot, n: usize, at: &[u8], to: &[u8], node_only: bool, hinted: bool) {
+    let name = ObjectName::new("default", ENDPOINTS[n % 2]).expect("a name");
+    snapshot.services.remove(&name);
+    let mut addresses = addresses(at);
+    addresses.retain(|one| {
+        let mut others = snapshot.services.values();
+        others.all(|other| !other.addresses.contains(one))
+    });
+    addresses.dedup();
+    if addresses.is_empty() {
+        return;
+    }
+    let endpoints = to.iter().map(|to| ServiceEndpoint {
+        address: address(*to),
+        port: port(81),
+        ending: to % 3 == 0,
+        node: Some(["this", "other"][usize::from(to % 2)].into()),
+        zones: hinted.then(|| "west".into()).into_iter().collect(),
+        nodes: Vec::new(),
+    });
+    let service = model::Service {
+        name: name.clone(),
+        declared: source(),
+        addresses,
+        affinity: None,
+        node_only,
+        ports: vec![ServicePort {
+            port: port(80),
+            transport: Transport::Tcp,
+            endpoints: endpoints.collect(),
+        }],
+    };
+    snapshot.services.insert(name, service.into());
 }
 
 /// Makes the change. What it leaves dangling is dropped, as linking does.
@@ -146,6 +189,18 @@ fn make(edit: &Edit, snapshot: &mut Snapshot, discovery: &mut Discovery) {
                 cell.intra = match cell.intra {
                     Intra::Open => Intra::Declared,
                     Intra::Declared => Intra::Open,
+                };
+            }
+        }
+        Edit::Borders(c, ingress, egress) => {
+            if let Some(cell) = snapshot.cells.get_mut(&cell_id(PROJECTS[*c])) {
+                let border = |open: bool| match open {
+                    true => Border::Open,
+                    false => Border::Declared,
+                };
+                cell.borders = model::Borders {
+                    ingress: border(*ingress),
+                    egress: border(*egress),
                 };
             }
         }
@@ -233,6 +288,7 @@ fn make(edit: &Edit, snapshot: &mut Snapshot, discovery: &mut Discovery) {
         }
         Edit::Lines(c) => {
             if let Some(cell) = snapshot.cells.get_mut(&cell_id(PROJECTS[*c])) {
+                cell.declared.line += 1;
                 cell.intra_declared.line += 1;
                 for component in cell.components.values_mut() {
                     for endpoint in component.endpoints.values_mut() {
@@ -243,6 +299,9 @@ fn make(edit: &Edit, snapshot: &mut Snapshot, discovery: &mut Discovery) {
                     }
                 }
             }
+        }
+        Edit::Cluster(n, at, to, node_only, hinted) => {
+            cluster(snapshot, *n, at, to, *node_only, *hinted)
         }
         Edit::PlatformService(to, at) => {
             let service = &mut snapshot.platform.services[0];

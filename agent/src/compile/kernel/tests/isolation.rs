@@ -4,6 +4,7 @@
 use agent_common::Lookups;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use snapshot::model::{Border, Borders};
 use snapshot::{SourceFile, Taken, take};
 
 use super::*;
@@ -195,7 +196,8 @@ pub(super) fn document(object: &Value) -> SourceFile {
     }
 }
 
-fn documents(policies: &[Policy], all: bool) -> Taken {
+/// The documents, with these borders of the cell: of cells that are not derived from labels they are closed.
+fn documents(policies: &[Policy], all: bool, borders: Borders) -> Taken {
     let component = |name: &str, pods: [usize; 2]| {
         json!({
             "name": name,
@@ -245,7 +247,17 @@ fn documents(policies: &[Policy], all: bool) -> Taken {
     for (number, policy) in policies.iter().enumerate() {
         objects.push(policy.document(number));
     }
-    take(objects.iter().map(document))
+    let mut taken = take(objects.iter().map(document));
+    for cell in taken.snapshot.cells.values_mut() {
+        cell.borders = borders;
+    }
+    taken
+}
+
+/// Borders that are open, or not: towards the cell, and out of it.
+fn borders() -> impl Strategy<Value = Borders> {
+    let border = || prop_oneof![Just(Border::Declared), Just(Border::Open)];
+    (border(), border()).prop_map(|(ingress, egress)| Borders { ingress, egress })
 }
 
 impl Policy {
@@ -397,7 +409,14 @@ fn allowed(
 }
 
 /// What the cell says.
-fn declared(peer: &str, port: u16, protocol: u8, direction: Direction) -> bool {
+fn declared(borders: Borders, peer: &str, port: u16, protocol: u8, direction: Direction) -> bool {
+    let border = match direction {
+        Direction::Ingress => borders.ingress,
+        Direction::Egress => borders.egress,
+    };
+    if border == Border::Open {
+        return true;
+    }
     match number(peer) {
         Some(pod) => pod < OF_CELL,
         None if direction == Direction::Ingress => peer == NODE && (port, protocol) == (8080, TCP),
@@ -451,8 +470,8 @@ fn node() -> Discovery {
     }
 }
 
-fn agrees(policies: &[Policy], all: bool) -> Result<(), TestCaseError> {
-    let taken = documents(policies, all);
+fn agrees(policies: &[Policy], all: bool, borders: Borders) -> Result<(), TestCaseError> {
+    let taken = documents(policies, all, borders);
     let mistakes = taken.report.objects.values();
     let mistakes: Vec<_> = mistakes.flat_map(|verdict| &verdict.mistakes).collect();
     prop_assert!(mistakes.is_empty(), "{mistakes:?}");
@@ -480,7 +499,7 @@ fn agrees(policies: &[Policy], all: bool) -> Result<(), TestCaseError> {
                 };
                 let calls = PORTS.iter().flat_map(|port| [(*port, TCP), (*port, UDP)]);
                 for (port, protocol) in calls.chain([(0, ICMP)]) {
-                    let cell = own >= OF_CELL || declared(&peer, port, protocol, way);
+                    let cell = own >= OF_CELL || declared(borders, &peer, port, protocol, way);
                     let wanted = cell && allowed(policies, own, &peer, port, protocol, way);
                     let passes = found(&tables, endpoint, identity, port, protocol, way);
                     prop_assert_eq!(
@@ -505,8 +524,9 @@ proptest! {
     fn property_policies_allow_what_kubernetes_says(
         policies in proptest::collection::vec(policy(), 0..5),
         all in any::<bool>(),
+        borders in borders(),
     ) {
-        agrees(&policies, all)?;
+        agrees(&policies, all, borders)?;
     }
 
     #[test]
@@ -514,10 +534,11 @@ proptest! {
         before in proptest::collection::vec(policy(), 0..3),
         after in proptest::collection::vec(policy(), 0..3),
         scopes in any::<(bool, bool)>(),
+        borders in (borders(), borders()),
     ) {
-        let first = documents(&before, scopes.0).snapshot;
+        let first = documents(&before, scopes.0, borders.0).snapshot;
         let first = Compiled::default().next(&Arc::new(first), &node(), 1);
-        let snapshot = documents(&after, scopes.1).snapshot;
+        let snapshot = documents(&after, scopes.1, borders.1).snapshot;
         let known = first.from.as_deref().expect("compiled");
         let next = Arc::new(snapshot.clone().sharing(known));
         let next = first.next(&next, &node(), 2);
@@ -527,7 +548,7 @@ proptest! {
 
 #[test]
 fn without_policies_identities_are_those_of_cells() {
-    let taken = documents(&[], true);
+    let taken = documents(&[], true, Borders::default());
     let tables = compile(&taken.snapshot, &node(), 1);
     assert_eq!(
         owner(&tables, &address(0)).identity,
@@ -601,5 +622,86 @@ fn a_refused_policy_closes() {
         assert_eq!(ways.map(|way| !passes(11, 2, way)), closed, "{spec}");
         // The pod of another namespace is not isolated.
         assert_eq!(ways.map(|way| passes(13, 0, way)), [true, true], "{spec}");
+    }
+}
+
+/// `world` is nobody of the cluster, also where the cell itself lets everybody pass.
+#[test]
+fn an_open_border_opens_what_a_policy_names_and_nothing_else() {
+    let rule = |peers: &str| json!([{ peers: ["world"] }]);
+    let policy = json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+        "metadata": { "namespace": "red", "name": "outside" },
+        "spec": {
+            "endpointSelector": { "matchLabels": { "app": "a" } },
+            "egress": rule("toEntities"), "ingress": rule("fromEntities"),
+        },
+    });
+    let mut objects = vec![policy];
+    for (cell, number) in [("shop", 0), ("bank", 2)] {
+        objects.push(json!({
+            "apiVersion": "cardinal.dev/v1alpha1", "kind": "Cell",
+            "metadata": { "namespace": "red", "name": cell },
+            "spec": {
+                "organization": "acme", "project": cell, "environment": "prod",
+                "components": [{ "name": "one", "workloads": { "addresses": [address(number)] } }],
+            },
+        }));
+    }
+    for (number, app) in [(0, "a"), (2, "b"), (4, "b")] {
+        objects.push(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "namespace": "red", "name": format!("pod-{number}"), "labels": { "app": app } },
+            "status": { "phase": "Running", "podIPs": [{ "ip": address(number) }] },
+        }));
+    }
+    let mut taken = take(objects.iter().map(document));
+    let mistakes = taken.report.objects.values();
+    let mistakes: Vec<_> = mistakes.flat_map(|verdict| &verdict.mistakes).collect();
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    for cell in taken.snapshot.cells.values_mut() {
+        cell.borders = Borders {
+            ingress: Border::Open,
+            egress: Border::Open,
+        };
+    }
+    let tables = compile(&taken.snapshot, &node(), 1);
+    let passes = |own: u32, peer: &str, protocol, way| {
+        let identity = match (way, peer) {
+            (Direction::Ingress, NODE) => Identity::NODE,
+            _ => owner(&tables, peer).identity,
+        };
+        found(
+            &tables,
+            &tables.endpoints[&own],
+            identity,
+            443,
+            protocol,
+            way,
+        )
+    };
+    let ways = [Direction::Ingress, Direction::Egress];
+    for (peer, open) in [
+        ("203.0.113.7", [true, true]),
+        (&*address(2), [false, false]),
+        (&*address(4), [false, false]),
+        // The pod's own node is never a policy's matter.
+        (NODE, [true, false]),
+    ] {
+        for protocol in [TCP, UDP] {
+            assert_eq!(
+                ways.map(|way| passes(11, peer, protocol, way)),
+                open,
+                "{peer}"
+            );
+        }
+    }
+    // Whom no policy isolates, the border is open to everybody.
+    for peer in ["203.0.113.7", &*address(0), &*address(4), NODE] {
+        assert_eq!(
+            ways.map(|way| passes(13, peer, TCP, way)),
+            [true, true],
+            "{peer}"
+        );
     }
 }

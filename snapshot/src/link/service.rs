@@ -1,0 +1,108 @@
+//! Services that have addresses, with the endpoints that their slices tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::document::Table;
+use crate::document::addresses::Placed;
+use crate::document::endpoint_slice::{SliceDraft, State};
+use crate::document::service::{ServiceDraft, ServicePort as PortDraft};
+use crate::model::{ObjectName, Service, ServiceEndpoint, ServicePort, Transport};
+use crate::reader::Sink;
+use crate::report::Source;
+use crate::shared::Shared;
+
+/// Links them. An address is the first one's in the order of names; a port of a transport that is not known is nobody's.
+pub(super) fn services(
+    drafts: &Table<ServiceDraft>,
+    slices: &Table<SliceDraft>,
+    sink: &Sink,
+) -> BTreeMap<ObjectName, Shared<Service>> {
+    let mut of: BTreeMap<&ObjectName, Vec<&SliceDraft>> = BTreeMap::new();
+    for (_, slice) in slices.values() {
+        if let Some(slice) = slice.as_deref()
+            && let Some(service) = &slice.service
+        {
+            of.entry(service).or_default().push(slice);
+        }
+    }
+    let mut taken: BTreeMap<IpAddr, &Source> = BTreeMap::new();
+    let mut services = BTreeMap::new();
+    for (name, (declared, draft)) in drafts {
+        let Some(draft) = draft else { continue };
+        let mut free = |placed: &&Placed| match taken.get(&placed.address) {
+            None => {
+                taken.insert(placed.address, declared);
+                true
+            }
+            Some(first) => {
+                sink.mistake(
+                    placed.source.clone(),
+                    format_args!("`{}` is the address of {first} already", placed.address),
+                );
+                false
+            }
+        };
+        let addresses = draft.addresses.iter().filter(|placed| free(placed));
+        let addresses: Vec<IpAddr> = addresses.map(|placed| placed.address).collect();
+        if addresses.is_empty() {
+            continue;
+        }
+        let slices = of.get(name).map_or(&[][..], Vec::as_slice);
+        let mut known = BTreeSet::new();
+        let ports = draft.ports.iter();
+        let ports = ports.filter_map(|port| {
+            let transport = port.transport?;
+            known.insert((port.port, transport)).then(|| ServicePort {
+                port: port.port,
+                transport,
+                endpoints: endpoints(port, transport, slices),
+            })
+        });
+        let service = Service {
+            name: name.clone(),
+            declared: declared.clone(),
+            addresses,
+            affinity: draft.affinity,
+            node_only: draft.node_only,
+            ports: ports.collect(),
+        };
+        services.insert(name.clone(), service.into());
+    }
+    services
+}
+
+/// The endpoints of a port: pods of one service may have it at numbers that differ, each slice says at which.
+fn endpoints(
+    port: &PortDraft,
+    transport: Transport,
+    slices: &[&SliceDraft],
+) -> Vec<ServiceEndpoint> {
+    let mut endpoints = Vec::new();
+    for slice in slices {
+        let mut ports = slice.ports.iter();
+        let Some(own) = ports.find(|one| one.name == port.name && one.transport == Some(transport))
+        else {
+            continue;
+        };
+        for endpoint in &slice.endpoints {
+            let ending = match endpoint.state {
+                State::Ready => false,
+                State::Ending => true,
+                State::No => continue,
+            };
+            endpoints.push(ServiceEndpoint {
+                address: endpoint.address,
+                port: own.port,
+                ending,
+                node: endpoint.node.clone(),
+                zones: endpoint.hints.zones.clone(),
+                nodes: endpoint.hints.nodes.clone(),
+            });
+        }
+    }
+    endpoints.sort_unstable();
+    // While an endpoint moves from one slice to another both have it (Kubernetes, `EndpointSlice`); the ready one comes first.
+    endpoints.dedup_by(|one, first| (one.address, one.port) == (first.address, first.port));
+    endpoints
+}

@@ -1,0 +1,52 @@
+//! `Service`s of Kubernetes, as connections to their addresses are led.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Declared, ObjectName, Port, Transport};
+
+/// A service with addresses of its own (`spec.clusterIPs`). Headless ones and aliases have none, and are none here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its document and field.
+    pub declared: Declared,
+    /// Its addresses, at most one of each family; no other service has them.
+    pub addresses: Vec<IpAddr>,
+    /// How long a client keeps its endpoint after its last connection (`sessionAffinity: ClientIP`).
+    pub affinity: Option<Duration>,
+    /// Connections go to endpoints of the client's own node, or nowhere (`internalTrafficPolicy: Local`).
+    pub node_only: bool,
+    /// Its ports; no two have one number and transport.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The number that clients name.
+    pub port: Port,
+    /// Its transport.
+    pub transport: Transport,
+    /// Endpoints that answer, in ascending order of their addresses.
+    pub endpoints: Vec<ServiceEndpoint>,
+}
+
+/// Who answers at a port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceEndpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its own port.
+    pub port: Port,
+    /// It ends and still answers: for when no other endpoint is ready.
+    pub ending: bool,
+    /// The node that it is on, if that is known.
+    pub node: Option<Arc<str>>,
+    /// Zones whose clients it is for (`hints.forZones`); empty: it does not say.
+    pub zones: Vec<Arc<str>>,
+    /// Nodes whose clients it is for (`hints.forNodes`); empty: it does not say.
+    pub nodes: Vec<Arc<str>>,
+}

@@ -1,0 +1,268 @@
+//! `Service`s and their `EndpointSlice`s: what comes of them for clients of their addresses.
+
+use snapshot::model::{Service, ServiceEndpoint, Transport};
+use snapshot::{SourceFile, Taken, take};
+
+/// A service with a name, and what its `spec` says.
+fn service(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{ name: {name}, namespace: shop }}
+spec: {spec}
+"
+    )
+}
+
+/// A slice of the service `web`.
+fn slice(kind: &str, ports: &str, endpoints: &str) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{ name: x, namespace: shop, labels: {{ kubernetes.io/service-name: web }} }}
+addressType: {kind}
+ports: {ports}
+endpoints: {endpoints}
+"
+    )
+}
+
+fn taken(texts: &[String]) -> Taken {
+    let files = texts.iter().enumerate().map(|(number, text)| SourceFile {
+        path: format!("{number}"),
+        // Slices of one service have names of their own.
+        bytes: text
+            .replace("name: x,", &format!("name: x-{number},"))
+            .into_bytes(),
+    });
+    take(files)
+}
+
+/// Everything about a service in a line.
+fn shown(service: &Service) -> String {
+    let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
+    let mut text = addresses.join(",");
+    if let Some(affinity) = service.affinity {
+        text += &format!(" keeps {} s", affinity.as_secs());
+    }
+    if service.node_only {
+        text += " of its node";
+    }
+    for port in &service.ports {
+        let transport = match port.transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        };
+        let endpoints: Vec<_> = port.endpoints.iter().map(endpoint).collect();
+        text += &format!(" {}/{transport} [{}]", port.port, endpoints.join(" "));
+    }
+    text
+}
+
+fn endpoint(one: &ServiceEndpoint) -> String {
+    let mut text = format!("{}:{}", one.address, one.port);
+    if one.ending {
+        text += "~";
+    }
+    if let Some(node) = &one.node {
+        text += &format!("@{node}");
+    }
+    for zone in &one.zones {
+        text += &format!("+{zone}");
+    }
+    for node in &one.nodes {
+        text += &format!("*{node}");
+    }
+    text
+}
+
+/// What comes of the service `web` and slices of it; none: nothing.
+fn web(spec: &str, slices: &[String]) -> Option<String> {
+    let mut texts = vec![service("web", spec)];
+    texts.extend_from_slice(slices);
+    let taken = taken(&texts);
+    let refused = taken.report.objects.values().filter(|one| !one.accepted);
+    assert_eq!(refused.count(), 0, "{:?}", taken.report.objects);
+    let mut services = taken.snapshot.services.values();
+    services.next().map(|one| shown(one))
+}
+
+const PORT: &str = "[{ port: 80 }]";
+const ONE: &str = "{ clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ports: [{ port: 80 }] }";
+
+#[test]
+fn addresses_are_those_of_the_cluster() {
+    let rows = [
+        (ONE, Some("10.96.0.1 80/tcp []")),
+        // Written by hand only one field may be there.
+        (
+            "{ clusterIP: 10.96.0.1, ports: [{ port: 80 }] }",
+            Some("10.96.0.1 80/tcp []"),
+        ),
+        (
+            "{ clusterIP: 'fd96::1', clusterIPs: ['fd96::1', 10.96.0.1], ports: [{ port: 53, protocol: UDP }] }",
+            Some("fd96::1,10.96.0.1 53/udp []"),
+        ),
+        (
+            "{ type: LoadBalancer, clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ports: [{ port: 80, nodePort: 30080 }] }",
+            Some("10.96.0.1 80/tcp []"),
+        ),
+        // Headless, without an address yet, and an alias.
+        (
+            "{ clusterIP: None, clusterIPs: [None], ports: [{ port: 80 }] }",
+            None,
+        ),
+        ("{ ports: [{ port: 80 }] }", None),
+        (
+            "{ type: ExternalName, externalName: example.org, clusterIP: '' }",
+            None,
+        ),
+        // What is not known is not led anywhere.
+        (
+            "{ clusterIP: 10.96.0.1, ports: [{ name: a, port: 80, protocol: SCTP }, { name: b, port: 80 }, { name: c, port: 80, protocol: UDP }] }",
+            Some("10.96.0.1 80/tcp [] 80/udp []"),
+        ),
+    ];
+    for (spec, expected) in rows {
+        assert_eq!(web(spec, &[]).as_deref(), expected, "{spec}");
+    }
+}
+
+#[test]
+fn affinity_and_policy_are_the_service_s() {
+    let rows = [
+        ("sessionAffinity: None", "10.96.0.1"),
+        ("sessionAffinity: ClientIP", "10.96.0.1 keeps 10800 s"),
+        (
+            "sessionAffinity: ClientIP, sessionAffinityConfig: { clientIP: { timeoutSeconds: 7 } }",
+            "10.96.0.1 keeps 7 s",
+        ),
+        ("internalTrafficPolicy: Cluster", "10.96.0.1"),
+        ("internalTrafficPolicy: Local", "10.96.0.1 of its node"),
+    ];
+    for (fields, expected) in rows {
+        let spec = format!("{{ clusterIP: 10.96.0.1, {fields} }}");
+        assert_eq!(web(&spec, &[]).as_deref(), Some(expected), "{fields}");
+    }
+}
+
+#[test]
+fn endpoints_are_those_that_answer() {
+    let rows = [
+        // Conditions that are absent: ready (Kubernetes, `EndpointConditions`).
+        ("[{ addresses: [10.1.0.1] }]", "10.1.0.1:8080"),
+        (
+            "[{ addresses: [10.1.0.1], conditions: { ready: true, serving: true, terminating: false } }]",
+            "10.1.0.1:8080",
+        ),
+        (
+            "[{ addresses: [10.1.0.1], conditions: { ready: false } }]",
+            "",
+        ),
+        (
+            "[{ addresses: [10.1.0.1], conditions: { ready: false, serving: true, terminating: true } }]",
+            "10.1.0.1:8080~",
+        ),
+        (
+            "[{ addresses: [10.1.0.1], conditions: { ready: false, serving: false, terminating: true } }]",
+            "",
+        ),
+        // `publishNotReadyAddresses` comes as ready endpoints that may end.
+        (
+            "[{ addresses: [10.1.0.1], conditions: { ready: true, serving: false, terminating: true } }]",
+            "10.1.0.1:8080",
+        ),
+        (
+            "[{ addresses: [10.1.0.2], nodeName: n2 }, { addresses: [10.1.0.1], nodeName: n1, hints: { forZones: [{ name: a }, { name: b }], forNodes: [{ name: n1 }] } }]",
+            "10.1.0.1:8080@n1+a+b*n1 10.1.0.2:8080@n2",
+        ),
+        ("null", ""),
+    ];
+    for (endpoints, expected) in rows {
+        let slice = slice("IPv4", "[{ port: 8080 }]", endpoints);
+        let expected = format!("10.96.0.1 80/tcp [{expected}]");
+        assert_eq!(web(ONE, &[slice]), Some(expected), "{endpoints}");
+    }
+}
+
+#[test]
+fn ports_are_found_by_their_names_and_each_slice_has_its_numbers() {
+    let spec = "{ clusterIPs: [10.96.0.1, 'fd96::1'], ports: [{ name: http, port: 80, targetPort: web }, { name: dns, port: 53, protocol: UDP }] }";
+    let ports = |http: u16| {
+        format!("[{{ name: http, port: {http} }}, {{ name: dns, port: 5353, protocol: UDP }}]")
+    };
+    let slices = [
+        slice("IPv4", &ports(8080), "[{ addresses: [10.1.0.1] }]"),
+        // A pod of another version has the named port at another number.
+        slice("IPv4", &ports(9090), "[{ addresses: [10.1.0.2] }]"),
+        slice("IPv6", &ports(8080), "[{ addresses: ['fd01::1'] }]"),
+        // One that lacks a port, and one of names.
+        slice(
+            "IPv4",
+            "[{ name: other, port: 1 }]",
+            "[{ addresses: [10.1.0.3] }]",
+        ),
+        slice("FQDN", &ports(8080), "[{ addresses: [example.org] }]"),
+    ];
+    assert_eq!(
+        web(spec, &slices).as_deref(),
+        Some(
+            "10.96.0.1,fd96::1 80/tcp [10.1.0.1:8080 10.1.0.2:9090 fd01::1:8080] 53/udp [10.1.0.1:5353 10.1.0.2:5353 fd01::1:5353]"
+        )
+    );
+}
+
+#[test]
+fn an_endpoint_that_moves_between_slices_is_one() {
+    let ready = slice("IPv4", PORT, "[{ addresses: [10.1.0.1] }]");
+    let ending = slice(
+        "IPv4",
+        PORT,
+        "[{ addresses: [10.1.0.1], conditions: { ready: false, serving: true, terminating: true } }]",
+    );
+    for slices in [[ready.clone(), ending.clone()], [ending, ready]] {
+        assert_eq!(
+            web(ONE, &slices).as_deref(),
+            Some("10.96.0.1 80/tcp [10.1.0.1:80]")
+        );
+    }
+}
+
+#[test]
+fn an_address_is_one_service_s() {
+    let taken = taken(&[service("b", ONE), service("a", ONE)]);
+    let names: Vec<_> = taken
+        .snapshot
+        .services
+        .keys()
+        .map(|one| one.name())
+        .collect();
+    assert_eq!(names, ["a"]);
+    let mut verdicts = taken.report.objects.values();
+    assert!(verdicts.any(|one| one.mistakes.iter().any(|mistake| {
+        &*mistake.source.field == "spec.clusterIPs[0]"
+            && mistake.message.contains("is the address of")
+    })));
+}
+
+#[test]
+fn what_a_service_says_wrong_is_named() {
+    for (spec, field) in [
+        ("{ clusterIP: 10.96.0.999 }", "spec.clusterIP"),
+        (
+            "{ clusterIP: 10.96.0.1, sessionAffinity: Client }",
+            "spec.sessionAffinity",
+        ),
+        (
+            "{ clusterIP: 10.96.0.1, internalTrafficPolicy: Node }",
+            "spec.internalTrafficPolicy",
+        ),
+    ] {
+        let taken = taken(&[service("web", spec)]);
+        assert!(taken.snapshot.services.is_empty());
+        let mut verdicts = taken.report.objects.values();
+        let verdict = verdicts.next().expect("there is one object");
+        assert!(!verdict.accepted);
+        assert_eq!(&*verdict.mistakes[0].source.field, field);
+    }
+}

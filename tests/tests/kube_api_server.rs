@@ -1,0 +1,308 @@
+//! Requests go on while the API server is away, while agents are replaced, and while many routes change at once.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use tests::{
+    http::curl,
+    kube::{
+        AGENT_NAMESPACE, Setup, World,
+        manifests::{attached, gateway, http, programmed, route, service, together},
+        pods::serving,
+        process::Agent,
+        root,
+    },
+    peer::{LoadReport, Running},
+    programs::Programs,
+};
+
+const WAIT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+const HOST: &str = "shop.example.org";
+/// Routes that change, and how many are sent together.
+const ROUTES: usize = 500;
+const BATCH: usize = 50;
+
+/// Pods `one` and `two`, each behind a service of its name.
+fn backends(world: &World, nodes: u8) -> Result<()> {
+    for (name, node) in [("one", 1), ("two", nodes)] {
+        let node = format!("node-{node}");
+        let pod = serving(name, &node, name, &[], &["--http", "[::]:8080"]);
+        world.apply(&together(&[pod, service(name, name, &[8080])]))?;
+    }
+    for name in ["one", "two"] {
+        let selector = format!("kubernetes.io/service-name={name}");
+        world.wait(
+            WAIT,
+            &["endpointslices", "--selector", &selector],
+            |slices| slices["items"][0]["endpoints"][0]["conditions"]["ready"] == true,
+        )?;
+    }
+    Ok(())
+}
+
+fn address(world: &World, name: &str) -> Result<SocketAddr> {
+    let gateway = world.wait(WAIT, &["gateway", name], programmed)?;
+    let address = gateway["status"]["addresses"][0]["value"].as_str();
+    Ok(SocketAddr::new(
+        address.context("a gateway has no address")?.parse()?,
+        80,
+    ))
+}
+
+/// Requests from outside until told to end.
+fn load(world: &World, to: SocketAddr, host: &str) -> Result<Running> {
+    let mut command = world.outside(Programs::locate()?.peer);
+    let to = to.to_string();
+    command.args(["load", "--to", &to, "--host", host, "--timeout-ms", "20000"]);
+    Running::start("the load", command)
+}
+
+fn end(mut load: Running) -> Result<LoadReport> {
+    load.finish();
+    load.next(WAIT)
+}
+
+/// Nothing failed, and nobody answered but this pod.
+fn flawless(report: &LoadReport, by: &str) -> Result<()> {
+    ensure!(
+        report.failed == 0 && report.answers.keys().eq([by]),
+        "{report:?}"
+    );
+    Ok(())
+}
+
+/// Who answers.
+fn ask(world: &World, to: SocketAddr, host: &str) -> Result<String> {
+    let (url, host) = (format!("http://{to}/"), format!("host: {host}"));
+    let page = curl(
+        world.outside("curl"),
+        Duration::from_secs(5),
+        &["--header", &host, &url],
+    )?;
+    let answer = page.json();
+    Ok(answer["name"]
+        .as_str()
+        .map_or_else(|| page.outcome(), str::to_owned))
+}
+
+fn answered(world: &World, to: SocketAddr, host: &str, by: &str) -> Result<()> {
+    let end = Instant::now() + WAIT;
+    loop {
+        let found = ask(world, to, host)?;
+        if found == by {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            bail!("{host} is answered by {found}, not by {by}");
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn stale(status: &Value, seconds: u64) -> bool {
+    let stale = status["config"]["cluster"]["stale_seconds"].as_u64();
+    stale.is_some_and(|stale| stale >= seconds)
+}
+
+#[test]
+fn kube_requests_need_no_api_server() -> Result<()> {
+    let world = World::up(&Setup {
+        roles: false,
+        ..Setup::default()
+    })?;
+    world.apply_folder(&root().join("deploy/crds"))?;
+    world.apply(&fs::read_to_string(
+        root().join("deploy/gateway-class.yaml"),
+    )?)?;
+    world.apply(
+        &json!({
+            "apiVersion": "cardinal.dev/v1alpha1",
+            "kind": "Platform",
+            "metadata": { "name": "platform" },
+            "spec": { "gateways": { "addressPools": ["198.19.0.0/19"] } },
+        })
+        .to_string(),
+    )?;
+    backends(&world, 1)?;
+    world.apply(&together(&[
+        gateway("web", &[http("http", 80)]),
+        route("shop", "web", HOST, "/", ("one", 8080)),
+    ]))?;
+    let folder = tempfile::tempdir()?;
+    let mut agent = Agent::start(&world, "node-1", folder.path())?;
+    let to = address(&world, "web")?;
+    answered(&world, to, HOST, "one")?;
+    let deadline = Instant::now() + WAIT;
+    // What is kept is written some seconds after it changed.
+    while !fs::read_to_string(agent.kept())
+        .is_ok_and(|kept| kept.contains("\"shop\"") && kept.contains(&to.ip().to_string()))
+    {
+        ensure!(Instant::now() < deadline, "the route is not kept");
+        std::thread::sleep(PAUSE);
+    }
+
+    // The API server dies and comes back, and nobody notices but the status.
+    let clients = load(&world, to, HOST)?;
+    for _ in 0..2 {
+        world.crash("kube-apiserver")?;
+        let status = agent.wait(|status| stale(status, 3))?;
+        ensure!(status["agent"]["ready"] == true, "{status}");
+        ensure!(
+            world.up_again()?.status()?.success(),
+            "the world did not come back"
+        );
+        agent.wait(|status| status["config"]["cluster"]["stale_seconds"] == 0)?;
+    }
+    let report = end(clients)?;
+    flawless(&report, "one")?;
+    println!(
+        "{} requests without an API server, none failed",
+        report.requests
+    );
+
+    // An agent that starts meanwhile serves what it had kept, and says how old that is.
+    world.crash("kube-apiserver")?;
+    agent.end()?;
+    agent.again()?;
+    answered(&world, to, HOST, "one")?;
+    let status = agent.wait(|status| stale(status, 1))?;
+    ensure!(status["config"]["cluster"]["complete"] == false, "{status}");
+    ensure!(
+        world.up_again()?.status()?.success(),
+        "the world did not come back"
+    );
+    world.apply(&route("shop", "web", HOST, "/", ("two", 8080)).to_string())?;
+    answered(&world, to, HOST, "two")?;
+    agent.wait(|status| status["config"]["cluster"]["complete"] == true)?;
+    Ok(())
+}
+
+#[test]
+fn kube_many_routes_change_and_no_request_goes_astray() -> Result<()> {
+    let world = World::up(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    })?;
+    world.deploy_agent(WAIT)?;
+    backends(&world, 2)?;
+    let host = |number: usize| format!("r{number}.example.org");
+    let to_of = |backend: &str| {
+        let routes = (0..ROUTES).map(|number| {
+            route(
+                &format!("r{number}"),
+                "web",
+                &host(number),
+                "/",
+                (backend, 8080),
+            )
+        });
+        routes.collect::<Vec<_>>()
+    };
+    world.apply(&together(&[
+        gateway("web", &[http("http", 80)]),
+        route("shop", "web", HOST, "/", ("one", 8080)),
+    ]))?;
+    let to = address(&world, "web")?;
+    answered(&world, to, HOST, "one")?;
+    let change = |routes: &[Value]| -> Result<Duration> {
+        let start = Instant::now();
+        for batch in routes.chunks(BATCH) {
+            world.apply(&together(batch))?;
+        }
+        Ok(start.elapsed())
+    };
+    change(&to_of("one"))?;
+    let last = host(ROUTES - 1);
+    answered(&world, to, &last, "one")?;
+
+    // One client of a route that stays, one of a route that changes: old or new are right, nothing else is.
+    let (stays, changes) = (load(&world, to, HOST)?, load(&world, to, &last)?);
+    let took = change(&to_of("two"))?;
+    for number in (0..ROUTES).step_by(BATCH).chain([ROUTES - 1]) {
+        answered(&world, to, &host(number), "two")?;
+    }
+    world.wait(WAIT, &["httproutes"], |routes| {
+        let mut routes = routes["items"].as_array().into_iter().flatten();
+        routes.all(attached)
+    })?;
+    let report = end(stays)?;
+    flawless(&report, "one")?;
+    let changed = end(changes)?;
+    let expected: BTreeSet<&str> = ["one", "two"].into();
+    let found: BTreeSet<&str> = changed.answers.keys().map(String::as_str).collect();
+    ensure!(changed.failed == 0 && found == expected, "{changed:?}");
+    println!(
+        "{ROUTES} routes changed in {} s under {} requests, none failed or was led astray",
+        took.as_secs(),
+        report.requests + changed.requests
+    );
+    Ok(())
+}
+
+#[test]
+fn kube_an_agent_is_replaced_and_only_new_connections_to_its_node_are_refused() -> Result<()> {
+    let world = World::up(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    })?;
+    world.deploy_agent(WAIT)?;
+    world.apply(
+        &json!({
+            "apiVersion": "cardinal.dev/v1alpha1",
+            "kind": "Platform",
+            "metadata": { "name": "platform" },
+            "spec": { "gateways": { "addresses": "Nodes" } },
+        })
+        .to_string(),
+    )?;
+    // Neither backend is on the node whose agent goes.
+    backends(&world, 2)?;
+    world.apply(&together(&[
+        gateway("web", &[http("http", 80)]),
+        route("shop", "web", HOST, "/", ("two", 8080)),
+    ]))?;
+    let nodes: [SocketAddr; 2] = ["198.19.255.1:80".parse()?, "198.19.255.2:80".parse()?];
+    for node in nodes {
+        answered(&world, node, HOST, "two")?;
+    }
+    let clients = nodes.map(|node| load(&world, node, HOST));
+    let agents = world.get(&["pods", "--namespace", AGENT_NAMESPACE])?;
+    let mut agents = agents["items"].as_array().into_iter().flatten();
+    let first = agents.find(|pod| pod["spec"]["nodeName"] == "node-1");
+    let first = first.and_then(|pod| pod["metadata"]["name"].as_str());
+    let first = first.context("node-1 has no agent")?;
+    let start = Instant::now();
+    world.delete(&["pod", first, "--namespace", AGENT_NAMESPACE])?;
+    world.agents_ready(WAIT)?;
+    answered(&world, nodes[0], HOST, "two")?;
+    let took = start.elapsed();
+    let [replaced, other] = clients;
+    let (replaced, other) = (end(replaced?)?, end(other?)?);
+    flawless(&other, "two")?;
+    // Nobody else answers, and whoever comes while there is no router is told so at once. A request may meet the end of the kept
+    // connection that it was sent on, of which this client has one at a time.
+    ensure!(replaced.answers.keys().eq(["two"]), "{replaced:?}");
+    let (refused, cut): (Vec<_>, Vec<_>) =
+        (replaced.failures.iter()).partition(|(why, _)| why.contains("Connection refused"));
+    let count =
+        |failures: &[(&String, &u64)]| failures.iter().map(|(_, count)| **count).sum::<u64>();
+    ensure!(count(&cut) <= 1, "{replaced:?}");
+    println!(
+        "node whose agent was replaced, within {} ms: {} requests, {} refused, {} cut, the longest {} ms; the other: {} requests, the longest {} ms",
+        took.as_millis(),
+        replaced.requests,
+        count(&refused),
+        count(&cut),
+        replaced.slowest_us / 1000,
+        other.requests,
+        other.slowest_us / 1000
+    );
+    Ok(())
+}
