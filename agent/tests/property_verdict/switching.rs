@@ -18,7 +18,7 @@ use crate::world::{World, inside};
 
 /// How often the generation changes.
 const SWITCHES: u32 = 60;
-/// Answers that are kept; what is asked after that is not looked at.
+/// Answers that are kept, of each generation its share; what is asked after that is not looked at.
 const ANSWERS: usize = 200_000;
 
 /// What was asked, and what was said.
@@ -75,13 +75,17 @@ fn ask(
 ) -> Vec<Answer> {
     let mut random = Random::new(!seed);
     let mut answers = Vec::new();
+    // Where switching is slow, the first generations would be all that is looked at.
+    let mut taken = BTreeMap::<u32, usize>::new();
     while !done.load(Ordering::Relaxed) {
         let asked = frames.next(&mut random);
         if cable::refused(&asked.frame) {
             continue;
         }
         let ran = explainer.explain(&asked, 0);
-        if answers.len() < ANSWERS {
+        let taken = taken.entry(ran.control[3]).or_default();
+        if *taken < ANSWERS / SWITCHES as usize {
+            *taken += 1;
             answers.push((asked, ran));
         }
     }
