@@ -1,6 +1,6 @@
 //! Local pods: which interface is whose.
 
-use crate::Identity;
+use crate::{Identity, Lookups};
 
 /// The key of the map `endpoints`.
 #[repr(C)]
@@ -43,24 +43,33 @@ pub struct Endpoint {
     cell: u32,
     policy: u32,
     flows: u32,
+    lookups: u32,
     mac: [u8; 6],
     pad: [u8; 2],
 }
-crate::wire!(Endpoint = 24);
+crate::wire!(Endpoint = 28);
 
 impl Endpoint {
     /// In the place of a slot: there is no such table. Every lookup in it fails, which denies.
     pub const NO_SLOT: u32 = u32::MAX;
 
     /// `cell` is the number under which packets are counted; `policy` and `flows` are slots of the maps of these names;
-    /// `mac` is the pod's own hardware address.
+    /// `lookups` is what the rules in `policy` need; `mac` is the pod's own hardware address.
     #[must_use]
-    pub const fn new(identity: Identity, cell: u32, policy: u32, flows: u32, mac: [u8; 6]) -> Self {
+    pub const fn new(
+        identity: Identity,
+        cell: u32,
+        policy: u32,
+        flows: u32,
+        lookups: Lookups,
+        mac: [u8; 6],
+    ) -> Self {
         Self {
             identity: identity.raw(),
             cell,
             policy,
             flows,
+            lookups: lookups.raw(),
             mac,
             pad: [0; 2],
         }
@@ -70,7 +79,14 @@ impl Endpoint {
     #[must_use]
     #[inline(always)]
     pub const fn nobody() -> Self {
-        Self::new(Identity::NONE, 0, Self::NO_SLOT, Self::NO_SLOT, [0; 6])
+        Self::new(
+            Identity::NONE,
+            0,
+            Self::NO_SLOT,
+            Self::NO_SLOT,
+            Lookups::from_raw(0),
+            [0; 6],
+        )
     }
 
     /// The component that runs in the pod.
@@ -99,6 +115,13 @@ impl Endpoint {
     #[inline(always)]
     pub const fn flows(&self) -> u32 {
         self.flows
+    }
+
+    /// What its rules need to be found.
+    #[must_use]
+    #[inline(always)]
+    pub const fn lookups(&self) -> Lookups {
+        Lookups::from_raw(self.lookups)
     }
 
     /// The pod's hardware address.

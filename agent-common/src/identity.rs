@@ -26,8 +26,6 @@ impl Identity {
     pub const WEST_GATE: Self = Self(6);
     /// The cloud's metadata service (169.254.169.254, fd00:ec2::254).
     pub const METADATA: Self = Self(7);
-    /// Whoever it is: a peer of rules, never of an address. A rule about it says that a direction is not restricted.
-    pub const ANYONE: Self = Self(8);
 
     /// Highest number within a kind.
     pub const MAX_NUMBER: u32 = 0x00ff_ffff;
@@ -50,6 +48,18 @@ impl Identity {
         Self(3 << 24 | (number & Self::MAX_NUMBER))
     }
 
+    /// Addresses that network policies tell from others of whom `self` stands for, by number. Each has the rules of `self`, as far
+    /// as policies leave them. Gates have no parts.
+    #[must_use]
+    pub const fn part(self, number: u32) -> Self {
+        let kind = match (self.0 >> 24, self) {
+            (1, _) => 4,
+            (3, _) | (_, Self::NODE | Self::OTHER_NODE | Self::DNS) => 6,
+            _ => 5,
+        };
+        Self(kind << 24 | (number & Self::MAX_NUMBER))
+    }
+
     /// The identity with this raw value.
     #[must_use]
     #[inline(always)]
@@ -64,11 +74,11 @@ impl Identity {
         self.0
     }
 
-    /// Whether this is a component of a cell.
+    /// Whether this is a component of a cell, or a part of one.
     #[must_use]
     #[inline(always)]
     pub const fn is_component(self) -> bool {
-        self.0 >> 24 == 1
+        matches!(self.0 >> 24, 1 | 4)
     }
 
     /// The border that a connection with this peer crosses, seen from a pod: `opener` is who opened it, `same_cell`
@@ -78,12 +88,10 @@ impl Identity {
     pub const fn path(self, opener: Direction, same_cell: bool) -> Path {
         let incoming = matches!(opener, Direction::Ingress);
         match (self.0 >> 24, self) {
-            (1, _) if same_cell => Path::Intra,
-            (1, _) if incoming => Path::West,
-            (1, _) => Path::East,
-            (3, _) | (_, Self::NODE | Self::OTHER_NODE | Self::DNS) => Path::Platform,
-            (_, Self::WEST_GATE) if incoming => Path::West,
-            (_, Self::WEST_GATE) => Path::East,
+            (1 | 4, _) if same_cell => Path::Intra,
+            (1 | 4, _) | (_, Self::WEST_GATE) if incoming => Path::West,
+            (1 | 4, _) | (_, Self::WEST_GATE) => Path::East,
+            (3 | 6, _) | (_, Self::NODE | Self::OTHER_NODE | Self::DNS) => Path::Platform,
             _ if incoming => Path::North,
             _ => Path::South,
         }
@@ -102,10 +110,12 @@ impl core::fmt::Display for Identity {
             (_, Self::NORTH_GATE) => f.write_str("north-gate"),
             (_, Self::WEST_GATE) => f.write_str("west-gate"),
             (_, Self::METADATA) => f.write_str("metadata"),
-            (_, Self::ANYONE) => f.write_str("anyone"),
             (1, _) => write!(f, "component:{number}"),
             (2, _) => write!(f, "external:{number}"),
             (3, _) => write!(f, "platform:{number}"),
+            (4, _) => write!(f, "component-part:{number}"),
+            (5, _) => write!(f, "outside-part:{number}"),
+            (6, _) => write!(f, "platform-part:{number}"),
             _ => write!(f, "reserved:{}", self.0),
         }
     }

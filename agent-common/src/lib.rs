@@ -32,7 +32,7 @@ pub use flow::{FlowKey, FlowState, FlowValue, FragmentKey, FragmentValue};
 pub use identity::{Identity, IdentityKey, IdentityValue};
 pub use listener::{Listener, ListenerKey, SocketKey};
 pub use mark::Mark;
-pub use policy::{Action, Rule, RuleKey};
+pub use policy::{Action, Lookups, Rule, RuleKey};
 pub use reason::{Direction, Path, Reason, Verdict};
 pub use service::{
     Affinity, AffinityKey, Backend, Choice, Ports, Service, ServiceKey, TranslationKey,

@@ -36,6 +36,12 @@ fn addresses_survive_the_way_there_and_back() {
 fn keys_have_the_bytes_that_the_programs_compare() {
     let key = RuleKey::new(Identity::component(3), 8080, 6, Direction::Ingress);
     assert_eq!(bytes(&key), [3, 0, 0, 1, 0x1f, 0x90, 6, 1]);
+    let range = RuleKey::range(Identity::component(3), 8085, 1, 6, Direction::Ingress);
+    assert_eq!(bytes(&range), [3, 0, 0, 1, 0x1f, 0x90, 6, 3]);
+    assert_eq!((range.port(), range.width()), (8080, 1));
+    assert_eq!(range.direction(), Some(Direction::Ingress));
+    let range = RuleKey::range(RuleKey::ANYBODY, 65535, 3, 17, Direction::Egress);
+    assert_eq!(bytes(&range), [0, 0, 0, 0, 0xf0, 0, 17, 6]);
     let key = EndpointKey::new(7, 9);
     assert_eq!(bytes(&key), [7, 0, 0, 0, 9, 0, 0, 0]);
     let local = address_bytes(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));

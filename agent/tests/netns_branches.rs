@@ -528,16 +528,16 @@ fn netns_every_branch_drops_with_its_own_reason() {
     let bpffs = world.folder.join(format!("bpf/maps_{}", Control::SCHEMA));
     let question = || send(&a.netns, "eth0", ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)));
     let pinned = |name: &str| MapData::from_pin(bpffs.join(name)).expect("the map is pinned");
-    let mut endpoints: HashMap<_, [u32; 2], [u32; 6]> =
+    let mut endpoints: HashMap<_, [u32; 2], [u32; 7]> =
         HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash");
     let mut control: Array<_, [u32; 6]> =
         Array::try_from(Map::Array(pinned("control"))).expect("an array");
     let key = [1, a.ifindex];
     let whole = endpoints.get(&key, 0).expect("the pod is known");
-    let [identity, cell, policy, _, mac, rest] = whole;
+    let [identity, cell, policy, _, lookups, mac, rest] = whole;
     let none = Endpoint::NO_SLOT;
     let mut endpoint = |value| endpoints.insert(key, value, 0).expect("writable for root");
-    endpoint([identity, cell, none, none, mac, rest]);
+    endpoint([identity, cell, none, none, lookups, mac, rest]);
     expect(
         &datapath,
         Direction::Egress,
@@ -545,7 +545,7 @@ fn netns_every_branch_drops_with_its_own_reason() {
         "no rules",
         question,
     );
-    endpoint([identity, cell, policy, none, mac, rest]);
+    endpoint([identity, cell, policy, none, lookups, mac, rest]);
     expect(
         &datapath,
         Direction::Egress,

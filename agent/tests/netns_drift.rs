@@ -183,7 +183,7 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                 assert_eq!(entries(&hash::<$key, $value>(&maps, $name)), before, $name);
             };
         }
-        spoiled!("endpoints", 8, 24);
+        spoiled!("endpoints", 8, 28);
         spoiled!("services", 20, 32);
         spoiled!("listeners", 24, 4);
 
@@ -234,8 +234,8 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
         let slots = || -> ArrayOfMaps<MapData> {
             ArrayOfMaps::try_from(Map::ArrayOfMaps(open(&maps, "policies"))).expect("a map of maps")
         };
-        let endpoint = entries(&hash::<8, 24>(&maps, "endpoints"));
-        let slot = |value: &[u8; 24], at: usize| {
+        let endpoint = entries(&hash::<8, 28>(&maps, "endpoints"));
+        let slot = |value: &[u8; 28], at: usize| {
             u32::from_ne_bytes(value[at..at + 4].try_into().expect("four bytes"))
         };
         let values: Vec<_> = endpoint.values().copied().collect();
@@ -325,7 +325,7 @@ fn netns_drift_does_not_bring_a_pod_back_whose_interface_went() {
     let handle = datapath.clone();
     let _watch = inside(&world.node, move || handle.watch_pods(true)).expect("pods are followed");
     world.activate(&datapath, world.tables(1, &[10, 20]));
-    let pods = || entries(&hash::<8, 24>(&maps(&world), "endpoints"));
+    let pods = || entries(&hash::<8, 28>(&maps(&world), "endpoints"));
     assert_eq!(pods().len(), 2);
     world.remove_interface(1);
     wait("the pod to be forgotten", || {
@@ -340,7 +340,7 @@ fn netns_drift_does_not_bring_a_pod_back_whose_interface_went() {
     }
     // What somebody else removes is put back beside it.
     let key = *pods().keys().next().expect("the other pod");
-    hash::<8, 24>(&maps(&world), "endpoints")
+    hash::<8, 28>(&maps(&world), "endpoints")
         .remove(&key)
         .expect("removed");
     assert_eq!(drifted(&look(&world, &datapath, &[])), [("endpoints", 1)]);

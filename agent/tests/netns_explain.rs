@@ -114,7 +114,7 @@ fn undeclared(status: &Value) -> u64 {
 }
 
 /// Keys of identities; endpoints.
-type Contents = (Vec<[u8; 20]>, Vec<([u8; 8], [u8; 24])>);
+type Contents = (Vec<[u8; 20]>, Vec<([u8; 8], [u8; 28])>);
 
 /// The keys of the maps that a generation is written to, and the values that are its own.
 fn contents(maps: &Path) -> Contents {
@@ -132,7 +132,7 @@ fn contents(maps: &Path) -> Contents {
         })
         .collect();
     networks.sort_unstable();
-    let endpoints: HashMap<_, [u8; 8], [u8; 24]> =
+    let endpoints: HashMap<_, [u8; 8], [u8; 28]> =
         HashMap::try_from(Map::HashMap(open("endpoints"))).expect("a hash");
     let mut pods: Vec<_> = endpoints
         .iter()

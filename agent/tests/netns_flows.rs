@@ -57,7 +57,7 @@ const VALUE: usize = size_of::<FlowValue>();
 
 impl Table {
     fn of(world: &World, generation: u32, pod: &TestPod) -> Self {
-        let endpoints: HashMap<_, [u32; 2], [u32; 6]> =
+        let endpoints: HashMap<_, [u32; 2], [u32; 7]> =
             HashMap::try_from(Map::HashMap(pinned(world, "endpoints"))).expect("a hash");
         let [_, _, _, slot, ..] = endpoints
             .get(&[generation, pod.ifindex], 0)

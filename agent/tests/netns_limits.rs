@@ -92,6 +92,8 @@ fn netns_what_does_not_fit_is_refused_with_the_numbers_before_the_kernel_is_touc
             // Without a component it has no flows of its own.
             identity: Identity::NONE,
             cell: 0,
+            whole: None,
+            lookups: agent_common::Lookups::default(),
             mac: POD_MAC,
         };
         endpoints.endpoints.insert(1_000_000 + n, pod);
@@ -102,6 +104,8 @@ fn netns_what_does_not_fit_is_refused_with_the_numbers_before_the_kernel_is_touc
             ifname: format!("none{n}"),
             identity: Identity::component(1),
             cell: 1,
+            whole: None,
+            lookups: agent_common::Lookups::default(),
             mac: POD_MAC,
         };
         flows.endpoints.insert(1_000_000 + n, pod);

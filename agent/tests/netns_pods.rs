@@ -492,6 +492,8 @@ fn netns_an_index_that_comes_back_is_nobodys_in_every_generation() {
             ifname: "reused".to_owned(),
             identity: guest,
             cell: 10,
+            whole: None,
+            lookups: agent_common::Lookups::default(),
             mac: found
                 .pods
                 .iter()

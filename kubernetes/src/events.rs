@@ -126,7 +126,7 @@ impl Events {
     }
 }
 
-/// Whether an object is for us: of our own group, or attached to a gateway of ours.
+/// Whether an object is for us: of our own group, a network policy, or attached to a gateway of ours.
 fn concerns(object: &Object, outcome: &Outcome) -> bool {
     let report = &outcome.report;
     let Some(name) = object.id.object_name() else {
@@ -134,6 +134,10 @@ fn concerns(object: &Object, outcome: &Outcome) -> bool {
     };
     match object.id.kind {
         Kind::Cell | Kind::RoutingTable | Kind::Platform => true,
+        // They have no status that others than Kubernetes or Cilium write.
+        Kind::NetworkPolicy | Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
+            true
+        }
         Kind::Gateway => report.gateways.contains_key(&name),
         Kind::ListenerSet => report.listener_sets.contains_key(&name),
         kind => {

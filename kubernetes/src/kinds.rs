@@ -8,6 +8,8 @@ use snapshot::model::{L4Kind, L7Kind, RouteKind};
 const GATEWAY: &str = "gateway.networking.k8s.io";
 /// API group of Envoy Gateway.
 const ENVOY: &str = "gateway.envoyproxy.io";
+/// API group of Cilium.
+const CILIUM: &str = "cilium.io";
 /// API group of Cardinal's own kinds.
 const CARDINAL: &str = "cardinal.dev";
 
@@ -37,6 +39,9 @@ pub enum Kind {
     BackendTrafficPolicy,
     HttpRouteFilter,
     Backend,
+    NetworkPolicy,
+    CiliumNetworkPolicy,
+    CiliumClusterwideNetworkPolicy,
     Platform,
     Cell,
     RoutingTable,
@@ -50,7 +55,7 @@ const PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -73,6 +78,9 @@ impl Kind {
         Self::BackendTrafficPolicy,
         Self::HttpRouteFilter,
         Self::Backend,
+        Self::NetworkPolicy,
+        Self::CiliumNetworkPolicy,
+        Self::CiliumClusterwideNetworkPolicy,
         Self::Platform,
         Self::Cell,
         Self::RoutingTable,
@@ -127,6 +135,9 @@ impl Kind {
                 | Self::ReferenceGrant
                 | Self::HttpRouteFilter
                 | Self::Backend
+                | Self::NetworkPolicy
+                | Self::CiliumNetworkPolicy
+                | Self::CiliumClusterwideNetworkPolicy
         )
     }
 
@@ -159,6 +170,7 @@ impl Kind {
     fn facts(self) -> (&'static str, &'static str, &'static [&'static str]) {
         const V1: &[&str] = &["v1"];
         const ALPHA1: &[&str] = &["v1alpha1"];
+        const V2: &[&str] = &["v2"];
         match self {
             Self::Namespace => ("Namespace", "", V1),
             Self::Node => ("Node", "", V1),
@@ -182,6 +194,9 @@ impl Kind {
             Self::BackendTrafficPolicy => ("BackendTrafficPolicy", ENVOY, ALPHA1),
             Self::HttpRouteFilter => ("HTTPRouteFilter", ENVOY, ALPHA1),
             Self::Backend => ("Backend", ENVOY, ALPHA1),
+            Self::NetworkPolicy => ("NetworkPolicy", "networking.k8s.io", V1),
+            Self::CiliumNetworkPolicy => ("CiliumNetworkPolicy", CILIUM, V2),
+            Self::CiliumClusterwideNetworkPolicy => ("CiliumClusterwideNetworkPolicy", CILIUM, V2),
             Self::Platform => ("Platform", CARDINAL, ALPHA1),
             Self::Cell => ("Cell", CARDINAL, ALPHA1),
             Self::RoutingTable => ("RoutingTable", CARDINAL, ALPHA1),

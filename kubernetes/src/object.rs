@@ -239,7 +239,10 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
         copy(field, &data, &mut kept);
     }
     match kind {
-        Kind::Pod => copy_status(&["podIPs", "podIP", "phase"], status, &mut kept),
+        Kind::Pod => {
+            named_ports(&data, &mut kept);
+            copy_status(&["podIPs", "podIP", "phase"], status, &mut kept);
+        }
         Kind::Node => copy_status(&["addresses"], status, &mut kept),
         Kind::Service => copy_status(&["loadBalancer"], status, &mut kept),
         Kind::EndpointSlice => slim(&mut kept),
@@ -277,6 +280,34 @@ fn nested<'a>(key: &str, to: &'a mut Map<String, Value>) -> &'a mut Map<String, 
         .entry(key)
         .or_insert_with(|| Value::Object(Map::default()));
     value.as_object_mut().expect("only mappings are nested")
+}
+
+/// Of a pod's containers nothing but their ports that have names: network policies may use these.
+fn named_ports(pod: &Map<String, Value>, kept: &mut Map<String, Value>) {
+    for list in ["containers", "initContainers"] {
+        let containers = pod.get("spec").and_then(|spec| spec.get(list));
+        let ports: Vec<Value> = containers
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|container| container.get("ports").and_then(Value::as_array))
+            .flatten()
+            .filter(|port| port.get("name").is_some())
+            .map(|port| {
+                let mut one = Map::new();
+                for field in ["name", "containerPort", "protocol"] {
+                    if let Some(value) = port.get(field) {
+                        one.insert(field.to_owned(), value.clone());
+                    }
+                }
+                Value::Object(one)
+            })
+            .collect();
+        if !ports.is_empty() {
+            let container = serde_json::json!([{ "ports": ports }]);
+            nested("spec", kept).insert(list.to_owned(), container);
+        }
+    }
 }
 
 /// Of an endpoint who it is called and which pod it is says nothing about where it is.

@@ -35,6 +35,7 @@ pub(crate) mod jwks;
 pub(crate) mod l4_route;
 pub(crate) mod listener_set;
 pub(crate) mod namespace;
+pub(crate) mod network_policy;
 pub(crate) mod node;
 pub(crate) mod platform;
 pub(crate) mod pod;
@@ -55,6 +56,9 @@ pub(crate) const CARDINAL: &str = "cardinal.dev/v1alpha1";
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 /// API group and version of Envoy Gateway.
 pub(crate) const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
+
+/// API group and version of Cilium.
+pub(crate) const CILIUM: &str = "cilium.io/v2";
 
 /// Earlier versions that the Gateway API still serves.
 const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";

@@ -22,7 +22,7 @@ use crate::document::platform::CellSource;
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
 use crate::document::{Draft, Drafts, Kind, Read, content};
-use crate::model::{Gateway, L7Kind, ObjectName, Route, RouteName, Snapshot};
+use crate::model::{Gateway, L7Kind, ObjectName, PolicyScope, Route, RouteName, Snapshot};
 use crate::reader::Sink;
 use crate::report::{Mistake, Source, Warning};
 use crate::status::{ObjectKey, Reason, Report, Verdict};
@@ -45,6 +45,7 @@ mod http_route;
 mod l4_route;
 mod listener;
 mod memory;
+mod network_policy;
 mod openchoreo;
 mod parent;
 mod platform;
@@ -218,6 +219,15 @@ fn snapshot(
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
     let derived = platform_draft.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
     let (cells, exposures) = cells::link(drafts, derived, sink);
+    // The pods of cells of labels are known now too.
+    let network = network_policy::link(
+        drafts,
+        documents,
+        &cells,
+        context.namespaces,
+        platform_draft.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        sink,
+    );
     let mut routes = Vec::new();
     if readable || taking == Taking::Each {
         routes = cells::routes(&exposures, &platform, &served, sink);
@@ -280,6 +290,7 @@ fn snapshot(
         digest: "".into(),
         platform: platform.into(),
         cells,
+        network,
         services: service::services(&drafts.services, &drafts.slices, sink),
         routing_tables,
         gateways: served,

@@ -24,6 +24,7 @@ mod gateway;
 mod jwt;
 mod l4;
 mod matches;
+mod network_policy;
 mod node_ports;
 mod platform;
 mod resilience;
@@ -62,6 +63,10 @@ pub use jwt::{
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
 pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
+pub use network_policy::{
+    AddressClass, BlockId, ClassId, Classes, Entity, IpBlock, NetworkPolicies, PeerId, PolicyPeers,
+    PolicyPort, PolicyRule, PolicyScope, PortNumbers,
+};
 pub use node_ports::NodePorts;
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
@@ -89,6 +94,8 @@ pub struct Snapshot {
     pub platform: Shared<Platform>,
     /// Cells by identity.
     pub cells: BTreeMap<CellId, Shared<Cell>>,
+    /// What network policies say, and whom they tell apart.
+    pub network: NetworkPolicies,
     /// Services that have addresses, by name.
     pub services: BTreeMap<ObjectName, Shared<Service>>,
     /// Routing tables by name.

@@ -69,6 +69,8 @@ impl Snapshot {
     #[must_use]
     pub fn sharing(mut self, known: &Self) -> Self {
         take(&mut self.platform, &known.platform);
+        take(&mut self.network.classes, &known.network.classes);
+        take(&mut self.network.members, &known.network.members);
         for (id, cell) in &mut self.cells {
             let Some(before) = known.cells.get(id) else {
                 continue;

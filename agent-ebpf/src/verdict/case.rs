@@ -1,7 +1,7 @@
 //! What is known of a packet while it is judged, and at whose gate.
 
 use agent_common::{
-    Action, Direction, EndpointKey, FlowKey, FlowValue, Identity, IdentityValue, Path,
+    Action, Direction, EndpointKey, FlowKey, FlowValue, Identity, IdentityValue, Lookups, Path,
 };
 use aya_ebpf::{
     btf_maps::PerCpuArray, helpers::bpf_jiffies64, macros::btf_map, programs::TcContext,
@@ -47,6 +47,8 @@ pub struct Case {
     pub local: Identity,
     /// Where the component's rules are.
     pub(super) policy: u32,
+    /// What these rules need to be found.
+    pub(super) lookups: Lookups,
     /// Where the pod's flows are, and its notes of fragments.
     pub flows: u32,
     /// The pod's host-side interface.
@@ -164,9 +166,10 @@ impl Case {
         self.local = endpoint.identity();
         self.policy = endpoint.policy();
         self.flows = endpoint.flows();
-        // SAFETY: an endpoint is six words; the hardware address, and two bytes of zero, are the last two of them.
-        let words = unsafe { &*core::ptr::from_ref(endpoint).cast::<[u32; 6]>() };
-        self.hardware = u64::from(words[4]) | u64::from(words[5]) << 32;
+        self.lookups = endpoint.lookups();
+        // SAFETY: an endpoint is seven words; the hardware address, and two bytes of zero, are the last two of them.
+        let words = unsafe { &*core::ptr::from_ref(endpoint).cast::<[u32; 7]>() };
+        self.hardware = u64::from(words[5]) | u64::from(words[6]) << 32;
         true
     }
 

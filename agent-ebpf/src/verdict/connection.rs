@@ -89,7 +89,9 @@ pub(super) fn connection<const MODE: Dry, const SECOND: bool>(
     let (action, flow) = match judged {
         Ok(decided) => decided,
         Err(reason) => {
-            if MODE == WET && known {
+            // While connections are picked up in their middle, the side that called must not be forgotten: the other one may be free
+            // to call, and the next packet would pass for its answer.
+            if MODE == WET && known && case.now >= case.pick_up_until {
                 // It frees a place. Should it stay, it is of an earlier generation, and whatever finds it is judged again.
                 flow::forget(case.flows, &case.key, assured);
             }

@@ -1,6 +1,8 @@
 //! Who is at the other side, and what is declared about it.
 
-use agent_common::{Direction, FlowValue, Identity, IdentityValue, Reason, RuleKey};
+use core::hint::cold_path;
+
+use agent_common::{Direction, FlowValue, Identity, IdentityValue, Lookups, Reason, RuleKey};
 
 use super::case::Case;
 use crate::{
@@ -64,32 +66,22 @@ impl Asked {
     }
 }
 
-/// Notes the rule for a connection: one about its peer, else one about anyone.
+/// Notes the rule for a connection: the exact port, else a range of ports, else any port of the protocol, else anything; those
+/// about the peer before those about anybody.
 #[inline(always)]
 pub(super) fn declared(case: &mut Case, asked: &Asked) -> Result<(), Reason> {
     let Some(rules) = POLICIES.get(case.policy) else {
         return Err(Reason::NoPolicy);
     };
-    let found = about_peer(case, rules, asked);
-    if found.is_err()
-        && rule(
-            case,
-            rules,
-            RuleKey::new(Identity::ANYONE, 0, 0, asked.opener),
-        )
-    {
-        return Ok(());
-    }
-    found
-}
-
-/// The rule about the peer: the exact port, else any port of the protocol, else anything.
-#[inline(always)]
-fn about_peer(case: &mut Case, rules: &Rules, asked: &Asked) -> Result<(), Reason> {
     let (peer, opener, protocol) = (case.peer, asked.opener, asked.protocol);
+    let anybody = case.lookups.has(Lookups::ANYBODY);
+    // What is not restricted is not so in any protocol, and in a tunnel too.
+    let anything = RuleKey::new(RuleKey::ANYBODY, 0, 0, opener);
     if !packet::has_ports(protocol) {
         // 0 is a protocol of IPv4's too, but in a rule it means any.
-        return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener)) {
+        return match protocol != 0 && rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
+            || anybody && rule(case, rules, anything)
+        {
             true => Ok(()),
             false => Err(Reason::Protocol),
         };
@@ -102,14 +94,44 @@ fn about_peer(case: &mut Case, rules: &Rules, asked: &Asked) -> Result<(), Reaso
         return Ok(());
     }
     if packet::is_tunnel(protocol, asked.port) {
-        return Err(Reason::Tunnel);
+        let named = RuleKey::new(RuleKey::ANYBODY, asked.port, protocol, opener);
+        return match anybody && (rule(case, rules, named) || rule(case, rules, anything)) {
+            true => Ok(()),
+            false => Err(Reason::Tunnel),
+        };
     }
-    if rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
-        || rule(case, rules, RuleKey::new(peer, 0, 0, opener))
-    {
+    if wider(case, rules, peer, asked) {
         return Ok(());
     }
+    if anybody {
+        cold_path();
+        let exact = RuleKey::new(RuleKey::ANYBODY, asked.port, protocol, opener);
+        if rule(case, rules, exact) || wider(case, rules, RuleKey::ANYBODY, asked) {
+            return Ok(());
+        }
+    }
     Err(Reason::NotDeclared)
+}
+
+/// Notes the rule about a peer for more than one port.
+#[inline(always)]
+fn wider(case: &mut Case, rules: &Rules, peer: Identity, asked: &Asked) -> bool {
+    let &Asked {
+        protocol,
+        port,
+        opener,
+    } = asked;
+    if case.lookups.has(Lookups::RANGES) {
+        cold_path();
+        if rule(case, rules, RuleKey::range(peer, port, 1, protocol, opener))
+            || rule(case, rules, RuleKey::range(peer, port, 2, protocol, opener))
+            || rule(case, rules, RuleKey::range(peer, port, 3, protocol, opener))
+        {
+            return true;
+        }
+    }
+    rule(case, rules, RuleKey::new(peer, 0, protocol, opener))
+        || rule(case, rules, RuleKey::new(peer, 0, 0, opener))
 }
 
 #[inline(always)]

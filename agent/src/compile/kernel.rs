@@ -2,18 +2,19 @@
 //!
 //! Flows in: the snapshot, the pods that were found, and what was compiled before. Flows out: [`Compiled`], with the
 //! [`KernelTables`]. A pure function: the tables say nothing of what was compiled before them, it only saves what both
-//! have in common. Rules are made only for components with a pod here; identities for everything, since every address
+//! have in common. Rules are made only for those with a pod here; identities for everything, since every address
 //! may be a peer.
 //!
 //! ```text
 //! snapshot before ─┐
-//! snapshot ────────┴▶ changes ─▶ names ─▶ claims ─▶ places ─┬▶ identities   of addresses that changed hands or moved
-//! discovery ──────────────────────────────────────▲         ├▶ policies     of components here that the changes reach
-//!                                                            └▶ services     of addresses whose component changed or moved
+//! snapshot ────────┴▶ changes ─▶ names ─▶ claims ─▶ parts ─▶ places ─┬▶ identities   of addresses that changed hands or moved
+//! discovery ───────────────────────────────────────▲────────▲         ├▶ policies     of components here that the changes reach
+//!                                                                     └▶ services     of addresses whose component changed or moved
 //! ```
 //!
 //! What everything hangs on is made anew as a whole: the entries of the platform when the platform changes, all rules here
-//! when networks, gateways or the platform's own calls do, and everything if a name that stays gets another number.
+//! when networks, gateways, the platform's own calls or what network policies say do, and everything if a name that stays gets
+//! another number.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,9 +33,11 @@ mod changes;
 mod claims;
 pub(super) mod endpoints;
 mod identities;
+mod isolation;
 mod names;
 mod numbers;
 mod origin;
+mod parts;
 mod places;
 mod policies;
 mod policy;
@@ -47,7 +50,8 @@ use claims::Claims;
 use endpoints::Here;
 use identities::Owners;
 use names::Names;
-use places::{Place, Places};
+use parts::Parts;
+use places::{Place, Places, Whose};
 use policies::{Policies, Reach};
 use services::{Services, Topology, Zone};
 
@@ -78,7 +82,11 @@ pub struct Compiled {
     /// Components by their service addresses.
     services: Claims,
     places: Arc<Places>,
-    /// Identities of everybody but components.
+    /// Identities of everybody but components, as far as cells and the platform tell them apart.
+    whole: Table<Network, Owner>,
+    /// What network policies make of them.
+    parts: Arc<Parts>,
+    /// Identities of everybody but components and pods.
     others: Table<Network, Owner>,
     policies: Policies,
     zone: Arc<Zone>,
@@ -125,14 +133,24 @@ impl Compiled {
             .follow(&changes, |component| component.workloads.addresses());
         next.services
             .follow(&changes, |component| &component.service_addresses);
-        if pods || addresses {
-            next.places = Arc::new(Places::of(discovery, &next.workloads));
-            next.set_endpoints();
+        let whole = changes.platform || changes.gateways || renumbered.networks || node;
+        if whole {
+            next.whole = identities::others(snapshot, &next.names.networks, discovery);
+        }
+        if whole || changes.policies || addresses {
+            next.set_parts(snapshot);
+        }
+        let placed = pods || addresses || changes.policies || next.parts != self.parts;
+        if placed {
+            let whose = Whose {
+                workloads: &next.workloads,
+                policies: &snapshot.network,
+                names: &next.names,
+                parts: &next.parts,
+            };
+            next.places = Arc::new(Places::of(discovery, &whose));
         }
         let moved = next.places.moved(&self.places);
-        if changes.platform || changes.gateways || renumbered.networks || node {
-            next.others = identities::others(snapshot, &next.names.networks, discovery);
-        }
         if changes.platform || node {
             next.zone = Arc::new(services::zone(&snapshot.platform, discovery));
             next.here = Arc::new(Here::of(&snapshot.platform, &discovery.node_addresses));
@@ -141,8 +159,14 @@ impl Compiled {
         next.set_cells(self, &changes);
         next.follow_cluster(&changes);
         next.set_services(self, snapshot, &changes, &moved);
+        let told = self
+            .from
+            .as_deref()
+            .is_none_or(|before| before.network.classes != snapshot.network.classes);
         let everybody = changes.gateways
             || renumbered.networks
+            || told
+            || !next.parts.same_identities(&self.parts)
             || self
                 .from
                 .as_deref()
@@ -150,10 +174,13 @@ impl Compiled {
         next.policies.follow(
             &mut next.tables,
             snapshot,
-            (&self.names, &next.names),
-            &next.places.components(),
+            &next.names,
+            &next.parts,
+            &next.places.subjects(),
             &Reach::of(&changes, everybody),
         );
+        // What rules need to be found is told by the endpoints that name them.
+        next.set_endpoints();
         if changes.gateways || changes.platform || node {
             let own = node_addresses(&snapshot.platform, discovery);
             listeners(&mut next.tables, snapshot, &own);
@@ -166,6 +193,7 @@ impl Compiled {
             names: &self.names,
             workloads: &self.workloads,
             places: &self.places,
+            parts: &self.parts,
             others: &self.others,
         };
         let identities = &mut self.tables.identities;
@@ -180,6 +208,26 @@ impl Compiled {
         }
         for address in moved {
             owners.set(identities, *address);
+        }
+        if !Arc::ptr_eq(&self.parts, &before.parts) {
+            let (now, then) = (&self.parts.members, &before.parts.members);
+            let differs = |address: &&IpAddr| now.get(*address) != then.get(*address);
+            for address in then.keys().chain(now.keys()).filter(differs) {
+                owners.set(identities, *address);
+            }
+        }
+    }
+
+    /// Splits identities as network policies ask for, if they do.
+    fn set_parts(&mut self, snapshot: &Snapshot) {
+        let component = |address: &IpAddr| {
+            let id = self.workloads.owner(address)?;
+            Some(self.names.component(id))
+        };
+        let parts = Parts::of(&snapshot.network, &self.whole, component);
+        self.others = parts.owners(&self.whole);
+        if *self.parts != parts {
+            self.parts = Arc::new(parts);
         }
     }
 
@@ -201,15 +249,22 @@ impl Compiled {
             let Some(place) = self.places.by_interface.get(&pod.ifindex) else {
                 continue;
             };
-            let (identity, cell) = match place {
-                Place::Of(id) => (self.names.component(id), self.names.cell(&id.cell)),
+            let (identity, whole, cell) = match place {
+                Place::Of(subject, identity) => {
+                    let component = subject.component.as_ref();
+                    let whole = component.map_or(Identity::WORLD, |id| self.names.component(id));
+                    let cell = component.map_or(0, |id| self.names.cell(&id.cell));
+                    (*identity, Some(whole), cell)
+                }
                 // Guarded without identity or rules: all its packets are dropped.
-                Place::Contradiction => (Identity::NONE, 0),
+                Place::Contradiction => (Identity::NONE, None, 0),
             };
             let endpoint = Pod {
                 ifname: pod.host_ifname.clone(),
                 identity,
+                whole,
                 cell,
+                lookups: self.policies.lookups(identity),
                 mac: pod.mac,
             };
             self.tables.endpoints.insert(pod.ifindex, endpoint);

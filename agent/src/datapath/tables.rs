@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use agent_common::{Endpoint, IdentityKey, IdentityValue};
-use agent_common::{Identity, Listener, Rule, RuleKey, SocketKey, address_bytes, address_ip};
+use agent_common::{
+    Identity, Listener, Lookups, Rule, RuleKey, SocketKey, address_bytes, address_ip,
+};
 use snapshot::Source;
 
 /// A map in the order of its keys. A copy has all its nodes in common with the original, and a change takes copies of those
@@ -21,7 +23,7 @@ pub struct KernelTables {
     pub generation: u32,
     /// Identity by network, longest prefix wins. An address without entry is nobody's and denied.
     pub identities: Table<Network, Owner>,
-    /// Rules of each component that has a pod on this node.
+    /// Rules of each component that has a pod on this node, and of pods here that network policies restrict.
     pub policies: Table<Identity, Rules>,
     /// Local pods by host-side interface.
     pub endpoints: BTreeMap<u32, Pod>,
@@ -155,7 +157,8 @@ impl Network {
     }
 
     /// The network of `bits` bits around this one; bits behind its prefix are cut.
-    pub(super) fn around(&self, bits: u32) -> Self {
+    #[must_use]
+    pub fn around(&self, bits: u32) -> Self {
         let bits = bits.min(self.bits);
         let keep = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
         Self {
@@ -210,10 +213,15 @@ impl From<IdentityValue> for Owner {
 pub struct Pod {
     /// Name of its host-side interface.
     pub ifname: String,
-    /// The component that it runs.
+    /// The component that it runs, or the part of one, or of an identity of no cell, that network policies tell from others.
     pub identity: Identity,
+    /// What stays when network policies take the pod for another part: its component, or [`Identity::WORLD`] for a pod of no cell.
+    /// None where an earlier agent left it, and the kernel does not tell.
+    pub whole: Option<Identity>,
     /// Number of its cell in [`KernelTables::cells`].
     pub cell: u32,
+    /// What its rules need to be found.
+    pub lookups: Lookups,
     /// Its own hardware address.
     pub mac: [u8; 6],
 }
@@ -221,7 +229,14 @@ pub struct Pod {
 impl Pod {
     /// The wire form, with the slots of the component's rules and of the pod's flows.
     pub(super) fn endpoint(&self, policy: u32, flows: u32) -> Endpoint {
-        Endpoint::new(self.identity, self.cell, policy, flows, self.mac)
+        Endpoint::new(
+            self.identity,
+            self.cell,
+            policy,
+            flows,
+            self.lookups,
+            self.mac,
+        )
     }
 }
 

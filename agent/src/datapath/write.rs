@@ -308,7 +308,9 @@ impl Inner {
     fn slot_of_flows(&self, ifindex: u32, pod: &Pod) -> Option<u32> {
         self.live.values().find_map(|live| {
             let known = live.tables.endpoints.get(&ifindex)?;
-            ((known.identity, known.mac) == (pod.identity, pod.mac))
+            let same = known.identity == pod.identity
+                || (known.whole.is_some() && known.whole == pod.whole);
+            (same && known.mac == pod.mac)
                 .then(|| live.flows.get(&ifindex).copied())
                 .flatten()
         })
@@ -498,7 +500,9 @@ impl Inner {
             let pod = Pod {
                 ifname: String::new(),
                 identity: endpoint.identity(),
+                whole: None,
                 cell: endpoint.cell(),
+                lookups: endpoint.lookups(),
                 mac: endpoint.mac(),
             };
             live.tables.endpoints.insert(key.ifindex(), pod);

@@ -286,6 +286,8 @@ impl World {
                     ifname: pod.ifname.clone(),
                     identity,
                     cell: *cell,
+                    whole: None,
+                    lookups: agent_common::Lookups::default(),
                     mac: POD_MAC,
                 },
             );

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use agent_common::{Identity, Rule, RuleKey};
+use agent_common::{Identity, Lookups, Rule, RuleKey};
 use cardinal_agent::datapath::{KernelTables, Network, Owner as KernelOwner, Pod, RuleSource};
 
 use crate::parse::is_mapped;
@@ -84,6 +84,8 @@ impl Tables {
                 ifname: names[ifindex].clone(),
                 identity: row.identity,
                 cell: row.cell,
+                whole: None,
+                lookups: self.lookups(row.identity),
                 mac: row.mac,
             };
             tables.endpoints.insert(*ifindex, pod);
@@ -93,5 +95,15 @@ impl Tables {
             tables.rules.insert(rule.id(), RuleSource::new([]));
         }
         tables
+    }
+
+    /// What it takes to find the rules of pods with an identity.
+    fn lookups(&self, of: Identity) -> Lookups {
+        let rules = self.rules.get(&of);
+        let mut keys = rules.into_iter().flat_map(BTreeMap::keys);
+        match keys.any(|key| key.peer() == RuleKey::ANYBODY) {
+            true => Lookups::ANYBODY,
+            false => Lookups::default(),
+        }
     }
 }

@@ -184,7 +184,7 @@ impl Universe {
 
     fn rule(&self, random: &mut Random) -> (RuleKey, Rule) {
         let peer = random.pick(&self.identities);
-        let anyone = random.percent(2);
+        let anybody = random.percent(4);
         let transport = random.pick(&[TCP, TCP, TCP, UDP, UDP]);
         let (port, protocol) = match random.below(10) {
             0 => (0, 0),
@@ -198,10 +198,12 @@ impl Universe {
         let action =
             random.weighted(&[(75, Action::Pass), (13, Action::Deny), (12, Action::Steer)]);
         let id = random.within(1, 40) as u32;
-        let key = match anyone {
-            true => RuleKey::new(Identity::ANYONE, 0, 0, direction),
-            false => RuleKey::new(peer, port, protocol, direction),
+        let (peer, port, protocol) = match (anybody, random.percent(50)) {
+            (true, true) => (RuleKey::ANYBODY, 0, 0),
+            (true, false) => (RuleKey::ANYBODY, port, protocol),
+            (false, _) => (peer, port, protocol),
         };
+        let key = RuleKey::new(peer, port, protocol, direction);
         (key, Rule::new(action, id))
     }
 

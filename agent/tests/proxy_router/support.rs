@@ -78,6 +78,7 @@ pub(crate) fn empty() -> Snapshot {
         gateways: BTreeMap::new(),
         routes: Vec::new(),
         l4_routes: Vec::new(),
+        network: snapshot::model::NetworkPolicies::default(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     }

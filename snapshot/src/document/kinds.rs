@@ -5,11 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{
-    CARDINAL, Document, ENVOY_GATEWAY, GATEWAY_API, GATEWAY_API_ALPHA, GATEWAY_API_BETA, Meta,
-    backend, backend_tls, cell, client_policy, config_map, endpoint_slice, filter, gateway,
-    gateway_class, group, grpc_route, http_route, l4_route, listener_set, namespace, node,
-    platform, pod, reference_grant, routing_table, secret, security_policy, selector, service,
-    traffic_policy,
+    CARDINAL, CILIUM, Document, ENVOY_GATEWAY, GATEWAY_API, GATEWAY_API_ALPHA, GATEWAY_API_BETA,
+    Meta, backend, backend_tls, cell, client_policy, config_map, endpoint_slice, filter, gateway,
+    gateway_class, group, grpc_route, http_route, l4_route, listener_set, namespace,
+    network_policy, node, platform, pod, reference_grant, routing_table, secret, security_policy,
+    selector, service, traffic_policy,
 };
 use crate::model::{self, ObjectName};
 use crate::reader::{Object, Sink};
@@ -114,6 +114,9 @@ kinds! {
     BackendTrafficPolicy: &[ENVOY_GATEWAY], spec traffic_policy::read => traffic_policies: traffic_policy::TrafficDraft;
     HTTPRouteFilter: &[ENVOY_GATEWAY], spec filter::read => filters: model::Filter;
     Backend: &[ENVOY_GATEWAY], spec backend::read => backends: Vec<model::Upstream>;
+    NetworkPolicy: &["networking.k8s.io/v1"], spec network_policy::read => network_policies: network_policy::PolicyDraft;
+    CiliumNetworkPolicy: &[CILIUM], spec network_policy::cilium::read => cilium_policies: network_policy::PolicyDraft;
+    CiliumClusterwideNetworkPolicy: &[CILIUM], spec network_policy::cilium::clusterwide => clusterwide_policies: network_policy::PolicyDraft;
     Service: &["v1"], whole service::read => services: service::ServiceDraft;
     EndpointSlice: &["discovery.k8s.io/v1"], whole endpoint_slice::read => slices: endpoint_slice::SliceDraft;
     Namespace: &["v1"], whole namespace::read => namespaces: selector::Labels;

@@ -8,7 +8,7 @@ use super::addresses::{Placed, address, addresses, network, network_address};
 use super::{Meta, jwks, name, reference};
 use crate::model::{
     Algorithm, Cidr, Hostname, JwtProvider, Name, ObjectName, PlatformPort, PlatformService,
-    Transport, VirtualHosts,
+    PolicyScope, Transport, VirtualHosts,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
@@ -25,6 +25,8 @@ pub(crate) struct PlatformDraft {
     pub(crate) dns_service_addresses: Vec<Placed>,
     pub(crate) nodes: Vec<NodeDraft>,
     pub(crate) services: Vec<PlatformService>,
+    /// Whose traffic network policies restrict.
+    pub(crate) network_policies: PolicyScope,
     pub(crate) cells: CellSource,
     /// Networks that gateways without addresses get one of.
     pub(crate) pools: Vec<Cidr>,
@@ -120,6 +122,9 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
         source
     });
     let nodes = named(spec.list("nodes"), "node", node);
+    let network_policies = spec.optional("networkPolicies").and_then(|field| {
+        field.choice(&[("cells", PolicyScope::Cells), ("all", PolicyScope::All)])
+    });
     let services = named(spec.list("services"), "service", service);
     Some(PlatformDraft {
         dns_prefixes,
@@ -141,6 +146,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             })
             .collect(),
         services: services.into_values().collect(),
+        network_policies: network_policies.unwrap_or_default(),
         cells: cells.unwrap_or_default(),
         pools,
         sources,

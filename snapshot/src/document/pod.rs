@@ -1,16 +1,22 @@
-//! `Pod`: its labels and addresses, for cells that select workloads.
+//! `Pod`: its labels, addresses and named ports, for cells and network policies that select pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Meta;
 use super::addresses::{Placed, network_address};
 use super::selector::Labels;
+use crate::model::{Port, Transport};
 use crate::reader::{Field, Object};
-use crate::tree::Value;
+use crate::tree::{Node, Value};
 
 /// A pod.
 pub(crate) struct PodDraft {
     pub(crate) labels: Labels,
     /// Addresses of its own; none while it has not started, after it ended, and where it has those of its node.
     pub(crate) addresses: Vec<Placed>,
+    /// Ports of its containers that have names.
+    pub(crate) ports: BTreeMap<(Arc<str>, Transport), BTreeSet<Port>>,
 }
 
 /// Reads the object.
@@ -23,14 +29,49 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<PodDraft> {
     let ended = matches!(phase, Some("Succeeded" | "Failed"));
     let status = status.filter(|_| !host_network && !ended);
     let addresses = status.and_then(|status| pod_addresses(&status));
+    let ports = spec.as_ref().map(named_ports);
     Some(PodDraft {
         labels: meta.labels.clone(),
         addresses: addresses.unwrap_or_default(),
+        ports: ports.unwrap_or_default(),
     })
 }
 
 fn text_of<'a>(field: Option<&Field<'a>>, name: &str) -> Option<&'a Value> {
     field?.value().get(name).map(|node| &node.value)
+}
+
+/// What is no such port, such as one of SCTP, is none: whoever serves pods has checked them.
+fn named_ports(spec: &Field<'_>) -> BTreeMap<(Arc<str>, Transport), BTreeSet<Port>> {
+    let mut ports: BTreeMap<_, BTreeSet<Port>> = BTreeMap::new();
+    // Init containers may stay (Kubernetes, sidecar containers).
+    let containers = ["containers", "initContainers"].map(|name| items(spec.value(), name));
+    let containers = containers.into_iter().flatten();
+    for port in containers.flat_map(|container| items(&container.value, "ports")) {
+        let part = |name| port.value.get(name).map(|node| &node.value);
+        let transport = match part("protocol").and_then(Value::text) {
+            None | Some("TCP") => Transport::Tcp,
+            Some("UDP") => Transport::Udp,
+            Some(_) => continue,
+        };
+        let number = match part("containerPort") {
+            Some(Value::Integer(number)) => u16::try_from(*number).ok().and_then(Port::new),
+            _ => None,
+        };
+        if let (Some(name), Some(number)) = (part("name").and_then(Value::text), number) {
+            let numbers = ports.entry((name.into(), transport)).or_default();
+            numbers.insert(number);
+        }
+    }
+    ports
+}
+
+/// The items of a list that may not be there.
+fn items<'a>(value: &'a Value, name: &str) -> &'a [Node] {
+    match value.get(name).map(|node| &node.value) {
+        Some(Value::List(items)) => items,
+        _ => &[],
+    }
 }
 
 fn pod_addresses(status: &Field<'_>) -> Option<Vec<Placed>> {

@@ -1,8 +1,10 @@
 //! What a policy is for (Gateway API, policy attachment), alike in all kinds of policies.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::backend_tls::{self, TlsTarget};
+use super::network_policy::{self, PolicyDraft, cilium};
 use super::selector::Labels;
 use super::{Kind, Meta};
 use crate::model::{L7Kind, ObjectName, RouteName, SectionName};
@@ -80,6 +82,8 @@ pub(crate) enum PolicyTarget {
 pub(crate) struct Closed {
     pub(crate) targets: Targets,
     pub(crate) backends: Vec<(Source, TlsTarget)>,
+    /// What is left of a network policy.
+    pub(crate) isolates: Option<Arc<PolicyDraft>>,
 }
 
 /// Reads what a policy is for, whatever else is in it. Its mistakes are known.
@@ -87,10 +91,24 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
     let known = Sink::default();
     let root = root.told(&known);
     let spec = root.object().and_then(|mut root| root.optional("spec"));
-    let Some(mut spec) = spec.and_then(|spec| spec.object()) else {
-        return Closed::default();
+    let mut spec = spec.and_then(|spec| spec.object());
+    let isolates = match kind {
+        Kind::NetworkPolicy => Some(network_policy::closed(spec.as_mut(), meta)),
+        Kind::CiliumNetworkPolicy => {
+            let own = meta.name.namespace().into();
+            Some(cilium::closed(spec.as_mut(), Some(&own)))
+        }
+        Kind::CiliumClusterwideNetworkPolicy => Some(cilium::closed(spec.as_mut(), None)),
+        _ => None,
     };
     let (mut to, mut backends) = (Targets::default(), Vec::new());
+    let isolates = isolates.map(Arc::new);
+    let Some(mut spec) = spec else {
+        return Closed {
+            isolates,
+            ..Closed::default()
+        };
+    };
     match kind {
         Kind::SecurityPolicy | Kind::BackendTrafficPolicy => to = targets(&mut spec, meta),
         Kind::ClientTrafficPolicy => to = gateways(&mut spec, meta),
@@ -100,6 +118,7 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
     Closed {
         targets: to,
         backends,
+        isolates,
     }
 }
 

@@ -2,6 +2,7 @@
 //! `FromNamespaces`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::reader::{Field, Object};
 
@@ -12,11 +13,11 @@ pub(crate) type Labels = BTreeMap<String, String>;
 const MAX_ITEMS: usize = 64;
 
 /// Requirements on labels, all of which hold; an empty one selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Selector(Vec<Requirement>);
 
 /// What is asked of the labels of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Requirement {
     In(String, BTreeSet<String>),
     NotIn(String, BTreeSet<String>),
@@ -36,6 +37,77 @@ impl Selector {
     /// Whether an object with these labels is selected.
     pub(crate) fn selects(&self, labels: &Labels) -> bool {
         self.0.iter().all(|one| one.holds(labels))
+    }
+
+    /// The keys that it asks for.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|requirement| match requirement {
+            Requirement::In(key, _)
+            | Requirement::NotIn(key, _)
+            | Requirement::Exists(key)
+            | Requirement::DoesNotExist(key) => key.as_str(),
+        })
+    }
+
+    /// Two selectors: requirements on labels of another object, if there are any, and the others. `part` tells for each key whose
+    /// label it is, and what that one calls it.
+    pub(crate) fn split(self, part: impl Fn(&str) -> Part) -> (Option<Self>, Self) {
+        let (mut others, mut own) = (Vec::new(), Vec::new());
+        for mut requirement in self.0 {
+            let (Requirement::In(key, _)
+            | Requirement::NotIn(key, _)
+            | Requirement::Exists(key)
+            | Requirement::DoesNotExist(key)) = &mut requirement;
+            match part(key) {
+                Part::Own(name) => {
+                    *key = name;
+                    own.push(requirement);
+                }
+                Part::Other(name) => {
+                    *key = name;
+                    others.push(requirement);
+                }
+            }
+        }
+        ((!others.is_empty()).then_some(Self(others)), Self(own))
+    }
+}
+
+/// Whose label a key is, and its name there.
+pub(crate) enum Part {
+    /// The object's own.
+    Own(String),
+    /// That of the other object.
+    Other(String),
+}
+
+/// As `kubectl --selector` takes it.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, requirement) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            let (key, word, values) = match requirement {
+                Requirement::In(key, values) => (key, "in", values),
+                Requirement::NotIn(key, values) => (key, "notin", values),
+                Requirement::Exists(key) => {
+                    f.write_str(key)?;
+                    continue;
+                }
+                Requirement::DoesNotExist(key) => {
+                    write!(f, "!{key}")?;
+                    continue;
+                }
+            };
+            write!(f, "{key} {word} (")?;
+            for (index, value) in values.iter().enumerate() {
+                let comma = if index > 0 { "," } else { "" };
+                write!(f, "{comma}{value}")?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
     }
 }
 

@@ -76,11 +76,14 @@ impl Namespaces {
             From::Same => own == namespace,
             From::All => true,
             From::None => false,
-            From::Selected(selector) => {
-                let mut labels = self.0.get(namespace).cloned().unwrap_or_default();
-                labels.insert(NAME.to_owned(), namespace.to_owned());
-                selector.selects(&labels)
-            }
+            From::Selected(selector) => selector.selects(&self.labels(namespace)),
         }
+    }
+
+    /// Labels of a namespace.
+    pub(super) fn labels(&self, namespace: &str) -> Labels {
+        let mut labels = self.0.get(namespace).cloned().unwrap_or_default();
+        labels.insert(NAME.to_owned(), namespace.to_owned());
+        labels
     }
 }

@@ -28,9 +28,18 @@ pub(super) struct Platform {
     /// Nodes, where no cluster says which there are.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     nodes: Option<Vec<Node>>,
+    /// Pods that network policies restrict.
+    network_policies: Option<PolicyScope>,
     /// Services of the platform that all cells may call.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     services: Option<Vec<Service>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+enum PolicyScope {
+    Cells,
+    All,
 }
 
 #[derive(JsonSchema)]

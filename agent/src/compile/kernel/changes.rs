@@ -12,6 +12,8 @@ use snapshot::{Shared, Snapshot};
 pub(super) struct Changes<'a> {
     pub(super) platform: bool,
     pub(super) gateways: bool,
+    /// Classes of addresses, or who is in which.
+    pub(super) policies: bool,
     /// Cells in which anything may differ: those that the two have not in common.
     pub(super) cells: Vec<Change<'a, Cell>>,
     /// Components in which anything differs.
@@ -110,6 +112,7 @@ impl<'a> Changes<'a> {
         Self {
             platform: before.is_none_or(|before| before.platform != after.platform),
             gateways: before.is_none_or(|before| before.gateways != after.gateways),
+            policies: before.is_none_or(|before| before.network != after.network),
             cells,
             components,
             services,

@@ -1,7 +1,8 @@
 //! Who owns an address, the later line winning over the earlier:
 //! world, networks of declared south calls, networks of platform services, other nodes, this node, name servers, gates,
 //! the metadata service, components. A network of a south call therefore never reaches a node, gate or pod inside it,
-//! and a network of the platform only if the call names that network or one inside it.
+//! and a network of the platform only if the call names that network or one inside it. Whom network policies tell apart has a
+//! part of what stands here (`parts`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +13,7 @@ use snapshot::model::Gate;
 
 use super::claims::Claims;
 use super::names::{Names, Networks};
+use super::parts::Parts;
 use super::places::Places;
 use crate::datapath::{Discovery, Network, Owner, Table};
 
@@ -97,6 +99,7 @@ pub(super) struct Owners<'a> {
     pub(super) names: &'a Names,
     pub(super) workloads: &'a Claims,
     pub(super) places: &'a Places,
+    pub(super) parts: &'a Parts,
     /// Everybody but the components.
     pub(super) others: &'a Table<Network, Owner>,
 }
@@ -124,13 +127,23 @@ impl Owners<'_> {
     /// Puts the entry of one address right.
     pub(super) fn set(&self, identities: &mut Table<Network, Owner>, address: IpAddr) {
         let network = Network::host(address);
-        let Some(id) = self.workloads.owner(&address) else {
-            return self.set_other(identities, network);
-        };
-        let owner = Owner {
-            identity: self.names.component(id),
-            ifindex: self.places.owned.get(&address).copied().unwrap_or(0),
-            cell: self.names.cell(&id.cell),
+        let part = self.parts.members.get(&address).copied();
+        let here = self.places.owned.get(&address).copied();
+        let owner = match (self.workloads.owner(&address), part) {
+            (Some(id), part) => Owner {
+                identity: part.unwrap_or_else(|| self.names.component(id)),
+                ifindex: here.unwrap_or(0),
+                cell: self.names.cell(&id.cell),
+            },
+            (None, Some(identity)) => {
+                let other = self.others.get(&network);
+                Owner {
+                    identity,
+                    ifindex: here.or(other.map(|owner| owner.ifindex)).unwrap_or(0),
+                    cell: 0,
+                }
+            }
+            (None, None) => return self.set_other(identities, network),
         };
         set(identities, network, Some(owner));
     }

@@ -1,9 +1,9 @@
-//! The rules of all components with a pod here, and the numbers of what they mean.
+//! The rules of all components with a pod here, and of pods that network policies restrict, and the numbers of what they mean.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use agent_common::Rule;
+use agent_common::{Identity, Lookups, Rule};
 use snapshot::model::{
     Border, Borders, Cell, CellId, Component, ComponentId, Connection, East, Endpoint, Intra, Name,
     South,
@@ -11,18 +11,21 @@ use snapshot::model::{
 use snapshot::{Snapshot, Source};
 
 use super::changes::{Change, Changes};
+use super::isolation::Isolation;
 use super::names::Names;
 use super::numbers::Numbers;
 use super::origin::Meaning;
+use super::parts::Parts;
+use super::places::Subject;
 use super::policy::{Policy, calls};
 use crate::datapath::{KernelTables, Rules, Table};
 
-/// Rules as they are declared, by component.
+/// Rules as they are declared, by the identity of the pods that have them.
 #[derive(Clone)]
 pub(super) struct Policies {
-    of: Table<ComponentId, Arc<Policy>>,
-    /// Components with a rule of a meaning, in the order of their names. Where it is declared is told by the first of them.
-    saying: Table<Meaning, Vec<ComponentId>>,
+    of: Table<Identity, Arc<Policy>>,
+    /// Identities with a rule of a meaning, in their order. Where it is declared is told by the first of them.
+    saying: Table<Meaning, Vec<Identity>>,
     numbers: Numbers<Meaning>,
 }
 
@@ -37,33 +40,49 @@ impl Default for Policies {
 }
 
 impl Policies {
-    /// Takes over the rules of `local`, the components with a pod here, and puts the tables right. Rules are made anew for those
-    /// that come, and those that `reach` touches. Names are those of the snapshot before, and of this one; who is in both has one
-    /// number.
+    /// Takes over the rules of `local`, those with a pod here, and puts the tables right. Rules are made anew for those that come,
+    /// and those that `reach` touches.
     pub(super) fn follow(
         &mut self,
         tables: &mut KernelTables,
         snapshot: &Snapshot,
-        (before, names): (&Names, &Names),
-        local: &BTreeSet<&ComponentId>,
+        names: &Names,
+        parts: &Parts,
+        local: &BTreeMap<Identity, &Subject>,
         reach: &Reach<'_>,
     ) {
-        let mut next: Vec<(ComponentId, Option<Arc<Policy>>)> = Vec::new();
-        for id in self.of.keys().filter(|id| !local.contains(id)) {
-            tables.policies.remove(&before.component(id));
-            next.push((id.clone(), None));
+        let mut next: Vec<(Identity, Option<Arc<Policy>>)> = Vec::new();
+        for id in self.of.keys().filter(|id| !local.contains_key(*id)) {
+            tables.policies.remove(id);
+            next.push((*id, None));
         }
-        for id in local {
-            let Some(cell) = snapshot.cells.get(&id.cell) else {
-                continue;
+        let classes = &*snapshot.network.classes;
+        let isolation = Isolation { classes, parts };
+        for (id, subject) in local {
+            let known = self.of.contains_key(id);
+            let class = subject.class.as_ref().and_then(|id| classes.of.get(id));
+            let policy = match &subject.component {
+                Some(component) => {
+                    let Some(cell) = snapshot.cells.get(&component.cell) else {
+                        continue;
+                    };
+                    let Some(component) = cell.components.get(&component.component) else {
+                        continue;
+                    };
+                    if known && !reach.touches(cell, component) {
+                        continue;
+                    }
+                    Policy::of_component(snapshot, names, cell, component, (isolation, class))
+                }
+                None => {
+                    let Some(class) = class else { continue };
+                    if known && !reach.everybody {
+                        continue;
+                    }
+                    Policy::of_pods(snapshot, names, isolation, class)
+                }
             };
-            let Some(component) = cell.components.get(&id.component) else {
-                continue;
-            };
-            if !self.of.contains_key(*id) || reach.touches(cell, component) {
-                let policy = Policy::of(snapshot, names, cell, component);
-                next.push(((*id).clone(), Some(Arc::new(policy))));
-            }
+            next.push((*id, Some(Arc::new(policy))));
         }
         if next.is_empty() {
             return;
@@ -72,7 +91,7 @@ impl Policies {
         let (mut said, mut new) = (BTreeSet::new(), Vec::new());
         for (id, policy) in &next {
             let before = match policy {
-                Some(policy) => self.of.insert(id.clone(), Arc::clone(policy)),
+                Some(policy) => self.of.insert(*id, Arc::clone(policy)),
                 None => self.of.remove(id),
             };
             for (meaning, _) in before.iter().flat_map(|policy| &policy.meanings) {
@@ -87,7 +106,7 @@ impl Policies {
                     new.push(meaning.clone());
                 }
                 if let Err(at) = saying.binary_search(id) {
-                    saying.insert(at, id.clone());
+                    saying.insert(at, *id);
                 }
             }
         }
@@ -97,7 +116,7 @@ impl Policies {
             tables.rules = Table::new();
             let all = self.of.iter();
             next = all
-                .map(|(id, policy)| (id.clone(), Some(Arc::clone(policy))))
+                .map(|(id, policy)| (*id, Some(Arc::clone(policy))))
                 .collect();
         } else {
             self.name(tables, &said);
@@ -105,11 +124,16 @@ impl Policies {
         for (id, policy) in next {
             let Some(policy) = policy else { continue };
             let rules = self.rules(tables, &policy);
-            let identity = names.component(&id);
-            if tables.policies.get(&identity) != Some(&rules) {
-                tables.policies.insert(identity, rules);
+            if tables.policies.get(&id) != Some(&rules) {
+                tables.policies.insert(id, rules);
             }
         }
+    }
+
+    /// What it takes to find the rules of these pods.
+    pub(super) fn lookups(&self, identity: Identity) -> Lookups {
+        let policy = self.of.get(&identity);
+        policy.map_or(Lookups::default(), |policy| policy.lookups)
     }
 
     /// Numbers for what is said now, when `said` was before, perhaps, and `new` was not. Tells whether a meaning that stays has
@@ -149,8 +173,7 @@ impl Policies {
         }
     }
 
-    /// The rules, with numbers. What has none of its own in the tables yet is declared here: components come in the order of
-    /// their names.
+    /// The rules, with numbers. What has none of its own in the tables yet is declared here: identities come in their order.
     fn rules(&self, tables: &mut KernelTables, policy: &Policy) -> Rules {
         let mut numbers = Vec::with_capacity(policy.meanings.len());
         for (meaning, source) in &policy.meanings {

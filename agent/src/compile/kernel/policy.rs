@@ -1,22 +1,29 @@
-//! What one component may do: the verdict tables of the four gates, as rules.
+//! What pods of one component may do: the verdict tables of the four gates, as rules, and what network policies leave of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_common::{Action, Direction, Identity, RuleKey};
-use snapshot::model::{Border, Cell, Component, East, EndpointId, Gate, Intra, SouthDestination};
+use agent_common::{Action, Direction, Identity, Lookups, RuleKey};
+use snapshot::model::{
+    AddressClass, Border, Cell, Component, East, EndpointId, Gate, Intra, PolicyRule, PortNumbers,
+    SouthDestination,
+};
 use snapshot::{Snapshot, Source};
 
+use super::isolation::{Isolation, Ports, allowed, is_exempt, isolating, lookups, names};
 use super::names::Names;
 use super::origin::{Declaration, Meaning, Origin, Origins};
+use super::parts::Peer;
 use super::{DNS_PORT, ICMP, ICMPV6, TCP, UDP, endpoint, protocol};
 use crate::datapath::RuleSource;
 
-/// The rules of one component, before what they mean has numbers.
+/// The rules of pods that are alike, before what they mean has numbers.
 pub(super) struct Policy {
     /// With the index of what each means.
     pub(super) rules: Vec<(RuleKey, Action, usize)>,
     /// In order, each once.
     pub(super) meanings: Vec<(Meaning, RuleSource)>,
+    /// What it takes to find them.
+    pub(super) lookups: Lookups,
 }
 
 /// A rule and what it comes from.
@@ -25,7 +32,7 @@ struct Declared {
     origin: Origin,
 }
 
-/// Collects the rules of one component.
+/// Collects these rules.
 struct Collector<'a> {
     snapshot: &'a Snapshot,
     names: &'a Names,
@@ -34,30 +41,32 @@ struct Collector<'a> {
 }
 
 impl Policy {
-    /// The rules of a component of this cell.
-    pub(super) fn of(
+    /// The rules of pods that are of a component of this cell, and of a class.
+    pub(super) fn of_component(
         snapshot: &Snapshot,
         names: &Names,
         cell: &Cell,
         component: &Component,
+        (isolation, class): (Isolation<'_>, Option<&AddressClass>),
     ) -> Self {
-        let mut collector = Collector {
-            snapshot,
-            names,
-            origins: Origins::default(),
-            rules: BTreeMap::new(),
-        };
+        let mut collector = Collector::new(snapshot, names);
         collector.collect(cell, component);
-        let Collector { origins, rules, .. } = collector;
-        let used = rules.values().map(|rule| rule.origin).collect();
-        let (of, meanings) = origins.finish(&used);
-        let rules = rules.into_iter();
-        Self {
-            rules: rules
-                .map(|(key, rule)| (key, rule.action, of[&rule.origin]))
-                .collect(),
-            meanings,
+        collector.isolate(isolation, class);
+        collector.finish()
+    }
+
+    /// The rules of pods of no cell that policies isolate.
+    pub(super) fn of_pods(
+        snapshot: &Snapshot,
+        names: &Names,
+        isolation: Isolation<'_>,
+        class: &AddressClass,
+    ) -> Self {
+        let mut collector = Collector::new(snapshot, names);
+        for direction in [Direction::Egress, Direction::Ingress] {
+            collector.pods(isolation, class, direction);
         }
+        collector.finish()
     }
 
     /// Where the rules with a meaning of this component are declared.
@@ -66,6 +75,32 @@ impl Policy {
             .meanings
             .binary_search_by(|(known, _)| known.cmp(meaning));
         at.ok().map(|at| &self.meanings[at].1)
+    }
+}
+
+impl<'a> Collector<'a> {
+    fn new(snapshot: &'a Snapshot, names: &'a Names) -> Self {
+        Self {
+            snapshot,
+            names,
+            origins: Origins::default(),
+            rules: BTreeMap::new(),
+        }
+    }
+
+    fn finish(self) -> Policy {
+        let Self { origins, rules, .. } = self;
+        let used = rules.values().map(|rule| rule.origin).collect();
+        let (of, meanings) = origins.finish(&used);
+        let lookups = lookups(rules.keys());
+        let rules = rules.into_iter();
+        Policy {
+            rules: rules
+                .map(|(key, rule)| (key, rule.action, of[&rule.origin]))
+                .collect(),
+            meanings,
+            lookups,
+        }
     }
 }
 
@@ -90,7 +125,10 @@ impl Collector<'_> {
         action: Action,
         by: Declaration,
     ) {
-        let key = RuleKey::new(peer, port, protocol, direction);
+        self.put(RuleKey::new(peer, port, protocol, direction), action, by);
+    }
+
+    fn put(&mut self, key: RuleKey, action: Action, by: Declaration) {
         let before = match self.rules.get(&key) {
             Some(known) if known.action == action => Some(known.origin),
             Some(known) if known.action == Action::Pass => return,
@@ -123,9 +161,133 @@ impl Collector<'_> {
         ] {
             if border == Border::Open {
                 let by = self.declare(format!("{direction} open of {}", cell.id), &cell.declared);
-                self.pass(Identity::ANYONE, 0, 0, direction, by);
+                self.pass(RuleKey::ANYBODY, 0, 0, direction, by);
             }
         }
+    }
+
+    /// Leaves of the cell's rules what policies allow too, and says it of everybody whom policies tell apart.
+    fn isolate(&mut self, isolation: Isolation<'_>, class: Option<&AddressClass>) {
+        let mut rules: Vec<_> = std::mem::take(&mut self.rules).into_iter().collect();
+        // What is left of a wide rule must not take the place of a narrow one.
+        rules.sort_by_key(|(key, _)| {
+            let anybody = key.peer() == RuleKey::ANYBODY;
+            (anybody, key.port() == 0, key.protocol() == 0)
+        });
+        for (key, Declared { action, origin }) in rules {
+            let (whole, port, protocol) = (key.peer(), key.port(), key.protocol());
+            let Some(direction) = key.direction() else {
+                continue;
+            };
+            if whole == RuleKey::ANYBODY {
+                // A border that is open: what is left of it is what policies allow pods of no cell.
+                match class.filter(|class| isolating(Some(class), direction).is_some()) {
+                    Some(class) => self.within_border(isolation, class, direction),
+                    None => drop(self.rules.insert(key, Declared { action, origin })),
+                }
+                continue;
+            }
+            for (identity, peer) in isolation.parts.within(isolation.classes, whole) {
+                let ports = match (class, isolating(class, direction)) {
+                    (Some(class), Some(rules)) if !is_exempt(whole, direction) => {
+                        allowed(rules, class, &peer, direction)
+                    }
+                    _ => Ports::Everything,
+                };
+                ports.keys(identity, port, protocol, direction, |key| {
+                    let declared = Declared { action, origin };
+                    self.rules.entry(key).or_insert(declared);
+                });
+            }
+        }
+    }
+
+    /// What policies allow beside what the cell says in more words than that a border is open.
+    fn within_border(
+        &mut self,
+        isolation: Isolation<'_>,
+        class: &AddressClass,
+        direction: Direction,
+    ) {
+        let declared = std::mem::take(&mut self.rules);
+        self.pods(isolation, class, direction);
+        self.rules.extend(declared);
+    }
+
+    /// What policies allow pods of no cell.
+    fn pods(&mut self, isolation: Isolation<'_>, class: &AddressClass, direction: Direction) {
+        let Isolation { classes, parts } = isolation;
+        let Some(rules) = isolating(Some(class), direction) else {
+            let by = self.unsaid(format!("no network policy isolates {direction}"));
+            return self.pass(RuleKey::ANYBODY, 0, 0, direction, by);
+        };
+        let own: Vec<Identity> = [
+            Identity::WORLD,
+            Identity::NODE,
+            Identity::OTHER_NODE,
+            Identity::DNS,
+            Identity::NORTH_GATE,
+            Identity::WEST_GATE,
+            Identity::METADATA,
+        ]
+        .into_iter()
+        .chain(self.names.networks.external.values().copied())
+        .chain(self.names.networks.platform.values().copied())
+        .collect();
+        for whole in own.iter().filter(|whole| is_exempt(**whole, direction)) {
+            let by = self.unsaid("the pod's own node".to_owned());
+            for (identity, _) in parts.within(classes, *whole) {
+                self.pass(identity, 0, 0, direction, by);
+            }
+        }
+        let unsplit = own
+            .iter()
+            .filter_map(|whole| parts.within(classes, *whole).next());
+        let everybody: Vec<(Identity, Peer<'_>)> = unsplit.chain(parts.all(classes)).collect();
+        for rule in rules {
+            let text = format!("{} {}", rule.policy, rule.declared.field);
+            let by = self.declare(text, &rule.declared);
+            let mut allow = |identity, called: Option<&AddressClass>| {
+                let called = match direction {
+                    Direction::Ingress => Some(class),
+                    Direction::Egress => called,
+                };
+                let ports = Ports::of([rule.ports.as_deref()].into_iter(), called);
+                ports.keys(identity, 0, 0, direction, |key| {
+                    self.put(key, Action::Pass, by);
+                });
+            };
+            match &rule.peers {
+                Some(peers) => {
+                    for (identity, peer) in &everybody {
+                        if names(peers, peer) {
+                            allow(*identity, peer.class);
+                        }
+                    }
+                }
+                None => {
+                    allow(RuleKey::ANYBODY, None);
+                    // Names of ports mean something else at each of those who have them.
+                    if direction == Direction::Egress && has_names(rule) {
+                        for (identity, peer) in &everybody {
+                            allow(*identity, peer.class);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Something that no document says.
+    fn unsaid(&mut self, text: String) -> Declaration {
+        let source = Source {
+            file: "".into(),
+            document: 1,
+            object: text.as_str().into(),
+            field: "".into(),
+            line: 0,
+        };
+        self.declare(text, &source)
     }
 
     fn intra(&mut self, cell: &Cell, component: &Component) {
@@ -333,6 +495,12 @@ impl Collector<'_> {
             }
         }
     }
+}
+
+/// Whether a rule names ports.
+fn has_names(rule: &PolicyRule) -> bool {
+    let mut ports = rule.ports.iter().flatten();
+    ports.any(|port| matches!(port.numbers, PortNumbers::Named(_)))
 }
 
 /// Whether a declaration is about a component; one that names none is about all.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use agent_common::{Action, Direction, IdentityValue, Rule, RuleKey};
 use snapshot::model::{
     Cell, CellId, Cidr, ComponentKind, Connection, East, EndpointKind, Exposure, GateRef, Gateway,
-    Intra, Listener, ListenerProtocol, Name, Node, ObjectName, Platform, PlatformPort,
-    PlatformService, SectionName, South, SouthDestination, SouthProtocol, TrafficDistribution,
-    Workloads,
+    Intra, Listener, ListenerProtocol, Name, NetworkPolicies, Node, ObjectName, Platform,
+    PlatformPort, PlatformService, SectionName, South, SouthDestination, SouthProtocol,
+    TrafficDistribution, Workloads,
 };
 use snapshot::path::CanonicalPath;
 use snapshot::{Shared, Source};
@@ -19,6 +19,8 @@ use crate::datapath::{Backend, DiscoveredPod, Service};
 
 mod borders;
 mod edits;
+mod isolation;
+mod originals;
 mod sources;
 mod vectors;
 
@@ -254,6 +256,7 @@ fn world() -> (Snapshot, Discovery) {
         .into(),
         routes: Vec::new(),
         l4_routes: Vec::new(),
+        network: NetworkPolicies::default(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     };

@@ -131,7 +131,8 @@ impl Model {
         let rule = match judged {
             Ok(rule) => rule,
             Err(reason) => {
-                if known.is_some() {
+                // Who called is not forgotten while the other side may be taken for the caller.
+                if known.is_some() && !self.picks_up {
                     self.flows.remove(&key);
                 }
                 return Err(reason);
@@ -268,25 +269,29 @@ impl Model {
             _ if from_opener => packet.destination_port,
             _ => packet.source_port,
         };
-        let find =
-            |port: u16, protocol: u8| rules.get(&RuleKey::new(peer, port, protocol, direction));
+        let find = |peer: Identity, port: u16, protocol: u8| {
+            rules.get(&RuleKey::new(peer, port, protocol, direction))
+        };
+        // Those about the peer go before those about anybody.
+        let mut sides = [peer, RuleKey::ANYBODY].into_iter();
         let (found, otherwise) = if protocol == UDP && TUNNELS.contains(&port) {
-            (Some(find(port, protocol)), Reason::Tunnel)
+            let named = sides.find_map(|side| find(side, port, protocol));
+            (named, Reason::Tunnel)
         } else if packet.is_other() {
             // 0 is a protocol of IPv4's, but in a rule it means any.
-            let named = find(0, protocol).filter(|_| protocol != 0);
-            (Some(named), Reason::Protocol)
+            let named = find(peer, 0, protocol).filter(|_| protocol != 0);
+            (named, Reason::Protocol)
         } else {
-            (None, Reason::NotDeclared)
+            let mut all = sides.flat_map(|side| {
+                let wider = [(port, protocol), (0, protocol), (0, 0)].into_iter();
+                wider.map(move |(port, protocol)| (side, port, protocol))
+            });
+            let found = all.find_map(|(side, port, protocol)| find(side, port, protocol));
+            (found, Reason::NotDeclared)
         };
-        let found = found.unwrap_or_else(|| {
-            find(port, protocol)
-                .or_else(|| find(0, protocol))
-                .or_else(|| find(0, 0))
-        });
-        // Whoever it is.
-        let anyone = || rules.get(&RuleKey::new(Identity::ANYONE, 0, 0, direction));
-        found.or_else(anyone).copied().ok_or(otherwise)
+        // What is not restricted is not so in any protocol.
+        let anything = || find(RuleKey::ANYBODY, 0, 0);
+        found.or_else(anything).copied().ok_or(otherwise)
     }
 
     fn path(&self, direction: Direction, peer: Identity, address: u128, cell: u32) -> Path {

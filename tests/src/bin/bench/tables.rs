@@ -139,6 +139,8 @@ fn gates(tables: &mut KernelTables, discovery: &Discovery, shape: Shape) -> Resu
                 ifname: pod.host_ifname.clone(),
                 identity,
                 cell: CELL,
+                whole: None,
+                lookups: agent_common::Lookups::default(),
                 mac: pod.mac,
             },
         );

@@ -14,7 +14,7 @@ fn tables(project: &str, borders: Borders) -> KernelTables {
 
 /// Whether anything may pass for the pod with an address.
 fn anything(tables: &KernelTables, own: &str, way: Direction) -> bool {
-    verdict(tables, own, Identity::ANYONE, 0, 0, way) == Action::Pass
+    verdict(tables, own, RuleKey::ANYBODY, 0, 0, way) == Action::Pass
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Rows of OpenChoreo's vectors about packets. Each becomes documents, and what the rules of both sides say is the row's
 //! verdict. `compat` of a cell says nothing about packets, so every row is judged with it and without.
 //!
-//! The original's policy objects themselves are no documents here; what they pass is the row's `expect`, and binds where the
-//! row is of class `contract`.
+//! What the original's policy objects pass is the row's `expect`, and binds here where the row is of class `contract`; the
+//! objects themselves are judged in `originals`.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ const STRANGER: &str = "10.1.0.3";
 const WEST: &str = "192.0.2.21";
 const NORTH: &str = "192.0.2.20";
 
-fn rows(group: &str) -> Vec<Value> {
+pub(super) fn rows(group: &str) -> Vec<Value> {
     let text = include_str!("../../../../../tests/vectors/openchoreo.json");
     let file: Value = serde_json::from_str(text).expect("the vectors are JSON");
     let rows = file[group].as_array().expect("a group").clone();
@@ -37,7 +37,7 @@ fn wanted(row: &Value) -> &Value {
     }
 }
 
-fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+pub(super) fn text<'v>(value: &'v Value, field: &str) -> &'v str {
     value[field]
         .as_str()
         .unwrap_or_else(|| panic!("`{field}` of {value}"))

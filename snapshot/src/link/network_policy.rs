@@ -1,0 +1,382 @@
+//! Network policies: which pods they isolate, and whom their rules name.
+//!
+//! ```text
+//! policies ─▶ those that isolate somebody here ─┬▶ selectors, networks, names of ports ─┐
+//! pods, cells ─────────────────────────────────┴────────────────────────────────────────┴▶ classes of addresses
+//! ```
+//!
+//! A policy that isolates nobody says nothing, and tells nobody apart. One that is refused isolates whom it selects, and
+//! allows nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::collect::Placed;
+use super::grants::Namespaces;
+use crate::document::network_policy::{
+    NamespaceScope, PeerDraft, PodSelector, PolicyDraft, RuleDraft,
+};
+use crate::document::pod::PodDraft;
+use crate::document::selector::Labels;
+use crate::document::{Drafts, Kind, Table};
+use crate::model::{
+    AddressClass, BlockId, Cell, CellId, Cidr, ClassId, Classes, IpBlock, NetworkPolicies, PeerId,
+    PolicyPeers, PolicyPort, PolicyRule, PolicyScope, PortNumbers,
+};
+use crate::reader::Sink;
+use crate::report::Source;
+use crate::shared::Shared;
+
+/// A policy that counts.
+struct Policy<'a> {
+    source: &'a Source,
+    draft: Arc<PolicyDraft>,
+}
+
+/// A pod with addresses.
+struct Pod<'a> {
+    draft: &'a PodDraft,
+    namespace: &'a str,
+    /// Whether policies may isolate it.
+    subject: bool,
+}
+
+/// Resolves all policies.
+pub(super) fn link(
+    drafts: &Drafts,
+    documents: &[Placed<'_>],
+    cells: &BTreeMap<CellId, Shared<Cell>>,
+    namespaces: &Namespaces,
+    scope: PolicyScope,
+    sink: &Sink,
+) -> NetworkPolicies {
+    let policies = policies(drafts, documents);
+    if policies.is_empty() {
+        return NetworkPolicies::default();
+    }
+    let of_cells: BTreeSet<IpAddr> = cells
+        .values()
+        .flat_map(|cell| cell.components.values())
+        .flat_map(|component| component.workloads.addresses())
+        .copied()
+        .collect();
+    let pods: Vec<Pod<'_>> = drafts
+        .pods
+        .iter()
+        .filter_map(|(name, (_, draft))| {
+            let draft = draft
+                .as_deref()
+                .filter(|draft| !draft.addresses.is_empty())?;
+            let mut own = draft.addresses.iter();
+            Some(Pod {
+                draft,
+                namespace: name.namespace(),
+                subject: scope == PolicyScope::All
+                    || own.any(|address| of_cells.contains(&address.address)),
+            })
+        })
+        .collect();
+    let mut selecting = Selecting::new(namespaces);
+    let isolating: Vec<(&Policy<'_>, Vec<usize>)> = policies
+        .iter()
+        .filter_map(|policy| {
+            let subject = &policy.draft.subject;
+            let selected: Vec<usize> = (0..pods.len())
+                .filter(|at| selecting.selects(subject, &pods[*at]))
+                .collect();
+            let isolated: Vec<usize> = selected
+                .iter()
+                .copied()
+                .filter(|at| pods[*at].subject)
+                .collect();
+            if isolated.is_empty() && !selected.is_empty() {
+                sink.warning(
+                    policy.source.clone(),
+                    "selects no pod of a cell, and pods of no cell are let alone unless \
+                     `spec.networkPolicies` of the `Platform` is `all`",
+                );
+            }
+            (!isolated.is_empty()).then_some((policy, isolated))
+        })
+        .collect();
+    if isolating.is_empty() {
+        return NetworkPolicies::default();
+    }
+    let named = Named::of(isolating.iter().map(|(policy, _)| &*policy.draft));
+    let mut isolated_by: Vec<Vec<usize>> = vec![Vec::new(); pods.len()];
+    for (policy, (_, selected)) in isolating.iter().enumerate() {
+        for pod in selected {
+            isolated_by[*pod].push(policy);
+        }
+    }
+    let rules: Vec<Rules> = isolating
+        .iter()
+        .map(|(policy, _)| named.rules(policy))
+        .collect();
+    let mut classes = BTreeMap::new();
+    let mut members = BTreeMap::new();
+    for (pod, policies) in pods.iter().zip(&isolated_by) {
+        let class = named.pod(pod, &mut selecting);
+        for placed in &pod.draft.addresses {
+            let mut class = class.clone();
+            class.blocks = named.holding(placed.address, true);
+            let words = named.words(
+                &class,
+                policies
+                    .iter()
+                    .map(|policy| &*isolating[*policy].0.source.object),
+            );
+            // To nobody's policy it differs from an address that no pod has.
+            if words.is_empty() && !named.outside {
+                continue;
+            }
+            let id = ClassId::new(&words);
+            members.insert(placed.address, id.clone());
+            classes.entry(id).or_insert_with(|| {
+                let all = policies.iter().map(|policy| &rules[*policy]);
+                class.ingress = together(all.clone().map(|rules| &rules.ingress));
+                class.egress = together(all.map(|rules| &rules.egress));
+                class
+            });
+        }
+    }
+    // What a component declares without a pod is selected by nobody, but networks hold it.
+    for address in of_cells {
+        if members.contains_key(&address) {
+            continue;
+        }
+        let class = AddressClass {
+            blocks: named.holding(address, true),
+            ..AddressClass::default()
+        };
+        let words = named.words(&class, std::iter::empty());
+        if !words.is_empty() || named.outside {
+            let id = ClassId::new(&words);
+            members.insert(address, id.clone());
+            classes.entry(id).or_insert(class);
+        }
+    }
+    NetworkPolicies {
+        classes: Classes {
+            of: classes,
+            blocks: named.blocks,
+        }
+        .into(),
+        members: members.into(),
+    }
+}
+
+/// All policies in the order of their kinds and names, those that are refused with what is left of them.
+fn policies<'a>(drafts: &'a Drafts, documents: &'a [Placed<'_>]) -> Vec<Policy<'a>> {
+    let refused = documents.iter().filter(|placed| placed.refused);
+    let refused = refused.filter_map(|placed| {
+        let document = placed.document;
+        let isolates = document.closes.isolates.as_ref()?;
+        let kind = document.draft.kind();
+        let policy = Policy {
+            source: &document.meta.declared,
+            draft: Arc::clone(isolates),
+        };
+        Some(((kind, &document.meta.name), policy))
+    });
+    let mut policies: BTreeMap<_, Policy<'a>> = refused.collect();
+    let tables: [(Kind, &'a Table<PolicyDraft>); 3] = [
+        (Kind::NetworkPolicy, &drafts.network_policies),
+        (Kind::CiliumNetworkPolicy, &drafts.cilium_policies),
+        (
+            Kind::CiliumClusterwideNetworkPolicy,
+            &drafts.clusterwide_policies,
+        ),
+    ];
+    for (kind, table) in tables {
+        for (name, (source, draft)) in table {
+            if let Some(draft) = draft {
+                let draft = Arc::clone(draft);
+                policies.insert((kind, name), Policy { source, draft });
+            }
+        }
+    }
+    policies.into_values().collect()
+}
+
+/// Rules of all policies that isolate in a direction; none if none does.
+fn together<'r>(
+    policies: impl Iterator<Item = &'r Option<Vec<Arc<PolicyRule>>>>,
+) -> Option<Vec<Arc<PolicyRule>>> {
+    let mut all: Option<Vec<Arc<PolicyRule>>> = None;
+    for rules in policies.flatten() {
+        all.get_or_insert_default().extend(rules.iter().cloned());
+    }
+    all
+}
+
+/// Answers what selectors ask; namespaces, and pods that are copies of one another, are asked once.
+struct Selecting<'a> {
+    namespaces: &'a Namespaces,
+    labels: BTreeMap<&'a str, Labels>,
+}
+
+impl<'a> Selecting<'a> {
+    fn new(namespaces: &'a Namespaces) -> Self {
+        Self {
+            namespaces,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    fn selects(&mut self, selector: &PodSelector, pod: &Pod<'a>) -> bool {
+        let namespace = match &selector.namespaces {
+            NamespaceScope::Own(own) => **own == *pod.namespace,
+            NamespaceScope::Selected(selector) => {
+                let known = self.labels.entry(pod.namespace);
+                selector.selects(known.or_insert_with(|| self.namespaces.labels(pod.namespace)))
+            }
+        };
+        namespace && selector.pods.selects(&pod.draft.labels)
+    }
+}
+
+/// What rules name, each once and in order.
+struct Named<'a> {
+    peers: Vec<&'a PodSelector>,
+    blocks: Vec<IpBlock>,
+    ports: BTreeSet<&'a str>,
+    /// Whether a rule tells pods from other addresses.
+    outside: bool,
+}
+
+/// Rules of one policy.
+struct Rules {
+    ingress: Option<Vec<Arc<PolicyRule>>>,
+    egress: Option<Vec<Arc<PolicyRule>>>,
+}
+
+impl<'a> Named<'a> {
+    fn of(policies: impl Iterator<Item = &'a PolicyDraft>) -> Self {
+        let (mut peers, mut blocks) = (BTreeSet::new(), BTreeSet::new());
+        let mut ports = BTreeSet::new();
+        let mut outside = false;
+        for rule in
+            policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten())
+        {
+            for peer in rule.peers.iter().flatten() {
+                match peer {
+                    PeerDraft::Pods(selector) => drop(peers.insert(selector)),
+                    PeerDraft::Block(block) => {
+                        outside |= block.outside;
+                        blocks.insert(block.clone());
+                    }
+                    PeerDraft::Entity(_) => outside = true,
+                }
+            }
+            for port in rule.ports.iter().flatten() {
+                if let PortNumbers::Named(name) = &port.numbers {
+                    ports.insert(&**name);
+                }
+            }
+        }
+        Self {
+            peers: peers.into_iter().collect(),
+            blocks: blocks.into_iter().collect(),
+            ports,
+            outside,
+        }
+    }
+
+    fn rules(&self, policy: &Policy<'_>) -> Rules {
+        let object = &policy.source.object;
+        let resolve = |rules: &Option<Vec<RuleDraft>>| {
+            let rules = rules.as_ref()?.iter();
+            Some(
+                rules
+                    .map(|rule| Arc::new(self.rule(object, rule)))
+                    .collect(),
+            )
+        };
+        Rules {
+            ingress: resolve(&policy.draft.ingress),
+            egress: resolve(&policy.draft.egress),
+        }
+    }
+
+    fn rule(&self, policy: &Arc<str>, rule: &RuleDraft) -> PolicyRule {
+        let peers = rule.peers.as_ref().map(|all| {
+            let mut peers = PolicyPeers::default();
+            for peer in all {
+                match peer {
+                    PeerDraft::Pods(selector) => {
+                        let at = self.peers.binary_search(&selector);
+                        peers.pods.extend(at.ok().map(PeerId));
+                    }
+                    PeerDraft::Block(block) => {
+                        let at = self.blocks.binary_search(block);
+                        peers.blocks.extend(at.ok().map(BlockId));
+                    }
+                    PeerDraft::Entity(entity) => {
+                        peers.entities.insert(*entity);
+                    }
+                }
+            }
+            peers
+        });
+        let ports: Option<Vec<PolicyPort>> = rule.ports.clone();
+        PolicyRule {
+            declared: rule.declared.clone(),
+            policy: Arc::clone(policy),
+            peers,
+            ports,
+        }
+    }
+
+    /// The networks that hold an address.
+    fn holding(&self, address: IpAddr, inside: bool) -> BTreeSet<BlockId> {
+        let own = Cidr::host(address);
+        let blocks = self.blocks.iter().enumerate();
+        let holding = blocks.filter(|(_, block)| block.holds(&own, inside));
+        holding.map(|(at, _)| BlockId(at)).collect()
+    }
+
+    /// What tells a pod from others, but for its addresses and the policies that isolate it.
+    fn pod<'p>(&self, pod: &Pod<'p>, selecting: &mut Selecting<'p>) -> AddressClass {
+        let peers = self.peers.iter().enumerate();
+        let selected = peers.filter(|(_, selector)| selecting.selects(selector, pod));
+        let ports = pod.draft.ports.iter();
+        AddressClass {
+            peers: selected.map(|(at, _)| PeerId(at)).collect(),
+            ports: ports
+                .filter(|((name, _), _)| self.ports.contains(&**name))
+                .map(|(name, numbers)| (name.clone(), numbers.clone()))
+                .collect(),
+            ..AddressClass::default()
+        }
+    }
+
+    /// What makes a class, in words that do not depend on what else policies name. Empty: nothing does.
+    fn words<'p>(&self, class: &AddressClass, policies: impl Iterator<Item = &'p str>) -> String {
+        let mut words = String::new();
+        for policy in policies {
+            writeln!(words, "of {policy}").expect("a String takes everything");
+        }
+        for PeerId(at) in &class.peers {
+            let PodSelector { namespaces, pods } = self.peers[*at];
+            match namespaces {
+                NamespaceScope::Own(own) => writeln!(words, "is [{pods}] in {own}"),
+                NamespaceScope::Selected(labels) => writeln!(words, "is [{pods}] in [{labels}]"),
+            }
+            .expect("a String takes everything");
+        }
+        for BlockId(at) in &class.blocks {
+            writeln!(words, "{}", self.blocks[*at]).expect("a String takes everything");
+        }
+        for ((name, transport), numbers) in &class.ports {
+            write!(words, "{name}/{transport}").expect("a String takes everything");
+            for number in numbers {
+                write!(words, " {number}").expect("a String takes everything");
+            }
+            words.push('\n');
+        }
+        words
+    }
+}
