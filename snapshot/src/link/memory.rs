@@ -114,7 +114,10 @@ impl Memory {
                 // A route's own draft says that it changed.
                 Draft::HTTPRoute(_) | Draft::GRPCRoute(_) => true,
                 // No route of a document leads to these.
-                Draft::Pod(_) | Draft::Cell(_) => true,
+                Draft::Pod(_)
+                | Draft::Cell(_)
+                | Draft::NetworkPolicy(_)
+                | Draft::CiliumNetworkPolicy(_) => true,
                 Draft::Service(service) => {
                     self.moved.insert((BackendPart::Service, name.clone()));
                     // What a load balancer gave it may be where a gateway listens.
