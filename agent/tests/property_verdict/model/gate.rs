@@ -203,12 +203,15 @@ fn link_layer(frame: &[u8], packet: &Packet, mac: [u8; 6]) -> Result<(), Reason>
         .get(packet.transport - IPV6 + 24..)
         .ok_or(Reason::Malformed)?;
     for seen in 0.. {
-        let [kind, units, ..] = *options else {
+        if options.is_empty() {
             break;
-        };
+        }
         if seen == 8 {
             return Err(Reason::ExtensionHeader);
         }
+        let [kind, units, ..] = *options else {
+            return Err(Reason::Malformed);
+        };
         let size = 8 * usize::from(units);
         if size == 0 || size > options.len() {
             return Err(Reason::Malformed);
@@ -219,9 +222,5 @@ fn link_layer(frame: &[u8], packet: &Packet, mac: [u8; 6]) -> Result<(), Reason>
         }
         options = rest;
     }
-    if options.is_empty() {
-        Ok(())
-    } else {
-        Err(Reason::Malformed)
-    }
+    Ok(())
 }
