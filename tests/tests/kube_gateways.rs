@@ -348,8 +348,9 @@ fn kube_gateways_have_the_addresses_of_nodes_and_of_load_balancers() -> Result<(
         reached(&world, SocketAddr::new(address.parse()?, 8000), "one")?;
     }
     let more = [http("same", 8000), http("shell", 22), http("free", 8001)];
-    world.apply(&of_class("nodes", gateway("more", &more)).to_string())?;
-    world.wait(WAIT, &["gateway", "more"], |gateway| {
+    // Of two that were made within a second the one whose name comes first has it.
+    world.apply(&of_class("nodes", gateway("others", &more)).to_string())?;
+    world.wait(WAIT, &["gateway", "others"], |gateway| {
         let listeners = gateway["status"]["listeners"].as_array();
         let reason = |name: &str| {
             let mut listeners = listeners.into_iter().flatten();
