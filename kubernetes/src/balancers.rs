@@ -162,7 +162,14 @@ fn ours<'a>(now: &'a Objects, own: &'a str) -> impl Iterator<Item = &'a Arc<Obje
     let of_namespace =
         all.take_while(move |one| one.id.kind == Kind::Service && *one.id.namespace == *own);
     of_namespace.filter(|one| {
-        let document: Value = serde_json::from_slice(&one.document).unwrap_or_default();
+        let document: Value = match serde_json::from_slice(&one.document) {
+            Ok(document) => document,
+            // What cannot be read is nothing to take away.
+            Err(error) => {
+                tracing::error!(service = one.id.name.as_ref(), %error, "a kept object is no JSON");
+                return false;
+            }
+        };
         let labels = &document["metadata"]["labels"];
         labels[MANAGED] == MANAGER && labels[GATEWAY].is_string() && labels[NAMESPACE].is_string()
     })

@@ -342,7 +342,7 @@ fn metadata(object: &mut Object<'_>, origin: Origin) -> Option<Meta> {
 }
 
 /// Texts by key; what is none is a mistake and left out.
-fn texts(field: Option<Field<'_>>) -> BTreeMap<String, String> {
+pub(crate) fn texts(field: Option<Field<'_>>) -> BTreeMap<String, String> {
     let entries = field.map(|field| field.entries()).unwrap_or_default();
     let texts = entries
         .into_iter()

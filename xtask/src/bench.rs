@@ -111,16 +111,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
         Layer::L7(l7) => {
             setup::proxies()?;
-            let mut cargo = release(&[
-                "--package",
-                "tests",
-                "--package",
-                "cardinal-agent",
-                "--bin",
-                "bench",
-                "--bin",
-                "cardinal-agent",
-            ]);
+            let mut cargo = release(WITH_AGENT);
             stage::embed(&mut cargo, None);
             shell::run(&mut cargo)?;
             let mut bench = shell::command(program("bench"));
@@ -143,16 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
                     Some(ebpf::build(&ebpf::Options::default())?)
                 }
             };
-            let mut cargo = release(&[
-                "--package",
-                "tests",
-                "--package",
-                "cardinal-agent",
-                "--bin",
-                "bench",
-                "--bin",
-                "cardinal-agent",
-            ]);
+            let mut cargo = release(WITH_AGENT);
             stage::embed(&mut cargo, object.as_deref());
             shell::run(&mut cargo)?;
             let mut bench = match kube.steps {
@@ -175,6 +157,18 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     };
     Err(bench.exec()).context("failed to start the benchmark")
 }
+
+/// The benchmark, and the agent as it is shipped.
+const WITH_AGENT: &[&str] = &[
+    "--package",
+    "tests",
+    "--package",
+    "cardinal-agent",
+    "--bin",
+    "bench",
+    "--bin",
+    "cardinal-agent",
+];
 
 fn release(what: &[&str]) -> Command {
     let mut cargo = shell::cargo();

@@ -106,7 +106,7 @@ impl Default for LoadBalancerDraft {
 fn load_balancer(field: &Field<'_>) -> Option<LoadBalancerDraft> {
     let mut object = field.object()?;
     let class = object.optional("class").map(|field| field.some_string());
-    let annotations = object.optional("annotations");
+    let annotations = super::texts(object.optional("annotations"));
     let local = object
         .optional("externalTrafficPolicy")
         .map(|field| field.choice(&[("Local", true), ("Cluster", false)]));
@@ -114,17 +114,13 @@ fn load_balancer(field: &Field<'_>) -> Option<LoadBalancerDraft> {
         .optional("namespace")
         .map(|field| field.some_string());
     object.finish();
-    let entries = annotations.map(|field| field.entries()).unwrap_or_default();
-    let annotations = entries.iter();
-    let annotations =
-        annotations.map(|(key, value)| Some(((*key).to_owned(), value.string()?.to_owned())));
     let usual = LoadBalancerDraft::default();
     Some(LoadBalancerDraft {
         class: match class {
             Some(class) => Some(class?.to_owned()),
             None => None,
         },
-        annotations: annotations.collect::<Option<_>>()?,
+        annotations,
         local: match local {
             Some(local) => local?,
             None => usual.local,

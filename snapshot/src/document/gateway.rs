@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Meta;
 use super::addresses::{Placed, address};
 use super::selector::{From, namespaces};
+use super::{Meta, texts};
 use crate::model::{HostPattern, Hostname, Timestamp};
 use crate::reader::{Field, Object};
 use crate::report::Source;
@@ -93,17 +93,9 @@ fn spec_of(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
         .optional("infrastructure")
         .and_then(|field| field.object())
     {
-        let mut texts = |name| {
-            let entries = object.optional(name).map(|field| field.entries());
-            let entries = entries.unwrap_or_default();
-            let entries = entries.iter();
-            let texts = entries
-                .filter_map(|(key, value)| Some(((*key).to_owned(), value.string()?.to_owned())));
-            texts.collect()
-        };
         infrastructure = Infrastructure {
-            labels: texts("labels"),
-            annotations: texts("annotations"),
+            labels: texts(object.optional("labels")),
+            annotations: texts(object.optional("annotations")),
         };
         parameters = object
             .optional("parametersRef")
