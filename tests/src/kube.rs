@@ -7,7 +7,9 @@ pub mod conformance;
 pub mod manifests;
 pub mod pods;
 pub mod process;
+pub mod remains;
 pub mod rights;
+pub mod shell;
 
 use std::{
     ffi::OsStr,
