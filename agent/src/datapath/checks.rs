@@ -85,17 +85,20 @@ const FIRST: [&str; 2] = ["CAP_BPF", "CAP_NET_ADMIN"];
 
 /// Checks privileges and the kernel; returns the kernel's release.
 pub(super) fn kernel() -> Result<String, Error> {
-    let effective = effective()?;
-    for capability in &CAPABILITIES {
-        if FIRST.contains(&capability.name) && !capability.is_in(effective) {
-            return Err(Error::Privilege {
-                capability: capability.name,
-            });
-        }
+    if let Some(capability) = missing(effective()?) {
+        return Err(Error::Privilege { capability });
     }
     let release = recent(release()?)?;
     btf()?;
     Ok(release)
+}
+
+/// A capability that a set lacks of those without which nothing is even tried.
+pub(super) fn missing(effective: u64) -> Option<&'static str> {
+    let first = CAPABILITIES.iter();
+    let mut first = first.filter(|capability| FIRST.contains(&capability.name));
+    let missing = first.find(|capability| !capability.is_in(effective));
+    missing.map(|capability| capability.name)
 }
 
 /// The effective capabilities of the calling thread.
@@ -235,6 +238,9 @@ mod tests {
         assert_eq!(names(1 << 21), ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"]);
         assert_eq!(names(1 << 39 | 1 << 12), ["CAP_BPF", "CAP_NET_ADMIN"]);
         assert!(FIRST.iter().all(|first| names(u64::MAX).contains(first)));
+        assert_eq!(missing(1 << 12), Some("CAP_BPF"));
+        assert_eq!(missing(1 << 21), Some("CAP_NET_ADMIN"));
+        assert_eq!(missing(1 << 21 | 1 << 12), None);
     }
 
     #[test]

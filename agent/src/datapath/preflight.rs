@@ -89,19 +89,28 @@ pub fn preflight(bpffs: &Path, cgroup: Option<&Path>) -> Vec<Finding> {
         ),
     ];
     findings.extend(capabilities());
-    findings.extend(PROGRAMS.map(|(kind, name, purpose)| {
-        let standing = tried(is_program_supported(kind), purpose);
-        Finding::new(name, standing)
-    }));
-    findings.extend(
-        MAPS.map(|(kind, name)| Finding::new(name, tried(is_map_supported(kind), "tables"))),
-    );
+    findings.extend(types());
     findings.push(Finding::new(
         "cgroup2",
         there(checks::cgroup(cgroup).map(|path| path.display().to_string())),
     ));
     findings.push(Finding::new("bpffs", pins(bpffs)));
     findings
+}
+
+/// What the kernel refuses for want of a capability says nothing of what it can.
+fn types() -> Vec<Finding> {
+    let missing = checks::effective().ok().and_then(checks::missing);
+    if let Some(capability) = missing {
+        let standing = Standing::Lacking(format!("only with {capability} can they be tried"));
+        return vec![Finding::new("types of programs and maps", standing)];
+    }
+    let programs = PROGRAMS.map(|(kind, name, purpose)| {
+        let standing = tried(is_program_supported(kind), purpose);
+        Finding::new(name, standing)
+    });
+    let maps = MAPS.map(|(kind, name)| Finding::new(name, tried(is_map_supported(kind), "tables")));
+    programs.into_iter().chain(maps).collect()
 }
 
 fn there(found: Result<String, Error>) -> Standing {
