@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{Bill, Resolved, list, of};
+use crate::{ebpf, shell};
 
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
@@ -267,6 +268,29 @@ fn the_bill_of_the_agent_is_one_of_cyclonedx() {
         let mut changed = bill.clone();
         *changed.pointer_mut(&pointer).expect("it is there") = wrong;
         assert_ne!(breaches(&changed), [""; 0], "{pointer}");
+    }
+}
+
+/// Of a crate outside of its workspace cargo takes the whole path into the names of its symbols, and the program would be another one
+/// in another folder (`SourceId::stable_hash` of cargo).
+#[test]
+fn every_crate_of_ours_is_inside_of_its_workspace() {
+    for (workspace, target) in [
+        (shell::root(), super::super::TARGET),
+        (ebpf::programs(), ebpf::TARGET),
+    ] {
+        let resolved = super::resolved(&workspace, target).expect("cargo's metadata");
+        let packages = list(&resolved.metadata["packages"]).iter();
+        let ours: Vec<_> = packages.filter(|one| one["source"].is_null()).collect();
+        assert!(ours.len() >= 2, "{ours:?}");
+        for package in ours {
+            let manifest = package["manifest_path"].as_str().expect("a path");
+            assert!(
+                std::path::Path::new(manifest).starts_with(&workspace),
+                "{manifest} is not in {}",
+                workspace.display()
+            );
+        }
     }
 }
 
