@@ -33,7 +33,7 @@ pub(super) struct Files {
     /// In the order in which they are removed: what is in a folder comes before it.
     left: Vec<Left>,
     kept: Vec<String>,
-    _lock: Option<StateLock>,
+    lock: Option<StateLock>,
 }
 
 #[derive(Debug)]
@@ -49,13 +49,15 @@ impl Files {
         let mut files = Self {
             left: Vec::new(),
             kept: Vec::new(),
-            _lock: StateLock::of_used(state)?,
+            lock: StateLock::of_used(state)?,
         };
         let objects = state.join(KEPT);
-        let mut known = vec![StateLock::file(state)];
-        known.extend(kubernetes::kept_files(&objects));
-        files.folder(&objects, &known)?;
-        files.folder(state, &known)?;
+        let kept = kubernetes::kept_files(&objects);
+        files.folder(&objects, |path| kept.contains(path))?;
+        // Nobody waits at a socket in there, since the lock is ours.
+        let locked = files.lock.is_some();
+        let lock = StateLock::file(state);
+        files.folder(state, |path| *path == lock || locked && is_socket(path))?;
         files.socket(admin)?;
         Ok(files)
     }
@@ -99,7 +101,11 @@ impl Files {
     }
 
     /// The known files of a folder; and the folder, unless somebody else has something in it or mounted it.
-    fn folder(&mut self, folder: &Path, known: &[PathBuf]) -> Result<(), FilesError> {
+    fn folder(
+        &mut self,
+        folder: &Path,
+        known: impl Fn(&PathBuf) -> bool,
+    ) -> Result<(), FilesError> {
         let look = |source| FilesError::Look {
             path: folder.to_owned(),
             source,
@@ -112,7 +118,7 @@ impl Files {
         let mut is_ours = !is_mount(folder).map_err(look)?;
         for entry in entries {
             let path = entry.map_err(look)?.path();
-            if known.contains(&path) {
+            if known(&path) {
                 self.add(FILE, path);
             } else if !self.left.iter().any(|left| left.path == path) {
                 is_ours = false;
@@ -135,7 +141,7 @@ impl Files {
             source,
         };
         match fs::symlink_metadata(path) {
-            Ok(there) if there.file_type().is_socket() => {
+            Ok(_) if is_socket(path) => {
                 let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
                 if UnixStream::connect(path).is_err_and(refused) {
                     self.add("socket", path.to_owned());
@@ -147,7 +153,7 @@ impl Files {
         }
         // A socket may be anywhere; a folder of this name is nobody else's.
         match path.parent().filter(|folder| folder.ends_with(OURS)) {
-            Some(folder) => self.folder(folder, &[]),
+            Some(folder) => self.folder(folder, |_| false),
             None => Ok(()),
         }
     }
@@ -158,6 +164,10 @@ const OURS: &str = "cardinal";
 
 const FILE: &str = "file";
 const FOLDER: &str = "folder";
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket())
+}
 
 /// Whether something is mounted on a folder (proc_pid_mountinfo(5), field 5).
 fn is_mount(folder: &Path) -> io::Result<bool> {
@@ -187,6 +197,7 @@ mod tests {
             fs::write(state.join(name), "").expect("file");
         }
         drop(UnixListener::bind(&socket).expect("socket"));
+        drop(UnixListener::bind(state.join("any.sock")).expect("socket"));
         let running = StateLock::take(&state).expect("free");
         let error = Files::find(&state, &socket).expect_err("an agent runs");
         assert!(
@@ -203,7 +214,7 @@ mod tests {
             [format!("{} is no agent's", theirs.display())]
         );
         // Its folder is not in the list: it cannot go.
-        assert_eq!(found.names().count(), 6, "{found:?}");
+        assert_eq!(found.names().count(), 7, "{found:?}");
         found.remove(|what, gone| assert!(gone.is_ok(), "{what}: {gone:?}"));
         assert!(!socket.exists() && !root.path().join("cardinal").exists());
         assert!(theirs.exists() && !state.join("kubernetes").exists());
