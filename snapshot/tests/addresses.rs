@@ -88,6 +88,21 @@ fn balancer(taken: &Taken) -> (&ObjectName, &LoadBalancer) {
 }
 
 #[test]
+fn an_empty_list_of_addresses_names_none() {
+    let platform = platform("addressPools: [203.0.113.0/28]");
+    let absent = gateway("web", &[80]);
+    let empty = absent.replace("  listeners:", "  addresses: []\n  listeners:");
+    assert_ne!(absent, empty);
+    let [absent, empty] = [absent, empty].map(|gateway| {
+        let taken = taken(&[CLASS, &platform, &gateway]);
+        let web = served(&taken, "web").expect("it has addresses");
+        (web.addresses.clone(), programmed(&taken, "web"))
+    });
+    assert_eq!(absent.0.len(), 1);
+    assert_eq!(absent, empty);
+}
+
+#[test]
 fn on_nodes_each_port_is_one_gateway_s() {
     let platform = platform("classes: [{ name: edge, addresses: Nodes }]");
     let (web, other) = (gateway("web", &[80, 22]), gateway("other", &[80, 81]));
