@@ -221,6 +221,7 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
             "spec.sessionAffinity",
             "spec.sessionAffinityConfig",
             "spec.internalTrafficPolicy",
+            "spec.healthCheckNodePort",
         ],
         Kind::EndpointSlice => &["addressType", "endpoints", "ports"],
         Kind::Secret => &["type", "data"],

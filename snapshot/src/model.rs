@@ -67,7 +67,7 @@ pub use network_policy::{
     AddressClass, BlockId, ClassId, Classes, Entity, IpBlock, NetworkPolicies, PeerId, PolicyPeers,
     PolicyPort, PolicyRule, PolicyScope, PortNumbers,
 };
-pub use node_ports::NodePorts;
+pub use node_ports::{NodeCheck, NodePorts};
 pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
