@@ -226,6 +226,7 @@ fn snapshot(
         &cells,
         context.namespaces,
         platform_draft.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        &platform,
         sink,
     );
     let mut routes = Vec::new();

@@ -68,7 +68,9 @@ pub use network_policy::{
     PolicyPort, PolicyRule, PolicyScope, PortNumbers,
 };
 pub use node_ports::{NodeCheck, NodePorts};
-pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
+pub use platform::{
+    GateRef, Node, OtherNodes, Platform, PlatformPort, PlatformService, VirtualHosts,
+};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
     BreakerSettings, CertificateName, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl,
