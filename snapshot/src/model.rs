@@ -38,7 +38,7 @@ mod traffic;
 
 pub use auth::{
     ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
-    CredentialPlace, Decision, HeaderRequirement, Leniency, ScopeClaims, StringMatch,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, ScopeClaims,
     TokenRequirement, Tokens,
 };
 pub use cell::{
@@ -51,7 +51,7 @@ pub use client::{
     Entrance, EscapedSlashes, Http1End, Keepalive, RequestIds, Tls12Cipher, TlsVersions,
     Underscores,
 };
-pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
+pub use cors::{Allowed, Cors, OriginHost, OriginPattern, OriginPort};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
     BackendName, Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin,
@@ -62,7 +62,7 @@ pub use jwt::{
     Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
-pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
+pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, StringMatch, TextMatch};
 pub use network_policy::{
     AddressClass, BlockId, ClassId, Classes, Entity, IpBlock, NetworkPolicies, PeerId, PolicyPeers,
     PolicyPort, PolicyRule, PolicyScope, PortNumbers,

@@ -19,7 +19,7 @@ mod matches;
 mod resilience;
 mod session;
 
-pub(crate) use cors::cors;
+pub(crate) use cors::{cors, of_policy as cors_of_policy};
 use filters::{Place, filters};
 pub(crate) use filters::{edits, header_edits};
 pub(crate) use headers::{header_name, header_value};
