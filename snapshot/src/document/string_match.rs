@@ -13,6 +13,15 @@ enum Kind {
 
 /// Reads one.
 pub(crate) fn string_match(field: &Field<'_>) -> Option<StringMatch> {
+    read(field, str::to_owned)
+}
+
+/// The same for texts that have no upper case: what is written is taken in lower case, but for patterns.
+pub(crate) fn lower_case_match(field: &Field<'_>) -> Option<StringMatch> {
+    read(field, str::to_ascii_lowercase)
+}
+
+fn read(field: &Field<'_>, written: fn(&str) -> String) -> Option<StringMatch> {
     let mut object = field.object()?;
     let kind = match object.optional("type") {
         Some(field) => field.choice(&[
@@ -26,7 +35,7 @@ pub(crate) fn string_match(field: &Field<'_>) -> Option<StringMatch> {
     let value = object.required("value");
     object.finish();
     let (kind, value) = (kind?, value?);
-    let text = value.some_string()?.to_owned();
+    let text = written(value.some_string()?);
     Some(match kind {
         Kind::Exact => StringMatch::Exact(text),
         Kind::Prefix => StringMatch::Prefix(text),
