@@ -46,6 +46,7 @@ mod http_route;
 mod l4_route;
 mod listener;
 mod memory;
+mod merging;
 mod network_policy;
 mod openchoreo;
 mod parent;

@@ -85,6 +85,8 @@ pub(super) struct Conn {
     pub(super) clients: Option<Arc<ClientTrust>>,
     /// Names of the client's certificate, if that is good.
     pub(super) certificate: Option<Names>,
+    /// What upstreams are told of it, if they are.
+    pub(super) told: Option<HeaderValue>,
     /// When it was accepted.
     pub(super) begun: Instant,
     /// When its last answer was complete, or since when it is open.
@@ -185,6 +187,7 @@ pub(super) async fn accepted(
         sni: None,
         clients: None,
         certificate: None,
+        told: None,
         begun: Instant::now(),
         free: Cell::new(Instant::now()),
         held: Cell::default(),

@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::log::Reason;
 use super::prefixed::Prefixed;
 use super::stream;
+use super::told_certificate;
 use super::worker::Worker;
 use crate::clock;
 use crate::route::{Listener, RouteTable, ServerCertificate, Wire};
@@ -236,6 +237,14 @@ async fn handshake(
                     if let Some(clients) = &listener.clients {
                         let chain = stream.get_ref().1.peer_certificates();
                         conn.certificate = chain.and_then(|chain| clients.verified(chain));
+                        let policy = listener.policy.as_ref().map(|one| &one.policy);
+                        let details = policy.and_then(|policy| policy.told_certificate.details());
+                        if let (Some(details), Some(names), Some(chain)) =
+                            (details, &conn.certificate, chain)
+                        {
+                            let own = certificate.key.end_entity_cert().ok();
+                            conn.told = told_certificate::element(details, names, chain, own);
+                        }
                         conn.clients = Some(Arc::clone(clients));
                     }
                     Some(Shaken::Http(Box::new(stream)))
