@@ -14,6 +14,7 @@ pub mod datapath;
 pub mod explain;
 pub mod flows;
 mod http1;
+mod http3;
 pub mod keys;
 pub mod lock;
 pub mod logs;

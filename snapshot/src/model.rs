@@ -47,9 +47,9 @@ pub use cell::{
     Workloads,
 };
 pub use client::{
-    Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
-    Entrance, EscapedSlashes, Http1End, Keepalive, RequestIds, Tls12Cipher, TlsVersions,
-    Underscores,
+    Alpn, ClientHttp2, ClientHttp3, ClientIp, ClientPolicy, ClientTimeouts, ClientTls,
+    ConnectionLimit, Entrance, EscapedSlashes, Http1End, Keepalive, RequestIds, Tls12Cipher,
+    TlsVersions, Underscores,
 };
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
 pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};

@@ -258,7 +258,7 @@ fn unrouted(listener: &Listener, name: Option<&str>) -> bool {
     streams.is_some_and(|streams| streams.route(name).is_none())
 }
 
-fn expired(certificate: &ServerCertificate) -> bool {
+pub(super) fn expired(certificate: &ServerCertificate) -> bool {
     clock::unix_now() > certificate.not_after
 }
 
