@@ -26,9 +26,9 @@ pub(crate) use control::{Control, goaway, opening};
 pub(crate) use frames::{Frames, data_head};
 pub(crate) use message::{Head, ending, response};
 
-/// Bytes of the fields of a head or of trailers as they are written. What is longer is not read, so that a client knows before
-/// how much is taken, and is told what RFC 9110 has for it.
-pub(crate) const MAX_BLOCK: u64 = 64 * 1024;
+/// Bytes of the fields of a head, and of trailers, as they are written. What is longer is not read.
+const MAX_HEAD: u64 = 64 * 1024;
+const MAX_TRAILERS: u64 = 8 * 1024;
 
 /// An error code of HTTP/3 (RFC 9114, section 8.1) or of its fields (RFC 9204, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub(crate) enum Wrong {
     #[error("{0}")]
     Message(&'static str),
     /// Its head, or its trailers, are longer than may be.
-    #[error("fields are longer than {MAX_BLOCK} bytes, or than the sum of them may be")]
+    #[error("fields are longer than they may be")]
     TooLarge,
     /// The stream ended before its message.
     #[error("stream ended before its request")]

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{ReadError, RecvStream};
 
-use super::{Code, MAX_BLOCK, Wrong, varint};
+use super::{Code, MAX_HEAD, MAX_TRAILERS, Wrong, varint};
 
 /// Types of frames (RFC 9114, section 11.2.1).
 pub(super) const DATA: u64 = 0x00;
@@ -23,7 +23,7 @@ pub(super) const OF_HTTP2: [u64; 4] = [0x02, 0x06, 0x08, 0x09];
 const HEAD: usize = 16;
 
 /// Bytes that are taken from a stream at a time.
-const PIECE: usize = 64 * 1024;
+const PIECE: usize = 16 * 1024;
 
 /// What a stream of requests has.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Frames {
     head: [u8; HEAD],
     have: usize,
     place: Place,
+    /// Bytes that the next fields may have.
+    most: u64,
     /// What was looked at before it was asked for.
     seen: Option<Result<Option<Item>, Wrong>>,
 }
@@ -68,6 +70,7 @@ impl Frames {
             head: [0; HEAD],
             have: 0,
             place: Place::Head,
+            most: MAX_HEAD,
             seen: None,
         }
     }
@@ -128,12 +131,14 @@ impl Frames {
             match &mut self.place {
                 Place::Head => match ready!(self.poll_head(context))? {
                     None => return Poll::Ready(Ok(None)),
-                    Some((kind, length)) => self.place = begun(kind, length)?,
+                    Some((kind, length)) => self.place = begun(kind, length, self.most)?,
                 },
                 Place::Data(0) | Place::Skipped(0) => self.place = Place::Head,
                 Place::Block(block, 0) => {
                     let block = std::mem::take(block).freeze();
                     self.place = Place::Head;
+                    // Others are trailers.
+                    self.most = MAX_TRAILERS;
                     return Poll::Ready(Ok(Some(Item::Block(block))));
                 }
                 Place::Data(_) | Place::Skipped(_) | Place::Block(..) => {
@@ -247,10 +252,10 @@ pub(super) const TRUNCATED: Wrong =
     Wrong::Connection(Code::FRAME_ERROR, "the stream ended inside of a frame");
 
 /// What a frame on a stream of requests is.
-fn begun(kind: u64, length: u64) -> Result<Place, Wrong> {
+fn begun(kind: u64, length: u64, most: u64) -> Result<Place, Wrong> {
     match kind {
         DATA => Ok(Place::Data(length)),
-        HEADERS if length > MAX_BLOCK => Err(Wrong::TooLarge),
+        HEADERS if length > most => Err(Wrong::TooLarge),
         HEADERS => Ok(Place::Block(BytesMut::new(), length)),
         CANCEL_PUSH | SETTINGS | PUSH_PROMISE | GOAWAY | MAX_PUSH_ID => Err(Wrong::Connection(
             Code::FRAME_UNEXPECTED,

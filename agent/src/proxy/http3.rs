@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::body::ResponseBody;
@@ -24,6 +25,9 @@ use crate::upstream::ClientBody;
 /// Requests that a client may have given up, beyond those that it took the answers of. One that goes on asks for work and does
 /// not want what comes of it.
 const GIVEN_UP: u32 = 128;
+
+/// Heads of a connection that are read at a time. What others have sent of theirs waits in QUIC's windows.
+const HEADS: usize = 16;
 
 /// Streams that a client opens have every fourth number (RFC 9000, section 2.1).
 const STEP: u64 = 4;
@@ -53,6 +57,7 @@ pub(super) async fn serve(
     };
     let control = Rc::new(Control::default());
     let given_up = Rc::new(Cell::new(0));
+    let heads = Rc::new(Semaphore::new(HEADS));
     let (mut requests, mut others) = (JoinSet::new(), JoinSet::new());
     let mut drain = worker.drain();
     let besides = async {
@@ -91,6 +96,7 @@ pub(super) async fn serve(
                         conn: Rc::downgrade(&conn),
                         quic: quic.clone(),
                         given_up: Rc::clone(&given_up),
+                        heads: Rc::clone(&heads),
                         limit,
                     };
                     requests.spawn_local(asked.served(send, recv));
@@ -157,6 +163,7 @@ struct Asked {
     conn: Weak<Conn>,
     quic: quinn::Connection,
     given_up: Rc<Cell<u32>>,
+    heads: Rc<Semaphore>,
     /// How long its head is waited for.
     limit: Duration,
 }
@@ -165,7 +172,12 @@ impl Asked {
     /// From the first byte to the end of the answer.
     async fn served(self, mut send: SendStream, recv: RecvStream) {
         let mut frames = Frames::new(recv);
-        let head = tokio::time::timeout(self.limit, http3::head(&mut frames, MAX_HEAD)).await;
+        let head = async {
+            // Nobody closes it.
+            let _turn = self.heads.acquire().await;
+            http3::head(&mut frames, MAX_HEAD).await
+        };
+        let head = tokio::time::timeout(self.limit, head).await;
         let http3::Head { parts, length } = match head {
             Ok(Ok(head)) => head,
             Ok(Err(wrong)) => return self.not_served(wrong, send, frames).await,
