@@ -239,7 +239,8 @@ fn snapshot(
     report::refused_routes(documents, &gateways, report, sink);
     report::gateways(&gateways, report);
     // Without a readable platform nothing is known of what gateways need.
-    report.load_balancers = readable.then(|| balancer::wanted(&gateways, &drafts.services));
+    report.load_balancers =
+        readable.then(|| balancer::wanted(&gateways, &served, &drafts.services));
     report::policies(Kind::SecurityPolicy, &security, report);
     report::policies(Kind::BackendTrafficPolicy, &traffic, report);
     report::policies(Kind::ClientTrafficPolicy, &clients, report);

@@ -46,9 +46,9 @@ pub use cell::{
     Workloads,
 };
 pub use client::{
-    Alpn, CertificateDetails, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls,
-    ConnectionLimit, Entrance, EscapedSlashes, Http1End, Keepalive, MessageEdits, RequestIds,
-    Tls12Cipher, TlsVersions, ToldCertificate, Underscores,
+    Alpn, CertificateDetails, ClientHttp2, ClientHttp3, ClientIp, ClientPolicy, ClientTimeouts,
+    ClientTls, ConnectionLimit, Entrance, EscapedSlashes, Http1End, Keepalive, MessageEdits,
+    RequestIds, Tls12Cipher, TlsVersions, ToldCertificate, Underscores,
 };
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern, OriginPort};
 pub use filter::{DirectResponse, FRAMING, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};

@@ -1,11 +1,12 @@
 //! What `ClientTrafficPolicy` documents mean, and for which listeners they are.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use snapshot::model::{
     Authorities, CertificateDetails, ClientDemand, ClientIp, ClientPolicy, EscapedSlashes,
     Http1End, NameKind, NameMatch, RequestIds, StringMatch, TlsVersions, ToldCertificate,
-    Underscores,
+    Transport, Underscores,
 };
 use snapshot::{Rejections, Snapshot, SourceFile, parse};
 
@@ -419,6 +420,39 @@ spec:
     let refused = world_with(HTTPS, &[("p", "", "", &asked(lists))], "", &more);
     let refused = refused.expect_err("nobody allows it").to_string();
     assert!(refused.contains("ReferenceGrant"), "{refused}");
+}
+
+#[test]
+fn http3_is_for_listeners_of_https_at_ports_without_udp() {
+    let more = certificate();
+    let https = "{ name: a, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: c }] } }";
+    let others = "{ name: b, port: 80, protocol: HTTP }, { name: c, port: 53, protocol: UDP }";
+    let listeners = format!("{https}, {others}");
+    for (spec, port) in [
+        ("http3: {}", None),
+        ("http3: { advertisedPort: 8443 }", NonZeroU16::new(8443)),
+    ] {
+        let snapshot = taken(world_with(&listeners, &[("p", "", "", spec)], "", &more));
+        let gateway = snapshot.gateways.values().next().expect("it is there");
+        let [a, b, c] = &gateway.listeners[..] else {
+            panic!("three listeners");
+        };
+        let http3 = a.http3().expect("it has it");
+        assert_eq!(http3.advertised_port, port);
+        assert!(b.http3().is_none() && c.http3().is_none());
+        let transports = |one: &snapshot::model::Listener| one.transports().collect::<Vec<_>>();
+        assert_eq!(transports(a), [Transport::Tcp, Transport::Udp]);
+        assert_eq!(transports(b), [Transport::Tcp]);
+        assert_eq!(transports(c), [Transport::Udp]);
+    }
+    let both = listeners.replace("port: 53", "port: 443");
+    let refused = world_with(&both, &[("p", "", "", "http3: {}")], "", &more);
+    let refused = refused.expect_err("one port for two").to_string();
+    assert!(
+        refused.contains("UDP port 443 of listener `a` belongs to listener `c`"),
+        "{refused}"
+    );
+    assert!(refused.contains("spec.http3"), "{refused}");
 }
 
 #[test]

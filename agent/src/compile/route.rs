@@ -63,6 +63,7 @@ pub fn next(
     let table = RouteTable {
         generation,
         binds: compiler.binds(&rules, &streams),
+        quic: compiler.quic(),
         datagrams: compiler.datagrams(&rules, &streams),
         has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),

@@ -236,16 +236,8 @@ async fn handshake(
                 Ok(stream) => {
                     if let Some(clients) = &listener.clients {
                         let chain = stream.get_ref().1.peer_certificates();
-                        conn.certificate = chain.and_then(|chain| clients.verified(chain));
-                        let policy = listener.policy.as_ref().map(|one| &one.policy);
-                        let details = policy.and_then(|policy| policy.told_certificate.details());
-                        if let (Some(details), Some(names), Some(chain)) =
-                            (details, &conn.certificate, chain)
-                        {
-                            let own = certificate.key.end_entity_cert().ok();
-                            conn.told = told_certificate::element(details, names, chain, own);
-                        }
-                        conn.clients = Some(Arc::clone(clients));
+                        let asks = (&**listener, clients);
+                        told_certificate::note(&mut conn, asks, chain, &certificate.key);
                     }
                     Some(Shaken::Http(Box::new(stream)))
                 }
@@ -267,7 +259,7 @@ fn unrouted(listener: &Listener, name: Option<&str>) -> bool {
     streams.is_some_and(|streams| streams.route(name).is_none())
 }
 
-fn expired(certificate: &ServerCertificate) -> bool {
+pub(super) fn expired(certificate: &ServerCertificate) -> bool {
     clock::unix_now() > certificate.not_after
 }
 

@@ -4,9 +4,11 @@
 //! listener's policy has it.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use snapshot::model::{CertificateDetails, ClientPolicy, ToldCertificate};
@@ -15,6 +17,7 @@ use x509_parser::x509::X509Name;
 
 use super::connection::Conn;
 use crate::route::trust::{Names, names};
+use crate::route::{ClientTrust, Listener};
 
 pub(super) const HEADER: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -44,9 +47,26 @@ fn said(headers: &HeaderMap, own: Option<&HeaderValue>) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&lines.join(&b',')).ok()
 }
 
+/// Notes who the client of a connection is that a listener asks for a certificate. `chain` is what the client showed, and `server`
+/// the certificate that it was shown.
+pub(super) fn note(
+    conn: &mut Conn,
+    (listener, clients): (&Listener, &Arc<ClientTrust>),
+    chain: Option<&[CertificateDer<'_>]>,
+    server: &CertifiedKey,
+) {
+    conn.certificate = chain.and_then(|chain| clients.verified(chain));
+    let policy = listener.policy.as_ref().map(|one| &one.policy);
+    let details = policy.and_then(|policy| policy.told_certificate.details());
+    if let (Some(details), Some(names), Some(chain)) = (details, &conn.certificate, chain) {
+        conn.told = element(details, names, chain, server.end_entity_cert().ok());
+    }
+    conn.clients = Some(Arc::clone(clients));
+}
+
 /// What is told of a certificate that was verified. `names` are its own, and `server` is the one that its client was shown.
 /// None: a part of it cannot be read, or is no text of a header.
-pub(super) fn element(
+fn element(
     details: CertificateDetails,
     names: &Names,
     chain: &[CertificateDer<'_>],

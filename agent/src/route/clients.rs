@@ -30,6 +30,8 @@ pub struct ClientTrust {
 
 struct Checked {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// What handshakes ask.
+    asked: Arc<dyn ClientCertVerifier>,
     settings: ServerConfig,
 }
 
@@ -60,6 +62,11 @@ impl ClientTrust {
     /// anything here.
     pub(crate) fn settings(&self) -> Result<&ServerConfig, &Arc<str>> {
         self.checked.as_ref().map(|checked| &checked.settings)
+    }
+
+    /// What handshakes ask of clients, or why there are none to be made.
+    pub(crate) fn asked(&self) -> Result<&Arc<dyn ClientCertVerifier>, &Arc<str>> {
+        self.checked.as_ref().map(|checked| &checked.asked)
     }
 
     /// The names of a client whose handshake is over, if it has a good certificate.
@@ -124,10 +131,14 @@ fn checked(
         ClientDemand::Required | ClientDemand::IfGiven => Arc::clone(&verifier),
         ClientDemand::Fallback => Arc::new(Lenient(Arc::clone(&verifier))),
     };
-    let mut settings = handshakes.settings(asked)?;
+    let mut settings = handshakes.settings(Arc::clone(&asked))?;
     settings.session_storage = Arc::new(NoServerSessionStorage {});
     settings.send_tls13_tickets = 0;
-    Ok(Checked { verifier, settings })
+    Ok(Checked {
+        verifier,
+        asked,
+        settings,
+    })
 }
 
 /// Asks for a certificate and lets everybody pass who has the key of the one that he shows, or shows none (Gateway

@@ -18,6 +18,7 @@ mod filters;
 mod grpc;
 mod hostile;
 mod http;
+mod http3;
 mod keys;
 mod matching;
 mod mirrors;

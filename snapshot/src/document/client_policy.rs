@@ -11,8 +11,9 @@ use super::http_route::header_name;
 use super::policy::{Targets, gateways};
 use super::quantity::bytes;
 use crate::model::{
-    Alpn, ClientHttp2, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit, DocumentPath,
-    Entrance, EscapedSlashes, Http1End, Keepalive, Timestamp, Tls12Cipher, TlsVersions,
+    Alpn, ClientHttp2, ClientHttp3, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
+    DocumentPath, Entrance, EscapedSlashes, Http1End, Keepalive, Timestamp, Tls12Cipher,
+    TlsVersions,
 };
 use crate::reader::{Field, Object};
 
@@ -40,7 +41,7 @@ pub(crate) struct ClientDraft {
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
-    spec.unsupported(&["http3", "grpc", "scheme"]);
+    spec.unsupported(&["grpc", "scheme"]);
     let targets = gateways(spec, meta);
     let proxy_protocol = proxy_protocol(spec);
     let client_ip = spec
@@ -54,6 +55,8 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
     let keepalive = spec.optional("tcpKeepalive").map(|field| keepalive(&field));
     let http1 = spec.optional("http1").map(|field| http1(&field));
     let http2 = spec.optional("http2").map(|field| http2(&field));
+    let quic = spec.optional("http3");
+    let http3 = quic.as_ref().map(http3);
     let health_path = spec.optional("healthCheck").map(|field| health(&field));
     let (escaped_slashes, merge_slashes) = settled(path)?.unwrap_or((EscapedSlashes::Reject, true));
     let connections = settled(connections)?.unwrap_or_default();
@@ -61,6 +64,11 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
     let client_ip = settled(client_ip)?.unwrap_or_default();
     let http1 = settled(http1)?.unwrap_or_default();
     let (tls, validation) = settled(tls)?.unwrap_or_default();
+    let proxy_protocol = proxy_protocol?;
+    let http3 = settled(http3)?;
+    if let Some(field) = &quic {
+        possible(field, proxy_protocol, tls.versions)?;
+    }
     Some(ClientDraft {
         created: meta.created,
         targets,
@@ -68,7 +76,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
         policy: ClientPolicy {
             declared: meta.declared.clone(),
             entrance: Entrance {
-                proxy_protocol: proxy_protocol?,
+                proxy_protocol,
                 limit: connections.limit,
                 keepalive: settled(keepalive)?,
             },
@@ -91,6 +99,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
             max_stream: connections.max_stream,
             http1_end: http1.end,
             http2: settled(http2)?.unwrap_or_default(),
+            http3,
             health_path: settled(health_path)?,
         },
     })
@@ -368,6 +377,30 @@ fn http2(field: &Field<'_>) -> Option<ClientHttp2> {
         connection_window: settled(connection)?,
         max_streams: settled(streams)?,
     })
+}
+
+fn http3(field: &Field<'_>) -> Option<ClientHttp3> {
+    let mut object = field.object()?;
+    let port = object.optional("advertisedPort").map(|field| field.port());
+    object.finish();
+    Some(ClientHttp3 {
+        advertised_port: settled(port)?,
+    })
+}
+
+/// What QUIC cannot do for a listener that has it.
+fn possible(http3: &Field<'_>, proxy_protocol: bool, versions: TlsVersions) -> Option<()> {
+    if proxy_protocol {
+        http3.mistake(
+            "datagrams begin with no PROXY header; expected either `http3` or the PROXY protocol",
+        );
+        return None;
+    }
+    if versions == TlsVersions::Only12 {
+        http3.mistake("QUIC speaks TLS 1.3, which `tls.maxVersion` leaves out");
+        return None;
+    }
+    Some(())
 }
 
 fn window(field: &Field<'_>) -> Option<u32> {

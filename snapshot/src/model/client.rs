@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use super::{Cidr, Declared, DocumentPath, FRAMING, HeaderEdits, StringMatch};
+use super::{Cidr, Declared, DocumentPath, FRAMING, HeaderEdits, Port, StringMatch};
 
 /// A policy of a listener, as a whole. What it leaves out is as for listeners without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct ClientPolicy {
     pub http1_end: Http1End,
     /// Limits of HTTP/2.
     pub http2: ClientHttp2,
+    /// HTTP/3 of listeners of HTTPS; none: they have the versions over TCP alone.
+    pub http3: Option<ClientHttp3>,
     /// A path whose requests are answered with 200 here.
     pub health_path: Option<DocumentPath>,
 }
@@ -293,4 +295,11 @@ pub struct ClientHttp2 {
     pub connection_window: Option<u32>,
     /// Requests of a connection at a time.
     pub max_streams: Option<NonZeroU32>,
+}
+
+/// HTTP/3 towards clients (RFC 9114), beside the versions over TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientHttp3 {
+    /// The UDP port that answers over TCP name for it (RFC 7838, `Alt-Svc`); none: the listener's.
+    pub advertised_port: Option<Port>,
 }

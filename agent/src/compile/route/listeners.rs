@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use snapshot::model::{
     ClientPolicy, ClientValidation, Gateway, HostPattern, Hostname, Listener as ListenerModel,
-    ListenerProtocol, Route, TlsMode, effective_hosts,
+    ListenerProtocol, Route, TlsMode, Transport, effective_hosts,
 };
 
 use super::Compiler;
@@ -45,6 +45,7 @@ impl<'a> Compiler<'a> {
                         .entry(address)
                         .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
                     bind.passthrough |= passthrough;
+                    bind.asks |= compiled.clients.is_some();
                     bind.terminates |= wire == Wire::Tls && !passthrough;
                     if bind.wire != wire {
                         self.mistake(
@@ -95,6 +96,36 @@ impl<'a> Compiler<'a> {
             }
         }
         datagrams
+    }
+
+    /// Where datagrams are QUIC. Ports of nodes behind a load balancer may differ between the two transports.
+    pub(super) fn quic(&mut self) -> HashMap<SocketAddr, SocketAddr> {
+        let mut quic = HashMap::default();
+        let mut datagrams = HashMap::default();
+        for gateway in self.snapshot.gateways.values() {
+            for listener in &gateway.listeners {
+                let udp = gateway.sockets_of(listener, Transport::Udp, self.node);
+                if listener.protocol == ListenerProtocol::Udp {
+                    datagrams.extend(udp.into_iter().map(|at| (at, listener)));
+                } else if listener.http3().is_some() {
+                    // Own addresses come first, and are as many.
+                    quic.extend(udp.into_iter().zip(gateway.sockets(listener, self.node)));
+                }
+            }
+        }
+        let mut both: Vec<_> = quic
+            .keys()
+            .filter(|at| datagrams.contains_key(at))
+            .collect();
+        both.sort();
+        for at in both {
+            let listener: &ListenerModel = datagrams[at];
+            self.mistake(
+                &listener.declared,
+                format!("datagrams to {at} are HTTP/3 of another listener already"),
+            );
+        }
+        quic
     }
 
     /// Listeners of one policy share what is made of it.
@@ -205,6 +236,10 @@ impl<'a> Compiler<'a> {
             streams: self.passed(gateway, listener, streams),
             policy,
             default_host,
+            alt_svc: listener.http3().map(|http3| {
+                let port = http3.advertised_port.unwrap_or(listener.port);
+                alt_svc(port.get())
+            }),
         }
     }
 
@@ -376,6 +411,12 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+/// HTTP/3 at a port of the same host, for a day.
+fn alt_svc(port: u16) -> HeaderValue {
+    HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400"))
+        .expect("a number and these words are characters of a header's value")
 }
 
 /// Headers that tokens set in rules.

@@ -42,6 +42,7 @@ fn settings(by: Option<ClientIp>) -> ClientSettings {
             max_stream: None,
             http1_end: Http1End::default(),
             http2: ClientHttp2::default(),
+            http3: None,
             health_path: None,
         }),
         tls: None,
