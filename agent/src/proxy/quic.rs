@@ -29,6 +29,7 @@ use super::exchange::Exchange;
 use super::http3;
 use super::log::Reason;
 use super::metrics::Dropped;
+use super::told_certificate;
 use super::worker::Worker;
 use crate::http3::Code;
 
@@ -339,12 +340,13 @@ fn over(
     exchange.forget();
     conn.settings.clone_from(&listener.policy);
     if let Some(clients) = &listener.clients {
-        // The handshake was this one's, so that it is there.
-        if let Some(shown) = listener.certificate(conn.sni.as_deref()) {
-            let chain = handshake::certificates(&quic);
-            let asks = (&*listener, clients);
-            told_certificate::note(&mut conn, asks, chain.as_deref(), &shown.key);
-        }
+        let Some(shown) = listener.certificate(conn.sni.as_deref()) else {
+            exchange.refused(Reason::NoCertificate, "no certificate was chosen");
+            return None;
+        };
+        let chain = handshake::certificates(&quic);
+        let asks = (&*listener, clients);
+        told_certificate::note(&mut conn, asks, chain.as_deref(), &shown.key);
     }
     Some((quic, conn))
 }
