@@ -237,7 +237,7 @@ async fn handshake(
                     if let Some(clients) = &listener.clients {
                         let chain = stream.get_ref().1.peer_certificates();
                         let asks = (&**listener, clients);
-                        told_certificate::note(&mut conn, asks, chain, &certificate.key);
+                        told_certificate::note(conn, asks, chain, &certificate.key);
                     }
                     Some(Shaken::Http(Box::new(stream)))
                 }
