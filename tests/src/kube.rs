@@ -268,7 +268,7 @@ impl World {
         written.context("kubectl did not read the manifest")
     }
 
-    /// Creates or changes the objects of all manifests in a folder, and waits for the definitions among them to be served.
+    /// Creates or changes the objects of a file or of all manifests in a folder, and waits for the definitions among them to be served.
     ///
     /// # Errors
     /// One is refused.

@@ -150,6 +150,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
                 }
             };
             let mut cargo = release(WITH_AGENT);
+            if object.is_some() {
+                // The nodes' images name it.
+                cargo.args(["--bin", "peer"]);
+            }
             stage::embed(&mut cargo, object.as_deref());
             shell::run(&mut cargo)?;
             let mut bench = match &world {
