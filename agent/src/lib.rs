@@ -15,6 +15,7 @@ pub mod explain;
 pub mod flows;
 mod health_checks;
 mod http1;
+mod http3;
 pub mod keys;
 pub mod lock;
 pub mod logs;

@@ -55,10 +55,10 @@ spec:
 }
 
 fn taken(texts: &[&str]) -> Taken {
-    let files = texts.iter().enumerate().map(|(number, text)| SourceFile {
-        path: format!("{number}.yaml"),
-        bytes: text.as_bytes().to_vec(),
-    });
+    let files = texts
+        .iter()
+        .enumerate()
+        .map(|(number, text)| SourceFile::new(format!("{number}.yaml"), *text));
     take(files)
 }
 

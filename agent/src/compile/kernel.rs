@@ -372,15 +372,17 @@ fn listeners(tables: &mut KernelTables, snapshot: &Snapshot, node: &[IpAddr]) {
     tables.listeners.clear();
     for gateway in snapshot.gateways.values() {
         for listener in &gateway.listeners {
-            for socket in gateway.sockets(listener, node) {
-                let at = ServiceAddress {
-                    address: socket.ip(),
-                    port: socket.port(),
-                    protocol: protocol(listener.protocol.transport()),
-                };
-                tables
-                    .listeners
-                    .insert(at, gateway.gate.map_or(Identity::NONE, gate));
+            for transport in listener.transports() {
+                for socket in gateway.sockets_of(listener, transport, node) {
+                    let at = ServiceAddress {
+                        address: socket.ip(),
+                        port: socket.port(),
+                        protocol: protocol(transport),
+                    };
+                    tables
+                        .listeners
+                        .insert(at, gateway.gate.map_or(Identity::NONE, gate));
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ mod listener;
 mod tls;
 
 pub(crate) use listener::{ListenerDraft, Protocol, SecretRef, listeners};
-pub(crate) use tls::{GatewayTlsDraft, ValidationDraft};
+pub(crate) use tls::{GatewayTlsDraft, RevocationDraft, ValidationDraft};
 
 /// Gateway API, `spec.listeners`: at most 64.
 pub(crate) const MAX_LISTENERS: usize = 64;

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
+use super::Served;
 use super::gateway::Gateways;
 use crate::document::Table;
 use crate::document::address_source::LoadBalancerDraft;
@@ -60,6 +61,7 @@ pub(super) fn given(
 /// The services that all gateways need, by their names.
 pub(super) fn wanted(
     gateways: &Gateways,
+    served: &Served,
     services: &Table<ServiceDraft>,
 ) -> BTreeMap<ObjectName, LoadBalancer> {
     let mut wanted = BTreeMap::new();
@@ -73,7 +75,12 @@ pub(super) fn wanted(
         let known = services.get(&name).and_then(|(_, known)| known.as_deref());
         let listeners = built.entries.iter().filter_map(|entry| entry.model());
         let sockets = listeners.map(|one| (one.protocol.transport(), one.port));
-        let sockets: BTreeSet<_> = sockets.collect();
+        let mut sockets: BTreeSet<_> = sockets.collect();
+        // What policies say of listeners is known of those that work: datagrams besides, for HTTP/3.
+        let working = served.get(&built.name).into_iter();
+        for one in working.flat_map(|gateway| &gateway.listeners) {
+            sockets.extend(one.transports().map(|transport| (transport, one.port)));
+        }
         let ports = sockets.into_iter().map(|(transport, port)| {
             let mut known = known.into_iter().flat_map(|known| &known.ports);
             let same = known.find(|one| one.port == port && one.transport == Some(transport));

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate,
-    Hostname, L4Kind, NodeCheck, NodePorts, ObjectName, Pattern, Port, RequestMatch, Retry,
+    Auth, ClientHttp3, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter,
+    Gate, Hostname, L4Kind, NodeCheck, NodePorts, ObjectName, Pattern, Port, RequestMatch, Retry,
     RuleTimeouts, SectionName, SessionPersistence, Timestamp, TrafficPolicy, Transport,
     UpstreamTls,
 };
@@ -54,6 +54,21 @@ pub struct Listener {
     pub clients: Option<Arc<ClientValidation>>,
 }
 
+impl Listener {
+    /// HTTP/3, if the listener has it: datagrams of its port are QUIC then (RFC 9000).
+    pub fn http3(&self) -> Option<&ClientHttp3> {
+        let https = matches!(self.protocol, ListenerProtocol::Https { .. });
+        let policy = self.policy.as_ref().filter(|_| https)?;
+        policy.http3.as_ref()
+    }
+
+    /// What its sockets are of.
+    pub fn transports(&self) -> impl Iterator<Item = Transport> {
+        let quic = self.http3().map(|_| Transport::Udp);
+        std::iter::once(self.protocol.transport()).chain(quic)
+    }
+}
+
 /// Protocol of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerProtocol {
@@ -95,7 +110,7 @@ impl ListenerProtocol {
         }
     }
 
-    /// What a listener's socket is of.
+    /// What a listener's socket is of. One of HTTPS may have others besides: [`Listener::transports`].
     pub fn transport(&self) -> Transport {
         match self {
             Self::Http | Self::Https { .. } | Self::Tls(_) | Self::Tcp => Transport::Tcp,

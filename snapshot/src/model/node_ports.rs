@@ -41,14 +41,21 @@ impl NodePorts {
 impl Gateway {
     /// Where a listener is on a node that has these addresses: at the gateway's own, then at the node's.
     pub fn sockets(&self, listener: &Listener, node: &[IpAddr]) -> Vec<SocketAddr> {
+        self.sockets_of(listener, listener.protocol.transport(), node)
+    }
+
+    /// The same for one of the transports that it has.
+    pub fn sockets_of(
+        &self,
+        listener: &Listener,
+        transport: Transport,
+        node: &[IpAddr],
+    ) -> Vec<SocketAddr> {
         let own = self
             .addresses
             .iter()
             .map(|address| (*address, listener.port));
-        let port = self
-            .node_ports
-            .of(listener.protocol.transport(), listener.port);
-        let port = port.into_iter();
+        let port = self.node_ports.of(transport, listener.port).into_iter();
         let node = port.flat_map(|port| node.iter().map(move |address| (*address, port)));
         let sockets = own.chain(node);
         sockets
