@@ -125,6 +125,16 @@ fn cell(name: &str, address: &str) -> Value {
     object("cardinal.dev/v1alpha1", "Cell", name, &spec)
 }
 
+/// A policy of the cluster, which has no namespace.
+fn clusterwide() -> Value {
+    json!({
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumClusterwideNetworkPolicy",
+        "metadata": { "name": "one" },
+        "spec": { "endpointSelector": { "matchLabels": { "app": "none" } }, "ingress": [] },
+    })
+}
+
 /// One object of every kind that is answered, in whose status something is said then, but those that the agents come with.
 fn answered() -> Vec<(&'static str, Value)> {
     let v1 = format!("{GATEWAY}/v1");
@@ -228,6 +238,16 @@ fn answered() -> Vec<(&'static str, Value)> {
                 }),
             ),
         ),
+        (
+            "ciliumnetworkpolicy",
+            object(
+                "cilium.io/v2",
+                "CiliumNetworkPolicy",
+                "one",
+                &json!({ "endpointSelector": { "matchLabels": { "app": "none" } }, "ingress": [] }),
+            ),
+        ),
+        ("ciliumclusterwidenetworkpolicy", clusterwide()),
         ("cell", cell("shop", "192.0.2.7")),
         (
             "routingtable",
@@ -246,8 +266,10 @@ fn is_answered(object: &Value) -> bool {
     };
     let conditions = status["conditions"].as_array().into_iter().flatten();
     let mut conditions = conditions;
-    // The definitions of gateways and classes put a condition into a new status, about no generation.
-    let told = conditions.any(|one| one["observedGeneration"] == object["metadata"]["generation"]);
+    // The definitions of gateways and classes put a condition into a new status, about no generation, and `Valid` has none.
+    let told = conditions.any(|one| {
+        one["observedGeneration"] == object["metadata"]["generation"] || one["type"] == "Valid"
+    });
     told || ours("parents") || ours("ancestors")
 }
 
