@@ -59,13 +59,11 @@ fn a_request_is_what_its_fields_say() {
 #[test]
 fn what_is_malformed_is_no_request() {
     let mut rows: Vec<Vec<(&str, &str)>> = Vec::new();
-    for left_out in 0..PLAIN.len() {
+    for (at, field) in PLAIN.into_iter().enumerate() {
         let mut fields = PLAIN.to_vec();
-        fields.remove(left_out);
+        fields.remove(at);
         rows.push(fields);
-        let mut fields = PLAIN.to_vec();
-        fields.push(PLAIN[left_out]);
-        rows.push(fields);
+        rows.push([&PLAIN[..], &[field]].concat());
     }
     for more in [
         ("connection", "close"),
