@@ -231,7 +231,7 @@ enum Change {
 enum Feed {
     /// From a task that lives as long as the receiver.
     Folder(mpsc::Receiver<Result<Loaded, SourceError>>),
-    Cluster(ClusterWatch),
+    Cluster(Box<ClusterWatch>),
 }
 
 impl Feed {
@@ -249,7 +249,7 @@ impl Feed {
         let mut watch = ClusterWatch::new(cluster);
         let first = watch.changed().await;
         let first = first.context("the cluster is not followed any more")?;
-        Ok((Self::Cluster(watch), Documents::of_cluster(first)))
+        Ok((Self::Cluster(Box::new(watch)), Documents::of_cluster(first)))
     }
 
     async fn next(&mut self) -> Option<Change> {
