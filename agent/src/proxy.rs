@@ -76,6 +76,7 @@ mod tallies;
 mod target;
 mod tls;
 mod tokens;
+mod told_certificate;
 mod trace;
 mod tunnel;
 mod websocket;

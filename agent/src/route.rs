@@ -137,6 +137,26 @@ impl RouteTable {
         }
     }
 
+    /// The host that a request of HTTP/1.0 without one is for, where a policy says so: that of the listener which its connection
+    /// is for, or, where nothing tells listeners of a port apart, the only one that any of them has.
+    pub fn default_host(
+        &self,
+        local: SocketAddr,
+        tls: bool,
+        name: Option<&str>,
+    ) -> Option<&HeaderValue> {
+        let bind = self.bind(local)?;
+        if tls {
+            return bind.named(name)?.default_host.as_ref();
+        }
+        let mut hosts = bind
+            .listeners
+            .values()
+            .filter_map(|one| one.default_host.as_ref());
+        let first = hosts.next()?;
+        hosts.all(|other| other == first).then_some(first)
+    }
+
     /// Backends that policies are about, by name and policy.
     pub fn managed(&self) -> impl Iterator<Item = &Arc<Managed>> {
         self.managed.values()
@@ -325,6 +345,8 @@ pub struct Listener {
     pub(crate) streams: Option<stream::Streams>,
     /// How it treats its clients.
     pub(crate) policy: Option<Arc<client::ClientSettings>>,
+    /// What a request without a host is for, if its policy lets there be one.
+    pub(crate) default_host: Option<HeaderValue>,
     /// What answers over TCP tell of its HTTP/3 (RFC 7838); none: it has none.
     pub(crate) alt_svc: Option<HeaderValue>,
 }
@@ -390,6 +412,12 @@ impl<T> HostIndex<T> {
             }
         }
         self.any.as_ref()
+    }
+
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        let named = self.exact.values().chain(self.wildcard.values());
+        named.chain(&self.any)
     }
 
     /// The value of exactly this pattern, none meaning every host.

@@ -46,6 +46,7 @@ mod http_route;
 mod l4_route;
 mod listener;
 mod memory;
+mod merging;
 mod network_policy;
 mod openchoreo;
 mod parent;
@@ -184,6 +185,7 @@ fn snapshot(
         &cells,
         context.namespaces,
         platform_draft.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        &platform,
         sink,
     );
     let mut routes = Vec::new();

@@ -51,16 +51,17 @@ impl Package {
 
 /// What building, the demo, the quickstart and the tests of one machine need. Others ask for more when they are called.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    // First, since a part of what it needs is not installed here: that is told before anything has taken its time.
+    if options.kube {
+        kube::prepare("up")?;
+        helm()?;
+    }
     host_build()?;
     ebpf()?;
     world()?;
     clients()?;
     if options.tidy {
         tidy()?;
-    }
-    if options.kube {
-        kube::prepare("up")?;
-        helm()?;
     }
     eprintln!("setup: everything is there");
     Ok(ExitCode::SUCCESS)

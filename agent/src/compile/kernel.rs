@@ -336,7 +336,11 @@ impl Compiled {
 
 /// What the platform says that all rules are made with.
 fn calls(platform: &Platform) -> impl PartialEq {
-    (&platform.services, &platform.dns_declared)
+    (
+        &platform.services,
+        &platform.dns_declared,
+        platform.other_nodes,
+    )
 }
 
 fn component<'a>(snapshot: &'a Snapshot, id: &ComponentId) -> Option<&'a Component> {

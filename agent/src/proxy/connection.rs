@@ -85,6 +85,8 @@ pub(super) struct Conn {
     pub(super) clients: Option<Arc<ClientTrust>>,
     /// Names of the client's certificate, if that is good.
     pub(super) certificate: Option<Names>,
+    /// What upstreams are told of it, if they are.
+    pub(super) told: Option<HeaderValue>,
     /// When it was accepted.
     pub(super) begun: Instant,
     /// When its last answer was complete, or since when it is open.
@@ -121,6 +123,7 @@ impl Conn {
             sni: None,
             clients: None,
             certificate: None,
+            told: None,
             begun: now,
             free: Cell::new(now),
             held: Cell::default(),

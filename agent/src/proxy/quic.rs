@@ -29,6 +29,7 @@ use super::exchange::Exchange;
 use super::http3;
 use super::log::Reason;
 use super::metrics::Dropped;
+use super::told_certificate;
 use super::worker::Worker;
 use crate::http3::Code;
 
@@ -336,13 +337,17 @@ fn over(
         }
         (Ok(quic), Some(listener), None) => (quic, listener),
     };
-    exchange.forget();
     conn.settings.clone_from(&listener.policy);
     if let Some(clients) = &listener.clients {
-        conn.certificate =
-            handshake::certificates(&quic).and_then(|certificates| clients.verified(&certificates));
-        conn.clients = Some(Arc::clone(clients));
+        let Some(shown) = listener.certificate(conn.sni.as_deref()) else {
+            exchange.refused(Reason::NoCertificate, "no certificate was chosen");
+            return None;
+        };
+        let chain = handshake::certificates(&quic);
+        let asks = (&*listener, clients);
+        told_certificate::note(&mut conn, asks, chain.as_deref(), &shown.key);
     }
+    exchange.forget();
     Some((quic, conn))
 }
 

@@ -69,6 +69,9 @@ pub(super) async fn handle(
     if let Some(client) = client {
         client.early.apply(&mut parts.headers);
         ids = client.policy.request_id;
+        if client.policy.default_host && parts.version == Version::HTTP_10 {
+            clients::give_host(&table, &conn, &mut parts);
+        }
     }
     let seen = Seen::of(&parts.headers);
     let id = match (ids, seen.any(Seen::REQUEST_ID)) {

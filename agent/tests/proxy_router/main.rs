@@ -10,6 +10,7 @@ mod client_certificates;
 mod client_policy;
 mod codec;
 mod connections;
+mod cross_origin;
 mod departures;
 mod documents;
 mod east;

@@ -13,7 +13,7 @@ use super::gateway::Gateways;
 use crate::document::Table;
 use crate::document::address_source::LoadBalancerDraft;
 use crate::document::service::{Ingress, ServiceDraft};
-use crate::model::{NodePorts, ObjectName};
+use crate::model::{NodeCheck, NodePorts, ObjectName};
 use crate::status::{BalancedPort, LoadBalancer};
 
 /// Longest name of a service (RFC 1035 label), and what of it is for telling gateways apart.
@@ -26,6 +26,7 @@ pub(super) struct Given {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) hostnames: Vec<String>,
     pub(super) node_ports: NodePorts,
+    pub(super) health_check: Option<NodeCheck>,
 }
 
 /// What the service of a gateway has been given; none: nothing yet.
@@ -34,7 +35,8 @@ pub(super) fn given(
     draft: &LoadBalancerDraft,
     services: &Table<ServiceDraft>,
 ) -> Option<Given> {
-    let (_, service) = services.get(&name(gateway, draft)?)?;
+    let name = name(gateway, draft)?;
+    let (_, service) = services.get(&name)?;
     let service = service.as_deref()?;
     let mut given = Given::default();
     for ingress in &service.ingress {
@@ -49,6 +51,10 @@ pub(super) fn given(
     let ports = service.ports.iter();
     let ports = ports.filter_map(|one| Some(((one.transport?, one.port), one.node_port?)));
     given.node_ports = NodePorts::Mapped(ports.collect());
+    given.health_check = service.health_check.map(|port| NodeCheck {
+        service: name,
+        port,
+    });
     Some(given)
 }
 

@@ -47,7 +47,7 @@ pub(super) fn apply(
         .chain(refused.iter().map(Refused::policy))
         .collect();
     // The more specific one stands alone.
-    let alone = Box::new(|own: &Arc<_>, _: &Arc<_>| Effect::Applies(Arc::clone(own)));
+    let alone = Box::new(|own: &Arc<_>, _: &Effect<_>| Effect::Applies(Arc::clone(own)));
     let mut policies = Policies::new(policies, None, alone, known);
     let datagrams = datagrams(gateways);
     for gateway in gateways.values_mut() {

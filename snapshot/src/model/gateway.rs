@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     Auth, ClientHttp3, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter,
-    Gate, Hostname, L4Kind, NodePorts, ObjectName, Pattern, Port, RequestMatch, Retry,
+    Gate, Hostname, L4Kind, NodeCheck, NodePorts, ObjectName, Pattern, Port, RequestMatch, Retry,
     RuleTimeouts, SectionName, SessionPersistence, Timestamp, TrafficPolicy, Transport,
     UpstreamTls,
 };
@@ -23,6 +23,8 @@ pub struct Gateway {
     pub addresses: Vec<IpAddr>,
     /// Where it listens on each node's own addresses. One that is a gate does so behind a load balancer only.
     pub node_ports: NodePorts,
+    /// Where its load balancer asks for it.
+    pub health_check: Option<NodeCheck>,
     /// Its listeners in document order. Those of one port are distinct by hostname, and all plain HTTP, all TLS (HTTPS and
     /// other), or a single one of TCP; ports of UDP are others.
     pub listeners: Vec<Listener>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Gateway, Listener, Port, Transport};
+use super::{Gateway, Listener, ObjectName, Port, Transport};
 
 /// Ports of every node's own addresses at which a gateway listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,16 @@ pub enum NodePorts {
     Same,
     /// For ports of its listeners others, to which a load balancer brings what is for them.
     Mapped(BTreeMap<(Transport, Port), Port>),
+}
+
+/// Where load balancers ask a node whether it takes what they bring for a gateway (Kubernetes, `Service` with
+/// `externalTrafficPolicy: Local`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCheck {
+    /// The gateway's service.
+    pub service: ObjectName,
+    /// The port of every node (`healthCheckNodePort`).
+    pub port: Port,
 }
 
 impl NodePorts {

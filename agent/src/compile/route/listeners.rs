@@ -209,6 +209,14 @@ impl<'a> Compiler<'a> {
         let attached = self.attached(gateway, listener);
         let (hosts, token_headers) =
             self.hosts(listener, before, &attached, rules, clients.is_none());
+        let policy = listener
+            .policy
+            .as_ref()
+            .and_then(|policy| self.policy(policy));
+        let uses_default = policy.as_ref().is_some_and(|one| one.policy.default_host);
+        let default_host = uses_default
+            .then(|| default_host(listener.hostname.as_ref(), &hosts))
+            .flatten();
         Listener {
             name,
             gate: gateway.gate,
@@ -226,10 +234,8 @@ impl<'a> Compiler<'a> {
             clients,
             identity: self.identity(gateway),
             streams: self.passed(gateway, listener, streams),
-            policy: listener
-                .policy
-                .as_ref()
-                .and_then(|policy| self.policy(policy)),
+            policy,
+            default_host,
             alt_svc: listener.http3().map(|http3| {
                 let port = http3.advertised_port.unwrap_or(listener.port);
                 alt_svc(port.get())
@@ -431,4 +437,17 @@ fn host_pattern(name: &str) -> Option<HostPattern> {
         Some(suffix) => Hostname::new(suffix).ok().map(HostPattern::Wildcard),
         None => Hostname::new(name).ok().map(HostPattern::Exact),
     }
+}
+
+/// A listener's own host, or the only one of its routes (Envoy Gateway, `useDefaultHost`); no wildcard is one.
+fn default_host<T>(own: Option<&HostPattern>, routes: &HostIndex<T>) -> Option<HeaderValue> {
+    let name = match own {
+        Some(HostPattern::Exact(name)) => name.as_str(),
+        Some(HostPattern::Wildcard(_)) | None => {
+            let mut names = routes.exact.keys();
+            names.next().filter(|_| names.next().is_none())?
+        }
+    };
+    // Names of hosts are ASCII.
+    HeaderValue::from_str(name).ok()
 }

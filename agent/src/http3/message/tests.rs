@@ -59,11 +59,13 @@ fn a_request_is_what_its_fields_say() {
 #[test]
 fn what_is_malformed_is_no_request() {
     let mut rows: Vec<Vec<(&str, &str)>> = Vec::new();
-    for (at, field) in PLAIN.into_iter().enumerate() {
+    for (at, field) in PLAIN.iter().enumerate() {
         let mut fields = PLAIN.to_vec();
         fields.remove(at);
         rows.push(fields);
-        rows.push([&PLAIN[..], &[field]].concat());
+        let mut fields = PLAIN.to_vec();
+        fields.push(*field);
+        rows.push(fields);
     }
     for more in [
         ("connection", "close"),
