@@ -67,6 +67,13 @@ class Echo(http.server.BaseHTTPRequestHandler):
         """Nothing is told."""
 
 
+class EchoServer(http.server.ThreadingHTTPServer):
+    """A server that many may come to at once."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 Answer = collections.namedtuple("Answer", ["status", "headers", "body", "trailers"])
 
 
@@ -111,8 +118,7 @@ class OverHttp3(unittest.IsolatedAsyncioTestCase):
     """Servers, and the agent in front of them, for each test."""
 
     async def asyncSetUp(self):
-        self.echo = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-        self.echo.daemon_threads = True
+        self.echo = EchoServer(("127.0.0.1", 0), Echo)
         threading.Thread(target=self.echo.serve_forever, daemon=True).start()
         self.addCleanup(self.echo.server_close)
         self.addCleanup(self.echo.shutdown)

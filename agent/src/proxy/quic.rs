@@ -337,7 +337,6 @@ fn over(
         }
         (Ok(quic), Some(listener), None) => (quic, listener),
     };
-    exchange.forget();
     conn.settings.clone_from(&listener.policy);
     if let Some(clients) = &listener.clients {
         let Some(shown) = listener.certificate(conn.sni.as_deref()) else {
@@ -348,6 +347,7 @@ fn over(
         let asks = (&*listener, clients);
         told_certificate::note(&mut conn, asks, chain.as_deref(), &shown.key);
     }
+    exchange.forget();
     Some((quic, conn))
 }
 

@@ -144,3 +144,36 @@ fn trailers_have_no_pseudo_header_fields() {
         ));
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn property_any_bytes_are_fields_or_not(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        // Behind a prefix that refers to nothing, so that more than that is looked at.
+        let _read = request(&bytes, MOST);
+        let _read = trailers(&[&[0, 0], &bytes[..]].concat(), MOST);
+    }
+
+    #[test]
+    fn property_what_is_answered_can_be_read(
+        fields in proptest::collection::vec(("[a-z][a-z0-9-]{0,30}", "[ -~]{0,200}"), 0..40),
+    ) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name, HeaderValue::from_str(value).expect("a value"));
+        }
+        let mut out = BytesMut::new();
+        fields::begin(&mut out);
+        for (name, value) in &headers {
+            fields::encode(name.as_str(), value.as_bytes(), &mut out);
+        }
+        let mut read = HeaderMap::new();
+        let taken = fields::decode(&out, usize::MAX, |name, value| {
+            let name = HeaderName::from_lowercase(name).expect("a name");
+            read.append(name, HeaderValue::from_bytes(value).expect("a value"));
+            Ok::<_, ()>(())
+        });
+        proptest::prop_assert_eq!(taken, Ok(Ok(())));
+        proptest::prop_assert_eq!(read, headers);
+    }
+}
