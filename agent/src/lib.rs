@@ -13,6 +13,7 @@ pub mod config;
 pub mod datapath;
 pub mod explain;
 pub mod flows;
+pub mod handover;
 mod http1;
 pub mod keys;
 pub mod lock;

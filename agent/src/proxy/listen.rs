@@ -34,7 +34,7 @@ pub struct ListenError {
 }
 
 impl ListenError {
-    fn new(address: SocketAddr, source: io::Error) -> Self {
+    pub(super) fn new(address: SocketAddr, source: io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => "another process already listens there",
             io::ErrorKind::AddrNotAvailable => {
@@ -83,15 +83,6 @@ pub(super) fn group(
     Ok((at, listeners))
 }
 
-/// Sockets for the datagrams of one address.
-#[derive(Debug)]
-pub(super) struct Group {
-    /// One of the cores' sockets once more.
-    pub(super) one: UdpSocket,
-    /// One of each core.
-    pub(super) cores: Vec<UdpSocket>,
-}
-
 /// Sockets of all cores for the datagrams of one address: the kernel brings those of one client to one of them
 /// (`SO_REUSEPORT`, by a hash of both addresses and ports). With `foreign` the address need not be the node's: the
 /// kernel's programs steer there.
@@ -99,7 +90,7 @@ pub(super) fn datagrams(
     address: SocketAddr,
     cores: usize,
     foreign: bool,
-) -> Result<Group, ListenError> {
+) -> Result<Vec<UdpSocket>, ListenError> {
     let open = |shared: bool| {
         let socket = socket(address, Type::DGRAM)?;
         socket.set_reuse_port(shared)?;
@@ -115,11 +106,7 @@ pub(super) fn datagrams(
     let failed = |source| ListenError::new(address, source);
     // As in `group`: whoever else shares the port would get half of the clients.
     drop(open(false).map_err(failed)?);
-    let first = open(true).map_err(failed)?;
-    let one = first.try_clone().map_err(failed)?;
-    let others = (1..cores).map(|_| open(true).map_err(failed));
-    let cores: Result<_, _> = std::iter::once(Ok(first)).chain(others).collect();
-    Ok(Group { one, cores: cores? })
+    (0..cores).map(|_| open(true).map_err(failed)).collect()
 }
 
 fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
@@ -195,7 +182,6 @@ mod tests {
             }
             let mut buffer = [0; 1];
             let counts: Vec<usize> = sockets
-                .cores
                 .iter()
                 .map(|one| std::iter::from_fn(|| one.recv(&mut buffer).ok()).count())
                 .collect();
