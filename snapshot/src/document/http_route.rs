@@ -40,6 +40,7 @@ pub(crate) struct RouteDraft {
     pub(crate) parents: Vec<ParentDraft>,
     pub(crate) hostnames: Vec<HostPattern>,
     pub(crate) created: Option<Timestamp>,
+    pub(crate) generation: Option<i64>,
     pub(crate) rules: Vec<RuleDraft>,
 }
 
@@ -159,6 +160,7 @@ pub(super) fn route(spec: &mut Object<'_>, meta: &Meta, kind: L7Kind) -> Option<
         parents,
         hostnames,
         created: meta.created,
+        generation: meta.generation,
         rules,
     })
 }
