@@ -24,10 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const WHILE: Duration = Duration::from_millis(400);
 /// What the agents of these tests are started with.
 const OPTIONS: [&str; 3] = ["--take-over", "--drain", "3"];
-/// The time that passes before somebody is killed while an agent takes over, milliseconds.
-const MOMENTS: [u64; 14] = [
-    0, 30, 60, 100, 150, 200, 250, 300, 400, 500, 600, 800, 1000, 1500,
-];
+/// At how many moments of a handover somebody is killed, from the start of the next agent to a little after its end.
+const MOMENTS: u32 = 14;
 
 /// Clients of the router, which ask without a pause until told to end.
 struct Clients(Vec<(&'static str, Running)>);
@@ -200,10 +198,14 @@ fn ask(path: &Path, question: &[u8]) -> Result<String> {
 /// # Errors
 /// What did not hold.
 pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
+    let (mut before, whole) = replace(demo)?;
+    before.end(PATIENCE)?;
+    let moments =
+        || (0..rounds).flat_map(move |_| (0..MOMENTS).map(move |n| whole * n / (MOMENTS - 2)));
     let (mut went_on, mut had_left) = (0_u32, 0_u32);
-    for moment in (0..rounds).flat_map(|_| MOMENTS) {
+    for moment in moments() {
         let mut next = demo.another_agent(&OPTIONS)?;
-        thread::sleep(Duration::from_millis(moment));
+        thread::sleep(moment);
         next.kill()?;
         let end = Instant::now() + PATIENCE;
         // The one before goes on, or it has left: nobody has the admin socket then.
@@ -216,7 +218,7 @@ pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
             }
             ensure!(
                 Instant::now() < end,
-                "after {moment} ms: nobody serves\n{}",
+                "after {moment:?}: nobody serves\n{}",
                 demo.agent.log_tail()
             );
             thread::sleep(Duration::from_millis(20));
@@ -228,20 +230,21 @@ pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
             let (mut before, _) = replace(demo)?;
             before.end(PATIENCE)?;
         }
-        served(demo).with_context(|| format!("the next one was killed after {moment} ms"))?;
+        served(demo).with_context(|| format!("the next one was killed after {moment:?}"))?;
     }
-    for moment in (0..rounds).flat_map(|_| MOMENTS) {
+    for moment in moments() {
         let mut next = demo.another_agent(&OPTIONS)?;
-        thread::sleep(Duration::from_millis(moment));
+        thread::sleep(moment);
         demo.agent.kill()?;
         next.wait_serving(PATIENCE)
-            .with_context(|| format!("the one before was killed after {moment} ms"))?;
+            .with_context(|| format!("the one before was killed after {moment:?}"))?;
         demo.agent = next;
-        served(demo).with_context(|| format!("the one before was killed after {moment} ms"))?;
+        served(demo).with_context(|| format!("the one before was killed after {moment:?}"))?;
     }
-    let moments = usize::try_from(rounds)? * MOMENTS.len();
+    let kills = rounds * MOMENTS;
     println!(
-        "{moments} kills of the next agent: the one before went on {went_on} times, and had left {had_left} times; {moments} kills of the one before"
+        "{kills} kills of the next agent, within {} ms: the one before went on {went_on} times, and had left {had_left} times; {kills} kills of the one before",
+        whole.as_millis()
     );
     Ok(())
 }
