@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use kubernetes::{Cluster, Settings};
 
-use crate::config::{DatapathMode, RunArgs};
+use crate::config::{DatapathMode, KEPT, RunArgs};
 use crate::datapath::{Datapath, DatapathConfig, GateHook, Instance, Loaded};
 use crate::handover::{self, Belongings, Predecessor, Successor};
 use crate::lock::{LockError, StateLock};
@@ -341,7 +341,7 @@ async fn follow_cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
         .context("--kubernetes needs --node-name, the name of the node that the agent is on")?;
     let settings = Settings {
         node,
-        keep: Some(args.state.join("kubernetes")),
+        keep: Some(args.state.join(KEPT)),
     };
     Ok(Cluster::follow(&settings).await?)
 }

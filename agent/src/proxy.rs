@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::{self, Fetcher, KeyStore, Limits};
 use crate::resilience::Clock;
-use crate::route::RouteTable;
+use crate::route::{Datagrams, RouteTable};
 use crate::telemetry::{self, Telemetry, TelemetrySettings};
 use crate::upstream::{Settings, Timeouts};
 
@@ -48,6 +48,7 @@ mod forward;
 mod gate;
 mod grpc;
 mod http1;
+mod http3;
 mod inbound;
 mod lent;
 mod linger;
@@ -64,6 +65,7 @@ mod placement_metrics;
 mod prefixed;
 mod prober;
 mod proxy_header;
+mod quic;
 mod request;
 mod request_id;
 mod respond;
@@ -78,6 +80,7 @@ mod tallies;
 mod target;
 mod tls;
 mod tokens;
+mod told_certificate;
 mod trace;
 mod tunnel;
 mod websocket;
@@ -144,7 +147,7 @@ pub struct ProxyConfig {
     pub stream_idle: Duration,
     /// So long may a client of a UDP route and its backend be silent.
     pub session_idle: Duration,
-    /// Sessions of one listener of UDP, over all cores.
+    /// Sessions of one listener of UDP, and connections of QUIC to one address and port, over all cores.
     pub sessions: usize,
     /// Times of key sets that are fetched; those that a document tells replace them.
     pub keys: Limits,
@@ -212,6 +215,8 @@ pub struct Proxy {
     telemetry: Option<Telemetry>,
     /// What is open, each socket once more than where it is served. Locked when a generation changes, never by a request.
     held: Mutex<Sockets>,
+    /// What becomes of the datagrams of open sockets.
+    kinds: Mutex<BTreeMap<SocketAddr, Datagrams>>,
     /// What an earlier agent had open and no generation here has asked for yet.
     inherited: Mutex<Sockets>,
     /// Fixed sockets of each core, until there is a table to serve by.
@@ -333,6 +338,7 @@ impl Proxy {
             fetcher: Some(fetcher),
             telemetry: Some(telemetry),
             held: Mutex::new(held),
+            kinds: Mutex::default(),
             inherited: Mutex::new(inherited),
             waiting: Mutex::new(waiting),
             foreign: config.ingress == Ingress::Lookup,
@@ -369,14 +375,20 @@ impl Proxy {
     }
 
     /// Opens what is new of `wanted` for datagrams. They have sockets of their own in [`Ingress::Lookup`] too, since answers
-    /// leave by the address and port of their socket. As with [`Proxy::open`], nothing is received before the commit.
+    /// leave by the address and port of their socket. As with [`Proxy::open`], nothing is received before the commit. What
+    /// becomes of the datagrams of a port does not change while it is open.
     pub fn open_datagrams(
         &self,
-        wanted: &BTreeSet<SocketAddr>,
+        wanted: &BTreeMap<SocketAddr, Datagrams>,
     ) -> Result<OpenedDatagrams<'_>, ListenError> {
-        let current: BTreeSet<SocketAddr> = lock(&self.held).datagrams.keys().copied().collect();
+        let current = lock(&self.kinds).clone();
         let mut new = BTreeMap::new();
-        for address in wanted.difference(&current) {
+        for (address, kind) in wanted {
+            match current.get(address) {
+                Some(known) if known == kind => continue,
+                Some(_) => return Err(ListenError::of_another_kind(*address)),
+                None => {}
+            }
             let left = lock(&self.inherited).datagrams.remove(address);
             let served = match left {
                 Some(left) => Ok(left),
@@ -384,9 +396,12 @@ impl Proxy {
             };
             match served {
                 Ok(served) => {
+                    if *kind == Datagrams::Quic {
+                        listen::steer(&served, *address)?;
+                    }
                     let group = Group::hold(served, UdpSocket::try_clone)
                         .map_err(|source| ListenError::new(*address, source))?;
-                    new.insert(*address, group);
+                    new.insert(*address, (group, *kind));
                 }
                 Err(error) if self.foreign && address.is_ipv6() && listen::no_ipv6(&error) => {
                     tracing::warn!(%address, "the node has no IPv6; nobody answers there");
@@ -394,10 +409,11 @@ impl Proxy {
                 Err(error) => return Err(error),
             }
         }
+        let unwanted = current.into_keys();
         Ok(OpenedDatagrams {
             proxy: self,
             new,
-            unwanted: current.difference(wanted).copied().collect(),
+            unwanted: unwanted.filter(|at| !wanted.contains_key(at)).collect(),
         })
     }
 

@@ -43,7 +43,7 @@ pub(super) enum Change {
 pub(super) enum Feed {
     /// From a task that lives as long as the receiver.
     Folder(mpsc::Receiver<Result<Loaded, SourceError>>),
-    Cluster(ClusterWatch),
+    Cluster(Box<ClusterWatch>),
 }
 
 impl Feed {
@@ -61,7 +61,7 @@ impl Feed {
         let mut watch = ClusterWatch::new(cluster);
         let first = watch.changed().await;
         let first = first.context("the cluster is not followed any more")?;
-        Ok((Self::Cluster(watch), Documents::of_cluster(first)))
+        Ok((Self::Cluster(Box::new(watch)), Documents::of_cluster(first)))
     }
 
     pub(super) async fn next(&mut self) -> Option<Change> {

@@ -6,9 +6,11 @@ use std::os::fd::{AsRawFd as _, RawFd};
 
 use super::connection::Entry;
 use super::datagram::Seats;
+use super::quic::Core;
 use super::sockets::{self, Group};
-use super::worker::Command;
+use super::worker::{Command, Taker};
 use super::{Listeners, Proxy, lock};
+use crate::route::Datagrams;
 
 /// Sockets that are open and not yet served.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Opened<'_> {
 #[must_use = "dropping it closes the new sockets again"]
 pub struct OpenedDatagrams<'a> {
     pub(super) proxy: &'a Proxy,
-    pub(super) new: BTreeMap<SocketAddr, Group<UdpSocket>>,
+    pub(super) new: BTreeMap<SocketAddr, (Group<UdpSocket>, Datagrams)>,
     pub(super) unwanted: Vec<SocketAddr>,
 }
 
@@ -59,8 +61,8 @@ impl OpenedDatagrams<'_> {
     /// One socket of each group that is wanted, for the kernel's programs.
     pub fn sockets(&self) -> Vec<(SocketAddr, RawFd)> {
         let new = self.new.iter();
-        let new =
-            new.filter_map(|(address, group)| Some((*address, group.held.first()?.as_raw_fd())));
+        let new = new
+            .filter_map(|(address, (group, _))| Some((*address, group.held.first()?.as_raw_fd())));
         let mut sockets = self.proxy.datagram_sockets();
         sockets.retain(|(address, _)| !self.unwanted.contains(address));
         sockets.extend(new);
@@ -73,18 +75,29 @@ impl OpenedDatagrams<'_> {
         let mut held = lock(&self.proxy.held);
         let mut per_core: Vec<Vec<_>> = Vec::new();
         per_core.resize_with(self.proxy.cores, Vec::new);
-        for (address, group) in self.new {
+        let mut kinds = lock(&self.proxy.kinds);
+        for (address, (group, kind)) in self.new {
             held.datagrams.insert(address, group.held);
+            kinds.insert(address, kind);
             let seats = Seats::new(self.proxy.sessions);
-            // A socket has one reader: a client's datagrams reach one core, where its session is.
-            let dealt = sockets::deal(group.served, self.proxy.cores);
+            // A socket has one reader: a client's datagrams, or those of a connection, reach one core. The id of a connection of
+            // QUIC tells the socket of its group, of which a core may have several.
+            let of = u16::try_from(group.served.len()).unwrap_or(u16::MAX);
+            let numbered = (0..of).zip(group.served);
+            let dealt = sockets::deal(numbered, self.proxy.cores);
             for (core, sockets) in per_core.iter_mut().zip(dealt) {
-                let sockets = sockets.into_iter();
-                core.extend(sockets.map(|socket| (address, socket, seats.clone())));
+                for (at, socket) in sockets {
+                    let taker = match kind {
+                        Datagrams::Sessions => Taker::Sessions(seats.clone()),
+                        Datagrams::Quic => Taker::Quic(seats.clone(), Core { at, of }),
+                    };
+                    core.push((address, socket, taker));
+                }
             }
         }
         for address in &self.unwanted {
             held.datagrams.remove(address);
+            kinds.remove(address);
         }
         for (worker, sockets) in self.proxy.workers.iter().zip(per_core) {
             worker.tell(Command::CloseDatagrams(self.unwanted.clone()));

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::proxy::{AccessRecord, Proxy, ProxyConfig, Reason, Sockets};
-use cardinal_agent::route::RouteTable;
+use cardinal_agent::route::{Datagrams, RouteTable};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -117,6 +117,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         listeners,
         gate,
         node_ports: snapshot::model::NodePorts::None,
+        health_check: None,
         identity: None,
     }
 }
@@ -282,7 +283,7 @@ impl Router {
         config: ProxyConfig,
         table: Arc<ArcSwap<RouteTable>>,
         addresses: &BTreeSet<SocketAddr>,
-        datagrams: &BTreeSet<SocketAddr>,
+        datagrams: &BTreeMap<SocketAddr, Datagrams>,
         sockets: Sockets,
     ) -> Self {
         let proxy = Proxy::start_with(config, Arc::clone(&table), sockets);
