@@ -161,7 +161,7 @@ impl Activator {
 
     /// The router's sockets as the kernel should have them: for these gateways' addresses, and for steered connections.
     fn sockets(&self, listeners: &BTreeSet<SocketAddr>) -> Vec<(SocketKey, RawFd)> {
-        let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().rev().collect();
+        let sockets: BTreeMap<SocketKind, RawFd> = self.proxy.sockets().into_iter().collect();
         let gateways = listeners.iter().map(|address| {
             let kind = if address.is_ipv4() {
                 SocketKind::GatewayV4

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -142,6 +142,15 @@ impl Admin {
         }
         Ok(admin)
     }
+
+    /// Closes the socket and the address: another agent may open them when this returns. Answers that are under way end.
+    pub async fn close(mut self) {
+        for task in std::mem::take(&mut self.tasks) {
+            task.abort();
+            // It was told to end.
+            let _ = task.await;
+        }
+    }
 }
 
 impl Drop for Admin {
@@ -205,6 +214,20 @@ fn serve(
             tracing::debug!(%error, "admin connection ended early");
         }
     });
+}
+
+/// The mount namespace of this process, by its number: each container has its own, and all of a node share the admin socket.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn container() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/mnt")?.ino())
+}
+
+/// Whether the agent was asked for that is in the container of whoever asks; one that asks for none means any.
+fn is_own_container(query: Option<&str>) -> bool {
+    let asked = query.and_then(|query| query.strip_prefix("container="));
+    asked.is_none_or(|asked| container().is_ok_and(|own| asked.parse() == Ok(own)))
 }
 
 const JSON: &str = "application/json";
@@ -355,6 +378,11 @@ fn route(
     }
     match path {
         "/livez" => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" if !is_own_container(query) => respond(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            "not ready: the agent of another container has the node\n".to_owned(),
+        ),
         "/readyz" if view.ready() => respond(StatusCode::OK, TEXT, "ready\n".to_owned()),
         "/readyz" => respond(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -1,124 +1,202 @@
 //! Builds everything in order and owns every task.
 //!
-//! The main loop is the only caller of the [`Reconciler`]: documents that changed, pods that came or went and signals arrive here one at
-//! a time.
+//! An agent has the node alone or takes it over from one that runs; from then on it reigns (`reign.rs`) until it is told to end or
+//! another one takes over. The main loop of a reign is the only caller of the reconciler: documents that changed, pods that came or
+//! went and signals arrive there one at a time.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use kubernetes::{Cluster, Settings};
-use snapshot::Snapshot;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 
-use crate::activate::Activator;
-use crate::admin::Admin;
 use crate::config::{DatapathMode, KEPT, RunArgs};
-use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
-use crate::explain::Rehearsals;
-use crate::lock::StateLock;
-use crate::pods;
-use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
-use crate::reconcile::{Documents, Reconciler};
+use crate::datapath::{Datapath, DatapathConfig, GateHook, Instance, Loaded};
+use crate::handover::{self, Belongings, Predecessor, Successor};
+use crate::lock::{LockError, StateLock};
+use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing, Sockets};
 use crate::route::RouteTable;
-use crate::source::cluster::{ClusterWatch, Taken};
-use crate::source::{self, FolderWatch, Loaded, SourceError};
-use crate::view::{AgentView, Origin};
+use crate::view::Origin;
 
-/// How often what failed is tried again, and what others may have removed from the node is put back.
-const REPAIR: Duration = Duration::from_secs(5);
+mod feed;
+mod reign;
+mod signals;
+
+use feed::{Feed, read_folder};
+use reign::{Dawn, Dusk, Node, Reign};
+use signals::Signals;
 
 /// How long connections that are older than the gates may be picked up in their middle: a keepalive's worth of silence is
 /// no loss, since the opener's next packet makes them known too.
 const PICK_UP: Duration = Duration::from_secs(60);
 
+/// From one look at an agent that does not hand over to the next.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// Runs until a signal ends it.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let folder = args.config.as_deref().map(read_folder).transpose()?;
-
-    // Before anything is started: who ends an agent that is just starting wants it to end as orderly as any other.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let _lock = StateLock::take(&args.state)?;
+    let mut folder = args.config.as_deref().map(read_folder).transpose()?;
+    let mut signals = Signals::listen(Duration::from_secs(args.successor))?;
+    let free = match StateLock::take(&args.state) {
+        Ok(lock) => Some(lock),
+        Err(LockError::Held { .. }) if args.take_over => None,
+        Err(error) => return Err(error.into()),
+    };
     let cluster = match &folder {
         Some(_) => None,
         None => Some(Arc::new(follow_cluster(&args).await?)),
     };
-    let datapath = open_datapath(&args)?;
-    let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
-    let proxy = Arc::new(start_proxy(&args, datapath.as_ref(), &routes)?);
-
-    let (rehearsals, mut asked) = Rehearsals::channel();
     let origin = match (&folder, &cluster) {
         (Some(folder), _) => Origin::Folder(folder.path.clone()),
         (None, Some(cluster)) => Origin::Cluster(Arc::clone(cluster)),
         (None, None) => anyhow::bail!("neither --config nor --kubernetes says where documents are"),
     };
-    let view = AgentView::new(origin, datapath.clone(), &proxy, rehearsals);
-    let view = Arc::new(view.context("failed to follow the kernel's events")?);
-    let _admin = Admin::open(&args.admin, args.admin_listen, Arc::clone(&view) as _).await?;
 
-    let (discovery, mut discoveries) = match &datapath {
-        Some(datapath) => {
-            let watched = pods::watch(datapath, args.quarantine > 0).await;
-            let (found, changes) = watched.context("failed to look for pods")?;
-            (found, Some(changes))
+    // What takes long is done before an agent that serves is asked for its place, and after a free place is taken.
+    let (mut begun, mut programs) = (None, None);
+    let place = match free {
+        Some(lock) => Some(Place::free(lock)),
+        None => {
+            let ready = async {
+                begun = Some(Feed::begin(folder.take(), cluster.as_deref()).await?);
+                programs = load(&args)?;
+                take_over(&args.state).await
+            };
+            tokio::select! {
+                place = ready => Some(place?),
+                () = signals.any() => None,
+            }
         }
-        None => (Discovery::default(), None),
     };
-    let begun = tokio::select! {
-        begun = Feed::begin(folder, cluster.as_deref()) => begun?,
-        _ = interrupt.recv() => return end(cluster).await,
-        _ = terminate.recv() => return end(cluster).await,
+    let Some(place) = place else {
+        return end(cluster).await;
     };
-    let (mut feed, documents) = begun;
-    let activator = Activator::new(routes, Arc::clone(&proxy), datapath);
+    let datapath = open_datapath(&args, programs, place.claim)?;
+    let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
+    let proxy = start_proxy(&args, datapath.as_ref(), &routes, place.sockets)?;
+    let node = Node {
+        args,
+        origin,
+        cluster,
+        routes,
+        proxy: Arc::new(proxy),
+    };
+    let dawn = Dawn::begin(&node, datapath, place.predecessor.is_none()).await?;
+    let (mut feed, documents) = match begun {
+        Some(begun) => begun,
+        None => tokio::select! {
+            begun = Feed::begin(folder, node.cluster.as_deref()) => begun?,
+            () = signals.any() => return end(node.cluster).await,
+        },
+    };
     let cells = documents.cells();
-    let patience = Duration::from_secs(args.quarantine);
-    let mut reconciler = Reconciler::start(
-        activator,
-        view,
-        documents,
-        cluster.clone(),
-        discovery,
-        patience,
-    )?;
-    if args.datapath == DatapathMode::None {
+    let mut reign = dawn.rise(&node, documents)?;
+    if node.args.datapath == DatapathMode::None {
         tracing::warn!(
             cells,
             "--datapath none: NOTHING IS ENFORCED in the kernel; the router alone answers on its listeners"
         );
     }
-
-    let mut repair = tokio::time::interval(REPAIR);
-    repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = repair.tick() => reconciler.repair(),
-            Some(change) = feed.next() => match change {
-                Change::Documents(loaded) => reconciler.documents(loaded),
-                Change::Objects(taken) => reconciler.objects(taken),
-            },
-            Some(discovery) = next(&mut discoveries) => reconciler.pods(discovery),
-            Some(rehearsal) = asked.recv() => reconciler.rehearse(rehearsal),
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+    if let Some(predecessor) = place.predecessor {
+        tracing::info!("the place of another agent is taken; it drains");
+        if let Err(error) = predecessor.taken().await {
+            tracing::warn!(%error, "the agent before does not say that it left");
         }
     }
+    let mut lock = place.lock;
+    lock.sign()
+        .context("failed to sign the lock of the state folder")?;
+    reign.show(&node).await?;
+    if let Some(cluster) = &node.cluster {
+        cluster.begin_writing();
+    }
+    reign.open_door(&node);
+
+    loop {
+        match reign.run(&mut feed, &mut signals).await {
+            Dusk::Told => {
+                let _shown = reign.end();
+                end(node.cluster).await?;
+                return drain(node.proxy, node.args.drain, false).await;
+            }
+            Dusk::Asked(successor) => match hand_over(reign, &node, &lock, successor).await? {
+                Some(again) => reign = again,
+                None => break,
+            },
+        }
+    }
+    drop(lock);
+    drain(node.proxy, node.args.drain, true).await?;
+    // Whoever keeps an agent running would start this one again, and it would take the place back.
+    if node.args.take_over && !signals.told() {
+        tracing::info!("another agent has the node; this one waits to be ended");
+        signals.any().await;
+    }
+    Ok(())
+}
+
+/// Hands everything to another agent. Gives a reign if that one is gone before it serves, and none if this one has left.
+async fn hand_over(
+    reign: Reign,
+    node: &Node,
+    lock: &StateLock,
+    successor: Successor,
+) -> anyhow::Result<Option<Reign>> {
+    tracing::info!("another agent takes the place of this one");
+    let yielded = reign.yields().await;
+    let shared = || {
+        let claim = match &yielded.datapath {
+            Some(datapath) => datapath.share_claim()?,
+            None => None,
+        };
+        std::io::Result::Ok(Belongings {
+            lock: lock.share()?,
+            claim,
+            sockets: node.proxy.share()?,
+        })
+    };
+    let taken = match shared() {
+        Ok(belongings) => successor.takes(&belongings).await,
+        Err(error) => {
+            tracing::error!(%error, "failed to share the sockets of this agent");
+            false
+        }
+    };
+    if taken {
+        yielded.leave().await;
+        if let Some(cluster) = &node.cluster {
+            cluster.leave().await;
+        }
+        successor.left().await;
+        return Ok(None);
+    }
+    drop(successor);
+    tracing::error!("the other agent does not take the place; this one goes on");
+    let claim = match &yielded.datapath {
+        Some(datapath) => datapath.share_claim()?,
+        None => None,
+    };
+    let claim = claim.map(Instance::inherit).transpose()?;
+    let programs = load(&node.args)?;
+    let datapath = open_datapath(&node.args, programs, claim)?;
+    Ok(Some(yielded.again(node, datapath).await?))
+}
+
+/// Ends the router.
+async fn drain(proxy: Arc<Proxy>, seconds: u64, left: bool) -> anyhow::Result<()> {
     tracing::info!(
-        seconds = args.drain,
+        seconds,
         "draining: open requests may end, verdicts stay in the kernel"
     );
-    reconciler.drain();
-    drop(reconciler);
-    end(cluster).await?;
+    let deadline = Duration::from_secs(seconds);
     match Arc::into_inner(proxy) {
         Some(proxy) => {
-            let cut = proxy.shutdown(Duration::from_secs(args.drain)).await;
+            let cut = match left {
+                true => proxy.leave(deadline).await,
+                false => proxy.shutdown(deadline).await,
+            };
             tracing::info!(connections_cut = cut, "ended");
         }
         None => tracing::error!("the router is still in use and ends without draining"),
@@ -126,31 +204,107 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_datapath(args: &RunArgs) -> anyhow::Result<Option<Datapath>> {
+/// The place of the node's agent, and what came with it.
+struct Place {
+    lock: StateLock,
+    claim: Option<Instance>,
+    sockets: Sockets,
+    predecessor: Option<Predecessor>,
+}
+
+impl Place {
+    /// Nobody had it.
+    fn free(lock: StateLock) -> Self {
+        Self {
+            lock,
+            claim: None,
+            sockets: Sockets::default(),
+            predecessor: None,
+        }
+    }
+}
+
+/// Takes the place of the agent that has the node: from its hands, or after its end if it does not give it.
+async fn take_over(state: &Path) -> anyhow::Result<Place> {
+    let mut told = String::new();
+    loop {
+        match StateLock::take(state) {
+            Ok(lock) => return Ok(Place::free(lock)),
+            Err(LockError::Held { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let why = match handover::ask(state).await {
+            Ok((predecessor, belongings)) => {
+                let Belongings {
+                    lock,
+                    claim,
+                    sockets,
+                } = belongings;
+                return Ok(Place {
+                    lock: StateLock::inherit(lock),
+                    claim: claim.map(Instance::inherit).transpose()?,
+                    sockets,
+                    predecessor: Some(predecessor),
+                });
+            }
+            Err(why) => format!("{:#}", anyhow::Error::new(why)),
+        };
+        if told != why {
+            tracing::info!(why, "waiting for the agent that has the node");
+            told = why;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn datapath_config(args: &RunArgs) -> DatapathConfig {
+    DatapathConfig {
+        bpffs: args.bpffs.clone(),
+        cgroup: args.cgroup.clone(),
+        gate_hook: GateHook::default(),
+        object: None,
+        pick_up: PICK_UP,
+    }
+}
+
+/// Puts the programs into the kernel; none without a datapath.
+fn load(args: &RunArgs) -> anyhow::Result<Option<Loaded>> {
     match args.datapath {
         DatapathMode::None => Ok(None),
         DatapathMode::Auto => {
-            let config = DatapathConfig {
-                bpffs: args.bpffs.clone(),
-                cgroup: args.cgroup.clone(),
-                gate_hook: GateHook::default(),
-                object: None,
-                pick_up: PICK_UP,
-            };
-            match Datapath::open(&config) {
-                Ok(datapath) => Ok(Some(datapath)),
-                Err(error) => Err(anyhow::Error::new(error).context(
-                    "cells cannot be enforced here; `--datapath none` runs the router alone",
-                )),
-            }
+            let loaded = tokio::task::block_in_place(|| Datapath::load(&datapath_config(args)));
+            Ok(Some(loaded.map_err(unenforced)?))
         }
     }
+}
+
+/// Opens the datapath, with programs that are loaded already and a claim that somebody gave if there are any.
+fn open_datapath(
+    args: &RunArgs,
+    programs: Option<Loaded>,
+    claim: Option<Instance>,
+) -> anyhow::Result<Option<Datapath>> {
+    if args.datapath == DatapathMode::None {
+        return Ok(None);
+    }
+    let opened = tokio::task::block_in_place(|| match (programs, claim) {
+        (Some(programs), Some(claim)) => programs.take(claim),
+        (Some(programs), None) => programs.take(Instance::claim()?),
+        (None, _) => Datapath::open(&datapath_config(args)),
+    });
+    opened.map(Some).map_err(unenforced)
+}
+
+fn unenforced(error: crate::datapath::Error) -> anyhow::Error {
+    anyhow::Error::new(error)
+        .context("cells cannot be enforced here; `--datapath none` runs the router alone")
 }
 
 fn start_proxy(
     args: &RunArgs,
     datapath: Option<&Datapath>,
     routes: &Arc<ArcSwap<RouteTable>>,
+    inherited: Sockets,
 ) -> anyhow::Result<Proxy> {
     let cores = match args.threads {
         Some(threads) => threads.into(),
@@ -166,7 +320,7 @@ fn start_proxy(
         Some(datapath) if !datapath.facts().assigns_groups() => Sharing::OneSocket,
         _ => Sharing::ReusePort,
     };
-    Ok(Proxy::start(
+    Ok(Proxy::start_with(
         ProxyConfig {
             cores,
             ingress,
@@ -176,29 +330,8 @@ fn start_proxy(
             ..ProxyConfig::default()
         },
         Arc::clone(routes),
+        inherited,
     )?)
-}
-
-/// The documents of a folder, read and right.
-struct Folder {
-    path: PathBuf,
-    loaded: Loaded,
-    snapshot: Snapshot,
-}
-
-fn read_folder(path: &Path) -> anyhow::Result<Folder> {
-    let loaded = source::load(path)?;
-    let snapshot = snapshot::parse(&loaded.files).map_err(|rejections| {
-        anyhow::anyhow!(
-            "documents in `{}` are refused:\n{rejections}",
-            path.display()
-        )
-    })?;
-    Ok(Folder {
-        path: path.to_owned(),
-        loaded,
-        snapshot,
-    })
 }
 
 async fn follow_cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
@@ -219,71 +352,4 @@ async fn end(cluster: Option<Arc<Cluster>>) -> anyhow::Result<()> {
         cluster.end().await;
     }
     Ok(())
-}
-
-/// What changed.
-enum Change {
-    Documents(Result<Loaded, SourceError>),
-    Objects(Taken),
-}
-
-/// Changes of the documents, wherever they come from.
-enum Feed {
-    /// From a task that lives as long as the receiver.
-    Folder(mpsc::Receiver<Result<Loaded, SourceError>>),
-    Cluster(Box<ClusterWatch>),
-}
-
-impl Feed {
-    /// The first documents, and those to come. Waits for the cluster for as long as nothing is known of it.
-    async fn begin(
-        folder: Option<Folder>,
-        cluster: Option<&Cluster>,
-    ) -> anyhow::Result<(Self, Documents)> {
-        if let Some(folder) = folder {
-            let changes = watch_folder(&folder.path, &folder.loaded)?;
-            let documents = Documents::of_folder(folder.snapshot, folder.loaded.digest);
-            return Ok((Self::Folder(changes), documents));
-        }
-        let cluster = cluster.context("there is no source of documents")?;
-        let mut watch = ClusterWatch::new(cluster);
-        let first = watch.changed().await;
-        let first = first.context("the cluster is not followed any more")?;
-        Ok((Self::Cluster(Box::new(watch)), Documents::of_cluster(first)))
-    }
-
-    async fn next(&mut self) -> Option<Change> {
-        match self {
-            Self::Folder(changes) => Some(Change::Documents(changes.recv().await?)),
-            Self::Cluster(watch) => Some(Change::Objects(watch.changed().await?)),
-        }
-    }
-}
-
-/// Changes of a folder that was just read.
-fn watch_folder(
-    folder: &Path,
-    loaded: &Loaded,
-) -> anyhow::Result<mpsc::Receiver<Result<Loaded, SourceError>>> {
-    let mut watch = FolderWatch::new(folder, loaded)?;
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        loop {
-            let changed = watch.changed().await;
-            if sender.send(changed).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(receiver)
-}
-
-async fn next(discoveries: &mut Option<watch::Receiver<Discovery>>) -> Option<Discovery> {
-    match discoveries {
-        Some(discoveries) => {
-            discoveries.changed().await.ok()?;
-            Some(discoveries.borrow_and_update().clone())
-        }
-        None => std::future::pending().await,
-    }
 }

@@ -37,6 +37,8 @@ pub enum Command {
     Preflight(PreflightArgs),
     /// Show what a running agent does: generation, cells, pods, listeners, drops, what is not enforced
     Status(StatusArgs),
+    /// Exit with 0 if the agent of this container has the node and is ready, for a probe
+    Ready(ReadyArgs),
     /// Ask the kernel what becomes of a connection or a frame, by which rule, and what other documents would say
     Explain(ExplainArgs),
     /// Show the last flows and drops of this node's cells, with their reasons and rules; with --follow new ones as they happen
@@ -88,7 +90,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// Time for open requests to end after SIGTERM, in seconds
+    /// If another agent has the node, take its place: everything is loaded first, then that one hands its sockets over and ends,
+    /// and no connection is refused. One that cannot hand over is waited for
+    #[arg(long)]
+    pub take_over: bool,
+
+    /// After SIGTERM, time that the agent goes on as before until another one with --take-over has taken its place, in seconds; 0
+    /// drains at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub successor: u64,
+
+    /// Time for open requests to end after SIGTERM, or after another agent took over, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub drain: u64,
 
@@ -213,6 +225,14 @@ pub struct StatusArgs {
     pub json: bool,
 
     /// Unix socket of the agent's admin interface
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
+    pub admin: PathBuf,
+}
+
+/// Options of `ready`.
+#[derive(Debug, Args)]
+pub struct ReadyArgs {
+    /// Unix socket of the agent's admin interface, which agents of other containers may have
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
     pub admin: PathBuf,
 }

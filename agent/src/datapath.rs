@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub use drift::{Care, TableState};
 pub use error::Error;
 pub use events::{EventReader, EventStream};
 pub use explain::{Answer, Asked, Explainer, KnownPod};
+pub use instance::Instance;
 pub use links::GateHook;
 pub use preflight::{Finding, Standing, preflight};
 pub use quarantine::{Held, PodWatch};
@@ -63,7 +65,6 @@ pub use tables::{
 pub use write::{Cost, Flipped, Prepared};
 
 use gates::Gates;
-use instance::Instance;
 use links::{GatePrograms, Links};
 use logs::Logs;
 use maps::{InnerMaker, Maps};
@@ -176,7 +177,16 @@ struct Inner {
     /// Whether gates and hooks still run programs of another layout, until this one's first generation is active.
     adopting: bool,
     _logs: Option<Logs>,
-    _instance: Instance,
+    /// None once another agent has the node.
+    instance: Option<Instance>,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Datapath {
@@ -222,9 +232,19 @@ impl Datapath {
     ///
     /// Whatever is missing, by name.
     pub fn open(config: &DatapathConfig) -> Result<Self, Error> {
+        checks::kernel()?;
+        let instance = Instance::claim()?;
+        Self::load(config)?.take(instance)
+    }
+
+    /// Checks the node and loads the programs. Nothing runs them yet, and no table is written: another agent may have the node.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is missing, by name.
+    pub fn load(config: &DatapathConfig) -> Result<Loaded, Error> {
         let object = object(config)?;
         let kernel = checks::kernel()?;
-        let instance = Instance::claim()?;
         let cgroup = checks::cgroup(config.cgroup.as_deref())?;
         checks::bpffs(&config.bpffs)?;
         let links = Links::new(&config.bpffs, config.gate_hook, has_tcx(&kernel));
@@ -241,47 +261,39 @@ impl Datapath {
         links::load(&mut ebpf)?;
         let programs = program_facts(&ebpf)?;
         let inner_maps = InnerMaker::new(&object, object_btf(&ebpf)?)?;
-        let maps = Maps::take(&mut ebpf, &folder, &inner_maps, &kernel)?;
-        let logs = Logs::start(&mut ebpf)?;
-        let active = maps.control()?.generation();
-        let services = Services::take(&mut ebpf, &folder, active)?;
         let facts = Facts {
             kernel,
             hook: links.hook(),
             bpffs: config.bpffs.clone(),
-            cgroup: cgroup.clone(),
+            cgroup,
             programs,
         };
-        let programs = GatePrograms::of(&mut ebpf)?;
-        let gates = Arc::new(Gates::new(links, programs, &folder, active)?);
-        let mut inner = Inner {
+        Ok(Loaded {
             ebpf,
-            maps,
-            services,
-            gates: Arc::clone(&gates),
+            links,
+            folder,
             inner_maps,
-            live: BTreeMap::new(),
-            active,
-            root: config.bpffs.clone(),
-            cgroup,
-            ticks_per_second: sys::ticks_per_second()
-                .map_err(Error::kernel("read the rate of the kernel's clock"))?,
-            settled: true,
-            adopting: false,
-            _logs: logs,
-            _instance: instance,
-        };
-        inner.begin(config.pick_up)?;
-        inner.remember()?;
-        inner.gates.take_over(!inner.adopting)?;
-        if !inner.adopting {
-            inner.install()?;
-        }
-        Ok(Self {
-            inner: Arc::new(Mutex::new(inner)),
-            gates,
-            facts: Arc::new(facts),
+            facts,
+            pick_up: config.pick_up,
         })
+    }
+
+    /// The claim to the node once more, for the agent that takes this one's place; none if that has happened.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn share_claim(&self) -> std::io::Result<Option<OwnedFd>> {
+        self.lock()
+            .instance
+            .as_ref()
+            .map(Instance::share)
+            .transpose()
+    }
+
+    /// Gives up the claim to the node: another process has it too, and is its agent. This one must have stopped writing.
+    pub fn give_up_claim(&self) {
+        self.lock().instance = None;
     }
 
     fn lock(&self) -> write::Guard<'_> {
@@ -443,6 +455,69 @@ impl Datapath {
     }
 }
 
+/// Programs that are in the kernel and not at work.
+pub struct Loaded {
+    ebpf: Ebpf,
+    links: Links,
+    folder: PathBuf,
+    inner_maps: InnerMaker,
+    facts: Facts,
+    pick_up: Duration,
+}
+
+impl Loaded {
+    /// Takes over what an earlier agent left, and attaches what the node needs. From here on this process writes the kernel's
+    /// tables, and nobody else may.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn take(self, instance: Instance) -> Result<Datapath, Error> {
+        let Self {
+            mut ebpf,
+            links,
+            folder,
+            inner_maps,
+            facts,
+            pick_up,
+        } = self;
+        let maps = Maps::take(&mut ebpf, &folder, &inner_maps, &facts.kernel)?;
+        let logs = Logs::start(&mut ebpf)?;
+        let active = maps.control()?.generation();
+        let services = Services::take(&mut ebpf, &folder, active)?;
+        let programs = GatePrograms::of(&mut ebpf)?;
+        let gates = Arc::new(Gates::new(links, programs, &folder, active)?);
+        let mut inner = Inner {
+            ebpf,
+            maps,
+            services,
+            gates: Arc::clone(&gates),
+            inner_maps,
+            live: BTreeMap::new(),
+            active,
+            root: facts.bpffs.clone(),
+            cgroup: facts.cgroup.clone(),
+            ticks_per_second: sys::ticks_per_second()
+                .map_err(Error::kernel("read the rate of the kernel's clock"))?,
+            settled: true,
+            adopting: false,
+            _logs: logs,
+            instance: Some(instance),
+        };
+        inner.begin(pick_up)?;
+        inner.remember()?;
+        inner.gates.take_over(!inner.adopting)?;
+        if !inner.adopting {
+            inner.install()?;
+        }
+        Ok(Datapath {
+            inner: Arc::new(Mutex::new(inner)),
+            gates,
+            facts: Arc::new(facts),
+        })
+    }
+}
+
 impl Inner {
     /// The slots of `flows` that the active generation names.
     fn flow_slots(&self) -> Vec<u32> {
@@ -479,7 +554,7 @@ fn program_facts(ebpf: &Ebpf) -> Result<Vec<ProgramFacts>, Error> {
 }
 
 /// The type information that came into the kernel with the programs.
-fn object_btf(ebpf: &Ebpf) -> Result<std::os::fd::OwnedFd, Error> {
+fn object_btf(ebpf: &Ebpf) -> Result<OwnedFd, Error> {
     let missing = || Error::Missing {
         kind: "type information of",
         name: "its programs".to_owned(),

@@ -13,6 +13,7 @@ pub mod config;
 pub mod datapath;
 pub mod explain;
 pub mod flows;
+pub mod handover;
 mod health_checks;
 mod http1;
 mod http3;

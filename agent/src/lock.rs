@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The file that is locked.
@@ -11,7 +12,7 @@ const FILE: &str = "agent.lock";
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another agent has it.
-    #[error("another cardinal-agent{holder} uses state folder `{}`; stop it, or give this one its own --state", folder.display())]
+    #[error("another cardinal-agent{holder} uses state folder `{}`; stop it, take its place with --take-over, or give this one its own --state", folder.display())]
     Held {
         /// The folder.
         folder: PathBuf,
@@ -29,10 +30,11 @@ pub enum LockError {
     },
 }
 
-/// A held lock; the kernel gives it back when the process ends, however it ends.
+/// A held lock; the kernel gives it back when the process ends, however it ends, and so does every other that has the same file
+/// open.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    file: File,
 }
 
 impl StateLock {
@@ -79,10 +81,26 @@ impl StateLock {
             }
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
-        file.set_len(0).map_err(unusable)?;
-        file.rewind().map_err(unusable)?;
-        writeln!(file, "{}", std::process::id()).map_err(unusable)?;
-        Ok(Self { _file: file })
+        let mut lock = Self { file };
+        lock.sign().map_err(unusable)?;
+        Ok(lock)
+    }
+
+    /// Takes over the lock of another process that gave its file. It is never free in between.
+    pub fn inherit(file: OwnedFd) -> Self {
+        Self { file: file.into() }
+    }
+
+    /// The file once more, for another process. The folder stays locked until both have closed it.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
+    }
+
+    /// Writes into the file that this process is the one that uses the folder.
+    pub fn sign(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        writeln!(self.file, "{}", std::process::id())
     }
 }
 
@@ -100,7 +118,11 @@ mod tests {
             error.contains("another cardinal-agent (pid ") && error.contains("--state"),
             "{error}"
         );
+        let mut second = StateLock::inherit(first.share().expect("descriptors"));
+        second.sign().expect("it is ours");
         drop(first);
+        StateLock::take(&state).expect_err("handed over, not given back");
+        drop(second);
         StateLock::take(&state).expect("free again");
     }
 

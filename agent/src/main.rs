@@ -1,9 +1,10 @@
 //! Cardinal's node agent: the program.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use cardinal_agent::config::{Cli, Command, LogFormat, RunArgs, StatusArgs};
+use cardinal_agent::config::{Cli, Command, LogFormat, ReadyArgs, RunArgs, StatusArgs};
 use cardinal_agent::source::SourceError;
 use cardinal_agent::status::Status;
 use cardinal_agent::{admin, app, cleanup, explain, flows, logs, preflight, validate};
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Validate(args)) => validate::run(&args),
         Some(Command::Preflight(args)) => finish(preflight::run(&args), LogFormat::Pretty),
         Some(Command::Status(args)) => finish(status(&args), LogFormat::Pretty),
+        Some(Command::Ready(args)) => finish(ready(&args), LogFormat::Pretty),
         Some(Command::Cleanup(args)) => finish(cleanup::run(&args), LogFormat::Pretty),
         Some(Command::Explain(args)) => finish(explain::run(&args), LogFormat::Pretty),
         Some(Command::Flows(args)) => finish(flows::run(&args), LogFormat::Pretty),
@@ -43,16 +45,27 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
     outcome
 }
 
-fn status(args: &StatusArgs) -> anyhow::Result<()> {
+fn ready(args: &ReadyArgs) -> anyhow::Result<()> {
+    let path = format!("/readyz?container={}", admin::container()?);
+    asked(&args.admin, &path).map(drop)
+}
+
+/// What the admin interface says of a path.
+fn asked(admin: &Path, path: &str) -> anyhow::Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (code, body) = runtime.block_on(admin::get(&args.admin, "/debug/status"))?;
+    let (code, body) = runtime.block_on(admin::get(admin, path))?;
     anyhow::ensure!(
         code == http::StatusCode::OK,
         "the agent answered {code}: {}",
-        String::from_utf8_lossy(&body)
+        String::from_utf8_lossy(&body).trim_end()
     );
+    Ok(body.into())
+}
+
+fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let body = asked(&args.admin, "/debug/status")?;
     let mut out = std::io::stdout().lock();
     if args.json {
         out.write_all(&body)?;

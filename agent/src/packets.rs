@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use crate::activate::Active;
 use crate::clock;
@@ -102,12 +103,40 @@ impl EventRecord {
     }
 }
 
-/// Reads events until the runtime ends, and keeps the last of them.
-pub fn follow(reader: EventReader, current: &Current) -> std::io::Result<Arc<Recent<EventRecord>>> {
+/// Events as they are read.
+#[derive(Debug)]
+pub struct Events {
+    recent: Arc<Recent<EventRecord>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Events {
+    /// The last of them.
+    pub fn recent(&self) -> &Arc<Recent<EventRecord>> {
+        &self.recent
+    }
+
+    /// Reads no more: another reader may begin when this returns.
+    pub async fn end(&self) {
+        let task = self.task.lock();
+        let task = task.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.abort();
+            // It was told to end, or has ended.
+            let _ = task.await;
+        }
+    }
+}
+
+/// Reads events until that is ended, and keeps the last of them.
+///
+/// # Errors
+/// The runtime cannot watch the kernel's buffer.
+pub fn follow(reader: EventReader, current: &Current) -> std::io::Result<Events> {
     let recent = Arc::new(Recent::new(KEPT));
     let mut stream = reader.into_stream()?;
     let (kept, current) = (Arc::clone(&recent), Arc::clone(current));
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         loop {
             match stream.recv().await {
                 Ok(event) => {
@@ -140,7 +169,10 @@ pub fn follow(reader: EventReader, current: &Current) -> std::io::Result<Arc<Rec
             }
         }
     });
-    Ok(recent)
+    Ok(Events {
+        recent,
+        task: Mutex::new(Some(task)),
+    })
 }
 
 /// The kernel's counters as metrics, read when somebody scrapes.

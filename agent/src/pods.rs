@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::datapath::{Datapath, Discovery, Error, PodWatch};
@@ -16,17 +17,39 @@ const NET: Duration = Duration::from_secs(5);
 /// generation.
 const QUIET: Duration = Duration::from_millis(2);
 
-/// Looks now, and again whenever something changes. The receiver has the newest discovery, and is told of each that
-/// differs from the one before. With `hold`, new interfaces are in quarantine until they are released.
-pub async fn watch(
-    datapath: &Datapath,
-    hold: bool,
-) -> Result<(Discovery, watch::Receiver<Discovery>), Error> {
+/// The pods of a node, followed. New interfaces are held and gone ones forgotten until this ends.
+#[derive(Debug)]
+pub struct Pods {
+    found: watch::Receiver<Discovery>,
+    task: JoinHandle<()>,
+}
+
+impl Pods {
+    /// The next discovery that differs from the one before. Safe to cancel.
+    pub async fn changed(&mut self) -> Option<Discovery> {
+        self.found.changed().await.ok()?;
+        Some(self.found.borrow_and_update().clone())
+    }
+
+    /// Stops following. Nothing of it touches a gate any more when this returns.
+    pub async fn end(self) {
+        drop(self.found);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the pods of the node were not followed to the end");
+        }
+    }
+}
+
+/// Looks now, and again whenever something changes. With `hold`, new interfaces are in quarantine until they are released.
+///
+/// # Errors
+/// The kernel does not tell of its interfaces.
+pub async fn watch(datapath: &Datapath, hold: bool) -> Result<(Discovery, Pods), Error> {
     let pods = datapath.watch_pods(hold)?;
     let (mut pods, first) = look(pods, true).await;
     let first = first?;
-    let (sender, receiver) = watch::channel(first.clone());
-    tokio::spawn(async move {
+    let (sender, found) = watch::channel(first.clone());
+    let task = tokio::spawn(async move {
         let mut net = Instant::now() + NET;
         loop {
             let all = tokio::select! {
@@ -57,7 +80,7 @@ pub async fn watch(
             }
         }
     });
-    Ok((first, receiver))
+    Ok((first, Pods { found, task }))
 }
 
 async fn look(mut pods: PodWatch, all: bool) -> (PodWatch, Result<Discovery, Error>) {

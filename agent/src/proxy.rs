@@ -8,9 +8,10 @@
 //! nothing between cores that a request would have to lock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
@@ -56,6 +58,7 @@ mod managed;
 mod metrics;
 mod mirror;
 mod normalise;
+mod opened;
 mod outbound;
 mod placed;
 mod placement_metrics;
@@ -69,6 +72,7 @@ mod respond;
 mod seen;
 mod send;
 mod session;
+mod sockets;
 mod south;
 mod steered;
 mod stream;
@@ -85,16 +89,18 @@ mod worker;
 pub use listen::{ListenError, Sharing};
 pub use log::{AccessRecord, KEPT, Reason, RequestLog};
 pub use metrics::Metrics;
+pub use opened::{Opened, OpenedDatagrams};
 pub use request_id::RequestId;
+pub use sockets::Sockets;
 pub use trace::TraceContext;
 
 use backend_metrics::BackendMetrics;
 use connection::Entry;
-use datagram::Seats;
+use opened::spread;
 use placement_metrics::PlacementMetrics;
 use prober::Prober;
-use quic::Core;
-use worker::{Command, Shared, Taker};
+use sockets::Group;
+use worker::{Command, Queues, Shared};
 
 /// Sockets with news that are looked at in one turn. Of many that are ready at once those of the next turn wait in the kernel:
 /// what one turn works on is then still in the core's cache when an upstream's answer comes for it.
@@ -207,17 +213,22 @@ pub struct Proxy {
     clock: Clock,
     fetcher: Option<Fetcher>,
     telemetry: Option<Telemetry>,
-    /// Addresses that are open. Locked by [`Proxy::open`] only, never by a request.
-    open: Mutex<BTreeSet<SocketAddr>>,
-    /// The same of datagrams, with one socket of each group for the kernel's programs. It is let go of with the others: a
-    /// group leads to each of its sockets.
-    datagrams: Mutex<BTreeMap<SocketAddr, (UdpSocket, Datagrams)>>,
+    /// What is open, each socket once more than where it is served. Locked when a generation changes, never by a request.
+    held: Mutex<Sockets>,
+    /// What becomes of the datagrams of open sockets.
+    kinds: Mutex<BTreeMap<SocketAddr, Datagrams>>,
+    /// What an earlier agent had open and no generation here has asked for yet.
+    inherited: Mutex<Sockets>,
+    /// Fixed sockets of each core, until there is a table to serve by.
+    waiting: Mutex<Vec<Listeners>>,
     /// Whether sockets of datagrams are opened for addresses that need not be the node's.
     foreign: bool,
     /// Sessions of one listener of datagrams.
     sessions: usize,
-    fixed: Vec<(SocketKind, OwnedFd)>,
 }
+
+/// Listening sockets of one core, with the addresses that they stand for.
+type Listeners = Vec<(SocketAddr, TcpListener, Entry)>;
 
 #[derive(Debug)]
 struct WorkerHandle {
@@ -226,7 +237,8 @@ struct WorkerHandle {
 }
 
 /// What a fixed socket is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum SocketKind {
     /// Connections to gateways over IPv4.
     GatewayV4,
@@ -241,6 +253,16 @@ pub enum SocketKind {
 impl Proxy {
     /// Starts the threads, and in [`Ingress::Lookup`] opens the fixed sockets.
     pub fn start(config: ProxyConfig, table: Arc<ArcSwap<RouteTable>>) -> Result<Self, StartError> {
+        Self::start_with(config, table, Sockets::default())
+    }
+
+    /// As [`Proxy::start`], with what another router listens on. Its sockets take the place of new ones for the same addresses;
+    /// nothing is accepted there before the first table is [`Proxy::published`], and what no generation wants is let go of then.
+    pub fn start_with(
+        config: ProxyConfig,
+        table: Arc<ArcSwap<RouteTable>>,
+        mut inherited: Sockets,
+    ) -> Result<Self, StartError> {
         let cores = config.cores.max(1);
         let metrics = Metrics::default();
         let roots = roots(&config)?;
@@ -270,54 +292,35 @@ impl Proxy {
             session_idle: config.session_idle,
             clock: config.clock.clone(),
         };
-        let mut opening: Vec<Vec<(SocketAddr, TcpListener, Entry)>> = Vec::new();
+        let mut opening: Vec<Listeners> = Vec::new();
         opening.resize_with(cores, Vec::new);
-        let mut spread = |(address, listeners): (SocketAddr, Vec<TcpListener>), entry| {
-            for (core, listener) in opening.iter_mut().zip(listeners) {
-                core.push((address, listener, entry));
-            }
-        };
-        let mut fixed = Vec::new();
+        for address in &config.steered {
+            let (at, group) = listen::group(*address, cores, false, Sharing::ReusePort)?;
+            spread(&mut opening, at, group, Entry::Steered);
+        }
+        let mut held = Sockets::default();
+        let mut waiting: Vec<Listeners> = Vec::new();
+        waiting.resize_with(cores, Vec::new);
         if config.ingress == Ingress::Lookup {
-            let (v4, v6) = listen::loopback();
-            for (kind, address, entry) in [
-                (SocketKind::GatewayV4, v4, Entry::Gateway),
-                (SocketKind::GatewayV6, v6, Entry::Gateway),
-                (SocketKind::SteeredV4, v4, Entry::Steered),
-                (SocketKind::SteeredV6, v6, Entry::Steered),
+            for (kind, entry) in [
+                (SocketKind::GatewayV4, Entry::Gateway),
+                (SocketKind::GatewayV6, Entry::Gateway),
+                (SocketKind::SteeredV4, Entry::Steered),
+                (SocketKind::SteeredV6, Entry::Steered),
             ] {
-                let transparent = entry == Entry::Steered;
-                let sharing = if transparent {
-                    config.transparent
-                } else {
-                    Sharing::ReusePort
+                let left = inherited.fixed.remove(&kind).unwrap_or_default();
+                let Some((at, group)) = fixed(kind, cores, config.transparent, left)? else {
+                    continue;
                 };
-                let group = match listen::group(address, cores, transparent, sharing) {
-                    Ok(group) => group,
-                    Err(error) if address.is_ipv6() && listen::no_ipv6(&error) => {
-                        tracing::warn!(%error, "node has no IPv6; its gateways are IPv4 only");
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                for listener in &group.1 {
-                    let copy = listener.try_clone().map_err(StartError::Worker)?;
-                    fixed.push((kind, OwnedFd::from(copy)));
-                }
-                let (at, listeners) = group;
+                held.fixed.insert(kind, group.held);
                 // Wherever the socket is bound, the kernel's programs bring it connections to any address.
                 let everywhere: IpAddr = match at {
                     SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                     SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
                 };
-                spread((SocketAddr::new(everywhere, at.port()), listeners), entry);
+                let at = SocketAddr::new(everywhere, at.port());
+                spread(&mut waiting, at, group.served, entry);
             }
-        }
-        for address in &config.steered {
-            spread(
-                listen::group(*address, cores, false, Sharing::ReusePort)?,
-                Entry::Steered,
-            );
         }
         let mark = config
             .node_mark
@@ -334,11 +337,12 @@ impl Proxy {
             clock: config.clock,
             fetcher: Some(fetcher),
             telemetry: Some(telemetry),
-            open: Mutex::default(),
-            datagrams: Mutex::default(),
+            held: Mutex::new(held),
+            kinds: Mutex::default(),
+            inherited: Mutex::new(inherited),
+            waiting: Mutex::new(waiting),
             foreign: config.ingress == Ingress::Lookup,
             sessions: config.sessions,
-            fixed,
         };
         for (core, listeners) in opening.into_iter().enumerate() {
             let worker = spawn(core, shared.clone()).map_err(StartError::Worker)?;
@@ -351,11 +355,17 @@ impl Proxy {
     /// Opens what is new of `wanted`, on all cores, so that connections already wait there. Nothing is
     /// accepted and nothing is closed before [`Opened::commit`]; dropping the result closes it again.
     pub fn open(&self, wanted: &BTreeSet<SocketAddr>) -> Result<Opened<'_>, ListenError> {
-        let current = self.lock().clone();
+        let current: BTreeSet<SocketAddr> = lock(&self.held).listeners.keys().copied().collect();
         let mut new = BTreeMap::new();
         for address in wanted.difference(&current) {
-            let group = listen::group(*address, self.cores, false, Sharing::ReusePort)?;
-            new.insert(*address, group.1);
+            let failed = |source| ListenError::new(*address, source);
+            let left = lock(&self.inherited).listeners.remove(address);
+            let served = match left {
+                Some(left) => sockets::for_each_core(left, self.cores).map_err(failed)?,
+                None => listen::group(*address, self.cores, false, Sharing::ReusePort)?.1,
+            };
+            let group = Group::hold(served, TcpListener::try_clone).map_err(failed)?;
+            new.insert(*address, group);
         }
         Ok(Opened {
             proxy: self,
@@ -371,10 +381,7 @@ impl Proxy {
         &self,
         wanted: &BTreeMap<SocketAddr, Datagrams>,
     ) -> Result<OpenedDatagrams<'_>, ListenError> {
-        let current: BTreeMap<SocketAddr, Datagrams> = {
-            let bound = self.bound();
-            bound.iter().map(|(at, (_, kind))| (*at, *kind)).collect()
-        };
+        let current = lock(&self.kinds).clone();
         let mut new = BTreeMap::new();
         for (address, kind) in wanted {
             match current.get(address) {
@@ -382,15 +389,18 @@ impl Proxy {
                 Some(_) => return Err(ListenError::of_another_kind(*address)),
                 None => {}
             }
-            let opened = listen::datagrams(*address, self.cores, self.foreign);
-            let opened = opened.and_then(|group| {
-                if *kind == Datagrams::Quic {
-                    group.steer(*address)?;
-                }
-                Ok(group)
-            });
-            match opened {
-                Ok(group) => {
+            let left = lock(&self.inherited).datagrams.remove(address);
+            let served = match left {
+                Some(left) => Ok(left),
+                None => listen::datagrams(*address, self.cores, self.foreign),
+            };
+            match served {
+                Ok(served) => {
+                    if *kind == Datagrams::Quic {
+                        listen::steer(&served, *address)?;
+                    }
+                    let group = Group::hold(served, UdpSocket::try_clone)
+                        .map_err(|source| ListenError::new(*address, source))?;
                     new.insert(*address, (group, *kind));
                 }
                 Err(error) if self.foreign && address.is_ipv6() && listen::no_ipv6(&error) => {
@@ -410,25 +420,46 @@ impl Proxy {
     /// One socket of each group of datagrams that is served, for the kernel's programs. The descriptors live until another
     /// set of addresses is committed.
     pub fn datagram_sockets(&self) -> Vec<(SocketAddr, RawFd)> {
-        let sockets = self.bound();
-        let sockets = sockets.iter();
+        let held = lock(&self.held);
+        let sockets = held.datagrams.iter();
         sockets
-            .map(|(address, (socket, _))| (*address, socket.as_raw_fd()))
+            .filter_map(|(address, group)| Some((*address, group.first()?.as_raw_fd())))
             .collect()
     }
 
-    /// The fixed sockets of [`Ingress::Lookup`], one per kind and core, in the order of cores. The
+    /// One of the fixed sockets of each kind of [`Ingress::Lookup`]: of a group one is enough for the kernel's programs. The
     /// descriptors live as long as the proxy.
     pub fn sockets(&self) -> Vec<(SocketKind, RawFd)> {
-        self.fixed
-            .iter()
-            .map(|(kind, socket)| (*kind, socket.as_raw_fd()))
+        let held = lock(&self.held);
+        let sockets = held.fixed.iter();
+        sockets
+            .filter_map(|(kind, group)| Some((*kind, group.first()?.as_raw_fd())))
             .collect()
     }
 
-    /// A new table is published: its endpoints are probed at once.
+    /// Every socket once more, for a router in another process. This one goes on serving them.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn share(&self) -> io::Result<Sockets> {
+        let held = lock(&self.held);
+        Ok(Sockets {
+            fixed: sockets::again(&held.fixed, TcpListener::try_clone)?,
+            listeners: sockets::again(&held.listeners, TcpListener::try_clone)?,
+            datagrams: sockets::again(&held.datagrams, UdpSocket::try_clone)?,
+        })
+    }
+
+    /// A new table is published: its endpoints are probed at once. With the first one the fixed sockets are served, and what an
+    /// earlier agent had open and nobody wants is let go of.
     pub fn published(&self) {
         self.prober.wake();
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        for (worker, listeners) in self.workers.iter().zip(waiting) {
+            worker.tell(Command::Open(listeners));
+        }
+        *lock(&self.inherited) = Sockets::default();
     }
 
     /// The table that requests are served from.
@@ -467,11 +498,22 @@ impl Proxy {
 
     /// Accepts no more, lets requests finish until the deadline, and stops. Returns how many connections
     /// were cut off.
-    pub async fn shutdown(mut self, deadline: Duration) -> usize {
+    pub async fn shutdown(self, deadline: Duration) -> usize {
+        self.drain(deadline, Queues::Serve).await
+    }
+
+    /// As [`Proxy::shutdown`], when another router serves the same sockets ([`Proxy::share`]): what waits in them is left to it,
+    /// and clients that are connected here have until the deadline for one more request each, whose answer sends them there.
+    pub async fn leave(self, deadline: Duration) -> usize {
+        self.drain(deadline, Queues::Leave).await
+    }
+
+    async fn drain(mut self, deadline: Duration, queues: Queues) -> usize {
+        *lock(&self.held) = Sockets::default();
         let mut draining = Vec::new();
         for worker in &self.workers {
             let (done, drained) = oneshot::channel();
-            worker.tell(Command::Drain(deadline, done));
+            worker.tell(Command::Drain(deadline, queues, done));
             draining.push(drained);
         }
         let mut left = 0;
@@ -498,18 +540,6 @@ impl Proxy {
         // After the workers: their last records are told.
         self.telemetry.take();
     }
-
-    fn bound(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, (UdpSocket, Datagrams)>> {
-        // As below.
-        self.datagrams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<SocketAddr>> {
-        // The set is replaced whole, so a panic elsewhere leaves it valid.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Proxy {
@@ -526,91 +556,50 @@ impl WorkerHandle {
     }
 }
 
-/// Sockets that are open and not yet served.
-#[derive(Debug)]
-#[must_use = "dropping it closes the new sockets again"]
-pub struct Opened<'a> {
-    proxy: &'a Proxy,
-    new: BTreeMap<SocketAddr, Vec<TcpListener>>,
-    unwanted: Vec<SocketAddr>,
-}
-
-impl Opened<'_> {
-    /// Serves the new sockets and stops accepting on those that are no longer wanted; their
-    /// connections finish.
-    pub fn commit(self) {
-        let mut open = self.proxy.lock();
-        let mut per_core: Vec<Vec<_>> = Vec::new();
-        per_core.resize_with(self.proxy.cores, Vec::new);
-        for (address, listeners) in self.new {
-            open.insert(address);
-            for (core, listener) in per_core.iter_mut().zip(listeners) {
-                core.push((address, listener, Entry::Gateway));
+/// The fixed sockets of a kind, and where they are bound: those that are left of another router, or new ones. None on a node that
+/// lacks the address family.
+fn fixed(
+    kind: SocketKind,
+    cores: usize,
+    transparent: Sharing,
+    left: Vec<TcpListener>,
+) -> Result<Option<(SocketAddr, Group<TcpListener>)>, StartError> {
+    let (at, served) = match left.first() {
+        Some(first) => {
+            let at = first.local_addr().map_err(StartError::Worker)?;
+            let served = sockets::for_each_core(left, cores).map_err(StartError::Worker)?;
+            (at, served)
+        }
+        None => {
+            let (v4, v6) = listen::loopback();
+            let (address, steered) = match kind {
+                SocketKind::GatewayV4 => (v4, false),
+                SocketKind::GatewayV6 => (v6, false),
+                SocketKind::SteeredV4 => (v4, true),
+                SocketKind::SteeredV6 => (v6, true),
+            };
+            let sharing = if steered {
+                transparent
+            } else {
+                Sharing::ReusePort
+            };
+            match listen::group(address, cores, steered, sharing) {
+                Ok(group) => group,
+                Err(error) if address.is_ipv6() && listen::no_ipv6(&error) => {
+                    tracing::warn!(%error, "node has no IPv6; its gateways are IPv4 only");
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
-        for address in &self.unwanted {
-            open.remove(address);
-        }
-        for (worker, listeners) in self.proxy.workers.iter().zip(per_core) {
-            worker.tell(Command::Open(listeners));
-            worker.tell(Command::Close(self.unwanted.clone()));
-        }
-    }
+    };
+    let group = Group::hold(served, TcpListener::try_clone).map_err(StartError::Worker)?;
+    Ok(Some((at, group)))
 }
 
-/// Sockets of datagrams that are open and not yet served.
-#[derive(Debug)]
-#[must_use = "dropping it closes the new sockets again"]
-pub struct OpenedDatagrams<'a> {
-    proxy: &'a Proxy,
-    new: BTreeMap<SocketAddr, (listen::Group, Datagrams)>,
-    unwanted: Vec<SocketAddr>,
-}
-
-impl OpenedDatagrams<'_> {
-    /// Addresses that are no longer wanted.
-    pub fn unwanted(&self) -> &[SocketAddr] {
-        &self.unwanted
-    }
-
-    /// One socket of each group that is wanted, for the kernel's programs.
-    pub fn sockets(&self) -> Vec<(SocketAddr, RawFd)> {
-        let new = self.new.iter();
-        let new = new.map(|(address, (group, _))| (*address, group.one.as_raw_fd()));
-        let mut sockets = self.proxy.datagram_sockets();
-        sockets.retain(|(address, _)| !self.unwanted.contains(address));
-        sockets.extend(new);
-        sockets
-    }
-
-    /// Serves the new sockets and takes no more from those that are no longer wanted; answers that are under way are still
-    /// passed on.
-    pub fn commit(self) {
-        let mut open = self.proxy.bound();
-        let mut per_core: Vec<Vec<_>> = Vec::new();
-        per_core.resize_with(self.proxy.cores, Vec::new);
-        for (address, (group, kind)) in self.new {
-            open.insert(address, (group.one, kind));
-            let seats = Seats::new(self.proxy.sessions);
-            let of = u16::try_from(self.proxy.cores).unwrap_or(u16::MAX);
-            let cores = (0..of).zip(per_core.iter_mut()).zip(group.cores);
-            for ((at, core), socket) in cores {
-                let seats = seats.clone();
-                let taker = match kind {
-                    Datagrams::Sessions => Taker::Sessions(seats),
-                    Datagrams::Quic => Taker::Quic(seats, Core { at, of }),
-                };
-                core.push((address, socket, taker));
-            }
-        }
-        for address in &self.unwanted {
-            open.remove(address);
-        }
-        for (worker, sockets) in self.proxy.workers.iter().zip(per_core) {
-            worker.tell(Command::CloseDatagrams(self.unwanted.clone()));
-            worker.tell(Command::OpenDatagrams(sockets));
-        }
-    }
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one insertion or removal: a panic elsewhere leaves it valid.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Authorities that upstreams are checked with; none: the node has none.

@@ -207,6 +207,16 @@ impl Reconciler {
         self.view.drain();
     }
 
+    /// Ends without a change: what is active, and what should be if it is not yet.
+    pub fn end(self) -> (Documents, Option<Documents>) {
+        (self.documents, self.waiting)
+    }
+
+    /// What should be active at the next occasion.
+    pub fn want(&mut self, documents: Option<Documents>) {
+        self.waiting = documents;
+    }
+
     fn release(&self) {
         let waiting = self.waiting.iter().map(|documents| &*documents.snapshot);
         let snapshots: Vec<_> = waiting.chain([&*self.documents.snapshot]).collect();

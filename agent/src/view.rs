@@ -28,9 +28,8 @@ use crate::explain::{Names, Rehearsals, Request};
 use crate::flows::{self, Wanted};
 use crate::keys::KeyStore;
 use crate::metrics::{Metrics, Reload};
-use crate::packets::{self, Current, EventRecord, PacketCounters};
+use crate::packets::{self, Current, Events, PacketCounters};
 use crate::proxy::{Proxy, RequestLog};
-use crate::recent::Recent;
 use crate::resilience::Clock;
 use crate::route::RouteTable;
 use crate::source::cluster::ClusterMetrics;
@@ -84,7 +83,7 @@ pub struct AgentView {
     metrics: Metrics,
     registry: Registry,
     current: Current,
-    events: Option<Arc<Recent<EventRecord>>>,
+    events: Option<Events>,
     rehearsals: Rehearsals,
     tables: Mutex<BTreeMap<&'static str, TableStatus>>,
     state: Mutex<State>,
@@ -215,6 +214,13 @@ impl AgentView {
     /// The agent is about to end: it is not ready any more.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// The agent that takes this one's place reads the kernel's events from here on. Those that were read stay.
+    pub async fn end_events(&self) {
+        if let Some(events) = &self.events {
+            events.end().await;
+        }
     }
 
     fn active(&self) -> Option<Arc<Active>> {
@@ -382,7 +388,7 @@ impl View for AgentView {
 
     fn events(&self, since: u64) -> serde_json::Value {
         let (next, events) = match &self.events {
-            Some(events) => events.since(since),
+            Some(events) => events.recent().since(since),
             None => (1, Vec::new()),
         };
         json!({ "next": next, "events": events })
@@ -412,7 +418,7 @@ impl View for AgentView {
     }
 
     fn flows(&self, wanted: Wanted) -> Option<mpsc::Receiver<Bytes>> {
-        let events = Arc::clone(self.events.as_ref()?);
+        let events = Arc::clone(self.events.as_ref()?.recent());
         let (sender, receiver) = flows::reader();
         tokio::spawn(flows::serve(wanted, events, self.datapath.clone(), sender));
         Some(receiver)

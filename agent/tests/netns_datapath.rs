@@ -603,6 +603,7 @@ fn netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them()
                 .set_socket(key, &socket)
                 .unwrap_or_else(|error| panic!("{}", chain(&error)));
         }
+        proxy.published();
         // More connections than cores, so that each core's queue is met. The router knows no callers here; its record
         // of each refusal tells the address that was asked for.
         let asked = ["203.0.113.5:80", "[2001:db8::5]:80"].repeat(6);

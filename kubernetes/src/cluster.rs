@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::{Client, Config};
@@ -112,10 +112,20 @@ pub struct Cluster {
     tally: Arc<Tally>,
     server: String,
     tasks: Mutex<JoinSet<()>>,
+    /// What is needed to write, until that begins.
+    pen: Mutex<Option<Pen>>,
+    keep: Option<Arc<Mutex<Keep>>>,
+}
+
+/// The ends of channels whose other ends tell of writing.
+struct Pen {
+    answers: watch::Receiver<Option<Outcome>>,
+    lead: watch::Sender<bool>,
 }
 
 impl Cluster {
     /// Begins to follow the cluster that `KUBECONFIG` or the pod's service account names. The API server need not be there.
+    /// Nothing is written, neither there nor to disk, before [`Cluster::begin_writing`]: another agent of the node may still do that.
     ///
     /// # Errors
     /// Nobody names one, or what was kept cannot be read.
@@ -145,21 +155,8 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         tasks.spawn(served::follow(client.clone(), Arc::clone(&known)));
         tasks.spawn(hand_over(Arc::clone(&known), has_kept, sender));
-        if let Some(keep) = keep {
-            tasks.spawn(remember(keep, seen.clone()));
-        }
         let (outcomes, answers) = watch::channel(None);
         let (lead, leads) = watch::channel(false);
-        let tally = Arc::new(Tally::default());
-        tasks.spawn(lease::compete(client.clone(), settings.node.clone(), lead));
-        tasks.spawn(writer::write(
-            client.clone(),
-            settings.node.clone(),
-            seen.clone(),
-            answers,
-            leads.clone(),
-            Arc::clone(&tally),
-        ));
         Ok(Self {
             client,
             node: settings.node.clone(),
@@ -167,10 +164,47 @@ impl Cluster {
             seen,
             outcomes,
             leads,
-            tally,
+            tally: Arc::default(),
             server,
             tasks: Mutex::new(tasks),
+            pen: Mutex::new(Some(Pen { answers, lead })),
+            keep: keep.map(|keep| Arc::new(Mutex::new(keep))),
         })
+    }
+
+    /// Keeps what is known on disk from here on, and competes for writing status. No other agent of this node may do so.
+    pub fn begin_writing(&self) {
+        let mut pen = self.pen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Pen { answers, lead }) = pen.take() else {
+            return;
+        };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keep) = &self.keep {
+            tasks.spawn(remember(Arc::clone(keep), self.seen.clone()));
+        }
+        tasks.spawn(lease::compete(self.client.clone(), self.node.clone(), lead));
+        tasks.spawn(writer::write(
+            self.client.clone(),
+            self.node.clone(),
+            self.seen.clone(),
+            answers,
+            self.leads.clone(),
+            Arc::clone(&self.tally),
+        ));
+    }
+
+    /// Stops following and writing, for another agent of this node, which goes on with the lease if there is one here.
+    pub async fn leave(&self) {
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        if let Some(keep) = self.keep.clone() {
+            // A thread may be writing the file, and ends by itself.
+            let written = tokio::task::spawn_blocking(move || drop(locked(&keep))).await;
+            if let Err(error) = written {
+                tracing::error!(%error, "failed to wait until the objects are on disk");
+            }
+        }
     }
 
     /// Says what became of objects. The agent that writes status writes it.
@@ -180,9 +214,7 @@ impl Cluster {
 
     /// Stops following, and lets another agent write status.
     pub async fn end(&self) {
-        let mut tasks =
-            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.shutdown().await;
+        self.leave().await;
         if !*self.leads.borrow() {
             return;
         }
@@ -270,8 +302,12 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
     }
 }
 
+fn locked(keep: &Mutex<Keep>) -> MutexGuard<'_, Keep> {
+    keep.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Writes what is known to disk, now and then.
-async fn remember(keep: Keep, mut seen: watch::Receiver<Option<Seen>>) {
+async fn remember(keep: Arc<Mutex<Keep>>, mut seen: watch::Receiver<Option<Seen>>) {
     let mut failing = false;
     while seen.changed().await.is_ok() {
         let latest = seen.borrow_and_update().clone();
@@ -279,8 +315,8 @@ async fn remember(keep: Keep, mut seen: watch::Receiver<Option<Seen>>) {
         let Some(latest) = latest.filter(|latest| !latest.kept) else {
             continue;
         };
-        let to = keep.clone();
-        let stored = tokio::task::spawn_blocking(move || to.store(&latest.objects)).await;
+        let to = Arc::clone(&keep);
+        let stored = tokio::task::spawn_blocking(move || locked(&to).store(&latest.objects)).await;
         match stored
             .map_err(std::io::Error::other)
             .and_then(|stored| stored)

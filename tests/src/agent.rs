@@ -68,12 +68,26 @@ impl Agent {
     /// # Errors
     /// The program cannot be started.
     pub fn start(world: &World, program: &Path, config: &Path) -> Result<Self> {
+        Self::start_as(world, program, config, &[])
+    }
+
+    /// As [`Agent::start`], with further options.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn start_as(
+        world: &World,
+        program: &Path,
+        config: &Path,
+        options: &[&str],
+    ) -> Result<Self> {
         let mut command = world.node().command(program);
         command
             .arg("--bpffs")
             .arg(world.bpffs())
             .arg("--cgroup")
-            .arg(world.node_cgroup());
+            .arg(world.node_cgroup())
+            .args(options);
         Self::start_with(command, config, world.dir())
     }
 
@@ -138,6 +152,43 @@ impl Agent {
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Waits until this agent has the node, and not another one that has the same admin socket.
+    ///
+    /// # Errors
+    /// The agent ended, or does not take over in time; the message carries the end of its log.
+    pub fn wait_serving(&mut self, wait: Duration) -> Result<Duration> {
+        let start = Instant::now();
+        loop {
+            interrupt::check()?;
+            if let Some(status) = self.child.try_wait()? {
+                bail!(
+                    "the agent ended ({status}); its log ends with\n{}",
+                    self.log_tail()
+                );
+            }
+            if self.serves() {
+                return Ok(start.elapsed());
+            }
+            if start.elapsed() > wait {
+                bail!(
+                    "the agent does not take over within {} s; its log ends with\n{}",
+                    wait.as_secs(),
+                    self.log_tail()
+                );
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether this agent has the node and is ready.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        // While nobody has the admin socket, asking fails.
+        self.status().is_ok_and(|status| {
+            status["agent"]["pid"] == self.child.id() && status["agent"]["ready"] == true
+        })
     }
 
     /// Status and body of a GET on the admin socket.

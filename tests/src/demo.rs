@@ -5,6 +5,7 @@
 
 mod cells;
 pub mod endurance;
+pub mod handover;
 mod lifecycle;
 mod north;
 mod routing;

@@ -82,7 +82,7 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
         "port: 9902\n",
         "--drain=60\n",
         "--threads=2\n",
-        "terminationGracePeriodSeconds: 80\n",
+        "terminationGracePeriodSeconds: 95\n",
         "name: KUBERNETES_SERVICE_HOST\n          value: 192.0.2.1\n",
     ] {
         ensure!(

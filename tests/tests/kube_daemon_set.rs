@@ -35,7 +35,7 @@ fn documents_from_a_folder(world: &World) -> Result<()> {
         {
             "op": "replace",
             "path": format!("{container}/args"),
-            "value": ["--config=/documents", "--admin-listen=127.0.0.1:9901", "--log-format=json"],
+            "value": ["--config=/documents", "--admin-listen=127.0.0.1:9901", "--log-format=json", "--take-over"],
         },
         {
             "op": "add",

@@ -44,7 +44,7 @@ enum Part {
 }
 
 /// What `--long` asks of the tests, by the variables that they read: as much as two cores do in an hour or so.
-const LONG: [(&str, &str); 11] = [
+const LONG: [(&str, &str); 12] = [
     // Generations, one after the other, under a flood of packets.
     ("CARDINAL_SWITCHES", "10000"),
     // Pods that send from their first instant; interfaces and addresses that come back as another pod's; pods at once;
@@ -57,6 +57,8 @@ const LONG: [(&str, &str); 11] = [
     ("CARDINAL_KILLS", "1000"),
     ("CARDINAL_CHANGES", "1000"),
     ("CARDINAL_TAKEOVERS", "20"),
+    // Agents that take each other's place under requests, and ones that are killed while they do.
+    ("CARDINAL_HANDOVERS", "50"),
     // Certificates of a listener, one after the other, under handshakes.
     ("CARDINAL_ROTATIONS", "1000"),
     // Frames that the programs and their model judge, and inputs of the other drawn tests.

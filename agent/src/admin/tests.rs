@@ -118,6 +118,18 @@ fn every_path_answers_and_others_say_what_there_is() {
     );
     view.ready.store(true, Ordering::Relaxed);
     assert_eq!(status(&Method::GET, "/readyz", None), StatusCode::OK);
+    let own = format!("container={}", super::container().expect("/proc"));
+    for (query, expected) in [
+        (own.as_str(), StatusCode::OK),
+        ("container=1", StatusCode::SERVICE_UNAVAILABLE),
+        ("container=x", StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        assert_eq!(
+            status(&Method::GET, "/readyz", Some(query)),
+            expected,
+            "{query}"
+        );
+    }
     for path in [
         "/metrics",
         "/debug/config",

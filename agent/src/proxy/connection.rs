@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::aside::Aside;
 use super::coalesce::Turns;
 use super::entrance::{self, Counted};
+use super::http1::Closing;
 use super::lent::{Lending, Offer};
 use super::linger::{Lingering, Unread};
 use super::prefixed::Prefixed;
@@ -250,8 +251,8 @@ where
             let detected = tokio::time::timeout(limit, detect(&mut stream));
             let detected = tokio::select! {
                 detected = detected => detected,
-                // Nothing was asked yet, so nothing is cut off.
-                () = drain.begun() => return,
+                // Nothing was asked in time, so nothing is cut off.
+                () = drain.rest() => return,
             };
             match detected {
                 Ok(Ok(codec)) => codec,
@@ -263,15 +264,21 @@ where
     match codec {
         Codec::Http2 => http2(&worker, stream, &conn, limit, drain).await,
         _ => {
-            let closing = Cell::new(false);
+            let closing = Cell::new(Closing::No);
             let limits = (limit, worker.idle());
             let idle = Aside::new(async {
                 tokio::select! {
-                    () = drain.begun() => {}
+                    () = drain.begun() => {
+                        closing.set(Closing::AfterNext);
+                        tokio::select! {
+                            () = drain.rest() => {}
+                            () = idle(&conn, AT_REST, limits) => return,
+                        }
+                    }
                     () = conn.over() => {}
                     () = idle(&conn, AT_REST, limits) => return,
                 }
-                closing.set(true);
+                closing.set(Closing::AtRest);
                 idle(&conn, AT_REST, limits).await;
             });
             let mut watch = http1::Watch {

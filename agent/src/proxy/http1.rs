@@ -36,8 +36,20 @@ mod line;
 pub(super) struct Watch<'a, F> {
     /// Ready when it idled too long.
     pub(super) idle: Aside<F>,
-    /// Whether the request under way is to be the last one.
-    pub(super) closing: &'a Cell<bool>,
+    /// Whether another request may come.
+    pub(super) closing: &'a Cell<Closing>,
+}
+
+/// How a connection comes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closing {
+    /// It does not.
+    No,
+    /// The next answer whose head is not sent yet says that it is the last (RFC 9112, section 9.6). A client that rests may send
+    /// one more request: it knows nothing of the end, and a close could meet that request on its way.
+    AfterNext,
+    /// The same, and at once if nothing is asked.
+    AtRest,
 }
 
 /// Where a connection is after a request.
@@ -67,7 +79,9 @@ pub(super) async fn serve<T, F>(
             if let Poll::Ready(head) = line.poll_head(context) {
                 return Poll::Ready(head);
             }
-            if watch.idle.poll(context).is_ready() || (watch.closing.get() && !line.has_begun()) {
+            if watch.idle.poll(context).is_ready()
+                || (watch.closing.get() == Closing::AtRest && !line.has_begun())
+            {
                 return Poll::Ready(Err(NoHead::Gone));
             }
             Poll::Pending
@@ -173,7 +187,7 @@ where
     let Some(untold) = line.answers() else {
         return After::Close(false);
     };
-    let last = untold || watch.closing.get();
+    let last = untold || watch.closing.get() != Closing::No;
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut outgoing, stays) = outgoing(worker, response, terms, last);
     let mut taken = None;
@@ -216,7 +230,7 @@ where
         watch.idle.poll(context).map(|()| false)
     });
     match free.await {
-        true if stays && !watch.closing.get() => After::Next,
+        true if stays && watch.closing.get() != Closing::AtRest => After::Next,
         free => After::Close(!free),
     }
 }

@@ -49,7 +49,7 @@ impl ListenError {
         }
     }
 
-    fn new(address: SocketAddr, source: io::Error) -> Self {
+    pub(super) fn new(address: SocketAddr, source: io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => "another process already listens there",
             io::ErrorKind::AddrNotAvailable => {
@@ -98,47 +98,39 @@ pub(super) fn group(
     Ok((at, listeners))
 }
 
-/// Sockets for the datagrams of one address.
-#[derive(Debug)]
-pub(super) struct Group {
-    /// One of the cores' sockets once more.
-    pub(super) one: UdpSocket,
-    /// One of each core.
-    pub(super) cores: Vec<UdpSocket>,
-}
-
-impl Group {
-    /// Has the kernel bring what is QUIC to the core that the id of its connection tells, whatever address it comes from. What
-    /// begins a connection has no such id yet, and is spread as ever.
-    ///
-    /// Datagrams of a connection have a short head (RFC 9000, section 17.3), which has the first bit of the first byte unset, and
-    /// the id behind this byte. In its first two bytes is a number that leaves the core over when it is divided by how many there
-    /// are. Whatever the program answers that is no socket of the group has the kernel choose by its hash.
-    pub(super) fn steer(&self, address: SocketAddr) -> Result<(), ListenError> {
-        const LONG_HEAD: u32 = 0x80;
-        let line = |code: u32, yes, k| sock_filter {
-            code: code as u16,
-            jt: yes,
-            jf: 0,
-            k,
-        };
-        let cores = u32::try_from(self.cores.len()).unwrap_or(u32::MAX);
-        let mut lines = [
-            line(BPF_LD | BPF_B | BPF_ABS, 0, 0),
-            line(BPF_JMP | BPF_JSET | BPF_K, 3, LONG_HEAD),
-            line(BPF_LD | BPF_H | BPF_ABS, 0, 1),
-            line(BPF_ALU | BPF_MOD | BPF_K, 0, cores),
-            line(BPF_RET | BPF_A, 0, 0),
-            line(BPF_RET | BPF_K, 0, u32::MAX),
-        ];
-        let program = sock_fprog {
-            len: lines.len() as u16,
-            filter: lines.as_mut_ptr(),
-        };
-        // One program is for all sockets of a group.
-        setsockopt(&self.one, AttachReusePortCbpf, &program)
-            .map_err(|error| ListenError::new(address, error.into()))
-    }
+/// Has the kernel bring what is QUIC to the core that the id of its connection tells, whatever address it comes from. What
+/// begins a connection has no such id yet, and is spread as ever.
+///
+/// Datagrams of a connection have a short head (RFC 9000, section 17.3), which has the first bit of the first byte unset, and
+/// the id behind this byte. In its first two bytes is a number that leaves the core over when it is divided by how many there
+/// are: that of the sockets of the group. Whatever else the program answers has the kernel choose by its hash.
+pub(super) fn steer(group: &[UdpSocket], address: SocketAddr) -> Result<(), ListenError> {
+    const LONG_HEAD: u32 = 0x80;
+    let line = |code: u32, yes, k| sock_filter {
+        code: code as u16,
+        jt: yes,
+        jf: 0,
+        k,
+    };
+    let cores = u32::try_from(group.len()).unwrap_or(u32::MAX);
+    let mut lines = [
+        line(BPF_LD | BPF_B | BPF_ABS, 0, 0),
+        line(BPF_JMP | BPF_JSET | BPF_K, 3, LONG_HEAD),
+        line(BPF_LD | BPF_H | BPF_ABS, 0, 1),
+        line(BPF_ALU | BPF_MOD | BPF_K, 0, cores),
+        line(BPF_RET | BPF_A, 0, 0),
+        line(BPF_RET | BPF_K, 0, u32::MAX),
+    ];
+    let program = sock_fprog {
+        len: lines.len() as u16,
+        filter: lines.as_mut_ptr(),
+    };
+    let Some(one) = group.first() else {
+        return Ok(());
+    };
+    // One program is for all sockets of a group.
+    setsockopt(one, AttachReusePortCbpf, &program)
+        .map_err(|error| ListenError::new(address, error.into()))
 }
 
 /// Sockets of all cores for the datagrams of one address: the kernel brings those of one client to one of them
@@ -148,7 +140,7 @@ pub(super) fn datagrams(
     address: SocketAddr,
     cores: usize,
     foreign: bool,
-) -> Result<Group, ListenError> {
+) -> Result<Vec<UdpSocket>, ListenError> {
     let open = |shared: bool| {
         let socket = socket(address, Type::DGRAM)?;
         socket.set_reuse_port(shared)?;
@@ -164,11 +156,7 @@ pub(super) fn datagrams(
     let failed = |source| ListenError::new(address, source);
     // As in `group`: whoever else shares the port would get half of the clients.
     drop(open(false).map_err(failed)?);
-    let first = open(true).map_err(failed)?;
-    let one = first.try_clone().map_err(failed)?;
-    let others = (1..cores).map(|_| open(true).map_err(failed));
-    let cores: Result<_, _> = std::iter::once(Ok(first)).chain(others).collect();
-    Ok(Group { one, cores: cores? })
+    (0..cores).map(|_| open(true).map_err(failed)).collect()
 }
 
 fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
@@ -244,7 +232,6 @@ mod tests {
             }
             let mut buffer = [0; 1];
             let counts: Vec<usize> = sockets
-                .cores
                 .iter()
                 .map(|one| std::iter::from_fn(|| one.recv(&mut buffer).ok()).count())
                 .collect();
@@ -263,12 +250,12 @@ mod tests {
             .port();
         let address = (Ipv4Addr::LOCALHOST, port).into();
         let sockets = datagrams(address, 3, false).expect("the port is free");
-        sockets.steer(address).expect("the kernel takes it");
+        steer(&sockets, address).expect("the kernel takes it");
         let counts = || {
             let mut buffer = [0; 16];
             let mut count =
                 |one: &UdpSocket| std::iter::from_fn(|| one.recv(&mut buffer).ok()).count();
-            sockets.cores.iter().map(&mut count).collect::<Vec<_>>()
+            sockets.iter().map(&mut count).collect::<Vec<_>>()
         };
         for id in [0_u16, 1, 2, 3, 301, 1000, 65_534] {
             let [high, low] = id.to_be_bytes();

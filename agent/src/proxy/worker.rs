@@ -36,6 +36,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// Time between looks for a new table, after which tunnels are judged again.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// From the end of connections at rest to the end of a drain.
+const LAST: Duration = Duration::from_secs(1);
+
 /// Wait after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -56,7 +59,16 @@ pub(super) enum Command {
     /// Take no more datagrams of these.
     CloseDatagrams(Vec<SocketAddr>),
     /// Accept nothing, finish what runs until the deadline, and say how many connections were left.
-    Drain(Duration, oneshot::Sender<usize>),
+    Drain(Duration, Queues, oneshot::Sender<usize>),
+}
+
+/// What becomes of connections that wait in the queues of sockets when the worker drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queues {
+    /// Nobody else has the sockets: what the kernel already took is served here.
+    Serve,
+    /// Another router serves the same sockets.
+    Leave,
 }
 
 /// Who takes the datagrams of a socket.
@@ -118,7 +130,7 @@ pub(super) struct Worker {
     texts: RefCell<BytesMut>,
     /// Next turn of each target of the table with this generation.
     turns: RefCell<(u64, HashMap<u64, usize>)>,
-    drain: watch::Sender<bool>,
+    drain: watch::Sender<Option<Draining>>,
     /// Generation of the table as last seen by [`run`].
     generation: watch::Sender<u64>,
     open: Rc<OpenConnections>,
@@ -149,16 +161,36 @@ impl Drop for Open {
     }
 }
 
+/// When a draining worker ends connections that are at rest. Where nobody else serves, that is at once: they keep the agent.
+/// Otherwise a client may just send its next request, and is told by the answer to connect anew.
+#[derive(Clone, Copy, Debug)]
+struct Draining {
+    rest: Instant,
+}
+
 /// Hears of the drain.
-pub(super) struct Drain(watch::Receiver<bool>);
+pub(super) struct Drain(watch::Receiver<Option<Draining>>);
 
 impl Drain {
     /// Returns once the worker drains.
     pub(super) async fn begun(&mut self) {
-        if self.0.wait_for(|draining| *draining).await.is_err() {
-            // The worker is gone, and this task with it.
-            std::future::pending::<()>().await;
+        self.draining().await;
+    }
+
+    /// Returns once the worker drains and connections at rest are to end.
+    pub(super) async fn rest(&mut self) {
+        let draining = self.draining().await;
+        tokio::time::sleep_until(draining.rest).await;
+    }
+
+    async fn draining(&mut self) -> Draining {
+        if let Ok(draining) = self.0.wait_for(Option::is_some).await
+            && let Some(draining) = *draining
+        {
+            return draining;
         }
+        // The worker is gone, and this task with it.
+        std::future::pending().await
     }
 }
 
@@ -188,7 +220,7 @@ impl Worker {
             wall: Cell::new(wall()),
             texts: RefCell::default(),
             turns: RefCell::default(),
-            drain: watch::Sender::new(false),
+            drain: watch::Sender::new(None),
             open: Rc::default(),
             date: RefCell::new((0, HeaderValue::from_static(""))),
             east: "east".into(),
@@ -378,8 +410,9 @@ fn seed() -> u64 {
 /// Serves until drained, or until nobody can tell it to.
 pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Command>) {
     let worker = Rc::new(Worker::new(shared));
-    let mut listeners: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
-    let mut datagrams: HashMap<SocketAddr, oneshot::Sender<()>> = HashMap::new();
+    // Of an address there may be several: another router that had more cores left them.
+    let mut listeners: HashMap<SocketAddr, Vec<oneshot::Sender<Queues>>> = HashMap::new();
+    let mut datagrams: HashMap<SocketAddr, Vec<oneshot::Sender<()>>> = HashMap::new();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut watch = tokio::time::interval(WATCH);
     loop {
@@ -401,7 +434,7 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
             Some(Command::Open(opened)) => {
                 for (address, listener, entry) in opened {
                     let (close, closed) = oneshot::channel();
-                    listeners.insert(address, close);
+                    listeners.entry(address).or_default().push(close);
                     spawn_local(listen(Rc::clone(&worker), listener, address, entry, closed));
                 }
             }
@@ -414,7 +447,7 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
             Some(Command::OpenDatagrams(opened)) => {
                 for (address, socket, taker) in opened {
                     let (close, closed) = oneshot::channel();
-                    datagrams.insert(address, close);
+                    datagrams.entry(address).or_default().push(close);
                     let worker = Rc::clone(&worker);
                     match taker {
                         Taker::Sessions(seats) => {
@@ -432,10 +465,13 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
                     datagrams.remove(&address);
                 }
             }
-            Some(Command::Drain(deadline, done)) => {
-                listeners.clear();
+            Some(Command::Drain(deadline, queues, done)) => {
+                for close in listeners.drain().flat_map(|(_, all)| all) {
+                    // One that ended by itself has nothing to close.
+                    let _ = close.send(queues);
+                }
                 datagrams.clear();
-                let left = drain(&worker, deadline).await;
+                let left = drain(&worker, deadline, queues).await;
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(left);
                 return;
@@ -445,8 +481,15 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
     }
 }
 
-async fn drain(worker: &Worker, deadline: Duration) -> usize {
-    worker.drain.send_replace(true);
+async fn drain(worker: &Worker, deadline: Duration, queues: Queues) -> usize {
+    let rest = match queues {
+        Queues::Serve => Duration::ZERO,
+        // What is asked at the last moment is still answered.
+        Queues::Leave => deadline.saturating_sub(LAST.min(deadline / 2)),
+    };
+    worker.drain.send_replace(Some(Draining {
+        rest: Instant::now() + rest,
+    }));
     let empty = async {
         loop {
             let changed = worker.open.changed.notified();
@@ -470,7 +513,7 @@ async fn listen(
     listener: TcpListener,
     address: SocketAddr,
     entry: Entry,
-    mut closed: oneshot::Receiver<()>,
+    mut closed: oneshot::Receiver<Queues>,
 ) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -489,11 +532,12 @@ async fn listen(
             entry,
         ))
     };
-    loop {
+    let queues = loop {
         let accepted = tokio::select! {
             biased;
+            // First: another router may serve the socket, and this one would never get to the end of the queue.
+            queues = &mut closed => break queues.unwrap_or(Queues::Serve),
             accepted = listener.accept() => accepted,
-            _ = &mut closed => break,
         };
         match accepted {
             Ok(accepted) => {
@@ -505,9 +549,11 @@ async fn listen(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
+    };
     // Connections that the kernel already took are served: closing the socket would reset them.
-    if let Ok(listener) = listener.into_std() {
+    if queues == Queues::Serve
+        && let Ok(listener) = listener.into_std()
+    {
         while let Ok((stream, peer)) = listener.accept() {
             let nonblocking = stream.set_nonblocking(true);
             match nonblocking.and_then(|()| tokio::net::TcpStream::from_std(stream)) {

@@ -16,6 +16,7 @@ mod documents;
 mod east;
 mod filters;
 mod grpc;
+mod handover;
 mod hostile;
 mod http;
 mod http3;

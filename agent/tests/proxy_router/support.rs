@@ -10,8 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cardinal_agent::compile::route::compile;
-use cardinal_agent::proxy::{AccessRecord, Proxy, ProxyConfig, Reason};
-use cardinal_agent::route::RouteTable;
+use cardinal_agent::proxy::{AccessRecord, Proxy, ProxyConfig, Reason, Sockets};
+use cardinal_agent::route::{Datagrams, RouteTable};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -260,9 +260,36 @@ impl Router {
         let datagrams = compiled.datagram_addresses();
         let table = Arc::new(ArcSwap::from_pointee(compiled));
         let config = ProxyConfig { cores: 2, ..config };
-        let proxy = Proxy::start(config, Arc::clone(&table)).expect("the router starts");
-        proxy.open(&addresses).expect("its sockets open").commit();
-        let datagrams = proxy.open_datagrams(&datagrams);
+        Self::listening(config, table, &addresses, &datagrams, Sockets::default())
+    }
+
+    /// A router with so many cores that takes the sockets of another one, which goes on.
+    pub(crate) fn after(before: &Self, snapshot: &Snapshot, cores: usize) -> Self {
+        let compiled = compile(snapshot, 1).expect("the snapshot compiles");
+        let addresses = compiled.addresses();
+        let datagrams = compiled.datagram_addresses();
+        let table = Arc::new(ArcSwap::from_pointee(compiled));
+        let config = ProxyConfig {
+            cores,
+            ..ProxyConfig::default()
+        };
+        let sockets = before.proxy.share().expect("descriptors");
+        let next = Self::listening(config, table, &addresses, &datagrams, sockets);
+        next.proxy.published();
+        next
+    }
+
+    fn listening(
+        config: ProxyConfig,
+        table: Arc<ArcSwap<RouteTable>>,
+        addresses: &BTreeSet<SocketAddr>,
+        datagrams: &BTreeMap<SocketAddr, Datagrams>,
+        sockets: Sockets,
+    ) -> Self {
+        let proxy = Proxy::start_with(config, Arc::clone(&table), sockets);
+        let proxy = proxy.expect("the router starts");
+        proxy.open(addresses).expect("its sockets open").commit();
+        let datagrams = proxy.open_datagrams(datagrams);
         datagrams.expect("its sockets open").commit();
         Self { proxy, table }
     }

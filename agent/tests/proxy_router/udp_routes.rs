@@ -308,6 +308,33 @@ async fn proxy_udp_route_passes_on_what_was_asked_before_it_went() {
 }
 
 #[tokio::test]
+async fn proxy_udp_route_goes_on_in_another_router_that_takes_its_sockets() {
+    let oracle = Oracle::new("a:").await;
+    let at = free_port();
+    let snapshot = world(at, &[("a", 1, oracle.at)]);
+    let mut router = Router::start(&snapshot);
+    // Clients that stay, on both cores most likely, and one that is new each time.
+    let mut kept = Vec::new();
+    for _ in 0..8 {
+        kept.push(client(at).await);
+    }
+    for cores in [1, 3, 2] {
+        for socket in &kept {
+            assert_eq!(ask(socket, "x").await.as_deref(), Some("a:x"));
+        }
+        let next = Router::after(&router, &snapshot, cores);
+        let before = std::mem::replace(&mut router, next);
+        let leaves = tokio::spawn(before.proxy.leave(SURELY));
+        for socket in &kept {
+            assert_eq!(ask(socket, "y").await.as_deref(), Some("a:y"));
+        }
+        let fresh = client(at).await;
+        assert_eq!(ask(&fresh, "z").await.as_deref(), Some("a:z"));
+        assert_eq!(leaves.await.expect("it ends"), 0);
+    }
+}
+
+#[tokio::test]
 async fn proxy_udp_route_answers_nobody_without_a_route_and_no_component_at_a_gate() {
     let oracle = Oracle::new("a:").await;
     let at = free_port();

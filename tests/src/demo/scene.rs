@@ -298,6 +298,14 @@ impl Demo {
         self.agent.wait_ready(START)
     }
 
+    /// An agent beside the one that runs, with further options.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn another_agent(&self, options: &[&str]) -> Result<Agent> {
+        Agent::start_as(&self.world, &self.programs.agent, &self.config, options)
+    }
+
     pub(super) fn server(&mut self, name: &str) -> Result<&mut Running> {
         self.servers
             .iter_mut()

@@ -1,0 +1,255 @@
+//! The time in which this process is the node's agent: it writes the kernel's tables and shows the admin interface.
+//!
+//! It begins with an opened datapath and ends with the process, or when another agent takes the place. If that one is gone before
+//! it serves, another reign begins in the same process, with the router that served all the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use kubernetes::Cluster;
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::feed::{Change, Feed};
+use super::signals::Signals;
+use crate::activate::Activator;
+use crate::admin::Admin;
+use crate::config::RunArgs;
+use crate::datapath::{Datapath, Discovery};
+use crate::explain::{Rehearsal, Rehearsals};
+use crate::handover::{Door, Successor};
+use crate::pods::{self, Pods};
+use crate::proxy::Proxy;
+use crate::reconcile::{Documents, Reconciler};
+use crate::route::RouteTable;
+use crate::view::{AgentView, Origin};
+
+/// How often what failed is tried again, and what others may have removed from the node is put back.
+const REPAIR: Duration = Duration::from_secs(5);
+
+/// What lasts longer than a reign.
+pub(super) struct Node {
+    pub(super) args: RunArgs,
+    pub(super) origin: Origin,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) routes: Arc<ArcSwap<RouteTable>>,
+    pub(super) proxy: Arc<Proxy>,
+}
+
+/// Everything is open but nothing is active yet.
+pub(super) struct Dawn {
+    datapath: Option<Datapath>,
+    view: Arc<AgentView>,
+    admin: Option<Admin>,
+    asked: mpsc::Receiver<Rehearsal>,
+    pods: Option<Pods>,
+    discovery: Discovery,
+}
+
+impl Dawn {
+    /// Follows the node's pods from here on. Shows the admin interface unless another agent still does.
+    pub(super) async fn begin(
+        node: &Node,
+        datapath: Option<Datapath>,
+        shown: bool,
+    ) -> anyhow::Result<Self> {
+        let (rehearsals, asked) = Rehearsals::channel();
+        let view = AgentView::new(
+            node.origin.clone(),
+            datapath.clone(),
+            &node.proxy,
+            rehearsals,
+        );
+        let view = Arc::new(view.context("failed to follow the kernel's events")?);
+        let admin = match shown {
+            true => Some(show(node, &view).await?),
+            false => None,
+        };
+        let (discovery, pods) = match &datapath {
+            Some(datapath) => {
+                let watched = pods::watch(datapath, node.args.quarantine > 0).await;
+                let (found, pods) = watched.context("failed to look for pods")?;
+                (found, Some(pods))
+            }
+            None => (Discovery::default(), None),
+        };
+        Ok(Self {
+            datapath,
+            view,
+            admin,
+            asked,
+            pods,
+            discovery,
+        })
+    }
+
+    /// Makes documents active.
+    pub(super) fn rise(self, node: &Node, documents: Documents) -> anyhow::Result<Reign> {
+        let activator = Activator::new(
+            Arc::clone(&node.routes),
+            Arc::clone(&node.proxy),
+            self.datapath.clone(),
+        );
+        let reconciler = Reconciler::start(
+            activator,
+            Arc::clone(&self.view),
+            documents,
+            node.cluster.clone(),
+            self.discovery,
+            Duration::from_secs(node.args.quarantine),
+        )?;
+        let mut repair = tokio::time::interval(REPAIR);
+        repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Reign {
+            datapath: self.datapath,
+            view: self.view,
+            admin: self.admin,
+            asked: self.asked,
+            pods: self.pods,
+            reconciler,
+            repair,
+            door: None,
+        })
+    }
+}
+
+async fn show(node: &Node, view: &Arc<AgentView>) -> anyhow::Result<Admin> {
+    let (path, address) = (&node.args.admin, node.args.admin_listen);
+    Ok(Admin::open(path, address, Arc::clone(view) as _).await?)
+}
+
+/// A generation is active.
+pub(super) struct Reign {
+    datapath: Option<Datapath>,
+    view: Arc<AgentView>,
+    admin: Option<Admin>,
+    asked: mpsc::Receiver<Rehearsal>,
+    pods: Option<Pods>,
+    reconciler: Reconciler,
+    repair: Interval,
+    door: Option<Door>,
+}
+
+/// How a reign comes to its end.
+pub(super) enum Dusk {
+    /// The agent is to end.
+    Told,
+    /// Another agent wants the place.
+    Asked(Successor),
+}
+
+impl Reign {
+    /// Shows the admin interface if another agent did until now.
+    pub(super) async fn show(&mut self, node: &Node) -> anyhow::Result<()> {
+        if self.admin.is_none() {
+            self.admin = Some(show(node, &self.view).await?);
+        }
+        Ok(())
+    }
+
+    /// From here on another agent may ask for the place.
+    pub(super) fn open_door(&mut self, node: &Node) {
+        match Door::open(&node.args.state) {
+            Ok(door) => self.door = Some(door),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "no other agent can take over without a gap"
+            ),
+        }
+    }
+
+    /// Serves until somebody wants the end of it.
+    pub(super) async fn run(&mut self, feed: &mut Feed, signals: &mut Signals) -> Dusk {
+        loop {
+            tokio::select! {
+                _ = self.repair.tick() => self.reconciler.repair(),
+                Some(change) = feed.next() => match change {
+                    Change::Documents(loaded) => self.reconciler.documents(loaded),
+                    Change::Objects(taken) => self.reconciler.objects(taken),
+                },
+                Some(discovery) = changed(&mut self.pods) => self.reconciler.pods(discovery),
+                Some(rehearsal) = self.asked.recv() => self.reconciler.rehearse(rehearsal),
+                Some(successor) = asked(&mut self.door) => return Dusk::Asked(successor),
+                () = signals.end() => return Dusk::Told,
+            }
+        }
+    }
+
+    /// The agent is about to end. Nothing is activated any more; the admin interface says so, and new interfaces are held, as long
+    /// as the result lives.
+    pub(super) fn end(self) -> (Option<Admin>, Option<Pods>) {
+        self.reconciler.drain();
+        (self.admin, self.pods)
+    }
+
+    /// Stops writing, and nothing else: when this returns, another process may write.
+    pub(super) async fn yields(self) -> Yielded {
+        let (active, waiting) = self.reconciler.end();
+        if let Some(pods) = self.pods {
+            pods.end().await;
+        }
+        self.view.end_events().await;
+        Yielded {
+            active,
+            waiting,
+            view: self.view,
+            admin: self.admin,
+            datapath: self.datapath,
+        }
+    }
+}
+
+/// A reign whose place another agent is about to take. The admin interface still answers.
+pub(super) struct Yielded {
+    active: Documents,
+    waiting: Option<Documents>,
+    view: Arc<AgentView>,
+    admin: Option<Admin>,
+    pub(super) datapath: Option<Datapath>,
+}
+
+impl Yielded {
+    /// The other agent serves: its admin interface takes the place of this one.
+    pub(super) async fn leave(self) {
+        self.view.drain();
+        if let Some(admin) = self.admin {
+            admin.close().await;
+        }
+        // Whoever reads the admin interface to the end of an answer keeps the datapath so long.
+        if let Some(datapath) = &self.datapath {
+            datapath.give_up_claim();
+        }
+    }
+
+    /// The other agent is gone. `datapath` is opened anew: it may have written.
+    pub(super) async fn again(
+        self,
+        node: &Node,
+        datapath: Option<Datapath>,
+    ) -> anyhow::Result<Reign> {
+        if let Some(admin) = self.admin {
+            admin.close().await;
+        }
+        let dawn = Dawn::begin(node, datapath, true).await?;
+        let mut reign = dawn.rise(node, self.active)?;
+        reign.reconciler.want(self.waiting);
+        reign.open_door(node);
+        Ok(reign)
+    }
+}
+
+async fn changed(pods: &mut Option<Pods>) -> Option<Discovery> {
+    match pods {
+        Some(pods) => pods.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn asked(door: &mut Option<Door>) -> Option<Successor> {
+    match door {
+        Some(door) => door.asked().await,
+        None => std::future::pending().await,
+    }
+}
