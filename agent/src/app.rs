@@ -21,6 +21,7 @@ use crate::config::{DatapathMode, RunArgs};
 use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
 use crate::explain::Rehearsals;
 use crate::lock::StateLock;
+use crate::memory;
 use crate::pods;
 use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing};
 use crate::reconcile::{Documents, Reconciler};
@@ -31,6 +32,9 @@ use crate::view::{AgentView, Origin};
 
 /// How often what failed is tried again, and what others may have removed from the node is put back.
 const REPAIR: Duration = Duration::from_secs(5);
+
+/// Documents that leave something behind which is worth the time to give it back.
+const MANY: usize = 500;
 
 /// How long connections that are older than the gates may be picked up in their middle: a keepalive's worth of silence is
 /// no loss, since the opener's next packet makes them known too.
@@ -96,12 +100,26 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     let mut repair = tokio::time::interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Documents that were read since memory was given back; all of them now.
+    let mut read = MANY;
     loop {
         tokio::select! {
-            _ = repair.tick() => reconciler.repair(),
+            _ = repair.tick() => {
+                reconciler.repair();
+                if read >= MANY {
+                    read = 0;
+                    tokio::task::block_in_place(memory::tidy);
+                }
+            }
             Some(change) = feed.next() => match change {
-                Change::Documents(loaded) => reconciler.documents(loaded),
-                Change::Objects(taken) => reconciler.objects(taken),
+                Change::Documents(loaded) => {
+                    read = MANY;
+                    reconciler.documents(loaded);
+                }
+                Change::Objects(taken) => {
+                    read = read.saturating_add(taken.read);
+                    reconciler.objects(*taken);
+                }
             },
             Some(discovery) = next(&mut discoveries) => reconciler.pods(discovery),
             Some(rehearsal) = asked.recv() => reconciler.rehearse(rehearsal),
@@ -224,7 +242,7 @@ async fn end(cluster: Option<Arc<Cluster>>) -> anyhow::Result<()> {
 /// What changed.
 enum Change {
     Documents(Result<Loaded, SourceError>),
-    Objects(Taken),
+    Objects(Box<Taken>),
 }
 
 /// Changes of the documents, wherever they come from.
@@ -255,7 +273,7 @@ impl Feed {
     async fn next(&mut self) -> Option<Change> {
         match self {
             Self::Folder(changes) => Some(Change::Documents(changes.recv().await?)),
-            Self::Cluster(watch) => Some(Change::Objects(watch.changed().await?)),
+            Self::Cluster(watch) => Some(Change::Objects(Box::new(watch.changed().await?))),
         }
     }
 }

@@ -17,6 +17,7 @@ mod http1;
 pub mod keys;
 pub mod lock;
 pub mod logs;
+pub mod memory;
 pub mod metrics;
 pub mod packets;
 pub mod pods;
