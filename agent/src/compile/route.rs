@@ -151,6 +151,7 @@ impl<'a> Compiler<'a> {
                 Err(error) => compiler.mistake(&table.declared, error),
             }
         }
+        compiler.kept.take_over(&before.kept);
         compiler.certificates();
         compiler.shown = compiler.shown();
         compiler
@@ -274,7 +275,7 @@ impl<'a> Compiler<'a> {
         into.begin(rules);
         for (rule, compiled) in route.rules.iter().zip(&**rules) {
             let order = (at << 16) | compiled.index;
-            for one in &rule.matches {
+            for one in &*rule.matches {
                 if let Err(error) = into.add(one, compiled, order) {
                     self.mistake(&rule.declared, error);
                 }

@@ -13,6 +13,7 @@ use super::parent::Attachment;
 use super::rule::Rules;
 use crate::document::Table;
 use crate::document::http_route::RouteDraft;
+use crate::lasting::exact;
 use crate::model::{
     Filter, HostPattern, L7Kind, ObjectName, Origin, Parent, Route, RouteKind, RouteName, Rule,
     SectionName, effective_hosts,
@@ -157,8 +158,8 @@ fn route(
             name: name.name.clone(),
             origin: Origin::Document,
             declared: declared.clone(),
-            parents,
-            hostnames: draft.hostnames.clone(),
+            parents: exact(parents),
+            hostnames: Arc::clone(&draft.hostnames),
             created: draft.created,
             rules: route_rules,
         }),
@@ -168,9 +169,11 @@ fn route(
         generation: None,
         parents: statuses.into(),
     });
-    remembered.counted = counted;
+    remembered.counted = counted.into();
     remembered.lasting = lasting;
-    (remembered.mistakes, remembered.warnings) = said.told();
+    let (mistakes, warnings) = said.told();
+    remembered.mistakes = exact(mistakes);
+    remembered.warnings = exact(warnings);
     remembered
 }
 

@@ -235,6 +235,7 @@ impl<'a> Compiler<'a> {
                     for at in routes {
                         self.add(&mut made, &snapshot.routes[at], &rules[at], at);
                     }
+                    made.complete();
                     Arc::new(made)
                 }
             };

@@ -8,6 +8,7 @@ use super::headers::{header, header_name};
 use super::matches::canonical;
 use super::{BackendKind, FilterDraft, MAX_ITEMS, backend_reference, cors};
 use crate::document::{ENVOY_GATEWAY, Meta, group};
+use crate::lasting::exact;
 use crate::model::{
     Filter, HeaderEdits, HostRewrite, Hostname, L7Kind, ObjectName, PathRewrite, Redirect,
 };
@@ -39,7 +40,7 @@ pub(super) fn filters(object: &mut Object<'_>, meta: &Meta, place: Place) -> Vec
         object.finish();
         filters.extend(filter);
     }
-    filters
+    exact(filters)
 }
 
 /// Filters, each with the field that says more of it; the first of them are a `GRPCRoute`'s too.
@@ -94,9 +95,15 @@ fn filter(
     let field = object.required(body)?;
     let mut inner = field.object()?;
     let filter = match kind {
-        "RequestHeaderModifier" => header_edits(&mut inner).map(Filter::RequestHeaders),
-        "ResponseHeaderModifier" => header_edits(&mut inner).map(Filter::ResponseHeaders),
-        "RequestRedirect" => redirect(&mut inner, prefixes).map(Filter::Redirect),
+        "RequestHeaderModifier" => header_edits(&mut inner)
+            .map(Arc::new)
+            .map(Filter::RequestHeaders),
+        "ResponseHeaderModifier" => header_edits(&mut inner)
+            .map(Arc::new)
+            .map(Filter::ResponseHeaders),
+        "RequestRedirect" => redirect(&mut inner, prefixes)
+            .map(Arc::new)
+            .map(Filter::Redirect),
         "URLRewrite" => rewrite(&mut inner, prefixes),
         "CORS" => cors(&mut inner).map(Arc::new).map(Filter::Cors),
         "RequestMirror" => {
@@ -116,7 +123,7 @@ fn filter(
                 .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
             inner.finish();
             return name.map(|name| FilterDraft::Extension {
-                source: field.source().clone(),
+                source: field.source().lasting(),
                 name,
             });
         }
@@ -161,17 +168,15 @@ pub(crate) fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
         let Some(field) = object.optional(list) else {
             return Vec::new();
         };
-        field
-            .limited_list(MAX_ITEMS)
-            .iter()
-            .filter_map(|field| {
-                let mut object = field.object()?;
-                let pair = header(&mut object);
-                object.finish();
-                allowed(field, &pair.as_ref()?.0);
-                pair
-            })
-            .collect()
+        let list = field.limited_list(MAX_ITEMS);
+        let pairs = list.iter().filter_map(|field| {
+            let mut object = field.object()?;
+            let pair = header(&mut object);
+            object.finish();
+            allowed(field, &pair.as_ref()?.0);
+            pair
+        });
+        exact(pairs.collect())
     };
     let set = pairs(object, "set");
     let add = pairs(object, "add");
@@ -184,7 +189,11 @@ pub(crate) fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
             }
         }
     }
-    Some(HeaderEdits { set, add, remove })
+    Some(HeaderEdits {
+        set,
+        add,
+        remove: exact(remove),
+    })
 }
 
 fn mirror(object: &mut Object<'_>, meta: &Meta) -> Option<FilterDraft> {
