@@ -118,7 +118,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
                 }
                 Change::Objects(taken) => {
                     read = read.saturating_add(taken.read);
-                    reconciler.objects(*taken);
+                    reconciler.objects(taken);
                 }
             },
             Some(discovery) = next(&mut discoveries) => reconciler.pods(discovery),
@@ -242,14 +242,14 @@ async fn end(cluster: Option<Arc<Cluster>>) -> anyhow::Result<()> {
 /// What changed.
 enum Change {
     Documents(Result<Loaded, SourceError>),
-    Objects(Box<Taken>),
+    Objects(Taken),
 }
 
 /// Changes of the documents, wherever they come from.
 enum Feed {
     /// From a task that lives as long as the receiver.
     Folder(mpsc::Receiver<Result<Loaded, SourceError>>),
-    Cluster(ClusterWatch),
+    Cluster(Box<ClusterWatch>),
 }
 
 impl Feed {
@@ -267,13 +267,13 @@ impl Feed {
         let mut watch = ClusterWatch::new(cluster);
         let first = watch.changed().await;
         let first = first.context("the cluster is not followed any more")?;
-        Ok((Self::Cluster(watch), Documents::of_cluster(first)))
+        Ok((Self::Cluster(Box::new(watch)), Documents::of_cluster(first)))
     }
 
     async fn next(&mut self) -> Option<Change> {
         match self {
             Self::Folder(changes) => Some(Change::Documents(changes.recv().await?)),
-            Self::Cluster(watch) => Some(Change::Objects(Box::new(watch.changed().await?))),
+            Self::Cluster(watch) => Some(Change::Objects(watch.changed().await?)),
         }
     }
 }
