@@ -33,8 +33,10 @@ use crate::view::{AgentView, Origin};
 /// How often what failed is tried again, and what others may have removed from the node is put back.
 const REPAIR: Duration = Duration::from_secs(5);
 
-/// Documents that leave something behind which is worth the time to give it back.
+/// Documents that leave something behind which is worth the time to give it back at once.
 const MANY: usize = 500;
+/// Documents for which that is done when no more of them come.
+const SOME: usize = 20;
 
 /// How long connections that are older than the gates may be picked up in their middle: a keepalive's worth of silence is
 /// no loss, since the opener's next packet makes them known too.
@@ -100,16 +102,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     let mut repair = tokio::time::interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Documents that were read since memory was given back; all of them now.
-    let mut read = MANY;
+    // Documents that were read since memory was given back, now and at the last tick; all of them in the beginning.
+    let (mut read, mut read_before) = (MANY, 0);
     loop {
         tokio::select! {
             _ = repair.tick() => {
                 reconciler.repair();
-                if read >= MANY {
+                if read >= MANY || (read >= SOME && read == read_before) {
                     read = 0;
                     tokio::task::block_in_place(memory::tidy);
                 }
+                read_before = read;
             }
             Some(change) = feed.next() => match change {
                 Change::Documents(loaded) => {

@@ -286,6 +286,8 @@ pub struct Listener {
     /// The gate that its gateway plays.
     pub gate: Option<Gate>,
     pub(crate) hosts: HostIndex<Arc<HostRules>>,
+    /// The routes that `hosts` was made of, in order.
+    pub(crate) attached: Vec<Attached>,
     /// Headers that tokens set and that choose a route again: a client's own never choose one.
     pub(crate) token_headers: Vec<HeaderName>,
     pub(crate) certificates: HostIndex<Arc<ServerCertificate>>,
@@ -327,7 +329,7 @@ pub struct ServerCertificate {
 }
 
 /// Values by host: exact names, wildcards by suffix, and one for all other hosts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HostIndex<T> {
     pub(crate) exact: HashMap<Arc<str>, T>,
     pub(crate) wildcard: HashMap<Arc<str>, T>,
@@ -462,7 +464,9 @@ pub(crate) type RouteRules = Arc<[Arc<RouteRule>]>;
 #[derive(Default)]
 pub(crate) struct Kept {
     here: Here,
-    routes: HashMap<usize, KeptRules>,
+    /// All services, in the order of their names.
+    services: Vec<Shared<Service>>,
+    routes: HashMap<usize, Arc<KeptRules>>,
     lists: HashMap<BackendName, KeptList>,
 }
 
@@ -475,20 +479,25 @@ struct KeptList {
     service: Option<Shared<Service>>,
 }
 
-struct KeptRules {
-    rules: RouteRules,
+pub(crate) struct KeptRules {
+    pub(crate) rules: RouteRules,
     /// What its targets' services were, in the order of the targets.
     services: Box<[Option<Shared<Service>>]>,
     _route: Shared<Route>,
 }
 
 impl Kept {
-    /// Nothing that was compiled for this place, with room for so many routes.
-    pub(crate) fn with_room(here: Here, routes: usize) -> Self {
+    /// Nothing that was compiled for this place and these services, with room for so many routes.
+    pub(crate) fn with_room<'a>(
+        here: Here,
+        services: impl Iterator<Item = &'a Shared<Service>>,
+        routes: usize,
+    ) -> Self {
         let mut kept = HashMap::default();
         kept.reserve(routes);
         Self {
             here,
+            services: services.cloned().collect(),
             routes: kept,
             lists: HashMap::default(),
         }
@@ -534,19 +543,27 @@ impl Kept {
         self.lists.insert(name.clone(), list);
     }
 
-    /// The rules of a route that was compiled for this place, when its targets' services were these.
+    /// Whether all services are the same ones here and there.
+    pub(crate) fn has_services_of(&self, other: &Self) -> bool {
+        let (own, others) = (&self.services, &other.services);
+        own.len() == others.len() && own.iter().zip(others).all(|(own, other)| own.is(other))
+    }
+
+    /// The rules of a route that was compiled for this place, when its targets' services were these; none: all are as they were.
     pub(crate) fn of<'a>(
         &'a self,
         here: &Here,
         route: &Shared<Route>,
-        services: impl Iterator<Item = Option<&'a Shared<Service>>>,
-    ) -> Option<&'a RouteRules> {
+        services: Option<impl Iterator<Item = Option<&'a Shared<Service>>>>,
+    ) -> Option<&'a Arc<KeptRules>> {
         if self.here != *here {
             return None;
         }
         let kept = self.routes.get(&route.address())?;
         let known = kept.services.iter().map(Option::as_ref);
-        known.eq(services).then_some(&kept.rules)
+        services
+            .is_none_or(|services| known.eq(services))
+            .then_some(kept)
     }
 
     /// Keeps the rules of a route.
@@ -561,7 +578,25 @@ impl Kept {
             services: services.map(|one| one.cloned()).collect(),
             _route: route.clone(),
         };
-        self.routes.insert(route.address(), kept);
+        self.routes.insert(route.address(), Arc::new(kept));
+    }
+
+    /// Goes on keeping the rules of a route.
+    pub(crate) fn keep_on(&mut self, route: &Shared<Route>, rules: &Arc<KeptRules>) {
+        self.routes.insert(route.address(), Arc::clone(rules));
+    }
+}
+
+/// A route that is attached to a listener.
+pub(crate) struct Attached {
+    pub(crate) route: Shared<Route>,
+    pub(crate) rules: RouteRules,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What requests meet of it is in the rules of its hosts.
+        f.debug_struct("Attached").finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use serde_json::{Map, Value, json};
 use snapshot::model::{ObjectName, RouteKind};
@@ -72,12 +73,12 @@ pub(crate) fn news(before: &Outcome, now: &Outcome) -> BTreeSet<ObjectId> {
     };
     let document = |kind: snapshot::Kind| Kind::find(kind.group(), kind.as_str());
     let route = |kind: RouteKind| Kind::find(GATEWAY_API, kind.as_str());
-    differing(&old.objects, &new.objects, |key| {
-        add(document(key.kind), &key.name)
-    });
-    differing(&old.routes, &new.routes, |(kind, name)| {
-        add(route(*kind), name)
-    });
+    for key in differing_keys(&old.objects, &new.objects) {
+        add(document(key.kind), &key.name);
+    }
+    for (kind, name) in differing_keys(&old.routes, &new.routes) {
+        add(route(*kind), name);
+    }
     differing(&old.policies, &new.policies, |(kind, name)| {
         add(document(*kind), name)
     });
@@ -107,12 +108,19 @@ pub(crate) fn find(objects: &Objects, kind: Kind, name: &ObjectName) -> Option<O
 
 /// Objects that only one of two sets has as they are there.
 pub(crate) fn changed(before: &Objects, now: &Objects) -> BTreeSet<ObjectId> {
-    let changes = before.diff(now).map(|change| match change {
-        DiffItem::Add(id, _) | DiffItem::Update { new: (id, _), .. } | DiffItem::Remove(id, _) => {
-            id.clone()
-        }
-    });
-    changes.collect()
+    differing_keys(before, now).cloned().collect()
+}
+
+/// Keys under which two maps have not the same, in the time that what they do not share takes.
+fn differing_keys<'a, K: Ord + Clone, V: PartialEq + Clone>(
+    before: &'a OrdMap<K, V>,
+    now: &'a OrdMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    before.diff(now).map(|change| match change {
+        DiffItem::Add(key, _)
+        | DiffItem::Update { new: (key, _), .. }
+        | DiffItem::Remove(key, _) => key,
+    })
 }
 
 /// Calls `each` with the keys under which two maps have not the same.

@@ -10,7 +10,7 @@ use self::attachment::{Closing, Known};
 use self::authorities::Holders;
 use self::backend::Backends;
 use self::backend_tls::TlsPolicies;
-use self::collect::{Collected, Placed, collect};
+use self::collect::{Collected, Placed};
 use self::context::{Context, Fault};
 use self::gateway::{Gateways, Giving};
 use self::grants::{Grants, Namespaces};
@@ -21,13 +21,14 @@ use crate::document::gateway::GatewayDraft;
 use crate::document::platform::CellSource;
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
-use crate::document::{Draft, Drafts, Kind, Read, content};
+use crate::document::{Draft, Drafts, Kind, Read};
 use crate::model::{Gateway, L7Kind, ObjectName, PolicyScope, Route, RouteName, Snapshot};
 use crate::reader::Sink;
-use crate::report::{Mistake, Source, Warning};
-use crate::status::{ObjectKey, Reason, Report, Verdict};
+use crate::report::Mistake;
+use crate::status::{Reason, Report};
 
 mod addresses;
+mod assembly;
 mod attachment;
 mod authorities;
 mod backend;
@@ -75,21 +76,33 @@ pub(crate) struct Outcome {
 /// not to be seen in what comes out.
 pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -> Outcome {
     let sink = Sink::default();
-    let mut collected = collect(reads.iter(), taking, &sink);
+    let (mut collected, changes) = memory.assembly.collect(&reads, taking, &sink);
+    let before = sink.mistakes();
     addresses::unique(&collected.drafts, &sink);
     addresses::pod_networks(&collected.drafts, &sink);
-    if taking == Taking::Each {
-        collected.refuse(&sink);
+    if sink.mistakes() > before {
+        collected.plain = false;
+        if taking == Taking::Each {
+            collected.refuse(&sink);
+        }
     }
-    let Collected { drafts, documents } = collected;
+    let Collected {
+        drafts,
+        documents,
+        plain,
+    } = collected;
     let mut report = Report::default();
-    memory.look(&reads, &documents);
+    memory.look(&changes, &documents);
     let snapshot = snapshot(&drafts, &documents, taking, memory, &mut report, &sink);
-    let digests = documents.iter().map(|placed| placed.document.digest);
-    let digest = content::together(digests.collect());
     let (mistakes, warnings) = sink.finish();
-    verdicts(&documents, &mistakes, &warnings, &mut report);
+    let assembly = &mut memory.assembly;
+    (report.objects, report.nameless) =
+        assembly.verdicts(&documents, &changes, &mistakes, &warnings);
     report::observe(&mut report);
+    if plain {
+        assembly.keep(drafts);
+    }
+    let digest = assembly.together();
     Outcome {
         snapshot: Snapshot {
             digest: digest.into(),
@@ -99,60 +112,6 @@ pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -
         report,
         mistakes,
     }
-}
-
-/// Says of every object what was said of its document.
-fn verdicts(
-    documents: &[Placed<'_>],
-    mistakes: &[Mistake],
-    warnings: &[Warning],
-    report: &mut Report,
-) {
-    type Document<'a> = (&'a str, usize);
-    fn document(source: &Source) -> Document<'_> {
-        (&source.file, source.document)
-    }
-    // Of nearly all there is nothing to say.
-    let mut said: BTreeMap<Document<'_>, (Vec<Mistake>, Vec<Warning>)> = BTreeMap::new();
-    for mistake in mistakes {
-        let of = said.entry(document(&mistake.source)).or_default();
-        of.0.push(mistake.clone());
-    }
-    for warning in warnings {
-        let of = said.entry(document(&warning.source)).or_default();
-        of.1.push(warning.clone());
-    }
-    let mut verdicts: Vec<(ObjectKey, Verdict)> = Vec::with_capacity(documents.len());
-    for placed in documents {
-        let meta = &placed.document.meta;
-        let key = ObjectKey {
-            kind: placed.document.draft.kind(),
-            name: meta.name.clone(),
-        };
-        let own = (!said.is_empty()).then(|| said.remove(&document(&meta.declared)));
-        let (mistakes, warnings) = own.flatten().unwrap_or_default();
-        let verdict = Verdict {
-            generation: meta.generation,
-            accepted: !placed.refused,
-            mistakes,
-            warnings,
-        };
-        verdicts.push((key, verdict));
-    }
-    report.nameless = said
-        .into_values()
-        .flat_map(|(mistakes, _)| mistakes)
-        .collect();
-    // Of two documents with one name the first was taken, and the second has said so.
-    verdicts.sort_by(|(a, _), (b, _)| a.cmp(b));
-    verdicts.dedup_by(|(key, second), (known, first)| {
-        let same = key == known;
-        if same {
-            first.mistakes.append(&mut second.mistakes);
-        }
-        same
-    });
-    report.objects = verdicts.into_iter().collect();
 }
 
 /// Makes a snapshot without digest and warnings, and says of every part what the Gateway API wants to be said.

@@ -60,6 +60,11 @@ impl Sink {
         !tainted.is_empty() && tainted.contains(&(source.file.clone(), source.document))
     }
 
+    /// How many mistakes were told.
+    pub(crate) fn mistakes(&self) -> usize {
+        self.mistakes.borrow().len()
+    }
+
     /// The first thing that is wrong with a document, as its status has it.
     pub(crate) fn first(&self, source: &Source) -> Option<String> {
         let mistakes = self.mistakes.borrow();

@@ -10,6 +10,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use crate::document::Kind;
 use crate::model::{ObjectName, Port, RouteKind, SectionName, Transport};
 use crate::report::{Mistake, Warning};
@@ -22,7 +24,7 @@ pub use condition::{Condition, ConditionKind, Reason};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Every object that has a name.
-    pub objects: BTreeMap<ObjectKey, Verdict>,
+    pub objects: OrdMap<ObjectKey, Verdict>,
     /// What is wrong with objects that have none.
     pub nameless: Vec<Mistake>,
     /// Classes that name Cardinal as their controller.
@@ -32,7 +34,7 @@ pub struct Report {
     /// Sets of listeners for these gateways.
     pub listener_sets: BTreeMap<ObjectName, ListenerSetStatus>,
     /// Routes that name at least one of these gateways or sets.
-    pub routes: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
+    pub routes: OrdMap<(RouteKind, ObjectName), RouteStatus>,
     /// `Service`s that gateways need, by name; none: that is not known, since the `Platform` cannot be read.
     pub load_balancers: Option<BTreeMap<ObjectName, LoadBalancer>>,
     /// Policies that have to do with at least one of these gateways, by kind and name.

@@ -124,7 +124,11 @@ impl<'a> Compiler<'a> {
             snapshot,
             node,
             before,
-            kept: Kept::with_room(here.clone(), snapshot.routes.len()),
+            kept: Kept::with_room(
+                here.clone(),
+                snapshot.services.values(),
+                snapshot.routes.len(),
+            ),
             here,
             mistakes: Vec::new(),
             providers: HashMap::new(),
@@ -198,13 +202,15 @@ impl<'a> Compiler<'a> {
     /// All rules by route, compiled once however many listeners they are attached to.
     fn rules(&mut self) -> Vec<RouteRules> {
         let snapshot = self.snapshot;
+        let unmoved = self.before.kept.has_services_of(&self.kept);
         let routes = snapshot.routes.iter();
         routes
             .map(|route| {
                 let services = || services(snapshot, route);
-                if let Some(rules) = self.before.kept.of(&self.here, route, services()) {
-                    self.kept.keep(route, services(), rules);
-                    return Arc::clone(rules);
+                let moved = (!unmoved).then(services);
+                if let Some(kept) = self.before.kept.of(&self.here, route, moved) {
+                    self.kept.keep_on(route, kept);
+                    return Arc::clone(&kept.rules);
                 }
                 let name: Arc<str> = route.name.to_string().into();
                 let rules = route.rules.iter().enumerate();

@@ -203,6 +203,11 @@ impl HostRules {
         self.routes.push(Arc::clone(route));
     }
 
+    /// The routes that they are of, in order.
+    pub(crate) fn routes(&self) -> &[RouteRules] {
+        &self.routes
+    }
+
     /// Whether these are the rules of exactly these routes.
     pub(crate) fn are<'a>(
         &self,

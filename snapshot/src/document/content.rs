@@ -44,9 +44,8 @@ pub(super) fn digest(kind: Kind, meta: &Meta, root: &Value) -> Digest {
     hash.finalize().into()
 }
 
-/// Digest of a set of documents, whatever their order.
-pub(crate) fn together(mut all: Vec<Digest>) -> String {
-    all.sort_unstable();
+/// Digest of a set of documents, whose digests are sorted.
+pub(crate) fn together(all: &[Digest]) -> String {
     let mut hash = Sha256::new();
     for one in all {
         hash.update(one);

@@ -41,6 +41,7 @@ pub(crate) struct RouteDraft {
     pub(crate) parents: Vec<ParentDraft>,
     pub(crate) hostnames: Arc<[HostPattern]>,
     pub(crate) created: Option<Timestamp>,
+    pub(crate) generation: Option<i64>,
     pub(crate) rules: Vec<RuleDraft>,
 }
 
@@ -160,6 +161,7 @@ pub(super) fn route(spec: &mut Object<'_>, meta: &Meta, kind: L7Kind) -> Option<
         parents,
         hostnames: hostnames.into(),
         created: meta.created,
+        generation: meta.generation,
         rules: exact(rules),
     })
 }

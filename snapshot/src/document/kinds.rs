@@ -1,6 +1,6 @@
 //! Kinds of documents: in which versions each is taken, what reads it, and where its drafts are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
     selector, service, traffic_policy,
 };
 use crate::model::{self, ObjectName};
-use crate::reader::{Object, Sink};
+use crate::reader::Object;
 use crate::report::Source;
 
 /// Objects of one kind by name, with the document of each. No draft: the document has mistakes.
@@ -74,12 +74,27 @@ macro_rules! kinds {
         impl Drafts {
             /// Puts a document where it belongs; whether there was room for it. Of two documents with one name the first
             /// counts.
-            pub(crate) fn place(&mut self, document: &Document, refused: bool, sink: &Sink) -> bool {
+            pub(crate) fn place(&mut self, document: &Document, refused: bool) -> bool {
                 match &document.draft {
                     $(Draft::$kind(draft) => {
                         let draft = draft.as_ref().filter(|_| !refused);
-                        place(&mut self.$table, &document.meta, draft, sink)
+                        place(&mut self.$table, &document.meta, draft)
                     })*
+                }
+            }
+
+            /// Takes a document away that was placed.
+            pub(crate) fn take_out(&mut self, document: &Document) {
+                let name = &document.meta.name;
+                match &document.draft {
+                    $(Draft::$kind(_) => drop(self.$table.remove(name)),)*
+                }
+            }
+
+            /// Where an object is declared.
+            pub(crate) fn declared(&self, kind: Kind, name: &ObjectName) -> Option<&Source> {
+                match kind {
+                    $(Kind::$kind => self.$table.get(name).map(|(source, _)| source),)*
                 }
             }
 
@@ -169,17 +184,10 @@ fn whole<'a, T>(
     draft
 }
 
-fn place<T>(table: &mut Table<T>, meta: &Meta, draft: Option<&Arc<T>>, sink: &Sink) -> bool {
-    if let Some((first, _)) = table.get(&meta.name) {
-        sink.mistake(
-            meta.declared.at("metadata.name"),
-            format_args!("{} is declared before, in {first}", meta.declared.object),
-        );
+fn place<T>(table: &mut Table<T>, meta: &Meta, draft: Option<&Arc<T>>) -> bool {
+    let Entry::Vacant(free) = table.entry(meta.name.clone()) else {
         return false;
-    }
-    table.insert(
-        meta.name.clone(),
-        (meta.declared.clone(), draft.map(Arc::clone)),
-    );
+    };
+    free.insert((meta.declared.clone(), draft.map(Arc::clone)));
     true
 }

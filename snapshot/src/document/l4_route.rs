@@ -18,6 +18,7 @@ pub(crate) struct L4RouteDraft {
     /// Server names; never empty in a `TLSRoute`, always in the others.
     pub(crate) hostnames: Vec<HostPattern>,
     pub(crate) created: Option<Timestamp>,
+    pub(crate) generation: Option<i64>,
     pub(crate) backends: Vec<BackendDraft>,
 }
 
@@ -82,6 +83,7 @@ fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<L4RouteDraft> {
         parents,
         hostnames: Vec::new(),
         created: meta.created,
+        generation: meta.generation,
         backends: backends?,
     })
 }

@@ -69,19 +69,21 @@ pub(super) fn routes(
     });
     let both = drafts.iter().all(|(_, drafts)| !drafts.is_empty());
     let mut taken = Taken::new(both);
-    let mut statuses = Vec::with_capacity(found.len());
     let mut documents: Vec<(RouteName, Option<Linked>)> = Vec::with_capacity(found.len());
     documents.extend(unread.into_iter().map(|name| (name, None)));
+    let mut last: Option<((ObjectName, SectionName), &Entry)> = None;
     for (kind, name, declared, draft) in &found {
         let name = RouteName {
             kind: *kind,
             name: (*name).clone(),
         };
         let known = memory.of(draft).is_some_and(|known| {
-            known.listeners(to.gateways).all(|(built, entry)| {
-                let loses = taken.take(built, entry, &name, &draft.hostnames);
-                loses.is_none()
-            })
+            let mut listeners = known.listeners(to.gateways);
+            !both
+                || listeners.all(|(built, entry)| {
+                    let loses = taken.take(built, entry, &name, &draft.hostnames);
+                    loses.is_none()
+                })
         });
         if !known {
             memory.keep(route(&name, declared, draft, to, &mut taken));
@@ -90,18 +92,23 @@ pub(super) fn routes(
             continue;
         };
         if known {
-            for (_, entry) in route.listeners(to.gateways) {
-                entry.count();
+            for listener in route.counted.iter() {
+                // Many routes have the one before's listeners.
+                if last.as_ref().is_none_or(|(other, _)| other != listener) {
+                    let (gateway, id) = listener;
+                    let found = to.gateways.listener(gateway, id);
+                    last = found.map(|(_, entry)| (listener.clone(), entry));
+                }
+                if let Some((_, entry)) = &last {
+                    entry.count();
+                }
             }
         }
         to.context.sink.known(&route.mistakes, &route.warnings);
-        if let Some(status) = &route.status {
-            statuses.push(((RouteKind::L7(*kind), name.name.clone()), status.clone()));
-        }
         documents.push((name, Some(route.linked.clone())));
     }
-    memory.tidy(found.len());
-    report.routes.extend(statuses);
+    let others = std::mem::replace(&mut report.routes, memory.tidy(found.len()));
+    report.routes.extend(others);
     documents.into_iter().collect()
 }
 
@@ -166,7 +173,7 @@ fn route(
     };
     let mut remembered = Remembered::new(draft, linked);
     remembered.status = (!statuses.is_empty()).then(|| RouteStatus {
-        generation: None,
+        generation: draft.generation,
         parents: statuses.into(),
     });
     remembered.counted = counted.into();

@@ -83,7 +83,7 @@ pub(super) fn routes(drafts: &Drafts, to: &References<'_>, report: &mut Report) 
         let (statuses, _) = attachment.finish(resolved.as_ref(), None);
         if !statuses.is_empty() {
             let status = RouteStatus {
-                generation: None,
+                generation: draft.generation,
                 parents: statuses.into(),
             };
             report.routes.insert((route, name.clone()), status);

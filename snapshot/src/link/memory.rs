@@ -8,6 +8,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
+use super::assembly::{Assembly, Changes};
 use super::backend::Lists;
 use super::collect::Placed;
 use super::gateway::{Built, Gateways};
@@ -15,19 +18,21 @@ use super::http_route::Linked;
 use super::listener::Entry;
 use crate::document::http_route::{BackendDraft, BackendKind, FilterDraft, RouteDraft};
 use crate::document::{Draft, Kind, Read};
-use crate::model::{ObjectName, SectionName};
+use crate::model::{ObjectName, RouteKind, SectionName};
 use crate::report::{Mistake, Source, Warning};
 use crate::status::{ParentStatus, RouteStatus};
 
 /// What is remembered.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// What was linked last, by path.
-    reads: Vec<Arc<Read>>,
+    /// What was put together last.
+    pub(super) assembly: Assembly,
     /// Documents that were refused then, those of routes apart: what refers to them depends on it.
     refused: Vec<Source>,
     /// Routes by the address of their draft, which each of them holds.
     routes: HashMap<usize, Box<Remembered>>,
+    /// Their status.
+    statuses: Statuses,
     /// Backends that are not as they were.
     moved: BTreeSet<(BackendPart, ObjectName)>,
     /// Lists of endpoints that routes lead to.
@@ -47,6 +52,9 @@ struct Alike {
 
 /// A listener that counts a route: the gateway, and the name in the gateway.
 pub(super) type Counted = (ObjectName, SectionName);
+
+/// Status of routes, by kind and name.
+pub(super) type Statuses = OrdMap<(RouteKind, ObjectName), RouteStatus>;
 
 /// Which kind a backend is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +91,11 @@ impl Remembered {
         }
     }
 
+    fn key(&self) -> (RouteKind, ObjectName) {
+        let route = &self.linked.route;
+        (RouteKind::L7(route.kind), route.name.clone())
+    }
+
     /// The listeners that count it.
     pub(super) fn listeners<'a>(
         &'a self,
@@ -94,8 +107,8 @@ impl Remembered {
 }
 
 impl Memory {
-    /// Forgets what does not hold for these objects, which come in the order of their paths.
-    pub(super) fn look(&mut self, reads: &[Arc<Read>], documents: &[Placed<'_>]) {
+    /// Forgets what does not hold for these objects.
+    pub(super) fn look(&mut self, changes: &Changes, documents: &[Placed<'_>]) {
         self.round += 1;
         self.moved.clear();
         let refused: Vec<Source> = documents
@@ -105,9 +118,9 @@ impl Memory {
             .collect();
         let mut holds = refused == self.refused;
         self.refused = refused;
-        let before = std::mem::take(&mut self.reads);
-        differing(&before, reads, |read| holds = self.follow(read) && holds);
-        self.reads = reads.to_vec();
+        for read in changes.gone.iter().chain(&changes.come) {
+            holds = self.follow(read) && holds;
+        }
         let policies = |kind| {
             documents
                 .iter()
@@ -117,6 +130,18 @@ impl Memory {
         let held = self.moved.is_empty() || !policies(Kind::BackendTLSPolicy);
         if !holds || !held {
             self.routes.clear();
+            self.statuses.clear();
+        }
+        for document in changes.gone.iter().flat_map(|read| &read.documents) {
+            if let Draft::HTTPRoute(Some(draft)) | Draft::GRPCRoute(Some(draft)) = &document.draft {
+                self.forget(address(draft));
+            }
+        }
+    }
+
+    fn forget(&mut self, route: usize) {
+        if let Some(gone) = self.routes.remove(&route) {
+            self.statuses.remove(&gone.key());
         }
     }
 
@@ -194,14 +219,24 @@ impl Memory {
             counted: Arc::clone(&route.counted),
             rule_names: Arc::clone(&route.linked.rule_names),
         });
+        match &route.status {
+            Some(status) => self.statuses.insert(route.key(), status.clone()),
+            None => self.statuses.remove(&route.key()),
+        };
         self.routes.insert(address(&route.draft), Box::new(route));
     }
 
-    /// Forgets routes that are not there any more.
-    pub(super) fn tidy(&mut self, routes: usize) {
+    /// Forgets routes that were not linked now, and says what the status of the others is.
+    pub(super) fn tidy(&mut self, routes: usize) -> Statuses {
         if self.routes.len() > routes {
-            self.routes.retain(|_, route| route.round == self.round);
+            let left = self.routes.iter();
+            let left = left.filter(|(_, route)| route.round != self.round);
+            let left: Vec<usize> = left.map(|(address, _)| *address).collect();
+            for route in left {
+                self.forget(route);
+            }
         }
+        self.statuses.clone()
     }
 }
 
@@ -233,34 +268,4 @@ fn mirrors(filters: &[FilterDraft]) -> impl Iterator<Item = &BackendDraft> {
         FilterDraft::Mirror { backend, .. } => Some(&**backend),
         FilterDraft::Here(_) | FilterDraft::Extension { .. } => None,
     })
-}
-
-/// Calls `each` with everything that only one of two lists has, both of which are in the order of their paths.
-fn differing<'a>(before: &'a [Arc<Read>], now: &'a [Arc<Read>], mut each: impl FnMut(&'a Read)) {
-    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
-    loop {
-        match (before.peek(), now.peek()) {
-            (None, None) => return,
-            (Some(old), None) => {
-                each(old);
-                before.next();
-            }
-            (None, Some(new)) => {
-                each(new);
-                now.next();
-            }
-            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {
-                before.next();
-                now.next();
-            }
-            (Some(old), Some(new)) if old.path() <= new.path() => {
-                each(old);
-                before.next();
-            }
-            (Some(_), Some(new)) => {
-                each(new);
-                now.next();
-            }
-        }
-    }
 }

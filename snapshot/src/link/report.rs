@@ -211,7 +211,7 @@ pub(super) fn refused_routes(
         let parents: Arc<[_]> = parents.collect();
         if !parents.is_empty() {
             let status = RouteStatus {
-                generation: None,
+                generation: document.meta.generation,
                 parents,
             };
             report
@@ -395,7 +395,7 @@ fn status_of(ancestors: BTreeSet<ParentRef>, conditions: &[Condition]) -> Policy
     }
 }
 
-/// Notes in each status which state of its object was read.
+/// Notes in each status which state of its object was read, but for routes, whose own is noted with it.
 pub(super) fn observe(report: &mut Report) {
     let objects = &report.objects;
     let of = |kind: Kind, name: &ObjectName| {
@@ -417,16 +417,6 @@ pub(super) fn observe(report: &mut Report) {
     }
     for (name, status) in &mut report.listener_sets {
         status.generation = of(Kind::ListenerSet, name);
-    }
-    for ((kind, name), status) in &mut report.routes {
-        let kind = match kind {
-            RouteKind::L7(L7Kind::Http) => Kind::HTTPRoute,
-            RouteKind::L7(L7Kind::Grpc) => Kind::GRPCRoute,
-            RouteKind::L4(L4Kind::Tls) => Kind::TLSRoute,
-            RouteKind::L4(L4Kind::Tcp) => Kind::TCPRoute,
-            RouteKind::L4(L4Kind::Udp) => Kind::UDPRoute,
-        };
-        status.generation = of(kind, name);
     }
     for ((kind, name), status) in &mut report.policies {
         status.generation = of(*kind, name);

@@ -1,6 +1,6 @@
 //! What listens: gateways' addresses and ports, each with its listeners and their routes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,9 +15,12 @@ use crate::compile::client;
 use crate::route::client::{ClientSettings, Handshakes};
 use crate::route::stream::{StreamRoute, Streams};
 use crate::route::{
-    Bind, ClientTrust, HashMap, HostIndex, HostRules, Identity, Listener, RouteRule, RouteRules,
-    TargetKind, Wire,
+    Attached, Bind, ClientTrust, HashMap, HostIndex, HostRules, Identity, Listener, RouteRule,
+    RouteRules, TargetKind, Wire,
 };
+
+/// When more routes than these differ, all hosts are looked at.
+const FEW: usize = 64;
 
 impl<'a> Compiler<'a> {
     pub(super) fn binds(
@@ -170,11 +173,22 @@ impl<'a> Compiler<'a> {
             None => None,
         };
         let name: Arc<str> = format!("{}/{}", gateway.name, listener.name).into();
-        let (hosts, token_headers) = self.hosts(gateway, listener, &name, rules, clients.is_none());
+        let before = self.listener_before(gateway, listener, &name);
+        let before = before.map(|before| &**before);
+        let attached = self.attached(gateway, listener);
+        let (hosts, token_headers) =
+            self.hosts(listener, before, &attached, rules, clients.is_none());
         Listener {
             name,
             gate: gateway.gate,
             hosts,
+            attached: attached
+                .into_iter()
+                .map(|at| Attached {
+                    route: self.snapshot.routes[at].clone(),
+                    rules: Arc::clone(&rules[at]),
+                })
+                .collect(),
             token_headers,
             certificates,
             default_certificate,
@@ -188,41 +202,52 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The rules of each host of a listener, and the headers that tokens set in them. Hosts whose routes are as before keep
-    /// what was made of them.
-    fn hosts(
-        &mut self,
-        gateway: &Gateway,
-        listener: &ListenerModel,
-        name: &Arc<str>,
-        rules: &[RouteRules],
-        anonymous: bool,
-    ) -> (HostIndex<Arc<HostRules>>, Vec<HeaderName>) {
-        let snapshot = self.snapshot;
-        let mut routes: HashMap<Option<HostPattern>, Vec<usize>> = HashMap::default();
-        let mut token_headers: HashSet<HeaderName> = HashSet::new();
-        for (at, route) in snapshot.routes.iter().enumerate() {
-            let attached = route.parents.iter().any(|parent| {
+    /// The routes that are attached to a listener, by their places in the snapshot.
+    fn attached(&self, gateway: &Gateway, listener: &ListenerModel) -> Vec<usize> {
+        let attached = |route: &Route| {
+            route.parents.iter().any(|parent| {
                 parent.gateway == gateway.name
                     && parent
                         .listener
                         .as_ref()
                         .is_none_or(|name| *name == listener.name)
                     && parent.port.is_none_or(|port| port == listener.port)
-            });
-            if !attached {
-                continue;
-            }
+            })
+        };
+        let routes = self.snapshot.routes.iter().enumerate();
+        let attached = routes.filter(|(_, route)| attached(route));
+        attached.map(|(at, _)| at).collect()
+    }
+
+    /// The rules of each host of a listener, and the headers that tokens set in them. Hosts whose routes are as before keep
+    /// what was made of them.
+    fn hosts(
+        &mut self,
+        listener: &ListenerModel,
+        before: Option<&Listener>,
+        attached: &[usize],
+        rules: &[RouteRules],
+        anonymous: bool,
+    ) -> (HostIndex<Arc<HostRules>>, Vec<HeaderName>) {
+        let same = before.filter(|before| !anonymous || before.clients.is_none());
+        let patched =
+            same.and_then(|before| self.patched(listener, before, attached, rules, anonymous));
+        if let Some(hosts) = patched {
+            return (hosts, Vec::new());
+        }
+        let snapshot = self.snapshot;
+        let mut routes: HashMap<Option<HostPattern>, Vec<usize>> = HashMap::default();
+        let mut token_headers: HashSet<HeaderName> = HashSet::new();
+        for at in attached.iter().copied() {
+            let route = &snapshot.routes[at];
             if anonymous {
                 self.no_certificates(route, &rules[at], listener);
             }
             for host in effective_hosts(listener.hostname.as_ref(), &route.hostnames) {
                 routes.entry(host).or_default().push(at);
             }
-            let headers = rules[at].iter().flat_map(|rule| rule.token_headers());
-            token_headers.extend(headers.cloned());
+            token_headers.extend(token_headers_of(&rules[at]).cloned());
         }
-        let before = self.listener_before(gateway, listener, name);
         let mut hosts: HostIndex<Arc<HostRules>> = HostIndex::default();
         hosts.exact.reserve(routes.len());
         for (host, routes) in routes {
@@ -242,6 +267,53 @@ impl<'a> Compiler<'a> {
             hosts.insert(host.as_ref(), made);
         }
         (hosts, sorted(token_headers))
+    }
+
+    /// The rules of each host where all that differs is that a few routes are in the place of others with the same hosts; none if it
+    /// is not. Nothing of what these routes are checked for may have come with anything else.
+    fn patched(
+        &mut self,
+        listener: &ListenerModel,
+        before: &Listener,
+        attached: &[usize],
+        rules: &[RouteRules],
+        anonymous: bool,
+    ) -> Option<HostIndex<Arc<HostRules>>> {
+        if before.attached.len() != attached.len() || !before.token_headers.is_empty() {
+            return None;
+        }
+        let snapshot = self.snapshot;
+        let differs = |(at, old): &(&usize, &Attached)| !Arc::ptr_eq(&rules[**at], &old.rules);
+        let pairs = attached.iter().zip(&before.attached);
+        let changed: Vec<_> = pairs.filter(differs).take(FEW + 1).collect();
+        if changed.len() > FEW {
+            return None;
+        }
+        let mut hosts: BTreeSet<Option<HostPattern>> = BTreeSet::new();
+        for (at, old) in changed {
+            let route = &snapshot.routes[*at];
+            let effective =
+                |route: &Route| effective_hosts(listener.hostname.as_ref(), &route.hostnames);
+            let own = effective(route);
+            if own != effective(&old.route) || token_headers_of(&rules[*at]).next().is_some() {
+                return None;
+            }
+            if anonymous {
+                self.no_certificates(route, &rules[*at], listener);
+            }
+            hosts.extend(own);
+        }
+        let mut index = before.hosts.clone();
+        for host in hosts {
+            let mut made = HostRules::default();
+            for route in before.hosts.of(host.as_ref())?.routes() {
+                let mut places = before.attached.iter();
+                let at = attached[places.position(|one| Arc::ptr_eq(&one.rules, route))?];
+                self.add(&mut made, &snapshot.routes[at], &rules[at], at);
+            }
+            index.insert(host.as_ref(), Arc::new(made));
+        }
+        Some(index)
     }
 
     /// What was made of a listener in the table before.
@@ -299,6 +371,11 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+/// Headers that tokens set in rules.
+fn token_headers_of(rules: &RouteRules) -> impl Iterator<Item = &HeaderName> {
+    rules.iter().flat_map(|rule| rule.token_headers())
 }
 
 /// In an order that is always the same.

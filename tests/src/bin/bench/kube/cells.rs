@@ -124,7 +124,8 @@ impl Cluster {
         let node = nodes.items.into_iter().find_map(|node| node.metadata.name);
         let node = node.context("there is no node")?;
         let made = (0..PODS).map(|number| {
-            let mut pod = pods::serving(&format!("caller-{number}"), &node, "caller", &[], &[]);
+            let name = format!("caller-{number}");
+            let mut pod = pods::serving(&name, &node, "caller", &[], &["--tcp", "[::]:7000"]);
             pod["metadata"]["namespace"] = NAMESPACE.into();
             pod
         });
