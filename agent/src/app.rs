@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::activate::Activator;
 use crate::admin::Admin;
-use crate::config::{DatapathMode, RunArgs};
+use crate::config::{DatapathMode, KEPT, RunArgs};
 use crate::datapath::{Datapath, DatapathConfig, Discovery, GateHook};
 use crate::explain::Rehearsals;
 use crate::lock::StateLock;
@@ -229,7 +229,7 @@ async fn follow_cluster(args: &RunArgs) -> anyhow::Result<Cluster> {
         .context("--kubernetes needs --node-name, the name of the node that the agent is on")?;
     let settings = Settings {
         node,
-        keep: Some(args.state.join("kubernetes")),
+        keep: Some(args.state.join(KEPT)),
     };
     Ok(Cluster::follow(&settings).await?)
 }

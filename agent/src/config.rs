@@ -73,7 +73,7 @@ pub struct RunArgs {
     pub cgroup: Option<PathBuf>,
 
     /// Folder of this node's own files; one agent at a time uses it
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/cardinal")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
 
     /// Unix socket of the admin interface
@@ -147,6 +147,12 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Where the pins are unless `--bpffs` says otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/cardinal";
+
+/// Where the node's own files are unless `--state` says otherwise.
+pub const DEFAULT_STATE: &str = "/var/lib/cardinal";
+
+/// The folder in there that keeps the last objects of a cluster.
+pub const KEPT: &str = "kubernetes";
 
 /// Where the admin socket is unless `--admin` says otherwise.
 pub const DEFAULT_ADMIN: &str = "/run/cardinal/admin.sock";
@@ -358,9 +364,17 @@ pub struct CleanupArgs {
     #[arg(long)]
     pub yes: bool,
 
+    /// After that look again, and until SIGTERM let no agent start on the node
+    #[arg(long, requires = "yes")]
+    pub stay: bool,
+
     /// Folder of the node's pins
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
+
+    /// Folder of the agent's own files
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
 
     /// Unix socket of the agent's admin interface
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]

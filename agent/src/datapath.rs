@@ -47,6 +47,7 @@ mod tables;
 mod wire;
 mod write;
 
+pub(crate) use cleanup::remove_empty;
 pub use cleanup::{Leftovers, Thing};
 pub use discovery::{Discovery, Pod as DiscoveredPod, scan};
 pub use drift::{Care, TableState};

@@ -4,6 +4,9 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+/// The file that is locked.
+const FILE: &str = "agent.lock";
+
 /// Why a state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -33,6 +36,19 @@ pub struct StateLock {
 }
 
 impl StateLock {
+    /// The lock's file in a state folder.
+    pub fn file(folder: &Path) -> PathBuf {
+        folder.join(FILE)
+    }
+
+    /// Takes the lock of a folder that an agent has used; none of one that no agent has.
+    pub fn of_used(folder: &Path) -> Result<Option<Self>, LockError> {
+        Self::file(folder)
+            .exists()
+            .then(|| Self::take(folder))
+            .transpose()
+    }
+
     /// Makes the folder if it is missing and takes its lock.
     pub fn take(folder: &Path) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable {
@@ -45,7 +61,7 @@ impl StateLock {
             .read(true)
             .write(true)
             .truncate(false)
-            .open(folder.join("agent.lock"))
+            .open(Self::file(folder))
             .map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {}

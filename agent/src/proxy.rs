@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::{self, Fetcher, KeyStore, Limits};
 use crate::resilience::Clock;
-use crate::route::RouteTable;
+use crate::route::{Datagrams, RouteTable};
 use crate::telemetry::{self, Telemetry, TelemetrySettings};
 use crate::upstream::{Settings, Timeouts};
 
@@ -46,6 +46,7 @@ mod forward;
 mod gate;
 mod grpc;
 mod http1;
+mod http3;
 mod inbound;
 mod lent;
 mod linger;
@@ -61,6 +62,7 @@ mod placement_metrics;
 mod prefixed;
 mod prober;
 mod proxy_header;
+mod quic;
 mod request;
 mod request_id;
 mod respond;
@@ -74,6 +76,7 @@ mod tallies;
 mod target;
 mod tls;
 mod tokens;
+mod told_certificate;
 mod trace;
 mod tunnel;
 mod websocket;
@@ -90,7 +93,8 @@ use connection::Entry;
 use datagram::Seats;
 use placement_metrics::PlacementMetrics;
 use prober::Prober;
-use worker::{Command, Shared};
+use quic::Core;
+use worker::{Command, Shared, Taker};
 
 /// Sockets with news that are looked at in one turn. Of many that are ready at once those of the next turn wait in the kernel:
 /// what one turn works on is then still in the core's cache when an upstream's answer comes for it.
@@ -137,7 +141,7 @@ pub struct ProxyConfig {
     pub stream_idle: Duration,
     /// So long may a client of a UDP route and its backend be silent.
     pub session_idle: Duration,
-    /// Sessions of one listener of UDP, over all cores.
+    /// Sessions of one listener of UDP, and connections of QUIC to one address and port, over all cores.
     pub sessions: usize,
     /// Times of key sets that are fetched; those that a document tells replace them.
     pub keys: Limits,
@@ -207,7 +211,7 @@ pub struct Proxy {
     open: Mutex<BTreeSet<SocketAddr>>,
     /// The same of datagrams, with one socket of each group for the kernel's programs. It is let go of with the others: a
     /// group leads to each of its sockets.
-    datagrams: Mutex<BTreeMap<SocketAddr, UdpSocket>>,
+    datagrams: Mutex<BTreeMap<SocketAddr, (UdpSocket, Datagrams)>>,
     /// Whether sockets of datagrams are opened for addresses that need not be the node's.
     foreign: bool,
     /// Sessions of one listener of datagrams.
@@ -361,17 +365,33 @@ impl Proxy {
     }
 
     /// Opens what is new of `wanted` for datagrams. They have sockets of their own in [`Ingress::Lookup`] too, since answers
-    /// leave by the address and port of their socket. As with [`Proxy::open`], nothing is received before the commit.
+    /// leave by the address and port of their socket. As with [`Proxy::open`], nothing is received before the commit. What
+    /// becomes of the datagrams of a port does not change while it is open.
     pub fn open_datagrams(
         &self,
-        wanted: &BTreeSet<SocketAddr>,
+        wanted: &BTreeMap<SocketAddr, Datagrams>,
     ) -> Result<OpenedDatagrams<'_>, ListenError> {
-        let current: BTreeSet<SocketAddr> = self.bound().keys().copied().collect();
+        let current: BTreeMap<SocketAddr, Datagrams> = {
+            let bound = self.bound();
+            bound.iter().map(|(at, (_, kind))| (*at, *kind)).collect()
+        };
         let mut new = BTreeMap::new();
-        for address in wanted.difference(&current) {
-            match listen::datagrams(*address, self.cores, self.foreign) {
+        for (address, kind) in wanted {
+            match current.get(address) {
+                Some(known) if known == kind => continue,
+                Some(_) => return Err(ListenError::of_another_kind(*address)),
+                None => {}
+            }
+            let opened = listen::datagrams(*address, self.cores, self.foreign);
+            let opened = opened.and_then(|group| {
+                if *kind == Datagrams::Quic {
+                    group.steer(*address)?;
+                }
+                Ok(group)
+            });
+            match opened {
                 Ok(group) => {
-                    new.insert(*address, group);
+                    new.insert(*address, (group, *kind));
                 }
                 Err(error) if self.foreign && address.is_ipv6() && listen::no_ipv6(&error) => {
                     tracing::warn!(%address, "the node has no IPv6; nobody answers there");
@@ -379,10 +399,11 @@ impl Proxy {
                 Err(error) => return Err(error),
             }
         }
+        let unwanted = current.into_keys();
         Ok(OpenedDatagrams {
             proxy: self,
             new,
-            unwanted: current.difference(wanted).copied().collect(),
+            unwanted: unwanted.filter(|at| !wanted.contains_key(at)).collect(),
         })
     }
 
@@ -392,7 +413,7 @@ impl Proxy {
         let sockets = self.bound();
         let sockets = sockets.iter();
         sockets
-            .map(|(address, socket)| (*address, socket.as_raw_fd()))
+            .map(|(address, (socket, _))| (*address, socket.as_raw_fd()))
             .collect()
     }
 
@@ -478,7 +499,7 @@ impl Proxy {
         self.telemetry.take();
     }
 
-    fn bound(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, UdpSocket>> {
+    fn bound(&self) -> std::sync::MutexGuard<'_, BTreeMap<SocketAddr, (UdpSocket, Datagrams)>> {
         // As below.
         self.datagrams
             .lock()
@@ -542,7 +563,7 @@ impl Opened<'_> {
 #[must_use = "dropping it closes the new sockets again"]
 pub struct OpenedDatagrams<'a> {
     proxy: &'a Proxy,
-    new: BTreeMap<SocketAddr, listen::Group>,
+    new: BTreeMap<SocketAddr, (listen::Group, Datagrams)>,
     unwanted: Vec<SocketAddr>,
 }
 
@@ -555,7 +576,7 @@ impl OpenedDatagrams<'_> {
     /// One socket of each group that is wanted, for the kernel's programs.
     pub fn sockets(&self) -> Vec<(SocketAddr, RawFd)> {
         let new = self.new.iter();
-        let new = new.map(|(address, group)| (*address, group.one.as_raw_fd()));
+        let new = new.map(|(address, (group, _))| (*address, group.one.as_raw_fd()));
         let mut sockets = self.proxy.datagram_sockets();
         sockets.retain(|(address, _)| !self.unwanted.contains(address));
         sockets.extend(new);
@@ -568,11 +589,18 @@ impl OpenedDatagrams<'_> {
         let mut open = self.proxy.bound();
         let mut per_core: Vec<Vec<_>> = Vec::new();
         per_core.resize_with(self.proxy.cores, Vec::new);
-        for (address, group) in self.new {
-            open.insert(address, group.one);
+        for (address, (group, kind)) in self.new {
+            open.insert(address, (group.one, kind));
             let seats = Seats::new(self.proxy.sessions);
-            for (core, socket) in per_core.iter_mut().zip(group.cores) {
-                core.push((address, socket, seats.clone()));
+            let of = u16::try_from(self.proxy.cores).unwrap_or(u16::MAX);
+            let cores = (0..of).zip(per_core.iter_mut()).zip(group.cores);
+            for ((at, core), socket) in cores {
+                let seats = seats.clone();
+                let taker = match kind {
+                    Datagrams::Sessions => Taker::Sessions(seats),
+                    Datagrams::Quic => Taker::Quic(seats, Core { at, of }),
+                };
+                core.push((address, socket, taker));
             }
         }
         for address in &self.unwanted {

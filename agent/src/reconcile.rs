@@ -12,8 +12,10 @@ use kubernetes::Cluster;
 use snapshot::{Snapshot, Warning};
 
 use crate::activate::{ActivateError, Activator};
+use crate::admin::View as _;
 use crate::datapath::Discovery;
 use crate::explain::Rehearsal;
+use crate::health_checks::HealthChecks;
 use crate::metrics::Reload;
 use crate::source::cluster::{Found, Taken};
 use crate::source::{Loaded, SourceError};
@@ -79,6 +81,8 @@ pub struct Reconciler {
     rested: Option<Instant>,
     /// How long an interface without addresses stays in quarantine.
     patience: Duration,
+    /// What load balancers ask of this node.
+    health_checks: HealthChecks,
 }
 
 impl Reconciler {
@@ -94,8 +98,10 @@ impl Reconciler {
         discovery: Discovery,
         patience: Duration,
     ) -> Result<Self, ActivateError> {
+        let asked = Arc::clone(&view);
         let mut reconciler = Self {
             activator,
+            health_checks: HealthChecks::new(Arc::new(move || asked.ready())),
             view,
             cluster,
             documents: documents.clone(),
@@ -157,6 +163,7 @@ impl Reconciler {
     pub fn repair(&mut self) {
         self.reconcile();
         self.release();
+        self.health_checks.open(Instant::now());
         let large = self.rested.is_none_or(|rested| Instant::now() >= rested);
         let care = tokio::task::block_in_place(|| self.activator.look_after(large));
         if let Some(took) = care.large_took {
@@ -268,6 +275,8 @@ impl Reconciler {
         if reason != Reload::Pods {
             self.answer(documents, Ok(active.generation));
         }
+        let gateways = active.snapshot.gateways.values();
+        self.health_checks.follow(gateways, Instant::now());
         let found = documents.found.as_deref();
         self.view.activated(
             active,

@@ -68,6 +68,8 @@ pub struct RouteTable {
     pub(crate) has_clients: bool,
     /// Listeners of UDP.
     pub(crate) datagrams: HashMap<SocketAddr, Arc<Listener>>,
+    /// Where datagrams are QUIC, and the address and port of TCP that has the listeners of its connections.
+    pub(crate) quic: HashMap<SocketAddr, SocketAddr>,
     pub(crate) callers: HashMap<IpAddr, Arc<Caller>>,
     pub(crate) steered: HashMap<SocketAddr, Steered>,
     /// Endpoints of cells of labels, which routes of documents lead to.
@@ -135,6 +137,26 @@ impl RouteTable {
         }
     }
 
+    /// The host that a request of HTTP/1.0 without one is for, where a policy says so: that of the listener which its connection
+    /// is for, or, where nothing tells listeners of a port apart, the only one that any of them has.
+    pub fn default_host(
+        &self,
+        local: SocketAddr,
+        tls: bool,
+        name: Option<&str>,
+    ) -> Option<&HeaderValue> {
+        let bind = self.bind(local)?;
+        if tls {
+            return bind.named(name)?.default_host.as_ref();
+        }
+        let mut hosts = bind
+            .listeners
+            .values()
+            .filter_map(|one| one.default_host.as_ref());
+        let first = hosts.next()?;
+        hosts.all(|other| other == first).then_some(first)
+    }
+
     /// Backends that policies are about, by name and policy.
     pub fn managed(&self) -> impl Iterator<Item = &Arc<Managed>> {
         self.managed.values()
@@ -167,9 +189,21 @@ impl RouteTable {
         self.datagrams.get(&local)
     }
 
-    /// Addresses and ports of all listeners of UDP: what has to be open for datagrams.
-    pub fn datagram_addresses(&self) -> std::collections::BTreeSet<SocketAddr> {
-        self.datagrams.keys().copied().collect()
+    /// The address and port of TCP whose listeners take the connections of QUIC to an address and port of UDP.
+    pub fn quic(&self, local: SocketAddr) -> Option<SocketAddr> {
+        self.quic.get(&local).copied()
+    }
+
+    /// What answers over TCP tell of HTTP/3; `name` is the server name of their connection.
+    pub fn alt_svc(&self, local: SocketAddr, name: Option<&str>) -> Option<&HeaderValue> {
+        self.bind(local)?.named(name)?.alt_svc.as_ref()
+    }
+
+    /// Addresses and ports of all listeners of UDP and of HTTP/3: what has to be open for datagrams, and for which.
+    pub fn datagram_addresses(&self) -> BTreeMap<SocketAddr, Datagrams> {
+        let sessions = self.datagrams.keys().map(|at| (*at, Datagrams::Sessions));
+        let quic = self.quic.keys().map(|at| (*at, Datagrams::Quic));
+        sessions.chain(quic).collect()
     }
 
     /// Addresses and ports of all listeners of TCP: what has to be open before this table is published.
@@ -225,6 +259,8 @@ pub struct Bind {
     pub passthrough: bool,
     /// Whether the TLS of some of them is opened here.
     pub terminates: bool,
+    /// Whether some of them ask their clients for certificates.
+    pub(crate) asks: bool,
     /// The policy of their connections, and, if these begin with a request, of requests too; all listeners of a port agree.
     pub(crate) policy: Option<Arc<client::ClientSettings>>,
     /// Connections of the address and port that count, in this generation and in those before.
@@ -266,6 +302,15 @@ impl Bind {
     }
 }
 
+/// What the datagrams of an address and port are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datagrams {
+    /// Anything: clients of UDP routes have a session each.
+    Sessions,
+    /// QUIC (RFC 9000), with HTTP/3 in it.
+    Quic,
+}
+
 /// How a connection begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wire {
@@ -300,6 +345,10 @@ pub struct Listener {
     pub(crate) streams: Option<stream::Streams>,
     /// How it treats its clients.
     pub(crate) policy: Option<Arc<client::ClientSettings>>,
+    /// What a request without a host is for, if its policy lets there be one.
+    pub(crate) default_host: Option<HeaderValue>,
+    /// What answers over TCP tell of its HTTP/3 (RFC 7838); none: it has none.
+    pub(crate) alt_svc: Option<HeaderValue>,
 }
 
 impl Listener {
@@ -363,6 +412,12 @@ impl<T> HostIndex<T> {
             }
         }
         self.any.as_ref()
+    }
+
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        let named = self.exact.values().chain(self.wildcard.values());
+        named.chain(&self.any)
     }
 
     /// The value of exactly this pattern, none meaning every host.

@@ -200,7 +200,7 @@ pub struct ListenerStatus {
     pub gate: String,
     /// Addresses with port.
     pub addresses: Vec<String>,
-    /// `HTTP` or `HTTPS`.
+    /// `HTTP`, `HTTPS`, `TLS`, `TCP` or `UDP`; with HTTP/3 beside it `HTTPS, HTTP/3`.
     pub protocol: String,
     /// Host pattern, or `*`.
     pub hostname: String,

@@ -596,7 +596,10 @@ fn listeners(active: &Active) -> Vec<ListenerStatus> {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
-                protocol: listener.protocol.as_str().to_owned(),
+                protocol: match listener.http3() {
+                    Some(_) => format!("{}, HTTP/3", listener.protocol.as_str()),
+                    None => listener.protocol.as_str().to_owned(),
+                },
                 hostname: listener
                     .hostname
                     .as_ref()

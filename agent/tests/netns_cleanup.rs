@@ -39,8 +39,9 @@ spec:
 
 fn cleanup(world: &World, more: &[&str]) -> (bool, String) {
     let path = |name: &str| world.folder.join(name).display().to_string();
-    let (bpffs, admin) = (path("bpf"), path("admin.sock"));
-    let words = [&["cleanup", "--bpffs", &bpffs, "--admin", &admin], more].concat();
+    let (bpffs, state, admin) = (path("bpf"), path("state"), path("admin.sock"));
+    let places = ["--bpffs", &bpffs, "--state", &state, "--admin", &admin];
+    let words = [&["cleanup"], &places[..], more].concat();
     let output = run(world, &words);
     (output.status.success(), out(&output) + &err(&output))
 }
@@ -96,6 +97,10 @@ fn netns_cleanup_removes_what_an_agent_left_and_nothing_else() {
         "found    IPv4 rule 101: mark 0xca510000/0xffff0000 to table 0xca5",
         "found    IPv6 local route of table 0xca5",
         &format!("found    pin {}", maps.join("identities").display()),
+        &format!(
+            "found    file {}",
+            world.folder.join("state/agent.lock").display()
+        ),
         "found    socket ",
         "nothing was removed",
     ] {
@@ -130,7 +135,9 @@ fn netns_cleanup_removes_what_an_agent_left_and_nothing_else() {
     };
     assert_eq!(left(&maps), ["theirs"]);
     assert_eq!(left(&bpf.join("links")), ["theirs"]);
-    assert!(!world.folder.join("admin.sock").exists());
+    for gone in ["admin.sock", "state"] {
+        assert!(!world.folder.join(gone).exists(), "{gone} is left");
+    }
     let rules = world.on_node("ip rule");
     assert!(
         rules.contains("fwmark 0x7/0xff lookup 3237")

@@ -9,6 +9,7 @@ mod world;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use node::{Agent, until};
@@ -113,5 +114,118 @@ fn netns_datagrams_to_a_gateway_lead_to_the_routers_sockets() {
             matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
             "{error}"
         );
+    }
+}
+
+/// A gateway with an HTTPS listener that answers a path itself, and a policy with these fields besides.
+fn https(fields: &str, secret: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: edge }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: 192.0.2.10 }}, {{ value: \"2001:db8:a::10\" }}]
+  listeners: [{{ name: https, port: 443, protocol: HTTPS, tls: {{ certificateRefs: [{{ name: front }}] }} }}]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: ClientTrafficPolicy
+metadata: {{ name: p }}
+spec:
+  targetRefs: [{{ group: gateway.networking.k8s.io, kind: Gateway, name: edge }}]
+  healthCheck: {{ path: /healthz }}
+  {fields}
+{secret}"
+    )
+}
+
+/// A certificate for `front.example` as a document, and in whom a client has to trust for it.
+fn certificate() -> (String, rustls::RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(["front.example".to_owned()]);
+    let made = made.expect("a certificate");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a root");
+    let text = |pem: String| serde_json::to_string(&pem).expect("it is text");
+    let secret = format!(
+        "---
+apiVersion: v1
+kind: Secret
+metadata: {{ name: front }}
+type: kubernetes.io/tls
+stringData: {{ tls.crt: {}, tls.key: {} }}
+",
+        text(made.cert.pem()),
+        text(made.signing_key.serialize_pem())
+    );
+    (secret, roots)
+}
+
+/// The status of an answer by HTTP/3, asked for again from another port each time; none: nobody is there.
+async fn status(to: SocketAddr, roots: rustls::RootCertStore, times: u32) -> Option<u16> {
+    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+        .parse()
+        .expect("an address");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("TLS 1.3");
+    let mut settings = quinn::ClientConfig::new(Arc::new(tls));
+    let mut transport = quinn::TransportConfig::default();
+    let patience = Duration::from_secs(3).try_into().expect("it is short");
+    transport.max_idle_timeout(Some(patience));
+    settings.transport_config(Arc::new(transport));
+    let endpoint = quinn::Endpoint::client(any).expect("a port");
+    let connecting = endpoint.connect_with(settings, to, "front.example");
+    let quic = connecting.expect("a handshake begins").await.ok()?;
+    let (mut driver, mut send) = h3::client::new(h3_quinn::Connection::new(quic))
+        .await
+        .expect("streams are granted");
+    let driving = tokio::spawn(async move {
+        std::future::poll_fn(|context| driver.poll_close(context)).await;
+    });
+    let mut status = None;
+    for _ in 0..times {
+        let socket = UdpSocket::bind(any).expect("a port");
+        endpoint.rebind(socket).expect("it is taken");
+        let request = http::Request::get("https://front.example/healthz").body(());
+        let stream = send.send_request(request.expect("a request")).await;
+        let mut stream = stream.expect("a stream");
+        stream.finish().await.expect("it ends");
+        let answer = stream.recv_response().await.expect("an answer");
+        status = Some(answer.status().as_u16());
+    }
+    driving.abort();
+    status
+}
+
+#[test]
+fn netns_http3_of_a_gateway_leads_to_the_routers_sockets() {
+    let world = World::new(1);
+    world.node_address("192.0.2.10/32");
+    world.node_address("2001:db8:a::10/128");
+    let (secret, roots) = certificate();
+    let ask = |to, times| {
+        let roots = roots.clone();
+        inside(&world.node, move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime
+                .expect("a runtime")
+                .block_on(status(to, roots, times))
+        })
+    };
+    let agent = Agent::start(&world, &https("http3: {}", &secret), &[]);
+    for to in gateways(443) {
+        // Whatever core a port leads to, the connection stays where it is.
+        assert_eq!(ask(to, 8), Some(200), "{to}");
+    }
+    agent.publish(&https("http2: {}", &secret));
+    for to in gateways(443) {
+        assert_eq!(ask(to, 1), None, "{to}: it is there over TCP alone");
     }
 }

@@ -134,7 +134,7 @@ fn concerns(object: &Object, outcome: &Outcome) -> bool {
     };
     match object.id.kind {
         Kind::Cell | Kind::RoutingTable | Kind::Platform => true,
-        // They have no status that others than Kubernetes or Cilium write.
+        // One of Kubernetes has no status, and that of Cilium's may be left to Cilium.
         Kind::NetworkPolicy | Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
             true
         }

@@ -17,6 +17,18 @@ use crate::store::Objects;
 /// The file in its folder.
 const FILE: &str = "objects.jsonl";
 
+/// The files of a folder in which objects are kept ([`Settings::keep`](crate::Settings)): the last objects, and newer ones that were
+/// not written to their end.
+#[must_use]
+pub fn kept_files(folder: &Path) -> [PathBuf; 2] {
+    [FILE.to_owned(), unfinished()].map(|name| folder.join(name))
+}
+
+/// The file beside it that is written first.
+fn unfinished() -> String {
+    format!("{FILE}.new")
+}
+
 /// The last line.
 #[derive(Serialize, Deserialize)]
 struct End {
@@ -53,7 +65,7 @@ impl Keep {
     /// Replaces what is kept.
     pub(crate) fn store(&self, objects: &Objects) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let beside = self.folder.join(format!("{FILE}.new"));
+        let beside = self.folder.join(unfinished());
         let file = OpenOptions::new()
             .write(true)
             .create(true)

@@ -136,8 +136,6 @@ impl Kind {
                 | Self::HttpRouteFilter
                 | Self::Backend
                 | Self::NetworkPolicy
-                | Self::CiliumNetworkPolicy
-                | Self::CiliumClusterwideNetworkPolicy
         )
     }
 

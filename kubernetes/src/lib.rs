@@ -26,6 +26,7 @@ mod writer;
 
 pub use cluster::{Cluster, Health, Seen, Settings};
 pub use error::ClusterError;
+pub use keep::kept_files;
 pub use kinds::Kind;
 pub use object::{Object, ObjectId};
 pub use status::{CONTROLLER, Outcome};

@@ -236,10 +236,16 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
             "spec.sessionAffinity",
             "spec.sessionAffinityConfig",
             "spec.internalTrafficPolicy",
+            "spec.healthCheckNodePort",
         ],
         Kind::EndpointSlice => &["addressType", "endpoints", "ports"],
         Kind::Secret => &["type", "data"],
-        Kind::ConfigMap => &["data.ca.crt", "binaryData.ca.crt"],
+        Kind::ConfigMap => &[
+            "data.ca.crt",
+            "data.ca.crl",
+            "binaryData.ca.crt",
+            "binaryData.ca.crl",
+        ],
         _ => {
             let mut kept = data;
             if kind == Kind::Gateway {
@@ -432,16 +438,18 @@ mod tests {
     }
 
     #[test]
-    fn of_config_maps_only_authorities_are_kept() {
+    fn of_config_maps_only_what_is_said_of_authorities_is_kept() {
         let map = taken(
             Kind::ConfigMap,
             "v1",
             json!({
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"},
-                "data": {"ca.crt": "PEM", "settings.yaml": "large"}
+                "data": {"ca.crt": "PEM", "settings.yaml": "large"},
+                "binaryData": {"ca.crl": "UEVN", "image": "large"}
             }),
         );
         let document: Value = serde_json::from_slice(&map.document).expect("JSON");
         assert_eq!(document["data"], json!({"ca.crt": "PEM"}));
+        assert_eq!(document["binaryData"], json!({"ca.crl": "UEVN"}));
     }
 }

@@ -1,10 +1,11 @@
 //! Starts to watch a kind as soon as the API server serves it.
 //!
-//! A kind whose definition is not installed is no mistake: it has no objects. Definitions are watched, so that one that is installed
-//! later is noticed at once; a look every [`LOOK`] is the net under that, and all there is where definitions may not be watched.
+//! A kind whose definition is not installed is no mistake: it has no objects, and what was known of some is forgotten. Definitions
+//! are watched, so that one that is installed later is noticed at once; a look every [`LOOK`] is the net under that, and all there is
+//! where definitions may not be watched.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,15 +61,20 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
                     running.clear();
                 }
                 identity = Some(cluster);
+                let kinds = served.keys().chain(running.keys());
+                let kinds: BTreeSet<Kind> = kinds.copied().collect();
                 served.retain(|kind, _| !running.contains_key(kind));
-                known.change(|store| store.serves(&served.keys().copied().collect()));
+                let again = known.change(|store| {
+                    store.serves(&served.keys().copied().collect());
+                    store.unserved(&kinds, Instant::now())
+                });
                 for (kind, resource) in served {
                     tracing::debug!(%kind, version = %resource.api_version, "watching");
                     let api = Api::all_with(client.clone(), &resource);
                     let task = watch::follow(kind, resource, api, Arc::clone(&known));
                     running.insert(kind, tasks.spawn(task));
                 }
-                LOOK
+                again.unwrap_or(LOOK)
             }
             Err(error) => {
                 let fresh = known.change(|store| store.unreachable(error.clone(), Instant::now()));

@@ -216,6 +216,10 @@ fn said(object: &Object, outcome: &Outcome) -> Option<Said> {
             let verdict = report.objects.get(&object.id.key()?)?;
             Some(own(verdict, generation, failure(outcome)))
         }
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
+            let verdict = report.objects.get(&object.id.key()?)?;
+            Some(valid(verdict))
+        }
         _ => None,
     }
 }
@@ -261,8 +265,19 @@ fn listeners(listeners: &[ListenerStatus], generation: i64, failure: Option<&str
         .collect()
 }
 
-/// An object of our own group: taken or not, and what is wrong with it.
-fn own(verdict: &Verdict, generation: i64, failure: Option<&str>) -> Said {
+/// Reasons of conditions that say whether an object was taken.
+const TAKEN: &str = "Accepted";
+const REFUSED: &str = "Invalid";
+
+fn reason(verdict: &Verdict) -> &'static str {
+    match verdict.accepted {
+        true => TAKEN,
+        false => REFUSED,
+    }
+}
+
+/// What is wrong with an object, each mistake with its field.
+fn mistakes(verdict: &Verdict) -> String {
     let mistakes = verdict.mistakes.iter().map(|mistake| {
         let field = &mistake.source.field;
         match &**field {
@@ -270,20 +285,33 @@ fn own(verdict: &Verdict, generation: i64, failure: Option<&str>) -> Said {
             field => format!("{field}: {}", mistake.message),
         }
     });
-    let message = mistakes.collect::<Vec<_>>().join("; ");
+    mistakes.collect::<Vec<_>>().join("; ")
+}
+
+/// A policy of Cilium's kinds, whose conditions have no generation. Cilium gives no reasons.
+fn valid(verdict: &Verdict) -> Said {
+    Said::Yielding {
+        condition: fields(json!({
+            "type": "Valid",
+            "status": if verdict.accepted { "True" } else { "False" },
+            "reason": reason(verdict),
+            "message": shortened(&mistakes(verdict)),
+        })),
+        reasons: [TAKEN, REFUSED],
+    }
+}
+
+/// An object of our own group: taken or not, and what is wrong with it.
+fn own(verdict: &Verdict, generation: i64, failure: Option<&str>) -> Said {
     let accepted = condition(
         "Accepted",
         verdict.accepted,
-        if verdict.accepted {
-            "Accepted"
-        } else {
-            "Invalid"
-        },
-        &message,
+        reason(verdict),
+        &mistakes(verdict),
         generation,
     );
     let programmed = match failure {
-        _ if !verdict.accepted => condition("Programmed", false, "Invalid", "", generation),
+        _ if !verdict.accepted => condition("Programmed", false, REFUSED, "", generation),
         Some(failure) => condition("Programmed", false, "Pending", failure, generation),
         None => condition("Programmed", true, "Programmed", "", generation),
     };

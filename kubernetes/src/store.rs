@@ -124,6 +124,23 @@ impl Store {
         belief
     }
 
+    /// Kinds that are not in `served` have no objects, if it stays so: some may be left of what was kept, or of another cluster.
+    /// Gives when to look again.
+    pub(crate) fn unserved(&mut self, served: &BTreeSet<Kind>, now: Instant) -> Option<Duration> {
+        let kinds = Kind::ALL.iter().filter(|kind| !served.contains(kind));
+        let left: Vec<Kind> = kinds
+            .copied()
+            .filter(|kind| self.of(*kind).next().is_some())
+            .collect();
+        let doubts = left
+            .into_iter()
+            .filter_map(|kind| match self.gone(kind, now) {
+                Belief::Whole => None,
+                Belief::AskAgain(pause) => Some(pause),
+            });
+        doubts.max()
+    }
+
     /// All objects of a kind.
     pub(crate) fn listed(&mut self, kind: Kind, objects: Vec<Object>, now: Instant) -> Belief {
         let names: BTreeSet<ObjectId> = objects.iter().map(|object| object.id.clone()).collect();
@@ -131,8 +148,8 @@ impl Store {
         let mut lacking = Vec::new();
         for id in self.of(kind) {
             known += 1;
-            if !names.contains(&id) {
-                lacking.push(id);
+            if !names.contains(id) {
+                lacking.push(id.clone());
             }
         }
         for object in objects {
@@ -156,7 +173,7 @@ impl Store {
         watched.doubted = None;
         watched.listed = true;
         for id in lacking {
-            self.deleted(&id);
+            self.forget(&id);
         }
         Belief::Whole
     }
@@ -189,9 +206,16 @@ impl Store {
         self.objects.insert(object.id.clone(), Arc::new(object));
     }
 
-    /// An object was deleted.
-    pub(crate) fn deleted(&mut self, id: &ObjectId) {
+    /// The object with this identity was deleted. Another one may have its name by now.
+    pub(crate) fn deleted(&mut self, id: &ObjectId, uid: &str) {
         self.heard(id.kind);
+        let known = self.objects.get(id);
+        if known.is_some_and(|known| *known.uid == *uid) {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: &ObjectId) {
         if self.objects.remove(id).is_some() {
             self.documents += 1;
             self.changes += 1;
@@ -263,16 +287,14 @@ impl Store {
         tally
     }
 
-    fn of(&self, kind: Kind) -> Vec<ObjectId> {
+    fn of(&self, kind: Kind) -> impl Iterator<Item = &ObjectId> {
         let first = ObjectId {
             kind,
             namespace: "".into(),
             name: "".into(),
         };
         let rest = self.objects.range(first..);
-        rest.map(|(id, _)| id.clone())
-            .take_while(|id| id.kind == kind)
-            .collect()
+        rest.map(|(id, _)| id).take_while(move |id| id.kind == kind)
     }
 }
 

@@ -97,7 +97,11 @@ pub(crate) async fn follow(
                     Belief::AskAgain(pause) => tokio::time::sleep(pause).await,
                 }
             }
-            Trouble::Expired => tracing::debug!(%kind, "a watch has expired; listing again"),
+            Trouble::Expired => {
+                tracing::debug!(%kind, "a watch has expired; listing again");
+                // One that forgets faster than it tells is not to be asked for lists without end.
+                tokio::time::sleep(watcher.backoff.next()).await;
+            }
             Trouble::Failed(error) => watcher.failed(error).await,
         }
     }
@@ -206,7 +210,8 @@ impl Watcher {
                         namespace: sent.metadata.namespace.unwrap_or_default().into(),
                         name: sent.metadata.name.unwrap_or_default().into(),
                     };
-                    self.known.change(|store| store.deleted(&id));
+                    let uid = sent.metadata.uid.unwrap_or_default();
+                    self.known.change(|store| store.deleted(&id, &uid));
                 }
                 WatchEvent::Bookmark(mark) => {
                     remember(version, Some(&mark.metadata.resource_version));

@@ -48,6 +48,7 @@ pub(crate) mod secret;
 pub(crate) mod security_policy;
 pub(crate) mod selector;
 pub(crate) mod service;
+pub(crate) mod string_match;
 pub(crate) mod template;
 pub(crate) mod traffic_policy;
 

@@ -46,6 +46,7 @@ mod http_route;
 mod l4_route;
 mod listener;
 mod memory;
+mod merging;
 mod network_policy;
 mod openchoreo;
 mod parent;
@@ -184,6 +185,7 @@ fn snapshot(
         &cells,
         context.namespaces,
         platform_draft.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        &platform,
         sink,
     );
     let mut routes = Vec::new();
@@ -244,7 +246,8 @@ fn snapshot(
     report::refused_routes(documents, &gateways, report, sink);
     report::gateways(&gateways, report);
     // Without a readable platform nothing is known of what gateways need.
-    report.load_balancers = readable.then(|| balancer::wanted(&gateways, &drafts.services));
+    report.load_balancers =
+        readable.then(|| balancer::wanted(&gateways, &served, &drafts.services));
     report::policies(Kind::SecurityPolicy, &security, report);
     report::policies(Kind::BackendTrafficPolicy, &traffic, report);
     report::policies(Kind::ClientTrafficPolicy, &clients, report);

@@ -39,8 +39,7 @@ mod traffic;
 
 pub use auth::{
     ApiKeys, Auth, AuthRule, Authorization, BasicUsers, ClaimRequirement, ClaimShape,
-    CredentialPlace, Decision, HeaderRequirement, Leniency, ScopeClaims, StringMatch,
-    TokenRequirement, Tokens,
+    CredentialPlace, Decision, HeaderRequirement, Leniency, ScopeClaims, TokenRequirement, Tokens,
 };
 pub use cell::{
     Border, Borders, Cell, Component, ComponentKind, Connection, East, Endpoint, EndpointKind,
@@ -48,12 +47,12 @@ pub use cell::{
     Workloads,
 };
 pub use client::{
-    Alpn, ClientHttp2, ClientIp, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
-    Entrance, EscapedSlashes, Http1End, Keepalive, RequestIds, Tls12Cipher, TlsVersions,
-    Underscores,
+    Alpn, CertificateDetails, ClientHttp2, ClientHttp3, ClientIp, ClientPolicy, ClientTimeouts,
+    ClientTls, ConnectionLimit, Entrance, EscapedSlashes, Http1End, Keepalive, MessageEdits,
+    RequestIds, Tls12Cipher, TlsVersions, ToldCertificate, Underscores,
 };
-pub use cors::{Allowed, Cors, OriginHost, OriginPattern};
-pub use filter::{DirectResponse, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
+pub use cors::{Allowed, Cors, OriginHost, OriginPattern, OriginPort};
+pub use filter::{DirectResponse, FRAMING, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
 pub use gateway::{
     BackendName, Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin,
     Parent, PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Upstream,
@@ -63,13 +62,15 @@ pub use jwt::{
     Algorithm, ClaimHeader, JwtProvider, Key, KeyMaterial, KeyUri, ProviderKeys, RemoteKeys,
 };
 pub use l4::{L4Backend, L4Kind, L4Parent, L4Route};
-pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
+pub use matches::{CallMatch, PathMatch, Pattern, RequestMatch, StringMatch, TextMatch};
 pub use network_policy::{
     AddressClass, BlockId, ClassId, Classes, Entity, IpBlock, NetworkPolicies, PeerId, PolicyPeers,
     PolicyPort, PolicyRule, PolicyScope, PortNumbers,
 };
-pub use node_ports::NodePorts;
-pub use platform::{GateRef, Node, Platform, PlatformPort, PlatformService, VirtualHosts};
+pub use node_ports::{NodeCheck, NodePorts};
+pub use platform::{
+    GateRef, Node, OtherNodes, Platform, PlatformPort, PlatformService, VirtualHosts,
+};
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{
     BreakerSettings, CertificateName, HealthCheck, KeySource, KeyTrust, Placement, PlacementUrl,
@@ -79,7 +80,10 @@ pub use section::SectionName;
 pub use service::{Service, ServiceEndpoint, ServicePort};
 pub use session::{Carrier, SessionPersistence};
 pub use timestamp::Timestamp;
-pub use tls::{Authorities, ClientDemand, ClientValidation, SubjectName, UpstreamTls};
+pub use tls::{
+    AcceptedCertificates, Authorities, ClientDemand, ClientValidation, NameKind, NameMatch,
+    Revocations, SubjectName, UpstreamTls,
+};
 pub use traffic::{
     ActiveCheck, Balance, CircuitBreaker, ConsistentHash, HashCookie, HashKey, Inverted,
     LocalFailures, PassiveCheck, PolicyId, PolicyRetry, Question, RateLimit, RatePath, RateRule,

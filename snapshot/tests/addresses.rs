@@ -55,10 +55,10 @@ spec:
 }
 
 fn taken(texts: &[&str]) -> Taken {
-    let files = texts.iter().enumerate().map(|(number, text)| SourceFile {
-        path: format!("{number}.yaml"),
-        bytes: text.as_bytes().to_vec(),
-    });
+    let files = texts
+        .iter()
+        .enumerate()
+        .map(|(number, text)| SourceFile::new(format!("{number}.yaml"), *text));
     take(files)
 }
 
@@ -85,6 +85,21 @@ fn balancer(taken: &Taken) -> (&ObjectName, &LoadBalancer) {
     let wanted = taken.report.load_balancers.as_ref();
     let mut wanted = wanted.expect("it is known").iter();
     wanted.next().expect("one is wanted")
+}
+
+#[test]
+fn an_empty_list_of_addresses_names_none() {
+    let platform = platform("addressPools: [203.0.113.0/28]");
+    let absent = gateway("web", &[80]);
+    let empty = absent.replace("  listeners:", "  addresses: []\n  listeners:");
+    assert_ne!(absent, empty);
+    let [absent, empty] = [absent, empty].map(|gateway| {
+        let taken = taken(&[CLASS, &platform, &gateway]);
+        let web = served(&taken, "web").expect("it has addresses");
+        (web.addresses.clone(), programmed(&taken, "web"))
+    });
+    assert_eq!(absent.0.len(), 1);
+    assert_eq!(absent, empty);
 }
 
 #[test]

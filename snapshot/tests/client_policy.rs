@@ -1,18 +1,17 @@
 //! What `ClientTrafficPolicy` documents mean, and for which listeners they are.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use snapshot::model::{
-    Authorities, ClientDemand, ClientIp, ClientPolicy, EscapedSlashes, Http1End, RequestIds,
-    TlsVersions, Underscores,
+    Authorities, CertificateDetails, ClientDemand, ClientIp, ClientPolicy, EscapedSlashes,
+    Http1End, NameKind, NameMatch, RequestIds, StringMatch, TlsVersions, ToldCertificate,
+    Transport, Underscores,
 };
 use snapshot::{Rejections, Snapshot, SourceFile, parse};
 
 fn read(text: &str) -> Result<Snapshot, Rejections> {
-    parse(&[SourceFile {
-        path: "test.yaml".to_owned(),
-        bytes: text.as_bytes().to_vec(),
-    }])
+    parse(&[SourceFile::new("test.yaml", text)])
 }
 
 /// A gateway `edge` with these listeners, and policies: name, moment, listener and `spec` of each.
@@ -85,6 +84,9 @@ data: {{ ca.crt: {pem:?} }}
 "
     )
 }
+
+/// Listeners `a` of HTTPS and `b` of HTTP.
+const HTTPS: &str = "{ name: a, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: c }] } }, { name: b, port: 80, protocol: HTTP }";
 
 const HTTP: &str = "{ name: a, port: 80, protocol: HTTP }, { name: b, port: 81, protocol: HTTP }";
 
@@ -215,14 +217,72 @@ fn headers_are_as_written() {
     );
     assert!(!all.rate_headers);
     let pair = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
-    assert_eq!(all.early.set, pair("x-a", "b"));
-    assert_eq!(all.early.remove, ["x-c"]);
-    assert_eq!(all.late.add, pair("x-d", "e"));
+    assert_eq!(all.early.edits.set, pair("x-a", "b"));
+    assert_eq!(all.early.edits.remove, ["x-c"]);
+    assert_eq!(all.late.edits.add, pair("x-d", "e"));
+}
+
+#[test]
+fn what_upstreams_are_told_of_clients_is_as_written() {
+    let usual = policy("headers: {}");
+    assert_eq!(usual.told_certificate, ToldCertificate::Nothing);
+    assert!(usual.tell_client && !usual.strip_host_dot && !usual.default_host);
+    let details = CertificateDetails {
+        subject: true,
+        uris: true,
+        ..CertificateDetails::default()
+    };
+    for (fields, expected) in [
+        ("{}", ToldCertificate::Nothing),
+        ("{ mode: Sanitize }", ToldCertificate::Nothing),
+        ("{ mode: ForwardOnly }", ToldCertificate::AsSaid),
+        (
+            "{ mode: AlwaysForwardOnly }",
+            ToldCertificate::AsAnybodySays,
+        ),
+        (
+            "{ mode: AppendForward, certDetailsToAdd: [URI, Subject] }",
+            ToldCertificate::Added(details),
+        ),
+        (
+            "{ mode: SanitizeSet }",
+            ToldCertificate::Own(CertificateDetails::default()),
+        ),
+    ] {
+        let found = policy(&format!("headers: {{ xForwardedClientCert: {fields} }}"));
+        assert_eq!(found.told_certificate, expected, "{fields}");
+    }
+    let all = policy(
+        "headers: { host: { stripTrailingHostDot: true } }
+  http1: { http10: { useDefaultHost: true } }
+  clientIPDetection: { xForwardedFor: { numTrustedHops: 0, disableXForwardedForAppend: true } }",
+    );
+    assert!(!all.tell_client && all.strip_host_dot && all.default_host);
+    assert_eq!(all.client_ip, None);
+}
+
+#[test]
+fn names_of_headers_are_matched_in_lower_case_and_never_those_that_frame_a_message() {
+    let found = policy(
+        "headers: { earlyRequestHeaders: { removeOnMatch: [{ type: Prefix, value: X-A- }, { type: RegularExpression, value: '.*' }], addIfAbsent: [{ name: X-B, value: c }] } }",
+    );
+    assert_eq!(
+        found.early.add_if_absent,
+        [("x-b".to_owned(), "c".to_owned())]
+    );
+    for (name, goes) in [
+        ("x-a-b", true),
+        ("other", true),
+        ("content-length", false),
+        ("host", false),
+        ("transfer-encoding", false),
+    ] {
+        assert_eq!(found.early.removes(name), goes, "{name}");
+    }
 }
 
 #[test]
 fn clients_are_asked_for_certificates_by_one_of_two_documents() {
-    let https = "{ name: a, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: c }] } }, { name: b, port: 80, protocol: HTTP }";
     let tls = "{ name: a, port: 443, protocol: TLS, tls: { mode: Passthrough } }, { name: b, port: 80, protocol: HTTP }";
     let asked = |fields: &str| {
         format!(
@@ -239,7 +299,7 @@ fn clients_are_asked_for_certificates_by_one_of_two_documents() {
             ClientDemand::Required,
         ),
     ] {
-        let read = world_with(https, &[("p", "", "", &asked(fields))], "", &more);
+        let read = world_with(HTTPS, &[("p", "", "", &asked(fields))], "", &more);
         let snapshot = taken(read);
         let gateway = snapshot.gateways.values().next().expect("it is there");
         let clients = gateway.listeners[0]
@@ -252,7 +312,7 @@ fn clients_are_asked_for_certificates_by_one_of_two_documents() {
         assert!(gateway.listeners[1].clients.is_none());
     }
     let missing = taken(world_with(
-        https,
+        HTTPS,
         &[("p", "", "", &asked("").replace("name: ca", "name: gone"))],
         "",
         &more,
@@ -273,12 +333,126 @@ fn clients_are_asked_for_certificates_by_one_of_two_documents() {
     let refused = refused.expect_err("nobody would be asked").to_string();
     assert!(refused.contains("is for listeners of HTTPS"), "{refused}");
     let frontend = "tls: { frontend: { default: { validation: { caCertificateRefs: [{ group: '', kind: ConfigMap, name: ca }] } } } }";
-    let both = world_with(https, &[("p", "", "", &asked(""))], frontend, &more);
+    let both = world_with(HTTPS, &[("p", "", "", &asked(""))], frontend, &more);
     let both = both.expect_err("two say it").to_string();
     assert!(
         both.contains("asks the clients of listener `a` as well"),
         "{both}"
     );
+}
+
+#[test]
+fn which_certificates_are_good_is_as_written() {
+    let asked = |fields: &str| {
+        format!(
+            "tls: {{ clientValidation: {{ caCertificateRefs: [{{ kind: ConfigMap, name: ca }}]{fields} }} }}"
+        )
+    };
+    let found = |fields: &str, more: &str| {
+        let more = certificate() + more;
+        let snapshot = taken(world_with(
+            HTTPS,
+            &[("p", "", "", &asked(fields))],
+            "",
+            &more,
+        ));
+        let gateway = snapshot.gateways.values().next().expect("it is there");
+        let clients = gateway.listeners[0].clients.clone();
+        let warnings = snapshot.warnings.iter().map(ToString::to_string);
+        (
+            clients.expect("they are asked"),
+            warnings.collect::<Vec<_>>(),
+        )
+    };
+    let (all, _) = found("", "");
+    assert!(all.accepted.is_every() && all.revocations.is_none());
+    let (some, _) = found(
+        ", certificateHashes: ['00:FF:00112233445566778899aabbccddeeff00112233445566778899aabbccdd'],
+        spkiHashes: [AP8AESIzRFVmd4iZqrvM3e7/ABEiM0RVZneImaq7zN0=],
+        subjectAltNames: { dnsNames: [{ value: A.test }], uris: [{ type: Prefix, value: 'spiffe://A/' }] }",
+        "",
+    );
+    let hash: [u8; 32] = std::array::from_fn(|at| match at {
+        0 => 0,
+        1 => 0xff,
+        at => 0x11 * u8::try_from((at - 2) % 16).expect("it is small"),
+    });
+    assert_eq!(some.accepted.certificates, [hash]);
+    assert_eq!(some.accepted.keys, [hash]);
+    let name = |kind, text| NameMatch { kind, text };
+    let names = [
+        name(NameKind::Dns, StringMatch::Exact("a.test".to_owned())),
+        name(NameKind::Uri, StringMatch::Prefix("spiffe://A/".to_owned())),
+    ];
+    assert_eq!(some.accepted.names, names);
+    // Lists of revoked certificates are found as authorities are, with a grant where they are elsewhere.
+    let lists = ", crl: { refs: [{ kind: ConfigMap, name: revoked, namespace: pki }] }";
+    let map = "---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: revoked, namespace: pki }
+data: { ca.crl: nothing }
+";
+    let grant = "---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: { name: lists, namespace: pki }
+spec:
+  from: [{ group: gateway.envoyproxy.io, kind: ClientTrafficPolicy, namespace: default }]
+  to: [{ group: '', kind: ConfigMap }]
+";
+    let granted = format!("{map}{grant}");
+    for (more, why) in [
+        (
+            &granted,
+            "`ca.crl` of `ConfigMap` pki/revoked holds no PEM block `X509 CRL`",
+        ),
+        (&grant.to_owned(), "no `ConfigMap` pki/revoked"),
+    ] {
+        let (clients, warnings) = found(lists, more);
+        assert_eq!(clients.authorities, Authorities::Missing(why.to_owned()));
+        let said = warnings
+            .iter()
+            .any(|one| one.contains("spec.tls.clientValidation.crl.refs[0]") && one.contains(why));
+        assert!(said, "{warnings:?}");
+    }
+    let more = certificate() + map;
+    let refused = world_with(HTTPS, &[("p", "", "", &asked(lists))], "", &more);
+    let refused = refused.expect_err("nobody allows it").to_string();
+    assert!(refused.contains("ReferenceGrant"), "{refused}");
+}
+
+#[test]
+fn http3_is_for_listeners_of_https_at_ports_without_udp() {
+    let more = certificate();
+    let https = "{ name: a, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: c }] } }";
+    let others = "{ name: b, port: 80, protocol: HTTP }, { name: c, port: 53, protocol: UDP }";
+    let listeners = format!("{https}, {others}");
+    for (spec, port) in [
+        ("http3: {}", None),
+        ("http3: { advertisedPort: 8443 }", NonZeroU16::new(8443)),
+    ] {
+        let snapshot = taken(world_with(&listeners, &[("p", "", "", spec)], "", &more));
+        let gateway = snapshot.gateways.values().next().expect("it is there");
+        let [a, b, c] = &gateway.listeners[..] else {
+            panic!("three listeners");
+        };
+        let http3 = a.http3().expect("it has it");
+        assert_eq!(http3.advertised_port, port);
+        assert!(b.http3().is_none() && c.http3().is_none());
+        let transports = |one: &snapshot::model::Listener| one.transports().collect::<Vec<_>>();
+        assert_eq!(transports(a), [Transport::Tcp, Transport::Udp]);
+        assert_eq!(transports(b), [Transport::Tcp]);
+        assert_eq!(transports(c), [Transport::Udp]);
+    }
+    let both = listeners.replace("port: 53", "port: 443");
+    let refused = world_with(&both, &[("p", "", "", "http3: {}")], "", &more);
+    let refused = refused.expect_err("one port for two").to_string();
+    assert!(
+        refused.contains("UDP port 443 of listener `a` belongs to listener `c`"),
+        "{refused}"
+    );
+    assert!(refused.contains("spec.http3"), "{refused}");
 }
 
 #[test]
@@ -354,7 +528,10 @@ fn what_the_router_does_alike_for_everybody_is_no_choice() {
             "http1: { preserveHeaderCase: true }",
             "names of headers are lower case",
         ),
-        ("http1: { http10: {} }", "spec.http1.http10"),
+        (
+            "http2: { onInvalidMessage: TerminateConnection }",
+            "expected `TerminateStream`",
+        ),
         (
             "connection: { connectionLimit: { closeDelay: 1s } }",
             "expected `value` beside it",

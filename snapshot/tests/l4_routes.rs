@@ -4,10 +4,7 @@ use snapshot::model::{L4Kind, L4Route, ListenerProtocol, TlsMode};
 use snapshot::{Rejections, Snapshot, SourceFile, parse};
 
 fn read(text: &str) -> Result<Snapshot, Rejections> {
-    parse(&[SourceFile {
-        path: "test.yaml".to_owned(),
-        bytes: text.as_bytes().to_vec(),
-    }])
+    parse(&[SourceFile::new("test.yaml", text)])
 }
 
 fn taken(text: &str) -> Snapshot {

@@ -10,10 +10,7 @@ use snapshot::{Rejections, Snapshot, SourceFile, parse};
 const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "MeSatYDspAyf5iMv4x2PluRGfOyWml7X2dc7bFOPFFk"}]}"#;
 
 fn try_yaml(text: &str) -> Result<Snapshot, Rejections> {
-    parse(&[SourceFile {
-        path: "a.yaml".to_owned(),
-        bytes: text.as_bytes().to_vec(),
-    }])
+    parse(&[SourceFile::new("a.yaml", text)])
 }
 
 fn yaml(text: &str) -> Snapshot {

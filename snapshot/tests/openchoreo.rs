@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use snapshot::model::{Border, Cell, ComponentKind, Workloads};
+use snapshot::model::{Border, Cell, ComponentKind, Gate, Workloads};
 use snapshot::{Kind, Snapshot, SourceFile, Taken, parse, take};
 
 const GENERATIONS: [&str; 2] = ["first", "release-1.2"];
@@ -157,6 +157,35 @@ fn a_folder_and_a_cluster_say_the_same() {
         assert_eq!(told(&folder), told(&cluster.snapshot), "{generation}");
         assert_eq!(folder.routes.len(), cluster.snapshot.routes.len());
         assert_eq!(folder.digest, cluster.snapshot.digest, "{generation}");
+    }
+}
+
+#[test]
+fn policies_of_the_control_plane_isolate_every_pod_and_know_the_gates() {
+    for (generation, egress) in [("first", true), ("release-1.2", false)] {
+        let snapshot = taken(&files(&policies().join(generation)));
+        let network = &snapshot.network;
+        let isolated: Vec<(String, bool, bool)> = network
+            .members
+            .iter()
+            .map(|(address, class)| {
+                let class = &network.classes.of[class];
+                let (ingress, egress) = (class.ingress.is_some(), class.egress.is_some());
+                (address.to_string(), ingress, egress)
+            })
+            .collect();
+        let pods = [
+            "10.10.1.5",
+            "10.10.1.6",
+            "10.10.2.7",
+            "fd00:10:1::5",
+            "fd00:10:1::6",
+            "fd00:10:2::7",
+        ];
+        let expected = pods.map(|address| (address.to_owned(), true, egress));
+        assert_eq!(isolated, expected, "{generation}");
+        let gates: Vec<Gate> = network.classes.gates.keys().copied().collect();
+        assert_eq!(gates, [Gate::External, Gate::Internal], "{generation}");
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use snapshot::{Linker, Read, SourceFile, Taken, link, read};
 
 /// Objects, each with what it may be; besides it may be absent.
-const OBJECTS: [(&str, &[&str]); 25] = [
+const OBJECTS: [(&str, &[&str]); 28] = [
     (
         "GatewayClass/cardinal",
         &[
@@ -146,11 +146,34 @@ const OBJECTS: [(&str, &[&str]); 25] = [
         ],
     ),
     (
+        "Pod/shop/p",
+        &[
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","namespace":"shop","labels":{"app":"api"}},"spec":{"containers":[{"ports":[{"name":"http","containerPort":8080}]}]},"status":{"phase":"Running","podIPs":[{"ip":"10.2.0.1"}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","namespace":"shop","labels":{"app":"other"}},"status":{"phase":"Running","podIPs":[{"ip":"10.2.0.1"}]}}"#,
+        ],
+    ),
+    (
+        "NetworkPolicy/shop/n",
+        &[
+            r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"n","namespace":"shop"},"spec":{"podSelector":{"matchLabels":{"app":"api"}},"ingress":[{"from":[{"podSelector":{}}],"ports":[{"port":"http"}]}]}}"#,
+            r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"n","namespace":"shop"},"spec":{"podSelector":{},"policyTypes":["Egress"],"egress":[{"to":[{"namespaceSelector":{"matchLabels":{"a":"b"}}}],"ports":[{"port":1024,"endPort":2048}]}]}}"#,
+            r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"n","namespace":"shop"},"spec":{"podSelector":{},"ingress":[{"ports":[{"port":0}]}]}}"#,
+        ],
+    ),
+    (
+        "CiliumNetworkPolicy/shop/c",
+        &[
+            r#"{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"c","namespace":"shop"},"spec":{"endpointSelector":{},"ingress":[{"fromEndpoints":[{"matchLabels":{"gateway.networking.k8s.io/gateway-name":"web"}}]}]}}"#,
+            r#"{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"c","namespace":"shop"},"spec":{"endpointSelector":{},"egressDeny":[{}]}}"#,
+        ],
+    ),
+    (
         "Platform/platform",
         &[
             r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Platform","metadata":{"name":"platform"},"spec":{"gateways":{"addresses":"LoadBalancer","loadBalancer":{"namespace":"agents"}}}}"#,
             r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Platform","metadata":{"name":"platform"},"spec":{"gateways":{"addresses":"Nodes"}}}"#,
             r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Platform","metadata":{"name":"platform"},"spec":{"gateways":{"addressPools":["10.0.0.0/24"]}}}"#,
+            r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Platform","metadata":{"name":"platform"},"spec":{"networkPolicies":"all","gateways":{"external":{"gatewayRef":{"name":"web","namespace":"shop"}}}}}"#,
         ],
     ),
     (

@@ -46,10 +46,7 @@ spec:
 fn taken(objects: &[(&str, &str)]) -> Taken {
     let class = [("GatewayClass/cardinal", CLASS)];
     let objects = class.iter().chain(objects);
-    take(objects.map(|(path, text)| SourceFile {
-        path: (*path).to_owned(),
-        bytes: text.as_bytes().to_vec(),
-    }))
+    take(objects.map(|(path, text)| SourceFile::new(*path, *text)))
 }
 
 fn find<'a>(taken: &'a Taken, name: &str) -> Option<&'a Route> {

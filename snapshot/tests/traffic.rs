@@ -51,10 +51,7 @@ spec:
 }
 
 fn read(policies: &[String]) -> Snapshot {
-    let file = SourceFile {
-        path: "a.yaml".to_owned(),
-        bytes: format!("{ROUTE}{}", policies.concat()).into_bytes(),
-    };
+    let file = SourceFile::new("a.yaml", format!("{ROUTE}{}", policies.concat()));
     parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"))
 }
 
@@ -122,10 +119,7 @@ spec:
         policy("name: requests", "kind: HTTPRoute, name: shop", "retry: {}"),
         policy("name: calls", "kind: GRPCRoute, name: shop", "retry: {}"),
     ];
-    let file = SourceFile {
-        path: "a.yaml".to_owned(),
-        bytes: format!("{http}{calls}{}", policies.concat()).into_bytes(),
-    };
+    let file = SourceFile::new("a.yaml", format!("{http}{calls}{}", policies.concat()));
     let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
     assert_eq!(snapshot.warnings, []);
     let kinds: Vec<_> = snapshot.routes.iter().map(|route| route.kind).collect();
@@ -283,10 +277,7 @@ spec:
   retry: {{}}
 "
         );
-        let file = SourceFile {
-            path: "a.yaml".to_owned(),
-            bytes: format!("{labelled}{policy}").into_bytes(),
-        };
+        let file = SourceFile::new("a.yaml", format!("{labelled}{policy}"));
         let snapshot = parse(&[file]).unwrap_or_else(|rejections| panic!("{rejections}"));
         let rules = &snapshot.routes[0].rules;
         let selected = rules.iter().all(|rule| rule.traffic.is_some());

@@ -7,6 +7,9 @@ pub mod conformance;
 pub mod manifests;
 pub mod pods;
 pub mod process;
+pub mod remains;
+pub mod rights;
+pub mod shell;
 
 use std::{
     ffi::OsStr,
@@ -54,6 +57,8 @@ pub struct Setup {
     pub roles: bool,
     /// Whether names of Services stand for their ClusterIPs, which the agent leads on, and not for endpoints.
     pub cluster_ips: bool,
+    /// Whether it is kept what service accounts ask of the API server, for [`World::calls`].
+    pub audit: bool,
 }
 
 impl Default for Setup {
@@ -62,6 +67,7 @@ impl Default for Setup {
             nodes: 1,
             roles: true,
             cluster_ips: false,
+            audit: false,
         }
     }
 }
@@ -154,6 +160,7 @@ impl World {
                 if setup.roles { "RBAC" } else { "AlwaysAllow" },
             ])
             .args(setup.cluster_ips.then_some("--cluster-ips"))
+            .args(setup.audit.then_some("--audit"))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
@@ -261,7 +268,7 @@ impl World {
         written.context("kubectl did not read the manifest")
     }
 
-    /// Creates or changes the objects of all manifests in a folder, and waits for the definitions among them to be served.
+    /// Creates or changes the objects of a file or of all manifests in a folder, and waits for the definitions among them to be served.
     ///
     /// # Errors
     /// One is refused.

@@ -181,6 +181,97 @@ fn kube_requests_need_no_api_server() -> Result<()> {
     world.apply(&route("shop", "web", HOST, "/", ("two", 8080)).to_string())?;
     answered(&world, to, HOST, "two")?;
     agent.wait(|status| status["config"]["cluster"]["complete"] == true)?;
+    what_happened_meanwhile_is_listed(&world, &agent, to)
+}
+
+/// Asks etcd.
+fn etcd(world: &World, method: &str, request: &Value) -> Result<Value> {
+    let url = format!("http://127.0.0.1:2379/v3/kv/{method}");
+    let request = request.to_string();
+    let page = curl(
+        world.outside("curl"),
+        Duration::from_secs(5),
+        &["--data", &request, &url],
+    )?;
+    ensure!(page.status == 200, "etcd: {}", page.outcome());
+    Ok(page.json())
+}
+
+/// What the API server answers at a path of routes.
+fn raw(world: &World, query: &str) -> Result<String> {
+    let path = format!("/apis/gateway.networking.k8s.io/v1/httproutes?{query}");
+    let output = world.kubectl(&["get", "--raw", &path]).output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The version that a list of routes has.
+fn version(world: &World) -> Result<u64> {
+    let routes: Value = serde_json::from_str(&raw(world, "limit=1")?)?;
+    let version = routes["metadata"]["resourceVersion"].as_str();
+    Ok(version.context("the list has no version")?.parse()?)
+}
+
+/// The agent's watches cannot go on where they were (410), since the API server has forgotten what happened from there on: routes that
+/// came, changed and went meanwhile are told by lists, and nothing else is forgotten.
+fn what_happened_meanwhile_is_listed(
+    world: &World,
+    agent: &Agent<'_>,
+    to: SocketAddr,
+) -> Result<()> {
+    let named = |name: &str, backend: &str| {
+        route(
+            name,
+            "web",
+            &format!("{name}.example.org"),
+            "/",
+            (backend, 8080),
+        )
+    };
+    world.apply(&together(&[
+        named("stays", "one"),
+        named("changes", "one"),
+        named("goes", "one"),
+    ]))?;
+    for name in ["stays", "changes", "goes"] {
+        answered(world, to, &format!("{name}.example.org"), "one")?;
+    }
+    agent.stop()?;
+    let before = version(world)?;
+    world.apply(&together(&[named("changes", "two"), named("comes", "two")]))?;
+    world.delete(&["httproute", "goes"])?;
+    let now = etcd(world, "range", &json!({ "key": "AA==" }))?;
+    let now = now["header"]["revision"].as_str();
+    let now: u64 = now.context("etcd names no revision")?.parse()?;
+    ensure!(now > before, "{now} is not after {before}");
+    world.crash("kube-apiserver")?;
+    etcd(
+        world,
+        "compaction",
+        &json!({ "revision": now.to_string(), "physical": true }),
+    )?;
+    ensure!(
+        world.up_again()?.status()?.success(),
+        "the world did not come back"
+    );
+    let told = raw(
+        world,
+        &format!("watch=1&timeoutSeconds=5&resourceVersion={before}"),
+    )?;
+    ensure!(
+        told.contains(r#""code":410"#) || told.contains("too old resource version"),
+        "the past is still known: {told}"
+    );
+    agent.go_on()?;
+    for (name, by) in [("stays", "one"), ("changes", "two"), ("comes", "two")] {
+        answered(world, to, &format!("{name}.example.org"), by)?;
+    }
+    answered(world, to, "goes.example.org", "404")?;
+    answered(world, to, HOST, "two")?;
+    agent.wait(|status| {
+        let cluster = &status["config"]["cluster"];
+        cluster["complete"] == true && cluster["stale_seconds"] == 0
+    })?;
     Ok(())
 }
 

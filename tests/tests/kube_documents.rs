@@ -208,10 +208,22 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     );
     world.apply(&cell("third", "10.1.0.7", false))?;
     agent.wait(|status| cells(status) == 3)?;
-    agent.wait(|status| {
+    let heard = |status: &Value| {
         let cluster = &status["config"]["cluster"];
         cluster["complete"] == true && cluster["stale_seconds"] == 0
-    })?;
+    };
+    agent.wait(heard)?;
+
+    // A kind that is not served any more when an agent starts has no objects, whatever was kept.
+    let end = Instant::now() + WAIT;
+    while !fs::read_to_string(&kept)?.contains("third") {
+        ensure!(Instant::now() < end, "the third cell is not kept");
+        std::thread::sleep(PAUSE);
+    }
+    agent.end()?;
+    world.delete(&["crd", "cells.cardinal.dev"])?;
+    agent.again()?;
+    agent.wait(|status| heard(status) && cells(status) == 0)?;
     Ok(())
 }
 

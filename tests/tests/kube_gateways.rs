@@ -402,6 +402,27 @@ fn kube_gateways_have_the_addresses_of_nodes_and_of_load_balancers() -> Result<(
         )?;
     }
 
+    // Where it asks a node whether it takes what it brings: the node's agent answers, as nobody else does.
+    let asked = &balanced["spec"]["healthCheckNodePort"];
+    let asked: u16 = asked.as_u64().context("no port to ask at")?.try_into()?;
+    let said = json!({
+        "service": { "namespace": AGENT_NAMESPACE, "name": balanced["metadata"]["name"] },
+        "localEndpoints": 1,
+        "serviceProxyHealthy": true,
+    });
+    for node in ["198.19.255.1", "198.19.255.2", "[2001:2:0:ff::1]"] {
+        let url = format!("http://{node}:{asked}/healthz");
+        let end = Instant::now() + WAIT;
+        loop {
+            let page = curl(world.outside("curl"), Duration::from_secs(5), &[&url])?;
+            if page.status == 200 && page.json() == said {
+                break;
+            }
+            ensure!(Instant::now() < end, "{url} is {page:?}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     // Behind one that somebody else plays: it is told what to do, and says under which name it does it.
     world.apply(&together(&[
         of_class(

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
-use crate::{ebpf, setup, shell, stage};
+use crate::{ebpf, kube, setup, shell, stage};
 
 /// What `cargo xtask bench` can be told.
 #[derive(Args, Debug)]
@@ -45,6 +45,16 @@ struct Kube {
     /// Only what a change costs inside of the agent, step by step. No root needed.
     #[arg(long)]
     steps: bool,
+}
+
+impl Kube {
+    /// The script of tests/kube that builds everything for the worlds.
+    fn script(&self) -> &'static str {
+        match self.envoy_gateway {
+            true => "peers/envoy-gateway/start",
+            false => "up",
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -94,6 +104,11 @@ impl Measuring {
 
 /// Builds everything as whoever calls, and measures. Does not return if the benchmark could be started.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    // What a Kubernetes lacks is told before anything is built.
+    let world = match &options.layer {
+        Layer::Kube(kube) if !kube.steps => Some(kube::prepare(kube.script())?),
+        _ => None,
+    };
     setup::host_build()?;
     let mut bench = match &options.layer {
         Layer::L4(measuring) => {
@@ -127,19 +142,23 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             bench
         }
         Layer::Kube(kube) => {
-            let object = match kube.steps {
-                true => None,
-                false => {
+            let object = match &world {
+                None => None,
+                Some(_) => {
                     setup::ebpf()?;
                     Some(ebpf::build(&ebpf::Options::default())?)
                 }
             };
             let mut cargo = release(WITH_AGENT);
+            if object.is_some() {
+                // The nodes' images name it.
+                cargo.args(["--bin", "peer"]);
+            }
             stage::embed(&mut cargo, object.as_deref());
             shell::run(&mut cargo)?;
-            let mut bench = match kube.steps {
-                true => shell::command(program("bench")),
-                false => shell::elevated(&program("bench"), &[])?,
+            let mut bench = match &world {
+                None => shell::command(program("bench")),
+                Some(variables) => shell::elevated(&program("bench"), variables)?,
             };
             bench.arg("kube");
             if let Some(file) = &kube.json {

@@ -166,6 +166,13 @@ fn definition(kind: &Kind) -> Value {
                 "jsonPath": r#".status.conditions[?(@.type=="Programmed")].status"#,
             }),
             json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" }),
+            json!({
+                "name": "Message",
+                "type": "string",
+                "priority": 1,
+                "description": "What is wrong with it, in wide output",
+                "jsonPath": r#".status.conditions[?(@.type=="Accepted")].message"#,
+            }),
         ]);
     let name = kind.name;
     json!({

@@ -9,6 +9,7 @@
 //! written there is no rust-src.
 
 use std::{
+    ffi::{OsStr, OsString},
     fmt, fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -20,7 +21,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{setup, shell};
 
-const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// `--btf` keeps the type information, which needs the compiler's debug information to be there.
 const FLAGS: [&str; 6] = [
     "-C",
@@ -30,6 +31,14 @@ const FLAGS: [&str; 6] = [
     "-C",
     "debuginfo=2",
 ];
+
+/// The compiler's flags, as cargo takes them. The line information of the programs, which goes into the kernel with them, names
+/// their sources by the same paths whatever folder they are in.
+fn flags(more: &[&str]) -> OsString {
+    let fixed = FLAGS.iter().chain(more).map(OsString::from);
+    let all: Vec<_> = fixed.chain(shell::remapped()).collect();
+    all.join(OsStr::new("\u{1f}"))
+}
 
 /// What `cargo xtask build-ebpf` can be told.
 #[derive(Args, Clone, Debug, Default)]
@@ -139,7 +148,7 @@ impl Toolchain {
                 "--target-dir",
             ])
             .arg(shell::target_dir().join("bpf/build"))
-            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
+            .env("CARGO_ENCODED_RUSTFLAGS", flags(&[]));
         match self.kind {
             Kind::Nightly => {
                 cargo.args(["-Z", "build-std=core"]);
@@ -202,7 +211,8 @@ fn has_core(lib: &Path) -> bool {
     })
 }
 
-fn programs() -> PathBuf {
+/// The crate of the programs, a workspace of its own.
+pub(crate) fn programs() -> PathBuf {
     shell::root().join("agent-ebpf")
 }
 
@@ -291,15 +301,7 @@ pub(crate) fn tidy() -> Result<()> {
     check
         // What `cargo clippy` does, with the driver of this very compiler: another's cannot read its core library.
         .env("RUSTC_WORKSPACE_WRAPPER", driver)
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            FLAGS
-                .iter()
-                .chain(&["-D", "warnings"])
-                .copied()
-                .collect::<Vec<_>>()
-                .join("\u{1f}"),
-        );
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&["-D", "warnings"]));
     shell::run(&mut check)?;
     Ok(())
 }

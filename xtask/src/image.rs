@@ -1,15 +1,16 @@
 //! `cargo xtask image`: the agent as an OCI image of one static program, and the list of what it is made of.
 //!
 //! The image has no distribution in it: the program, the root certificates that it checks servers of key sets with, and nothing that
-//! could be run beside it. The same sources in the same folder, compiler and certificates give the same digest: no time and no name
-//! of a machine is in there. The folder is, since the line information of the eBPF programs names their sources. The list
-//! (CycloneDX) is attached to the image as an artifact that refers to it (OCI image specification 1.1, "Referrers").
+//! could be run beside it. The same sources, compilers and certificates give the same digest, in whatever folder: no time, no path and no
+//! name of a machine is in there. The list (CycloneDX) is attached to the image as an artifact that refers to it (OCI image
+//! specification 1.1, "Referrers").
 
 mod bill;
 mod layout;
 mod tar;
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -55,17 +56,25 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let roots = fs::read(&options.roots)
         .with_context(|| format!("failed to read {}", options.roots.display()))?;
 
-    let bill = bill::of("cardinal-agent", TARGET)?;
+    let program =
+        fs::read(&program).with_context(|| format!("failed to read {}", program.display()))?;
+    let bill = bill::of(TARGET, &program)?;
     let image = layout::Image {
         version,
-        layer: files(&fs::read(&program)?, &roots),
+        layer: files(&program, &roots),
         entrypoint: "/usr/bin/cardinal-agent",
     };
     let digest = layout::write(&out, tag, &image, &bill)?;
+    // Beside the layout too, for programs that read files.
+    let beside = out.with_extension("cdx.json");
+    fs::write(&beside, bill.to_string())
+        .with_context(|| format!("failed to write {}", beside.display()))?;
     println!("{digest}");
     eprintln!(
-        "{} holds cardinal-agent:{tag} and its bill of materials. To a registry:\n  skopeo copy oci:{}:{tag} docker://REGISTRY/cardinal-agent:{tag}",
+        "{} holds cardinal-agent:{tag} and its bill of materials, which is in {} too. To a registry:\n  \
+         skopeo copy --preserve-digests oci:{}:{tag} docker://REGISTRY/cardinal-agent:{tag}",
         out.display(),
+        beside.display(),
         out.display()
     );
     Ok(ExitCode::SUCCESS)
@@ -84,23 +93,14 @@ fn files(program: &[u8], roots: &[u8]) -> Vec<u8> {
 
 /// Builds the agent without this machine's folders in its own messages.
 fn program(object: &Path) -> Result<PathBuf> {
-    let root = shell::root();
-    let home = std::env::var_os("CARGO_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
-        PathBuf::from,
-    );
     let mut cargo = shell::cargo();
     cargo
         .args(["build", "--locked", "--release", "--target", TARGET])
         .args(["--package", "cardinal-agent"])
         .env("CC_x86_64_unknown_linux_musl", "musl-gcc")
         .env(
-            "RUSTFLAGS",
-            format!(
-                "--remap-path-prefix={}=/cardinal --remap-path-prefix={}=/cargo",
-                root.display(),
-                home.display()
-            ),
+            "CARGO_ENCODED_RUSTFLAGS",
+            shell::remapped().join(OsStr::new("\u{1f}")),
         );
     stage::embed(&mut cargo, Some(object));
     shell::run(&mut cargo)?;

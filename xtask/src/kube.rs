@@ -1,6 +1,8 @@
 //! `kube` and `conformance`: build the agent and a Kubernetes for it, then hand over to the `stage` program of the `tests`
 //! crate. The Kubernetes is that of `tests/kube`, whose binaries are kept in a cache outside of the repository.
 
+mod needs;
+
 use std::{
     env,
     os::unix::process::CommandExt as _,
@@ -145,7 +147,7 @@ fn outside() -> Result<Command> {
     if shell::find("kubectl").is_none() {
         bail!("kubectl is not here, which a cluster outside of a world is asked with");
     }
-    go()?;
+    needs::go()?;
     setup::host_build()?;
     let programs = stage::build(None, false)?;
     let mut stage = shell::command(programs.stage());
@@ -156,14 +158,9 @@ fn outside() -> Result<Command> {
 /// Builds the control plane, the nodes and the suite as whoever calls, unless they are in the cache (about seven minutes of two
 /// cores the first time). Gives what tells the root of a world where they are.
 pub(crate) fn prepare(script: &str) -> Result<[(&'static str, PathBuf); 2]> {
-    if !shell::is_root() && shell::find("sudo").is_none() {
-        bail!(
-            "a Kubernetes in network namespaces needs root, and there is no sudo on this machine"
-        );
-    }
-    setup::kube()?;
-    go()?;
+    needs::all()?;
     let cache = cache()?;
+    setup::kube()?;
     shell::run(
         shell::command(shell::root().join("tests/kube").join(script))
             .arg("--build-only")
@@ -171,16 +168,6 @@ pub(crate) fn prepare(script: &str) -> Result<[(&'static str, PathBuf); 2]> {
     )?;
     let path = env::var_os("PATH").unwrap_or_default();
     Ok([("CARDINAL_KUBE_CACHE", cache), ("PATH", path.into())])
-}
-
-/// Go builds Kubernetes; its own toolchain management gets the version that the modules name.
-fn go() -> Result<()> {
-    if shell::find("go").is_none() {
-        bail!(
-            "Go is not here, which builds Kubernetes and the conformance suite: https://go.dev/dl (1.26)"
-        );
-    }
-    Ok(())
 }
 
 /// As `tests/kube/lib.sh` has it, for whoever calls.

@@ -15,6 +15,7 @@ use crate::{
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_MACHETE: &str = "0.9.2";
+const AIOQUIC: &str = "1.7.2";
 /// LLVM of Debian's rustc-web, and of the linker that goes with it.
 const DISTRIBUTION_LLVM: u32 = 22;
 
@@ -50,16 +51,17 @@ impl Package {
 
 /// What building, the demo, the quickstart and the tests of one machine need. Others ask for more when they are called.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    // First, since a part of what it needs is not installed here: that is told before anything has taken its time.
+    if options.kube {
+        kube::prepare("up")?;
+        helm()?;
+    }
     host_build()?;
     ebpf()?;
     world()?;
     clients()?;
     if options.tidy {
         tidy()?;
-    }
-    if options.kube {
-        kube::prepare("up")?;
-        helm()?;
     }
     eprintln!("setup: everything is there");
     Ok(ExitCode::SUCCESS)
@@ -110,7 +112,36 @@ pub(crate) fn clients() -> Result<()> {
         Package::new("python3-websockets", "is one of them: WebSockets"),
         Package::new("python3-h2", "is one of them: HTTP/2"),
         Package::new("python3-wsproto", "is one of them: WebSockets over HTTP/2"),
-    ])
+        Package::new(
+            "python3-venv",
+            "makes a place for what Debian 12 does not have",
+        ),
+    ])?;
+    aioquic()
+}
+
+/// HTTP/3 for Python, in an environment of its own that sees the distribution's packages too.
+fn aioquic() -> Result<()> {
+    let folder = shell::root().join("target/python");
+    let python = folder.join("bin/python3");
+    let own = env::var_os("CARDINAL_PYTHON").map_or_else(|| python.clone(), PathBuf::from);
+    let mut asked = shell::command(own);
+    let asked = asked.args(["-c", "import aioquic"]).output();
+    if asked.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    eprintln!(
+        "setup: aioquic {AIOQUIC}, a client of HTTP/3 for tests, goes into {}",
+        folder.display()
+    );
+    let mut made = shell::command("/usr/bin/python3");
+    made.args(["-m", "venv", "--system-site-packages"])
+        .arg(&folder);
+    shell::run(&mut made)?;
+    let mut installed = shell::command(&python);
+    installed.args(["-m", "pip", "install", "--quiet"]);
+    shell::run(installed.arg(format!("aioquic=={AIOQUIC}")))?;
+    Ok(())
 }
 
 /// What a program without a C library of the machine is built with.

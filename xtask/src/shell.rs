@@ -28,6 +28,25 @@ pub(crate) fn target_dir() -> PathBuf {
     }
 }
 
+/// Flags of the compiler with which a program names its sources by the same paths wherever this repository, what is built of it and
+/// cargo's crates are. Of two that fit the compiler takes the last.
+pub(crate) fn remapped() -> [OsString; 3] {
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo");
+    let crates = env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from);
+    let folders = [
+        (root(), "/cardinal"),
+        (target_dir(), "/cardinal/target"),
+        (crates, "/cargo"),
+    ];
+    folders.map(|(from, to)| {
+        let mut flag = OsString::from("--remap-path-prefix=");
+        flag.push(from);
+        flag.push("=");
+        flag.push(to);
+        flag
+    })
+}
+
 /// A command that starts in the workspace's folder.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use rustls::server::NoClientAuth;
-use snapshot::model::{ClientIp, ClientPolicy, ClientTls};
+use snapshot::model::{ClientIp, ClientPolicy, ClientTls, MessageEdits};
 
-use super::filter::edits;
-use crate::route::client::{ClientSettings, Handshakes};
+use super::filter::{edits, pairs};
+use crate::route::client::{ClientSettings, Handshakes, ListenerEdits};
 
 /// Makes a policy ready, or says why it cannot be.
 pub(super) fn settings(policy: &Arc<ClientPolicy>) -> Result<ClientSettings, String> {
@@ -29,7 +29,12 @@ pub(super) fn settings(policy: &Arc<ClientPolicy>) -> Result<ClientSettings, Str
         policy: Arc::clone(policy),
         tls,
         header,
-        early: edits(&policy.early)?,
-        late: edits(&policy.late)?,
+        early: messages(&policy.early)?,
+        late: messages(&policy.late)?,
     })
+}
+
+fn messages(said: &MessageEdits) -> Result<ListenerEdits, String> {
+    let absent = pairs(&said.add_if_absent)?;
+    Ok(ListenerEdits::new(said, edits(&said.edits)?, absent))
 }

@@ -76,16 +76,18 @@ fn status(code: u16) -> Result<StatusCode, String> {
 
 /// Edits of headers, ready to be applied.
 pub(super) fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
-    let pairs = |list: &[(String, String)]| -> Result<Vec<_>, String> {
-        let pairs = list.iter().map(|(a, b)| Ok((name(a)?, value(b)?)));
-        pairs.collect::<Result<_, String>>().map(exact)
-    };
     let names: Result<_, String> = edits.remove.iter().map(|one| name(one)).collect();
     Ok(Edits {
         set: pairs(&edits.set)?,
         add: pairs(&edits.add)?,
         remove: exact(names?),
     })
+}
+
+/// Headers with their values.
+pub(super) fn pairs(list: &[(String, String)]) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let pairs = list.iter().map(|(a, b)| Ok((name(a)?, value(b)?)));
+    pairs.collect::<Result<_, String>>().map(exact)
 }
 
 fn name(text: &str) -> Result<HeaderName, String> {

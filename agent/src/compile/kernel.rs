@@ -336,7 +336,11 @@ impl Compiled {
 
 /// What the platform says that all rules are made with.
 fn calls(platform: &Platform) -> impl PartialEq {
-    (&platform.services, &platform.dns_declared)
+    (
+        &platform.services,
+        &platform.dns_declared,
+        platform.other_nodes,
+    )
 }
 
 fn component<'a>(snapshot: &'a Snapshot, id: &ComponentId) -> Option<&'a Component> {
@@ -368,15 +372,17 @@ fn listeners(tables: &mut KernelTables, snapshot: &Snapshot, node: &[IpAddr]) {
     tables.listeners.clear();
     for gateway in snapshot.gateways.values() {
         for listener in &gateway.listeners {
-            for socket in gateway.sockets(listener, node) {
-                let at = ServiceAddress {
-                    address: socket.ip(),
-                    port: socket.port(),
-                    protocol: protocol(listener.protocol.transport()),
-                };
-                tables
-                    .listeners
-                    .insert(at, gateway.gate.map_or(Identity::NONE, gate));
+            for transport in listener.transports() {
+                for socket in gateway.sockets_of(listener, transport, node) {
+                    let at = ServiceAddress {
+                        address: socket.ip(),
+                        port: socket.port(),
+                        protocol: protocol(transport),
+                    };
+                    tables
+                        .listeners
+                        .insert(at, gateway.gate.map_or(Identity::NONE, gate));
+                }
             }
         }
     }

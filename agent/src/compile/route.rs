@@ -10,14 +10,15 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use snapshot::model::{
-    Auth, BackendName, ClientPolicy, Declared, Filter, L7Kind, Name, ObjectName, Origin, PolicyId,
-    RemoteKeys, Route, Rule, Service, Target, Upstream, UpstreamTls,
+    self, Auth, BackendName, ClientPolicy, Declared, Filter, L7Kind, Name, ObjectName, Origin,
+    PolicyId, RemoteKeys, Route, Rule, Service, Target, Upstream, UpstreamTls,
 };
 use snapshot::{Mistake, Shared, Snapshot};
 
 use super::Here;
 use super::traffic;
 use crate::route::client::ClientSettings;
+use crate::route::cors::Cors;
 use crate::route::limiter::SharedRules;
 use crate::route::token::Provider;
 use crate::route::trust::Identity;
@@ -62,6 +63,7 @@ pub fn next(
     let table = RouteTable {
         generation,
         binds: compiler.binds(&rules, &streams),
+        quic: compiler.quic(),
         datagrams: compiler.datagrams(&rules, &streams),
         has_clients: !compiler.policies.is_empty(),
         callers: callers(snapshot),
@@ -98,6 +100,7 @@ struct Compiler<'a> {
     mistakes: Vec<Mistake>,
     providers: HashMap<Name, Arc<Provider>>,
     gatekeepers: HashMap<*const Auth, Arc<Gatekeeper>>,
+    cors: HashMap<*const model::Cors, Arc<Cors>>,
     remote_keys: HashSet<Arc<RemoteKeys>>,
     placements: BTreeMap<ObjectName, Arc<Placements>>,
     backends: BTreeMap<Arc<str>, Arc<Backend>>,
@@ -133,6 +136,7 @@ impl<'a> Compiler<'a> {
             mistakes: Vec::new(),
             providers: HashMap::new(),
             gatekeepers: HashMap::new(),
+            cors: HashMap::new(),
             remote_keys: HashSet::new(),
             placements: BTreeMap::new(),
             backends: BTreeMap::new(),
@@ -226,8 +230,16 @@ impl<'a> Compiler<'a> {
     }
 
     fn rule(&mut self, route: &Route, name: &Arc<str>, index: usize, rule: &Rule) -> RouteRule {
-        let auth = rule.auth.as_ref().map(|auth| self.gatekeeper(auth));
-        let filters = self.filters(&rule.declared, &rule.filters);
+        let asks = rule.auth.as_ref().filter(|auth| !auth.is_open());
+        let auth = asks.map(|auth| self.gatekeeper(auth));
+        let mut filters = self.filters(&rule.declared, &rule.filters);
+        // What a route says itself goes before what a policy says (Envoy Gateway, `CORS`).
+        if filters.cors.is_none()
+            && let Some(policy) = &rule.auth
+            && let Some(cors) = &policy.cors
+        {
+            filters.cors = self.cors(&policy.declared, cors);
+        }
         let targets: Vec<_> = rule
             .targets
             .iter()
@@ -266,7 +278,7 @@ impl<'a> Compiler<'a> {
                 .traffic
                 .as_ref()
                 .and_then(|policy| self.limiter(policy, (route.kind, name))),
-            filters,
+            filters: filters.into(),
             buffer: rule.traffic.as_ref().and_then(|one| one.request_buffer),
             timeouts: traffic::timeouts(rule),
             retry: traffic::retry(rule),

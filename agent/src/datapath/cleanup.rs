@@ -37,6 +37,14 @@ pub struct Thing {
     how: How,
 }
 
+impl Thing {
+    /// Whether it is a folder, which goes only if it is empty.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        matches!(self.how, How::Folder(_))
+    }
+}
+
 /// What has to be done to remove it.
 #[derive(Debug)]
 enum How {
@@ -252,8 +260,12 @@ impl Leftovers {
     }
 }
 
-/// Removes a folder if nothing is left in it. The root of a mount stays, too.
 fn folder_gone(path: &Path) -> Result<bool, Error> {
+    remove_empty(path).map_err(Error::file("remove", path))
+}
+
+/// Removes a folder if nothing is left in it; whether it is gone. The root of a mount stays, too.
+pub(crate) fn remove_empty(path: &Path) -> io::Result<bool> {
     match fs::remove_dir(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -265,6 +277,6 @@ fn folder_gone(path: &Path) -> Result<bool, Error> {
         {
             Ok(false)
         }
-        Err(error) => Err(Error::file("remove", path)(error)),
+        Err(error) => Err(error),
     }
 }

@@ -11,10 +11,12 @@ use snapshot::model::Underscores;
 use tokio::time::Instant;
 
 use super::body::ResponseBody;
+use super::connection::Conn;
 use super::exchange::Exchange;
 use super::log::Reason;
 use super::normalise::{self, Normal};
 use super::respond::Refusal;
+use crate::route::RouteTable;
 use crate::route::client::{ClientSettings, FORWARDED_FOR};
 use crate::upstream::Progress;
 
@@ -51,6 +53,16 @@ pub(super) fn received(
         exchange.record.client = Some(detected.address.to_string().into());
     }
     Ok(detected.address)
+}
+
+/// Gives a request without a host the one that its listener has for it, if there is one.
+pub(super) fn give_host(table: &RouteTable, conn: &Conn, parts: &mut Parts) {
+    if parts.uri.authority().is_some() || parts.headers.contains_key(header::HOST) {
+        return;
+    }
+    if let Some(host) = table.default_host(conn.local, conn.tls, conn.sni.as_deref()) {
+        parts.headers.insert(header::HOST, host.clone());
+    }
 }
 
 /// The answer to a request that no route is asked for: a health check, or another path.

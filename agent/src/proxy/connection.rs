@@ -85,6 +85,8 @@ pub(super) struct Conn {
     pub(super) clients: Option<Arc<ClientTrust>>,
     /// Names of the client's certificate, if that is good.
     pub(super) certificate: Option<Names>,
+    /// What upstreams are told of it, if they are.
+    pub(super) told: Option<HeaderValue>,
     /// When it was accepted.
     pub(super) begun: Instant,
     /// When its last answer was complete, or since when it is open.
@@ -105,6 +107,35 @@ pub(super) struct Conn {
 }
 
 impl Conn {
+    /// A connection of which nothing is known but its ends; none: an address has no text, which all have.
+    pub(super) fn new(peer: SocketAddr, local: SocketAddr, entry: Entry) -> Option<Self> {
+        // No address has a text that is no header's.
+        let address = HeaderValue::from_str(&peer.ip().to_string()).ok()?;
+        let now = Instant::now();
+        Some(Self {
+            peer,
+            source: peer,
+            client: peer.to_string().into(),
+            address,
+            local,
+            entry,
+            tls: false,
+            sni: None,
+            clients: None,
+            certificate: None,
+            told: None,
+            begun: now,
+            free: Cell::new(now),
+            held: Cell::default(),
+            body: RefCell::default(),
+            unread: Unread::default(),
+            settings: None,
+            counted: None,
+            requests: Cell::default(),
+            spent: Notify::default(),
+        })
+    }
+
     /// A proxy at the other end tells whose it is.
     pub(super) fn comes_from(&mut self, source: SocketAddr) {
         // No address has a text that is no header's.
@@ -115,13 +146,13 @@ impl Conn {
         }
     }
 
-    fn timeouts(&self) -> ClientTimeouts {
+    pub(super) fn timeouts(&self) -> ClientTimeouts {
         let settings = self.settings.as_ref();
         settings.map_or_else(Default::default, |one| one.policy.timeouts)
     }
 
     /// Returns once it is too old for another request; never, if it has all the time.
-    async fn old(&self) {
+    pub(super) async fn old(&self) {
         let settings = self.settings.as_ref();
         match settings.and_then(|one| one.policy.max_age) {
             Some(most) => tokio::time::sleep_until(self.begun + most).await,
@@ -170,30 +201,8 @@ pub(super) async fn accepted(
             return;
         }
     };
-    let Ok(address) = HeaderValue::from_str(&peer.ip().to_string()) else {
-        // No address has a text that is no header's.
+    let Some(mut conn) = Conn::new(peer, local, entry) else {
         return;
-    };
-    let mut conn = Conn {
-        peer,
-        source: peer,
-        client: peer.to_string().into(),
-        address,
-        local,
-        entry,
-        tls: false,
-        sni: None,
-        clients: None,
-        certificate: None,
-        begun: Instant::now(),
-        free: Cell::new(Instant::now()),
-        held: Cell::default(),
-        body: RefCell::default(),
-        unread: Unread::default(),
-        settings: None,
-        counted: None,
-        requests: Cell::default(),
-        spent: Notify::default(),
     };
     match entry {
         // What other connections wait for does not make those of plain HTTP larger.
@@ -368,7 +377,7 @@ async fn first<C: Future, F: Future>(
 
 /// Returns once a connection had no request under way for the first limit, or its client took nothing of an answer and sent
 /// nothing of a request for the second one. `at_rest`: how many hold it without a request.
-async fn idle(conn: &Rc<Conn>, at_rest: usize, (limit, patience): (Duration, Duration)) {
+pub(super) async fn idle(conn: &Rc<Conn>, at_rest: usize, (limit, patience): (Duration, Duration)) {
     loop {
         // An answer may be complete before its request is.
         let body = conn.body.borrow().upgrade();

@@ -51,7 +51,7 @@ const END: Duration = Duration::from_secs(10);
 /// Wait after a receive that failed for lack of memory.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Sessions that one listener may have, counted over all cores.
+/// Sessions that one listener may have, or connections of QUIC, counted over all cores.
 #[derive(Clone, Debug)]
 pub(super) struct Seats {
     taken: Arc<AtomicUsize>,
@@ -85,7 +85,7 @@ impl Drop for Waiting {
 }
 
 /// A session's place among those of its listener.
-struct Seat(Arc<AtomicUsize>);
+pub(super) struct Seat(Arc<AtomicUsize>);
 
 impl Seats {
     pub(super) fn new(most: usize) -> Self {
@@ -95,7 +95,7 @@ impl Seats {
         }
     }
 
-    fn take(&self) -> Option<Seat> {
+    pub(super) fn take(&self) -> Option<Seat> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
         let seat = Seat(Arc::clone(&self.taken));
         // Dropping it gives it back.

@@ -22,7 +22,7 @@ pub(super) struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
     /// Counts one more, unless there are `most` already.
-    fn new(open: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+    pub(super) fn new(open: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
         let before = open.fetch_add(1, Ordering::Relaxed);
         // Dropping it takes it back.
         let counted = Self(Arc::clone(open));

@@ -29,6 +29,7 @@ use super::seen::Seen;
 use super::send::{Call, Upgrade, send};
 use super::session::{self, Session};
 use super::target::{choose, pick};
+use super::told_certificate;
 use crate::route::cors;
 use crate::route::gatekeeper::Denied;
 use crate::route::limiter::Asking;
@@ -147,7 +148,12 @@ pub(super) async fn forward(
     let authorised = rule.auth.is_some() || matches!(rule.origin, Origin::Endpoint { .. });
     normalise::strip(headers, seen, authorised);
     let (client, tls) = (&stage.conn.address, stage.conn.tls);
+    let policy = stage.client.map(|one| &one.policy);
+    let certificate = policy.and_then(|policy| told_certificate::told(policy, stage.conn, headers));
+    let client = Some(client).filter(|_| policy.is_none_or(|policy| policy.tell_client));
     let forwarded = normalise::forwarded(headers, seen, client, tls, &normal);
+    let certificate = certificate.map(|told| (told_certificate::HEADER, told));
+    let forwarded = forwarded.chain(certificate);
     let mut host = normal.authority;
     // What a client sent itself is there, unless something was taken away.
     let tells = exchange.record.request_id.is_own() || changed || seen.any(Seen::HOP);
@@ -161,7 +167,7 @@ pub(super) async fn forward(
     // What is told goes behind the other fields, unless somebody reads or changes it on the way.
     let mut more = Vec::new();
     if mirrors || lists.iter().any(read) {
-        headers.extend(forwarded.into_iter().chain(id));
+        headers.extend(forwarded.chain(id));
     } else {
         more.reserve_exact(MORE);
         more.extend(forwarded);

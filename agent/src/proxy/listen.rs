@@ -3,6 +3,12 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
+use libc::{
+    BPF_A, BPF_ABS, BPF_ALU, BPF_B, BPF_H, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD, BPF_RET,
+    sock_filter, sock_fprog,
+};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::AttachReusePortCbpf;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use super::connection::KEEPALIVE;
@@ -34,6 +40,15 @@ pub struct ListenError {
 }
 
 impl ListenError {
+    /// What is open there is for datagrams of another kind. Its sockets and the new ones cannot be told apart by the kernel.
+    pub(super) fn of_another_kind(address: SocketAddr) -> Self {
+        Self {
+            address,
+            hint: "the listener of UDP or HTTP/3 that is there has to be gone first, in a change of its own",
+            source: io::ErrorKind::AddrInUse.into(),
+        }
+    }
+
     fn new(address: SocketAddr, source: io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => "another process already listens there",
@@ -90,6 +105,40 @@ pub(super) struct Group {
     pub(super) one: UdpSocket,
     /// One of each core.
     pub(super) cores: Vec<UdpSocket>,
+}
+
+impl Group {
+    /// Has the kernel bring what is QUIC to the core that the id of its connection tells, whatever address it comes from. What
+    /// begins a connection has no such id yet, and is spread as ever.
+    ///
+    /// Datagrams of a connection have a short head (RFC 9000, section 17.3), which has the first bit of the first byte unset, and
+    /// the id behind this byte. In its first two bytes is a number that leaves the core over when it is divided by how many there
+    /// are. Whatever the program answers that is no socket of the group has the kernel choose by its hash.
+    pub(super) fn steer(&self, address: SocketAddr) -> Result<(), ListenError> {
+        const LONG_HEAD: u32 = 0x80;
+        let line = |code: u32, yes, k| sock_filter {
+            code: code as u16,
+            jt: yes,
+            jf: 0,
+            k,
+        };
+        let cores = u32::try_from(self.cores.len()).unwrap_or(u32::MAX);
+        let mut lines = [
+            line(BPF_LD | BPF_B | BPF_ABS, 0, 0),
+            line(BPF_JMP | BPF_JSET | BPF_K, 3, LONG_HEAD),
+            line(BPF_LD | BPF_H | BPF_ABS, 0, 1),
+            line(BPF_ALU | BPF_MOD | BPF_K, 0, cores),
+            line(BPF_RET | BPF_A, 0, 0),
+            line(BPF_RET | BPF_K, 0, u32::MAX),
+        ];
+        let program = sock_fprog {
+            len: lines.len() as u16,
+            filter: lines.as_mut_ptr(),
+        };
+        // One program is for all sockets of a group.
+        setsockopt(&self.one, AttachReusePortCbpf, &program)
+            .map_err(|error| ListenError::new(address, error.into()))
+    }
 }
 
 /// Sockets of all cores for the datagrams of one address: the kernel brings those of one client to one of them
@@ -204,6 +253,42 @@ mod tests {
                 "{counts:?}"
             );
         }
+    }
+
+    #[test]
+    fn datagrams_of_one_connection_reach_the_core_that_its_id_tells() {
+        let port = UdpSocket::bind(loopback().0)
+            .and_then(|socket| socket.local_addr())
+            .expect("loopback has free ports")
+            .port();
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let sockets = datagrams(address, 3, false).expect("the port is free");
+        sockets.steer(address).expect("the kernel takes it");
+        let counts = || {
+            let mut buffer = [0; 16];
+            let mut count =
+                |one: &UdpSocket| std::iter::from_fn(|| one.recv(&mut buffer).ok()).count();
+            sockets.cores.iter().map(&mut count).collect::<Vec<_>>()
+        };
+        for id in [0_u16, 1, 2, 3, 301, 1000, 65_534] {
+            let [high, low] = id.to_be_bytes();
+            for _ in 0..8 {
+                // Each time from another address.
+                let client = UdpSocket::bind(loopback().0).expect("a port");
+                let sent = client.send_to(&[0x40, high, low, 7, 7], address);
+                sent.expect("it is taken");
+            }
+            let mut expected = vec![0; 3];
+            expected[usize::from(id % 3)] = 8;
+            assert_eq!(counts(), expected, "{id}");
+        }
+        // Of long heads those of one client stay together, whatever their ids are.
+        let client = UdpSocket::bind(loopback().0).expect("a port");
+        for id in 0..8 {
+            let sent = client.send_to(&[0xc0, 0, 0, 0, 1, 8, 0, id], address);
+            sent.expect("it is taken");
+        }
+        assert!(counts().contains(&8));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct AccessRecord {
     /// `north`, `west`, `east` or `south`; none at a gateway that is no gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<&'static str>,
-    /// `http`, `tls`, `tcp` or `udp`.
+    /// `http` for HTTP/1.1 and HTTP/2, `http/3`, `tls`, `tcp`, `udp` or `quic`.
     pub protocol: &'static str,
     /// Method.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -74,7 +74,10 @@ pub(super) fn read(
             "CONNECT is not served: this is a gateway, not a forward proxy",
         ));
     }
-    let (authority, host, port) = authority(request, seen)?;
+    let (mut authority, host, port) = authority(request, seen)?;
+    if client.is_some_and(|one| one.policy.strip_host_dot) {
+        authority = without_dot(authority);
+    }
     let (path, elsewhere) = path(request.uri.path(), client)?;
     let headers = &request.headers;
     if headers.len() > MAX_HEADERS {
@@ -179,6 +182,22 @@ fn authority(request: &Parts, seen: Seen) -> Result<(HeaderValue, Arc<str>, Opti
     };
     let (name, port) = split(given.as_bytes()).ok_or_else(|| bad("authority is malformed"))?;
     Ok((given, name, port))
+}
+
+/// An authority without the dot behind the host's name, which says that the name is whole.
+fn without_dot(authority: HeaderValue) -> HeaderValue {
+    let bytes = authority.as_bytes();
+    let end = match bytes.iter().rposition(|byte| *byte == b':') {
+        // The colons of an address are in brackets, and no dot is behind these.
+        Some(colon) if !bytes.ends_with(b"]") => colon,
+        _ => bytes.len(),
+    };
+    let (host, port) = bytes.split_at(end);
+    match host.strip_suffix(b".") {
+        // A part of a header's value is one.
+        Some(host) => HeaderValue::from_bytes(&[host, port].concat()).unwrap_or(authority),
+        None => authority,
+    }
 }
 
 /// Host and port of an authority without user information.
@@ -351,31 +370,32 @@ pub(super) fn strip(headers: &mut HeaderMap, seen: Seen, authorised: bool) {
 }
 
 /// Fields that say where a request came from: the way so far with its client behind it, and what is known. Takes away
-/// whatever a client said under such names, client certificates and users included. `seen`: what its head has.
+/// whatever a client said under such names, client certificates and users included. `seen`: what its head has. Without a
+/// client the way so far stays as it is.
 pub(super) fn forwarded(
     headers: &mut HeaderMap,
     seen: Seen,
-    client: &HeaderValue,
+    client: Option<&HeaderValue>,
     tls: bool,
     normal: &Normal,
-) -> [(HeaderName, HeaderValue); 3] {
-    let way = match seen.any(Seen::FORWARDED_FOR) {
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+    let way = client.map(|client| match seen.any(Seen::FORWARDED_FOR) {
         true => {
             let way = after(headers, client);
             headers.remove(FORWARDED_FOR);
             way
         }
         false => client.clone(),
-    };
+    });
     if seen.any(Seen::WAY) {
         remove(headers, |name| kind(name).any(Seen::WAY));
     }
     let scheme = HeaderValue::from_static(if tls { "https" } else { "http" });
-    [
-        (FORWARDED_FOR, way),
+    let way = way.map(|way| (FORWARDED_FOR, way));
+    way.into_iter().chain([
         (FORWARDED_PROTO, scheme),
         (FORWARDED_HOST, normal.authority.clone()),
-    ]
+    ])
 }
 
 /// The way so far, and the client behind it.
@@ -395,7 +415,22 @@ fn after(headers: &HeaderMap, client: &HeaderValue) -> HeaderValue {
 mod tests {
     use http::{HeaderMap, HeaderValue, header};
 
-    use super::{split, strip_hop_by_hop, unescaped};
+    use super::{split, strip_hop_by_hop, unescaped, without_dot};
+
+    #[test]
+    fn dots_behind_names_go() {
+        for (given, expected) in [
+            ("a.test.", "a.test"),
+            ("a.test.:80", "a.test:80"),
+            ("a.test", "a.test"),
+            ("a.test:80", "a.test:80"),
+            ("[::1]", "[::1]"),
+            ("[::1]:80", "[::1]:80"),
+            ("192.0.2.1.", "192.0.2.1"),
+        ] {
+            assert_eq!(without_dot(HeaderValue::from_static(given)), expected);
+        }
+    }
 
     #[test]
     fn escaped_slashes_become_slashes() {

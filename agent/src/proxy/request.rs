@@ -56,7 +56,9 @@ pub(super) async fn handle(
     upgrade: Option<OnUpgrade>,
 ) -> Response<ResponseBody> {
     let table = worker.table.load_full();
-    let mut exchange = Box::new(Exchange::begin(&worker, "http", Arc::clone(&conn.client)));
+    let http3 = parts.version == Version::HTTP_3;
+    let protocol = if http3 { "http/3" } else { "http" };
+    let mut exchange = Box::new(Exchange::begin(&worker, protocol, Arc::clone(&conn.client)));
     exchange.conn = Some(Rc::clone(&conn));
     conn.body.replace(Rc::downgrade(&exchange.progress));
     let client = match conn.entry {
@@ -67,6 +69,9 @@ pub(super) async fn handle(
     if let Some(client) = client {
         client.early.apply(&mut parts.headers);
         ids = client.policy.request_id;
+        if client.policy.default_host && parts.version == Version::HTTP_10 {
+            clients::give_host(&table, &conn, &mut parts);
+        }
     }
     let seen = Seen::of(&parts.headers);
     let id = match (ids, seen.any(Seen::REQUEST_ID)) {
@@ -137,6 +142,13 @@ pub(super) async fn handle(
         response.headers_mut().extend(verdict.headers());
     }
     if let Some(client) = client {
+        if client.policy.http3.is_some()
+            && conn.tls
+            && !http3
+            && let Some(told) = table.alt_svc(conn.local, conn.sni.as_deref())
+        {
+            response.headers_mut().insert(header::ALT_SVC, told.clone());
+        }
         client.late.apply(response.headers_mut());
     }
     exchange.record.status = response.status().as_u16();

@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::log::Reason;
 use super::prefixed::Prefixed;
 use super::stream;
+use super::told_certificate;
 use super::worker::Worker;
 use crate::clock;
 use crate::route::{Listener, RouteTable, ServerCertificate, Wire};
@@ -235,8 +236,8 @@ async fn handshake(
                 Ok(stream) => {
                     if let Some(clients) = &listener.clients {
                         let chain = stream.get_ref().1.peer_certificates();
-                        conn.certificate = chain.and_then(|chain| clients.verified(chain));
-                        conn.clients = Some(Arc::clone(clients));
+                        let asks = (&**listener, clients);
+                        told_certificate::note(conn, asks, chain, &certificate.key);
                     }
                     Some(Shaken::Http(Box::new(stream)))
                 }
@@ -258,7 +259,7 @@ fn unrouted(listener: &Listener, name: Option<&str>) -> bool {
     streams.is_some_and(|streams| streams.route(name).is_none())
 }
 
-fn expired(certificate: &ServerCertificate) -> bool {
+pub(super) fn expired(certificate: &ServerCertificate) -> bool {
     clock::unix_now() > certificate.not_after
 }
 

@@ -21,6 +21,7 @@ use super::datagram::{self, Seats};
 use super::log::RequestLog;
 use super::metrics::{CoreMetrics, Metrics};
 use super::mirror::Copies;
+use super::quic::{self, Core};
 use super::request_id::RequestId;
 use super::tokens::TokenCache;
 use crate::keys::KeyStore;
@@ -51,11 +52,20 @@ pub(super) enum Command {
     /// Accept no more on these.
     Close(Vec<SocketAddr>),
     /// Take datagrams of these.
-    OpenDatagrams(Vec<(SocketAddr, UdpSocket, Seats)>),
+    OpenDatagrams(Vec<(SocketAddr, UdpSocket, Taker)>),
     /// Take no more datagrams of these.
     CloseDatagrams(Vec<SocketAddr>),
     /// Accept nothing, finish what runs until the deadline, and say how many connections were left.
     Drain(Duration, oneshot::Sender<usize>),
+}
+
+/// Who takes the datagrams of a socket.
+#[derive(Clone)]
+pub(super) enum Taker {
+    /// Sessions of a UDP route.
+    Sessions(Seats),
+    /// Connections of HTTP/3.
+    Quic(Seats, Core),
 }
 
 /// What all workers share.
@@ -402,10 +412,19 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
                 }
             }
             Some(Command::OpenDatagrams(opened)) => {
-                for (address, socket, seats) in opened {
+                for (address, socket, taker) in opened {
                     let (close, closed) = oneshot::channel();
                     datagrams.insert(address, close);
-                    spawn_local(datagram::listen(Rc::clone(&worker), socket, seats, closed));
+                    let worker = Rc::clone(&worker);
+                    match taker {
+                        Taker::Sessions(seats) => {
+                            spawn_local(datagram::listen(worker, socket, seats, closed))
+                        }
+                        Taker::Quic(seats, core) => {
+                            let port = (address, seats);
+                            spawn_local(quic::listen(worker, socket, port, core, closed))
+                        }
+                    };
                 }
             }
             Some(Command::CloseDatagrams(addresses)) => {

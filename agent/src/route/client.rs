@@ -13,7 +13,9 @@ use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 use snapshot::model::{Cidr, ClientIp, ClientPolicy, ClientTls, Tls12Cipher, TlsVersions};
 use snapshot::path::PathRules;
 
-use super::Edits;
+mod edits;
+
+pub use edits::ListenerEdits;
 
 /// Where proxies write whom they speak for.
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -91,9 +93,9 @@ pub struct ClientSettings {
     /// The header that tells the client's address, if one does.
     pub(crate) header: Option<HeaderName>,
     /// Edits of requests before anything is read from their headers.
-    pub(crate) early: Edits,
+    pub(crate) early: ListenerEdits,
     /// Edits of answers after all others.
-    pub(crate) late: Edits,
+    pub(crate) late: ListenerEdits,
 }
 
 /// Whose a request is.

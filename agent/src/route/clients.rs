@@ -17,6 +17,10 @@ use snapshot::model::{Authorities, ClientDemand, ClientValidation};
 use super::client::Handshakes;
 use super::trust::{Names, names};
 
+mod accepted;
+
+use accepted::Accepting;
+
 /// What a listener asks of its clients.
 pub struct ClientTrust {
     digest: [u8; 32],
@@ -26,22 +30,29 @@ pub struct ClientTrust {
 
 struct Checked {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// What handshakes ask.
+    asked: Arc<dyn ClientCertVerifier>,
     settings: ServerConfig,
 }
 
 impl ClientTrust {
     /// Compiles what a gateway says.
     pub(crate) fn new(model: &ClientValidation, handshakes: &Handshakes) -> anyhow::Result<Self> {
-        let said = format!("{:?}", (&model.authorities, model.demand));
-        let checked = match &model.authorities {
+        let ClientValidation {
+            declared: _,
+            authorities,
+            demand,
+            accepted,
+            revocations,
+        } = model;
+        let said = format!("{:?}", (authorities, demand, accepted, revocations));
+        let checked = match authorities {
             Authorities::Missing(why) => Err(why.as_str().into()),
-            Authorities::These(certificates) => {
-                Ok(checked(certificates, model.demand, handshakes)?)
-            }
+            Authorities::These(certificates) => Ok(checked(certificates, model, handshakes)?),
         };
         Ok(Self {
             digest: Sha256::digest(said).into(),
-            demand: model.demand,
+            demand: *demand,
             checked,
         })
     }
@@ -51,6 +62,11 @@ impl ClientTrust {
     /// anything here.
     pub(crate) fn settings(&self) -> Result<&ServerConfig, &Arc<str>> {
         self.checked.as_ref().map(|checked| &checked.settings)
+    }
+
+    /// What handshakes ask of clients, or why there are none to be made.
+    pub(crate) fn asked(&self) -> Result<&Arc<dyn ClientCertVerifier>, &Arc<str>> {
+        self.checked.as_ref().map(|checked| &checked.asked)
     }
 
     /// The names of a client whose handshake is over, if it has a good certificate.
@@ -85,7 +101,7 @@ impl std::fmt::Debug for ClientTrust {
 
 fn checked(
     certificates: &[CertificateDer<'static>],
-    demand: ClientDemand,
+    model: &ClientValidation,
     handshakes: &Handshakes,
 ) -> anyhow::Result<Checked> {
     let mut roots = RootCertStore::empty();
@@ -94,19 +110,35 @@ fn checked(
     }
     let provider = Arc::clone(handshakes.provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    let verifier = match demand {
+    let mut builder = match model.demand {
         ClientDemand::Required | ClientDemand::Fallback => builder,
         ClientDemand::IfGiven => builder.allow_unauthenticated(),
     };
-    let verifier = verifier.build()?;
-    let asked: Arc<dyn ClientCertVerifier> = match demand {
+    if let Some(revocations) = &model.revocations {
+        // Of an issuer without a list, and of a list that is out of date, nobody knows what is revoked.
+        builder = builder
+            .with_crls(revocations.lists.iter().cloned())
+            .enforce_revocation_expiration();
+        if revocations.leaf_only {
+            builder = builder.only_check_end_entity_revocation();
+        }
+    }
+    let mut verifier = builder.build()?;
+    if !model.accepted.is_every() {
+        verifier = Arc::new(Accepting::new(verifier, &model.accepted));
+    }
+    let asked: Arc<dyn ClientCertVerifier> = match model.demand {
         ClientDemand::Required | ClientDemand::IfGiven => Arc::clone(&verifier),
         ClientDemand::Fallback => Arc::new(Lenient(Arc::clone(&verifier))),
     };
-    let mut settings = handshakes.settings(asked)?;
+    let mut settings = handshakes.settings(Arc::clone(&asked))?;
     settings.session_storage = Arc::new(NoServerSessionStorage {});
     settings.send_tls13_tickets = 0;
-    Ok(Checked { verifier, settings })
+    Ok(Checked {
+        verifier,
+        asked,
+        settings,
+    })
 }
 
 /// Asks for a certificate and lets everybody pass who has the key of the one that he shows, or shows none (Gateway

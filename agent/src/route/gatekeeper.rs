@@ -4,9 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
-use snapshot::model::{
-    Auth, AuthRule, Cidr, Decision, HeaderRequirement, Leniency, Name, StringMatch,
-};
+use snapshot::model::{Auth, AuthRule, Cidr, Decision, HeaderRequirement, Leniency, Name};
 
 use super::credential::{Carrier, KeyRing, Users};
 use super::token::{FetchedKeys, MAX_TOKEN, Provider, TokenError, Verified};
@@ -134,7 +132,7 @@ fn fits<T: AsRef<Verified>>(rule: &AuthRule, visitor: Visitor<'_>, tokens: &[T])
         && rule
             .path
             .as_ref()
-            .is_none_or(|path| looks_like(path, visitor.path))
+            .is_none_or(|path| path.fits(visitor.path))
         && (rule.clients.is_empty() || rule.clients.iter().any(|one| one.contains(&client)))
         && rule
             .headers
@@ -144,15 +142,6 @@ fn fits<T: AsRef<Verified>>(rule: &AuthRule, visitor: Visitor<'_>, tokens: &[T])
             .token
             .as_ref()
             .is_none_or(|wanted| tokens.iter().any(|token| token.as_ref().meets(wanted)))
-}
-
-fn looks_like(wanted: &StringMatch, text: &str) -> bool {
-    match wanted {
-        StringMatch::Exact(value) => text == value,
-        StringMatch::Prefix(value) => text.starts_with(value.as_str()),
-        StringMatch::Suffix(value) => text.ends_with(value.as_str()),
-        StringMatch::Regex(pattern) => pattern.regex().is_match(text),
-    }
 }
 
 /// Several lines of one header are one value, joined by a comma (RFC 9110, section 5.3).

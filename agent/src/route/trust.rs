@@ -5,6 +5,7 @@
 //! while that stays the same, and are never shared beyond it.
 
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -306,6 +307,15 @@ pub(crate) struct Names {
     /// DNS names, in lower case.
     pub(crate) hosts: Vec<String>,
     pub(crate) uris: Vec<String>,
+    pub(crate) emails: Vec<String>,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// An address (RFC 5280, section 4.2.1.6); none: it has another length.
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
+        .ok()
 }
 
 /// The names of a certificate; none if a part of it cannot be read.
@@ -325,6 +335,8 @@ pub(crate) fn names(certificate: &CertificateDer<'_>) -> Option<Names> {
                     match name {
                         GeneralName::DNSName(name) => names.hosts.push(name.to_ascii_lowercase()),
                         GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
+                        GeneralName::RFC822Name(name) => names.emails.push((*name).to_owned()),
+                        GeneralName::IPAddress(octets) => names.addresses.push(address(octets)?),
                         _ => {}
                     }
                 }

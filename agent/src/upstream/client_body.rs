@@ -1,4 +1,4 @@
-//! A request's body as its client sends it, in either version of HTTP.
+//! A request's body as its client sends it, in any version of HTTP.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::http1::MessageError;
+use crate::http3::{self, StreamError};
 
 /// What reads the body of one request of HTTP/1 from its connection.
 pub(crate) trait Upload {
@@ -37,6 +38,8 @@ enum Inner {
     Http1(Rc<dyn Upload>),
     /// With what takes from its trailers what they may not say.
     Http2(Incoming, fn(&mut HeaderMap)),
+    /// The same. It is boxed, so that the bodies of the others are no larger.
+    Http3(Box<http3::RequestBody>, fn(&mut HeaderMap)),
 }
 
 /// Why it is not there to its end.
@@ -48,6 +51,9 @@ pub enum ClientBreak {
     /// In HTTP/2.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+    /// In HTTP/3.
+    #[error(transparent)]
+    Http3(#[from] StreamError),
 }
 
 impl ClientBody {
@@ -65,6 +71,11 @@ impl ClientBody {
     pub(crate) fn http2(incoming: Incoming, strip: fn(&mut HeaderMap)) -> Self {
         Self(Inner::Http2(incoming, strip))
     }
+
+    /// What comes on a stream of HTTP/3, with trailers as `strip` leaves them.
+    pub(crate) fn http3(body: Box<http3::RequestBody>, strip: fn(&mut HeaderMap)) -> Self {
+        Self(Inner::Http3(body, strip))
+    }
 }
 
 impl Body for ClientBody {
@@ -79,13 +90,12 @@ impl Body for ClientBody {
             Inner::Empty => None,
             Inner::Http1(upload) => ready!(upload.poll_frame(context)).map(|one| Ok(one?)),
             Inner::Http2(body, strip) => {
-                let mut frame = ready!(Pin::new(body).poll_frame(context));
-                if let Some(Ok(frame)) = &mut frame
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    strip(trailers);
-                }
-                frame.map(|one| Ok(one?))
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                frame.map(|one| Ok(stripped(one?, *strip)))
+            }
+            Inner::Http3(body, strip) => {
+                let frame = ready!(body.poll_frame(context));
+                frame.map(|one| Ok(stripped(one?, *strip)))
             }
         };
         Poll::Ready(frame)
@@ -96,6 +106,7 @@ impl Body for ClientBody {
             Inner::Empty => true,
             Inner::Http1(upload) => upload.is_end_stream(),
             Inner::Http2(body, _) => body.is_end_stream(),
+            Inner::Http3(body, _) => body.is_end_stream(),
         }
     }
 
@@ -104,8 +115,16 @@ impl Body for ClientBody {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Http1(upload) => upload.size_hint(),
             Inner::Http2(body, _) => body.size_hint(),
+            Inner::Http3(body, _) => body.size_hint(),
         }
     }
+}
+
+fn stripped(mut frame: Frame<Bytes>, strip: fn(&mut HeaderMap)) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip(trailers);
+    }
+    frame
 }
 
 impl Drop for ClientBody {

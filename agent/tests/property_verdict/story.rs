@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use agent_common::{Action, Direction};
+use agent_common::{Action, Direction, Reason};
 
 use crate::answer::explains;
 use crate::cable;
@@ -15,7 +15,7 @@ use crate::model::{Asked, Ends, Flow, FlowId, Model, Outcome, REDIRECT, SECOND};
 use crate::parse::{Parsed, TCP, parse};
 use crate::random::Random;
 use crate::tables::Tables;
-use crate::universe::Universe;
+use crate::universe::{RANGES, Universe};
 use crate::world::World;
 
 mod tally;
@@ -255,6 +255,10 @@ impl Stage {
             let key = (judged.reason, judged.verdict);
             *tally.reasons.entry(key).or_default() += 1;
             *tally.paths.entry(judged.path).or_default() += 1;
+            let decided = [Reason::Policy, Reason::Denied].contains(&judged.reason);
+            if decided && RANGES.contains(&judged.rule) {
+                *tally.ranges.entry(judged.verdict).or_default() += 1;
+            }
             *self.expected.entry(counted(judged)).or_default() += 1;
         }
         if self.same(ran.as_ref(), &outcome) {

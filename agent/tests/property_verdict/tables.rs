@@ -100,10 +100,12 @@ impl Tables {
     /// What it takes to find the rules of pods with an identity.
     fn lookups(&self, of: Identity) -> Lookups {
         let rules = self.rules.get(&of);
-        let mut keys = rules.into_iter().flat_map(BTreeMap::keys);
-        match keys.any(|key| key.peer() == RuleKey::ANYBODY) {
-            true => Lookups::ANYBODY,
-            false => Lookups::default(),
-        }
+        let keys = rules.into_iter().flat_map(BTreeMap::keys);
+        keys.fold(Lookups::default(), |lookups, key| {
+            let anybody = (key.peer() == RuleKey::ANYBODY).then_some(Lookups::ANYBODY);
+            let range = (key.width() > 0).then_some(Lookups::RANGES);
+            let needed = anybody.into_iter().chain(range);
+            needed.fold(lookups, Lookups::and)
+        })
     }
 }

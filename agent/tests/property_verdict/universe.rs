@@ -45,8 +45,23 @@ fn owner(identity: Identity, ifindex: u32) -> Owner {
     }
 }
 
-pub(crate) const PORTS: [u16; 8] = [0, 53, 80, 443, 7777, TUNNELS[0], TUNNELS[1], TUNNELS[2]];
+pub(crate) const PORTS: [u16; 11] = [
+    0, 53, 80, 443, TUNNELS[0], TUNNELS[1], TUNNELS[2], //
+    // In the middle of a range of every width, its ends, and the next one.
+    7777, 7776, 7791, 7792,
+];
 pub(crate) const OTHER_PROTOCOLS: [u8; 12] = [0, 4, 41, 43, 44, 47, 50, 51, 59, 60, 132, 135];
+
+/// Numbers of the rules about ranges of ports, which are not those of others.
+pub(crate) const RANGES: [u32; 4] = [41, 42, 43, 44];
+
+/// In the place of a rule about a port, one about a range that holds it. No range of a policy begins at port 0, which is none.
+fn range(key: &RuleKey, random: &mut Random) -> Option<RuleKey> {
+    let (port, protocol) = (key.port(), key.protocol());
+    let width = random.within(1, 3) as u8;
+    let range = RuleKey::range(key.peer(), port, width, protocol, key.direction()?);
+    ([TCP, UDP].contains(&protocol) && range.port() > 0).then_some(range)
+}
 
 impl Universe {
     /// Pods behind these interfaces.
@@ -204,7 +219,10 @@ impl Universe {
             (false, _) => (peer, port, protocol),
         };
         let key = RuleKey::new(peer, port, protocol, direction);
-        (key, Rule::new(action, id))
+        match random.percent(25).then(|| self::range(&key, random)) {
+            Some(Some(range)) => (range, Rule::new(action, random.pick(&RANGES))),
+            _ => (key, Rule::new(action, id)),
+        }
     }
 
     /// A network around some address, of anybody.
@@ -283,9 +301,10 @@ impl Universe {
             ICMP | ICMPV6 => icmp_of(own),
             protocol => protocol,
         };
-        let port = match key.port() {
-            0 => random.pick(&PORTS),
-            port => port,
+        let port = match (key.port(), key.width()) {
+            (0, _) => random.pick(&PORTS),
+            (port, 0) => port,
+            (first, width) => first + random.below(1 << (4 * width)) as u16,
         };
         Some(match key.direction() {
             Some(Direction::Ingress) => (peer, own, port, protocol),

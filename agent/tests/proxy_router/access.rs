@@ -60,8 +60,8 @@ fn local(at: u16) -> SocketAddr {
     ([127, 0, 0, 1], at).into()
 }
 
-/// A request with headers.
-async fn ask(at: u16, method: &str, uri: &str, headers: &[(&str, &str)]) -> Reply {
+/// A request with headers to a port of loopback.
+pub(crate) async fn ask(at: u16, method: &str, uri: &str, headers: &[(&str, &str)]) -> Reply {
     let mut request = get(uri);
     *request.method_mut() = method.parse().expect("a method");
     for (name, value) in headers {

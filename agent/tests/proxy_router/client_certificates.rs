@@ -15,11 +15,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::backends::until_healthy;
+use crate::client_policy::{policy, policy_of};
 use crate::documents::snapshot;
 use crate::support::{Body, Reply, Router, backend, echo, free_port, full, refs, reply};
 use crate::tls::{Authority, Issued};
 use crate::traffic_policy::of_route;
 use crate::upstream_tls::{config_map, server};
+
+mod accepted;
+mod told;
 
 /// Authorities of a test: of the gateway's own certificate, and of its clients.
 struct World {
@@ -61,7 +65,7 @@ spec: {{ parentRefs: [{{ name: gw }}], rules: [{rules}] }}
 {}{more}",
             listeners.join(", "),
             self.servers
-                .issue("front", &["front.example"])
+                .issue("front", &["front.example", "spiffe://shop/front"])
                 .secret("front")
         )
     }
@@ -164,16 +168,10 @@ async fn proxy_asks_for_certificates_as_the_policy_of_a_listener_says() {
     let (rules, more) = to(echo("up").await);
     let ports = [free_port(), free_port(), free_port()];
     let policy = |port: u16, fields: &str| {
-        format!(
-            "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: ClientTrafficPolicy
-metadata: {{ name: p{port} }}
-spec:
-  targetRefs: [{{ group: gateway.networking.k8s.io, kind: Gateway, name: gw, sectionName: https-{port} }}]
-  tls: {{ clientValidation: {{ caCertificateRefs: [{{ kind: ConfigMap, name: clients }}]{fields} }} }}
-"
-        )
+        let spec = format!(
+            "tls: {{ clientValidation: {{ caCertificateRefs: [{{ kind: ConfigMap, name: clients }}]{fields} }} }}"
+        );
+        policy_of(&format!("p{port}"), &format!("https-{port}"), &spec)
     };
     let more = [
         more,
@@ -431,15 +429,8 @@ async fn proxy_asks_for_certificates_in_the_versions_that_the_policy_of_the_list
     let (rules, more) = to(echo("up").await);
     let port = free_port();
     let tls = format!("frontend: {{ default: {{ validation: {{ {CA} }} }} }}");
-    let policy = "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: ClientTrafficPolicy
-metadata: { name: p }
-spec:
-  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: gw }]
-  tls: { minVersion: '1.3' }
-";
-    let more = more + &config_map("clients", &[&world.clients]) + policy;
+    let policy = policy("tls: { minVersion: '1.3' }");
+    let more = more + &config_map("clients", &[&world.clients]) + &policy;
     let documents = world.documents(&[port], &tls, &rules, &more);
     let _router = Router::start(&snapshot(&documents));
     let own = world.clients.issue("orders", &["orders.example"]);

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
+use crate::access;
 use crate::support::{
     Body, Reply, Router, backend, connect, echo, free_port, full, get, http2, raw, refs, reply,
     send, serve, written,
@@ -21,17 +22,28 @@ use crate::support::{
 use crate::tcp_routes::{gateway, parrot, route, weighted};
 use crate::tls::Authority;
 
+mod messages;
+
 const FORWARDED: &str = "x-forwarded-for";
 const MADE: &str = "2026-01-01T00:00:00Z";
 
 /// A policy of gateway `gw`; `spec` is in the flow style of YAML.
 pub(crate) fn policy(spec: &str) -> String {
+    policy_of("p", "", spec)
+}
+
+/// The same with this name, and for one listener unless `section` is empty.
+pub(crate) fn policy_of(name: &str, section: &str, spec: &str) -> String {
+    let section = match section {
+        "" => String::new(),
+        section => format!(", sectionName: {section}"),
+    };
     format!(
         "---
 apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: ClientTrafficPolicy
-metadata: {{ name: p }}
-spec: {{ targetRefs: [{{ group: gateway.networking.k8s.io, kind: Gateway, name: gw }}], {spec} }}
+metadata: {{ name: {name} }}
+spec: {{ targetRefs: [{{ group: gateway.networking.k8s.io, kind: Gateway, name: gw{section} }}], {spec} }}
 "
     )
 }
@@ -61,6 +73,7 @@ fn secure(authority: &Authority, spec: &str, up: SocketAddr) -> (Snapshot, Socke
     (snapshot, (Ipv4Addr::LOCALHOST, at).into())
 }
 
+/// A request with these headers.
 fn with(headers: &[(&str, &str)]) -> Request<Body> {
     let mut request = get("http://x/");
     for (name, value) in headers {
@@ -76,15 +89,11 @@ fn with(headers: &[(&str, &str)]) -> Request<Body> {
 async fn proxy_client_policy_finds_the_client_behind_proxies() {
     let up = echo("up").await;
     // Clients of 192.0.2.0/24 alone are let through.
-    let allow = "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: SecurityPolicy
-metadata: { name: s }
-spec:
-  targetRefs: [{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: r }]
-  authorization:
-    rules: [{ action: Allow, principal: { clientCIDRs: [192.0.2.0/24] } }]
-";
+    let allow = access::policy(
+        "s",
+        "kind: HTTPRoute, name: r",
+        "  authorization: { rules: [{ action: Allow, principal: { clientCIDRs: [192.0.2.0/24] } }] }",
+    );
     let hops = "clientIPDetection: { xForwardedFor: { numTrustedHops: 2 } }";
     let networks =
         "clientIPDetection: { xForwardedFor: { trustedCIDRs: [127.0.0.0/8, 10.0.0.0/8] } }";
@@ -136,9 +145,9 @@ spec:
         let (snapshot, at) = match spec {
             "" => {
                 let rule = format!("    - {{ {} }}", refs(&["up"]));
-                written(&rule, &[("up", up)], allow)
+                written(&rule, &[("up", up)], &allow)
             }
-            spec => world(spec, up, allow),
+            spec => world(spec, up, &allow),
         };
         let router = Router::start(&snapshot);
         let answer = send(at, with(headers)).await;
@@ -358,25 +367,6 @@ async fn proxy_client_policy_settles_what_an_escaped_slash_is() {
             200 => assert_eq!(answer.json()["path"], path, "{spec} {target}"),
             307 => assert_eq!(answer.header("location"), Some(path), "{spec} {target}"),
             _ => {}
-        }
-    }
-}
-
-#[tokio::test]
-async fn proxy_client_policy_settles_what_becomes_of_underscores() {
-    let up = echo("up").await;
-    for (action, status, seen) in [
-        ("RejectRequest", 400, &[][..]),
-        ("Allow", 200, &["1"]),
-        ("DropHeader", 200, &[]),
-    ] {
-        let spec = format!("headers: {{ withUnderscoresAction: {action} }}");
-        let (snapshot, at) = world(&spec, up, "");
-        let _router = Router::start(&snapshot);
-        let answer = send(at, with(&[("x_user", "1")])).await;
-        assert_eq!(answer.status.as_u16(), status, "{action}");
-        if status == 200 {
-            assert_eq!(answer.seen("x_user"), seen, "{action}");
         }
     }
 }
@@ -639,10 +629,7 @@ async fn proxy_client_policy_of_a_listener_is_for_its_server_names_alone() {
         ),
     ]);
     text.push_str(&authority.secret("cert", &["a.example.com", "b.example.com"]));
-    text.push_str(
-        &policy("tls: { minVersion: '1.3' }")
-            .replace("name: gw }", "name: gw, sectionName: strict }"),
-    );
+    text.push_str(&policy_of("p", "strict", "tls: { minVersion: '1.3' }"));
     let _router = Router::start(&crate::documents::snapshot(&text));
     let at: SocketAddr = (Ipv4Addr::LOCALHOST, at).into();
     let old = &rustls::version::TLS12;
@@ -946,82 +933,4 @@ async fn proxy_client_policy_is_that_of_the_table_for_each_request() {
     router.publish(&after, 2);
     let answer = sender.send_request(asked()).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-}
-
-#[tokio::test]
-async fn proxy_client_policy_says_which_request_id_is_told() {
-    let up = echo("up").await;
-    for (action, own, is_new) in [
-        ("PreserveOrGenerate", true, true),
-        ("Preserve", true, false),
-        ("Generate", false, true),
-        ("Disable", false, false),
-    ] {
-        let (snapshot, at) = world(&format!("headers: {{ requestID: {action} }}"), up, "");
-        let _router = Router::start(&snapshot);
-        let told = |answer: &Reply| {
-            let seen = answer.seen("x-request-id");
-            let told = answer.header("x-request-id").map(str::to_owned);
-            assert_eq!(seen.first(), told.as_ref(), "{action}");
-            told
-        };
-        let answer = send(at, with(&[("x-request-id", "mine-1")])).await;
-        let kept = told(&answer).is_some_and(|id| id == "mine-1");
-        assert_eq!(kept, own, "{action}");
-        let none = told(&send(at, with(&[])).await);
-        assert_eq!(none.is_some(), is_new, "{action}");
-        // What is no id goes no further.
-        let odd = told(&send(at, with(&[("x-request-id", "a b")])).await);
-        assert_eq!(
-            odd.as_ref().map(String::len),
-            is_new.then_some(32),
-            "{action}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn proxy_client_policy_edits_headers_before_and_behind_all_else() {
-    let up = echo("up").await;
-    let spec = "headers: {
-      earlyRequestHeaders: { set: [{ name: x-version, value: two }], add: [{ name: x-a, value: b }], remove: [x-secret] },
-      lateResponseHeaders: { set: [{ name: server, value: here }], remove: [x-cell-name] },
-      disableRateLimitHeaders: true }";
-    let more = "---
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: { name: two }
-spec:
-  parentRefs: [{ name: gw }]
-  rules:
-    - matches: [{ headers: [{ name: x-version, value: two }] }]
-      filters: [{ type: ResponseHeaderModifier, responseHeaderModifier: { set: [{ name: server, value: route }, { name: x-route, value: two }] } }]
-      backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: up }]
----
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: BackendTrafficPolicy
-metadata: { name: rates }
-spec:
-  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: gw }]
-  rateLimit: { local: { rules: [{ limit: { requests: 2, unit: Hour } }] } }
-";
-    let (snapshot, at) = world(spec, up, more);
-    let router = Router::start(&snapshot);
-    let asked = with(&[("x-a", "a"), ("x-secret", "s"), ("x-version", "one")]);
-    let answer = send(at, asked).await;
-    assert_eq!(answer.status, 200);
-    // Routed by what it became.
-    assert_eq!(answer.header("x-route"), Some("two"));
-    assert_eq!(answer.seen("x-version"), ["two"]);
-    assert_eq!(answer.seen("x-a"), ["a,b"]);
-    assert_eq!(answer.seen("x-secret"), [""; 0]);
-    assert_eq!(answer.header("server"), Some("here"));
-    assert_eq!(answer.header("x-cell-name"), None);
-    assert_eq!(answer.header("x-ratelimit-limit"), None);
-    send(at, with(&[])).await;
-    let refused = send(at, with(&[])).await;
-    assert_eq!(refused.status, 429);
-    assert_eq!(refused.header("server"), Some("here"));
-    assert_eq!(refused.header("x-ratelimit-limit"), None);
-    router.reason(Reason::RateLimited).await;
 }

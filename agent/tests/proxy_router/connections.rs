@@ -264,21 +264,14 @@ async fn proxy_ends_streams_when_the_policy_says_so() {
 #[tokio::test]
 async fn proxy_waits_by_the_rule_and_not_by_the_listener() {
     let up = crate::resilience::slow(Duration::from_millis(600)).await;
-    let listener = "---
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: ClientTrafficPolicy
-metadata: { name: c }
-spec:
-  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: gw }]
-  timeout: { http: { streamIdleTimeout: 200ms } }
-";
+    let listener = crate::client_policy::policy("timeout: { http: { streamIdleTimeout: 200ms } }");
     for (fields, status) in [
         ("requestTimeout: 0s", 504),
         ("streamIdleTimeout: 5s", 200),
         ("streamIdleTimeout: 0s", 200),
         ("streamIdleTimeout: 100ms", 504),
     ] {
-        let more = listener.to_owned() + &of_route(&format!("timeout: {{ http: {{ {fields} }} }}"));
+        let more = listener.clone() + &of_route(&format!("timeout: {{ http: {{ {fields} }} }}"));
         let (snapshot, at) = written(&rule("/", "name: x"), &[("up", up)], &more);
         let _router = Router::start(&snapshot);
         let answer = send(at, get("http://x/")).await;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use http::Request;
 use serde_json::json;
 
+use crate::access::policy;
 use crate::auth::Issuer;
 use crate::documents::snapshot;
 use crate::support::{Body, Router, echo, free_port, full, get, http_gateway, send};
@@ -133,17 +134,11 @@ async fn proxy_takes_a_claim_as_key_only_from_a_verified_token() {
         mistakes[0].message.contains("takes its key from a token"),
         "{mistakes:?}"
     );
-    let policy = format!(
-        "
----
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: SecurityPolicy
-metadata: {{ name: p }}
-spec:
-  targetRefs: [{{ group: gateway.networking.k8s.io, kind: HTTPRoute, name: r }}]
-  jwt: {{ providers: [{{ name: default, localJWKS: {{ type: Inline, inline: '{}' }} }}] }}",
+    let jwt = format!(
+        "  jwt: {{ providers: [{{ name: default, localJWKS: {{ type: Inline, inline: '{}' }} }}] }}",
         issuer.jwks()
     );
+    let policy = format!("\n{}", policy("p", "kind: HTTPRoute, name: r", &jwt));
     let text = documents(at, "{ claim: org.tenant }", alpha, beta, &policy);
     let _router = Router::start(&snapshot(&text));
     let at: SocketAddr = ([127, 0, 0, 1], at).into();

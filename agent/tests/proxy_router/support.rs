@@ -111,6 +111,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         listeners,
         gate,
         node_ports: snapshot::model::NodePorts::None,
+        health_check: None,
         identity: None,
     }
 }

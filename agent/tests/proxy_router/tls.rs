@@ -7,14 +7,19 @@ use cardinal_agent::compile::route::compile;
 use cardinal_agent::proxy::Reason;
 use http::StatusCode;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, CertifiedIssuer, KeyPair,
+    RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use sha2::{Digest, Sha256};
 use snapshot::Snapshot;
 use snapshot::model::{Certificate, Listener, ListenerProtocol};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::support::{
     Reply, Router, echo, empty, free_port, gateway, get, listener, object, prefix, reply, route,
@@ -54,12 +59,39 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// A certificate with a common name and these alternative names; one with `://` is a URI.
+    /// A list in PEM form of what it revoked, good until the year `until`.
+    pub(crate) fn revoked(&self, certificates: &[&Issued], until: i32) -> String {
+        let revoked = certificates.iter().map(|one| RevokedCertParams {
+            serial_number: one.serial(),
+            revocation_time: date_time_ymd(2020, 1, 2),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 3),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).expect("it signs");
+        list.pem().expect("it is DER")
+    }
+
+    /// A certificate with a common name and these alternative names; one with `://` is a URI, and one with
+    /// `@` an address of mail.
     pub(crate) fn issue(&self, common: &str, names: &[&str]) -> Issued {
         let (uris, hosts): (Vec<&str>, Vec<&str>) =
             names.iter().partition(|name| name.contains("://"));
+        let (mails, hosts): (Vec<&str>, Vec<&str>) =
+            hosts.into_iter().partition(|name| name.contains('@'));
         let hosts: Vec<String> = hosts.into_iter().map(str::to_owned).collect();
         let mut params = CertificateParams::new(hosts).expect("names");
+        for mail in mails {
+            let mail = rcgen::SanType::Rfc822Name(mail.try_into().expect("ASCII"));
+            params.subject_alt_names.push(mail);
+        }
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
             .distinguished_name
@@ -157,6 +189,18 @@ impl Issued {
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::try_from(self.key.serialize_der()).expect("a key")
+    }
+
+    fn serial(&self) -> SerialNumber {
+        let (_, leaf) = X509Certificate::from_der(self.leaf.der()).expect("a certificate");
+        leaf.raw_serial().to_vec().into()
+    }
+
+    /// SHA-256 of the certificate and of its public key.
+    pub(crate) fn hashes(&self) -> [Vec<u8>; 2] {
+        let (_, leaf) = X509Certificate::from_der(self.leaf.der()).expect("a certificate");
+        [self.leaf.der().as_ref(), leaf.public_key().raw]
+            .map(|bytes| Sha256::digest(bytes).to_vec())
     }
 
     /// A `Secret` with it.

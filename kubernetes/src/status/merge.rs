@@ -22,6 +22,14 @@ pub(crate) enum Said {
         /// Each with the reference and `conditions`.
         entries: Vec<Map<String, Value>>,
     },
+    /// A condition that another controller may be there to write: one of its type whose reason is none of ours is that one's, and
+    /// stays.
+    Yielding {
+        /// Without the time.
+        condition: Map<String, Value>,
+        /// All that we give.
+        reasons: [&'static str; 2],
+    },
 }
 
 /// How many ancestors a policy's status holds (Gateway API, `PolicyStatus.ancestors`), and parents that of a route has room for
@@ -81,6 +89,21 @@ impl Said {
                     return None;
                 }
                 after.insert((*name).to_owned(), Value::Array(all));
+            }
+            Self::Yielding { condition, reasons } => {
+                let old = list(before.get("conditions"));
+                let mut same = old
+                    .iter()
+                    .filter(|old| old.get("type") == condition.get("type"));
+                let is_ours = |old: &Value| {
+                    let reason = old.get("reason").and_then(Value::as_str);
+                    reason.is_some_and(|reason| reasons.contains(&reason))
+                };
+                if !same.all(is_ours) {
+                    return None;
+                }
+                let new = [Value::Object(condition.clone())];
+                after.insert("conditions".to_owned(), Value::Array(kept(&new, old, now)));
             }
         }
         (after != *before).then_some(Value::Object(after))
@@ -255,6 +278,46 @@ mod tests {
             })
         );
         assert_eq!(said.merged(Some(&merged), "later"), None);
+    }
+
+    fn valid(status: &str, reason: &str, message: &str) -> Said {
+        Said::Yielding {
+            condition: map(
+                json!({"type": "Valid", "status": status, "reason": reason, "message": message}),
+            ),
+            reasons: ["Accepted", "Invalid"],
+        }
+    }
+
+    #[test]
+    fn a_condition_that_another_controller_wrote_is_left_to_it() {
+        let refused = valid("False", "Invalid", "spec.egress: no");
+        let merged = refused.merged(None, NOW).expect("nobody said anything");
+        let ours = json!({
+            "type": "Valid", "status": "False", "reason": "Invalid", "message": "spec.egress: no",
+            "lastTransitionTime": NOW
+        });
+        assert_eq!(merged, json!({"conditions": [ours]}));
+        assert_eq!(refused.merged(Some(&merged), "later"), None);
+        // Ours follows the object, and keeps its time while its status stays.
+        let other = valid("False", "Invalid", "spec.ingress: no");
+        let told = other
+            .merged(Some(&merged), "later")
+            .expect("another message");
+        assert_eq!(told["conditions"][0]["lastTransitionTime"], NOW);
+        assert_eq!(told["conditions"][0]["message"], "spec.ingress: no");
+        let taken = valid("True", "Accepted", "");
+        let told = taken.merged(Some(&told), "later").expect("another status");
+        assert_eq!(told["conditions"][0]["lastTransitionTime"], "later");
+        // Cilium's has no reason.
+        let theirs = json!({"conditions": [
+            {"type": "Valid", "status": "True", "lastTransitionTime": THEN, "message": "Policy validation succeeded"}
+        ]});
+        assert_eq!(refused.merged(Some(&theirs), NOW), None);
+        let beside = json!({"conditions": [{"type": "Audited", "status": "True"}], "derivativePolicies": {}});
+        let merged = taken.merged(Some(&beside), NOW).expect("news");
+        assert_eq!(merged["conditions"][1], beside["conditions"][0]);
+        assert_eq!(merged["derivativePolicies"], json!({}));
     }
 
     #[test]

@@ -96,8 +96,51 @@ fn other_kinds_are_left_alone() {
 #[test]
 fn a_deletion_that_is_told_needs_no_second_look() {
     let mut store = Store::kept(services(&["a"]));
-    store.deleted(&services(&["a"])[0].id);
+    store.deleted(&services(&["a"])[0].id, "a");
     assert!(names(&store).is_empty());
+    // A second time it is no news.
+    let counts = store.counts();
+    store.deleted(&services(&["a"])[0].id, "a");
+    assert_eq!(store.counts(), counts);
+}
+
+#[test]
+fn a_deletion_that_is_told_late_is_not_one_of_the_object_with_the_name_now() {
+    let mut store = Store::kept(services(&["a"]));
+    let mut reborn = object(Kind::Service, "a", "x");
+    reborn.uid = "other".into();
+    store.applied(reborn);
+    store.deleted(&services(&["a"])[0].id, "a");
+    assert_eq!(names(&store), ["a"]);
+    store.deleted(&services(&["a"])[0].id, "other");
+    assert!(names(&store).is_empty());
+}
+
+#[test]
+fn what_was_kept_of_a_kind_that_is_not_served_goes_at_the_second_look() {
+    let now = Instant::now();
+    let mut store = Store::kept(services(&["a"]));
+    store.applied(object(Kind::Secret, "s", "x"));
+    let served = [Kind::Secret].into();
+    store.serves(&served);
+    assert_eq!(store.unserved(&served, now), Some(SECOND_LOOK));
+    store.listed(Kind::Secret, vec![object(Kind::Secret, "s", "x")], now);
+    assert!(!store.complete());
+    assert_eq!(names(&store), ["a", "s"]);
+    assert_eq!(store.unserved(&served, now + SECOND_LOOK), None);
+    assert!(store.complete());
+    assert_eq!(names(&store), ["s"]);
+    // One that is served by then keeps what its list has.
+    let mut store = Store::kept(services(&["a"]));
+    store.serves(&served);
+    assert_eq!(store.unserved(&served, now), Some(SECOND_LOOK));
+    let served = [Kind::Secret, Kind::Service].into();
+    assert_eq!(store.unserved(&served, now + SECOND_LOOK), None);
+    let listed = store.listed(Kind::Service, services(&["a"]), now + SECOND_LOOK);
+    assert_eq!(
+        (listed, names(&store)),
+        (Belief::Whole, vec!["a".to_owned()])
+    );
 }
 
 #[test]

@@ -7,18 +7,20 @@ use super::Meta;
 use super::addresses::network;
 use super::duration::duration;
 use super::gateway::ValidationDraft;
-use super::http_route::{header_edits, header_name};
+use super::http_route::header_name;
 use super::policy::{Targets, gateways};
 use super::quantity::bytes;
 use crate::model::{
-    Alpn, ClientHttp2, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit, DocumentPath,
-    Entrance, EscapedSlashes, HeaderEdits, Http1End, Keepalive, RequestIds, Timestamp, Tls12Cipher,
-    TlsVersions, Underscores,
+    Alpn, ClientHttp2, ClientHttp3, ClientPolicy, ClientTimeouts, ClientTls, ConnectionLimit,
+    DocumentPath, Entrance, EscapedSlashes, Http1End, Keepalive, Timestamp, Tls12Cipher,
+    TlsVersions,
 };
 use crate::reader::{Field, Object};
 
 mod client_ip;
+mod headers;
 mod tls;
+mod validation;
 
 /// More is not told from no limit.
 const MAX_COUNT: i64 = 1_000_000_000;
@@ -39,25 +41,34 @@ pub(crate) struct ClientDraft {
 
 /// Reads the `spec`.
 pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
-    spec.unsupported(&["http3", "grpc", "scheme"]);
+    spec.unsupported(&["grpc", "scheme"]);
     let targets = gateways(spec, meta);
     let proxy_protocol = proxy_protocol(spec);
     let client_ip = spec
         .optional("clientIPDetection")
         .map(|field| client_ip::read(&field));
     let path = spec.optional("path").map(|field| path(&field));
-    let headers = spec.optional("headers").map(|field| headers(&field));
+    let headers = spec.optional("headers").map(|field| headers::read(&field));
     let timeouts = spec.optional("timeout").map(|field| timeouts(&field));
     let tls = spec.optional("tls").map(|field| tls::read(&field, meta));
     let connections = spec.optional("connection").map(|field| connection(&field));
     let keepalive = spec.optional("tcpKeepalive").map(|field| keepalive(&field));
     let http1 = spec.optional("http1").map(|field| http1(&field));
     let http2 = spec.optional("http2").map(|field| http2(&field));
+    let quic = spec.optional("http3");
+    let http3 = quic.as_ref().map(http3);
     let health_path = spec.optional("healthCheck").map(|field| health(&field));
     let (escaped_slashes, merge_slashes) = settled(path)?.unwrap_or((EscapedSlashes::Reject, true));
     let connections = settled(connections)?.unwrap_or_default();
     let headers = settled(headers)?.unwrap_or_default();
+    let client_ip = settled(client_ip)?.unwrap_or_default();
+    let http1 = settled(http1)?.unwrap_or_default();
     let (tls, validation) = settled(tls)?.unwrap_or_default();
+    let proxy_protocol = proxy_protocol?;
+    let http3 = settled(http3)?;
+    if let Some(field) = &quic {
+        possible(field, proxy_protocol, tls.versions)?;
+    }
     Some(ClientDraft {
         created: meta.created,
         targets,
@@ -65,25 +76,30 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ClientDraft> {
         policy: ClientPolicy {
             declared: meta.declared.clone(),
             entrance: Entrance {
-                proxy_protocol: proxy_protocol?,
+                proxy_protocol,
                 limit: connections.limit,
                 keepalive: settled(keepalive)?,
             },
-            client_ip: settled(client_ip)?.flatten(),
+            client_ip: client_ip.by,
             escaped_slashes,
             merge_slashes,
             underscores: headers.underscores,
             request_id: headers.request_id,
             early: headers.early,
             late: headers.late,
+            told_certificate: headers.told_certificate,
+            tell_client: client_ip.tell_client,
+            strip_host_dot: headers.strip_host_dot,
+            default_host: http1.default_host,
             rate_headers: headers.rate_headers,
             timeouts: settled(timeouts)?.unwrap_or_default(),
             tls,
             max_requests: connections.max_requests,
             max_age: connections.max_age,
             max_stream: connections.max_stream,
-            http1_end: settled(http1)?.unwrap_or_default(),
+            http1_end: http1.end,
             http2: settled(http2)?.unwrap_or_default(),
+            http3,
             health_path: settled(health_path)?,
         },
     })
@@ -138,111 +154,6 @@ fn path(field: &Field<'_>) -> Option<(EscapedSlashes, bool)> {
         settled(action)?.unwrap_or_default(),
         !settled(unmerged)?.unwrap_or_default(),
     ))
-}
-
-/// `headers` (Envoy Gateway, `HeaderSettings`).
-struct Headers {
-    underscores: Underscores,
-    request_id: RequestIds,
-    early: HeaderEdits,
-    late: HeaderEdits,
-    rate_headers: bool,
-}
-
-impl Default for Headers {
-    fn default() -> Self {
-        Self {
-            underscores: Underscores::default(),
-            request_id: RequestIds::default(),
-            early: HeaderEdits::default(),
-            late: HeaderEdits::default(),
-            rate_headers: true,
-        }
-    }
-}
-
-fn headers(field: &Field<'_>) -> Option<Headers> {
-    let mut object = field.object()?;
-    object.unsupported(&["host"]);
-    let foreign = object.optional("enableEnvoyHeaders");
-    let certificate = object.optional("xForwardedClientCert");
-    let sound = foreign.is_none_or(|field| no_envoy_headers(&field).is_some())
-        & certificate.is_none_or(|field| no_certificate(&field).is_some());
-    let silent = object
-        .optional("disableRateLimitHeaders")
-        .map(|field| field.boolean());
-    let request_id = request_ids(&mut object);
-    let early = object.optional("earlyRequestHeaders");
-    let early = early.map(|field| edits(&field));
-    let late = object.optional("lateResponseHeaders");
-    let late = late.map(|field| edits(&field));
-    let action = object.optional("withUnderscoresAction").map(|field| {
-        field.choice(&[
-            ("RejectRequest", Underscores::Reject),
-            ("Allow", Underscores::Allow),
-            ("DropHeader", Underscores::Drop),
-        ])
-    });
-    object.finish();
-    let headers = Headers {
-        underscores: settled(action)?.unwrap_or_default(),
-        request_id: request_id?,
-        early: settled(early)?.unwrap_or_default(),
-        late: settled(late)?.unwrap_or_default(),
-        rate_headers: !settled(silent)?.unwrap_or_default(),
-    };
-    sound.then_some(headers)
-}
-
-fn no_envoy_headers(field: &Field<'_>) -> Option<()> {
-    if field.boolean()? {
-        field.mistake("`X-Envoy-` headers tell of Envoy; expected `false`");
-        return None;
-    }
-    Some(())
-}
-
-/// What a client says of its certificate goes no further, and nothing is said in its place.
-fn no_certificate(field: &Field<'_>) -> Option<()> {
-    let mut object = field.object()?;
-    object.unsupported(&["certDetailsToAdd"]);
-    let mode = match object.optional("mode") {
-        Some(field) => field.choice(&[("Sanitize", ())]),
-        None => Some(()),
-    };
-    object.finish();
-    mode
-}
-
-/// `requestID`, or what came before it.
-fn request_ids(object: &mut Object<'_>) -> Option<RequestIds> {
-    let action = object.optional("requestID");
-    let preserve = object.optional("preserveXRequestID");
-    match (action, preserve) {
-        (Some(_), Some(field)) => {
-            field.mistake("expected either `requestID` or `preserveXRequestID`, got both");
-            None
-        }
-        (Some(field), None) => field.choice(&[
-            ("PreserveOrGenerate", RequestIds::PreserveOrGenerate),
-            ("Preserve", RequestIds::Preserve),
-            ("Generate", RequestIds::Generate),
-            ("Disable", RequestIds::Disable),
-        ]),
-        (None, Some(field)) => Some(match field.boolean()? {
-            true => RequestIds::PreserveOrGenerate,
-            false => RequestIds::Generate,
-        }),
-        (None, None) => Some(RequestIds::default()),
-    }
-}
-
-fn edits(field: &Field<'_>) -> Option<HeaderEdits> {
-    let mut object = field.object()?;
-    object.unsupported(&["addIfAbsent", "removeOnMatch"]);
-    let edits = header_edits(&mut object);
-    object.finish();
-    edits
 }
 
 fn timeouts(field: &Field<'_>) -> Option<ClientTimeouts> {
@@ -377,10 +288,16 @@ fn keepalive(field: &Field<'_>) -> Option<Keepalive> {
     })
 }
 
+/// `http1` (Envoy Gateway, `HTTP1Settings`).
+#[derive(Default)]
+struct Http1 {
+    end: Http1End,
+    default_host: bool,
+}
+
 /// Of what the router does alike for everybody only that is a choice.
-fn http1(field: &Field<'_>) -> Option<Http1End> {
+fn http1(field: &Field<'_>) -> Option<Http1> {
     let mut object = field.object()?;
-    object.unsupported(&["http10"]);
     let mut sound = true;
     for (name, always, why) in [
         ("enableTrailers", true, "trailers pass"),
@@ -401,17 +318,50 @@ fn http1(field: &Field<'_>) -> Option<Http1End> {
     let at_once = object
         .optional("disableSafeMaxConnectionDuration")
         .map(|field| field.boolean());
+    let http10 = object.optional("http10").map(|field| http10(&field));
     object.finish();
-    let end = match settled(at_once)?.unwrap_or_default() {
-        true => Http1End::AtRest,
-        false => Http1End::NextAnswer,
+    let http1 = Http1 {
+        end: match settled(at_once)?.unwrap_or_default() {
+            true => Http1End::AtRest,
+            false => Http1End::NextAnswer,
+        },
+        default_host: settled(http10)?.unwrap_or_default(),
     };
-    sound.then_some(end)
+    sound.then_some(http1)
 }
+
+/// HTTP/1.0 is served with it and without; whether requests without a host are.
+fn http10(field: &Field<'_>) -> Option<bool> {
+    let mut object = field.object()?;
+    let default_host = object
+        .optional("useDefaultHost")
+        .map(|field| field.boolean());
+    object.finish();
+    Some(settled(default_host)?.unwrap_or_default())
+}
+
+/// What ends with a malformed request (Envoy Gateway, `InvalidMessageAction`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Invalid {
+    Stream,
+    Connection,
+}
+
+const INVALID_MESSAGE: [(&str, Invalid); 2] = [
+    ("TerminateStream", Invalid::Stream),
+    ("TerminateConnection", Invalid::Connection),
+];
 
 fn http2(field: &Field<'_>) -> Option<ClientHttp2> {
     let mut object = field.object()?;
-    object.unsupported(&["onInvalidMessage"]);
+    if let Some(field) = object.optional("onInvalidMessage")
+        && field.choice(&INVALID_MESSAGE)? == Invalid::Connection
+    {
+        field.mistake(
+            "only its own stream ends with a malformed request; expected `TerminateStream`",
+        );
+        return None;
+    }
     let stream = object
         .optional("initialStreamWindowSize")
         .map(|field| window(&field));
@@ -427,6 +377,30 @@ fn http2(field: &Field<'_>) -> Option<ClientHttp2> {
         connection_window: settled(connection)?,
         max_streams: settled(streams)?,
     })
+}
+
+fn http3(field: &Field<'_>) -> Option<ClientHttp3> {
+    let mut object = field.object()?;
+    let port = object.optional("advertisedPort").map(|field| field.port());
+    object.finish();
+    Some(ClientHttp3 {
+        advertised_port: settled(port)?,
+    })
+}
+
+/// What QUIC cannot do for a listener that has it.
+fn possible(http3: &Field<'_>, proxy_protocol: bool, versions: TlsVersions) -> Option<()> {
+    if proxy_protocol {
+        http3.mistake(
+            "datagrams begin with no PROXY header; expected either `http3` or the PROXY protocol",
+        );
+        return None;
+    }
+    if versions == TlsVersions::Only12 {
+        http3.mistake("QUIC speaks TLS 1.3, which `tls.maxVersion` leaves out");
+        return None;
+    }
+    Some(())
 }
 
 fn window(field: &Field<'_>) -> Option<u32> {

@@ -14,7 +14,7 @@ mod listener;
 mod tls;
 
 pub(crate) use listener::{ListenerDraft, Protocol, SecretRef, listeners};
-pub(crate) use tls::{GatewayTlsDraft, ValidationDraft};
+pub(crate) use tls::{GatewayTlsDraft, RevocationDraft, ValidationDraft};
 
 /// Gateway API, `spec.listeners`: at most 64.
 pub(crate) const MAX_LISTENERS: usize = 64;
@@ -133,7 +133,8 @@ fn spec_of(spec: &mut Object<'_>, meta: &Meta) -> Option<GatewayDraft> {
 
 fn gateway_addresses(field: &Field<'_>) -> Vec<AddressDraft> {
     let mut addresses: Vec<AddressDraft> = Vec::new();
-    for item in field.some_limited_list(MAX_ADDRESSES) {
+    // An empty list names none, as no list does.
+    for item in field.limited_list(MAX_ADDRESSES) {
         let Some(address) = gateway_address(&item) else {
             continue;
         };

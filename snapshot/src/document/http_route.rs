@@ -20,9 +20,9 @@ mod matches;
 mod resilience;
 mod session;
 
-pub(crate) use cors::cors;
+pub(crate) use cors::{cors, of_policy as cors_of_policy};
+pub(crate) use filters::{EditLists, edits};
 use filters::{Place, filters};
-pub(crate) use filters::{edits, header_edits};
 pub(crate) use headers::{header_name, header_value};
 pub(crate) use matches::canonical;
 pub(super) use matches::header_matches;

@@ -7,8 +7,8 @@ use super::address_source::{self, AddressSources};
 use super::addresses::{Placed, address, addresses, network, network_address};
 use super::{Meta, jwks, name, reference};
 use crate::model::{
-    Algorithm, Cidr, Hostname, JwtProvider, Name, ObjectName, PlatformPort, PlatformService,
-    PolicyScope, Transport, VirtualHosts,
+    Algorithm, Cidr, Hostname, JwtProvider, Name, ObjectName, OtherNodes, PlatformPort,
+    PlatformService, PolicyScope, Transport, VirtualHosts,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
@@ -24,6 +24,7 @@ pub(crate) struct PlatformDraft {
     pub(crate) dns_declared: Option<Source>,
     pub(crate) dns_service_addresses: Vec<Placed>,
     pub(crate) nodes: Vec<NodeDraft>,
+    pub(crate) other_nodes: OtherNodes,
     pub(crate) services: Vec<PlatformService>,
     /// Whose traffic network policies restrict.
     pub(crate) network_policies: PolicyScope,
@@ -85,6 +86,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
     let (mut external, mut internal) = (None, None);
     let mut pools = Vec::new();
     let mut sources = AddressSources::default();
+    let mut other_nodes = None;
     if let Some(mut gateways) = spec.optional("gateways").and_then(|field| field.object()) {
         external = gateways
             .optional("external")
@@ -98,6 +100,12 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
             .filter_map(network)
             .collect();
         sources = address_source::read(&mut gateways);
+        other_nodes = gateways.optional("otherNodes").and_then(|field| {
+            field.choice(&[
+                ("Programs", OtherNodes::Programs),
+                ("Gateways", OtherNodes::Gateways),
+            ])
+        });
         gateways.finish();
     }
     let jwt_providers = named(spec.list("jwtProviders"), "token provider", |object| {
@@ -145,6 +153,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<PlatformDraft> 
                 ..node
             })
             .collect(),
+        other_nodes: other_nodes.unwrap_or_default(),
         services: services.into_values().collect(),
         network_policies: network_policies.unwrap_or_default(),
         cells: cells.unwrap_or_default(),

@@ -11,6 +11,7 @@ use crate::model::{L7Kind, ObjectName, RouteName, SectionName};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
 
+pub(crate) mod merge;
 mod selector;
 
 use selector::Selector;

@@ -20,8 +20,8 @@ const MAX_CHAIN: usize = 16;
 pub(crate) enum SecretDraft {
     Tls {
         certificate: Arc<Certificate>,
-        /// The authority's certificate, if it is there; read where it is asked for.
-        authority: Option<Vec<u8>>,
+        /// What is beside it by key, each read where it is asked for.
+        beside: BTreeMap<&'static str, Vec<u8>>,
     },
     /// Values by key, for policies that name the Secret. Never shown.
     Opaque(BTreeMap<String, Vec<u8>>),
@@ -67,10 +67,10 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<SecretDraft> 
         // A wrong type is said above; what else is wrong is said as for a certificate.
         Some(Kind::Tls) | None => {
             let certificate = certificate(object, meta);
-            let (certificate, authority) = kind.and(certificate)?;
+            let (certificate, beside) = kind.and(certificate)?;
             Some(SecretDraft::Tls {
                 certificate: Arc::new(certificate),
-                authority,
+                beside,
             })
         }
     }
@@ -118,8 +118,14 @@ pub(super) fn base64(field: &Field<'_>) -> Option<Vec<u8>> {
     bytes
 }
 
-/// The certificate, and that of its authority if it is there.
-fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<(Certificate, Option<Vec<u8>>)> {
+/// What issuers such as cert-manager add: the authority's certificate, and what it revoked.
+const BESIDE: [&str; 2] = ["ca.crt", "ca.crl"];
+
+/// The certificate, and what is beside it.
+fn certificate(
+    object: &mut Object<'_>,
+    meta: &Meta,
+) -> Option<(Certificate, BTreeMap<&'static str, Vec<u8>>)> {
     let mut data = object.optional("data").and_then(|field| field.object());
     let mut plain = object
         .optional("stringData")
@@ -147,20 +153,29 @@ fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<(Certificate, Opt
     };
     let chain = value("tls.crt").and_then(|(field, bytes)| chain(&field, &bytes));
     let key = value("tls.key").and_then(|(field, bytes)| Some((key(&field, &bytes)?, field)));
-    // Issuers such as cert-manager add the authority's certificate.
-    let encoded = data.as_mut().and_then(|data| data.optional("ca.crt"));
-    let text = plain.as_mut().and_then(|plain| plain.optional("ca.crt"));
-    let authority = match (text, encoded) {
-        (Some(field), _) => match field.value().text() {
-            Some(text) => Some(Some(text.as_bytes().to_vec())),
-            None => {
-                field.mistake("expected a text in PEM form");
-                None
+    let mut beside = BTreeMap::new();
+    let mut complete = true;
+    for key in BESIDE {
+        let encoded = data.as_mut().and_then(|data| data.optional(key));
+        let text = plain.as_mut().and_then(|plain| plain.optional(key));
+        let bytes = match (text, encoded) {
+            (Some(field), _) => {
+                let bytes = field.value().text().map(|text| text.as_bytes().to_vec());
+                if bytes.is_none() {
+                    field.mistake("expected a text in PEM form");
+                }
+                bytes
             }
-        },
-        (None, Some(field)) => base64(&field).map(Some),
-        (None, None) => Some(None),
-    };
+            (None, Some(field)) => base64(&field),
+            (None, None) => continue,
+        };
+        match bytes {
+            Some(bytes) => {
+                beside.insert(key, bytes);
+            }
+            None => complete = false,
+        }
+    }
     for object in [data, plain].into_iter().flatten() {
         object.finish();
     }
@@ -183,7 +198,7 @@ fn certificate(object: &mut Object<'_>, meta: &Meta) -> Option<(Certificate, Opt
         chain,
         key,
     };
-    Some((certificate, authority?))
+    complete.then_some((certificate, beside))
 }
 
 struct Leaf {

@@ -24,6 +24,8 @@ pub(crate) struct ServiceDraft {
     /// Only endpoints of a client's own node are for it.
     pub(crate) node_only: bool,
     pub(crate) ports: Vec<ServicePort>,
+    /// The port of every node at which a load balancer asks whether the node has an endpoint.
+    pub(crate) health_check: Option<Port>,
     /// What a load balancer gave it.
     pub(crate) ingress: Vec<Ingress>,
 }
@@ -95,6 +97,7 @@ fn spec_of(spec: &mut Object<'_>) -> Option<ServiceDraft> {
         None => Some(false),
     };
     let ports: Option<Vec<ServicePort>> = spec.list("ports").iter().map(port).collect();
+    let health_check = node_port(spec.optional("healthCheckNodePort"));
     spec.any_others();
     Some(ServiceDraft {
         external,
@@ -103,6 +106,7 @@ fn spec_of(spec: &mut Object<'_>) -> Option<ServiceDraft> {
         affinity: affinity?,
         node_only: node_only?,
         ports: ports?,
+        health_check: health_check?,
         ingress: Vec::new(),
     })
 }
@@ -145,10 +149,7 @@ fn port(field: &Field<'_>) -> Option<ServicePort> {
     let name = object.optional("name").map(|field| field.string());
     let port = object.required("port").and_then(|field| field.port());
     let transport = transport(&mut object);
-    // 0 stands for none.
-    let node_port = object.optional("nodePort");
-    let node_port = node_port.filter(|field| *field.value() != Value::Integer(0));
-    let node_port = node_port.map(|field| field.port());
+    let node_port = node_port(object.optional("nodePort"));
     let speaks = object.optional("appProtocol").map(|field| field.string());
     object.any_others();
     Some(ServicePort {
@@ -158,15 +159,24 @@ fn port(field: &Field<'_>) -> Option<ServicePort> {
         },
         port: port?,
         transport,
-        node_port: match node_port {
-            Some(port) => Some(port?),
-            None => None,
-        },
+        node_port: node_port?,
         speaks: match speaks {
             Some(speaks) => Some(speaks?.to_owned()),
             None => None,
         },
     })
+}
+
+/// A port of every node, of which 0 stands for none; the outer none: that could not be read.
+#[expect(
+    clippy::option_option,
+    reason = "a service without a port of nodes and a mistake are two things"
+)]
+fn node_port(field: Option<Field<'_>>) -> Option<Option<Port>> {
+    match field.filter(|field| *field.value() != Value::Integer(0)) {
+        Some(field) => field.port().map(Some),
+        None => Some(None),
+    }
 }
 
 /// The `protocol` of a port; none: one that is not supported, such as SCTP.

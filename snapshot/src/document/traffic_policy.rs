@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::Meta;
 use super::duration::duration;
+use super::policy::merge::{Spec, merge_type};
 use super::policy::{Targets, targets};
 use super::quantity::bytes;
 use crate::model::{Limit, Timestamp, TrafficPolicy};
 use crate::reader::{Field, Object};
-use crate::report::Source;
 
 mod balance;
 mod circuit_breaker;
@@ -18,7 +18,7 @@ mod merge;
 mod rate_limit;
 mod retry;
 
-pub(crate) use merge::{Spec, merged};
+pub(crate) use merge::merged;
 
 use health::Health;
 
@@ -88,13 +88,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
     Some(TrafficDraft {
         created: meta.created,
         targets,
-        spec: Spec {
-            name: meta.name.clone(),
-            declared: meta.declared.clone(),
-            created: meta.created,
-            node: spec.field().node().clone(),
-            merge: merge?,
-        },
+        spec: Spec::new(spec, meta, merge?),
         policy: TrafficPolicy {
             request_timeout: timeouts.http.request,
             stream_idle: timeouts.http.stream_idle,
@@ -116,25 +110,6 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TrafficDraft> {
             ..TrafficPolicy::new(meta.name.clone(), meta.declared.clone())
         },
     })
-}
-
-/// `mergeType`: where it stands, if the policy asks to be merged.
-#[expect(
-    clippy::option_option,
-    reason = "absent and unreadable are two things, and both end at `read`"
-)]
-fn merge_type(spec: &mut Object<'_>, targets: &Targets) -> Option<Option<Source>> {
-    let Some(field) = spec.optional("mergeType") else {
-        return Some(None);
-    };
-    field.choice(&[("StrategicMerge", ()), ("JSONMerge", ())])?;
-    if !targets.are_routes() {
-        field.mistake(
-            "is for policies of routes, which are merged into those of gateways and listeners",
-        );
-        return None;
-    }
-    Some(Some(field.source().clone()))
 }
 
 /// A part as it was read, or as it is without the field; none: it has mistakes.

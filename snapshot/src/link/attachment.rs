@@ -137,8 +137,8 @@ pub(super) struct Known<'a, 's> {
     pub(super) sink: &'s Sink,
 }
 
-/// What becomes of the policy of a rule where its listener or gateway has one as well.
-pub(super) type Merge<'a, T> = Box<dyn Fn(&Arc<T>, &Arc<T>) -> Effect<T> + 'a>;
+/// What becomes of the policy of a rule where its listener or gateway has one as well, or had one that was refused.
+pub(super) type Merge<'a, T> = Box<dyn Fn(&Arc<T>, &Effect<T>) -> Effect<T> + 'a>;
 
 /// What became of a policy.
 pub(super) struct PolicyVerdict {
@@ -340,11 +340,12 @@ impl<'m, T> Policies<'m, T> {
     /// Gives a rule a policy of its listener, if it has none of its own or one that is merged.
     fn usual(&self, rule: &mut Rule, policy: Option<&Effect<T>>) {
         let own = self.slot.and_then(|slot| slot(rule).clone());
-        let effect = match (policy, own) {
-            (Some(policy), None) => policy.clone(),
-            (Some(Effect::Applies(parent)), Some(own)) => (self.merge)(&own, parent),
-            // One that stands alone does without the listener's.
-            (Some(Effect::Closes(_)), Some(_)) | (None, _) => return,
+        let Some(policy) = policy else {
+            return;
+        };
+        let effect = match own {
+            Some(own) => (self.merge)(&own, policy),
+            None => policy.clone(),
         };
         match (effect, self.slot) {
             (Effect::Applies(what), Some(slot)) => *slot(rule) = Some(what),

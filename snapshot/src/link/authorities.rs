@@ -1,12 +1,12 @@
-//! Certificates of authorities: out of the objects that documents name.
+//! Certificates of authorities, and what these revoked: out of the objects that documents name.
 //!
 //! One that is not there, or holds something else, does not refuse the documents: it may come later, as
 //! certificates are renewed. Until then nobody is believed.
 
 use std::collections::BTreeMap;
 
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::context::Fault;
 use super::grants::{self, Grants};
@@ -18,7 +18,10 @@ use crate::reader::Sink;
 use crate::status::Reason;
 
 /// Key under which certificates of authorities are (Gateway API, `caCertificateRefs`).
-const KEY: &str = "ca.crt";
+const CERTIFICATES: &str = "ca.crt";
+
+/// Key under which lists of revoked certificates are (Envoy Gateway, `CrlContext`).
+const REVOCATIONS: &str = "ca.crl";
 
 /// Values of `ConfigMap`s by key.
 pub(super) type ConfigMaps = Table<BTreeMap<String, Vec<u8>>>;
@@ -46,11 +49,42 @@ impl Holders<'_> {
         from: (Kind, &str),
         consequence: &str,
     ) -> Found {
+        match self.all(references, from, consequence, CERTIFICATES, anchors) {
+            Ok(all) => Found {
+                authorities: Authorities::These(all),
+                fault: None,
+            },
+            Err(fault) => Found {
+                authorities: Authorities::Missing(fault.message.clone()),
+                fault: Some(fault),
+            },
+        }
+    }
+
+    /// The same for lists of revoked certificates.
+    pub(super) fn revocations(
+        &self,
+        references: &[AuthorityRef],
+        from: (Kind, &str),
+        consequence: &str,
+    ) -> Result<Vec<CertificateRevocationListDer<'static>>, Fault> {
+        self.all(references, from, consequence, REVOCATIONS, lists)
+    }
+
+    /// What `read` finds under a key of all holders, or what is wrong with the first one.
+    fn all<T>(
+        &self,
+        references: &[AuthorityRef],
+        from: (Kind, &str),
+        consequence: &str,
+        key: &str,
+        read: fn(&[u8]) -> Result<Vec<T>, &'static str>,
+    ) -> Result<Vec<T>, Fault> {
         let mut all = Vec::new();
         let mut first = None;
         for reference in references {
-            match self.certificates(reference, from) {
-                Ok(certificates) => all.extend(certificates),
+            match self.one(reference, from, key, read) {
+                Ok(found) => all.extend(found),
                 Err(fault) => {
                     let source = reference.source.clone();
                     match fault.reason {
@@ -64,20 +98,16 @@ impl Holders<'_> {
                 }
             }
         }
-        Found {
-            authorities: match &first {
-                Some(fault) => Authorities::Missing(fault.message.clone()),
-                None => Authorities::These(all),
-            },
-            fault: first,
-        }
+        first.map_or(Ok(all), Err)
     }
 
-    fn certificates(
+    fn one<T>(
         &self,
         reference: &AuthorityRef,
         from: (Kind, &str),
-    ) -> Result<Vec<CertificateDer<'static>>, Fault> {
+        key: &str,
+        read: fn(&[u8]) -> Result<Vec<T>, &'static str>,
+    ) -> Result<Vec<T>, Fault> {
         let (holder, name) = match &reference.holder {
             Ok((holder, name)) => (holder, name),
             Err(why) => return Err(Fault::new(Reason::InvalidCACertificateKind, why)),
@@ -92,27 +122,32 @@ impl Holders<'_> {
                 grants::refusal(kind, name),
             ));
         }
-        self.pem(*holder, name)
+        self.pem(*holder, name, key)
             .and_then(|pem| {
-                let pem = pem.ok_or_else(|| format!("`{kind}` {name} has no key `{KEY}`"))?;
-                anchors(pem).map_err(|why| format!("`{KEY}` of `{kind}` {name} {why}"))
+                let pem = pem.ok_or_else(|| format!("`{kind}` {name} has no key `{key}`"))?;
+                read(pem).map_err(|why| format!("`{key}` of `{kind}` {name} {why}"))
             })
             .map_err(|why| Fault::new(Reason::InvalidCACertificateRef, why))
     }
 
-    fn pem(&self, holder: Holder, name: &ObjectName) -> Result<Option<&Vec<u8>>, String> {
+    fn pem(
+        &self,
+        holder: Holder,
+        name: &ObjectName,
+        key: &str,
+    ) -> Result<Option<&Vec<u8>>, String> {
         match holder {
             Holder::ConfigMap => match self.config_maps.get(name) {
                 None => Err(format!("no `ConfigMap` {name}")),
                 Some((_, None)) => Err(format!("`ConfigMap` {name} has mistakes")),
-                Some((_, Some(values))) => Ok(values.get(KEY)),
+                Some((_, Some(values))) => Ok(values.get(key)),
             },
             Holder::Secret => match self.secrets.get(name) {
                 None => Err(format!("no `Secret` {name}")),
                 Some((_, None)) => Err(format!("`Secret` {name} has mistakes")),
                 Some((_, Some(secret))) => Ok(match &**secret {
-                    SecretDraft::Opaque(values) => values.get(KEY),
-                    SecretDraft::Tls { authority, .. } => authority.as_ref(),
+                    SecretDraft::Opaque(values) => values.get(key),
+                    SecretDraft::Tls { beside, .. } => beside.get(key),
                 }),
             },
         }
@@ -121,11 +156,8 @@ impl Holders<'_> {
 
 /// Certificates in PEM form, each of which can be an anchor of trust.
 fn anchors(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let certificates = certificates.map_err(|_| "holds a broken PEM block (RFC 7468)")?;
-    if certificates.is_empty() {
-        return Err("holds no PEM block `CERTIFICATE`");
-    }
+    let certificates: Vec<CertificateDer<'static>> =
+        blocks(pem, "holds no PEM block `CERTIFICATE`")?;
     let mut roots = rustls::RootCertStore::empty();
     for certificate in &certificates {
         roots
@@ -133,4 +165,19 @@ fn anchors(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
             .map_err(|_| "holds what is no X.509 certificate of an authority")?;
     }
     Ok(certificates)
+}
+
+/// Lists of revoked certificates in PEM form.
+fn lists(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, &'static str> {
+    blocks(pem, "holds no PEM block `X509 CRL`")
+}
+
+/// PEM blocks of one kind, of which there is at least one.
+fn blocks<T: PemObject>(pem: &[u8], none: &'static str) -> Result<Vec<T>, &'static str> {
+    let blocks: Result<Vec<T>, _> = T::pem_slice_iter(pem).collect();
+    let blocks = blocks.map_err(|_| "holds a broken PEM block (RFC 7468)")?;
+    match blocks.is_empty() {
+        true => Err(none),
+        false => Ok(blocks),
+    }
 }

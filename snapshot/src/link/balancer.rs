@@ -8,11 +8,12 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
+use super::Served;
 use super::gateway::Gateways;
 use crate::document::Table;
 use crate::document::address_source::LoadBalancerDraft;
 use crate::document::service::{Ingress, ServiceDraft};
-use crate::model::{NodePorts, ObjectName};
+use crate::model::{NodeCheck, NodePorts, ObjectName};
 use crate::status::{BalancedPort, LoadBalancer};
 
 /// Longest name of a service (RFC 1035 label), and what of it is for telling gateways apart.
@@ -25,6 +26,7 @@ pub(super) struct Given {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) hostnames: Vec<String>,
     pub(super) node_ports: NodePorts,
+    pub(super) health_check: Option<NodeCheck>,
 }
 
 /// What the service of a gateway has been given; none: nothing yet.
@@ -33,7 +35,8 @@ pub(super) fn given(
     draft: &LoadBalancerDraft,
     services: &Table<ServiceDraft>,
 ) -> Option<Given> {
-    let (_, service) = services.get(&name(gateway, draft)?)?;
+    let name = name(gateway, draft)?;
+    let (_, service) = services.get(&name)?;
     let service = service.as_deref()?;
     let mut given = Given::default();
     for ingress in &service.ingress {
@@ -48,12 +51,17 @@ pub(super) fn given(
     let ports = service.ports.iter();
     let ports = ports.filter_map(|one| Some(((one.transport?, one.port), one.node_port?)));
     given.node_ports = NodePorts::Mapped(ports.collect());
+    given.health_check = service.health_check.map(|port| NodeCheck {
+        service: name,
+        port,
+    });
     Some(given)
 }
 
 /// The services that all gateways need, by their names.
 pub(super) fn wanted(
     gateways: &Gateways,
+    served: &Served,
     services: &Table<ServiceDraft>,
 ) -> BTreeMap<ObjectName, LoadBalancer> {
     let mut wanted = BTreeMap::new();
@@ -67,7 +75,12 @@ pub(super) fn wanted(
         let known = services.get(&name).and_then(|(_, known)| known.as_deref());
         let listeners = built.entries.iter().filter_map(|entry| entry.model());
         let sockets = listeners.map(|one| (one.protocol.transport(), one.port));
-        let sockets: BTreeSet<_> = sockets.collect();
+        let mut sockets: BTreeSet<_> = sockets.collect();
+        // What policies say of listeners is known of those that work: datagrams besides, for HTTP/3.
+        let working = served.get(&built.name).into_iter();
+        for one in working.flat_map(|gateway| &gateway.listeners) {
+            sockets.extend(one.transports().map(|transport| (transport, one.port)));
+        }
         let ports = sockets.into_iter().map(|(transport, port)| {
             let mut known = known.into_iter().flat_map(|known| &known.ports);
             let same = known.find(|one| one.port == port && one.transport == Some(transport));

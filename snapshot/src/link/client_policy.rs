@@ -1,5 +1,7 @@
 //! `ClientTrafficPolicy` documents to the listeners that they are for.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Served;
@@ -8,7 +10,9 @@ use super::authorities::Holders;
 use super::gateway_tls::validation as validated;
 use crate::document::client_policy::ClientDraft;
 use crate::document::{Kind, Table};
-use crate::model::{Auth, ClientPolicy, ClientValidation, Listener, ListenerProtocol};
+use crate::model::{
+    Auth, ClientPolicy, ClientValidation, Gateway, Listener, ListenerProtocol, Port, Transport,
+};
 use crate::reader::Sink;
 
 /// Puts policies on listeners: that of a listener as a whole over that of its gateway. What comes back closes the routes
@@ -43,8 +47,9 @@ pub(super) fn apply(
         .chain(refused.iter().map(Refused::policy))
         .collect();
     // The more specific one stands alone.
-    let alone = Box::new(|own: &Arc<_>, _: &Arc<_>| Effect::Applies(Arc::clone(own)));
+    let alone = Box::new(|own: &Arc<_>, _: &Effect<_>| Effect::Applies(Arc::clone(own)));
     let mut policies = Policies::new(policies, None, alone, known);
+    let datagrams = datagrams(gateways);
     for gateway in gateways.values_mut() {
         let name = &gateway.name;
         for listener in &mut gateway.listeners {
@@ -54,6 +59,7 @@ pub(super) fn apply(
             };
         }
         let mut apart = agree(&gateway.listeners, sink);
+        apart.extend(occupied(gateway, &datagrams, sink));
         for (at, listener) in gateway.listeners.iter_mut().enumerate() {
             let asked = listener.policy.as_ref().and_then(|policy| {
                 let found = validations.iter().find(|(of, _)| Arc::ptr_eq(of, policy));
@@ -76,6 +82,54 @@ pub(super) fn apply(
         }
     }
     policies
+}
+
+/// Where datagrams go: an address of a gateway, or those of every node (none), and a port.
+type Datagrams = BTreeMap<(Option<IpAddr>, Port), String>;
+
+fn sockets(gateway: &Gateway, port: Port) -> impl Iterator<Item = (Option<IpAddr>, Port)> {
+    let own = gateway.addresses.iter();
+    let own = own.map(move |address| (Some(*address), port));
+    let nodes = gateway.node_ports.of(Transport::Udp, port);
+    own.chain(nodes.map(|port| (None, port)))
+}
+
+/// The listeners of UDP, by where they are.
+fn datagrams(gateways: &Served) -> Datagrams {
+    let mut datagrams = Datagrams::new();
+    for gateway in gateways.values() {
+        let listeners = gateway.listeners.iter();
+        for listener in listeners.filter(|one| one.protocol == ListenerProtocol::Udp) {
+            let what = format!("listener `{}` of `Gateway` {}", listener.name, gateway.name);
+            let places = sockets(gateway, listener.port);
+            datagrams.extend(places.map(|place| (place, what.clone())));
+        }
+    }
+    datagrams
+}
+
+/// Which listeners should have HTTP/3 at ports whose datagrams are a listener's of UDP.
+fn occupied(gateway: &Gateway, datagrams: &Datagrams, sink: &Sink) -> Vec<usize> {
+    let mut occupied = Vec::new();
+    for (at, listener) in gateway.listeners.iter().enumerate() {
+        let policy = listener
+            .policy
+            .as_ref()
+            .filter(|_| listener.http3().is_some());
+        let Some(policy) = policy else { continue };
+        let other = sockets(gateway, listener.port).find_map(|place| datagrams.get(&place));
+        if let Some(other) = other {
+            sink.mistake(
+                policy.declared.at("spec.http3"),
+                format_args!(
+                    "UDP port {} of listener `{}` belongs to {other}; expected no listener of UDP there",
+                    listener.port, listener.name
+                ),
+            );
+            occupied.push(at);
+        }
+    }
+    occupied
 }
 
 /// Lets a listener ask its clients for certificates; false if it cannot.

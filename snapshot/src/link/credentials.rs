@@ -43,6 +43,7 @@ pub(super) fn auth(
     Auth {
         declared,
         closed,
+        cors: draft.cors.clone(),
         api_keys,
         users,
         tokens: draft.tokens.clone(),

@@ -14,7 +14,9 @@ use crate::document::gateway::{AddressDraft, GatewayDraft};
 use crate::document::gateway_class::ClassDraft;
 use crate::document::listener_set::ListenerSetDraft;
 use crate::document::service::ServiceDraft;
-use crate::model::{Cidr, Gateway, NodePorts, ObjectName, Parent, SectionName, Transport};
+use crate::model::{
+    Cidr, Gateway, NodeCheck, NodePorts, ObjectName, Parent, SectionName, Transport,
+};
 use crate::report::Source;
 use crate::status::{GatewayAddress, ParentKind, Reason};
 
@@ -32,6 +34,8 @@ pub(super) struct Built {
     /// Where it listens on nodes, and the addresses of these if they are its own.
     node_ports: NodePorts,
     nodes: Vec<IpAddr>,
+    /// Where its load balancer asks nodes.
+    health_check: Option<NodeCheck>,
     /// Names that a load balancer has for it.
     hostnames: Vec<String>,
     /// What its `Service` is like, if it needs one.
@@ -361,6 +365,7 @@ impl Built {
             declared: declared.clone(),
             addresses: Vec::new(),
             node_ports: NodePorts::None,
+            health_check: None,
             nodes: Vec::new(),
             hostnames: Vec::new(),
             balancer: None,
@@ -387,6 +392,7 @@ impl Built {
             declared: self.declared.clone(),
             addresses: self.addresses.clone(),
             node_ports: self.node_ports.clone(),
+            health_check: self.health_check.clone(),
             listeners: self.entries.iter().filter_map(Entry::model).collect(),
             gate: None,
             identity: self.identity.clone(),
@@ -454,6 +460,7 @@ impl Built {
                         self.addresses = given.addresses;
                         self.hostnames = given.hostnames;
                         self.node_ports = given.node_ports;
+                        self.health_check = given.health_check;
                         None
                     }
                     // It comes later, and nobody has made a mistake.

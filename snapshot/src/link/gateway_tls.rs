@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+
 use super::authorities::{Found, Holders};
 use super::context::{Context, Fault};
 use super::gateway::Built;
 use super::listener::certificate;
 use crate::document::Kind;
-use crate::document::gateway::ValidationDraft;
-use crate::model::{ClientValidation, Port};
+use crate::document::gateway::{RevocationDraft, ValidationDraft};
+use crate::model::{Authorities, ClientValidation, Port, Revocations};
 use crate::status::Reason;
 
 /// Puts what is said of clients on the HTTPS listeners of a gateway, and finds the certificate that its backends are
@@ -63,15 +67,69 @@ pub(super) fn validation(
     from: (Kind, &str),
     holders: &Holders<'_>,
 ) -> (Arc<ClientValidation>, Option<Fault>) {
-    let Found { authorities, fault } = holders.authorities(
-        &draft.authorities,
-        from,
-        "no client gets through the handshakes that it is for",
-    );
+    let consequence = "no client gets through the handshakes that it is for";
+    let Found {
+        mut authorities,
+        mut fault,
+    } = holders.authorities(&draft.authorities, from, consequence);
+    let mut revocations = None;
+    if let Some(draft) = &draft.revocations {
+        match revoked(draft, from, holders, &authorities, consequence) {
+            Ok(found) => revocations = Some(found),
+            Err(other) => {
+                authorities = Authorities::Missing(other.message.clone());
+                fault.get_or_insert(other);
+            }
+        }
+    }
     let clients = Arc::new(ClientValidation {
         declared: draft.source.clone(),
         authorities,
         demand: draft.demand,
+        accepted: draft.accepted.clone(),
+        revocations,
     });
     (clients, fault)
+}
+
+/// What these authorities revoked. Who cannot know that believes nobody.
+fn revoked(
+    draft: &RevocationDraft,
+    from: (Kind, &str),
+    holders: &Holders<'_>,
+    authorities: &Authorities,
+    consequence: &str,
+) -> Result<Revocations, Fault> {
+    let lists = holders.revocations(&draft.references, from, consequence)?;
+    if let Authorities::These(certificates) = authorities
+        && let Err(why) = usable(certificates, &lists)
+    {
+        let fault = Fault::new(Reason::InvalidCACertificateRef, why);
+        if let Some(first) = draft.references.first() {
+            let source = first.source.clone();
+            holders
+                .sink
+                .warning(source, format_args!("{}; {consequence}", fault.message));
+        }
+        return Err(fault);
+    }
+    Ok(Revocations {
+        lists,
+        leaf_only: draft.leaf_only,
+    })
+}
+
+/// Whether handshakes can be judged by these lists, whatever else they ask for.
+fn usable(
+    certificates: &[CertificateDer<'static>],
+    lists: &[CertificateRevocationListDer<'static>],
+) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates.iter().cloned());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .with_crls(lists.iter().cloned())
+        .build()
+        .map(drop)
+        .map_err(|error| format!("a list of revoked certificates cannot be used: {error}"))
 }

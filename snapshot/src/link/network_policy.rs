@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! policies ─▶ those that isolate somebody here ─┬▶ selectors, networks, names of ports ─┐
-//! pods, cells ─────────────────────────────────┴────────────────────────────────────────┴▶ classes of addresses
+//! pods, cells, gates ──────────────────────────┴────────────────────────────────────────┴▶ classes of addresses
 //! ```
 //!
 //! A policy that isolates nobody says nothing, and tells nobody apart. One that is refused isolates whom it selects, and
@@ -22,12 +22,16 @@ use crate::document::pod::PodDraft;
 use crate::document::selector::Labels;
 use crate::document::{Drafts, Kind, Table};
 use crate::model::{
-    AddressClass, BlockId, Cell, CellId, Cidr, ClassId, Classes, IpBlock, NetworkPolicies, PeerId,
-    PolicyPeers, PolicyPort, PolicyRule, PolicyScope, PortNumbers,
+    AddressClass, BlockId, Cell, CellId, Cidr, ClassId, Classes, Gate, IpBlock, NetworkPolicies,
+    PeerId, Platform, PolicyPeers, PolicyPort, PolicyRule, PolicyScope, PortNumbers,
 };
 use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
+
+mod gates;
+
+use gates::GatePod;
 
 /// A policy that counts.
 struct Policy<'a> {
@@ -50,6 +54,7 @@ pub(super) fn link(
     cells: &BTreeMap<CellId, Shared<Cell>>,
     namespaces: &Namespaces,
     scope: PolicyScope,
+    platform: &Platform,
     sink: &Sink,
 ) -> NetworkPolicies {
     let policies = policies(drafts, documents);
@@ -84,7 +89,7 @@ pub(super) fn link(
         .filter_map(|policy| {
             let subject = &policy.draft.subject;
             let selected: Vec<usize> = (0..pods.len())
-                .filter(|at| selecting.selects(subject, &pods[*at]))
+                .filter(|at| selecting.selects_pod(subject, &pods[*at]))
                 .collect();
             let isolated: Vec<usize> = selected
                 .iter()
@@ -158,10 +163,13 @@ pub(super) fn link(
             classes.entry(id).or_insert(class);
         }
     }
+    let gates = gates::of(platform, &drafts.gateways);
+    let gates = named.gates(&gates, &mut selecting);
     NetworkPolicies {
         classes: Classes {
             of: classes,
             blocks: named.blocks,
+            gates,
         }
         .into(),
         members: members.into(),
@@ -226,15 +234,19 @@ impl<'a> Selecting<'a> {
         }
     }
 
-    fn selects(&mut self, selector: &PodSelector, pod: &Pod<'a>) -> bool {
-        let namespace = match &selector.namespaces {
-            NamespaceScope::Own(own) => **own == *pod.namespace,
+    fn selects_pod(&mut self, selector: &PodSelector, pod: &Pod<'a>) -> bool {
+        self.selects(selector, pod.namespace, &pod.draft.labels)
+    }
+
+    fn selects(&mut self, selector: &PodSelector, namespace: &'a str, labels: &Labels) -> bool {
+        let selected = match &selector.namespaces {
+            NamespaceScope::Own(own) => **own == *namespace,
             NamespaceScope::Selected(selector) => {
-                let known = self.labels.entry(pod.namespace);
-                selector.selects(known.or_insert_with(|| self.namespaces.labels(pod.namespace)))
+                let known = self.labels.entry(namespace);
+                selector.selects(known.or_insert_with(|| self.namespaces.labels(namespace)))
             }
         };
-        namespace && selector.pods.selects(&pod.draft.labels)
+        selected && selector.pods.selects(labels)
     }
 }
 
@@ -341,7 +353,7 @@ impl<'a> Named<'a> {
     /// What tells a pod from others, but for its addresses and the policies that isolate it.
     fn pod<'p>(&self, pod: &Pod<'p>, selecting: &mut Selecting<'p>) -> AddressClass {
         let peers = self.peers.iter().enumerate();
-        let selected = peers.filter(|(_, selector)| selecting.selects(selector, pod));
+        let selected = peers.filter(|(_, selector)| selecting.selects_pod(selector, pod));
         let ports = pod.draft.ports.iter();
         AddressClass {
             peers: selected.map(|(at, _)| PeerId(at)).collect(),
@@ -351,6 +363,23 @@ impl<'a> Named<'a> {
                 .collect(),
             ..AddressClass::default()
         }
+    }
+
+    /// The selectors that select each gate, of those that some select.
+    fn gates<'p>(
+        &self,
+        gates: &[GatePod<'p>],
+        selecting: &mut Selecting<'p>,
+    ) -> BTreeMap<Gate, BTreeSet<PeerId>> {
+        let mut selected: BTreeMap<Gate, BTreeSet<PeerId>> = BTreeMap::new();
+        for gate in gates {
+            for (at, selector) in self.peers.iter().enumerate() {
+                if selecting.selects(selector, gate.namespace, &gate.labels) {
+                    selected.entry(gate.gate).or_default().insert(PeerId(at));
+                }
+            }
+        }
+        selected
     }
 
     /// What makes a class, in words that do not depend on what else policies name. Empty: nothing does.

@@ -102,6 +102,7 @@ pub(super) fn link(
         dns_declared: draft.dns_declared.clone(),
         dns_service_addresses: plain(&draft.dns_service_addresses),
         nodes,
+        other_nodes: draft.other_nodes,
         services: draft.services.clone(),
     }
 }

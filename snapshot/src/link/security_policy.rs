@@ -5,42 +5,45 @@ use std::sync::Arc;
 
 use super::attachment::{Effect, Known, Policies, Policy, Refused};
 use super::credentials;
+use super::merging::merge;
 use crate::document::Table;
 use crate::document::secret::SecretDraft;
-use crate::document::security_policy::PolicyDraft;
+use crate::document::security_policy::{PolicyDraft, merged};
 use crate::model::Auth;
 
 /// Policies by what they protect.
-pub(super) fn policies(
-    drafts: &Table<PolicyDraft>,
+pub(super) fn policies<'s>(
+    drafts: &'s Table<PolicyDraft>,
     refused: &[Refused],
-    secrets: &Table<SecretDraft>,
-    known: Known<'_, '_>,
-) -> Policies<'static, Auth> {
-    let policies = drafts
-        .iter()
-        .filter_map(|(name, (declared, draft))| {
-            let draft = draft.as_ref()?;
-            Some(Policy {
-                name: name.clone(),
-                declared: declared.clone(),
-                created: draft.created,
-                targets: draft.targets.clone(),
-                what: Effect::Applies(Arc::new(credentials::auth(
-                    declared.clone(),
-                    draft,
-                    secrets,
-                    known.sink,
-                ))),
-            })
+    secrets: &'s Table<SecretDraft>,
+    known: Known<'_, 's>,
+) -> Policies<'s, Auth> {
+    let mut written = Vec::new();
+    let policies = drafts.iter().filter_map(|(name, (declared, draft))| {
+        let draft = draft.as_ref()?;
+        let auth = credentials::auth(declared.clone(), draft, secrets, known.sink);
+        let auth = Arc::new(auth);
+        written.push((Arc::clone(&auth), &draft.spec));
+        Some(Policy {
+            name: name.clone(),
+            declared: declared.clone(),
+            created: draft.created,
+            targets: draft.targets.clone(),
+            what: Effect::Applies(auth),
         })
+    });
+    let policies = policies
         .chain(refused.iter().map(Refused::policy))
         .collect();
-    // The more specific one stands alone.
-    Policies::new(
-        policies,
-        Some(|rule| &mut rule.auth),
-        Box::new(|own, _| Effect::Applies(Arc::clone(own))),
-        known,
-    )
+    // What a Secret lacks is said where the policy that names it stands alone.
+    let merge = merge(written, known.sink, move |own, above, found| {
+        let draft = merged(own, above, found)?;
+        Some(credentials::auth(
+            own.declared.clone(),
+            &draft,
+            secrets,
+            found,
+        ))
+    });
+    Policies::new(policies, Some(|rule| &mut rule.auth), merge, known)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Cidr, Declared, JwtProvider, Name, Pattern};
+use super::{Cidr, Cors, Declared, JwtProvider, Name, StringMatch};
 
 /// Who may pass a rule: credentials first, then what they are good for.
 #[derive(Clone, Debug)]
@@ -13,6 +13,9 @@ pub struct Auth {
     pub declared: Declared,
     /// Why nobody may pass: something that it refers to is not there. Its rules answer 500.
     pub closed: Option<String>,
+    /// Which pages of other origins may ask, if the rule does not say so itself. Preflights are answered before anything else
+    /// is asked.
+    pub cors: Option<Arc<Cors>>,
     /// One of these keys is needed.
     pub api_keys: Option<ApiKeys>,
     /// One of these users is needed.
@@ -29,6 +32,7 @@ impl Auth {
         Self {
             declared,
             closed: Some(why),
+            cors: None,
             api_keys: None,
             users: None,
             tokens: None,
@@ -37,6 +41,16 @@ impl Auth {
                 default: Decision::Deny,
             },
         }
+    }
+
+    /// Whether everybody passes, whatever he brings.
+    pub fn is_open(&self) -> bool {
+        self.closed.is_none()
+            && self.api_keys.is_none()
+            && self.users.is_none()
+            && self.tokens.is_none()
+            && self.authorization.rules.is_empty()
+            && self.authorization.default == Decision::Allow
     }
 
     /// A token of one of these providers is needed, and nothing else.
@@ -48,6 +62,7 @@ impl Auth {
         Self {
             declared,
             closed: None,
+            cors: None,
             api_keys: None,
             users: None,
             tokens: Some(Tokens {
@@ -145,6 +160,16 @@ pub struct Authorization {
     pub default: Decision,
 }
 
+impl Authorization {
+    /// Whoever got here may do everything.
+    pub fn open() -> Self {
+        Self {
+            rules: Vec::new(),
+            default: Decision::Allow,
+        }
+    }
+}
+
 /// One rule of authorization. All its parts must fit.
 #[derive(Clone, Debug)]
 pub struct AuthRule {
@@ -174,19 +199,6 @@ impl AuthRule {
             token: Some(token),
         }
     }
-}
-
-/// How a text looks (Envoy Gateway, `StringMatch`).
-#[derive(Clone, Debug)]
-pub enum StringMatch {
-    /// Byte for byte.
-    Exact(String),
-    /// Its beginning.
-    Prefix(String),
-    /// Its end.
-    Suffix(String),
-    /// The whole text, in linear time.
-    Regex(Pattern),
 }
 
 /// A header and its accepted values.

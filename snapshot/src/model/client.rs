@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use super::{Cidr, Declared, DocumentPath, HeaderEdits};
+use super::{Cidr, Declared, DocumentPath, FRAMING, HeaderEdits, Port, StringMatch};
 
 /// A policy of a listener, as a whole. What it leaves out is as for listeners without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +23,17 @@ pub struct ClientPolicy {
     /// Which request id a request has.
     pub request_id: RequestIds,
     /// Edits of a request's headers before anything is read from them.
-    pub early: HeaderEdits,
+    pub early: MessageEdits,
     /// Edits of the headers of every answer, after all others.
-    pub late: HeaderEdits,
+    pub late: MessageEdits,
+    /// What upstreams are told of clients' certificates.
+    pub told_certificate: ToldCertificate,
+    /// Whether the client is put behind what `X-Forwarded-For` says of the way so far.
+    pub tell_client: bool,
+    /// Whether the dot behind a host's name goes no further.
+    pub strip_host_dot: bool,
+    /// Whether a request of HTTP/1.0 without a host is for the listener's only one.
+    pub default_host: bool,
     /// Whether clients are told of rate limits.
     pub rate_headers: bool,
     /// How long is waited for what.
@@ -42,8 +50,70 @@ pub struct ClientPolicy {
     pub http1_end: Http1End,
     /// Limits of HTTP/2.
     pub http2: ClientHttp2,
+    /// HTTP/3 of listeners of HTTPS; none: they have the versions over TCP alone.
+    pub http3: Option<ClientHttp3>,
     /// A path whose requests are answered with 200 here.
     pub health_path: Option<DocumentPath>,
+}
+
+/// Edits of all messages of a listener. First goes what matches, then the edits are done, and then what is not there is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageEdits {
+    /// Names of headers that go. Those of [`FRAMING`] stay.
+    pub remove_matching: Vec<StringMatch>,
+    /// Edits by name.
+    pub edits: HeaderEdits,
+    /// Headers that are set where there are none of their name.
+    pub add_if_absent: Vec<(String, String)>,
+}
+
+impl MessageEdits {
+    /// Whether a header goes because of how its name looks.
+    pub fn removes(&self, name: &str) -> bool {
+        !FRAMING.contains(&name) && self.remove_matching.iter().any(|one| one.fits(name))
+    }
+}
+
+/// What upstreams are told of a client's certificate in `X-Forwarded-Client-Cert` (Envoy, `ForwardClientCertDetails`). A client
+/// without a good one is told of by nobody, unless everybody is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToldCertificate {
+    /// Nothing, whatever the client says.
+    #[default]
+    Nothing,
+    /// What the client says.
+    AsSaid,
+    /// What the client says, whoever it is.
+    AsAnybodySays,
+    /// What the client says, and its certificate behind it.
+    Added(CertificateDetails),
+    /// Its certificate.
+    Own(CertificateDetails),
+}
+
+impl ToldCertificate {
+    /// What is told of the certificate itself, if it is.
+    pub fn details(&self) -> Option<CertificateDetails> {
+        match self {
+            Self::Added(details) | Self::Own(details) => Some(*details),
+            Self::Nothing | Self::AsSaid | Self::AsAnybodySays => None,
+        }
+    }
+}
+
+/// What is told of a certificate beside its SHA-256 and the name of the server's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertificateDetails {
+    /// All of it.
+    pub certificate: bool,
+    /// All of it and of those that came with it.
+    pub chain: bool,
+    /// Its subject (RFC 4514).
+    pub subject: bool,
+    /// Alternative names that are URIs.
+    pub uris: bool,
+    /// Alternative names that are DNS names.
+    pub hosts: bool,
 }
 
 /// What becomes of a connection of HTTP/1.1 that has reached its age.
@@ -225,4 +295,11 @@ pub struct ClientHttp2 {
     pub connection_window: Option<u32>,
     /// Requests of a connection at a time.
     pub max_streams: Option<NonZeroU32>,
+}
+
+/// HTTP/3 towards clients (RFC 9114), beside the versions over TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientHttp3 {
+    /// The UDP port that answers over TCP name for it (RFC 7838, `Alt-Svc`); none: the listener's.
+    pub advertised_port: Option<Port>,
 }

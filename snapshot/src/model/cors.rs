@@ -5,7 +5,7 @@ use crate::tree::shortened;
 /// What browsers are told about requests from other origins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
-    /// Origins that may; never empty.
+    /// Origins that may.
     pub origins: Vec<OriginPattern>,
     /// Methods beside those that need no permission.
     pub methods: Allowed,
@@ -39,8 +39,8 @@ pub enum OriginPattern {
         scheme: String,
         /// Hosts.
         host: OriginHost,
-        /// Port, unless it is the well-known one.
-        port: Option<u16>,
+        /// Ports.
+        port: OriginPort,
     },
 }
 
@@ -55,13 +55,42 @@ pub enum OriginHost {
     Below(String),
 }
 
+/// Ports of an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginPort {
+    /// `*`.
+    Any,
+    /// This one; none: the well-known one of the scheme.
+    Exact(Option<u16>),
+}
+
 impl OriginPattern {
-    /// Reads a pattern.
+    /// Reads a pattern of a route's filter (Gateway API, `HTTPCORSFilter`).
     ///
     /// # Errors
     ///
     /// What was expected.
     pub fn new(text: &str) -> Result<Self, String> {
+        Self::read(text, |scheme, _, port| exact(scheme, port))
+    }
+
+    /// Reads a pattern of a policy (Envoy Gateway, `Origin`): there the port may be `*`, and is if every host is meant and
+    /// no port given.
+    ///
+    /// # Errors
+    ///
+    /// What was expected.
+    pub fn of_policy(text: &str) -> Result<Self, String> {
+        Self::read(text, |scheme, host, port| match (host, port) {
+            (OriginHost::Any, None) | (_, Some("*")) => Some(OriginPort::Any),
+            _ => exact(scheme, port),
+        })
+    }
+
+    fn read(
+        text: &str,
+        port: impl FnOnce(&str, &OriginHost, Option<&str>) -> Option<OriginPort>,
+    ) -> Result<Self, String> {
         if text == "*" {
             return Ok(Self::Any);
         }
@@ -71,13 +100,14 @@ impl OriginPattern {
                 shortened(text)
             )
         };
-        let (scheme, host, port) = parts(text).ok_or_else(expected)?;
+        let (scheme, host, given) = parts(text).ok_or_else(expected)?;
         let host = match host.strip_prefix("*.") {
             _ if host == "*" => OriginHost::Any,
             Some(suffix) if is_host(suffix) => OriginHost::Below(suffix.to_owned()),
-            None if is_host(&host) => OriginHost::Exact(host.clone()),
+            None if is_host(&host) => OriginHost::Exact(host),
             _ => return Err(expected()),
         };
+        let port = port(&scheme, &host, given.as_deref()).ok_or_else(expected)?;
         Ok(Self::Origin { scheme, host, port })
     }
 
@@ -90,6 +120,9 @@ impl OriginPattern {
         let Some((given_scheme, given, given_port)) = parts(origin) else {
             return false;
         };
+        let Some(given_port) = exact(&given_scheme, given_port.as_deref()) else {
+            return false;
+        };
         let same = match host {
             OriginHost::Any => true,
             OriginHost::Exact(name) => *name == given,
@@ -98,12 +131,12 @@ impl OriginPattern {
                 .and_then(|front| front.strip_suffix('.'))
                 .is_some_and(|front| !front.is_empty()),
         };
-        same && *scheme == given_scheme && *port == given_port
+        same && *scheme == given_scheme && (*port == OriginPort::Any || *port == given_port)
     }
 }
 
-/// Scheme, host and port that is not the well-known one, all in lower case.
-fn parts(text: &str) -> Option<(String, String, Option<u16>)> {
+/// Scheme, host and what is given as port, all in lower case.
+fn parts(text: &str) -> Option<(String, String, Option<String>)> {
     let text = text.to_ascii_lowercase();
     let (scheme, rest) = text.split_once("://")?;
     let sound = scheme.starts_with(|one: char| one.is_ascii_alphabetic())
@@ -112,22 +145,28 @@ fn parts(text: &str) -> Option<(String, String, Option<u16>)> {
             .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
     // The colon of a port is behind the bracket of an IPv6 address.
     let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => {
-            let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-            (host, Some(digits.then(|| port.parse::<u16>().ok())??))
-        }
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (rest, None),
     };
     let plain = !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']);
+    (sound && plain).then(|| (scheme.to_owned(), host.to_owned(), port.map(str::to_owned)))
+}
+
+/// One port of a scheme; none: what is given is no port.
+fn exact(scheme: &str, given: Option<&str>) -> Option<OriginPort> {
+    let Some(digits) = given else {
+        return Some(OriginPort::Exact(None));
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let port = plain.then(|| digits.parse::<u16>().ok()).flatten()?;
     let known = match scheme {
         "http" => Some(80),
         "https" => Some(443),
         _ => None,
     };
-    (sound && plain).then(|| {
-        let port = port.filter(|port| Some(*port) != known);
-        (scheme.to_owned(), host.to_owned(), port)
-    })
+    Some(OriginPort::Exact(
+        Some(port).filter(|_| known != Some(port)),
+    ))
 }
 
 fn is_host(text: &str) -> bool {
@@ -190,8 +229,33 @@ mod tests {
             "https://a.test:65536",
             "://a.test",
             "null",
+            "https://a.test:*",
         ] {
             assert!(OriginPattern::new(pattern).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn origins_of_policies_may_have_any_port() {
+        for (pattern, origin, covered) in [
+            ("https://localhost:*", "https://localhost", true),
+            ("https://localhost:*", "https://localhost:8443", true),
+            ("https://localhost:*", "https://localhost:x", false),
+            ("https://localhost:*", "http://localhost", false),
+            ("https://*.bar.com:*", "https://a.bar.com:8443", true),
+            ("https://*.bar.com:*", "https://bar.com:8443", false),
+            ("https://*.bar.com", "https://a.bar.com:8443", false),
+            ("https://*", "https://any.test:8443", true),
+            ("https://*", "http://any.test", false),
+            ("http://*:8080", "http://any.test:8080", true),
+            ("http://*:8080", "http://any.test", false),
+            ("*", "http://any.test:1", true),
+        ] {
+            let read = OriginPattern::of_policy(pattern).expect(pattern);
+            assert_eq!(read.covers(origin), covered, "{pattern} {origin}");
+        }
+        for pattern in ["https://a.test:", "https://a.test:8443:*", "a.test:*", ":*"] {
+            assert!(OriginPattern::of_policy(pattern).is_err(), "{pattern}");
         }
     }
 }

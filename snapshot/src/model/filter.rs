@@ -32,6 +32,20 @@ pub enum Filter {
     Broken(String),
 }
 
+/// Headers that frame a message or belong to one connection: to edit them would desynchronise the two
+/// sides (RFC 9110, section 7.6.1; RFC 9112, section 6). `host` has a field of its own in `URLRewrite`.
+pub const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Edits of headers; names are lower case and valid (RFC 9110, section 5.1), values are valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdits {

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{
-    Auth, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter, Gate,
-    Hostname, L4Kind, NodePorts, ObjectName, Pattern, Port, RequestMatch, Retry, RuleTimeouts,
-    SectionName, SessionPersistence, Timestamp, TrafficPolicy, Transport, UpstreamTls,
+    Auth, ClientHttp3, ClientPolicy, ClientValidation, Declared, DocumentPath, EndpointId, Filter,
+    Gate, Hostname, L4Kind, NodeCheck, NodePorts, ObjectName, Pattern, Port, RequestMatch, Retry,
+    RuleTimeouts, SectionName, SessionPersistence, Timestamp, TrafficPolicy, Transport,
+    UpstreamTls,
 };
 
 /// A gateway: addresses and listeners.
@@ -22,6 +23,8 @@ pub struct Gateway {
     pub addresses: Vec<IpAddr>,
     /// Where it listens on each node's own addresses. One that is a gate does so behind a load balancer only.
     pub node_ports: NodePorts,
+    /// Where its load balancer asks for it.
+    pub health_check: Option<NodeCheck>,
     /// Its listeners in document order. Those of one port are distinct by hostname, and all plain HTTP, all TLS (HTTPS and
     /// other), or a single one of TCP; ports of UDP are others.
     pub listeners: Vec<Listener>,
@@ -49,6 +52,21 @@ pub struct Listener {
     pub policy: Option<Arc<ClientPolicy>>,
     /// What it asks of its clients; of HTTPS only.
     pub clients: Option<Arc<ClientValidation>>,
+}
+
+impl Listener {
+    /// HTTP/3, if the listener has it: datagrams of its port are QUIC then (RFC 9000).
+    pub fn http3(&self) -> Option<&ClientHttp3> {
+        let https = matches!(self.protocol, ListenerProtocol::Https { .. });
+        let policy = self.policy.as_ref().filter(|_| https)?;
+        policy.http3.as_ref()
+    }
+
+    /// What its sockets are of.
+    pub fn transports(&self) -> impl Iterator<Item = Transport> {
+        let quic = self.http3().map(|_| Transport::Udp);
+        std::iter::once(self.protocol.transport()).chain(quic)
+    }
 }
 
 /// Protocol of a listener.
@@ -92,7 +110,7 @@ impl ListenerProtocol {
         }
     }
 
-    /// What a listener's socket is of.
+    /// What a listener's socket is of. One of HTTPS may have others besides: [`Listener::transports`].
     pub fn transport(&self) -> Transport {
         match self {
             Self::Http | Self::Https { .. } | Self::Tls(_) | Self::Tcp => Transport::Tcp,

@@ -48,6 +48,31 @@ impl TextMatch {
     }
 }
 
+/// How a text looks (Envoy Gateway, `StringMatch`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringMatch {
+    /// Byte for byte.
+    Exact(String),
+    /// Its beginning.
+    Prefix(String),
+    /// Its end.
+    Suffix(String),
+    /// The whole text, in linear time.
+    Regex(Pattern),
+}
+
+impl StringMatch {
+    /// Whether a text looks so.
+    pub fn fits(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(value) => text == value,
+            Self::Prefix(value) => text.starts_with(value.as_str()),
+            Self::Suffix(value) => text.ends_with(value.as_str()),
+            Self::Regex(pattern) => pattern.regex().is_match(text),
+        }
+    }
+}
+
 /// How a path matches.
 #[derive(Clone, Debug)]
 pub enum PathMatch {
@@ -77,6 +102,15 @@ pub struct Pattern {
     text: Arc<str>,
     regex: Arc<regex::Regex>,
 }
+
+/// Two are the same if they are written the same and compiled to the same.
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && self.regex.as_str() == other.regex.as_str()
+    }
+}
+
+impl Eq for Pattern {}
 
 impl Pattern {
     /// Compiles a pattern as it stands.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Cidr, Declared, Port, Transport};
+use super::{Cidr, Declared, Gate, Port, Transport};
 use crate::shared::Shared;
 
 /// Whose traffic `NetworkPolicy` documents restrict.
@@ -37,6 +37,8 @@ pub struct Classes {
     pub of: BTreeMap<ClassId, AddressClass>,
     /// Networks that rules name, each once. They also tell addresses apart that no pod has.
     pub blocks: Vec<IpBlock>,
+    /// Selectors that select a gate, which policies take for a pod of its gateway.
+    pub gates: BTreeMap<Gate, BTreeSet<PeerId>>,
 }
 
 impl Classes {

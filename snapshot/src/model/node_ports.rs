@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Gateway, Listener, Port, Transport};
+use super::{Gateway, Listener, ObjectName, Port, Transport};
 
 /// Ports of every node's own addresses at which a gateway listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,16 @@ pub enum NodePorts {
     Same,
     /// For ports of its listeners others, to which a load balancer brings what is for them.
     Mapped(BTreeMap<(Transport, Port), Port>),
+}
+
+/// Where load balancers ask a node whether it takes what they bring for a gateway (Kubernetes, `Service` with
+/// `externalTrafficPolicy: Local`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCheck {
+    /// The gateway's service.
+    pub service: ObjectName,
+    /// The port of every node (`healthCheckNodePort`).
+    pub port: Port,
 }
 
 impl NodePorts {
@@ -31,14 +41,21 @@ impl NodePorts {
 impl Gateway {
     /// Where a listener is on a node that has these addresses: at the gateway's own, then at the node's.
     pub fn sockets(&self, listener: &Listener, node: &[IpAddr]) -> Vec<SocketAddr> {
+        self.sockets_of(listener, listener.protocol.transport(), node)
+    }
+
+    /// The same for one of the transports that it has.
+    pub fn sockets_of(
+        &self,
+        listener: &Listener,
+        transport: Transport,
+        node: &[IpAddr],
+    ) -> Vec<SocketAddr> {
         let own = self
             .addresses
             .iter()
             .map(|address| (*address, listener.port));
-        let port = self
-            .node_ports
-            .of(listener.protocol.transport(), listener.port);
-        let port = port.into_iter();
+        let port = self.node_ports.of(transport, listener.port).into_iter();
         let node = port.flat_map(|port| node.iter().map(move |address| (*address, port)));
         let sockets = own.chain(node);
         sockets

@@ -27,8 +27,21 @@ pub struct Platform {
     pub dns_service_addresses: Vec<IpAddr>,
     /// Nodes; this one may be among them.
     pub nodes: Vec<Node>,
+    /// Who calls pods from the addresses of other nodes.
+    pub other_nodes: OtherNodes,
     /// Services of the platform that may reach components, such as monitoring.
     pub services: Vec<PlatformService>,
+}
+
+/// Who calls pods of this node from the addresses of other nodes. Gateways do so, and nothing in a packet tells them from other programs
+/// there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtherNodes {
+    /// Programs, which reach no component.
+    #[default]
+    Programs,
+    /// Gateways, which reach what those of this node do.
+    Gateways,
 }
 
 /// Host suffixes of generated routes; a component that needs one that is missing is a mistake.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::World;
 
 /// Where the unified hierarchy is; beside one of version 1 it is the second.
-const HIERARCHIES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+pub(super) const HIERARCHIES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// Where the first container of a pod runs.
 #[derive(Clone, Debug)]

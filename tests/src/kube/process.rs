@@ -98,8 +98,33 @@ impl<'a> Agent<'a> {
         let Some(mut process) = self.process.take() else {
             return Ok(());
         };
-        kill(Pid::from_raw(process.id().try_into()?), signal)?;
+        let process_id = Pid::from_raw(process.id().try_into()?);
+        kill(process_id, signal)?;
+        // One that was stopped would not see it.
+        kill(process_id, Signal::SIGCONT)?;
         process.wait()?;
+        Ok(())
+    }
+
+    /// Stops it where it is, until [`Self::go_on`]: it hears and says nothing, and keeps its connections.
+    ///
+    /// # Errors
+    /// It does not run, or the system refuses.
+    pub fn stop(&self) -> Result<()> {
+        self.tell(Signal::SIGSTOP)
+    }
+
+    /// Lets one that was stopped go on.
+    ///
+    /// # Errors
+    /// It does not run, or the system refuses.
+    pub fn go_on(&self) -> Result<()> {
+        self.tell(Signal::SIGCONT)
+    }
+
+    fn tell(&self, signal: Signal) -> Result<()> {
+        let process = self.process.as_ref().context("the agent does not run")?;
+        kill(Pid::from_raw(process.id().try_into()?), signal)?;
         Ok(())
     }
 

@@ -91,6 +91,14 @@ struct Gateways {
     external: Option<Gate>,
     /// The gateway of the organization (west).
     internal: Option<Gate>,
+    /// Who calls pods from the addresses of other nodes; programs without it, which reach no component.
+    other_nodes: Option<OtherNodes>,
+}
+
+#[derive(JsonSchema)]
+enum OtherNodes {
+    Programs,
+    Gateways,
 }
 
 #[derive(JsonSchema)]

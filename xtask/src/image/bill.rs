@@ -1,27 +1,55 @@
-//! The bill of materials: what is linked into a program, as CycloneDX 1.6 has it, out of what cargo resolved.
+//! The bill of materials: what is linked into the agent's program, as CycloneDX 1.6 has it, out of what cargo resolved.
+//!
+//! That is the agent's crates, those of the eBPF programs that are inside of it, and the compiler's own library. Crates that only
+//! build or test, and macros, which run in the compiler, are not linked. Package URLs are those of the registry; a crate of this
+//! repository has none, since another one may have its name there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::shell;
+use super::layout::hexadecimal;
+use crate::{ebpf, shell};
 
-/// The crates that are linked into a package's program on a target.
-pub(super) fn of(package: &str, target: &str) -> Result<Value> {
-    let metadata = shell::output(shell::cargo().args([
+/// What is linked into the agent's program on a target; the programs of the kernel are inside of it.
+pub(super) fn of(target: &str, program: &[u8]) -> Result<Value> {
+    let mut bill = Bill::default();
+    let root = bill.add(&resolved(&shell::root(), target)?, "cardinal-agent")?;
+    let programs = bill.add(&resolved(&ebpf::programs(), ebpf::TARGET)?, "agent-ebpf")?;
+    let library = bill.library(&shell::output(shell::command("rustc").arg("--version"))?)?;
+    let needed = bill.dependencies.entry(root.clone()).or_default();
+    needed.extend([programs, library]);
+    bill.finish(&root, program)
+}
+
+/// What cargo resolved for a workspace, and its lock file.
+struct Resolved {
+    metadata: Value,
+    lock: String,
+}
+
+fn resolved(workspace: &Path, target: &str) -> Result<Resolved> {
+    let mut cargo = shell::cargo();
+    cargo.current_dir(workspace).args([
         "metadata",
         "--locked",
         "--format-version",
         "1",
         "--filter-platform",
         target,
-    ]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("cargo's metadata is no JSON")?;
-    let lock = shell::root().join("Cargo.lock");
-    let lock = std::fs::read_to_string(&lock)
-        .with_context(|| format!("failed to read {}", lock.display()))?;
-    bill(&metadata, &checksums(&lock), package)
+    ]);
+    let metadata = shell::output(&mut cargo)?;
+    let lock = workspace.join("Cargo.lock");
+    Ok(Resolved {
+        metadata: serde_json::from_str(&metadata).context("cargo's metadata is no JSON")?,
+        lock: std::fs::read_to_string(&lock)
+            .with_context(|| format!("failed to read {}", lock.display()))?,
+    })
 }
 
 /// Checksums of the lock file by name and version.
@@ -43,88 +71,145 @@ fn checksums(lock: &str) -> BTreeMap<(String, String), String> {
         .collect()
 }
 
-fn bill(
-    metadata: &Value,
-    checksums: &BTreeMap<(String, String), String>,
-    package: &str,
-) -> Result<Value> {
-    let packages: BTreeMap<&str, &Value> = list(&metadata["packages"])
-        .iter()
-        .filter_map(|package| Some((package["id"].as_str()?, package)))
-        .collect();
-    let nodes: BTreeMap<&str, &Value> = list(&metadata["resolve"]["nodes"])
-        .iter()
-        .filter_map(|node| Some((node["id"].as_str()?, node)))
-        .collect();
-    let (root, _) = packages
-        .iter()
-        .find(|(_, found)| found["name"] == package)
-        .with_context(|| format!("cargo knows no package {package}"))?;
-    let mut linked: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut waiting = vec![*root];
-    while let Some(id) = waiting.pop() {
-        if linked.contains_key(id) {
-            continue;
-        }
-        let node = nodes.get(id).context("cargo resolved no such package")?;
-        let needed: BTreeSet<&str> = list(&node["deps"])
+/// Components and what each needs, by their references.
+#[derive(Default)]
+struct Bill {
+    components: BTreeMap<String, Value>,
+    dependencies: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Bill {
+    /// Adds the crates that are linked into a package's program; gives the package's reference.
+    fn add(&mut self, resolved: &Resolved, package: &str) -> Result<String> {
+        let Resolved { metadata, lock } = resolved;
+        let checksums = checksums(lock);
+        let packages: BTreeMap<&str, &Value> = list(&metadata["packages"])
             .iter()
-            .filter(|needed| {
-                // What only builds or tests is not linked.
-                list(&needed["dep_kinds"])
-                    .iter()
-                    .any(|kind| kind["kind"].is_null())
-            })
-            .filter_map(|needed| needed["pkg"].as_str())
+            .filter_map(|package| Some((package["id"].as_str()?, package)))
             .collect();
-        waiting.extend(&needed);
-        linked.insert(id, needed);
+        let nodes: BTreeMap<&str, &Value> = list(&metadata["resolve"]["nodes"])
+            .iter()
+            .filter_map(|node| Some((node["id"].as_str()?, node)))
+            .collect();
+        let of = |id: &str| {
+            let package = packages.get(id).copied();
+            package.with_context(|| format!("cargo resolved {id} and does not know it"))
+        };
+        let (root, described) = packages
+            .iter()
+            .find(|(_, found)| found["name"] == package)
+            .with_context(|| format!("cargo knows no package {package}"))?;
+        let mut met = BTreeSet::new();
+        let mut waiting = vec![*root];
+        while let Some(id) = waiting.pop() {
+            if !met.insert(id) {
+                continue;
+            }
+            let package = of(id)?;
+            let node = nodes.get(id).context("cargo resolved no such package")?;
+            let mut needed = BTreeSet::new();
+            for dependency in list(&node["deps"]) {
+                let links = |kind: &Value| kind["kind"].is_null();
+                let id = dependency["pkg"].as_str().unwrap_or_default();
+                if list(&dependency["dep_kinds"]).iter().any(links) && !is_macro(of(id)?) {
+                    needed.insert(reference(of(id)?));
+                    waiting.push(id);
+                }
+            }
+            let reference = reference(package);
+            self.components
+                .insert(reference.clone(), component(package, &checksums));
+            self.dependencies
+                .entry(reference)
+                .or_default()
+                .extend(needed);
+        }
+        Ok(reference(described))
     }
-    let component = |id: &str| component(packages[id], checksums);
-    let components: Vec<_> = linked
-        .keys()
-        .filter(|id| *id != root)
-        .map(|id| component(id))
-        .collect();
-    let mut described = component(root);
-    described["type"] = json!("application");
-    let reference = |id: &str| purl(packages[id]);
-    let dependencies: Vec<_> = linked
-        .iter()
-        .map(|(id, needed)| {
-            let needed: BTreeSet<_> = needed.iter().map(|id| reference(id)).collect();
-            json!({ "ref": reference(id), "dependsOn": needed })
-        })
-        .collect();
-    Ok(json!({
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "version": 1,
-        "metadata": { "component": described },
-        "components": components,
-        "dependencies": dependencies,
-    }))
+
+    /// Adds the compiler's own library, as the compiler names its version; gives the library's reference.
+    fn library(&mut self, compiler: &str) -> Result<String> {
+        let version = compiler.split(' ').nth(1);
+        let version = version.with_context(|| format!("`{compiler}` names no version"))?;
+        let reference = format!("pkg:generic/rust-std@{version}");
+        let component = json!({
+            "type": "library",
+            "bom-ref": reference,
+            "name": "rust-std",
+            "version": version,
+            "description": "Rust's standard library, with the C library musl that is linked with it",
+            "purl": reference,
+            "licenses": [{ "expression": "(MIT OR Apache-2.0) AND MIT" }],
+        });
+        self.components.insert(reference.clone(), component);
+        self.dependencies.entry(reference.clone()).or_default();
+        Ok(reference)
+    }
+
+    /// The bill of a program, which is one of the components.
+    fn finish(mut self, root: &str, program: &[u8]) -> Result<Value> {
+        let described = self.components.remove(root);
+        let mut described = described.context("the program is no component")?;
+        described["type"] = json!("application");
+        let hash = hexadecimal(&Sha256::digest(program));
+        described["hashes"] = json!([{ "alg": "SHA-256", "content": hash }]);
+        let dependencies = self.dependencies.iter();
+        let dependencies = dependencies.map(|(from, to)| json!({ "ref": from, "dependsOn": to }));
+        Ok(json!({
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "version": 1,
+            "metadata": { "component": described },
+            "components": self.components.values().collect::<Vec<_>>(),
+            "dependencies": dependencies.collect::<Vec<_>>(),
+        }))
+    }
 }
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn purl(package: &Value) -> String {
-    let text = |field: &str| package[field].as_str().unwrap_or_default();
-    format!("pkg:cargo/{}@{}", text("name"), text("version"))
+fn text<'a>(package: &'a Value, field: &str) -> &'a str {
+    package[field].as_str().unwrap_or_default()
+}
+
+fn is_macro(package: &Value) -> bool {
+    let targets = list(&package["targets"]).iter();
+    let mut kinds = targets.flat_map(|target| list(&target["kind"]));
+    kinds.any(|kind| kind == "proc-macro")
+}
+
+/// Where a package comes from; a crate of this repository from nowhere.
+fn purl(package: &Value) -> Option<String> {
+    let is_ours = package["source"].is_null();
+    let version = text(package, "version").replace('+', "%2B");
+    let purl = || format!("pkg:cargo/{}@{version}", text(package, "name"));
+    (!is_ours).then(purl)
+}
+
+fn reference(package: &Value) -> String {
+    let ours = || {
+        format!(
+            "cardinal/{}@{}",
+            text(package, "name"),
+            text(package, "version")
+        )
+    };
+    purl(package).unwrap_or_else(ours)
 }
 
 fn component(package: &Value, checksums: &BTreeMap<(String, String), String>) -> Value {
-    let text = |field: &str| package[field].as_str().unwrap_or_default().to_owned();
-    let (name, version) = (text("name"), text("version"));
+    let [name, version] = ["name", "version"].map(|field| text(package, field).to_owned());
     let mut component = json!({
         "type": "library",
-        "bom-ref": purl(package),
+        "bom-ref": reference(package),
         "name": name,
         "version": version,
-        "purl": purl(package),
     });
+    if let Some(purl) = purl(package) {
+        component["purl"] = json!(purl);
+    }
     if let Some(license) = package["license"].as_str() {
         // An older spelling of `OR`.
         let expression = license.replace('/', " OR ");
@@ -138,42 +223,4 @@ fn component(package: &Value, checksums: &BTreeMap<(String, String), String>) ->
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_linked_is_listed_with_licence_and_checksum_and_what_only_builds_is_not() {
-        let metadata = json!({
-            "packages": [
-                { "id": "a", "name": "a", "version": "1.0.0", "license": "Apache-2.0" },
-                { "id": "b", "name": "b", "version": "2.0.0", "license": "MIT/Apache-2.0" },
-                { "id": "c", "name": "c", "version": "3.0.0", "license": null },
-            ],
-            "resolve": { "nodes": [
-                { "id": "a", "deps": [
-                    { "pkg": "b", "dep_kinds": [{ "kind": null }] },
-                    { "pkg": "c", "dep_kinds": [{ "kind": "build" }, { "kind": "dev" }] },
-                ] },
-                { "id": "b", "deps": [] },
-                { "id": "c", "deps": [] },
-            ] },
-        });
-        let lock = "version = 4\n\n[[package]]\nname = \"b\"\nversion = \"2.0.0\"\nsource = \"x\"\nchecksum = \"ff\"\n\n\
-                    [[package]]\nname = \"a\"\nversion = \"1.0.0\"\n";
-        let bill = bill(&metadata, &checksums(lock), "a").expect("a bill");
-        assert_eq!(
-            bill["components"],
-            json!([{
-                "type": "library", "bom-ref": "pkg:cargo/b@2.0.0", "name": "b", "version": "2.0.0",
-                "purl": "pkg:cargo/b@2.0.0", "licenses": [{ "expression": "MIT OR Apache-2.0" }],
-                "hashes": [{ "alg": "SHA-256", "content": "ff" }],
-            }])
-        );
-        assert_eq!(bill["metadata"]["component"]["name"], "a");
-        assert_eq!(
-            bill["dependencies"][0],
-            json!({ "ref": "pkg:cargo/a@1.0.0", "dependsOn": ["pkg:cargo/b@2.0.0"] })
-        );
-        assert!(super::bill(&metadata, &BTreeMap::new(), "z").is_err());
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agent_common::{Direction, Identity, Lookups, RuleKey};
 use snapshot::model::{
-    AddressClass, Classes, Entity, PolicyPeers, PolicyPort, PolicyRule, PortNumbers,
+    AddressClass, Classes, Entity, OtherNodes, PolicyPeers, PolicyPort, PolicyRule, PortNumbers,
 };
 
 use super::parts::{Parts, Peer, is_inside, is_node};
@@ -19,6 +19,19 @@ use super::protocol;
 pub(super) struct Isolation<'a> {
     pub(super) classes: &'a Classes,
     pub(super) parts: &'a Parts,
+    pub(super) other_nodes: OtherNodes,
+}
+
+impl Isolation<'_> {
+    /// Whether policies say nothing about connections with a peer.
+    pub(super) fn exempts(&self, whole: Identity, direction: Direction) -> bool {
+        let own = matches!(
+            whole,
+            Identity::NODE | Identity::NORTH_GATE | Identity::WEST_GATE
+        );
+        let remote = whole == Identity::OTHER_NODE && self.other_nodes == OtherNodes::Gateways;
+        direction == Direction::Ingress && (own || remote)
+    }
 }
 
 /// Ports that policies allow.
@@ -41,15 +54,6 @@ pub(super) fn isolating(
         Direction::Egress => &class.egress,
     };
     rules.as_deref()
-}
-
-/// Whether policies say nothing about connections with a peer.
-pub(super) fn is_exempt(whole: Identity, direction: Direction) -> bool {
-    direction == Direction::Ingress
-        && matches!(
-            whole,
-            Identity::NODE | Identity::NORTH_GATE | Identity::WEST_GATE
-        )
 }
 
 /// The ports of the called side on which `rules` allow connections of a pod with a peer.

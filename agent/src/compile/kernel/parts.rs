@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use agent_common::Identity;
-use snapshot::model::{AddressClass, BlockId, Cidr, ClassId, Classes, NetworkPolicies};
+use snapshot::model::{AddressClass, BlockId, Cidr, ClassId, Classes, Gate, NetworkPolicies};
 
 use super::numbers::{Numbered, Numbers};
 use crate::datapath::{Network, Owner, Table};
@@ -29,8 +29,9 @@ pub(super) struct Parts {
     of: BTreeMap<Identity, BTreeMap<Told, Identity>>,
     /// The part of each address that has a class.
     pub(super) members: BTreeMap<IpAddr, Identity>,
-    /// Networks of rules that hold all addresses of a gate. Gates are not split: the router's mark names one as a whole.
-    gates: BTreeMap<Identity, BTreeSet<BlockId>>,
+    /// What rules know a gate by: selectors, and networks that hold all of its addresses. Gates are not split: the router's mark
+    /// names one as a whole.
+    gates: BTreeMap<Identity, AddressClass>,
     /// Who owns networks, as others are to know it: those that are split, and those that split them.
     networks: BTreeMap<Network, Identity>,
 }
@@ -74,17 +75,26 @@ impl Parts {
         let named = classes.blocks.iter();
         let named = named.flat_map(|block| [&block.cidr].into_iter().chain(&block.except));
         let named = named.map(|cidr| Network::new(cidr.address(), cidr.length()));
-        let mut gates: BTreeMap<Identity, BTreeSet<BlockId>> = BTreeMap::new();
+        let mut around_gates: BTreeMap<Identity, BTreeSet<BlockId>> = BTreeMap::new();
         for network in owners.keys().copied().chain(named) {
             let whole = around.owner(network);
             let blocks = holding(classes, &cidr(&network), is_inside(whole));
             if is_gate(whole) {
-                let all = gates.entry(whole).or_insert_with(|| blocks.clone());
+                let all = around_gates.entry(whole).or_insert_with(|| blocks.clone());
                 all.retain(|block| blocks.contains(block));
                 continue;
             }
             networks.insert(network, (whole, blocks));
         }
+        let gates = [Gate::External, Gate::Internal].map(|gate| {
+            let whole = super::gate(gate);
+            let class = AddressClass {
+                peers: classes.gates.get(&gate).cloned().unwrap_or_default(),
+                blocks: around_gates.remove(&whole).unwrap_or_default(),
+                ..AddressClass::default()
+            };
+            (whole, class)
+        });
         let mut names: BTreeMap<PartName, (Identity, Told)> = BTreeMap::new();
         let mut name = |whole: Identity, told: Told| -> PartName {
             let words = words(classes, &told);
@@ -121,7 +131,7 @@ impl Parts {
         }
         Self {
             of,
-            gates,
+            gates: gates.into(),
             members: members
                 .iter()
                 .map(|(address, name)| (*address, part(name)))
@@ -159,10 +169,11 @@ impl Parts {
         classes: &'a Classes,
         whole: Identity,
     ) -> impl Iterator<Item = (Identity, Peer<'a>)> {
+        let class = self.gates.get(&whole);
         let itself = Peer {
             whole,
-            class: None,
-            blocks: self.gates.get(&whole),
+            class,
+            blocks: class.map(|class| &class.blocks),
         };
         let parts = self.of.get(&whole).into_iter().flatten();
         std::iter::once((whole, itself))

@@ -57,7 +57,11 @@ impl Policies {
             next.push((*id, None));
         }
         let classes = &*snapshot.network.classes;
-        let isolation = Isolation { classes, parts };
+        let isolation = Isolation {
+            classes,
+            parts,
+            other_nodes: snapshot.platform.other_nodes,
+        };
         for (id, subject) in local {
             let known = self.of.contains_key(id);
             let class = subject.class.as_ref().and_then(|id| classes.of.get(id));

@@ -208,6 +208,7 @@ fn world() -> (Snapshot, Discovery) {
             }],
             gate: Some(kind),
             node_ports: snapshot::model::NodePorts::None,
+            health_check: None,
             identity: None,
         };
         (name_, gateway)

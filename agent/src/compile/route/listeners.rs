@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use snapshot::model::{
     ClientPolicy, ClientValidation, Gateway, HostPattern, Hostname, Listener as ListenerModel,
-    ListenerProtocol, Route, TlsMode, effective_hosts,
+    ListenerProtocol, Route, TlsMode, Transport, effective_hosts,
 };
 
 use super::Compiler;
@@ -45,6 +45,7 @@ impl<'a> Compiler<'a> {
                         .entry(address)
                         .or_insert_with(|| Bind::new(wire, compiled.policy.clone()));
                     bind.passthrough |= passthrough;
+                    bind.asks |= compiled.clients.is_some();
                     bind.terminates |= wire == Wire::Tls && !passthrough;
                     if bind.wire != wire {
                         self.mistake(
@@ -95,6 +96,36 @@ impl<'a> Compiler<'a> {
             }
         }
         datagrams
+    }
+
+    /// Where datagrams are QUIC. Ports of nodes behind a load balancer may differ between the two transports.
+    pub(super) fn quic(&mut self) -> HashMap<SocketAddr, SocketAddr> {
+        let mut quic = HashMap::default();
+        let mut datagrams = HashMap::default();
+        for gateway in self.snapshot.gateways.values() {
+            for listener in &gateway.listeners {
+                let udp = gateway.sockets_of(listener, Transport::Udp, self.node);
+                if listener.protocol == ListenerProtocol::Udp {
+                    datagrams.extend(udp.into_iter().map(|at| (at, listener)));
+                } else if listener.http3().is_some() {
+                    // Own addresses come first, and are as many.
+                    quic.extend(udp.into_iter().zip(gateway.sockets(listener, self.node)));
+                }
+            }
+        }
+        let mut both: Vec<_> = quic
+            .keys()
+            .filter(|at| datagrams.contains_key(at))
+            .collect();
+        both.sort();
+        for at in both {
+            let listener: &ListenerModel = datagrams[at];
+            self.mistake(
+                &listener.declared,
+                format!("datagrams to {at} are HTTP/3 of another listener already"),
+            );
+        }
+        quic
     }
 
     /// Listeners of one policy share what is made of it.
@@ -178,6 +209,14 @@ impl<'a> Compiler<'a> {
         let attached = self.attached(gateway, listener);
         let (hosts, token_headers) =
             self.hosts(listener, before, &attached, rules, clients.is_none());
+        let policy = listener
+            .policy
+            .as_ref()
+            .and_then(|policy| self.policy(policy));
+        let uses_default = policy.as_ref().is_some_and(|one| one.policy.default_host);
+        let default_host = uses_default
+            .then(|| default_host(listener.hostname.as_ref(), &hosts))
+            .flatten();
         Listener {
             name,
             gate: gateway.gate,
@@ -195,10 +234,12 @@ impl<'a> Compiler<'a> {
             clients,
             identity: self.identity(gateway),
             streams: self.passed(gateway, listener, streams),
-            policy: listener
-                .policy
-                .as_ref()
-                .and_then(|policy| self.policy(policy)),
+            policy,
+            default_host,
+            alt_svc: listener.http3().map(|http3| {
+                let port = http3.advertised_port.unwrap_or(listener.port);
+                alt_svc(port.get())
+            }),
         }
     }
 
@@ -373,6 +414,12 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// HTTP/3 at a port of the same host, for a day.
+fn alt_svc(port: u16) -> HeaderValue {
+    HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400"))
+        .expect("a number and these words are characters of a header's value")
+}
+
 /// Headers that tokens set in rules.
 fn token_headers_of(rules: &RouteRules) -> impl Iterator<Item = &HeaderName> {
     rules.iter().flat_map(|rule| rule.token_headers())
@@ -391,4 +438,17 @@ fn host_pattern(name: &str) -> Option<HostPattern> {
         Some(suffix) => Hostname::new(suffix).ok().map(HostPattern::Wildcard),
         None => Hostname::new(name).ok().map(HostPattern::Exact),
     }
+}
+
+/// A listener's own host, or the only one of its routes (Envoy Gateway, `useDefaultHost`); no wildcard is one.
+fn default_host<T>(own: Option<&HostPattern>, routes: &HostIndex<T>) -> Option<HeaderValue> {
+    let name = match own {
+        Some(HostPattern::Exact(name)) => name.as_str(),
+        Some(HostPattern::Wildcard(_)) | None => {
+            let mut names = routes.exact.keys();
+            names.next().filter(|_| names.next().is_none())?
+        }
+    };
+    // Names of hosts are ASCII.
+    HeaderValue::from_str(name).ok()
 }

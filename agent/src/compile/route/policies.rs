@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use sha2::{Digest, Sha256};
-use snapshot::model::{Auth, ProviderKeys, Tokens};
+use snapshot::model::{self, Auth, Declared, ProviderKeys, Tokens};
 
 use super::Compiler;
 use crate::route::Gatekeeper;
+use crate::route::cors::Cors;
 use crate::route::credential::{KeyRing, Users};
 use crate::route::gatekeeper::TokenCheck;
 use crate::route::token::Provider;
@@ -41,6 +42,30 @@ impl Compiler<'_> {
         let gatekeeper = Arc::new(Gatekeeper::new(auth, keys, users, tokens));
         self.gatekeepers.insert(policy, Arc::clone(&gatekeeper));
         gatekeeper
+    }
+
+    /// What a policy says of other origins. Its rules share it.
+    pub(super) fn cors(
+        &mut self,
+        declared: &Declared,
+        model: &Arc<model::Cors>,
+    ) -> Option<Arc<Cors>> {
+        // As above.
+        let policy = Arc::as_ptr(model);
+        if let Some(known) = self.cors.get(&policy) {
+            return Some(Arc::clone(known));
+        }
+        match Cors::new(model) {
+            Ok(cors) => {
+                let cors = Arc::new(cors);
+                self.cors.insert(policy, Arc::clone(&cors));
+                Some(cors)
+            }
+            Err(error) => {
+                self.mistake(declared, error);
+                None
+            }
+        }
     }
 
     fn tokens(&mut self, tokens: &Tokens) -> TokenCheck {

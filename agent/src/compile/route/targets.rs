@@ -13,13 +13,13 @@ use snapshot::{Shared, Snapshot, common, exact};
 
 use super::{Compiler, ManagedKey};
 use crate::compile::{filter, traffic};
-use crate::route::filter::{FilterList, Filters, Mirror};
+use crate::route::filter::{Filters, Mirror};
 use crate::route::stream::{StreamRoute, StreamTarget};
 use crate::route::trust::{Identity, UpstreamTrust};
 use crate::route::{Backend, Limiter, Managed, RouteTarget, RouteUpstream, TargetKind, TlsPeer};
 
 impl Compiler<'_> {
-    pub(super) fn filters(&mut self, source: &Declared, list: &[Filter]) -> FilterList {
+    pub(super) fn filters(&mut self, source: &Declared, list: &[Filter]) -> Filters {
         let mut filters = filter::filters(list).unwrap_or_else(|error| {
             self.mistake(source, error);
             Filters::default()
@@ -37,7 +37,7 @@ impl Compiler<'_> {
         filters.request = exact(filters.request);
         filters.response = exact(filters.response);
         filters.mirrors = exact(filters.mirrors);
-        filters.into()
+        filters
     }
 
     pub(super) fn route_target(
@@ -52,7 +52,7 @@ impl Compiler<'_> {
             backend: backend(target),
             http2: target.http2,
             kind: self.target(target),
-            filters: self.filters(source, &target.filters),
+            filters: self.filters(source, &target.filters).into(),
             terms: None,
             managed: None,
         }

@@ -2,8 +2,8 @@ use std::num::NonZeroU32;
 
 use http::HeaderValue;
 use snapshot::model::{
-    ClientHttp2, ClientTimeouts, ClientTls, Entrance, EscapedSlashes, HeaderEdits, Http1End,
-    RequestIds, Underscores,
+    ClientHttp2, ClientTimeouts, ClientTls, Entrance, EscapedSlashes, Http1End, MessageEdits,
+    RequestIds, ToldCertificate, Underscores,
 };
 
 use super::*;
@@ -22,8 +22,12 @@ fn settings(by: Option<ClientIp>) -> ClientSettings {
             merge_slashes: true,
             underscores: Underscores::default(),
             request_id: RequestIds::default(),
-            early: HeaderEdits::default(),
-            late: HeaderEdits::default(),
+            early: MessageEdits::default(),
+            late: MessageEdits::default(),
+            told_certificate: ToldCertificate::default(),
+            tell_client: true,
+            strip_host_dot: false,
+            default_host: false,
             rate_headers: true,
             timeouts: ClientTimeouts::default(),
             tls: ClientTls::default(),
@@ -32,12 +36,13 @@ fn settings(by: Option<ClientIp>) -> ClientSettings {
             max_stream: None,
             http1_end: Http1End::default(),
             http2: ClientHttp2::default(),
+            http3: None,
             health_path: None,
         }),
         tls: None,
         header,
-        early: Edits::default(),
-        late: Edits::default(),
+        early: ListenerEdits::default(),
+        late: ListenerEdits::default(),
     }
 }
 

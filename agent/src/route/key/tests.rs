@@ -27,6 +27,7 @@ fn a_certificate_gives_a_name_if_it_has_one_of_the_kind() {
             common: owned(common),
             hosts: owned(hosts),
             uris: owned(uris),
+            ..Names::default()
         }
     };
     let full = names(&["acme"], &["acme.example"], &["spiffe://x/acme"]);

@@ -10,6 +10,22 @@ use crate::tables::Owner;
 /// Ports of tunnels: VXLAN (RFC 7348), its older number, Geneve (RFC 8926).
 pub(crate) const TUNNELS: [u16; 3] = [4789, 8472, 6081];
 
+/// How wide a rule is that is about this port: rules about any protocol are wider than others, and of these those about more
+/// ports.
+fn width(key: &RuleKey, port: u16, protocol: u8) -> Option<(bool, u32)> {
+    let first = u32::from(key.port());
+    let ports = match (key.width(), first) {
+        (0, 0) => 1 << 16,
+        (0, _) => 1,
+        (1, _) => 16,
+        (2, _) => 256,
+        _ => 4096,
+    };
+    let about = key.protocol() == 0 || key.protocol() == protocol;
+    let holds = (first..first + ports).contains(&port.into());
+    (about && holds).then_some((key.protocol() == 0, ports))
+}
+
 /// Notes the ends of a known connection's halves. Whether the packet is the last one: an acknowledgement and nothing else, of
 /// the second half's end, which acknowledged the first one's.
 fn ended(flow: &mut Flow, frame: &[u8], packet: &Packet, way: Direction) -> bool {
@@ -282,11 +298,14 @@ impl Model {
             let named = find(peer, 0, protocol).filter(|_| protocol != 0);
             (named, Reason::Protocol)
         } else {
-            let mut all = sides.flat_map(|side| {
-                let wider = [(port, protocol), (0, protocol), (0, 0)].into_iter();
-                wider.map(move |(port, protocol)| (side, port, protocol))
+            let all = rules
+                .iter()
+                .filter(|(key, _)| key.direction() == Some(direction));
+            let found = sides.find_map(|side| {
+                let of = all.clone().filter(|(key, _)| key.peer() == side);
+                let about = of.filter_map(|(key, rule)| Some((width(key, port, protocol)?, rule)));
+                about.min_by_key(|(width, _)| *width).map(|(_, rule)| rule)
             });
-            let found = all.find_map(|(side, port, protocol)| find(side, port, protocol));
             (found, Reason::NotDeclared)
         };
         // What is not restricted is not so in any protocol.

@@ -14,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) reasons: BTreeMap<(Reason, Verdict), u64>,
     pub(crate) codes: BTreeMap<Option<i32>, u64>,
     pub(crate) paths: BTreeMap<Path, u64>,
+    /// Packets that began a connection which a rule about a range of ports decided, by what it said.
+    pub(crate) ranges: BTreeMap<Verdict, u64>,
 }
 
 impl Tally {
@@ -27,6 +29,12 @@ impl Tally {
         );
         if self.frames < 500_000 {
             return;
+        }
+        for verdict in [Verdict::Pass, Verdict::Drop] {
+            assert!(
+                self.ranges.contains_key(&verdict),
+                "no rule about a range of ports ever said {verdict}"
+            );
         }
         for reason in Reason::ALL {
             let seen = self.reasons.keys().any(|(seen, _)| seen == reason);
@@ -45,8 +53,8 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} frames in {} rounds, {} of which ended early in doubt; codes {:?}, paths {:?}",
-            self.frames, self.rounds, self.doubtful, self.codes, self.paths
+            "{} frames in {} rounds, {} of which ended early in doubt; codes {:?}, paths {:?}, ranges {:?}",
+            self.frames, self.rounds, self.doubtful, self.codes, self.paths, self.ranges
         )?;
         for ((reason, verdict), count) in &self.reasons {
             writeln!(f, "{count:>9} {verdict} {reason}")?;

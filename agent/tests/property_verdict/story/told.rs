@@ -142,9 +142,10 @@ fn told_tables(tables: &Tables, all: &[Step]) -> String {
             {
                 let _ = writeln!(
                     text,
-                    "  {of}: {} port {} protocol {} {:?} -> {:?} {}",
+                    "  {of}: {} port {} width {} protocol {} {:?} -> {:?} {}",
                     key.peer(),
                     key.port(),
+                    key.width(),
                     key.protocol(),
                     key.direction(),
                     rule.action(),

@@ -10,12 +10,24 @@ use crate::reader::Field;
 const MAX_HOPS: i64 = 100;
 const MAX_NETWORKS: usize = 256;
 
-/// Reads it; none inside: it says that no proxy is trusted.
-#[expect(
-    clippy::option_option,
-    reason = "no trusted proxy and unreadable are two things"
-)]
-pub(super) fn read(field: &Field<'_>) -> Option<Option<ClientIp>> {
+/// What is said of it.
+pub(super) struct Detection {
+    /// None: no proxy is trusted.
+    pub(super) by: Option<ClientIp>,
+    /// Whether the client is put behind the way so far.
+    pub(super) tell_client: bool,
+}
+
+impl Default for Detection {
+    fn default() -> Self {
+        Self {
+            by: None,
+            tell_client: true,
+        }
+    }
+}
+
+pub(super) fn read(field: &Field<'_>) -> Option<Detection> {
     let mut object = field.object()?;
     let forwarded = object.optional("xForwardedFor");
     let custom = object.optional("customHeader");
@@ -23,10 +35,13 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<ClientIp>> {
     object.finish();
     match (forwarded, custom, direct) {
         (Some(field), None, None) => forwarded_for(&field),
-        (None, Some(field), None) => header(&field).map(Some),
+        (None, Some(field), None) => Some(Detection {
+            by: Some(header(&field)?),
+            ..Detection::default()
+        }),
         (None, None, Some(field)) => {
             field.object()?.finish();
-            Some(None)
+            Some(Detection::default())
         }
         _ => {
             field.mistake(
@@ -37,28 +52,33 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<ClientIp>> {
     }
 }
 
-#[expect(clippy::option_option, reason = "as for `read`")]
-fn forwarded_for(field: &Field<'_>) -> Option<Option<ClientIp>> {
+fn forwarded_for(field: &Field<'_>) -> Option<Detection> {
     let mut object = field.object()?;
     let hops = object.optional("numTrustedHops");
     let networks = object.optional("trustedCIDRs");
-    object.unsupported(&["disableXForwardedForAppend"]);
+    let as_it_is = object
+        .optional("disableXForwardedForAppend")
+        .map(|field| field.boolean());
     object.finish();
-    match (hops, networks) {
+    let by = match (hops, networks) {
         (Some(field), None) => {
             let hops = u32::try_from(field.integer(0..=MAX_HOPS)?).ok()?;
-            Some(NonZeroU32::new(hops).map(ClientIp::Hops))
+            NonZeroU32::new(hops).map(ClientIp::Hops)
         }
         (None, Some(field)) => {
             let items = field.some_limited_list(MAX_NETWORKS);
             let networks = items.iter().filter_map(network).collect();
-            Some(Some(ClientIp::Trusted(networks)))
+            Some(ClientIp::Trusted(networks))
         }
         _ => {
             field.mistake("expected exactly one of `numTrustedHops` and `trustedCIDRs`");
-            None
+            return None;
         }
-    }
+    };
+    Some(Detection {
+        by,
+        tell_client: !settled(as_it_is)?.unwrap_or_default(),
+    })
 }
 
 fn header(field: &Field<'_>) -> Option<ClientIp> {

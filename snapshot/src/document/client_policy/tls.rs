@@ -1,10 +1,8 @@
 //! `tls`: versions, cipher suites and ALPN towards clients.
 
 use super::super::Meta;
-use super::super::authorities::secret_references;
 use super::super::gateway::ValidationDraft;
-use super::{Alpn, ClientTls, Tls12Cipher, TlsVersions, settled};
-use crate::model::ClientDemand;
+use super::{Alpn, ClientTls, Tls12Cipher, TlsVersions, settled, validation};
 use crate::reader::{Field, Object};
 
 /// Cipher suites by their names in OpenSSL, which Envoy uses.
@@ -49,7 +47,7 @@ pub(super) fn read(field: &Field<'_>, meta: &Meta) -> Option<(ClientTls, Option<
     }
     let validation = object
         .optional("clientValidation")
-        .map(|field| validation(&field, meta));
+        .map(|field| validation::read(&field, meta));
     object.finish();
     let tls = ClientTls {
         versions: versions?,
@@ -57,50 +55,6 @@ pub(super) fn read(field: &Field<'_>, meta: &Meta) -> Option<(ClientTls, Option<
         alpn,
     };
     Some((tls, settled(validation)?))
-}
-
-/// `clientValidation`: what clients are asked for (Envoy Gateway, `ClientValidationContext`).
-fn validation(field: &Field<'_>, meta: &Meta) -> Option<ValidationDraft> {
-    let mut object = field.object()?;
-    object.unsupported(&[
-        "spkiHashes",
-        "certificateHashes",
-        "subjectAltNames",
-        "crl",
-        "allowExpiredCertificate",
-    ]);
-    let authorities = object
-        .required("caCertificateRefs")
-        .and_then(|field| secret_references(&field, meta));
-    let optional = match object.optional("optional") {
-        Some(field) => field.boolean(),
-        None => Some(false),
-    };
-    let mode = object.optional("mode").map(|field| mode(&field));
-    object.finish();
-    let demand = match (settled(mode)?, optional?) {
-        (Some(demand), _) => demand,
-        (None, true) => ClientDemand::IfGiven,
-        (None, false) => ClientDemand::Required,
-    };
-    Some(ValidationDraft {
-        source: field.source().clone(),
-        authorities: authorities?,
-        demand,
-    })
-}
-
-fn mode(field: &Field<'_>) -> Option<ClientDemand> {
-    if matches!(field.value().text(), Some("Request" | "RequireAny")) {
-        field.mistake(
-            "a certificate that nobody checks tells nothing; expected `RequireAndVerify` or `VerifyIfGiven`",
-        );
-        return None;
-    }
-    field.choice(&[
-        ("RequireAndVerify", ClientDemand::Required),
-        ("VerifyIfGiven", ClientDemand::IfGiven),
-    ])
 }
 
 /// The values of a list, each there once.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::listener::{SecretRef, secret};
 use crate::document::Meta;
 use crate::document::authorities::{AuthorityRef, references};
-use crate::model::{ClientDemand, Port};
+use crate::model::{AcceptedCertificates, ClientDemand, Port};
 use crate::reader::Field;
 use crate::report::Source;
 
@@ -29,6 +29,14 @@ pub(crate) struct ValidationDraft {
     pub(crate) source: Source,
     pub(crate) authorities: Vec<AuthorityRef>,
     pub(crate) demand: ClientDemand,
+    pub(crate) accepted: AcceptedCertificates,
+    pub(crate) revocations: Option<RevocationDraft>,
+}
+
+/// Lists of revoked certificates that are not resolved.
+pub(crate) struct RevocationDraft {
+    pub(crate) references: Vec<AuthorityRef>,
+    pub(crate) leaf_only: bool,
 }
 
 /// Reads the field.
@@ -102,5 +110,7 @@ fn validation(field: &Field<'_>, meta: &Meta) -> Option<ValidationDraft> {
         source: validation.source().clone(),
         authorities: authorities?,
         demand: demand?,
+        accepted: AcceptedCertificates::default(),
+        revocations: None,
     })
 }

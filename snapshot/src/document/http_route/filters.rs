@@ -10,7 +10,7 @@ use super::{BackendKind, FilterDraft, MAX_ITEMS, backend_reference, cors};
 use crate::document::{ENVOY_GATEWAY, Meta, group};
 use crate::lasting::exact;
 use crate::model::{
-    Filter, HeaderEdits, HostRewrite, Hostname, L7Kind, ObjectName, PathRewrite, Redirect,
+    FRAMING, Filter, HeaderEdits, HostRewrite, Hostname, L7Kind, ObjectName, PathRewrite, Redirect,
 };
 use crate::reader::{Field, Object, one_of};
 use crate::tree::Value;
@@ -95,12 +95,8 @@ fn filter(
     let field = object.required(body)?;
     let mut inner = field.object()?;
     let filter = match kind {
-        "RequestHeaderModifier" => header_edits(&mut inner)
-            .map(Arc::new)
-            .map(Filter::RequestHeaders),
-        "ResponseHeaderModifier" => header_edits(&mut inner)
-            .map(Arc::new)
-            .map(Filter::ResponseHeaders),
+        "RequestHeaderModifier" => Some(Filter::RequestHeaders(header_edits(&mut inner).into())),
+        "ResponseHeaderModifier" => Some(Filter::ResponseHeaders(header_edits(&mut inner).into())),
         "RequestRedirect" => redirect(&mut inner, prefixes)
             .map(Arc::new)
             .map(Filter::Redirect),
@@ -132,68 +128,73 @@ fn filter(
     filter.map(FilterDraft::Here)
 }
 
-/// Headers that frame a message or belong to one connection: to edit them would desynchronise the two
-/// sides (RFC 9110, section 7.6.1; RFC 9112, section 6). `host` has a field of its own in `URLRewrite`.
-const FRAMING: [&str; 9] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Edits of headers: a mapping with `set`, `add` and `remove`.
 pub(crate) fn edits(field: &Field<'_>) -> Option<HeaderEdits> {
     let mut object = field.object()?;
     let edits = header_edits(&mut object);
     object.finish();
-    edits
+    Some(edits)
 }
 
 /// The same of a mapping that has more.
-pub(crate) fn header_edits(object: &mut Object<'_>) -> Option<HeaderEdits> {
-    let mut names = BTreeSet::new();
-    let mut allowed = |field: &Field<'_>, name: &str| {
-        if FRAMING.contains(&name) {
-            field.mistake(format_args!("header `{name}` cannot be edited"));
-        } else if !names.insert(name.to_owned()) {
-            field.mistake(format_args!("header `{name}` is edited already"));
+fn header_edits(object: &mut Object<'_>) -> HeaderEdits {
+    EditLists::default().edits(object)
+}
+
+/// Lists of edits, which name each header once, and none that frames a message.
+#[derive(Default)]
+pub(crate) struct EditLists {
+    names: BTreeSet<String>,
+}
+
+impl EditLists {
+    /// `set`, `add` and `remove`.
+    pub(crate) fn edits(&mut self, object: &mut Object<'_>) -> HeaderEdits {
+        let set = self.pairs(object, "set");
+        let add = self.pairs(object, "add");
+        let mut remove = Vec::new();
+        if let Some(field) = object.optional("remove") {
+            for item in field.limited_list(MAX_ITEMS) {
+                if let Some(name) = item.parse(header_name) {
+                    self.allowed(&item, &name);
+                    remove.push(name);
+                }
+            }
         }
-    };
-    let mut pairs = |object: &mut Object<'_>, list: &'static str| -> Vec<(String, String)> {
+        HeaderEdits {
+            set,
+            add,
+            remove: exact(remove),
+        }
+    }
+
+    /// A list of headers with values.
+    pub(crate) fn pairs(
+        &mut self,
+        object: &mut Object<'_>,
+        list: &'static str,
+    ) -> Vec<(String, String)> {
         let Some(field) = object.optional(list) else {
             return Vec::new();
         };
-        let list = field.limited_list(MAX_ITEMS);
-        let pairs = list.iter().filter_map(|field| {
-            let mut object = field.object()?;
+        let items = field.limited_list(MAX_ITEMS);
+        let read = items.iter().filter_map(|item| {
+            let mut object = item.object()?;
             let pair = header(&mut object);
             object.finish();
-            allowed(field, &pair.as_ref()?.0);
+            self.allowed(item, &pair.as_ref()?.0);
             pair
         });
-        exact(pairs.collect())
-    };
-    let set = pairs(object, "set");
-    let add = pairs(object, "add");
-    let mut remove = Vec::new();
-    if let Some(field) = object.optional("remove") {
-        for item in field.limited_list(MAX_ITEMS) {
-            if let Some(name) = item.parse(header_name) {
-                allowed(&item, &name);
-                remove.push(name);
-            }
+        exact(read.collect())
+    }
+
+    fn allowed(&mut self, field: &Field<'_>, name: &str) {
+        if FRAMING.contains(&name) {
+            field.mistake(format_args!("header `{name}` cannot be edited"));
+        } else if !self.names.insert(name.to_owned()) {
+            field.mistake(format_args!("header `{name}` is edited already"));
         }
     }
-    Some(HeaderEdits {
-        set,
-        add,
-        remove: exact(remove),
-    })
 }
 
 fn mirror(object: &mut Object<'_>, meta: &Meta) -> Option<FilterDraft> {

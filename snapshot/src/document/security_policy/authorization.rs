@@ -6,9 +6,10 @@ use crate::document::addresses::network;
 use crate::document::cell::scope;
 use crate::document::http_route::headers::header_name;
 use crate::document::name;
+use crate::document::string_match::string_match;
 use crate::model::{
     AuthRule, Authorization, Cidr, ClaimRequirement, ClaimShape, Decision, HeaderRequirement, Name,
-    Pattern, ScopeClaims, StringMatch, TokenRequirement,
+    ScopeClaims, StringMatch, TokenRequirement,
 };
 use crate::reader::{Field, Object};
 
@@ -98,7 +99,7 @@ fn operation(field: &Field<'_>) -> Option<(Vec<String>, Option<StringMatch>)> {
     let path = object.optional("path");
     object.finish();
     let path = match path {
-        Some(field) => Some(text_match(&field)?),
+        Some(field) => Some(string_match(&field)?),
         None => None,
     };
     if methods.is_empty() && path.is_none() {
@@ -106,37 +107,6 @@ fn operation(field: &Field<'_>) -> Option<(Vec<String>, Option<StringMatch>)> {
         return None;
     }
     Some((methods, path))
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Exact,
-    Prefix,
-    Suffix,
-    Regex,
-}
-
-fn text_match(field: &Field<'_>) -> Option<StringMatch> {
-    let mut object = field.object()?;
-    let kind = match object.optional("type") {
-        Some(field) => field.choice(&[
-            ("Exact", Kind::Exact),
-            ("Prefix", Kind::Prefix),
-            ("Suffix", Kind::Suffix),
-            ("RegularExpression", Kind::Regex),
-        ]),
-        None => Some(Kind::Exact),
-    };
-    let value = object.required("value");
-    object.finish();
-    let (kind, value) = (kind?, value?);
-    let text = value.some_string()?;
-    Some(match kind {
-        Kind::Exact => StringMatch::Exact(text.to_owned()),
-        Kind::Prefix => StringMatch::Prefix(text.to_owned()),
-        Kind::Suffix => StringMatch::Suffix(text.to_owned()),
-        Kind::Regex => StringMatch::Regex(value.parse(Pattern::whole)?),
-    })
 }
 
 #[derive(Default)]

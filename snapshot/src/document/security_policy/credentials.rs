@@ -44,13 +44,26 @@ pub(crate) struct BasicDraft {
     pub(crate) forward: Option<String>,
 }
 
-pub(super) fn api_keys(field: &Field<'_>, meta: &Meta) -> Option<ApiKeyDraft> {
+/// Namespaces that references may name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum References {
+    /// That of their policy.
+    Own,
+    /// Those of two policies that were merged, each of which was read before.
+    OfBoth,
+}
+
+pub(super) fn api_keys(
+    field: &Field<'_>,
+    meta: &Meta,
+    references: References,
+) -> Option<ApiKeyDraft> {
     let mut object = field.object()?;
     let secrets = object.required("credentialRefs").and_then(|field| {
         field
             .some_limited_list(MAX_ITEMS)
             .iter()
-            .map(|item| Some((item.source().clone(), secret(item, meta)?)))
+            .map(|item| Some((item.source().clone(), secret(item, meta, references)?)))
             .collect::<Option<Vec<_>>>()
     });
     let places = object
@@ -70,7 +83,7 @@ pub(super) fn api_keys(field: &Field<'_>, meta: &Meta) -> Option<ApiKeyDraft> {
     })
 }
 
-pub(super) fn users(field: &Field<'_>, meta: &Meta) -> Option<BasicDraft> {
+pub(super) fn users(field: &Field<'_>, meta: &Meta, references: References) -> Option<BasicDraft> {
     let mut object = field.object()?;
     let users = object.required("users");
     let forward = forward(&mut object, "forwardUsernameHeader");
@@ -78,7 +91,7 @@ pub(super) fn users(field: &Field<'_>, meta: &Meta) -> Option<BasicDraft> {
     let users = users?;
     Some(BasicDraft {
         source: users.source().clone(),
-        secret: secret(&users, meta)?,
+        secret: secret(&users, meta, references)?,
         forward: forward?,
     })
 }
@@ -95,7 +108,7 @@ fn forward(object: &mut Object<'_>, name: &'static str) -> Option<Option<String>
 }
 
 /// A reference to a `Secret`; one of another namespace needs a grant, and grants are no documents yet.
-fn secret(field: &Field<'_>, meta: &Meta) -> Option<ObjectName> {
+fn secret(field: &Field<'_>, meta: &Meta, references: References) -> Option<ObjectName> {
     let mut object = field.object()?;
     if let Some(field) = object.optional("group") {
         field.choice(&[("", ())])?;
@@ -103,18 +116,23 @@ fn secret(field: &Field<'_>, meta: &Meta) -> Option<ObjectName> {
     if let Some(field) = object.optional("kind") {
         field.choice(&[("Secret", ())])?;
     }
-    let namespace = object.optional("namespace");
-    let name = object
-        .required("name")
-        .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
+    let given = object.optional("namespace");
+    let own = meta.name.namespace();
+    let namespace = match &given {
+        Some(field) => field.string(),
+        None => Some(own),
+    };
+    let name = object.required("name");
     object.finish();
-    if let Some(field) = namespace
-        && field.string()? != meta.name.namespace()
+    let namespace = namespace?;
+    if references == References::Own
+        && namespace != own
+        && let Some(field) = given
     {
         field.mistake("a `Secret` of another namespace is not supported yet");
         return None;
     }
-    name
+    name?.parse(|text| ObjectName::new(namespace, text))
 }
 
 fn places(field: &Field<'_>) -> Option<Vec<CredentialPlace>> {

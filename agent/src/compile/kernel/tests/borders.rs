@@ -1,6 +1,6 @@
 //! Cells whose borders are open, and who calls them.
 
-use snapshot::model::{Border, Borders};
+use snapshot::model::{Border, Borders, OtherNodes};
 
 use super::*;
 
@@ -33,6 +33,28 @@ fn an_open_border_lets_everything_pass_in_its_direction_only() {
         assert!(!anything(&tables, ledger, Direction::Ingress));
         assert!(!anything(&tables, ledger, Direction::Egress));
     }
+}
+
+#[test]
+fn other_nodes_reach_nobody_or_what_gates_may() {
+    let reached = |other_nodes| {
+        let (mut snapshot, discovery) = world();
+        let mut platform = (*snapshot.platform).clone();
+        platform.other_nodes = other_nodes;
+        snapshot.platform = platform.into();
+        let tables = compile(&snapshot, &discovery, 1);
+        let of = |own, port| {
+            let node = Identity::OTHER_NODE;
+            verdict(&tables, own, node, port, TCP, Direction::Ingress)
+        };
+        let (web, ledger) = ("10.1.0.1", "10.2.0.1");
+        // One that is public, one of the organization, and one that no gate leads to.
+        [of(web, 8080), of(ledger, 8080), of(ledger, 7000)]
+    };
+    let nobody = [Action::Deny, Action::Deny, Action::Deny];
+    assert_eq!(reached(OtherNodes::Programs), nobody);
+    let gates = [Action::Pass, Action::Pass, Action::Deny];
+    assert_eq!(reached(OtherNodes::Gateways), gates);
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Rows of OpenChoreo's vectors about packets, judged by the original's own policies, unchanged and without cells: what these
-//! objects say comes out, in every class of rows.
+//! Rows of OpenChoreo's vectors about packets, judged by the original's own policies, unchanged, in every class of rows: what these
+//! objects say comes out, between pods of no cell and gateways that are pods, and as a data plane is: between pods of cells that
+//! their labels make, and gates.
 
 use serde_json::{Value, json};
 use snapshot::take;
@@ -9,6 +10,12 @@ use super::vectors::{rows, text};
 use super::*;
 
 const NODE: &str = "192.0.2.1";
+/// The gateways of a data plane, each with its address.
+const GATEWAYS: [(&str, &str); 2] = [
+    ("gateway-external", "192.0.2.10"),
+    ("gateway-internal", "192.0.2.11"),
+];
+const GATEWAYS_NAMESPACE: &str = "openchoreo-data-plane";
 
 fn fixtures() -> Value {
     let text = include_str!("../../../../../tests/vectors/openchoreo.json");
@@ -40,13 +47,48 @@ impl World {
         }));
     }
 
+    /// Gateways that are gates.
+    fn gates(&mut self) {
+        self.objects.push(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": { "name": "cardinal" },
+            "spec": { "controllerName": "cardinal.dev/gateway-controller" },
+        }));
+        for (name, address) in GATEWAYS {
+            self.objects.push(json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+                "metadata": { "name": name, "namespace": GATEWAYS_NAMESPACE },
+                "spec": {
+                    "gatewayClassName": "cardinal",
+                    "addresses": [{ "value": address }],
+                    "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
+                },
+            }));
+        }
+    }
+
+    /// The tables of pods of no cell.
     fn tables(&self) -> KernelTables {
+        self.tables_with(json!({ "networkPolicies": "all" }))
+    }
+
+    /// The tables of pods that are of cells by their labels.
+    fn tables_of_cells(&self) -> KernelTables {
+        let gate =
+            |name: &str| json!({ "gatewayRef": { "name": name, "namespace": GATEWAYS_NAMESPACE } });
+        self.tables_with(json!({
+            "cells": { "derivedFrom": "OpenChoreo" },
+            "gateways": {
+                "external": gate("gateway-external"),
+                "internal": gate("gateway-internal"),
+            },
+        }))
+    }
+
+    fn tables_with(&self, mut spec: Value) -> KernelTables {
+        spec["nodes"] = json!([{ "name": "other", "addresses": ["192.0.2.2"] }]);
         let platform = json!({
             "apiVersion": "cardinal.dev/v1alpha1", "kind": "Platform", "metadata": { "name": "platform" },
-            "spec": {
-                "networkPolicies": "all",
-                "nodes": [{ "name": "other", "addresses": ["192.0.2.2"] }],
-            },
+            "spec": spec,
         });
         let objects = self.objects.iter().chain([&platform]);
         let taken = take(objects.map(document));
@@ -89,11 +131,61 @@ fn number(protocol: &str) -> u8 {
     }
 }
 
+/// The addresses of one end of a row. `gateways` has those of gateways that are no pods.
+fn ends(world: &World, end: &Value, gateways: &[(&str, &str)]) -> Vec<String> {
+    let pod = |name: &str| vec![world.pods[name].clone()];
+    let word = |field: &str| end[field].as_str();
+    let gates = |name: &str| -> Vec<String> {
+        let all = gateways.iter();
+        let named = all.filter(|(gate, _)| name == "any" || *gate == name);
+        named.map(|(_, address)| (*address).to_owned()).collect()
+    };
+    match (text(end, "kind"), word("cell"), word("component")) {
+        ("pod", Some(cell), Some(component)) => pod(&format!("{cell} {component}")),
+        ("pod", Some(cell), None) => pod(&format!("cell {cell}")),
+        ("pod", None, _) => pod("no cell"),
+        ("gateway", ..) if !gateways.is_empty() => gates(text(end, "gateway")),
+        ("gateway", ..) if word("gateway") == Some("any") => pod("gateway any"),
+        ("gateway", ..) => pod(text(end, "gateway")),
+        ("dns", ..) => pod("dns"),
+        ("node", ..) => vec![NODE.to_owned(), "192.0.2.2".to_owned()],
+        ("world", ..) => match word("family") {
+            Some("ipv4") => vec!["198.51.100.1".to_owned()],
+            Some("ipv6") => vec!["2001:db8::1".to_owned()],
+            _ => vec!["198.51.100.1".to_owned(), "2001:db8::1".to_owned()],
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether the connections of a row pass, each with its two ends.
+fn row(
+    row: &Value,
+    world: &World,
+    tables: &KernelTables,
+    gateways: &[(&str, &str)],
+) -> Vec<(bool, String)> {
+    let input = &row["input"];
+    let port = input["port"]
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok());
+    let port = port.expect("a port");
+    let protocol = number(text(input, "protocol"));
+    let mut all = Vec::new();
+    for from in ends(world, &input["source"], gateways) {
+        for to in ends(world, &input["target"], gateways) {
+            let passes = passes(tables, &from, &to, port, protocol);
+            all.push((passes, format!("{} {from} {to}", row["id"])));
+        }
+    }
+    assert!(!all.is_empty(), "{} has no connection", row["id"]);
+    all
+}
+
 #[test]
 fn the_originals_policies_pass_what_the_rows_say() {
     let fixtures = fixtures();
     for row in rows("l4_allowed") {
-        let input = &row["input"];
         let mut world = World::default();
         for (name, pod) in fixtures["pods"].as_object().expect("pods") {
             world.pod(name, text(pod, "namespace"), &pod["labels"]);
@@ -101,46 +193,64 @@ fn the_originals_policies_pass_what_the_rows_say() {
         for (name, labels) in fixtures["namespace_labels"].as_object().expect("labels") {
             world.namespace(name, labels);
         }
-        let policies = fixtures["policies"][text(input, "mode")].as_array();
+        let policies = fixtures["policies"][text(&row["input"], "mode")].as_array();
         world
             .objects
             .extend(policies.expect("policies").iter().cloned());
-        let tables = world.tables();
-        let ends = |end: &Value| -> Vec<String> {
-            let pod = |name: &str| vec![world.pods[name].clone()];
-            let word = |field: &str| end[field].as_str();
-            match (text(end, "kind"), word("cell"), word("component")) {
-                ("pod", Some(cell), Some(component)) => pod(&format!("{cell} {component}")),
-                ("pod", Some(cell), None) => pod(&format!("cell {cell}")),
-                ("pod", None, _) => pod("no cell"),
-                ("gateway", ..) if word("gateway") == Some("any") => pod("gateway any"),
-                ("gateway", ..) => pod(text(end, "gateway")),
-                ("dns", ..) => pod("dns"),
-                ("node", ..) => vec![NODE.to_owned(), "192.0.2.2".to_owned()],
-                ("world", ..) => match word("family") {
-                    Some("ipv4") => vec!["198.51.100.1".to_owned()],
-                    Some("ipv6") => vec!["2001:db8::1".to_owned()],
-                    _ => vec!["198.51.100.1".to_owned(), "2001:db8::1".to_owned()],
-                },
-                other => panic!("{other:?}"),
+        for (passes, what) in self::row(&row, &world, &world.tables(), &[]) {
+            assert_eq!(row["expect"]["allowed"], passes, "{what}");
+        }
+    }
+}
+
+/// The labels that the first controllers put on the namespace of a pod: those of the pod that say which cell it is of.
+fn namespace_labels(pod: &Value) -> Option<Value> {
+    let names = ["organization-name", "project-name", "environment-name"];
+    let mut labels = json!({ "managed-by": "choreo-deployment-controller" });
+    for name in names {
+        labels[name] = pod["labels"].get(name)?.clone();
+    }
+    Some(labels)
+}
+
+#[test]
+fn the_originals_policies_hold_between_cells_of_labels_and_gates() {
+    // What a gateway of ours leads to is for its routes to say, and OpenChoreo makes none to an endpoint of the project alone.
+    const ROUTES: &str = "l4_allowed/head/gateway-project-endpoint";
+    let fixtures = fixtures();
+    let mut by_routes = 0;
+    for row in rows("l4_allowed") {
+        let mut world = World::default();
+        world.gates();
+        for (name, pod) in fixtures["pods"].as_object().expect("pods") {
+            if name.starts_with("gateway") {
+                continue;
             }
-        };
-        let port = input["port"]
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok());
-        let port = port.expect("a port");
-        let protocol = number(text(input, "protocol"));
-        for from in ends(&input["source"]) {
-            for to in ends(&input["target"]) {
-                let passes = passes(&tables, &from, &to, port, protocol);
-                assert_eq!(
-                    row["expect"]["allowed"], passes,
-                    "{} {from} {to}",
-                    row["id"]
-                );
+            world.pod(name, text(pod, "namespace"), &pod["labels"]);
+            if let Some(labels) = namespace_labels(pod) {
+                world.namespace(text(pod, "namespace"), &labels);
+            }
+        }
+        for (name, labels) in fixtures["namespace_labels"].as_object().expect("labels") {
+            world.namespace(name, labels);
+        }
+        let policies = fixtures["policies"][text(&row["input"], "mode")].as_array();
+        world
+            .objects
+            .extend(policies.expect("policies").iter().cloned());
+        let tables = world.tables_of_cells();
+        let cells: BTreeSet<u32> = tables.endpoints.values().map(|pod| pod.cell).collect();
+        assert!(cells.len() > 2 && !cells.contains(&0), "{cells:?}");
+        for (passes, what) in self::row(&row, &world, &tables, &GATEWAYS) {
+            if row["id"] == ROUTES {
+                assert!(passes, "{what}");
+                by_routes += 1;
+            } else {
+                assert_eq!(row["expect"]["allowed"], passes, "{what}");
             }
         }
     }
+    assert_eq!(by_routes, GATEWAYS.len());
 }
 
 /// The object that a row describes.
