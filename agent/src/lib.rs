@@ -20,6 +20,7 @@ mod http3;
 pub mod keys;
 pub mod lock;
 pub mod logs;
+pub mod memory;
 pub mod metrics;
 pub mod packets;
 pub mod pods;

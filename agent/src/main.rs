@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use cardinal_agent::config::{Cli, Command, LogFormat, ReadyArgs, RunArgs, StatusArgs};
 use cardinal_agent::source::SourceError;
 use cardinal_agent::status::Status;
-use cardinal_agent::{admin, app, cleanup, explain, flows, logs, preflight, validate};
+use cardinal_agent::{admin, app, cleanup, explain, flows, logs, memory, preflight, validate};
 use clap::Parser as _;
 
 /// Requests are many small allocations of short life, for which the C library's allocator takes a tenth of the router's
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: RunArgs) -> anyhow::Result<()> {
+    memory::small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The router has threads of its own; these serve the admin interface and watch for changes.
         .worker_threads(2)

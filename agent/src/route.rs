@@ -15,9 +15,9 @@ use http::{HeaderName, HeaderValue};
 use rustls::sign::CertifiedKey;
 use snapshot::Shared;
 use snapshot::model::{
-    Border, Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind, ObjectName,
-    Origin, PolicyId, RemoteKeys, Retry, Route, RuleTimeouts, Service, SessionPersistence,
-    Upstream,
+    BackendName, Border, Cidr, ComponentId, EndpointId, Gate, HostPattern, Hostname, Intra, L7Kind,
+    ObjectName, Origin, PolicyId, RemoteKeys, Retry, Route, RuleTimeouts, Service,
+    SessionPersistence, Upstream,
 };
 
 use crate::compile::Here;
@@ -47,7 +47,7 @@ pub mod trust;
 pub use admission::{Admitted, FailoverReason, NotAdmitted, Permit};
 pub use backend::{Backend, Managed};
 pub use clients::ClientTrust;
-pub use filter::Filters;
+pub use filter::{FilterList, Filters};
 pub use gatekeeper::Gatekeeper;
 pub use limiter::Limiter;
 pub use matching::{HostRules, Matched};
@@ -522,6 +522,16 @@ pub(crate) struct Kept {
     /// All services, in the order of their names.
     services: Vec<Shared<Service>>,
     routes: HashMap<usize, Arc<KeptRules>>,
+    lists: HashMap<BackendName, KeptList>,
+}
+
+/// Endpoints of a service's port, without TLS, as requests get them here: rules that lead there have one list.
+#[derive(Clone)]
+struct KeptList {
+    made: Arc<[RouteUpstream]>,
+    /// What it was made of.
+    given: Arc<[Upstream]>,
+    service: Option<Shared<Service>>,
 }
 
 pub(crate) struct KeptRules {
@@ -544,7 +554,48 @@ impl Kept {
             here,
             services: services.cloned().collect(),
             routes: kept,
+            lists: HashMap::default(),
         }
+    }
+
+    /// Takes over lists that rules of the table before have, which may be rules of this one.
+    pub(crate) fn take_over(&mut self, before: &Self) {
+        if self.here != before.here {
+            return;
+        }
+        for (name, list) in &before.lists {
+            if Arc::strong_count(&list.made) > 1 && !self.lists.contains_key(name) {
+                self.lists.insert(name.clone(), list.clone());
+            }
+        }
+    }
+
+    /// The list that was made of these endpoints for this place, when the service was this.
+    pub(crate) fn list(
+        &self,
+        name: &BackendName,
+        given: &Arc<[Upstream]>,
+        service: Option<&Shared<Service>>,
+    ) -> Option<&Arc<[RouteUpstream]>> {
+        let list = self.lists.get(name)?;
+        let same = Arc::ptr_eq(&list.given, given) && list.service.as_ref() == service;
+        same.then_some(&list.made)
+    }
+
+    /// Keeps a list.
+    pub(crate) fn keep_list(
+        &mut self,
+        name: &BackendName,
+        given: &Arc<[Upstream]>,
+        service: Option<&Shared<Service>>,
+        made: &Arc<[RouteUpstream]>,
+    ) {
+        let list = KeptList {
+            made: Arc::clone(made),
+            given: Arc::clone(given),
+            service: service.cloned(),
+        };
+        self.lists.insert(name.clone(), list);
     }
 
     /// Whether all services are the same ones here and there.
@@ -629,7 +680,7 @@ pub struct RouteRule {
     /// How many of its requests pass.
     pub limiter: Option<Arc<Limiter>>,
     /// What is changed on the way, or answered here.
-    pub filters: Filters,
+    pub filters: FilterList,
     /// Bytes of a request that is taken whole before it is sent; none: it is sent as it comes.
     pub buffer: Option<NonZeroU64>,
     /// How long requests are waited for.
@@ -697,7 +748,7 @@ pub struct RouteTarget {
     /// Where to.
     pub kind: TargetKind,
     /// What is changed for this target alone. A rewrite takes the place of the rule's.
-    pub filters: Filters,
+    pub filters: FilterList,
     /// What a policy says of connections there.
     pub terms: Option<Arc<Terms>>,
     /// Who gets a request, if a policy says something of the endpoints.
@@ -717,11 +768,11 @@ pub struct RouteUpstream {
 #[derive(Debug)]
 pub enum TargetKind {
     /// Listed upstreams, in turn.
-    Upstreams(Vec<RouteUpstream>),
+    Upstreams(Arc<[RouteUpstream]>),
     /// Workloads of a component, in turn.
     Endpoint {
         /// The endpoint.
-        endpoint: EndpointId,
+        endpoint: Arc<EndpointId>,
         /// Addresses of its workloads.
         addresses: Vec<SocketAddr>,
         /// Whether the endpoint speaks HTTP/2 without TLS: gRPC does.

@@ -9,13 +9,7 @@ const X: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
 const TOKEN: &str = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
 
 fn provider() -> Provider {
-    let declared = snapshot::Source {
-        file: "a.yaml".into(),
-        document: 1,
-        object: "".into(),
-        field: "".into(),
-        line: 1,
-    };
+    let declared = snapshot::Source::new("a.yaml", 1, "");
     Provider::new(&JwtProvider {
         declared,
         name: Name::new("idp").expect("a name"),

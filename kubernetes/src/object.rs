@@ -161,6 +161,21 @@ impl Object {
         self
     }
 
+    /// The same beside `neighbour`: objects that follow each other are of one namespace mostly, and those that were made together
+    /// have statuses that say the same.
+    pub(crate) fn beside(mut self, neighbour: &Self) -> Self {
+        if self.id.namespace == neighbour.id.namespace {
+            self.id.namespace = Arc::clone(&neighbour.id.namespace);
+        }
+        if self.api_version == neighbour.api_version {
+            self.api_version = Arc::clone(&neighbour.api_version);
+        }
+        if self.status == neighbour.status {
+            self.status.clone_from(&neighbour.status);
+        }
+        self
+    }
+
     /// Whether both say the same document.
     #[must_use]
     pub fn same_document(&self, other: &Self) -> bool {

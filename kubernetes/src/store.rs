@@ -9,6 +9,7 @@
 //! says was deleted is believed: it is one object at a time, and somebody deleted it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,12 +75,18 @@ pub(crate) struct Store {
 impl Store {
     /// Starts with what was known at another time.
     pub(crate) fn kept(objects: Vec<Object>) -> Self {
-        let objects: Objects = objects
-            .into_iter()
-            .map(|object| (object.id.clone(), Arc::new(object)))
-            .collect();
+        // They were kept in their order.
+        let mut last: Option<Arc<Object>> = None;
+        let objects = objects.into_iter().map(|object| {
+            let object = Arc::new(match &last {
+                Some(neighbour) => object.beside(neighbour),
+                None => object,
+            });
+            last = Some(Arc::clone(&object));
+            (object.id.clone(), object)
+        });
         Self {
-            objects,
+            objects: objects.collect(),
             ..Self::default()
         }
     }
@@ -174,6 +181,11 @@ impl Store {
     /// An object is new or has changed.
     pub(crate) fn applied(&mut self, object: Object) {
         self.heard(object.id.kind);
+        let before: (Bound<&ObjectId>, _) = (Bound::Unbounded, Bound::Excluded(&object.id));
+        let object = match self.objects.range::<_, ObjectId>(before).next_back() {
+            Some((_, neighbour)) => object.beside(neighbour),
+            None => object,
+        };
         let object = match self.objects.get(&object.id) {
             Some(before) => {
                 let object = object.sharing(before);

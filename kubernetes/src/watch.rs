@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::{ApiResource, DynamicObject, ListMeta, Request};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use crate::backoff::Backoff;
@@ -31,6 +33,16 @@ const WATCH: u32 = 270;
 const QUIET: Duration = Duration::from_secs(100);
 /// A watch that ends sooner than this is not opened again at once.
 const SHORT: Duration = Duration::from_secs(1);
+
+/// A page of a list. Its objects are taken apart one by one: all of them at once are many times as large as the page.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: ListMeta,
+    /// `null` stands for an empty list.
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+}
 
 /// Why a kind is not heard of.
 #[derive(Debug)]
@@ -122,11 +134,17 @@ impl Watcher {
     async fn pages(&self) -> Result<(Vec<Object>, String), Trouble> {
         let mut params = ListParams::default().limit(PAGE);
         params.field_selector = self.kind.selector().map(str::to_owned);
+        let client = self.api.clone().into_client();
         let mut objects = Vec::new();
         loop {
-            let page = answered(self.api.list(&params)).await?;
-            let items = page.items.into_iter();
-            objects.extend(items.filter_map(|sent| Object::new(self.kind, &self.resource, sent)));
+            let request = Request::new(self.api.resource_url()).list(&params);
+            let request = request.map_err(kube::Error::BuildRequest)?;
+            let text = answered(client.request_text(request)).await?;
+            let page: Page<'_> = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+            for item in page.items.unwrap_or_default() {
+                let sent = serde_json::from_str(item.get()).map_err(kube::Error::SerdeError)?;
+                objects.extend(Object::new(self.kind, &self.resource, sent));
+            }
             params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
                 let version = page.metadata.resource_version.unwrap_or_default();

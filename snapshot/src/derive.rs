@@ -115,7 +115,7 @@ pub(crate) fn route(
     provider: Option<&Arc<JwtProvider>>,
 ) -> Result<Route, String> {
     let target = || {
-        let target = Target::Endpoint(exposure.endpoint.clone());
+        let target = Target::Endpoint(exposure.endpoint.clone().into());
         vec![WeightedTarget::new(1, target)]
     };
     let path = wildcard_path(exposure, site)?;
@@ -166,13 +166,11 @@ pub(crate) fn route(
             Strictness::Strict => methods(operation, &anonymous(template), &heads),
             Strictness::Compat => vec![operation.method.clone()],
         };
-        let matches = methods
-            .into_iter()
-            .map(|method| RequestMatch {
-                method: Some(method),
-                ..RequestMatch::new(PathMatch::Regex(compiled.clone()))
-            })
-            .collect();
+        let matches = methods.into_iter().map(|method| RequestMatch {
+            method: Some(method),
+            ..RequestMatch::new(PathMatch::Regex(compiled.clone()))
+        });
+        let matches: Arc<[_]> = matches.collect();
         rules.push(Rule {
             auth,
             filters: strip(site),
@@ -199,12 +197,12 @@ pub(crate) fn route(
         kind: L7Kind::Http,
         name: ObjectName::new(namespace, &name).map_err(|error| error.to_string())?,
         origin: Origin::Endpoint {
-            endpoint: exposure.endpoint.clone(),
+            endpoint: exposure.endpoint.clone().into(),
             gate: exposure.gate,
         },
         declared: exposure.source.clone(),
         parents,
-        hostnames: vec![HostPattern::Exact(site.host.clone())],
+        hostnames: [HostPattern::Exact(site.host.clone())].into(),
         created: None,
         rules,
     })

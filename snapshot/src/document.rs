@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::lasting::{common, exact};
 use crate::model::{self, Name, ObjectName};
 use crate::reader::{Field, Object, Sink, one_of};
 use crate::report::{Mistake, Source, Warning};
@@ -96,7 +97,7 @@ pub(crate) enum Origin {
 
 /// What one file, or one object of a cluster, says: read on its own, for as long as it does not change.
 pub struct Read {
-    path: String,
+    path: Arc<str>,
     pub(crate) documents: Vec<Document>,
     pub(crate) mistakes: Vec<Mistake>,
     pub(crate) warnings: Vec<Warning>,
@@ -125,8 +126,8 @@ pub(crate) struct Document {
     pub(crate) draft: Draft,
     /// What the document says, apart from what a cluster adds to it.
     pub(crate) digest: content::Digest,
-    /// What it is about if it is a policy that could not be read.
-    pub(crate) closes: policy::Closed,
+    /// What it is about if it could not be read; of policies there is something.
+    pub(crate) closes: Option<Box<policy::Closed>>,
 }
 
 impl Document {
@@ -134,10 +135,7 @@ impl Document {
         let refused = root.sink().tainted(&meta.declared);
         Self {
             digest: content::digest(draft.kind(), &meta, root.value()),
-            closes: match refused {
-                true => policy::closed(draft.kind(), &meta, root),
-                false => policy::Closed::default(),
-            },
+            closes: refused.then(|| Box::new(policy::closed(draft.kind(), &meta, root))),
             meta,
             draft,
         }
@@ -147,31 +145,26 @@ impl Document {
 /// Reads every document of a file.
 pub(crate) fn read(path: &str, bytes: &[u8], origin: Origin) -> Read {
     let sink = Sink::default();
-    let documents = documents(path, bytes, origin, &sink);
+    let path: Arc<str> = path.into();
+    let documents = documents(&path, bytes, origin, &sink);
     let (mistakes, warnings) = sink.finish();
     Read {
-        path: path.to_owned(),
-        documents,
-        mistakes,
-        warnings,
+        path,
+        documents: exact(documents),
+        mistakes: exact(mistakes),
+        warnings: exact(warnings),
     }
 }
 
-fn documents(path: &str, bytes: &[u8], origin: Origin, sink: &Sink) -> Vec<Document> {
-    let file: Arc<str> = path.into();
+fn documents(file: &Arc<str>, bytes: &[u8], origin: Origin, sink: &Sink) -> Vec<Document> {
+    let path = &**file;
     let form = match origin {
         Origin::File => Form::of_name(path),
         Origin::Server => Form::of_content(bytes),
     };
     let trees = tree::read(form, bytes);
     if trees.is_empty() {
-        let source = Source {
-            file,
-            document: 1,
-            object: "".into(),
-            field: "".into(),
-            line: 0,
-        };
+        let source = Source::new(Arc::clone(file), 1, "");
         sink.warning(source, "the file holds no document");
         return Vec::new();
     }
@@ -179,18 +172,13 @@ fn documents(path: &str, bytes: &[u8], origin: Origin, sink: &Sink) -> Vec<Docum
     for tree in trees {
         let named = tree.root.as_ref().or(tree.partial.as_ref());
         let object = named.map(|root| title(&root.value));
-        let source = Source {
-            file: file.clone(),
-            document: tree.position,
-            object: object.unwrap_or_default().into(),
-            field: "".into(),
-            line: 0,
-        };
+        let object = object.unwrap_or_default();
+        let source = Source::new(Arc::clone(file), tree.position, object);
         let hidden = hidden(&source, bytes);
         for fault in tree.faults {
             let source = Source {
                 field: if hidden {
-                    "".into()
+                    common("")
                 } else {
                     fault.field.into()
                 },
@@ -366,7 +354,7 @@ pub(crate) fn reference(object: &mut Object<'_>, meta: &Meta) -> Option<ObjectNa
         .required("name")
         .and_then(|field| Some((field.string()?, field)));
     let (text, field) = name?;
-    ObjectName::new(&namespace?, text)
+    ObjectName::referred(&namespace?, text)
         .map_err(|error| field.mistake(error))
         .ok()
 }

@@ -9,6 +9,7 @@
 
 mod derive;
 mod document;
+mod lasting;
 mod link;
 pub mod model;
 pub mod naming;
@@ -23,7 +24,8 @@ mod tree;
 pub use document::gateway_class::CONTROLLER;
 pub use document::jwks::{KeySetError, fetched as fetched_keys};
 pub use document::{Kind, Read};
+pub use lasting::{common, exact};
 pub use model::Snapshot;
 pub use parse::{Linker, MAX_MISTAKES, SourceFile, Taken, link, parse, read, take};
-pub use report::{Mistake, Rejections, Source, Warning};
+pub use report::{Mistake, Place, Rejections, Source, Warning};
 pub use shared::Shared;

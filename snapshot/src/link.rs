@@ -194,7 +194,14 @@ fn snapshot(
     }
     let tables = &drafts.routing_tables;
     let routing_tables = routing_table::link(tables, &gateways, sink);
-    let backends = Backends::new(&drafts.backends, &drafts.services, &drafts.slices, tables);
+    let lists = std::mem::take(&mut memory.lists);
+    let backends = Backends::new(
+        &drafts.backends,
+        &drafts.services,
+        &drafts.slices,
+        tables,
+        lists,
+    );
     let policies = TlsPolicies::new(&drafts.tls_policies, &closing.tls, &backends, &context);
     let references = References {
         gateways: &gateways,
@@ -247,6 +254,7 @@ fn snapshot(
     if !policies.verdicts.is_empty() {
         report::tls_policies(&policies, &Leads::new(drafts, &gateways), report);
     }
+    memory.lists = backends.lists();
     Snapshot {
         digest: "".into(),
         platform: platform.into(),

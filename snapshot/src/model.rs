@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use crate::lasting::common;
 use crate::path::CanonicalPath;
 use crate::report::{Source, Warning};
 use crate::shared::Shared;
@@ -205,8 +206,17 @@ impl ObjectName {
         check(namespace, 63, false)?;
         check(name, 253, true)?;
         Ok(Self {
-            namespace: namespace.into(),
+            namespace: common(namespace),
             name: name.into(),
+        })
+    }
+
+    /// The same of what many objects refer to.
+    pub(crate) fn referred(namespace: &str, name: &str) -> Result<Self, NameError> {
+        let Self { namespace, .. } = Self::new(namespace, name)?;
+        Ok(Self {
+            namespace,
+            name: common(name),
         })
     }
 

@@ -1,30 +1,67 @@
 //! What is said about documents that are wrong, or right but without effect.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
-/// Where a value was written: file, document inside the file, and field path.
+use crate::lasting::common;
+
+/// A document: its file, and its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Source {
+pub struct Place {
     /// The file as given to the parser, relative to the configuration folder.
     pub file: Arc<str>,
     /// One-based position of the document in its file.
     pub document: usize,
     /// `Kind namespace/name` of the document where it is known, else empty.
     pub object: Arc<str>,
+}
+
+/// Where a value was written: document, and field path. It has what its [`Place`] has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The document, which all sources in it have in common.
+    pub(crate) place: Arc<Place>,
     /// Path of the field, such as `spec.egress.south[1].cidrs[0]`; empty for the whole document.
     pub field: Arc<str>,
     /// One-based line of the value, 0 where it is not known.
     pub line: usize,
 }
 
+impl Deref for Source {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
 impl Source {
+    /// A whole document.
+    pub fn new(file: impl Into<Arc<str>>, document: usize, object: impl Into<Arc<str>>) -> Self {
+        let place = Place {
+            file: file.into(),
+            document,
+            object: object.into(),
+        };
+        Self {
+            place: Arc::new(place),
+            field: common(""),
+            line: 0,
+        }
+    }
+
     /// The same document, at another field.
     pub fn at(&self, field: impl Into<Arc<str>>) -> Self {
         Self {
             field: field.into(),
             ..self.clone()
         }
+    }
+
+    /// The same, to be kept for as long as the document is there.
+    pub(crate) fn lasting(&self) -> Self {
+        self.at(common(&self.field))
     }
 
     /// Orders what was found by file, document and line.

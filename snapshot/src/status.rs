@@ -14,7 +14,7 @@ use imbl::OrdMap;
 
 use crate::document::Kind;
 use crate::model::{ObjectName, Port, RouteKind, SectionName, Transport};
-use crate::report::{Mistake, Source, Warning};
+use crate::report::{Mistake, Warning};
 
 mod condition;
 
@@ -59,8 +59,6 @@ impl fmt::Display for ObjectKey {
 /// What is to be said of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Its file, or what the caller called it, and where it is in it.
-    pub source: Source,
     /// `metadata.generation` of what was read; status that is written about it observed this one.
     pub generation: Option<i64>,
     /// Whether it has a part in the snapshot. One that does not is as if it were not there, except that what depends on

@@ -20,6 +20,7 @@ use crate::config::RunArgs;
 use crate::datapath::{Datapath, Discovery};
 use crate::explain::{Rehearsal, Rehearsals};
 use crate::handover::{Door, Successor};
+use crate::memory::{self, Leftovers};
 use crate::pods::{self, Pods};
 use crate::proxy::Proxy;
 use crate::reconcile::{Documents, Reconciler};
@@ -110,6 +111,7 @@ impl Dawn {
             pods: self.pods,
             reconciler,
             repair,
+            leftovers: Leftovers::of_start(),
             door: None,
         })
     }
@@ -129,6 +131,7 @@ pub(super) struct Reign {
     pods: Option<Pods>,
     reconciler: Reconciler,
     repair: Interval,
+    leftovers: Leftovers,
     door: Option<Door>,
 }
 
@@ -164,10 +167,21 @@ impl Reign {
     pub(super) async fn run(&mut self, feed: &mut Feed, signals: &mut Signals) -> Dusk {
         loop {
             tokio::select! {
-                _ = self.repair.tick() => self.reconciler.repair(),
+                _ = self.repair.tick() => {
+                    self.reconciler.repair();
+                    if self.leftovers.are_over() {
+                        tokio::task::block_in_place(memory::tidy);
+                    }
+                }
                 Some(change) = feed.next() => match change {
-                    Change::Documents(loaded) => self.reconciler.documents(loaded),
-                    Change::Objects(taken) => self.reconciler.objects(taken),
+                    Change::Documents(loaded) => {
+                        self.leftovers.read(None);
+                        self.reconciler.documents(loaded);
+                    }
+                    Change::Objects(taken) => {
+                        self.leftovers.read(Some(taken.read));
+                        self.reconciler.objects(taken);
+                    }
                 },
                 Some(discovery) = changed(&mut self.pods) => self.reconciler.pods(discovery),
                 Some(rehearsal) = self.asked.recv() => self.reconciler.rehearse(rehearsal),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use snapshot::exact;
 use snapshot::model::{DirectResponse, Filter, HeaderEdits, HostRewrite, Redirect};
 
 use crate::route::Edits;
@@ -24,9 +25,11 @@ pub(super) fn filters(list: &[Filter]) -> Result<Filters, String> {
                 }
             }
             Filter::Redirect(given) => {
-                filters.answer = Some(Answer::Redirect(redirect(given)?));
+                filters.answer = Some(Answer::Redirect(redirect(given)?).into());
             }
-            Filter::Respond(given) => filters.answer = Some(Answer::Response(response(given)?)),
+            Filter::Respond(given) => {
+                filters.answer = Some(Answer::Response(response(given)?).into());
+            }
             Filter::Cors(given) => filters.cors = Some(Arc::new(Cors::new(given)?)),
             // Targets are numbered by who compiles them.
             Filter::Mirror(_) => {}
@@ -77,14 +80,14 @@ pub(super) fn edits(edits: &HeaderEdits) -> Result<Edits, String> {
     Ok(Edits {
         set: pairs(&edits.set)?,
         add: pairs(&edits.add)?,
-        remove: names?,
+        remove: exact(names?),
     })
 }
 
 /// Headers with their values.
 pub(super) fn pairs(list: &[(String, String)]) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
-    let pairs = list.iter();
-    pairs.map(|(a, b)| Ok((name(a)?, value(b)?))).collect()
+    let pairs = list.iter().map(|(a, b)| Ok((name(a)?, value(b)?)));
+    pairs.collect::<Result<_, String>>().map(exact)
 }
 
 fn name(text: &str) -> Result<HeaderName, String> {

@@ -159,6 +159,7 @@ impl<'a> Compiler<'a> {
                 Err(error) => compiler.mistake(&table.declared, error),
             }
         }
+        compiler.kept.take_over(&before.kept);
         compiler.certificates();
         compiler.shown = compiler.shown();
         compiler
@@ -277,7 +278,7 @@ impl<'a> Compiler<'a> {
                 .traffic
                 .as_ref()
                 .and_then(|policy| self.limiter(policy, (route.kind, name))),
-            filters,
+            filters: filters.into(),
             buffer: rule.traffic.as_ref().and_then(|one| one.request_buffer),
             timeouts: traffic::timeouts(rule),
             retry: traffic::retry(rule),
@@ -292,7 +293,7 @@ impl<'a> Compiler<'a> {
         into.begin(rules);
         for (rule, compiled) in route.rules.iter().zip(&**rules) {
             let order = (at << 16) | compiled.index;
-            for one in &rule.matches {
+            for one in &*rule.matches {
                 if let Err(error) = into.add(one, compiled, order) {
                     self.mistake(&rule.declared, error);
                 }

@@ -66,9 +66,9 @@ impl Services {
             .info()
             .map_err(Error::map("read", entries))?
             .max_entries();
-        let choices = Mapped::new(&open(choices)?, choices)?;
-        let backends = Mapped::new(&open(backends)?, backends)?;
-        let ports = Mapped::new(&open(PORTS)?, PORTS)?;
+        let choices = Mapped::new(open(choices)?, choices)?;
+        let backends = Mapped::new(open(backends)?, backends)?;
+        let ports = Mapped::new(open(PORTS)?, PORTS)?;
         let mut services = Self {
             entries: take(ebpf, entries)?,
             entries_data,
@@ -93,8 +93,8 @@ impl Services {
             if let Some(service) = entry.at(active) {
                 let first = service.first();
                 for index in first..first.saturating_add(service.count()) {
-                    let choice = self.choices.get(index).ok_or_else(contradiction)?;
-                    let backend = self.backends.get(choice.own());
+                    let choice = self.choices.get(index)?.ok_or_else(contradiction)?;
+                    let backend = self.backends.get(choice.own())?;
                     choices.push((choice, backend.ok_or_else(contradiction)?));
                 }
             }
@@ -181,28 +181,19 @@ impl Services {
         };
         // What an entry needs is right before the entry is.
         vec![
-            Ok(self.restore_ports(&wanted)),
-            Ok(restore_array(
-                "backends",
-                &mut self.backends,
-                &wanted.backends,
-            )),
-            Ok(restore_array("choices", &mut self.choices, &wanted.choices)),
+            self.restore_ports(&wanted),
+            restore_array("backends", &mut self.backends, &wanted.backends),
+            restore_array("choices", &mut self.choices, &wanted.choices),
             self.restore_entries(active, &wanted.entries.into_iter().collect()),
         ]
     }
 
     /// A port that is noted beside the wanted ones may be an earlier generation's.
-    fn restore_ports(&mut self, wanted: &Writes) -> (TableState, Result<(), Error>) {
+    fn restore_ports(&mut self, wanted: &Writes) -> Looked {
         let wanted = ports::of(wanted);
         let mut state = TableState::sound(PORTS, Digest::of(wanted.iter()));
-        match ports::note(&mut self.ports, &wanted) {
-            Some(missing) => {
-                state.drifted = missing;
-                (state, Ok(()))
-            }
-            None => (state, Err(Error::Contradiction { map: PORTS })),
-        }
+        state.drifted = ports::note(&mut self.ports, &wanted)?;
+        Ok((state, Ok(())))
     }
 
     fn restore_entries(
@@ -262,17 +253,12 @@ impl Services {
         }
         self.unsettled = true;
         // What an entry needs is there before the entry: the kernel publishes an entry after what this thread wrote.
-        ports::note(&mut self.ports, &ports::of(writes))
-            .ok_or(Error::Contradiction { map: PORTS })?;
-        let mut inside = true;
+        ports::note(&mut self.ports, &ports::of(writes))?;
         for (index, value) in &writes.backends {
-            inside &= self.backends.set(*index, *value);
+            self.backends.set(*index, *value)?;
         }
         for (index, value) in &writes.choices {
-            inside &= self.choices.set(*index, *value);
-        }
-        if !inside {
-            return Err(Error::Contradiction { map: "services" });
+            self.choices.set(*index, *value)?;
         }
         let Self {
             entries,
@@ -293,22 +279,18 @@ fn restore_array<T: Wire>(
     name: &'static str,
     array: &mut Mapped<T>,
     wanted: &[(u32, T)],
-) -> (TableState, Result<(), Error>) {
+) -> Looked {
     let digest = Digest::of(wanted.iter().map(|(index, value)| (index, value)));
     let mut state = TableState::sound(name, digest);
     let mut repaired = Ok(());
     for (index, value) in wanted {
-        let same = array
-            .get(*index)
-            .is_some_and(|found| bytes(&found) == bytes(value));
-        if !same {
+        let found = array.get(*index)?;
+        if found.is_none_or(|found| bytes(&found) != bytes(value)) {
             state.drifted += 1;
-            if !array.set(*index, *value) {
-                repaired = Err(Error::Contradiction { map: name });
-            }
+            repaired = repaired.and(array.set(*index, *value));
         }
     }
-    (state, repaired)
+    Ok((state, repaired))
 }
 
 /// Writes entries with one call, or one by one where the kernel has no such call.

@@ -13,13 +13,7 @@ fn gateway(service: &str, port: Option<Port>) -> Gateway {
     let name = |name| ObjectName::new("agents", name).expect("a name");
     Gateway {
         name: name("web"),
-        declared: Source {
-            file: "web.yaml".into(),
-            document: 1,
-            object: "Gateway agents/web".into(),
-            field: "".into(),
-            line: 1,
-        },
+        declared: Source::new("web.yaml", 1, "Gateway agents/web"),
         addresses: Vec::new(),
         node_ports: NodePorts::None,
         health_check: port.map(|port| NodeCheck {

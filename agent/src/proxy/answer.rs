@@ -20,7 +20,7 @@ pub(super) fn given(
     query: Option<&str>,
     prefix: Option<&str>,
 ) -> Option<Result<Response<ResponseBody>, Refusal>> {
-    let answer = match filters.answer.as_ref()? {
+    let answer = match filters.answer.as_deref()? {
         Answer::Redirect(redirect) => {
             location(redirect, conn, normal, query, prefix).map(|location| {
                 let mut response = body(redirect.status, method, &[]);

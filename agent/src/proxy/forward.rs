@@ -8,7 +8,7 @@ use agent_common::Mark;
 use http::header;
 use http::request::Parts;
 use http::{Response, StatusCode};
-use snapshot::model::{L7Kind, Origin, RuleTimeouts};
+use snapshot::model::{EndpointId, L7Kind, Origin, RuleTimeouts};
 
 use super::access::{self, Visit};
 use super::answer;
@@ -77,7 +77,7 @@ pub(super) async fn forward(
         return Err(Refusal::denied(Denied::NoOperation, None));
     }
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
-        return Ok(edited(answer?, [&rule.filters]));
+        return Ok(edited(answer?, [&*rule.filters]));
     }
     let timeouts = match exchange.grpc {
         true => grpc::timeouts(rule.timeouts, &inbound.parts.headers)?,
@@ -99,7 +99,7 @@ pub(super) async fn forward(
         None => pick(stage.worker, rule)?,
     };
     sound(&picked.filters)?;
-    let lists = [&rule.filters, &picked.filters];
+    let lists = [&*rule.filters, &*picked.filters];
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &picked.filters) {
         return Ok(edited(answer?, lists));
     }
@@ -230,10 +230,10 @@ pub(super) async fn forward(
     }
     request.more = more;
     let endpoint = match (&rule.origin, &picked.kind) {
-        (Origin::Endpoint { endpoint, .. }, _) => Some(endpoint.clone()),
+        (Origin::Endpoint { endpoint, .. }, _) => Some(EndpointId::clone(endpoint)),
         // As `admit` asked for a document's route on the west gate.
         (Origin::Document, TargetKind::Endpoint { endpoint, .. }) if mark == Mark::WestGate => {
-            Some(endpoint.clone())
+            Some(EndpointId::clone(endpoint))
         }
         (Origin::Document, _) => None,
     };

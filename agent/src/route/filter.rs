@@ -1,6 +1,7 @@
 //! What a rule, or one of its targets, changes or answers: compiled, in the order in which it is applied.
 
 use std::num::NonZeroU32;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ pub struct Filters {
     /// Which pages of other origins may read answers.
     pub cors: Option<Arc<Cors>>,
     /// The answer to every request; then nothing goes upstream.
-    pub answer: Option<Answer>,
+    pub answer: Option<Box<Answer>>,
     /// The path.
     pub path: Option<PathRewrite>,
     /// The host sent upstream.
@@ -29,6 +30,60 @@ pub struct Filters {
     pub response: Vec<Edits>,
     /// Where copies of the request go.
     pub mirrors: Vec<Mirror>,
+}
+
+/// The filters of a rule or a target. Most have none, and take no memory for those that they could have.
+#[derive(Debug, Default)]
+pub struct FilterList(Option<Box<Filters>>);
+
+impl From<Filters> for FilterList {
+    fn from(filters: Filters) -> Self {
+        Self((!filters.is_empty()).then(|| Box::new(filters)))
+    }
+}
+
+impl Deref for FilterList {
+    type Target = Filters;
+
+    fn deref(&self) -> &Filters {
+        static NONE: Filters = Filters::NONE;
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl Filters {
+    /// None of them.
+    const NONE: Self = Self {
+        broken: None,
+        cors: None,
+        answer: None,
+        path: None,
+        host: None,
+        request: Vec::new(),
+        response: Vec::new(),
+        mirrors: Vec::new(),
+    };
+
+    fn is_empty(&self) -> bool {
+        let Self {
+            broken,
+            cors,
+            answer,
+            path,
+            host,
+            request,
+            response,
+            mirrors,
+        } = self;
+        broken.is_none()
+            && cors.is_none()
+            && answer.is_none()
+            && path.is_none()
+            && host.is_none()
+            && request.is_empty()
+            && response.is_empty()
+            && mirrors.is_empty()
+    }
 }
 
 /// Where copies go.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
 use regex_syntax::hir::literal::Extractor;
+use snapshot::exact;
 use snapshot::model::{CallMatch, PathMatch, Pattern, RequestMatch, TextMatch};
 use snapshot::path::CanonicalPath;
 
@@ -20,15 +21,23 @@ use super::{HashMap, RouteRule, RouteRules, query};
 /// The rules of one host.
 #[derive(Debug, Default)]
 pub struct HostRules {
+    /// Those of every path; many hosts have no other.
+    root: Vec<Candidate>,
+    paths: Option<Box<Paths>>,
+    /// The routes that they are of, in order.
+    routes: Vec<RouteRules>,
+}
+
+/// Rules of some paths.
+#[derive(Debug, Default)]
+struct Paths {
     exact: HashMap<Box<str>, Vec<Candidate>>,
     /// By the first segments, two at most, that everything has which a shape matches; in order of rank.
     shaped: HashMap<Box<str>, Vec<(Shape, Candidate)>>,
-    /// By prefix without trailing slash; the root is the empty text.
+    /// By prefix without trailing slash.
     prefix: HashMap<Box<str>, Vec<Candidate>>,
     /// Bytes of the longest prefix.
     longest: usize,
-    /// The routes that they are of, in order.
-    routes: Vec<RouteRules>,
 }
 
 /// What a request is matched by.
@@ -246,31 +255,71 @@ impl HostRules {
         Ok(())
     }
 
+    /// Nothing is added any more.
+    pub(crate) fn complete(&mut self) {
+        fn exactly<T>(lists: &mut HashMap<Box<str>, Vec<T>>) {
+            lists.shrink_to_fit();
+            for list in lists.values_mut() {
+                *list = exact(std::mem::take(list));
+            }
+        }
+        if let Some(paths) = &mut self.paths {
+            exactly(&mut paths.exact);
+            exactly(&mut paths.shaped);
+            exactly(&mut paths.prefix);
+        }
+        self.root = exact(std::mem::take(&mut self.root));
+        self.routes = exact(std::mem::take(&mut self.routes));
+    }
+
     fn push(&mut self, path: &PathMatch, candidate: Candidate) {
         match path {
             PathMatch::Exact(path) => {
-                insert(
-                    self.exact.entry(path.as_str().into()).or_default(),
-                    candidate,
-                );
+                let list = self.paths().exact.entry(path.as_str().into()).or_default();
+                insert(list, candidate);
             }
-            PathMatch::Prefix(path) => {
-                let path = path.without_slash();
-                self.longest = self.longest.max(path.len());
-                insert(self.prefix.entry(path.into()).or_default(), candidate);
-            }
-            PathMatch::Regex(pattern) => self.shaped(Shape::Pattern(pattern.clone()), candidate),
+            PathMatch::Prefix(path) => match path.without_slash() {
+                "" => insert(&mut self.root, candidate),
+                path => {
+                    let paths = self.paths();
+                    paths.longest = paths.longest.max(path.len());
+                    insert(paths.prefix.entry(path.into()).or_default(), candidate);
+                }
+            },
+            PathMatch::Regex(pattern) => self
+                .paths()
+                .shaped(Shape::Pattern(pattern.clone()), candidate),
             PathMatch::Call(CallMatch {
                 service: Some(TextMatch::Exact(service)),
                 method: Some(TextMatch::Exact(method)),
             }) => {
                 let path = format!("/{service}/{method}");
-                insert(self.exact.entry(path.into()).or_default(), candidate);
+                insert(
+                    self.paths().exact.entry(path.into()).or_default(),
+                    candidate,
+                );
             }
-            PathMatch::Call(call) => self.shaped(Shape::Call(call.clone()), candidate),
+            PathMatch::Call(call) => self.paths().shaped(Shape::Call(call.clone()), candidate),
         }
     }
 
+    fn paths(&mut self) -> &mut Paths {
+        self.paths.get_or_insert_default()
+    }
+
+    /// The rule of a request, or none.
+    pub fn find(&self, subject: Subject<'_>) -> Option<Matched<'_>> {
+        let paths = self.paths.as_ref();
+        paths.and_then(|paths| paths.find(&subject)).or_else(|| {
+            Some(Matched {
+                rule: first(&self.root, &subject)?,
+                prefix: Some(""),
+            })
+        })
+    }
+}
+
+impl Paths {
     fn shaped(&mut self, shape: Shape, candidate: Candidate) {
         let list = self
             .shaped
@@ -281,19 +330,13 @@ impl HostRules {
         list.insert(at, (shape, candidate));
     }
 
-    /// The rule of a request, or none.
-    pub fn find(&self, subject: Subject<'_>) -> Option<Matched<'_>> {
+    /// The rule of a request that has more of a path than its root, or none.
+    fn find(&self, subject: &Subject<'_>) -> Option<Matched<'_>> {
         let path = subject.path.as_str();
-        let first = |list: &'_ [Candidate]| list.iter().position(|one| one.fits(&subject));
-        if let Some(list) = self.exact.get(path)
-            && let Some(at) = first(list)
-        {
-            return Some(Matched {
-                rule: &list[at].rule,
-                prefix: None,
-            });
+        if let Some(rule) = self.exact.get(path).and_then(|list| first(list, subject)) {
+            return Some(Matched { rule, prefix: None });
         }
-        if let Some(candidate) = self.find_shaped(&subject) {
+        if let Some(candidate) = self.find_shaped(subject) {
             return Some(Matched {
                 rule: &candidate.rule,
                 prefix: None,
@@ -304,17 +347,18 @@ impl HostRules {
         while prefix.len() > self.longest {
             prefix = parent(prefix)?;
         }
-        loop {
+        while !prefix.is_empty() {
             if let Some((key, list)) = self.prefix.get_key_value(prefix)
-                && let Some(at) = first(list)
+                && let Some(rule) = first(list, subject)
             {
                 return Some(Matched {
-                    rule: &list[at].rule,
+                    rule,
                     prefix: Some(key),
                 });
             }
             prefix = parent(prefix)?;
         }
+        None
     }
 
     fn find_shaped(&self, subject: &Subject<'_>) -> Option<&Candidate> {
@@ -337,6 +381,12 @@ impl HostRules {
             .min_by_key(|(shape, candidate)| rank(shape, candidate))
             .map(|(_, candidate)| candidate)
     }
+}
+
+/// The rule of the first candidate that fits.
+fn first<'a>(list: &'a [Candidate], subject: &Subject<'_>) -> Option<&'a Arc<RouteRule>> {
+    let found = list.iter().find(|one| one.fits(subject));
+    found.map(|one| &one.rule)
 }
 
 /// A prefix without its last segment; none: it has none.

@@ -21,6 +21,8 @@ pub struct Taken {
     pub snapshot: Snapshot,
     /// Where it came from.
     pub found: Arc<Found>,
+    /// Documents that were read for it; the others are as they were.
+    pub read: usize,
 }
 
 /// What a snapshot was made of, and what became of that.
@@ -85,6 +87,7 @@ impl Reader {
                 seen,
                 report: Arc::new(taken.report),
             }),
+            read,
         }
     }
 }

@@ -449,7 +449,7 @@ fn operations(issuer: &Issuer, up: std::net::SocketAddr) -> snapshot::model::Rou
     let denied = secured(rule(vec![prefix("/p/c/api")], Vec::new()), issuer.deny());
     let mut route = route("orders", &[], vec![denied, allowed, open]);
     route.origin = Origin::Endpoint {
-        endpoint: endpoint_id("p", "c"),
+        endpoint: endpoint_id("p", "c").into(),
         gate: Gate::External,
     };
     route

@@ -203,12 +203,10 @@ async fn proxy_rewrites_paths_hosts_and_headers() {
             with(
                 rule(vec![exact("/h")], vec![to(up)]),
                 vec![
-                    Filter::RequestHeaders(edits(
-                        &[("x-set", "s")],
-                        &[("x-add", "b")],
-                        &["x-gone"],
-                    )),
-                    Filter::ResponseHeaders(edits(&[("x-cell-name", "hidden")], &[], &[])),
+                    Filter::RequestHeaders(
+                        edits(&[("x-set", "s")], &[("x-add", "b")], &["x-gone"]).into(),
+                    ),
+                    Filter::ResponseHeaders(edits(&[("x-cell-name", "hidden")], &[], &[]).into()),
                     Filter::Rewrite {
                         path: None,
                         hostname: Some(HostRewrite::Name(
@@ -321,9 +319,9 @@ async fn proxy_tells_failures_of_upstreams_apart() {
             port: port(alive.port()),
             tls: None,
         };
-        WeightedTarget::new(1, Target::Upstreams(vec![upstream]))
+        WeightedTarget::new(1, Target::Upstreams([upstream].into()))
     };
-    let both = Target::Upstreams(vec![upstream(dead), upstream(alive)]);
+    let both = Target::Upstreams([upstream(dead), upstream(alive)].into());
     let two = WeightedTarget::new(1, both);
     let (snapshot, at) = plain(vec![route(
         "r",
@@ -434,7 +432,7 @@ async fn proxy_serves_unix_sockets_and_reuses_connections() {
             });
         }
     });
-    let target = WeightedTarget::new(1, Target::Upstreams(vec![Upstream::Unix(socket)]));
+    let target = WeightedTarget::new(1, Target::Upstreams([Upstream::Unix(socket)].into()));
     let (snapshot, at) = plain(vec![route(
         "r",
         &[],

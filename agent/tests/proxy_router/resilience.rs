@@ -279,7 +279,7 @@ async fn proxy_retries_cannot_storm() {
 
 #[tokio::test]
 async fn proxy_answers_503_where_no_endpoint_is() {
-    let target = snapshot::model::WeightedTarget::new(1, Target::Upstreams(Vec::new()));
+    let target = snapshot::model::WeightedTarget::new(1, Target::Upstreams([].into()));
     let rules = vec![rule(vec![prefix("/")], vec![target])];
     let (snapshot, at) = plain(vec![route("r", &[], rules)]);
     let router = Router::start(&snapshot);

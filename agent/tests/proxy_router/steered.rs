@@ -71,7 +71,7 @@ fn world(up: SocketAddr, issuer: &Issuer, gates: (u16, u16)) -> Snapshot {
         let target = || {
             vec![WeightedTarget::new(
                 1,
-                Target::Endpoint(endpoint_id("bank", "ledger")),
+                Target::Endpoint(endpoint_id("bank", "ledger").into()),
             )]
         };
         let mut open = rule(vec![regex("/bank/ledger(/api/open)")], target());
@@ -88,7 +88,7 @@ fn world(up: SocketAddr, issuer: &Issuer, gates: (u16, u16)) -> Snapshot {
         );
         made.parents[0].gateway = gateway_name(called);
         made.origin = Origin::Endpoint {
-            endpoint: endpoint_id("bank", "ledger"),
+            endpoint: endpoint_id("bank", "ledger").into(),
             gate,
         };
         snapshot.routes.push(made.into());

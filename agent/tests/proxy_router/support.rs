@@ -32,13 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
 pub(crate) fn source() -> Source {
-    Source {
-        file: "test.yaml".into(),
-        document: 1,
-        object: "".into(),
-        field: "".into(),
-        line: 0,
-    }
+    Source::new("test.yaml", 1, "")
 }
 
 pub(crate) fn name(text: &str) -> Name {
@@ -168,7 +162,7 @@ pub(crate) fn weighted(weight: u32, address: SocketAddr) -> WeightedTarget {
         port: port(address.port()),
         tls: None,
     };
-    WeightedTarget::new(weight, Target::Upstreams(vec![upstream]))
+    WeightedTarget::new(weight, Target::Upstreams([upstream].into()))
 }
 
 /// Routes as snapshots have them.

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Belief, SECOND_LOOK, Store};
@@ -196,4 +197,44 @@ fn silence_counts_from_its_first_failure_and_ends_with_a_word() {
     assert_eq!(lasts, hour);
     store.serves(&[Kind::Pod].into());
     assert_eq!(store.unreachable_for(start + hour), None);
+}
+
+#[test]
+fn neighbours_have_what_they_say_alike_in_one_place() {
+    let route = |name: &str, status: &str| Object {
+        status: Some(status.into()),
+        ..object(Kind::HttpRoute, name, "x")
+    };
+    let alike = |store: &Store| {
+        let objects = store.objects();
+        let texts = objects.values().map(|object| {
+            let status = object.status.clone().expect("it has one");
+            [Arc::clone(&object.id.namespace), status]
+        });
+        let texts: Vec<_> = texts.collect();
+        texts.windows(2).all(|pair| {
+            let mut pairs = pair[0].iter().zip(&pair[1]);
+            pairs.all(|(one, other)| Arc::ptr_eq(one, other))
+        })
+    };
+    let mut store = Store::default();
+    for name in ["b", "c", "a"] {
+        store.applied(route(name, "old"));
+    }
+    for name in ["a", "b", "c"] {
+        store.applied(route(name, "new"));
+    }
+    assert!(alike(&store));
+    let saved = ["a", "b"].map(|name| route(name, "kept"));
+    assert!(alike(&Store::kept(saved.into())));
+    store.applied(route("b", "other"));
+    let status = |name: &str| {
+        let objects = store.objects();
+        let mut objects = objects.values();
+        objects
+            .find(|one| &*one.id.name == name)
+            .and_then(|one| one.status.clone())
+    };
+    assert_eq!(status("a").as_deref(), Some("new"));
+    assert_eq!(status("b").as_deref(), Some("other"));
 }

@@ -1,6 +1,8 @@
 //! `HTTPRouteFilter` (Envoy Gateway): rewriting a path by a pattern, choosing the host, answering
 //! without an upstream.
 
+use std::sync::Arc;
+
 use super::Meta;
 use super::http_route::{edits, header_name, header_value};
 use crate::model::{DirectResponse, Filter, HeaderEdits, HostRewrite, PathRewrite, Pattern};
@@ -16,7 +18,7 @@ pub(crate) fn read(spec: &mut Object<'_>, _meta: &Meta) -> Option<Filter> {
     let response = spec.optional("directResponse");
     match (rewrite, response) {
         (Some(field), None) => url_rewrite(&field),
-        (None, Some(field)) => direct_response(&field).map(Filter::Respond),
+        (None, Some(field)) => direct_response(&field).map(Arc::new).map(Filter::Respond),
         (Some(_), Some(field)) => {
             field
                 .mistake("nothing is sent that `urlRewrite` could change; expected one of the two");

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::{CARDINAL, ENVOY_GATEWAY, Meta, group, grpc_route, reference};
+use crate::lasting::exact;
 use crate::model::{
     DocumentPath, Filter, HostPattern, L7Kind, ObjectName, PathMatch, Port, RequestMatch, Retry,
     RuleTimeouts, SectionName, SessionPersistence, Timestamp,
@@ -38,7 +39,7 @@ pub(crate) const MAX_WEIGHT: i64 = 1_000_000;
 /// A route whose references are not resolved.
 pub(crate) struct RouteDraft {
     pub(crate) parents: Vec<ParentDraft>,
-    pub(crate) hostnames: Vec<HostPattern>,
+    pub(crate) hostnames: Arc<[HostPattern]>,
     pub(crate) created: Option<Timestamp>,
     pub(crate) generation: Option<i64>,
     pub(crate) rules: Vec<RuleDraft>,
@@ -72,7 +73,7 @@ pub(crate) enum ParentTarget {
 pub(crate) struct RuleDraft {
     pub(crate) source: Source,
     pub(crate) name: Option<SectionName>,
-    pub(crate) matches: Vec<RequestMatch>,
+    pub(crate) matches: Arc<[RequestMatch]>,
     pub(crate) filters: Vec<FilterDraft>,
     pub(crate) timeouts: RuleTimeouts,
     pub(crate) retry: Option<Arc<Retry>>,
@@ -158,10 +159,10 @@ pub(super) fn route(spec: &mut Object<'_>, meta: &Meta, kind: L7Kind) -> Option<
     }
     Some(RouteDraft {
         parents,
-        hostnames,
+        hostnames: hostnames.into(),
         created: meta.created,
         generation: meta.generation,
-        rules,
+        rules: exact(rules),
     })
 }
 
@@ -173,11 +174,9 @@ pub(super) fn parents(spec: &mut Object<'_>, meta: &Meta) -> Vec<ParentDraft> {
     let listed = spec
         .required("parentRefs")
         .map(|field| field.some_limited_list(MAX_PARENTS));
-    listed
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|field| parent(field, meta))
-        .collect()
+    let listed = listed.unwrap_or_default();
+    let parents = listed.iter().filter_map(|field| parent(field, meta));
+    exact(parents.collect())
 }
 
 fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
@@ -218,7 +217,7 @@ fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
         )),
     };
     Some(ParentDraft {
-        source: field.source().clone(),
+        source: field.source().lasting(),
         to,
         section,
         port,
@@ -231,7 +230,7 @@ fn rule(
     kind: L7Kind,
     names: &mut BTreeSet<SectionName>,
 ) -> Option<RuleDraft> {
-    let source = object.field().source().clone();
+    let source = object.field().source().lasting();
     let name = object.optional("name").and_then(|field| {
         let name = field.parse(SectionName::new)?;
         if !names.insert(name.clone()) {
@@ -296,9 +295,9 @@ fn rule(
         retry: retry.flatten().map(Arc::new),
         source,
         name,
-        matches,
+        matches: matches.into(),
         filters,
-        backends,
+        backends: exact(backends),
     })
 }
 
@@ -370,7 +369,7 @@ pub(crate) fn backend_reference(
         port.mistake("the endpoints of the target have ports of their own; expected no port");
     }
     Some(BackendDraft {
-        source: field.source().clone(),
+        source: field.source().lasting(),
         kind,
         name: reference?,
         weight: 1,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use super::Meta;
 use crate::model::{
@@ -46,9 +47,11 @@ pub(crate) fn bare(root: &Field<'_>, path: &str) -> Option<(Meta, Option<Routing
             ));
         })
         .ok();
+    let at = root.source();
+    let title = format!("RoutingTable default/{}", shortened(stem));
     let declared = Source {
-        object: format!("RoutingTable default/{}", shortened(stem)).into(),
-        ..root.source().clone()
+        line: at.line,
+        ..Source::new(Arc::clone(&at.file), at.document, title)
     };
     let meta = name.map(|name| Meta {
         name,

@@ -127,7 +127,6 @@ impl Assembly {
             let own = (!said.is_empty()).then(|| said.remove(&place(&meta.declared)));
             let (mistakes, warnings) = own.flatten().unwrap_or_default();
             let verdict = Verdict {
-                source: meta.declared.clone(),
                 generation: meta.generation,
                 accepted: !placed.refused,
                 mistakes,

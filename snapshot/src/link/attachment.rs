@@ -87,11 +87,12 @@ impl Closing {
         let mut closing = Self::default();
         for placed in documents.iter().filter(|placed| placed.refused) {
             let document = placed.document;
+            let closes = document.closes.as_deref();
             let refused = || Refused {
                 name: document.meta.name.clone(),
                 declared: document.meta.declared.clone(),
                 created: document.meta.created,
-                targets: document.closes.targets.clone(),
+                targets: closes.map_or_else(Targets::default, |one| one.targets.clone()),
             };
             match document.draft.kind() {
                 Kind::SecurityPolicy => closing.security.push(refused()),
@@ -101,7 +102,7 @@ impl Closing {
                     name: document.meta.name.clone(),
                     declared: document.meta.declared.clone(),
                     created: document.meta.created,
-                    targets: document.closes.backends.clone(),
+                    targets: closes.map_or_else(Vec::new, |one| one.backends.clone()),
                 }),
                 _ => {}
             }

@@ -1,6 +1,7 @@
 //! Where requests and connections go: endpoints of `Backend`s and of `Service`s.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::backend_tls::TlsPolicies;
@@ -24,7 +25,12 @@ pub(super) struct Backends<'a> {
     tables: &'a Table<RoutingTable>,
     /// Slices by their service.
     slices: BTreeMap<&'a ObjectName, Vec<&'a SliceDraft>>,
+    /// Lists of endpoints that routes lead to.
+    lists: RefCell<Lists>,
 }
+
+/// Endpoints by what they are of: routes that lead to one backend have one list.
+pub(super) type Lists = HashMap<BackendName, Arc<[Upstream]>>;
 
 /// What a reference leads to.
 pub(super) struct Resolved {
@@ -52,6 +58,7 @@ impl<'a> Backends<'a> {
         services: &'a Table<ServiceDraft>,
         slices: &'a Table<SliceDraft>,
         tables: &'a Table<RoutingTable>,
+        lists: Lists,
     ) -> Self {
         let mut by_service: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (_, slice) in slices.values() {
@@ -67,7 +74,30 @@ impl<'a> Backends<'a> {
             services,
             tables,
             slices: by_service,
+            lists: lists.into(),
         }
+    }
+
+    /// The lists that something leads to.
+    pub(super) fn lists(self) -> Lists {
+        let mut lists = self.lists.into_inner();
+        lists.retain(|_, list| Arc::strong_count(list) > 1);
+        lists
+    }
+
+    /// The list of a backend: one that says the same as before is the one from before.
+    fn list(&self, name: &BackendName, endpoints: Vec<Upstream>) -> Target {
+        let mut lists = self.lists.borrow_mut();
+        let known = lists.get(name).filter(|known| ***known == endpoints[..]);
+        let list = match known {
+            Some(known) => Arc::clone(known),
+            None => {
+                let list: Arc<[Upstream]> = endpoints.into();
+                lists.insert(name.clone(), Arc::clone(&list));
+                list
+            }
+        };
+        Target::Upstreams(list)
     }
 
     /// Endpoints of a `Backend`, if there is one and it could be read.
@@ -126,7 +156,7 @@ impl<'a> Backends<'a> {
             BackendKind::Backend => match self.backend(name) {
                 None => return absent(),
                 Some(None) => return unread(),
-                Some(Some(upstreams)) => backend(name, upstreams, policies),
+                Some(Some(upstreams)) => self.declared(name, upstreams, policies),
             },
             BackendKind::Service(port) => match self.service(name) {
                 None => return absent(),
@@ -178,10 +208,34 @@ impl<'a> Backends<'a> {
                 return refused(Reason::UnsupportedProtocol, why);
             }
         };
+        let endpoints = self.endpoints(name, service, found, policy);
+        let name = BackendName::Service(name.clone(), port);
         Ok(Resolved {
-            target: Target::Upstreams(self.endpoints(name, service, found, policy)),
-            name: Some(BackendName::Service(name.clone(), port)),
+            target: self.list(&name, endpoints),
+            name: Some(name),
             http2,
+            fault: None,
+        })
+    }
+
+    /// The endpoints of a `Backend`.
+    fn declared(
+        &self,
+        name: &ObjectName,
+        upstreams: &[Upstream],
+        policies: &TlsPolicies,
+    ) -> Result<Resolved, Problem> {
+        let mut upstreams = upstreams.to_vec();
+        for upstream in &mut upstreams {
+            if let Upstream::Tcp { port, tls, .. } = upstream {
+                *tls = policies.backend(name, *port)?.cloned();
+            }
+        }
+        let name = BackendName::Backend(name.clone());
+        Ok(Resolved {
+            target: self.list(&name, upstreams),
+            name: Some(name),
+            http2: false,
             fault: None,
         })
     }
@@ -238,25 +292,6 @@ pub(super) enum Problem {
     Refused(Fault),
     /// Something about it is, for this reason.
     Closed(String),
-}
-
-fn backend(
-    name: &ObjectName,
-    upstreams: &[Upstream],
-    policies: &TlsPolicies,
-) -> Result<Resolved, Problem> {
-    let mut upstreams = upstreams.to_vec();
-    for upstream in &mut upstreams {
-        if let Upstream::Tcp { port, tls, .. } = upstream {
-            *tls = policies.backend(name, *port)?.cloned();
-        }
-    }
-    Ok(Resolved {
-        target: Target::Upstreams(upstreams),
-        name: Some(BackendName::Backend(name.clone())),
-        http2: false,
-        fault: None,
-    })
 }
 
 /// Whether a port wants HTTP/2 (Kubernetes, `appProtocol`; GEP-1911). What is no name of Kubernetes' is a hint for

@@ -13,6 +13,7 @@ use super::parent::Attachment;
 use super::rule::Rules;
 use crate::document::Table;
 use crate::document::http_route::RouteDraft;
+use crate::lasting::exact;
 use crate::model::{
     Filter, HostPattern, L7Kind, ObjectName, Origin, Parent, Route, RouteKind, RouteName, Rule,
     SectionName, effective_hosts,
@@ -91,7 +92,7 @@ pub(super) fn routes(
             continue;
         };
         if known {
-            for listener in &route.counted {
+            for listener in route.counted.iter() {
                 // Many routes have the one before's listeners.
                 if last.as_ref().is_none_or(|(other, _)| other != listener) {
                     let (gateway, id) = listener;
@@ -164,8 +165,8 @@ fn route(
             name: name.name.clone(),
             origin: Origin::Document,
             declared: declared.clone(),
-            parents,
-            hostnames: draft.hostnames.clone(),
+            parents: exact(parents),
+            hostnames: Arc::clone(&draft.hostnames),
             created: draft.created,
             rules: route_rules,
         }),
@@ -175,9 +176,11 @@ fn route(
         generation: draft.generation,
         parents: statuses.into(),
     });
-    remembered.counted = counted;
+    remembered.counted = counted.into();
     remembered.lasting = lasting;
-    (remembered.mistakes, remembered.warnings) = said.told();
+    let (mistakes, warnings) = said.told();
+    remembered.mistakes = exact(mistakes);
+    remembered.warnings = exact(warnings);
     remembered
 }
 

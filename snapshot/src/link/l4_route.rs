@@ -139,7 +139,7 @@ fn backend(
         to.context,
     );
     let mut upstreams = match resolved.target {
-        Target::Upstreams(upstreams) => upstreams,
+        Target::Upstreams(upstreams) => upstreams.to_vec(),
         _ => Vec::new(),
     };
     let mut fault = resolved.fault;

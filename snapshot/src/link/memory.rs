@@ -11,6 +11,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::assembly::{Assembly, Changes};
+use super::backend::Lists;
 use super::collect::Placed;
 use super::gateway::{Built, Gateways};
 use super::http_route::Linked;
@@ -19,7 +20,7 @@ use crate::document::http_route::{BackendDraft, BackendKind, FilterDraft, RouteD
 use crate::document::{Draft, Kind, Read};
 use crate::model::{ObjectName, RouteKind, SectionName};
 use crate::report::{Mistake, Source, Warning};
-use crate::status::RouteStatus;
+use crate::status::{ParentStatus, RouteStatus};
 
 /// What is remembered.
 #[derive(Default)]
@@ -29,14 +30,28 @@ pub(crate) struct Memory {
     /// Documents that were refused then, those of routes apart: what refers to them depends on it.
     refused: Vec<Source>,
     /// Routes by the address of their draft, which each of them holds.
-    routes: HashMap<usize, Remembered>,
+    routes: HashMap<usize, Box<Remembered>>,
     /// Their status.
     statuses: Statuses,
     /// Backends that are not as they were.
     moved: BTreeSet<(BackendPart, ObjectName)>,
+    /// Lists of endpoints that routes lead to.
+    pub(super) lists: Lists,
+    /// The route that was linked last: most routes are attached alike, and have that in common.
+    last: Option<Alike>,
     /// How often was linked.
     round: u64,
 }
+
+/// What many routes have alike.
+struct Alike {
+    parents: Arc<[ParentStatus]>,
+    counted: Arc<[Counted]>,
+    rule_names: Arc<[Option<SectionName>]>,
+}
+
+/// A listener that counts a route: the gateway, and the name in the gateway.
+pub(super) type Counted = (ObjectName, SectionName);
 
 /// Status of routes, by kind and name.
 pub(super) type Statuses = OrdMap<(RouteKind, ObjectName), RouteStatus>;
@@ -53,8 +68,8 @@ pub(super) struct Remembered {
     draft: Arc<RouteDraft>,
     pub(super) linked: Linked,
     pub(super) status: Option<RouteStatus>,
-    /// Listeners that count it: the gateway, and the name in the gateway.
-    pub(super) counted: Vec<(ObjectName, SectionName)>,
+    /// Listeners that count it.
+    pub(super) counted: Arc<[Counted]>,
     pub(super) mistakes: Vec<Mistake>,
     pub(super) warnings: Vec<Warning>,
     /// Whether it holds as long as what it refers to; not if another route took hosts away.
@@ -68,7 +83,7 @@ impl Remembered {
             draft: Arc::clone(draft),
             linked,
             status: None,
-            counted: Vec::new(),
+            counted: Arc::default(),
             mistakes: Vec::new(),
             warnings: Vec::new(),
             lasting: true,
@@ -189,11 +204,26 @@ impl Memory {
     /// Remembers a route.
     pub(super) fn keep(&mut self, mut route: Remembered) {
         route.round = self.round;
+        if let Some(last) = &self.last {
+            if let Some(status) = &mut route.status {
+                share(&mut status.parents, &last.parents);
+            }
+            share(&mut route.counted, &last.counted);
+            share(&mut route.linked.rule_names, &last.rule_names);
+        }
+        self.last = Some(Alike {
+            parents: match &route.status {
+                Some(status) => Arc::clone(&status.parents),
+                None => Arc::default(),
+            },
+            counted: Arc::clone(&route.counted),
+            rule_names: Arc::clone(&route.linked.rule_names),
+        });
         match &route.status {
             Some(status) => self.statuses.insert(route.key(), status.clone()),
             None => self.statuses.remove(&route.key()),
         };
-        self.routes.insert(address(&route.draft), route);
+        self.routes.insert(address(&route.draft), Box::new(route));
     }
 
     /// Forgets routes that were not linked now, and says what the status of the others is.
@@ -207,6 +237,12 @@ impl Memory {
             }
         }
         self.statuses.clone()
+    }
+}
+
+fn share<T: PartialEq + ?Sized>(own: &mut Arc<T>, other: &Arc<T>) {
+    if *own == *other {
+        own.clone_from(other);
     }
 }
 

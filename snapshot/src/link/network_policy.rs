@@ -181,7 +181,7 @@ fn policies<'a>(drafts: &'a Drafts, documents: &'a [Placed<'_>]) -> Vec<Policy<'
     let refused = documents.iter().filter(|placed| placed.refused);
     let refused = refused.filter_map(|placed| {
         let document = placed.document;
-        let isolates = document.closes.isolates.as_ref()?;
+        let isolates = document.closes.as_ref()?.isolates.as_ref()?;
         let kind = document.draft.kind();
         let policy = Policy {
             source: &document.meta.declared,

@@ -6,6 +6,7 @@ use super::http_route::References;
 use super::listener::Entry;
 use super::{Taking, report};
 use crate::document::http_route::{ParentDraft, ParentTarget};
+use crate::lasting::exact;
 use crate::model::{HostPattern, ObjectName, RouteKind, SectionName};
 use crate::status::{Condition, ConditionKind, ParentKind, ParentRef, ParentStatus, Reason};
 
@@ -211,7 +212,10 @@ impl<'a> Attachment<'a> {
                     &closed.message,
                 ));
             }
-            ParentStatus { parent, conditions }
+            ParentStatus {
+                parent,
+                conditions: exact(conditions),
+            }
         });
         (parents.collect(), self.counted)
     }

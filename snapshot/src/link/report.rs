@@ -15,6 +15,7 @@ use crate::document::http_route::{BackendDraft, BackendKind, ParentDraft, Parent
 use crate::document::platform::PlatformDraft;
 use crate::document::policy::PolicyTarget;
 use crate::document::{Draft, Drafts, Kind, Table};
+use crate::lasting::common;
 use crate::model::{ClientDemand, L4Kind, L7Kind, ObjectName, RouteKind, SectionName};
 use crate::reader::Sink;
 use crate::status::{
@@ -232,8 +233,8 @@ pub(super) fn reference(parent: &ParentDraft, gateways: &Gateways) -> Option<Par
     };
     (gateways.place(*kind, name) == Place::Ours).then(|| ParentRef {
         kind: *kind,
-        namespace: namespaced.then(|| name.namespace().into()),
-        name: name.name().into(),
+        namespace: namespaced.then(|| common(name.namespace())),
+        name: common(name.name()),
         section: parent.section.clone(),
         port: parent.port,
     })

@@ -3,11 +3,14 @@
 //! A rule of which a part cannot be had is not left out: its requests would go to another rule, which asks for less. It
 //! answers 500, as the Gateway API wants it.
 
+use std::sync::Arc;
+
 use super::backend::Resolved;
 use super::context::Fault;
 use super::http_route::References;
 use crate::document::Kind;
 use crate::document::http_route::{BackendDraft, FilterDraft, RuleDraft};
+use crate::lasting::exact;
 use crate::model::{
     Filter, L7Kind, Mirror, ObjectName, RouteName, Rule, Target, Transport, WeightedTarget,
 };
@@ -45,7 +48,7 @@ impl<'a> Rules<'a> {
     pub(super) fn rule(&mut self, draft: &RuleDraft) -> Rule {
         let sink = self.to.context.sink;
         let at = |field: &str| draft.source.at(format!("{}.{field}", draft.source.field));
-        let rule = Rule::new(draft.source.clone(), draft.matches.clone());
+        let rule = Rule::new(draft.source.clone(), Arc::clone(&draft.matches));
         let filters = match self.filters(&draft.filters, at("filters")) {
             Ok(filters) => filters,
             Err(why) => {
@@ -148,7 +151,7 @@ impl<'a> Rules<'a> {
             return Err(why);
         }
         match contradiction(&filters) {
-            None => Ok(filters),
+            None => Ok(exact(filters)),
             Some(complaint) => {
                 self.contradicts(source, complaint);
                 Err(complaint.to_owned())

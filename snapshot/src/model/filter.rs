@@ -9,9 +9,9 @@ use super::{Cors, Hostname, PathRewrite, Pattern, Port, Target};
 #[derive(Clone, Debug)]
 pub enum Filter {
     /// Headers of the request.
-    RequestHeaders(HeaderEdits),
+    RequestHeaders(Arc<HeaderEdits>),
     /// Headers of the response.
-    ResponseHeaders(HeaderEdits),
+    ResponseHeaders(Arc<HeaderEdits>),
     /// The path, the host, or both.
     Rewrite {
         /// Path.
@@ -20,9 +20,9 @@ pub enum Filter {
         hostname: Option<HostRewrite>,
     },
     /// The client is sent elsewhere; nothing goes upstream.
-    Redirect(Redirect),
+    Redirect(Arc<Redirect>),
     /// The router answers itself; nothing goes upstream.
-    Respond(DirectResponse),
+    Respond(Arc<DirectResponse>),
     /// A copy of the request goes to another target as well.
     Mirror(Mirror),
     /// Which pages of other origins may read answers.

@@ -304,7 +304,7 @@ pub struct Route {
     /// Listeners it is attached to; each exists and accepts it.
     pub parents: Vec<Parent>,
     /// Hosts; all of the listener when empty.
-    pub hostnames: Vec<HostPattern>,
+    pub hostnames: Arc<[HostPattern]>,
     /// When its document was first made (`metadata.creationTimestamp`); older routes come first where
     /// nothing else decides, and those without a time last.
     pub created: Option<Timestamp>,
@@ -320,7 +320,7 @@ pub enum Origin {
     /// A cell's endpoint, through one of its gates.
     Endpoint {
         /// The endpoint.
-        endpoint: EndpointId,
+        endpoint: Arc<EndpointId>,
         /// The gate.
         gate: Gate,
     },
@@ -343,7 +343,7 @@ pub struct Rule {
     /// Its document and field.
     pub declared: Declared,
     /// Alternatives; never empty.
-    pub matches: Vec<RequestMatch>,
+    pub matches: Arc<[RequestMatch]>,
     /// Who may pass; none: everybody.
     pub auth: Option<Arc<Auth>>,
     /// What is changed on the way, in this order.
@@ -362,10 +362,10 @@ pub struct Rule {
 
 impl Rule {
     /// A rule that takes these requests and leads nowhere yet.
-    pub fn new(declared: Declared, matches: Vec<RequestMatch>) -> Self {
+    pub fn new(declared: Declared, matches: impl Into<Arc<[RequestMatch]>>) -> Self {
         Self {
             declared,
-            matches,
+            matches: matches.into(),
             auth: None,
             filters: Vec::new(),
             timeouts: RuleTimeouts::default(),
@@ -446,9 +446,9 @@ impl fmt::Display for BackendName {
 #[derive(Clone, Debug)]
 pub enum Target {
     /// Addresses of a `Backend` or a `Service`; each request takes one. None: requests answer 503.
-    Upstreams(Vec<Upstream>),
+    Upstreams(Arc<[Upstream]>),
     /// The workloads of a component's endpoint.
-    Endpoint(EndpointId),
+    Endpoint(Arc<EndpointId>),
     /// By the request's routing key.
     RoutingTable(ObjectName),
     /// A reference that leads nowhere: its share answers 500 (Gateway API, `backendRefs`). The text

@@ -146,13 +146,7 @@ impl Collector<'_> {
 
     /// Something that no document says.
     fn unsaid(&mut self, text: String) -> Declaration {
-        let source = Source {
-            file: "".into(),
-            document: 1,
-            object: text.as_str().into(),
-            field: "".into(),
-            line: 0,
-        };
+        let source = Source::new("", 1, text.as_str());
         self.declare(text, &source)
     }
 }

@@ -30,13 +30,7 @@ fn compile(snapshot: &Snapshot, discovery: &Discovery, generation: u32) -> Kerne
 }
 
 fn source() -> Source {
-    Source {
-        file: "test.yaml".into(),
-        document: 1,
-        object: "".into(),
-        field: "".into(),
-        line: 0,
-    }
+    Source::new("test.yaml", 1, "")
 }
 
 fn name(text: &str) -> Name {

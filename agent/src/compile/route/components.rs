@@ -24,7 +24,7 @@ impl Compiler<'_> {
                 gate: Gate::Internal,
             } = &route.origin
             {
-                internal.entry(endpoint).or_default().push(at);
+                internal.entry(&**endpoint).or_default().push(at);
             }
         }
         let mut steered = HashMap::default();
@@ -55,6 +55,7 @@ impl Compiler<'_> {
                 {
                     self.add(&mut together, &snapshot.routes[*at], &rules[*at], *at);
                 }
+                together.complete();
                 let (endpoints, together): (Arc<[_]>, _) = (endpoints.into(), Arc::new(together));
                 let workloads = component.workloads.addresses().iter();
                 let services = component.service_addresses.iter();

@@ -301,6 +301,7 @@ impl<'a> Compiler<'a> {
                     for at in routes {
                         self.add(&mut made, &snapshot.routes[at], &rules[at], at);
                     }
+                    made.complete();
                     Arc::new(made)
                 }
             };

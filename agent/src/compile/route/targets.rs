@@ -9,7 +9,7 @@ use snapshot::model::{
     BackendName, Component, Declared, EndpointId, EndpointKind, Filter, L7Kind, ObjectName, Port,
     Route, Target, TrafficPolicy, Transport, Upstream, UpstreamHost, UpstreamTls, WeightedTarget,
 };
-use snapshot::{Shared, Snapshot};
+use snapshot::{Shared, Snapshot, common, exact};
 
 use super::{Compiler, ManagedKey};
 use crate::compile::{filter, traffic};
@@ -34,6 +34,9 @@ impl Compiler<'_> {
                 });
             }
         }
+        filters.request = exact(filters.request);
+        filters.response = exact(filters.response);
+        filters.mirrors = exact(filters.mirrors);
         filters
     }
 
@@ -49,7 +52,7 @@ impl Compiler<'_> {
             backend: backend(target),
             http2: target.http2,
             kind: self.target(target),
-            filters: self.filters(source, &target.filters),
+            filters: self.filters(source, &target.filters).into(),
             terms: None,
             managed: None,
         }
@@ -128,12 +131,12 @@ impl Compiler<'_> {
 
     fn target(&mut self, target: &WeightedTarget) -> TargetKind {
         match &target.target {
-            Target::Upstreams(list) => match &target.backend {
-                Some(BackendName::Service(name, port)) => {
-                    TargetKind::Upstreams(self.upstreams(&self.near(name, *port, list)))
+            Target::Upstreams(list) => TargetKind::Upstreams(match &target.backend {
+                Some(backend @ BackendName::Service(name, port)) => {
+                    self.service(backend, (name, *port), list)
                 }
-                _ => TargetKind::Upstreams(self.upstreams(list)),
-            },
+                _ => self.upstreams(list).into(),
+            }),
             Target::RoutingTable(name) => match self.placements.get(name) {
                 Some(placements) => TargetKind::Placements(Arc::clone(placements)),
                 None => TargetKind::Unresolved(format!("no routing table `{name}`").into()),
@@ -141,7 +144,7 @@ impl Compiler<'_> {
             Target::Unresolved(reason) => TargetKind::Unresolved(reason.as_str().into()),
             Target::Endpoint(id) => match find_endpoint(self.snapshot, id) {
                 Some((component, port, kind)) => TargetKind::Endpoint {
-                    endpoint: id.clone(),
+                    endpoint: Arc::clone(id),
                     addresses: component
                         .workloads
                         .addresses()
@@ -153,6 +156,29 @@ impl Compiler<'_> {
                 None => TargetKind::Unresolved(format!("no endpoint `{id}`").into()),
             },
         }
+    }
+
+    /// Endpoints of a service's port as requests get them.
+    fn service(
+        &mut self,
+        backend: &BackendName,
+        (name, port): (&ObjectName, Port),
+        list: &Arc<[Upstream]>,
+    ) -> Arc<[RouteUpstream]> {
+        let snapshot = self.snapshot;
+        let service = snapshot.services.get(name);
+        if let Some(known) = self.kept.list(backend, list, service) {
+            return Arc::clone(known);
+        }
+        let made: Arc<[_]> = self.upstreams(&self.near(name, port, list)).into();
+        // What is made of TLS depends on its policy too.
+        if !list
+            .iter()
+            .any(|one| matches!(one, Upstream::Tcp { tls: Some(_), .. }))
+        {
+            self.kept.keep_list(backend, list, service, &made);
+        }
+        made
     }
 
     /// Endpoints of a service that it hints to this node or its zone, as clients of its address get them. A headless one, which no
@@ -252,7 +278,7 @@ impl Compiler<'_> {
 /// A target's name: what it is called, or the addresses of a list.
 fn backend(target: &WeightedTarget) -> Arc<str> {
     if let Some(name) = &target.backend {
-        return name.to_string().into();
+        return common(&name.to_string());
     }
     match &target.target {
         Target::Upstreams(list) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use agent_common::Ports;
 
+use super::super::error::Error;
 use super::super::mapped::Mapped;
 use super::book::Writes;
 
@@ -21,17 +22,21 @@ pub(super) fn of(writes: &Writes) -> BTreeMap<u32, Ports> {
     all
 }
 
-/// Notes ports beside those that are noted already. Gives the number of elements that lacked one; none if the map is too
-/// short, which no map of this layout is.
-pub(super) fn note(map: &mut Mapped<Ports>, wanted: &BTreeMap<u32, Ports>) -> Option<usize> {
+/// Notes ports beside those that are noted already. Gives the number of elements that lacked one.
+///
+/// # Errors
+///
+/// When the kernel refuses, and when the map is too short, which no map of this layout is.
+pub(super) fn note(map: &mut Mapped<Ports>, wanted: &BTreeMap<u32, Ports>) -> Result<usize, Error> {
     let mut missing = 0;
     for (index, ports) in wanted {
         let noted = map.get(*index)?;
+        let noted = noted.ok_or(Error::Contradiction { map: "ports" })?;
         let both = noted.with(*ports);
         if both != noted {
             missing += 1;
-            map.set(*index, both);
+            map.set(*index, both)?;
         }
     }
-    Some(missing)
+    Ok(missing)
 }

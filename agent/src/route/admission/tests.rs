@@ -27,13 +27,7 @@ fn table(change: impl Fn(&str, &mut Placement)) -> Placements {
         change(name, &mut placement);
         ((*name).to_owned(), placement)
     });
-    let source = snapshot::Source {
-        file: "t".into(),
-        document: 1,
-        object: "".into(),
-        field: "".into(),
-        line: 0,
-    };
+    let source = snapshot::Source::new("t", 1, "");
     Placements::new(&RoutingTable {
         name: ObjectName::new("default", "t").expect("a name"),
         declared: source,

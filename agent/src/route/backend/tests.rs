@@ -21,13 +21,7 @@ fn place(at: u16) -> Place {
 
 fn policy() -> TrafficPolicy {
     let name = ObjectName::new("default", "p").expect("a name");
-    let declared = Source {
-        file: "a.yaml".into(),
-        document: 1,
-        object: "".into(),
-        field: "".into(),
-        line: 0,
-    };
+    let declared = Source::new("a.yaml", 1, "");
     TrafficPolicy::new(name, declared)
 }
 

@@ -15,13 +15,7 @@ fn settings(by: Option<ClientIp>) -> ClientSettings {
     };
     ClientSettings {
         policy: Arc::new(ClientPolicy {
-            declared: snapshot::Source {
-                file: "test.yaml".into(),
-                document: 1,
-                object: "".into(),
-                field: "".into(),
-                line: 0,
-            },
+            declared: snapshot::Source::new("test.yaml", 1, ""),
             entrance: Entrance::default(),
             client_ip: by,
             escaped_slashes: EscapedSlashes::default(),

@@ -6,13 +6,7 @@ use super::{Key, KeyError, KeySubject, MAX_KEY};
 use crate::route::trust::Names;
 
 fn source() -> snapshot::Source {
-    snapshot::Source {
-        file: "t".into(),
-        document: 1,
-        object: "".into(),
-        field: "".into(),
-        line: 0,
-    }
+    snapshot::Source::new("t", 1, "")
 }
 
 type Read = Result<&'static str, KeyError>;

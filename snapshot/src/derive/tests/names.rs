@@ -180,13 +180,7 @@ fn addresses_are_host_and_prefix() {
             },
             gate: gate(input),
             strictness: case.strictness,
-            source: Source {
-                file: "".into(),
-                document: 1,
-                object: "".into(),
-                field: "".into(),
-                line: 0,
-            },
+            source: Source::new("", 1, ""),
             base_path: Template::new(text(input, "base_path"), Parameters::Refused)
                 .expect("base paths of rows are paths"),
             provider: None,

@@ -283,7 +283,7 @@ fn routes_are_those_of_the_original_without_its_open_doors() {
             found["parent"] = json!({ "name": gateway.name(), "namespace": gateway.namespace() });
             if let Some(target) = rule.targets.first() {
                 assert!(
-                    matches!(&target.target, Target::Endpoint(id) if *id == endpoint.id),
+                    matches!(&target.target, Target::Endpoint(id) if **id == endpoint.id),
                     "{id}"
                 );
                 found["backend"] =

@@ -8,6 +8,7 @@ use super::headers::{header, header_name};
 use super::matches::canonical;
 use super::{BackendKind, FilterDraft, MAX_ITEMS, backend_reference, cors};
 use crate::document::{ENVOY_GATEWAY, Meta, group};
+use crate::lasting::exact;
 use crate::model::{
     FRAMING, Filter, HeaderEdits, HostRewrite, Hostname, L7Kind, ObjectName, PathRewrite, Redirect,
 };
@@ -39,7 +40,7 @@ pub(super) fn filters(object: &mut Object<'_>, meta: &Meta, place: Place) -> Vec
         object.finish();
         filters.extend(filter);
     }
-    filters
+    exact(filters)
 }
 
 /// Filters, each with the field that says more of it; the first of them are a `GRPCRoute`'s too.
@@ -94,9 +95,11 @@ fn filter(
     let field = object.required(body)?;
     let mut inner = field.object()?;
     let filter = match kind {
-        "RequestHeaderModifier" => Some(Filter::RequestHeaders(header_edits(&mut inner))),
-        "ResponseHeaderModifier" => Some(Filter::ResponseHeaders(header_edits(&mut inner))),
-        "RequestRedirect" => redirect(&mut inner, prefixes).map(Filter::Redirect),
+        "RequestHeaderModifier" => Some(Filter::RequestHeaders(header_edits(&mut inner).into())),
+        "ResponseHeaderModifier" => Some(Filter::ResponseHeaders(header_edits(&mut inner).into())),
+        "RequestRedirect" => redirect(&mut inner, prefixes)
+            .map(Arc::new)
+            .map(Filter::Redirect),
         "URLRewrite" => rewrite(&mut inner, prefixes),
         "CORS" => cors(&mut inner).map(Arc::new).map(Filter::Cors),
         "RequestMirror" => {
@@ -116,7 +119,7 @@ fn filter(
                 .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
             inner.finish();
             return name.map(|name| FilterDraft::Extension {
-                source: field.source().clone(),
+                source: field.source().lasting(),
                 name,
             });
         }
@@ -158,7 +161,11 @@ impl EditLists {
                 }
             }
         }
-        HeaderEdits { set, add, remove }
+        HeaderEdits {
+            set,
+            add,
+            remove: exact(remove),
+        }
     }
 
     /// A list of headers with values.
@@ -178,7 +185,7 @@ impl EditLists {
             self.allowed(item, &pair.as_ref()?.0);
             pair
         });
-        read.collect()
+        exact(read.collect())
     }
 
     fn allowed(&mut self, field: &Field<'_>, name: &str) {

@@ -3,6 +3,7 @@
 use super::MAX_ITEMS;
 use super::headers::{header_name, header_value};
 use crate::document::filter::pattern;
+use crate::lasting::exact;
 use crate::model::{DocumentPath, PathMatch, Pattern, RequestMatch, TextMatch};
 use crate::reader::{Field, Object, quoted};
 use crate::tree::shortened;
@@ -79,7 +80,7 @@ fn texts(
         }
         texts.push((name, value));
     }
-    texts
+    exact(texts)
 }
 
 /// The name of a query parameter as Gateway API has it: that of a header, but upper and lower case

@@ -5,6 +5,7 @@
 //! where the time goes inside of the agent.
 
 mod asking;
+mod cells;
 pub(crate) mod documents;
 pub(crate) mod drive;
 mod figures;
@@ -38,7 +39,7 @@ pub(crate) struct Options {
     /// Changes that are measured at each number.
     #[arg(long, default_value_t = 200)]
     changes: u32,
-    /// Cells whose memory is measured at the end.
+    /// Cells whose memory is measured, alone and beside the routes.
     #[arg(long, default_value_t = 1000)]
     cells: u32,
     /// Pods of no node beside which the agent rests.
@@ -63,6 +64,13 @@ impl Options {
         }
     }
 
+    fn cells(&self) -> u32 {
+        match self.quick {
+            true => self.cells.min(cells::CHANGED),
+            false => self.cells,
+        }
+    }
+
     /// A number of objects or changes, or a small one.
     fn count(&self, count: u32) -> u32 {
         if self.quick { count.min(20) } else { count }
@@ -81,9 +89,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         add(steps::play(routes, options.count(100))?);
     }
     if !options.steps {
-        let figures = cardinal(options)?;
+        let figures = cardinal(options, "routes")?;
         add(changes("cardinal", &figures));
-        add(costs(&figures)?);
+        add(costs(&figures));
+        add(costs(&cardinal(options, "cells")?));
         if options.envoy_gateway {
             add(changes("Envoy Gateway", &envoy_gateway(options)?));
         }
@@ -98,7 +107,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn cardinal(options: &Options) -> Result<Figures> {
+/// Plays a part in a world of its own.
+fn cardinal(options: &Options, part: &str) -> Result<Figures> {
     let world = World::up(&Setup::default())?;
     world.deploy_agent(READY)?;
     let agents = world.agents()?;
@@ -110,10 +120,10 @@ fn cardinal(options: &Options) -> Result<Figures> {
         .context("the agent has no process")?;
     let more = [
         ("--agent", process.to_owned()),
-        ("--cells", options.count(options.cells).to_string()),
+        ("--cells", options.cells().to_string()),
         ("--pods", options.count(options.pods).to_string()),
     ];
-    drive(&world, options, "cardinal", &more)
+    drive(&world, options, (part, "cardinal"), &more)
 }
 
 fn envoy_gateway(options: &Options) -> Result<Figures> {
@@ -123,21 +133,22 @@ fn envoy_gateway(options: &Options) -> Result<Figures> {
         ..Setup::default()
     };
     let world = World::up_with(Peer::EnvoyGateway, &setup)?;
-    drive(&world, options, Peer::EnvoyGateway.name(), &[])
+    drive(&world, options, ("routes", Peer::EnvoyGateway.name()), &[])
 }
 
 /// Plays inside of a world.
 fn drive(
     world: &World,
     options: &Options,
-    class: &str,
+    (part, class): (&str, &str),
     more: &[(&str, String)],
 ) -> Result<Figures> {
     let out = world.state().join("figures.json");
     let routes: Vec<String> = options.routes().iter().map(ToString::to_string).collect();
     let mut drive = world.outside(env::current_exe()?);
     drive
-        .args(["drive", "--class", class, "--routes", &routes.join(",")])
+        .args(["drive", "--part", part, "--class", class])
+        .args(["--routes", &routes.join(",")])
         .args(["--changes", &options.count(options.changes).to_string()])
         .arg("--out")
         .arg(&out);
@@ -207,6 +218,11 @@ fn changes(who: &str, figures: &Figures) -> Vec<Row> {
         let name = format!("{who}: errors in 20 rounds of weights and backends");
         rows.push(Row::new(&name, &[failed as f64], bar, notes).of("requests"));
     }
+    if let Some((failed, all)) = figures.together {
+        let notes = format!("of {all}, one of each route");
+        let name = format!("{who}: errors beside all cells");
+        rows.push(Row::new(&name, &[failed as f64], Bar::AtMost(0.0), notes).of("requests"));
+    }
     if let Some(writes) = figures.status_writes {
         let bar = if ours { Bar::AtMost(1.0) } else { Bar::None };
         let name = format!("{who}: writes of a route's status per change");
@@ -216,29 +232,32 @@ fn changes(who: &str, figures: &Figures) -> Vec<Row> {
 }
 
 /// Rows of what the agent needs.
-fn costs(figures: &Figures) -> Result<Vec<Row>> {
+fn costs(figures: &Figures) -> Vec<Row> {
     let mut rows = Vec::new();
-    for (with, mib) in &figures.memory {
-        // The bar is for routes and cells; pods come on top.
-        let bar = if with.contains("pods") {
-            Bar::None
-        } else {
-            Bar::AtMost(40.0)
+    for (with, resident) in &figures.memory {
+        // The bar is for routes and for cells; what comes on top has none.
+        let alone = !with.contains("and");
+        let bar = match alone {
+            true => Bar::AtMost(40.0),
+            false => Bar::None,
         };
+        let notes = format!(
+            "{:.1} its own, {:.1} of files and tables",
+            resident.own, resident.files
+        );
         let name = format!("resident memory, {with}");
-        rows.push(Row::new(&name, &[*mib], bar, String::new()).of("MiB"));
+        rows.push(Row::new(&name, &[resident.all], bar, notes).of("MiB"));
     }
     if let Some(rest) = figures.rest {
-        let name = "processor time at rest, with pods".to_owned();
-        rows.push(
-            Row::new(
-                &name,
-                &[rest],
-                Bar::AtMost(10.0),
-                "ms per second".to_owned(),
-            )
-            .of("milliseconds"),
-        );
+        let name = "processor time at rest, with pods";
+        let notes = "ms per second".to_owned();
+        rows.push(Row::new(name, &[rest], Bar::AtMost(10.0), notes).of("milliseconds"));
     }
-    Ok(rows)
+    if !figures.enforced.is_empty() {
+        let longest = figures.enforced.iter().copied().fold(0.0, f64::max);
+        let name = "250 changed cells: until the kernel goes by all of them, 100 pods";
+        let notes = format!("longest {longest:.1} ms");
+        rows.push(Row::new(name, &figures.enforced, Bar::AtMost(100.0), notes).of("milliseconds"));
+    }
+    rows
 }

@@ -23,24 +23,36 @@ use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
 use super::{
     asking::{self, Asker, Shown},
+    cells,
     documents::{self, NAMESPACE, SERVICES},
     figures::{Changes, Figures},
 };
 
 /// Address of the world, where the backends are.
-const WORLD: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 254);
+pub(super) const WORLD: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 254);
 /// Port of the first backend; each service has one.
 const BACKENDS: u16 = 20_000;
 /// Writes to the API server at a time, while a cluster is filled.
-const WRITERS: usize = 16;
+pub(super) const WRITERS: usize = 16;
 /// Changes of other routes per second while changes are measured.
 const CHURN: u32 = 20;
 /// Until something that has to come is missed.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// What a world is for.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Part {
+    /// Routes, and what else is beside them.
+    Routes,
+    /// Cells alone.
+    Cells,
+}
+
 /// What is played.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
+    #[arg(long, value_enum)]
+    part: Part,
     /// The class of the gateway.
     #[arg(long)]
     class: String,
@@ -53,7 +65,7 @@ pub(crate) struct Options {
     /// Changes that are measured at each.
     #[arg(long)]
     changes: u32,
-    /// Cells that are made at the end.
+    /// Cells that are made.
     #[arg(long, default_value_t = 0)]
     cells: u32,
     /// Pods of no node that are made at the end.
@@ -77,17 +89,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 async fn play(options: &Options) -> Result<Figures> {
     let _provider = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    for number in 0..SERVICES {
-        asking::serve((WORLD, BACKENDS + u16::try_from(number)?).into()).await?;
-    }
     let cluster = Cluster {
         client: Client::try_default().await?,
         class: options.class.clone(),
     };
+    let mut figures = Figures::default();
+    match options.part {
+        Part::Routes => routes(&cluster, options, &mut figures).await?,
+        Part::Cells => cells::play(&cluster, options.agent, options.cells, &mut figures).await?,
+    }
+    Ok(figures)
+}
+
+/// Plays changes of more and more routes.
+async fn routes(cluster: &Cluster, options: &Options, figures: &mut Figures) -> Result<()> {
+    for number in 0..SERVICES {
+        asking::serve((WORLD, BACKENDS + u16::try_from(number)?).into()).await?;
+    }
     cluster.begin().await?;
     let gateway = cluster.gateway().await?;
-    let mut figures = Figures::default();
-    figures.memory(options.agent, "no routes")?;
+    figures.memory(options.agent, "no routes").await?;
     let mut made = 0;
     for wanted in &options.routes {
         let names: Vec<u32> = (made..*wanted).collect();
@@ -102,32 +123,37 @@ async fn play(options: &Options) -> Result<Figures> {
         made = made.max(*wanted);
         cluster.settled(made).await?;
         eprintln!("{} has {made} routes", options.class);
-        figures.memory(options.agent, &format!("{made} routes"))?;
+        figures
+            .memory(options.agent, &format!("{made} routes"))
+            .await?;
         let changes = cluster.changes(gateway, made, options.changes).await?;
         figures.changes.insert(made, changes);
     }
     figures.status_writes = Some(cluster.status_writes(options.agent.is_some()).await?);
     figures.errors = Some(cluster.rounds(gateway).await?);
+    if options.cells > 0 {
+        cluster.cells(options.cells).await?;
+        figures.together = Some(cluster.all_serve(gateway, made).await?);
+        let with = format!("{made} routes and {} cells", options.cells);
+        figures.memory(options.agent, &with).await?;
+    }
     if options.pods > 0 {
         let pods = (0..options.pods).map(pod).collect();
         cluster.fill(pods).await?;
         sleep(Duration::from_secs(20)).await;
         figures.rest(options.agent, Duration::from_secs(30)).await?;
-        figures.memory(
-            options.agent,
-            &format!("{made} routes and {} pods", options.pods),
-        )?;
+        let with = match options.cells {
+            0 => format!("{made} routes and {} pods", options.pods),
+            cells => format!("{made} routes, {cells} cells and {} pods", options.pods),
+        };
+        figures.memory(options.agent, &with).await?;
     }
-    if options.cells > 0 {
-        let cells = (0..options.cells).map(cell).collect();
-        cluster.fill(cells).await?;
-        sleep(Duration::from_secs(10)).await;
-        figures.memory(
-            options.agent,
-            &format!("{made} routes and {} cells", options.cells),
-        )?;
-    }
-    Ok(figures)
+    Ok(())
+}
+
+fn resource(version: &str, kind: &str) -> ApiResource {
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
 /// A pod that no scheduler takes.
@@ -146,35 +172,20 @@ fn pod(number: u32) -> Value {
     })
 }
 
-fn cell(number: u32) -> Value {
-    let address = Ipv4Addr::from(0x0a80_0000 + number);
-    json!({
-        "apiVersion": "cardinal.dev/v1alpha1",
-        "kind": "Cell",
-        "metadata": { "name": format!("c{number}"), "namespace": NAMESPACE },
-        "spec": {
-            "organization": "acme",
-            "project": format!("p{number}"),
-            "environment": "prod",
-            "components": [{
-                "name": "api",
-                "workloads": { "addresses": [address] },
-                "endpoints": [{ "name": "http", "type": "TCP", "port": 8080 }],
-            }],
-        },
-    })
-}
-
-struct Cluster {
+/// The API server, as whoever writes sees it.
+pub(super) struct Cluster {
     client: Client,
     class: String,
 }
 
 impl Cluster {
-    fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
-        let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        Api::namespaced_with(self.client.clone(), NAMESPACE, &resource)
+    pub(super) fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), NAMESPACE, &resource(version, kind))
+    }
+
+    /// The objects of a kind that has no namespaces.
+    pub(super) fn all(&self, version: &str, kind: &str) -> Api<DynamicObject> {
+        Api::all_with(self.client.clone(), &resource(version, kind))
     }
 
     fn routes(&self) -> Api<DynamicObject> {
@@ -185,12 +196,9 @@ impl Cluster {
         documents::route(&[&self.class], number, mark)
     }
 
-    /// The gateway and the services.
-    async fn begin(&self) -> Result<()> {
-        let namespaces: Api<DynamicObject> = Api::all_with(
-            self.client.clone(),
-            &ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Namespace")),
-        );
+    /// The namespace of everything.
+    pub(super) async fn namespace(&self) -> Result<()> {
+        let namespaces = self.all("v1", "Namespace");
         let namespace =
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
         let params = PostParams::default();
@@ -202,7 +210,12 @@ impl Cluster {
         until("the service account", async || {
             Ok(accounts.get_opt("default").await?.is_some())
         })
-        .await?;
+        .await
+    }
+
+    /// The gateway and the services.
+    async fn begin(&self) -> Result<()> {
+        self.namespace().await?;
         let mut objects = vec![documents::gateway(&self.class, None)];
         for number in 0..SERVICES {
             let port = BACKENDS + u16::try_from(number)?;
@@ -233,7 +246,7 @@ impl Cluster {
     }
 
     /// Creates objects, many at a time.
-    async fn fill(&self, objects: Vec<Value>) -> Result<()> {
+    pub(super) async fn fill(&self, objects: Vec<Value>) -> Result<()> {
         let room = Arc::new(Semaphore::new(WRITERS));
         let mut writing = JoinSet::new();
         for object in objects {
@@ -267,6 +280,16 @@ impl Cluster {
         }
         sleep(Duration::from_secs(2)).await;
         Ok(())
+    }
+
+    /// Asks every route once; how many requests were not answered by a backend, and of how many.
+    async fn all_serve(&self, gateway: SocketAddr, made: u32) -> Result<(u64, u64)> {
+        let mut failed = 0;
+        for number in 0..made {
+            let mut asker = Asker::new(gateway, &documents::host(number)).await?;
+            failed += u64::from(!matches!(asker.ask().await, Ok(shown) if shown.status == 200));
+        }
+        Ok((failed, made.into()))
     }
 
     async fn change(&self, number: u32, mark: u32) -> Result<()> {
@@ -444,7 +467,7 @@ impl Cluster {
 }
 
 /// Waits until something holds.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !holds().await? {
         if Instant::now() >= end {

@@ -25,22 +25,54 @@ pub(crate) struct Figures {
     pub(crate) status_writes: Option<f64>,
     /// Requests that failed while weights and backends changed, and all of them.
     pub(crate) errors: Option<(u64, u64)>,
-    /// Resident MiB of the agent, by what was there.
-    pub(crate) memory: Vec<(String, f64)>,
+    /// Requests that failed beside all routes and cells, and all of them.
+    pub(crate) together: Option<(u64, u64)>,
+    /// Resident memory of the agent, by what was there.
+    pub(crate) memory: Vec<(String, Resident)>,
+    /// Milliseconds from the last of many changes of cells until the kernel went by all of them.
+    pub(crate) enforced: Vec<f64>,
     /// Milliseconds of processor for each second in which nothing changed.
     pub(crate) rest: Option<f64>,
 }
 
-impl Figures {
-    /// Notes the agent's resident memory.
-    pub(crate) fn memory(&mut self, agent: Option<u32>, with: &str) -> Result<()> {
-        let Some(agent) = agent else { return Ok(()) };
+/// Resident memory in MiB (proc(5), `/proc/PID/status`).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Resident {
+    /// All of it.
+    pub(crate) all: f64,
+    /// What the process allocated.
+    pub(crate) own: f64,
+    /// Pages of files: the program, and what is mapped of the kernel's tables.
+    pub(crate) files: f64,
+}
+
+impl Resident {
+    fn of(process: u32) -> Result<Self> {
         let status =
-            fs::read_to_string(format!("/proc/{agent}/status")).context("the agent has ended")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: f64 = kib.context("the agent has no VmRSS")?.parse()?;
-        self.memory.push((with.to_owned(), kib / 1024.0));
+            fs::read_to_string(format!("/proc/{process}/status")).context("the agent has ended")?;
+        let figure = |name: &str| -> Result<f64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            let kib: f64 = kib.with_context(|| format!("no `{name}`"))?.parse()?;
+            Ok(kib / 1024.0)
+        };
+        Ok(Self {
+            all: figure("VmRSS:")?,
+            own: figure("RssAnon:")?,
+            files: figure("RssFile:")? + figure("RssShmem:")?,
+        })
+    }
+}
+
+/// What is over when something settles is given back within so long.
+const TIDY: Duration = Duration::from_secs(12);
+
+impl Figures {
+    /// Notes the agent's resident memory, once what was there for a moment only is gone.
+    pub(crate) async fn memory(&mut self, agent: Option<u32>, with: &str) -> Result<()> {
+        let Some(agent) = agent else { return Ok(()) };
+        tokio::time::sleep(TIDY).await;
+        self.memory.push((with.to_owned(), Resident::of(agent)?));
         Ok(())
     }
 
