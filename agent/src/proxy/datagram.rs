@@ -27,7 +27,7 @@ use super::log::Reason;
 use super::metrics::Dropped;
 use super::respond::Refusal;
 use super::stream::{self, chosen, mark, silence};
-use super::worker::{Open, Worker};
+use super::worker::{Open, Queues, Worker};
 use crate::route::{Listener, RouteTable};
 use crate::upstream::{Place, datagram};
 
@@ -128,7 +128,7 @@ pub(super) async fn listen(
     worker: Rc<Worker>,
     socket: std::net::UdpSocket,
     seats: Seats,
-    mut closed: oneshot::Receiver<()>,
+    mut closed: oneshot::Receiver<Queues>,
 ) {
     let bound = UdpSocket::from_std(socket).and_then(|one| Ok((one.local_addr()?, one)));
     let (local, socket) = match bound {

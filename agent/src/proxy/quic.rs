@@ -30,7 +30,7 @@ use super::http3;
 use super::log::Reason;
 use super::metrics::Dropped;
 use super::told_certificate;
-use super::worker::Worker;
+use super::worker::{Queues, Worker};
 use crate::http3::Code;
 
 mod handshake;
@@ -44,6 +44,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Connections of a listener that takes no more have so long for the answers that are under way.
 const END: Duration = Duration::from_secs(10);
+
+/// The same where another router has the socket as well: each of the two reads datagrams that are the other one's.
+const GIVEN: Duration = Duration::from_millis(250);
 
 /// Silence after which a client is taken for gone. Those that are there answer to probes, which are sent twice as often.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -140,7 +143,7 @@ pub(super) async fn listen(
     socket: std::net::UdpSocket,
     (at, seats): (SocketAddr, Seats),
     core: Core,
-    mut closed: oneshot::Receiver<()>,
+    mut closed: oneshot::Receiver<Queues>,
 ) {
     let handshakes = Handshakes::new();
     let opened = settings(&handshakes).and_then(|settings| {
@@ -166,21 +169,25 @@ pub(super) async fn listen(
         shaking: Cell::new(0),
         leaving: watch::Sender::new(false),
     });
-    loop {
+    let queues = loop {
         let incoming = tokio::select! {
             biased;
-            _ = &mut closed => break,
+            queues = &mut closed => break queues.unwrap_or(Queues::Serve),
             incoming = endpoint.accept() => incoming,
         };
         match incoming {
             Some(incoming) => port.take(incoming),
-            None => break,
+            None => break Queues::Serve,
         }
-    }
+    };
     endpoint.set_server_config(None);
     port.leaving.send_replace(true);
     // What is left then has had its time.
-    let _left = tokio::time::timeout(END, endpoint.wait_idle()).await;
+    let end = match queues {
+        Queues::Serve => END,
+        Queues::Leave => GIVEN,
+    };
+    let _left = tokio::time::timeout(end, endpoint.wait_idle()).await;
     endpoint.close(Code::NO_ERROR.into(), b"");
 }
 

@@ -412,7 +412,7 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
     let worker = Rc::new(Worker::new(shared));
     // Of an address there may be several: another router that had more cores left them.
     let mut listeners: HashMap<SocketAddr, Vec<oneshot::Sender<Queues>>> = HashMap::new();
-    let mut datagrams: HashMap<SocketAddr, Vec<oneshot::Sender<()>>> = HashMap::new();
+    let mut datagrams: HashMap<SocketAddr, Vec<oneshot::Sender<Queues>>> = HashMap::new();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut watch = tokio::time::interval(WATCH);
     loop {
@@ -466,11 +466,11 @@ pub(super) async fn run(shared: Shared, mut commands: mpsc::UnboundedReceiver<Co
                 }
             }
             Some(Command::Drain(deadline, queues, done)) => {
-                for close in listeners.drain().flat_map(|(_, all)| all) {
+                let all = listeners.drain().chain(datagrams.drain());
+                for close in all.flat_map(|(_, all)| all) {
                     // One that ended by itself has nothing to close.
                     let _ = close.send(queues);
                 }
-                datagrams.clear();
                 let left = drain(&worker, deadline, queues).await;
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(left);
