@@ -244,7 +244,10 @@ class OverCleartext(unittest.TestCase):
         status = self.refused("/shop.v1.Notes/Wait", timeout=2)
         self.assertEqual(status.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
         self.assertTrue(self.first.ended.wait(LONG))
-        self.assertTrue(0 < self.first.remaining <= 2, self.first.remaining)
+        # `grpc-timeout` has eight digits at most, and who writes it rounds up: a little more than was asked for is
+        # no mistake. Without the header a server knows no deadline at all.
+        self.assertIsNotNone(self.first.remaining)
+        self.assertTrue(0 < self.first.remaining < 3, self.first.remaining)
 
     def test_the_routes_time_limit(self):
         status = self.refused("/shop.v1.Slow/Wait")
