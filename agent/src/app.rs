@@ -16,6 +16,7 @@ use crate::config::{DatapathMode, KEPT, RunArgs};
 use crate::datapath::{Datapath, DatapathConfig, GateHook, Instance, Loaded};
 use crate::handover::{self, Belongings, Predecessor, Successor};
 use crate::lock::{LockError, StateLock};
+use crate::memory;
 use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing, Sockets};
 use crate::route::RouteTable;
 use crate::view::Origin;
@@ -113,6 +114,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         cluster.begin_writing();
     }
     reign.open_door(&node);
+    memory::serve();
 
     loop {
         match reign.run(&mut feed, &mut signals).await {

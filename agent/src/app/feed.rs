@@ -64,6 +64,15 @@ impl Feed {
         Ok((Self::Cluster(Box::new(watch)), Documents::of_cluster(first)))
     }
 
+    /// Changes that a cluster's objects have come through, those of their statuses too; 0 for a folder, whose documents come all at
+    /// once.
+    pub(super) fn changes(&self) -> u64 {
+        match self {
+            Self::Folder(_) => 0,
+            Self::Cluster(watch) => watch.changes(),
+        }
+    }
+
     pub(super) async fn next(&mut self) -> Option<Change> {
         match self {
             Self::Folder(changes) => Some(Change::Documents(changes.recv().await?)),

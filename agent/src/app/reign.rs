@@ -169,19 +169,17 @@ impl Reign {
             tokio::select! {
                 _ = self.repair.tick() => {
                     self.reconciler.repair();
+                    self.leftovers.counted(feed.changes());
                     if self.leftovers.are_over() {
                         tokio::task::block_in_place(memory::tidy);
                     }
                 }
                 Some(change) = feed.next() => match change {
                     Change::Documents(loaded) => {
-                        self.leftovers.read(None);
+                        self.leftovers.all();
                         self.reconciler.documents(loaded);
                     }
-                    Change::Objects(taken) => {
-                        self.leftovers.read(Some(taken.read));
-                        self.reconciler.objects(taken);
-                    }
+                    Change::Objects(taken) => self.reconciler.objects(taken),
                 },
                 Some(discovery) = changed(&mut self.pods) => self.reconciler.pods(discovery),
                 Some(rehearsal) = self.asked.recv() => self.reconciler.rehearse(rehearsal),

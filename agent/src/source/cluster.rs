@@ -126,6 +126,12 @@ impl ClusterWatch {
         }
     }
 
+    /// How many changes of objects were seen, of documents or not.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.seen.borrow().as_ref().map_or(0, |seen| seen.changes)
+    }
+
     /// Waits until a document differs, and reads what does. None when nobody follows the cluster any more. A dropped future
     /// loses nothing.
     pub async fn changed(&mut self) -> Option<Taken> {
