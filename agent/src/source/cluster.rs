@@ -2,7 +2,9 @@
 //!
 //! Flows in: all objects at one moment. Flows out: a snapshot of all that is right, and what became of each object.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kubernetes::{Cluster, Object, ObjectId, Objects, Outcome, Seen};
@@ -49,7 +51,7 @@ impl Found {
 #[derive(Default)]
 pub struct Reader {
     objects: Objects,
-    reads: BTreeMap<ObjectId, Arc<Read>>,
+    reads: BTreeSet<ByPath>,
     linker: Linker,
 }
 
@@ -69,16 +71,17 @@ impl Reader {
                 } => {
                     if id.kind.is_document() {
                         read += 1;
-                        self.reads.insert(id.clone(), document(object));
+                        self.reads.replace(ByPath(document(object)));
                     }
                 }
                 imbl::ordmap::DiffItem::Remove(id, _) => {
-                    self.reads.remove(id);
+                    self.reads.remove(path(id).as_str());
                 }
             }
         }
         self.objects = seen.objects.clone();
-        let reads: Vec<_> = self.reads.values().cloned().collect();
+        let reads = self.reads.iter().map(|ByPath(read)| Arc::clone(read));
+        let reads: Vec<_> = reads.collect();
         let taken = self.linker.link(&reads);
         tracing::debug!(objects = reads.len(), read, "objects were taken");
         Taken {
@@ -92,18 +95,51 @@ impl Reader {
     }
 }
 
-fn document(object: &Object) -> Arc<Read> {
+/// What an object says, in the order and by the name of its path.
+struct ByPath(Arc<Read>);
+
+impl Borrow<str> for ByPath {
+    fn borrow(&self) -> &str {
+        self.0.path()
+    }
+}
+
+impl PartialEq for ByPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.path() == other.0.path()
+    }
+}
+
+impl Eq for ByPath {}
+
+impl PartialOrd for ByPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByPath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.path().cmp(other.0.path())
+    }
+}
+
+/// Where an object would be if it were a file.
+fn path(id: &ObjectId) -> String {
     let ObjectId {
         kind,
         namespace,
         name,
-    } = &object.id;
-    let path = match &**namespace {
+    } = id;
+    match &**namespace {
         "" => format!("{kind}/{name}"),
         namespace => format!("{kind}/{namespace}/{name}"),
-    };
+    }
+}
+
+fn document(object: &Object) -> Arc<Read> {
     Arc::new(snapshot::read(&SourceFile {
-        path,
+        path: path(&object.id),
         bytes: object.document.to_vec(),
     }))
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::backend_tls::{self, TlsTarget};
+use super::labels::Labels;
 use super::network_policy::{self, PolicyDraft, cilium};
-use super::selector::Labels;
 use super::{Kind, Meta};
 use crate::model::{L7Kind, ObjectName, RouteName, SectionName};
 use crate::reader::{Field, Object, Sink};
