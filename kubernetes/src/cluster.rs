@@ -130,9 +130,7 @@ impl Cluster {
     /// # Errors
     /// Nobody names one, or what was kept cannot be read.
     pub async fn follow(settings: &Settings) -> Result<Self, ClusterError> {
-        let config = Config::infer()
-            .await
-            .map_err(|error| ClusterError::Config(error.into()))?;
+        let config = Config::infer().await.map_err(ClusterError::Config)?;
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/').to_owned();
         let client =

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 /// Why the cluster cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// Nobody says where the API server is.
+    /// Nobody says where the API server is. What `kube` says of it has its causes inside already.
     #[error(
-        "no API server is configured; expected a kubeconfig (KUBECONFIG) or a pod with a service account"
+        "no API server is configured; expected a kubeconfig (KUBECONFIG) or a pod with a service account: {0}"
     )]
-    Config(#[source] Box<dyn Error + Send + Sync>),
+    Config(kube::config::InferConfigError),
     /// The client cannot be made of the configuration.
     #[error("the configuration of the API server cannot be used")]
     Client(#[source] Box<dyn Error + Send + Sync>),
