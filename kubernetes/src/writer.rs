@@ -224,9 +224,7 @@ impl Writer {
         };
         // Who is behind now will say so, or will not: both are looked at again.
         let behind = spread.as_ref().and_then(Spread::missing).map(|_| AGAIN);
-        let Some(word) = word(object, outcome, spread.as_ref()) else {
-            return None;
-        };
+        let word = word(object, outcome, spread.as_ref())?;
         let time = timestamp();
         if word.said.merged(object.status().as_ref(), &time).is_none() {
             return behind;
