@@ -38,6 +38,14 @@ async fn halting(parts: usize, pause: Duration) -> SocketAddr {
     at
 }
 
+/// What still comes before the connection ends, with or without a reset.
+async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
+    let _ended = read.await.expect("it is closed");
+    rest
+}
+
 #[tokio::test]
 async fn proxy_client_policy_has_times_of_its_own() {
     let up = echo("up").await;
@@ -95,10 +103,7 @@ async fn proxy_client_policy_has_times_of_its_own() {
         .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .await
         .expect("it is taken");
-    let mut answer = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));
-    // It may end with a reset.
-    let _ended = read.await.expect("it is closed");
+    let answer = rest(&mut stream).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(
         answer.contains("part ") && !answer.ends_with("0\r\n\r\n"),
@@ -124,10 +129,7 @@ async fn proxy_client_policy_has_times_of_its_own() {
     text.push_str(&policy("timeout: { tcp: { idleTimeout: 200ms } }"));
     let router = Router::start(&crate::documents::snapshot(&text));
     let mut stream = connect(None, (Ipv4Addr::LOCALHOST, at).into()).await;
-    let mut all = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut all));
-    // It may end with a reset.
-    let _ended = read.await.expect("it is closed");
+    rest(&mut stream).await;
     router.reason(Reason::IdleTimeout).await;
 }
 
@@ -251,10 +253,7 @@ async fn proxy_client_policy_ends_streams_that_take_too_long() {
     let mut stream = connect(None, at).await;
     let first = ask(&mut stream).await;
     assert!(first.starts_with("HTTP/1.1 200"), "{first}");
-    let mut rest = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest));
-    // It may end with a reset.
-    let _ended = read.await.expect("it is closed");
+    let rest = rest(&mut stream).await;
     let rest = String::from_utf8_lossy(&rest);
     assert!(
         rest.contains("part ") && !rest.ends_with("0\r\n\r\n"),
