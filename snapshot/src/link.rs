@@ -18,7 +18,7 @@ use self::http_route::{Documents, References};
 use self::report::Leads;
 use crate::document::address_source::AddressSources;
 use crate::document::gateway::GatewayDraft;
-use crate::document::platform::CellSource;
+use crate::document::platform::{CellSource, PlatformDraft};
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
 use crate::document::{Draft, Drafts, Kind, Read};
@@ -36,6 +36,7 @@ mod backend_tls;
 mod balancer;
 mod cells;
 mod client_policy;
+mod closed_cells;
 mod collect;
 mod context;
 mod credentials;
@@ -176,15 +177,17 @@ fn snapshot(
     let platform = platform::link(platform_draft, &drafts.nodes, &mut served, &gateways, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
-    let derived = platform_draft.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
-    let (cells, exposures) = cells::link(drafts, derived, sink);
+    // What a refused one says of who is isolated goes on: without it pods would be let alone.
+    let stated = platform_draft.or_else(|| refused_platform(documents));
+    let derived = stated.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
+    let (cells, exposures) = cells::link(drafts, documents, derived, sink);
     // The pods of cells of labels are known now too.
     let network = network_policy::link(
         drafts,
         documents,
         &cells,
         context.namespaces,
-        platform_draft.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        stated.map_or_else(PolicyScope::default, |platform| platform.network_policies),
         &platform,
         sink,
     );
@@ -211,11 +214,6 @@ fn snapshot(
         context: &context,
     };
     let mut l4_routes = l4_route::routes(drafts, &references, report);
-    for route in &mut l4_routes {
-        route
-            .parents
-            .retain(|one| !clients.closes(&one.gateway, &one.listener));
-    }
     let of_documents = [
         (L7Kind::Http, &drafts.http_routes),
         (L7Kind::Grpc, &drafts.grpc_routes),
@@ -232,6 +230,18 @@ fn snapshot(
         known,
     );
     let traffic = traffic_policy::policies(&drafts.traffic_policies, &closing.traffic, known);
+    for route in &mut l4_routes {
+        let named = closing
+            .l4_routes
+            .contains(&(route.kind, route.name.clone()));
+        route.parents.retain(|one| {
+            let (gateway, listener) = (&one.gateway, &one.listener);
+            let closes = clients.closes(gateway, listener)
+                || security.closes(gateway, listener)
+                || traffic.closes(gateway, listener);
+            !named && !closes
+        });
+    }
     // What closes a rule comes last: nothing opens it again.
     security.on_documents(&mut linked);
     traffic.on_documents(&mut linked);
@@ -305,6 +315,15 @@ fn labelled<'a>(documents: &'a [Placed<'_>]) -> Labelled<'a> {
         Some((target, &meta.labels))
     });
     found.collect()
+}
+
+/// What could be read of a platform that is refused.
+fn refused_platform<'a>(documents: &'a [Placed<'_>]) -> Option<&'a PlatformDraft> {
+    let mut refused = documents.iter().filter(|placed| placed.refused);
+    refused.find_map(|placed| match &placed.document.draft {
+        Draft::Platform(draft) => draft.as_deref(),
+        _ => None,
+    })
 }
 
 /// What could be read of gateways that are refused, and why they are.

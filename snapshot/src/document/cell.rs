@@ -15,6 +15,7 @@ use crate::report::Source;
 use crate::shared::Shared;
 
 mod egress;
+pub(crate) mod remains;
 pub(super) mod service;
 mod visibility;
 
