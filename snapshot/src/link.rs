@@ -80,6 +80,9 @@ pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -
     let sink = Sink::default();
     let (mut collected, changes) = memory.assembly.collect(&reads, taking, &sink);
     let before = sink.mistakes();
+    let stated = stated(&collected.drafts, &collected.documents);
+    let derived = stated.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
+    cells::unique(&collected.drafts, derived, &sink);
     addresses::unique(&collected.drafts, &sink);
     addresses::pod_networks(&collected.drafts, &sink);
     if sink.mistakes() > before {
@@ -177,9 +180,9 @@ fn snapshot(
     let platform = platform::link(platform_draft, &drafts.nodes, &mut served, &gateways, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
-    // What a refused one says of who is isolated goes on: without it pods would be let alone.
-    let stated = platform_draft.or_else(|| refused_platform(documents));
+    let stated = stated(drafts, documents);
     let derived = stated.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
+    let scope = stated.map_or_else(PolicyScope::default, |platform| platform.network_policies);
     let (cells, exposures) = cells::link(drafts, documents, derived, sink);
     // The pods of cells of labels are known now too.
     let network = network_policy::link(
@@ -187,7 +190,7 @@ fn snapshot(
         documents,
         &cells,
         context.namespaces,
-        stated.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        scope,
         &platform,
         sink,
     );
@@ -317,12 +320,16 @@ fn labelled<'a>(documents: &'a [Placed<'_>]) -> Labelled<'a> {
     found.collect()
 }
 
-/// What could be read of a platform that is refused.
-fn refused_platform<'a>(documents: &'a [Placed<'_>]) -> Option<&'a PlatformDraft> {
+/// The platform. What a refused one says of who is isolated, as far as it can be read, goes on: without it pods would be let alone.
+fn stated<'a>(drafts: &'a Drafts, documents: &'a [Placed<'_>]) -> Option<&'a PlatformDraft> {
+    let mut platforms = drafts.platforms.values();
+    let read = platforms.find_map(|(_, draft)| draft.as_deref());
     let mut refused = documents.iter().filter(|placed| placed.refused);
-    refused.find_map(|placed| match &placed.document.draft {
-        Draft::Platform(draft) => draft.as_deref(),
-        _ => None,
+    read.or_else(|| {
+        refused.find_map(|placed| match &placed.document.draft {
+            Draft::Platform(draft) => draft.as_deref(),
+            _ => None,
+        })
     })
 }
 

@@ -132,6 +132,7 @@ fn of_two_cells_with_one_tuple_the_second_is_closed() {
         ("Pod/shop/other", pod("other", "app: other", "10.1.0.2")),
     ]);
     assert_eq!(taken.snapshot.cells.len(), 2);
+    assert!(accepted(&taken, Kind::Cell, "a") && !accepted(&taken, Kind::Cell, "b"));
     assert_closed(of(&taken, "10.1.0.2").expect("it is somebody's"));
 }
 
@@ -429,5 +430,24 @@ fn no_document_of_a_namespace_leads_to_the_node() {
             let resolved = conditions.find(|one| one.kind == ConditionKind::ResolvedRefs);
             assert_eq!(resolved.expect("it is there").holds, !closed, "{endpoint}");
         }
+    }
+}
+
+#[test]
+fn a_younger_cell_takes_neither_a_tuple_nor_an_address_from_an_older_one() {
+    let of_age = |name: &str, project: &str, day: u8| {
+        let spec = "  components: [{ name: a, workloads: { addresses: [10.9.0.9] } }]";
+        let created = format!("name: {name}, creationTimestamp: \"2026-01-0{day}T00:00:00Z\"");
+        cell(name, project, spec).replace(&format!("name: {name},"), &format!("{created},"))
+    };
+    for project in ["shop", "other"] {
+        let taken = taken(&[
+            ("Cell/shop/a", of_age("a", project, 2)),
+            ("Cell/shop/b", of_age("b", "shop", 1)),
+        ]);
+        assert!(!accepted(&taken, Kind::Cell, "a"), "{project}");
+        assert!(accepted(&taken, Kind::Cell, "b"), "{project}");
+        let found = of(&taken, "10.9.0.9").expect("it is somebody's");
+        assert_eq!(found.id.project.as_str(), "shop");
     }
 }

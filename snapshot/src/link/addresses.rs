@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use crate::document::Drafts;
 use crate::document::addresses::Placed;
 use crate::document::gateway::AddressDraft;
-use crate::model::Cidr;
+use crate::model::{Cidr, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
 
 /// A network, who has it, and where that is written.
 struct Claim {
     rank: Rank,
+    created: Option<Timestamp>,
     network: Cidr,
     owner: String,
     source: Source,
@@ -49,7 +50,10 @@ impl Others {
 /// must mean one thing.
 pub(super) fn unique(drafts: &Drafts, sink: &Sink) {
     let mut claims = claims(drafts);
-    claims.sort_by(|a, b| (a.rank, a.source.position()).cmp(&(b.rank, b.source.position())));
+    claims.sort_by(|a, b| {
+        let order = |claim: &Claim| (claim.rank, claim.created.is_none(), claim.created);
+        (order(a), a.source.position()).cmp(&(order(b), b.source.position()))
+    });
     let mut taken: BTreeMap<Cidr, Claim> = BTreeMap::new();
     for claim in claims {
         // Nothing on loopback is ever on a wire.
@@ -123,14 +127,16 @@ fn is_named(drafts: &Drafts, node: &str) -> bool {
 
 fn claims(drafts: &Drafts) -> Vec<Claim> {
     let mut claims = Vec::new();
-    let mut hosts = |rank, placed: &[Placed], owner: &str| {
+    let mut aged = |rank, created, placed: &[Placed], owner: &str| {
         claims.extend(placed.iter().map(|placed| Claim {
             rank,
+            created,
             network: Cidr::host(placed.address),
             owner: owner.to_owned(),
             source: placed.source.clone(),
         }));
     };
+    let mut hosts = |rank, placed: &[Placed], owner: &str| aged(rank, None, placed, owner);
     let platforms = drafts.platforms.values();
     let platform = platforms.filter_map(|(_, draft)| draft.as_ref());
     for platform in platform.clone() {
@@ -162,14 +168,20 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
     for draft in drafts.gateways.values().filter_map(|(_, d)| d.as_ref()) {
         for address in &draft.addresses {
             if let AddressDraft::Fixed(placed) = address {
-                hosts(Rank::Gateway, std::slice::from_ref(placed), GATEWAY);
+                aged(
+                    Rank::Gateway,
+                    draft.created,
+                    std::slice::from_ref(placed),
+                    GATEWAY,
+                );
             }
         }
     }
     for draft in drafts.cells.values().filter_map(|(_, d)| d.as_ref()) {
         for (component, placed) in &draft.addresses {
-            hosts(
+            aged(
                 Rank::Cell,
+                draft.created,
                 std::slice::from_ref(placed),
                 &format!("component `{component}`"),
             );
@@ -178,6 +190,7 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
     for service in platform.flat_map(|platform| &platform.services) {
         claims.extend(service.addresses.iter().map(|network| Claim {
             rank: Rank::Platform,
+            created: None,
             network: *network,
             owner: format!("service `{}`", service.name),
             source: service.declared.clone(),

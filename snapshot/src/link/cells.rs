@@ -14,12 +14,52 @@ use crate::document::cell::remains::Remains;
 use crate::document::cell::{CellDraft, ExposureDraft};
 use crate::document::pod::PodDraft;
 use crate::document::{Draft, Drafts, Kind, Table};
-use crate::model::{
-    Cell, CellId, ComponentId, East, EndpointId, ObjectName, Platform, Route, Workloads,
-};
+use crate::model::{Cell, CellId, ComponentId, East, EndpointId, Platform, Route, Workloads};
 use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
+
+/// Reports every cell whose tuple another one has that is older, or comes first by its place, and every one that by its labels is
+/// another namespace. `derived` tells that labels of OpenChoreo make cells.
+pub(super) fn unique(drafts: &Drafts, derived: bool, sink: &Sink) {
+    let labelled = match derived {
+        // What is wrong with labels is told later.
+        true => Labelled::of(&drafts.namespaces, &Sink::default()),
+        false => Labelled::default(),
+    };
+    let mut known: BTreeMap<&CellId, &Source> = BTreeMap::new();
+    for (source, draft) in by_age(drafts) {
+        let id = &draft.cell.id;
+        if let Some(first) = known.get(id) {
+            sink.mistake(
+                source.at("spec"),
+                format_args!("cell `{id}` is declared before, in {first}"),
+            );
+        } else if let Some(namespaces) = labelled.elsewhere(id, &draft.namespace) {
+            sink.mistake(
+                source.at("spec"),
+                format_args!(
+                    "by its labels cell `{id}` is namespace {namespaces}; expected its document there"
+                ),
+            );
+        } else {
+            known.insert(id, source);
+        }
+    }
+}
+
+/// Documents of cells, the oldest first: nobody takes a tuple from somebody else by the name of a document.
+fn by_age(drafts: &Drafts) -> Vec<(&Source, &Arc<CellDraft>)> {
+    let documents = drafts.cells.values();
+    let mut cells: Vec<(&Source, &Arc<CellDraft>)> = documents
+        .filter_map(|(source, draft)| Some((source, draft.as_ref()?)))
+        .collect();
+    cells.sort_by(|(one, a), (other, b)| {
+        let age = |draft: &CellDraft| (draft.created.is_none(), draft.created);
+        (age(a), one.position()).cmp(&(age(b), other.position()))
+    });
+    cells
+}
 
 /// Cells by their tuple; of two with one the first counts. What the others expose is not told. Those that are refused are closed.
 /// `derived` tells that labels of OpenChoreo make cells too.
@@ -33,40 +73,13 @@ pub(super) fn link(
         true => Labelled::of(&drafts.namespaces, sink),
         false => Labelled::default(),
     };
-    let of_documents = drafts.cells.iter();
-    let mut cells: Vec<(&ObjectName, &Source, &Arc<CellDraft>)> = of_documents
-        .filter_map(|(name, (source, draft))| Some((name, source, draft.as_ref()?)))
-        .collect();
-    cells.sort_by(|(_, a, _), (_, b, _)| a.position().cmp(&b.position()));
     let mut linked: BTreeMap<CellId, Shared<Cell>> = BTreeMap::new();
     let mut exposing = Vec::new();
-    let mut refused = refused(documents);
-    for (name, source, draft) in cells {
-        let remains = || Refused {
-            name,
-            declared: source,
-            remains: Remains::of(draft),
-        };
-        if let Some(first) = linked.get(&draft.cell.id) {
-            sink.mistake(
-                source.at("spec"),
-                format_args!(
-                    "cell `{}` is declared before, in {}",
-                    draft.cell.id, first.declared
-                ),
-            );
-            refused.push(remains());
-            continue;
-        }
-        if let Some(namespaces) = labelled.elsewhere(&draft.cell.id, &draft.namespace) {
-            sink.mistake(
-                source.at("spec"),
-                format_args!(
-                    "by its labels cell `{}` is namespace {namespaces}; expected its document there",
-                    draft.cell.id
-                ),
-            );
-            refused.push(remains());
+    let refused = refused(documents);
+    for (_, draft) in by_age(drafts) {
+        let id = &draft.cell.id;
+        // A folder's mistake, which is told.
+        if linked.contains_key(id) || labelled.elsewhere(id, &draft.namespace).is_some() {
             continue;
         }
         linked.insert(draft.cell.id.clone(), draft.cell.clone());
