@@ -14,7 +14,7 @@ use std::time::Duration;
 use agent_common::SocketKey;
 
 use arc_swap::ArcSwap;
-use snapshot::model::ComponentId;
+use snapshot::model::{AddressClass, ClassId, ComponentId};
 use snapshot::{Mistake, Rejections, Snapshot};
 
 use crate::compile::{self, kernel::Compiled};
@@ -208,22 +208,41 @@ impl Activator {
     }
 
     /// Lets the interfaces go that are nobody's, whatever becomes of the generation for them: `snapshots` are the active
-    /// documents and those that are wanted.
-    pub fn release(&self, discovery: &Discovery, patience: Duration, snapshots: &[&Snapshot]) {
+    /// documents and those that are wanted. In a cluster `node` is the name of this one: while a pod is on its way to it that may
+    /// be somebody's, an interface that nobody is known to own may be that pod's.
+    pub fn release(
+        &self,
+        discovery: &Discovery,
+        patience: Duration,
+        snapshots: &[&Snapshot],
+        node: Option<&str>,
+    ) {
         let Some(datapath) = &self.datapath else {
             return;
         };
         if datapath.held().is_empty() {
             return;
         }
-        let claimed: BTreeSet<IpAddr> = snapshots
+        let mut claimed: BTreeSet<IpAddr> = snapshots
             .iter()
             .flat_map(|snapshot| snapshot.cells.values())
             .flat_map(|cell| cell.components.values())
             .flat_map(|component| component.workloads.addresses())
             .copied()
             .collect();
-        datapath.release(discovery, patience, |address| claimed.contains(address));
+        for snapshot in snapshots {
+            let policies = &snapshot.network;
+            let isolated = |(_, class): &(&IpAddr, &ClassId)| {
+                let class = policies.classes.of.get(*class);
+                class.is_some_and(AddressClass::is_isolated)
+            };
+            let isolated = policies.members.iter().filter(isolated);
+            claimed.extend(isolated.map(|(address, _)| *address));
+        }
+        let awaited =
+            node.is_some_and(|node| snapshots.iter().any(|one| one.awaited.contains(node)));
+        let owned = |address: &IpAddr| claimed.contains(address);
+        datapath.release(discovery, patience, awaited, owned);
     }
 
     /// Makes a snapshot and a discovery the active generation.

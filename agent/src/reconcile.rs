@@ -148,6 +148,8 @@ impl Reconciler {
         let snapshot = taken.snapshot.sharing(&self.documents.snapshot);
         self.waiting = Some(Documents::of_cluster(Taken { snapshot, ..taken }));
         self.reconcile();
+        // A pod that was waited for may have turned out to be nobody's.
+        self.release();
     }
 
     /// Takes over what pods there are.
@@ -220,9 +222,10 @@ impl Reconciler {
     fn release(&self) {
         let waiting = self.waiting.iter().map(|documents| &*documents.snapshot);
         let snapshots: Vec<_> = waiting.chain([&*self.documents.snapshot]).collect();
+        let node = self.cluster.as_deref().map(Cluster::node);
         tokio::task::block_in_place(|| {
             self.activator
-                .release(&self.discovery, self.patience, &snapshots);
+                .release(&self.discovery, self.patience, &snapshots, node);
         });
     }
 

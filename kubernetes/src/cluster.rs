@@ -235,6 +235,12 @@ impl Cluster {
         self.seen.clone()
     }
 
+    /// Name of the node that we are on.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Where the API server is.
     #[must_use]
     pub fn server(&self) -> &str {

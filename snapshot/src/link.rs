@@ -31,6 +31,7 @@ mod addresses;
 mod assembly;
 mod attachment;
 mod authorities;
+mod awaited;
 mod backend;
 mod backend_tls;
 mod balancer;
@@ -271,6 +272,13 @@ fn snapshot(
     Snapshot {
         digest: "".into(),
         platform: platform.into(),
+        awaited: awaited::nodes(
+            &drafts.pods,
+            &cells,
+            documents,
+            derived.then_some(&drafts.namespaces),
+            scope,
+        ),
         cells,
         network,
         services: service::services(&drafts.services, &drafts.slices, sink),

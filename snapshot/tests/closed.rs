@@ -434,6 +434,47 @@ fn no_document_of_a_namespace_leads_to_the_node() {
 }
 
 #[test]
+fn a_node_waits_for_pods_that_may_be_somebodys() {
+    let coming = |namespace: &str, rest: &str| {
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{ name: coming, namespace: {namespace}, labels: {{ app: other }} }}
+spec: {{ nodeName: node-a{rest} }}
+status: {{ phase: Pending }}
+"
+        )
+    };
+    let good = "  components:
+    - { name: front, workloads: { selector: { matchLabels: { app: web } } } }";
+    let bad = format!("{good}\n  unheardOf: 1");
+    let cells = PLATFORM.replace("all", "cells");
+    for (namespace, rest, spec, platform, waits) in [
+        ("shop", "", good, &*cells, true),
+        ("shop", "", &*bad, &*cells, true),
+        ("shop", ", hostNetwork: true", good, &*cells, false),
+        ("bank", "", good, &*cells, false),
+        ("bank", "", good, PLATFORM, true),
+    ] {
+        let taken = taken(&[
+            ("Cell/shop/a", cell("a", "a", spec)),
+            ("NetworkPolicy/shop/deny", policy("deny", "")),
+            ("Platform/platform", platform.to_owned()),
+            ("Pod/coming", coming(namespace, rest)),
+        ]);
+        let waiting: Vec<&str> = taken.snapshot.awaited.iter().map(|one| &**one).collect();
+        let expected: &[&str] = if waits { &["node-a"] } else { &[] };
+        assert_eq!(waiting, expected, "{namespace} {rest} {spec} {platform}");
+    }
+    // It has come.
+    let taken = taken(&[
+        ("Cell/shop/a", cell("a", "a", good)),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+    ]);
+    assert!(taken.snapshot.awaited.is_empty());
+}
+
+#[test]
 fn a_younger_cell_takes_neither_a_tuple_nor_an_address_from_an_older_one() {
     let of_age = |name: &str, project: &str, day: u8| {
         let spec = "  components: [{ name: a, workloads: { addresses: [10.9.0.9] } }]";

@@ -123,6 +123,11 @@ fn cell(labels: &Labels) -> Result<Option<CellId>, String> {
     }))
 }
 
+/// Whether labels of a namespace name a cell.
+pub(super) fn names_cell(labels: &Labels) -> bool {
+    cell(labels).is_ok_and(|cell| cell.is_some())
+}
+
 /// The component that labels of a pod name, with the label.
 fn component(labels: &Labels) -> Option<(Name, &'static str)> {
     let mut named = COMPONENT
