@@ -14,7 +14,7 @@ use std::time::Duration;
 use agent_common::SocketKey;
 
 use arc_swap::ArcSwap;
-use snapshot::model::{AddressClass, ClassId, ComponentId};
+use snapshot::model::ComponentId;
 use snapshot::{Mistake, Rejections, Snapshot};
 
 use crate::compile::{self, kernel::Compiled};
@@ -24,6 +24,10 @@ use crate::datapath::{
 use crate::explain::{Explanation, Question, Refusal, rehearsal::rehearse};
 use crate::proxy::{ListenError, Proxy, SocketKind};
 use crate::route::RouteTable;
+
+mod claims;
+
+use claims::Claims;
 
 /// Why a generation did not become active. The one before it goes on serving.
 #[derive(Debug, thiserror::Error)]
@@ -223,25 +227,9 @@ impl Activator {
         if datapath.held().is_empty() {
             return;
         }
-        let mut claimed: BTreeSet<IpAddr> = snapshots
-            .iter()
-            .flat_map(|snapshot| snapshot.cells.values())
-            .flat_map(|cell| cell.components.values())
-            .flat_map(|component| component.workloads.addresses())
-            .copied()
-            .collect();
-        for snapshot in snapshots {
-            let policies = &snapshot.network;
-            let isolated = |(_, class): &(&IpAddr, &ClassId)| {
-                let class = policies.classes.of.get(*class);
-                class.is_some_and(AddressClass::is_isolated)
-            };
-            let isolated = policies.members.iter().filter(isolated);
-            claimed.extend(isolated.map(|(address, _)| *address));
-        }
-        let awaited =
-            node.is_some_and(|node| snapshots.iter().any(|one| one.awaited.contains(node)));
-        let owned = |address: &IpAddr| claimed.contains(address);
+        let claims = Claims::of(snapshots);
+        let awaited = node.is_some_and(|node| claims.are_awaited(node, discovery));
+        let owned = |address: &IpAddr| claims.have(address);
         datapath.release(discovery, patience, awaited, owned);
     }
 
