@@ -70,18 +70,19 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
                 let kinds: BTreeSet<Kind> = kinds.copied().collect();
                 served.retain(|kind, _| !running.contains_key(kind));
                 let now = Instant::now();
-                let again = known.change(|store| {
+                // In one step: nothing is complete while what restricts is missing.
+                let (again, news) = known.change(|store| {
                     store.serves(&served.keys().copied().collect());
-                    store.unserved(&kinds, now)
+                    let mut news = unreadable;
+                    news.retain(|kind, versions| {
+                        !running.contains_key(kind) && store.unreadable(*kind, versions, now)
+                    });
+                    (store.unserved(&kinds, now), news)
                 });
-                for (kind, versions) in unreadable {
-                    let news = !running.contains_key(&kind)
-                        && known.change(|store| store.unreadable(kind, &versions, now));
-                    if news {
-                        tracing::warn!(
-                            %kind, versions, "this kind is served in versions only that are not read; what is known of it goes on"
-                        );
-                    }
+                for (kind, versions) in news {
+                    tracing::warn!(
+                        %kind, versions, "this kind is served in versions only that are not read; what is known of it goes on"
+                    );
                 }
                 for (kind, resource) in served {
                     tracing::debug!(%kind, version = %resource.api_version, "watching");
