@@ -254,6 +254,7 @@ fn snapshot(
     let routes = traffic.on_listeners(routes, &served);
     let mut routes = clients.on_listeners(routes, &served);
     traffic_policy::without_effect(&routes, sink);
+    security_policy::without_effect(&security, &served, sink);
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
 
     report::classes(&drafts.classes, &drafts.platforms, report);

@@ -492,3 +492,33 @@ fn a_younger_cell_takes_neither_a_tuple_nor_an_address_from_an_older_one() {
         assert_eq!(found.id.project.as_str(), "shop");
     }
 }
+
+#[test]
+fn a_security_policy_says_where_it_asks_nothing() {
+    let policy = "apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: { name: p, namespace: shop }
+spec:
+  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: web }]
+  authorization: { defaultAction: Deny }
+";
+    let mut objects: Vec<(&str, String)> = SERVED
+        .iter()
+        .map(|(path, text)| (*path, (*text).to_owned()))
+        .collect();
+    objects.push(("Backend/shop/app", BACKEND.to_owned()));
+    objects.push(("SecurityPolicy/shop/p", policy.to_owned()));
+    let taken = taken(&objects);
+    assert!(accepted(&taken, Kind::SecurityPolicy, "p"));
+    let warnings: Vec<&str> = taken
+        .snapshot
+        .warnings
+        .iter()
+        .map(|one| one.message.as_str())
+        .collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("listener `tcp` of shop/web"),
+        "{warnings:?}"
+    );
+}
