@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use snapshot::model::{AddressClass, Border, Cell, Intra, Target};
-use snapshot::status::ConditionKind;
+use snapshot::status::{ConditionKind, Reason};
 use snapshot::{Kind, SourceFile, Taken, take};
 
 fn taken(objects: &[(&str, String)]) -> Taken {
@@ -521,4 +521,34 @@ spec:
         warnings[0].contains("listener `tcp` of shop/web"),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn no_gateway_of_a_cluster_listens_at_an_address_of_the_node_itself() {
+    for (address, works) in [
+        ("127.0.0.1", false),
+        ("169.254.169.254", false),
+        ("169.254.20.10", false),
+        ("10.0.0.1", true),
+    ] {
+        let gateway = SERVED[1].1.replace("10.0.0.1", address);
+        let objects = [
+            ("GatewayClass/cardinal", SERVED[0].1.to_owned()),
+            ("Gateway/shop/web", gateway),
+        ];
+        let taken = taken(&objects);
+        assert_eq!(
+            taken.snapshot.gateways.len(),
+            usize::from(works),
+            "{address}"
+        );
+        let status = taken.report.gateways.values().next().expect("it is ours");
+        let mut conditions = status.conditions.iter();
+        let programmed = conditions.find(|one| one.kind == ConditionKind::Programmed);
+        let programmed = programmed.expect("it is there");
+        assert_eq!(programmed.holds, works, "{address}");
+        if !works {
+            assert_eq!(programmed.reason, Reason::AddressNotUsable, "{address}");
+        }
+    }
 }

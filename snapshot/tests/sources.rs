@@ -69,14 +69,18 @@ kind: GatewayClass
 metadata: { name: cardinal }
 spec: { controllerName: cardinal.dev/gateway-controller }
 ";
-    // Sockets are the node's own: a folder leads there, and no document of a cluster does (closed.rs).
+    // Sockets and loopback are the node's own: a folder is about them, and no document of a cluster is (closed.rs).
     let elsewhere = |text: String| {
         let mut text = text;
         for path in ["/run/shop/next.sock", "/run/broker.sock"] {
             let socket = format!("unix: {{ path: {path} }}");
             text = text.replace(&socket, "ip: { address: 192.0.2.99, port: 9999 }");
         }
-        assert!(!text.contains("unix:"), "{text}");
+        text = text.replace("value: 127.0.0.1", "value: 192.0.2.98");
+        assert!(
+            !text.contains("unix:") && !text.contains("127.0.0.1"),
+            "{text}"
+        );
         text
     };
     let texts = texts(folder).into_iter().map(elsewhere);

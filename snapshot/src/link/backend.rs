@@ -2,14 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Taking;
 use super::backend_tls::TlsPolicies;
 use super::context::{Context, Fault};
 use super::grants;
-use crate::document::addresses::METADATA;
+use crate::document::addresses::of_node;
 use crate::document::backend_tls::TlsTarget;
 use crate::document::endpoint_slice::{SliceDraft, State};
 use crate::document::http_route::{BackendDraft, BackendKind};
@@ -318,22 +317,12 @@ impl Context<'_> {
     fn own_place<'h>(&self, hosts: impl Iterator<Item = &'h UpstreamHost>) -> Option<&'static str> {
         let mut hosts = hosts.filter(|_| self.taking == Taking::Each);
         hosts.find_map(|host| match host {
-            UpstreamHost::Address(address) if address.is_loopback() => Some("a loopback address"),
-            UpstreamHost::Address(address) if METADATA.contains(address) => {
-                Some("the address of the instance metadata service")
-            }
-            UpstreamHost::Address(IpAddr::V4(v4)) if v4.is_link_local() => {
-                Some("an address of the link")
-            }
-            UpstreamHost::Address(IpAddr::V6(v6)) if v6.is_unicast_link_local() => {
-                Some("an address of the link")
-            }
+            UpstreamHost::Address(address) => of_node(*address),
             UpstreamHost::Name(name) => {
                 let name = name.to_string();
                 let own = name == "localhost" || name.ends_with(".localhost");
                 own.then_some("the name `localhost`")
             }
-            UpstreamHost::Address(_) => None,
         })
     }
 }
