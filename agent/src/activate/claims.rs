@@ -154,7 +154,7 @@ spec: { networkPolicies: all }
                 ("NetworkPolicy/shop/deny", policy),
                 ("Node/node-a", node),
                 ("Platform/platform", platform),
-                ("Pod/shop/p", &pod),
+                ("Pod/shop/p", pod.as_str()),
             ];
             let taken = take(objects.map(|(path, text)| SourceFile::new(path, text)));
             let snapshots = [&taken.snapshot];

@@ -283,11 +283,11 @@ mod tests {
         for (addresses, awaited, fate) in [
             (&[][..], false, Fate::Unknown),
             (&[][..], true, Fate::Unknown),
-            (&[other, own], false, Fate::Taken),
-            (&[own], true, Fate::Taken),
-            (&[other], false, Fate::Nobodys),
+            (&[other, own][..], false, Fate::Taken),
+            (&[own][..], true, Fate::Taken),
+            (&[other][..], false, Fate::Nobodys),
             // Its address may be the one that is about to be told.
-            (&[other], true, Fate::Unknown),
+            (&[other][..], true, Fate::Unknown),
         ] {
             assert_eq!(
                 Fate::of(addresses, claimed, awaited),
