@@ -127,12 +127,17 @@ impl Store {
     /// A kind has objects perhaps, and is served in versions only that nobody here reads. What is known of them stays; whether
     /// that is news.
     pub(crate) fn unreadable(&mut self, kind: Kind, versions: &str, now: Instant) -> bool {
-        if !kind.restricts() && self.of(kind).next().is_none() {
+        let known = self.of(kind).next().is_some();
+        if !known && !kind.restricts() {
             return false;
         }
         let read = kind.versions().join(", ");
         let why = format!("it is served as {versions}, and read as {read} only");
-        self.failed(kind, why, now)
+        let news = self.failed(kind, why, now);
+        if let Some(watched) = self.kinds.get_mut(&kind) {
+            watched.listed |= known;
+        }
+        news
     }
 
     /// Kinds that are not in `served` have no objects, if it stays so: some may be left of what was kept, or of another cluster.

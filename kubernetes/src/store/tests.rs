@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,12 @@ fn a_kind_of_which_no_version_is_read_keeps_what_is_known_of_it() {
         "{}",
         silences[0].error
     );
+    // An agent that starts now goes by what was kept.
+    let mut store = Store::kept(vec![object(Kind::Cell, "c", "x")]);
+    store.serves(&BTreeSet::new());
+    assert!(store.unreadable(Kind::Cell, "v1", now));
+    assert!(store.complete());
+    assert_eq!(names(&store), ["c"]);
 }
 
 #[test]
