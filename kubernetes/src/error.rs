@@ -1,7 +1,6 @@
 //! Why something failed, in one line.
 
 use std::error::Error;
-use std::path::PathBuf;
 
 /// Why the cluster cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -14,15 +13,6 @@ pub enum ClusterError {
     /// The client cannot be made of the configuration.
     #[error("the configuration of the API server cannot be used")]
     Client(#[source] Box<dyn Error + Send + Sync>),
-    /// The objects that were kept cannot be read.
-    #[error("failed to read the objects that were kept in `{}`", path.display())]
-    Kept {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// An error with its causes. `kube` repeats its source in its own message.

@@ -73,6 +73,7 @@ pub(crate) fn empty() -> Snapshot {
         routes: Vec::new(),
         l4_routes: Vec::new(),
         network: snapshot::model::NetworkPolicies::default(),
+        awaited: BTreeSet::new(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     }
