@@ -179,7 +179,9 @@ impl Reign {
                         self.leftovers.all();
                         self.reconciler.documents(loaded);
                     }
-                    Change::Objects(taken) => self.reconciler.objects(taken),
+                    Change::Objects(taken) => {
+                        self.reconciler.objects(taken, |found, mistakes| feed.without(found, mistakes));
+                    }
                 },
                 Some(discovery) = changed(&mut self.pods) => self.reconciler.pods(discovery),
                 Some(rehearsal) = self.asked.recv() => self.reconciler.rehearse(rehearsal),

@@ -4,12 +4,12 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kubernetes::{Cluster, Object, ObjectId, Objects, Outcome, Seen};
 use snapshot::status::Report;
-use snapshot::{Linker, Read, Snapshot, SourceFile};
+use snapshot::{Linker, Mistake, Read, Snapshot, SourceFile};
 use tokio::sync::watch;
 
 mod metrics;
@@ -52,6 +52,8 @@ impl Found {
 pub struct Reader {
     objects: Objects,
     reads: BTreeSet<ByPath>,
+    /// What is wrong with objects as they are that nobody finds who reads them.
+    refused: BTreeMap<ObjectId, Vec<Mistake>>,
     linker: Linker,
 }
 
@@ -69,17 +71,46 @@ impl Reader {
                 | imbl::ordmap::DiffItem::Update {
                     new: (id, object), ..
                 } => {
+                    self.refused.remove(id);
                     if id.kind.is_document() {
                         read += 1;
-                        self.reads.replace(ByPath(document(object)));
+                        self.reads.replace(ByPath(document(object, &[])));
                     }
                 }
                 imbl::ordmap::DiffItem::Remove(id, _) => {
+                    self.refused.remove(id);
                     self.reads.remove(path(id).as_str());
                 }
             }
         }
         self.objects = seen.objects.clone();
+        self.link(seen, read)
+    }
+
+    /// Takes the objects of the same moment without those of which no tables could be made, and closes what these would have closed.
+    /// None: none of the mistakes is news.
+    pub fn without(&mut self, seen: Seen, mistakes: &[Mistake]) -> Option<Taken> {
+        let mut news: BTreeSet<ObjectId> = BTreeSet::new();
+        for mistake in mistakes {
+            let mut ids = self.objects.keys();
+            let Some(id) = ids.find(|id| path(id) == *mistake.source.file) else {
+                continue;
+            };
+            let known = self.refused.entry(id.clone()).or_default();
+            if !known.contains(mistake) {
+                known.push(mistake.clone());
+                news.insert(id.clone());
+            }
+        }
+        for id in &news {
+            if let (Some(object), Some(refused)) = (self.objects.get(id), self.refused.get(id)) {
+                self.reads.replace(ByPath(document(object, refused)));
+            }
+        }
+        (!news.is_empty()).then(|| self.link(seen, news.len()))
+    }
+
+    fn link(&mut self, seen: Seen, read: usize) -> Taken {
         let reads = self.reads.iter().map(|ByPath(read)| Arc::clone(read));
         let reads: Vec<_> = reads.collect();
         let taken = self.linker.link(&reads);
@@ -137,11 +168,16 @@ fn path(id: &ObjectId) -> String {
     }
 }
 
-fn document(object: &Object) -> Arc<Read> {
-    Arc::new(snapshot::read(&SourceFile {
+/// Reads an object, which is refused if there are mistakes.
+fn document(object: &Object, refused: &[Mistake]) -> Arc<Read> {
+    let file = SourceFile {
         path: path(&object.id),
         bytes: object.document.to_vec(),
-    }))
+    };
+    Arc::new(match refused {
+        [] => snapshot::read(&file),
+        some => snapshot::refused(&file, some),
+    })
 }
 
 /// Changes of a cluster's documents, one after the other.
@@ -168,6 +204,12 @@ impl ClusterWatch {
         self.seen.borrow().as_ref().map_or(0, |seen| seen.changes)
     }
 
+    /// What was taken last without the objects of which no tables could be made; none: that would make no difference.
+    pub fn without(&mut self, taken: &Found, mistakes: &[Mistake]) -> Option<Taken> {
+        let seen = taken.seen.clone();
+        tokio::task::block_in_place(|| self.reader.without(seen, mistakes))
+    }
+
     /// Waits until a document differs, and reads what does. None when nobody follows the cluster any more. A dropped future
     /// loses nothing.
     pub async fn changed(&mut self) -> Option<Taken> {
@@ -187,3 +229,6 @@ impl ClusterWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
