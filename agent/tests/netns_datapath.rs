@@ -20,7 +20,7 @@ use agent_common::{
 };
 use aya::maps::{ArrayOfMaps, Map, MapData};
 use cardinal_agent::datapath::{
-    Error, GateHook, KernelTables, Network, Owner, ServiceAddress, scan,
+    Error, GateHook, Hold, KernelTables, Network, Owner, ServiceAddress, scan,
 };
 use cardinal_agent::proxy::{Ingress, Proxy, ProxyConfig, Sharing, SocketKind};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -397,7 +397,7 @@ fn netns_discovery_finds_pods_and_their_addresses() {
     assert_eq!(seen(found), expected(&world));
 
     let datapath = world.open();
-    let mut pods = inside(&world.node, move || datapath.watch_pods(false))
+    let mut pods = inside(&world.node, move || datapath.watch_pods(Hold::Nothing))
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(
         seen(pods.look(true).expect("the node can be looked at")),
