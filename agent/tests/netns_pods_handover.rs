@@ -98,7 +98,7 @@ impl Stage {
         let address = guest(number);
         let (before, to_bank) = (Instant::now(), self.bank.from(address));
         maker.link(Birth::AT_ONCE[number as usize % 2], None);
-        if number % 3 != 0 {
+        if !number.is_multiple_of(3) {
             maker.up(address);
         }
         thread::sleep(LIFE);

@@ -14,8 +14,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::world::inside;
 
-/// `RTNLGRP_LINK` and `RTNLGRP_TC` of `linux/rtnetlink.h`, as bits.
-const GROUPS: u32 = 1 << (1 - 1) | 1 << (4 - 1);
+/// `RTMGRP_LINK` and `RTMGRP_TC` of `linux/rtnetlink.h`.
+const GROUPS: u32 = 1 | 8;
 /// The handle of the agent's filters.
 const HANDLE: u16 = 0xca5;
 /// How long it may take until the thread hears that it is to end.

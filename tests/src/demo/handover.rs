@@ -210,13 +210,18 @@ pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
         thread::sleep(moment);
         next.kill()?;
         let end = Instant::now() + PATIENCE;
-        // The one before goes on, or it has left: nobody has the admin socket then.
+        // The one before goes on, or it has left. Whether it was about to leave when the next one was killed, it says itself: until
+        // it is in the middle of that, it still answers as if it served.
         let goes_on = loop {
-            if demo.agent.serves() {
-                break true;
-            }
-            if demo.agent.log_tail().contains("draining") && demo.agent.status().is_err() {
+            if demo.agent.says("draining")? > 0 {
                 break false;
+            }
+            let asked = demo
+                .agent
+                .says("another agent takes the place of this one")?;
+            let deserted = demo.agent.says("the other agent does not take the place")?;
+            if asked == deserted && demo.agent.serves() {
+                break true;
             }
             ensure!(
                 Instant::now() < end,
