@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// How long an agent may take to take over, or to end after that.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Requests before, between and after.
 const WHILE: Duration = Duration::from_millis(400);
 /// What the agents of these tests are started with.
-const OPTIONS: [&str; 3] = ["--take-over", "--drain", "3"];
+const OPTIONS: [&str; 3] = ["--take-over", "--drain", "20"];
 /// At how many moments of a handover somebody is killed, from the start of the next agent to a little after its end.
 const MOMENTS: u32 = 14;
 
