@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{ClusterError, explain};
 use crate::keep::Keep;
+use crate::nodes::{self, Nodes};
 use crate::status::Outcome;
 use crate::store::{Objects, Silence, Store};
 use crate::writer::{self, Tally};
@@ -183,11 +184,26 @@ impl Cluster {
             tasks.spawn(remember(Arc::clone(keep), self.seen.clone()));
         }
         tasks.spawn(lease::compete(self.client.clone(), self.node.clone(), lead));
+        let (spread, spreads) = watch::channel(Nodes::new());
+        let spread = Arc::new(spread);
+        tasks.spawn(nodes::report(
+            self.client.clone(),
+            self.node.clone(),
+            answers.clone(),
+            Arc::clone(&spread),
+        ));
+        tasks.spawn(nodes::hear(
+            self.client.clone(),
+            self.node.clone(),
+            self.leads.clone(),
+            spread,
+        ));
         tasks.spawn(writer::write(
             self.client.clone(),
             self.node.clone(),
             self.seen.clone(),
             answers,
+            spreads,
             self.leads.clone(),
             Arc::clone(&self.tally),
         ));

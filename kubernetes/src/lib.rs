@@ -17,6 +17,7 @@ mod events;
 mod keep;
 mod kinds;
 mod lease;
+mod nodes;
 mod object;
 mod served;
 mod status;

@@ -18,6 +18,7 @@ use snapshot::status::{
 
 use crate::cluster::Seen;
 use crate::kinds::Kind;
+use crate::nodes::{Spread, counted};
 use crate::object::{Object, ObjectId};
 use crate::store::Objects;
 
@@ -52,12 +53,19 @@ pub(crate) struct Word {
     pub(crate) said: Said,
 }
 
-/// What is to be said of an object, if it is answered.
-pub(crate) fn word(object: &Object, outcome: &Outcome) -> Option<Word> {
+/// What is to be said of an object, if it is answered. `spread` is given where nodes are counted.
+pub(crate) fn word(object: &Object, outcome: &Outcome, spread: Option<&Spread>) -> Option<Word> {
     Some(Word {
         generation: object.generation,
-        said: said(object, outcome)?,
+        said: said(object, outcome, spread)?,
     })
+}
+
+/// Whether it has to be known which nodes go by an object before something is said of it: it was taken, and this node goes by it.
+pub(crate) fn is_counted(object: &Object, outcome: &Outcome) -> bool {
+    let key = object.id.key().filter(|_| counted(object.id.kind));
+    let verdict = key.and_then(|key| outcome.report.objects.get(&key));
+    verdict.is_some_and(|verdict| verdict.accepted) && failure(outcome).is_none()
 }
 
 /// Objects of which something else may be to be said than after an outcome before, with those that are not the same.
@@ -147,7 +155,7 @@ fn differing<K: Ord, V: PartialEq>(
     }
 }
 
-fn said(object: &Object, outcome: &Outcome) -> Option<Said> {
+fn said(object: &Object, outcome: &Outcome, spread: Option<&Spread>) -> Option<Said> {
     let report = &*outcome.report;
     let generation = object.generation;
     let name = object.id.object_name();
@@ -214,7 +222,7 @@ fn said(object: &Object, outcome: &Outcome) -> Option<Said> {
         }
         Kind::Cell | Kind::RoutingTable | Kind::Platform => {
             let verdict = report.objects.get(&object.id.key()?)?;
-            Some(own(verdict, generation, failure(outcome)))
+            Some(own(verdict, generation, failure(outcome), spread))
         }
         Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy => {
             let verdict = report.objects.get(&object.id.key()?)?;
@@ -301,8 +309,8 @@ fn valid(verdict: &Verdict) -> Said {
     }
 }
 
-/// An object of our own group: taken or not, and what is wrong with it.
-fn own(verdict: &Verdict, generation: i64, failure: Option<&str>) -> Said {
+/// An object of our own group: taken or not, what is wrong with it, and which nodes go by it.
+fn own(verdict: &Verdict, generation: i64, failure: Option<&str>, spread: Option<&Spread>) -> Said {
     let accepted = condition(
         "Accepted",
         verdict.accepted,
@@ -310,13 +318,17 @@ fn own(verdict: &Verdict, generation: i64, failure: Option<&str>) -> Said {
         &mistakes(verdict),
         generation,
     );
-    let programmed = match failure {
+    let missing = spread.and_then(Spread::missing);
+    let programmed = match failure.or(missing.as_deref()) {
         _ if !verdict.accepted => condition("Programmed", false, REFUSED, "", generation),
         Some(failure) => condition("Programmed", false, "Pending", failure, generation),
         None => condition("Programmed", true, "Programmed", "", generation),
     };
+    let nodes =
+        spread.map(|spread| json!({ "activated": spread.activated, "known": spread.known }));
     Said::Whole(fields(json!({
         "observedGeneration": generation,
+        "nodes": nodes,
         "conditions": [accepted, programmed],
     })))
 }

@@ -21,8 +21,9 @@ use crate::balancers::Balancers;
 use crate::cluster::Seen;
 use crate::error::explain;
 use crate::events::Events;
+use crate::nodes::{Answer, Nodes, PATIENCE, Spread, counted};
 use crate::object::{Object, ObjectId};
-use crate::status::{Outcome, Said, Word, changed, news, word};
+use crate::status::{Outcome, Said, Word, changed, is_counted, news, word};
 
 /// Patches a second, on the average.
 const RATE: u32 = 50;
@@ -85,6 +86,8 @@ struct Writer {
     /// What was told of whom when a round began last, and who is left of it.
     before: Option<(Outcome, Seen)>,
     left: BTreeSet<ObjectId>,
+    /// When nodes were counted anew for all objects.
+    turn: u64,
     seed: RandomState,
     bucket: Bucket,
     events: Events,
@@ -98,6 +101,7 @@ pub(crate) async fn write(
     node: String,
     mut seen: watch::Receiver<Option<Seen>>,
     mut outcomes: watch::Receiver<Option<Outcome>>,
+    mut nodes: watch::Receiver<Nodes>,
     mut leads: watch::Receiver<bool>,
     tally: Arc<Tally>,
 ) {
@@ -108,6 +112,7 @@ pub(crate) async fn write(
         written: BTreeMap::new(),
         before: None,
         left: BTreeSet::new(),
+        turn: 0,
         seed: RandomState::new(),
         bucket: Bucket::new(Instant::now()),
         tally,
@@ -119,10 +124,10 @@ pub(crate) async fn write(
         let mut again = Duration::MAX;
         match (leading, outcome, now) {
             (true, Some(outcome), Some(now)) => {
-                let done = writer.round(&outcome, &now, &leads, &outcomes).await;
-                if !done {
-                    again = AGAIN;
-                }
+                let spread = nodes.borrow_and_update().clone();
+                again = writer
+                    .round(&outcome, &now, &spread, &leads, &outcomes)
+                    .await;
             }
             (false, ..) => {
                 writer.written.clear();
@@ -136,6 +141,7 @@ pub(crate) async fn write(
                 changed = leads.changed() => changed,
                 changed = outcomes.changed() => changed,
                 changed = seen.changed() => changed,
+                changed = nodes.changed() => changed,
             }
         };
         if let Ok(Err(_)) = timeout(again, changed).await {
@@ -147,14 +153,15 @@ pub(crate) async fn write(
 }
 
 impl Writer {
-    /// Writes what differs; whether nothing is left. Ends after [`ROUND`] when there is news.
+    /// Writes what differs; how long nothing is to be done then. Ends after [`ROUND`] when there is news.
     async fn round(
         &mut self,
         outcome: &Outcome,
         now: &Seen,
+        nodes: &Nodes,
         leads: &watch::Receiver<bool>,
         outcomes: &watch::Receiver<Option<Outcome>>,
-    ) -> bool {
+    ) -> Duration {
         let balanced = self.balancers.keep(outcome, &now.objects).await;
         match self.before.take() {
             Some((before, seen)) => {
@@ -163,64 +170,81 @@ impl Writer {
             }
             None => self.left = now.objects.keys().cloned().collect(),
         }
+        if self.turn != nodes.turn() {
+            self.turn = nodes.turn();
+            let ids = now.objects.keys();
+            self.left.extend(ids.filter(|id| counted(id.kind)).cloned());
+        }
         self.before = Some((outcome.clone(), now.clone()));
         let begun = Instant::now();
         let left: Vec<ObjectId> = self.left.iter().cloned().collect();
+        let mut again = if balanced { Duration::MAX } else { AGAIN };
         for id in left {
-            let done = match now.objects.get(&id) {
-                Some(object) => self.bring(object, outcome, leads).await,
+            let left = match now.objects.get(&id) {
+                Some(object) => self.bring(object, outcome, nodes, leads).await,
                 None => {
                     self.written.remove(&id);
-                    true
+                    None
                 }
             };
-            if done {
-                self.left.remove(&id);
+            match left {
+                None => {
+                    self.left.remove(&id);
+                }
+                Some(pause) => again = again.min(pause),
             }
             let news = begun.elapsed() > ROUND && outcomes.has_changed().unwrap_or(false);
             if news || !*leads.borrow() {
-                return true;
+                return Duration::MAX;
             }
         }
-        let done = balanced && self.left.is_empty();
         self.events.refused(outcome).await;
-        done
+        again
     }
 
-    /// Says of an object what is to be said of it; whether nothing is left of that.
+    /// Says of an object what is to be said of it; when something is left of that, until it is looked at again.
     async fn bring(
         &mut self,
         object: &Arc<Object>,
         outcome: &Outcome,
+        nodes: &Nodes,
         leads: &watch::Receiver<bool>,
-    ) -> bool {
+    ) -> Option<Duration> {
         let id = &object.id;
         // What was said of another one, or of another state, is said anew soon.
         let read = outcome.seen.objects.get(id);
         if read.is_none_or(|read| !read.same_document(object)) {
-            return true;
+            return None;
         }
-        let Some(word) = word(object, outcome) else {
-            return true;
+        let now = Instant::now();
+        let spread = match is_counted(object, outcome).then(|| nodes.of(object, now)) {
+            None => None,
+            Some(Answer::Known(spread)) => Some(spread),
+            Some(Answer::Soon) => return Some(PATIENCE),
         };
+        // Who is behind now will say so, or will not: both are looked at again.
+        let behind = spread.as_ref().and_then(Spread::missing).map(|_| AGAIN);
+        let word = word(object, outcome, spread.as_ref())?;
         let time = timestamp();
         if word.said.merged(object.status().as_ref(), &time).is_none() {
-            return true;
+            return behind;
         }
         let (hash, status) = (
             self.seed.hash_one(&word),
             self.hash(object.status.as_deref()),
         );
-        let now = Instant::now();
         let written = self.written.get(id);
         match written.map_or(Due::Now, |written| written.due(object, hash, status, now)) {
-            Due::Never => return true,
-            Due::Later => return false,
+            Due::Never => return behind,
+            Due::Later => return Some(AGAIN),
             Due::Now => {}
         }
         tokio::time::sleep(self.bucket.take(now)).await;
         let leads = *leads.borrow();
-        leads && self.patch(object, &word, &time).await
+        match leads && self.patch(object, &word, &time).await {
+            true => behind,
+            false => Some(AGAIN),
+        }
     }
 
     fn hash(&self, status: Option<&str>) -> u64 {

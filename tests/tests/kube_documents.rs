@@ -8,10 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tests::kube::{Setup, World, process::Agent, root};
+use tests::{
+    kube::{Setup, World, process::Agent, root},
+    world::output,
+};
 
 const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -48,6 +51,12 @@ fn has(object: &Value, kind: &str, status: &str) -> bool {
     condition(object, kind).is_some_and(|one| {
         one["status"] == status && one["observedGeneration"] == object["metadata"]["generation"]
     })
+}
+
+/// Whether so many of so many nodes go by an object as it is.
+fn nodes(object: &Value, activated: usize, known: usize) -> bool {
+    object["status"]["nodes"] == json!({ "activated": activated, "known": known })
+        && object["status"]["observedGeneration"] == object["metadata"]["generation"]
 }
 
 fn cells(status: &Value) -> usize {
@@ -153,10 +162,91 @@ fn kube_one_agent_writes_status_and_another_takes_its_place() -> Result<()> {
     first.wait(|status| status["agent"]["ready"] == true && !writes(status))?;
     second.signal(Signal::SIGKILL)?;
     first.wait(writes)?;
+    // The node of the one that was killed does not go by what is new.
     world.apply(&cell("bank", "10.1.0.6", false))?;
+    let bank = world.wait(WAIT, &["cell", "bank"], |cell| nodes(cell, 1, 2))?;
+    ensure!(has(&bank, "Accepted", "True"), "{bank}");
+    second.again()?;
     world.wait(WAIT, &["cell", "bank"], |cell| {
-        has(cell, "Programmed", "True")
+        nodes(cell, 2, 2) && has(cell, "Programmed", "True")
     })?;
+    Ok(())
+}
+
+#[test]
+fn kube_status_says_which_nodes_go_by_a_cell() -> Result<()> {
+    let world = World::up(&Setup {
+        nodes: 3,
+        roles: false,
+        ..Setup::default()
+    })?;
+    kinds(&world)?;
+    let folders = [(); 3].map(|()| tempfile::tempdir());
+    let mut agents = Vec::new();
+    for (at, folder) in folders.iter().enumerate() {
+        let folder = folder.as_ref().map_err(|error| anyhow!("{error}"))?;
+        let name = ["node-1", "node-2", "node-3"][at];
+        let agent = Agent::start(&world, name, folder.path())?;
+        agent.wait(|status| status["agent"]["ready"] == true)?;
+        agents.push(agent);
+    }
+    let [writer, slow, third] = &agents[..] else {
+        bail!("three agents were started");
+    };
+    writer.wait(writes)?;
+    let programmed =
+        |count| move |cell: &Value| nodes(cell, count, count) && has(cell, "Programmed", "True");
+    world.apply(&cell("shop", "10.1.0.5", false))?;
+    world.apply(&cell("bank", "10.1.0.6", false))?;
+    for name in ["shop", "bank"] {
+        world.wait(WAIT, &["cell", name], programmed(3))?;
+    }
+
+    // Two nodes do not hear of a change: it is in force on one, and the other cell on all.
+    slow.stop()?;
+    third.stop()?;
+    world.apply(&cell("shop", "10.1.0.7", false))?;
+    let shop = world.wait(WAIT, &["cell", "shop"], |cell| {
+        nodes(cell, 1, 3) && has(cell, "Programmed", "False")
+    })?;
+    ensure!(has(&shop, "Accepted", "True"), "{shop}");
+    let told = condition(&shop, "Programmed").map(|one| &one["message"]);
+    ensure!(
+        told == Some(&json!("node-2, node-3 have not activated it yet")),
+        "{shop}"
+    );
+    let bank = world.get(&["cell", "bank"])?;
+    ensure!(programmed(3)(&bank), "{bank}");
+    let glance = output(&mut world.kubectl(&["get", "cells"]))?;
+    let row = |name: &str| -> Vec<&str> {
+        let mut rows = glance.lines().map(|row| row.split_whitespace());
+        let row = rows.find(|row| row.clone().next() == Some(name));
+        row.map(Iterator::collect).unwrap_or_default()
+    };
+    ensure!(
+        row("NAME")[4..8] == ["ACCEPTED", "PROGRAMMED", "ACTIVATED", "NODES"],
+        "{glance}"
+    );
+    ensure!(row("shop")[4..8] == ["True", "False", "1", "3"], "{glance}");
+    ensure!(row("bank")[4..8] == ["True", "True", "3", "3"], "{glance}");
+
+    // Of one that is refused nothing is said of nodes.
+    world.apply(&cell("bank", "10.1.0.6", true))?;
+    world.wait(WAIT, &["cell", "bank"], |cell| {
+        has(cell, "Accepted", "False") && cell["status"]["nodes"].is_null()
+    })?;
+    world.apply(&cell("bank", "10.1.0.6", false))?;
+
+    // They hear of it; a node that is no more is not counted.
+    slow.go_on()?;
+    world.wait(WAIT, &["cell", "shop"], |cell| nodes(cell, 2, 3))?;
+    third.go_on()?;
+    for name in ["shop", "bank"] {
+        world.wait(WAIT, &["cell", name], programmed(3))?;
+    }
+    drop(agents.pop());
+    world.delete(&["node", "node-3"])?;
+    world.wait(WAIT, &["cell", "shop"], programmed(2))?;
     Ok(())
 }
 

@@ -165,6 +165,18 @@ fn definition(kind: &Kind) -> Value {
                 "description": "Whether what it says is in force",
                 "jsonPath": r#".status.conditions[?(@.type=="Programmed")].status"#,
             }),
+            json!({
+                "name": "Activated",
+                "type": "integer",
+                "description": "Nodes that go by it",
+                "jsonPath": ".status.nodes.activated",
+            }),
+            json!({
+                "name": "Nodes",
+                "type": "integer",
+                "description": "Nodes with an agent",
+                "jsonPath": ".status.nodes.known",
+            }),
             json!({ "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" }),
             json!({
                 "name": "Message",
@@ -230,6 +242,25 @@ fn status() -> Value {
                 "format": "int64",
                 "minimum": 0,
                 "description": "The metadata.generation that was looked at.",
+            },
+            "nodes": {
+                "type": "object",
+                "description": "How many nodes go by the document; not said of one that is refused.",
+                "required": ["activated", "known"],
+                "properties": {
+                    "activated": {
+                        "type": "integer",
+                        "format": "int32",
+                        "minimum": 0,
+                        "description": "Nodes whose agent has activated this generation.",
+                    },
+                    "known": {
+                        "type": "integer",
+                        "format": "int32",
+                        "minimum": 1,
+                        "description": "Nodes whose agent was heard of in the last five minutes.",
+                    },
+                },
             },
             "conditions": {
                 "type": "array",

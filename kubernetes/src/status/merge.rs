@@ -54,6 +54,8 @@ impl Said {
                         ("listeners", Value::Array(listeners)) => {
                             Value::Array(listeners_of(listeners, list(old), now))
                         }
+                        // What is not known is not said; the API server drops a field of a patch that is null.
+                        (_, Value::Null) if old.is_none() => continue,
                         _ => value.clone(),
                     };
                     after.insert(name.clone(), new);
