@@ -25,6 +25,10 @@ use crate::explain::{Explanation, Question, Refusal, rehearsal::rehearse};
 use crate::proxy::{ListenError, Proxy, SocketKind};
 use crate::route::RouteTable;
 
+mod claims;
+
+use claims::Claims;
+
 /// Why a generation did not become active. The one before it goes on serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
@@ -208,22 +212,25 @@ impl Activator {
     }
 
     /// Lets the interfaces go that are nobody's, whatever becomes of the generation for them: `snapshots` are the active
-    /// documents and those that are wanted.
-    pub fn release(&self, discovery: &Discovery, patience: Duration, snapshots: &[&Snapshot]) {
+    /// documents and those that are wanted. In a cluster `node` is the name of this one: while a pod is on its way to it that may
+    /// be somebody's, an interface that nobody is known to own may be that pod's.
+    pub fn release(
+        &self,
+        discovery: &Discovery,
+        patience: Duration,
+        snapshots: &[&Snapshot],
+        node: Option<&str>,
+    ) {
         let Some(datapath) = &self.datapath else {
             return;
         };
         if datapath.held().is_empty() {
             return;
         }
-        let claimed: BTreeSet<IpAddr> = snapshots
-            .iter()
-            .flat_map(|snapshot| snapshot.cells.values())
-            .flat_map(|cell| cell.components.values())
-            .flat_map(|component| component.workloads.addresses())
-            .copied()
-            .collect();
-        datapath.release(discovery, patience, |address| claimed.contains(address));
+        let claims = Claims::of(snapshots);
+        let awaited = node.is_some_and(|node| claims.are_awaited(node, discovery));
+        let owned = |address: &IpAddr| claims.have(address);
+        datapath.release(discovery, patience, awaited, owned);
     }
 
     /// Makes a snapshot and a discovery the active generation.

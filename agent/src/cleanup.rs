@@ -9,9 +9,9 @@ use std::io::{self, Write};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::causes::chain;
 use crate::config::CleanupArgs;
 use crate::datapath::{Error, Leftovers};
-use crate::explain::chain;
 use files::Files;
 
 /// Shows what there is, and removes it if that was asked for.

@@ -1,8 +1,18 @@
 //! Wall-clock time as the interfaces show it.
 
+use std::num::NonZeroU8;
+
 use nix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::iso8601::{Config, EncodedConfig, TimePrecision};
+use time::format_description::well_known::{Iso8601, Rfc3339};
+
+/// Three digits of a second, whatever they are: `Rfc3339` leaves out zeros at the end.
+const MILLISECONDS: EncodedConfig = Config::DEFAULT
+    .set_time_precision(TimePrecision::Second {
+        decimal_digits: NonZeroU8::new(3),
+    })
+    .encode();
 
 /// Now, in whole seconds, as RFC 3339.
 pub fn now() -> String {
@@ -26,12 +36,16 @@ pub fn of_monotonic(nanoseconds: u64) -> String {
         let now = i128::from(monotonic.tv_sec()) * 1_000_000_000 + i128::from(monotonic.tv_nsec());
         now - i128::from(nanoseconds)
     });
-    let moment = now.unix_timestamp_nanos() - ago;
-    // Whole milliseconds: the format writes as many digits as there are.
-    OffsetDateTime::from_unix_timestamp_nanos(moment - moment.rem_euclid(1_000_000))
+    with_milliseconds(now.unix_timestamp_nanos() - ago)
+}
+
+/// Nanoseconds since 1970, as RFC 3339 with the milliseconds that are over.
+fn with_milliseconds(unix: i128) -> String {
+    // The format rounds.
+    OffsetDateTime::from_unix_timestamp_nanos(unix - unix.rem_euclid(1_000_000))
         .ok()
-        .and_then(|moment| moment.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{moment} ns since 1970"))
+        .and_then(|moment| moment.format(&Iso8601::<MILLISECONDS>).ok())
+        .unwrap_or_else(|| format!("{unix} ns since 1970"))
 }
 
 /// Seconds since 1970.
@@ -48,5 +62,16 @@ mod tests {
             super::rfc3339(i64::MAX),
             format!("{} s since 1970", i64::MAX)
         );
+    }
+
+    #[test]
+    fn milliseconds_have_three_digits() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (600_999_999, "1970-01-01T00:00:00.600Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(super::with_milliseconds(unix), text);
+        }
     }
 }

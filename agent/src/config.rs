@@ -16,7 +16,8 @@ use crate::telemetry::{AccessLog, Collector, TelemetrySettings, Traces};
     name = "cardinal-agent",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 success, 1 refused or failed, 2 wrong usage or unreadable input."
+    after_help = "RUST_LOG chooses what is logged, such as `debug` or `warn,cardinal_agent::proxy=debug`; `info` without it.\n\
+        Exit codes: 0 success, 1 refused or failed, 2 wrong usage or unreadable input."
 )]
 pub struct Cli {
     /// What to do; without a command the agent runs.
@@ -31,34 +32,35 @@ pub struct Cli {
 /// Commands beside running.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a folder of documents offline and list every mistake
+    /// List every mistake of a folder of documents, without an agent
     Validate(ValidateArgs),
-    /// Show what this node lacks for cells to be enforced; exit code 1 if it lacks anything that an agent needs
+    /// Show what this node lacks for cells to be enforced; exit code 1 if it lacks anything
     Preflight(PreflightArgs),
-    /// Show what a running agent does: generation, cells, pods, listeners, drops, what is not enforced
+    /// Show what the agent does: generation, cells, pods, listeners, drops, what is not enforced
     Status(StatusArgs),
-    /// Exit with 0 if the agent of this container has the node and is ready, for a probe
+    /// Probe: exit with 0 if the agent of this container has the node and is ready
     Ready(ReadyArgs),
-    /// Ask the kernel what becomes of a connection or a frame, by which rule, and what other documents would say
+    /// Ask the kernel what becomes of a connection or a frame, and by which rule
     Explain(ExplainArgs),
-    /// Show the last flows and drops of this node's cells, with their reasons and rules; with --follow new ones as they happen
+    /// Show the last flows and drops of this node's cells, or with --follow new ones
     Flows(FlowsArgs),
-    /// When no agent runs: show all that one left in the kernel, or with --yes remove it, so that nothing is enforced any more
+    /// Show what an agent left on this node, or with --yes remove it: then nothing is enforced
     Cleanup(CleanupArgs),
 }
 
 /// Options of a running agent.
 #[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("documents").required(true).args(["config", "kubernetes"]))]
 pub struct RunArgs {
-    /// Folder of documents (*.yaml, *.yml, *.json, subfolders included); this or --kubernetes is required
-    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    /// Folder of documents (*.yaml, *.yml, *.json, subfolders included); this or --kubernetes is needed
+    #[arg(long, value_name = "DIR")]
     pub config: Option<PathBuf>,
 
-    /// Take documents from a cluster instead: the one that KUBECONFIG names, or that the pod of the agent is in
-    #[arg(long, conflicts_with = "config", requires = "node_name")]
+    /// Take documents from a cluster: the one that KUBECONFIG names, or that the agent's pod is in
+    #[arg(long, requires = "node_name")]
     pub kubernetes: bool,
 
-    /// With --kubernetes, which needs it: name of the node that the agent is on, as the cluster has it
+    /// With --kubernetes, which needs it: the cluster's name for the node that the agent is on
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
 
@@ -66,7 +68,9 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = DatapathMode::Auto)]
     pub datapath: DatapathMode,
 
-    /// Folder of this node's pinned maps, programs and links; bpffs is mounted there if it is missing
+    /// Folder of this node's pinned maps, programs and links
+    ///
+    /// bpffs is mounted there if it is missing.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
 
@@ -90,26 +94,30 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// If another agent has the node, take its place: everything is loaded first, then that one hands its sockets over and ends,
-    /// and no connection is refused. One that cannot hand over is waited for
+    /// Take the place of the agent that has the node, if there is one; no connection is refused
+    ///
+    /// Everything is loaded first, then that one hands its sockets over, drains and ends. One that cannot hand over is waited for.
     #[arg(long)]
     pub take_over: bool,
 
-    /// After SIGTERM, time that the agent goes on as before until another one with --take-over has taken its place, in seconds; 0
-    /// drains at once
+    /// After SIGTERM, time to go on until another agent has taken over, in seconds
+    ///
+    /// The other one is started with --take-over. 0 drains at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub successor: u64,
 
-    /// Time for open requests to end after SIGTERM, or after another agent took over, in seconds
+    /// After SIGTERM or a handover, time for open requests to end, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub drain: u64,
 
-    /// Time that a new interface without addresses is held, in seconds: all its packets are dropped until it is known whose pod
-    /// is behind it. 0 holds no new interface, and a pod of a cell may send before it is guarded
+    /// Time that a new interface without addresses is held, in seconds
+    ///
+    /// All its packets are dropped until it is known whose pod is behind it. With 0 no new interface is held, and a pod of a cell
+    /// may send before it is guarded.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub quarantine: u64,
 
-    /// Write a line of JSON for each request: to standard output (`-`) or to the end of a file [default: none]
+    /// Write a line of JSON for each request to the end of a file, or to standard output (`-`) [default: none]
     #[arg(long, value_name = "FILE", value_parser = access_log)]
     pub access_log: Option<AccessLog>,
 
@@ -232,7 +240,7 @@ pub struct StatusArgs {
 /// Options of `ready`.
 #[derive(Debug, Args)]
 pub struct ReadyArgs {
-    /// Unix socket of the agent's admin interface, which agents of other containers may have
+    /// Unix socket of the node's admin interface, which may be another container's agent's
     #[arg(long, value_name = "SOCKET", default_value = DEFAULT_ADMIN)]
     pub admin: PathBuf,
 }
@@ -248,12 +256,13 @@ pub struct ReadyArgs {
         cardinal-agent explain --interface veth12 --frame 0200000000010200000000020806…"
 )]
 pub struct ExplainArgs {
-    /// Who opens the connection: a component (`shop/web`, `acme/shop/prod/web`), an address, a pod's host-side interface,
-    /// `north-gate` or `west-gate` for the router
+    /// Who opens the connection: a component, an address, a pod's host-side interface, or the router
+    ///
+    /// A component is `shop/web` or `acme/shop/prod/web`, the router `north-gate` or `west-gate`.
     #[arg(long, value_name = "WHO", required_unless_present = "interface")]
     pub from: Option<Place>,
 
-    /// Where to: `WHO:PORT` for TCP, `WHO:PORT/udp`, `WHO/icmp`, or another protocol such as `WHO/sctp` and `WHO/ip-99`
+    /// Where to: `WHO:PORT` (TCP), `WHO:PORT/udp`, `WHO/icmp`, or another protocol (`WHO/sctp`, `WHO/ip-99`)
     #[arg(long, value_name = "WHERE", conflicts_with = "frame")]
     pub to: Option<Target>,
 
@@ -290,7 +299,9 @@ pub struct ExplainArgs {
     #[arg(short = '6', long, conflicts_with = "frame")]
     pub ipv6: bool,
 
-    /// Ask what these documents would say too; the agent writes them beside the active generation and takes them back
+    /// Ask what these documents would say, too
+    ///
+    /// The agent writes them beside the active generation, asks, and takes them back. No packet is judged by them.
     #[arg(long, value_name = "DIR")]
     pub config: Option<PathBuf>,
 
@@ -310,7 +321,7 @@ pub struct ExplainArgs {
 /// Options of `flows`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Each new flow and each drop is an event; of a cell at most 256 a second are told, and the rest is counted. \
+    after_help = "Each new flow and each drop is an event; of a cell at most 256 a second are told, and the rest is counted.\n\
         Lines that begin with `!` say what was lost."
 )]
 pub struct FlowsArgs {

@@ -178,15 +178,3 @@ async fn rehearse(socket: &Path, folder: &Path, question: Question) -> anyhow::R
         ),
     }
 }
-
-/// An error with its causes on one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

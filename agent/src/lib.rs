@@ -6,6 +6,7 @@
 pub mod activate;
 pub mod admin;
 pub mod app;
+mod causes;
 pub mod cleanup;
 pub mod clock;
 pub mod compile;

@@ -308,7 +308,7 @@ impl Collector for PacketCounters {
         let expired = ConstCounter::new(self.datapath.expired());
         let descriptor = encoder.encode_descriptor(
             "datapath_quarantine_expired",
-            "Interfaces that were released because they got no address in time",
+            "Interfaces that were released because nobody said in time whose they are",
             None,
             expired.metric_type(),
         )?;

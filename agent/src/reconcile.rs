@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kubernetes::Cluster;
-use snapshot::{Snapshot, Warning};
+use snapshot::{Mistake, Rejections, Snapshot, Warning};
 
 use crate::activate::{ActivateError, Activator};
 use crate::admin::View as _;
@@ -143,11 +143,25 @@ impl Reconciler {
         }
     }
 
-    /// Takes changed objects over, as far as they are right.
-    pub fn objects(&mut self, taken: Taken) {
-        let snapshot = taken.snapshot.sharing(&self.documents.snapshot);
-        self.waiting = Some(Documents::of_cluster(Taken { snapshot, ..taken }));
-        self.reconcile();
+    /// Takes changed objects over, as far as they are right. `without` gives what is left without those of which no tables can be
+    /// made, so that one of them does not stop the others.
+    pub fn objects(
+        &mut self,
+        mut taken: Taken,
+        mut without: impl FnMut(&Found, &[Mistake]) -> Option<Taken>,
+    ) {
+        loop {
+            let found = Arc::clone(&taken.found);
+            let snapshot = taken.snapshot.sharing(&self.documents.snapshot);
+            self.waiting = Some(Documents::of_cluster(Taken { snapshot, ..taken }));
+            let refused = self.reconcile();
+            match refused.and_then(|refused| without(&found, &refused.mistakes)) {
+                Some(others) => taken = others,
+                None => break,
+            }
+        }
+        // A pod that was waited for may have turned out to be nobody's.
+        self.release();
     }
 
     /// Takes over what pods there are.
@@ -220,23 +234,27 @@ impl Reconciler {
     fn release(&self) {
         let waiting = self.waiting.iter().map(|documents| &*documents.snapshot);
         let snapshots: Vec<_> = waiting.chain([&*self.documents.snapshot]).collect();
+        let node = self.cluster.as_deref().map(Cluster::node);
         tokio::task::block_in_place(|| {
             self.activator
-                .release(&self.discovery, self.patience, &snapshots);
+                .release(&self.discovery, self.patience, &snapshots, node);
         });
     }
 
-    fn reconcile(&mut self) {
+    /// Makes active what is wanted; gives what is wrong with documents that are refused.
+    fn reconcile(&mut self) -> Option<Rejections> {
+        let mut refused = None;
         if let Some(documents) = self.waiting.clone() {
             match self.activate(&documents, Reload::Documents) {
                 Ok(()) => {
                     self.documents = documents;
                     self.waiting = None;
-                    return;
+                    return None;
                 }
                 Err(error) => {
-                    if matches!(error, ActivateError::Refused(_)) {
+                    if let ActivateError::Refused(rejections) = &error {
                         self.waiting = None;
+                        refused = Some(rejections.clone());
                     }
                     let error = format!("{:#}", anyhow::Error::new(error));
                     self.answer(&documents, Err(error.clone()));
@@ -255,6 +273,7 @@ impl Reconciler {
                 self.view.pods_failed(error);
             }
         }
+        refused
     }
 
     fn activate(&mut self, documents: &Documents, reason: Reload) -> Result<(), ActivateError> {

@@ -395,7 +395,7 @@ impl Status {
             let keys = plural(set.keys, "key");
             writeln!(f, "  {} {}, {keys}", set.uri, set.state)?;
             if !set.last_error.is_empty() {
-                let times = plural(set.failures as usize, "failure");
+                let times = plural(set.failures, "failure");
                 writeln!(f, "    {times}, last: {}", set.last_error)?;
             }
         }
@@ -414,16 +414,16 @@ impl Status {
                 cell.to_owned(),
                 drop.direction.clone(),
                 drop.reason.clone(),
-                format!("{} packets", drop.packets),
-                format!("{} bytes", drop.bytes),
+                plural(drop.packets, "packet"),
+                plural(drop.bytes, "byte"),
             ]
         });
         table(f, rows.collect())
     }
 }
 
-fn plural(count: usize, noun: &str) -> String {
-    if count == 1 {
+fn plural<N: fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    if count == N::from(1) {
         format!("1 {noun}")
     } else if let Some(stem) = noun.strip_suffix('y') {
         format!("{count} {stem}ies")
@@ -631,7 +631,7 @@ mod tests {
             "not a cell's: never touched",
             "192.0.2.1:443",
             "default/tenants visa  OPEN after 5 failures  3 of 50 requests  10.2.0.1:9001 healthy, 10.2.0.2:9001 UNHEALTHY",
-            "backend default/shop  policy default/usual  2 of 100 requests, 1 retries  10.3.0.1:8080 LEFT OUT 0, 10.3.0.2:8080 healthy 2",
+            "backend default/shop  policy default/usual  2 of 100 requests, 1 retry  10.3.0.1:8080 LEFT OUT 0, 10.3.0.2:8080 healthy 2",
             "not_declared",
             "rules (100)",
             "99 decisions  public acme/shop/prod/web/site-99  shop.yaml:9 (Cell default/shop)  spec.components[0].endpoints[0].visibility.public",

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use agent_common::{
     Action, Control, Direction, Endpoint, Identity, Reason, Rule, RuleKey, SocketKey,
 };
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map};
 use cardinal_agent::datapath::{Datapath, KernelTables, Network, scan};
 use frames::{
     arp, ethernet, icmp, ipv4, ipv6, octets, parse, send, syn, tcp, udp_header, with_options,
@@ -525,13 +525,11 @@ fn netns_every_branch_drops_with_its_own_reason() {
     );
 
     // What only a damaged table can cause: take the generation apart behind the agent's back.
-    let bpffs = world.folder.join(format!("bpf/maps_{}", Control::SCHEMA));
     let question = || send(&a.netns, "eth0", ipv4(a.v4, b.v4, UDP, 0, &udp_header(53)));
-    let pinned = |name: &str| MapData::from_pin(bpffs.join(name)).expect("the map is pinned");
     let mut endpoints: HashMap<_, [u32; 2], [u32; 7]> =
-        HashMap::try_from(Map::HashMap(pinned("endpoints"))).expect("a hash");
+        HashMap::try_from(Map::HashMap(world.pinned("endpoints"))).expect("a hash");
     let mut control: Array<_, [u32; 6]> =
-        Array::try_from(Map::Array(pinned("control"))).expect("an array");
+        Array::try_from(Map::Array(world.pinned("control"))).expect("an array");
     let key = [1, a.ifindex];
     let whole = endpoints.get(&key, 0).expect("the pod is known");
     let [identity, cell, policy, _, lookups, mac, rest] = whole;

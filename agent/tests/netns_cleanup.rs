@@ -13,7 +13,6 @@ mod world;
 use std::fs;
 use std::net::SocketAddr;
 
-use agent_common::Control;
 use binary::{Agent, err, out, run, wait};
 use cardinal_agent::datapath::GateHook;
 use world::{World, echo_tcp, inside, tcp};
@@ -63,7 +62,7 @@ fn netns_cleanup_removes_what_an_agent_left_and_nothing_else() {
     let ifindex = a.ifindex;
     let others = inside(&world.node, move || foreign::lets_all_pass(ifindex));
     let bpf = world.folder.join("bpf");
-    let maps = bpf.join(format!("maps_{}", Control::SCHEMA));
+    let maps = world.maps();
     let pins = [&bpf, &maps, &bpf.join("programs"), &bpf.join("links")]
         .map(|folder| folder.join("theirs"));
     for pin in &pins {

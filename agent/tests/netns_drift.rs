@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use agent_common::{Action, Control, Direction, Identity, Ports, Rule, RuleKey, SocketKey};
+use agent_common::{Action, Direction, Identity, Ports, Rule, RuleKey, SocketKey};
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use binary::{Agent, out, wait};
 use cardinal_agent::datapath::{
@@ -26,10 +26,6 @@ use cardinal_agent::datapath::{
 use world::{World, chain, echo_tcp, inside, tcp};
 
 const TCP: u8 = 6;
-
-fn maps(world: &World) -> PathBuf {
-    world.folder.join(format!("bpf/maps_{}", Control::SCHEMA))
-}
 
 fn open(maps: &Path, name: &str) -> MapData {
     MapData::from_pin(maps.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -167,7 +163,7 @@ fn netns_drift_of_every_table_is_found_and_put_right() {
                 "policy_route"
             ]
         );
-        let maps = maps(&world);
+        let maps = world.maps();
         let found = |what: &str, expected: &[(&'static str, usize)]| {
             let tables = look(&world, &datapath, &sockets);
             assert_eq!(drifted(&tables), expected, "{hook:?}: {what}");
@@ -325,7 +321,7 @@ fn netns_drift_does_not_bring_a_pod_back_whose_interface_went() {
     let handle = datapath.clone();
     let _watch = inside(&world.node, move || handle.watch_pods(true)).expect("pods are followed");
     world.activate(&datapath, world.tables(1, &[10, 20]));
-    let pods = || entries(&hash::<8, 28>(&maps(&world), "endpoints"));
+    let pods = || entries(&hash::<8, 28>(&world.maps(), "endpoints"));
     assert_eq!(pods().len(), 2);
     world.remove_interface(1);
     wait("the pod to be forgotten", || {
@@ -340,7 +336,7 @@ fn netns_drift_does_not_bring_a_pod_back_whose_interface_went() {
     }
     // What somebody else removes is put back beside it.
     let key = *pods().keys().next().expect("the other pod");
-    hash::<8, 28>(&maps(&world), "endpoints")
+    hash::<8, 28>(&world.maps(), "endpoints")
         .remove(&key)
         .expect("removed");
     assert_eq!(drifted(&look(&world, &datapath, &[])), [("endpoints", 1)]);
@@ -369,7 +365,7 @@ fn netns_drift_is_looked_for_among_a_hundred_thousand_identities() {
         println!("{round}: {:?}", start.elapsed());
     }
     let mut trie: LpmTrie<_, [u8; 16], [u8; 32]> =
-        LpmTrie::try_from(Map::LpmTrie(open(&maps(&world), "identities"))).expect("a trie");
+        LpmTrie::try_from(Map::LpmTrie(open(&world.maps(), "identities"))).expect("a trie");
     let key = Key::new(
         128,
         agent_common::address_bytes(Ipv4Addr::new(11, 0, 99, 9).into()),

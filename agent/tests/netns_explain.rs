@@ -378,7 +378,7 @@ fn netns_explain_tries_documents_and_takes_them_back() {
     let world = World::new(3);
     let agent = start(&world);
     let bpf = world.folder.join("bpf");
-    let maps = bpf.join(format!("maps_{}", agent_common::Control::SCHEMA));
+    let maps = world.maps();
     let contents = || contents(&maps);
     let before = (agent.status()["config"].clone(), contents());
 

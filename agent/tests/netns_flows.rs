@@ -1,5 +1,8 @@
 //! Flows: how connections are known, how they end, and whose room they take, on a real kernel. Needs root; fails without it.
 
+#[path = "netns/rules.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of the rules")]
+mod rules;
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
@@ -10,45 +13,18 @@ mod frames;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use agent_common::{
-    Action, Control, Direction, FlowState, FlowValue, Identity, Path, Reason, Rule, RuleKey,
-};
+use agent_common::{Control, Direction, FlowState, FlowValue, Path, Reason};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData};
-use cardinal_agent::datapath::{Datapath, GateHook, KernelTables, Rules};
+use cardinal_agent::datapath::{Datapath, GateHook, Rules};
 use frames::{ipv4, send, udp_header};
+use rules::{TCP, UDP, allow, at};
 use world::{SOON, SURELY, TestPod, World, chain, connect, echo_udp, inside, talks, udp, until};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const ICMP: u8 = 1;
-
-fn at(address: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(address, port)
-}
-
-/// Lets component `from` open connections to `to`; port 0 is any.
-fn allow(tables: &mut KernelTables, from: u32, to: u32, port: u16, protocol: u8) {
-    let sides = [
-        (from, to, Direction::Egress),
-        (to, from, Direction::Ingress),
-    ];
-    for (of, peer, direction) in sides {
-        let key = RuleKey::new(Identity::component(peer), port, protocol, direction);
-        let rules = tables.policies.get_mut(&Identity::component(of));
-        rules
-            .expect("it has a pod")
-            .insert(key, Rule::new(Action::Pass, 7));
-    }
-}
-
-fn pinned(world: &World, name: &str) -> MapData {
-    let folder = format!("bpf/maps_{}", Control::SCHEMA);
-    MapData::from_pin(world.folder.join(folder).join(name)).expect("the map is pinned")
-}
 
 /// A pod's own tables of flows, assured and other, as the kernel has them: keys of 40 bytes.
 struct Table([HashMap<MapData, [u8; 40], [u8; VALUE]>; 2]);
@@ -58,14 +34,13 @@ const VALUE: usize = size_of::<FlowValue>();
 impl Table {
     fn of(world: &World, generation: u32, pod: &TestPod) -> Self {
         let endpoints: HashMap<_, [u32; 2], [u32; 7]> =
-            HashMap::try_from(Map::HashMap(pinned(world, "endpoints"))).expect("a hash");
+            HashMap::try_from(Map::HashMap(world.pinned("endpoints"))).expect("a hash");
         let [_, _, _, slot, ..] = endpoints
             .get(&[generation, pod.ifindex], 0)
             .expect("the pod is known");
         Self(["flows", "unassured"].map(|name| {
             let outer: ArrayOfMaps<_, MapData> =
-                ArrayOfMaps::try_from(Map::ArrayOfMaps(pinned(world, name)))
-                    .expect("a map of maps");
+                ArrayOfMaps::try_from(Map::ArrayOfMaps(world.pinned(name))).expect("a map of maps");
             let inner = outer.get(&slot, 0).expect("the pod has flows");
             HashMap::try_from(Map::LruHashMap(inner)).expect("a hash")
         }))

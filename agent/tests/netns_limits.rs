@@ -1,5 +1,8 @@
 //! Tables filled to the brim: what is new is denied or refused with the numbers, never let through. Needs root; fails without it.
 
+#[path = "netns/rules.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of the rules")]
+mod rules;
 #[path = "netns/world.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
@@ -12,27 +15,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use agent_common::{Action, Direction, Identity, Reason, Rule, RuleKey};
-use cardinal_agent::datapath::{
-    Datapath, Error, KernelTables, Network, Owner, Pod, ServiceAddress,
-};
+use cardinal_agent::datapath::{Datapath, Error, Network, Owner, Pod, ServiceAddress};
 use frames::{ipv4, udp_header};
+use rules::{UDP, allow};
 use world::{POD_MAC, TestPod, World, echo_udp, inside, udp};
-
-const UDP: u8 = 17;
-
-fn allow(tables: &mut KernelTables, from: u32, to: u32, port: u16) {
-    let sides = [
-        (from, to, Direction::Egress),
-        (to, from, Direction::Ingress),
-    ];
-    for (of, peer, direction) in sides {
-        let key = RuleKey::new(Identity::component(peer), port, UDP, direction);
-        let rules = tables.policies.get_mut(&Identity::component(of));
-        rules
-            .expect("it has a pod")
-            .insert(key, Rule::new(Action::Pass, 7));
-    }
-}
 
 fn used(datapath: &Datapath) -> Vec<(&'static str, usize)> {
     datapath
@@ -52,7 +38,7 @@ fn netns_what_does_not_fit_is_refused_with_the_numbers_before_the_kernel_is_touc
     let datapath = world.open();
     let base = |generation| {
         let mut tables = world.tables(generation, &[1, 1]);
-        allow(&mut tables, 1, 2, 5353);
+        allow(&mut tables, 1, 2, 5353, UDP);
         tables
     };
     world.activate(&datapath, base(1));
@@ -159,8 +145,8 @@ fn netns_notes_of_fragments_are_pushed_out_by_the_same_pods_that_may_pass_only()
     let datapath = world.open();
     // Cells of their own, by which the drops of each are counted.
     let mut tables = world.tables(1, &[1, 1, 2, 2]);
-    allow(&mut tables, 1, 2, 5353);
-    allow(&mut tables, 3, 4, 5353);
+    allow(&mut tables, 1, 2, 5353, UDP);
+    allow(&mut tables, 3, 4, 5353, UDP);
     world.activate(&datapath, tables);
     let fragment = |from: &TestPod, to: &TestPod, id: u16, place: u16, payload: &[u8]| {
         let mut frame = ipv4(from.v4, to.v4, UDP, place, payload);

@@ -63,7 +63,9 @@ impl Balancers {
         let own = self.client.default_namespace().to_owned();
         self.applied.retain(|name, _| wanted.contains_key(name));
         let mut done = true;
-        for (name, balancer) in wanted {
+        let to_apply = wanted.iter();
+        let to_apply = to_apply.filter_map(|(name, one)| Some((name, one.as_ref()?)));
+        for (name, balancer) in to_apply {
             if name.namespace() != own {
                 tracing::warn!(
                     service = %name,

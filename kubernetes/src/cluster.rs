@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::error::{ClusterError, explain};
 use crate::keep::Keep;
 use crate::nodes::{self, Nodes};
+use crate::object::Object;
 use crate::status::Outcome;
 use crate::store::{Objects, Silence, Store};
 use crate::writer::{self, Tally};
@@ -129,24 +130,19 @@ impl Cluster {
     /// Nothing is written, neither there nor to disk, before [`Cluster::begin_writing`]: another agent of the node may still do that.
     ///
     /// # Errors
-    /// Nobody names one, or what was kept cannot be read.
+    /// Nobody names one, or its configuration is no good.
     pub async fn follow(settings: &Settings) -> Result<Self, ClusterError> {
-        let config = Config::infer()
-            .await
-            .map_err(|error| ClusterError::Config(error.into()))?;
+        let config = Config::infer().await.map_err(ClusterError::Config)?;
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/').to_owned();
         let client =
             Client::try_from(config).map_err(|error| ClusterError::Client(error.into()))?;
-        Self::with(client, server, settings)
+        Ok(Self::with(client, server, settings))
     }
 
-    fn with(client: Client, server: String, settings: &Settings) -> Result<Self, ClusterError> {
+    fn with(client: Client, server: String, settings: &Settings) -> Self {
         let keep = settings.keep.as_deref().map(Keep::new);
-        let kept = match &keep {
-            Some(keep) => keep.load()?,
-            None => None,
-        };
+        let kept = keep.as_ref().and_then(kept);
         let has_kept = kept.is_some();
         let known = Arc::new(Known {
             store: Mutex::new(Store::kept(kept.unwrap_or_default())),
@@ -158,7 +154,7 @@ impl Cluster {
         tasks.spawn(hand_over(Arc::clone(&known), has_kept, sender));
         let (outcomes, answers) = watch::channel(None);
         let (lead, leads) = watch::channel(false);
-        Ok(Self {
+        Self {
             client,
             node: settings.node.clone(),
             known,
@@ -170,7 +166,7 @@ impl Cluster {
             tasks: Mutex::new(tasks),
             pen: Mutex::new(Some(Pen { answers, lead })),
             keep: keep.map(|keep| Arc::new(Mutex::new(keep))),
-        })
+        }
     }
 
     /// Keeps what is known on disk from here on, and competes for writing status. No other agent of this node may do so.
@@ -253,6 +249,12 @@ impl Cluster {
         self.seen.clone()
     }
 
+    /// Name of the node that we are on.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Where the API server is.
     #[must_use]
     pub fn server(&self) -> &str {
@@ -276,6 +278,20 @@ impl Cluster {
             written: self.tally.patched.load(Ordering::Relaxed),
             unwritten: self.tally.failed.load(Ordering::Relaxed),
         })
+    }
+}
+
+/// What was kept. A copy that cannot be read is as good as none: the API server has what it is a copy of.
+fn kept(keep: &Keep) -> Option<Vec<Object>> {
+    match keep.load() {
+        Ok(kept) => kept,
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the objects on disk cannot be read; nothing is served until the API server is heard"
+            );
+            None
+        }
     }
 }
 
@@ -349,5 +365,33 @@ async fn remember(keep: Arc<Mutex<Keep>>, mut seen: watch::Receiver<Option<Seen>
             }
         }
         tokio::time::sleep(KEEP).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use kube::{Client, Config};
+
+    use super::{Cluster, Settings};
+    use crate::keep::kept_files;
+
+    #[tokio::test]
+    async fn a_copy_that_cannot_be_read_stops_nobody() {
+        let folder = tempfile::tempdir().expect("folder");
+        let [file, _] = kept_files(folder.path());
+        fs::write(file, "{\"kind\":").expect("written");
+        let nowhere = "http://127.0.0.1:9".parse().expect("a URL");
+        let client = Client::try_from(Config::new(nowhere)).expect("a client");
+        let settings = Settings {
+            node: "node-1".to_owned(),
+            keep: Some(folder.path().to_owned()),
+        };
+        let cluster = Cluster::with(client, "nowhere".to_owned(), &settings);
+        // What is not there is not served: the API server is waited for.
+        assert!(cluster.seen().borrow().is_none());
+        assert!(!cluster.health().complete);
+        cluster.leave().await;
     }
 }

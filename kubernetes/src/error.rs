@@ -1,28 +1,18 @@
 //! Why something failed, in one line.
 
 use std::error::Error;
-use std::path::PathBuf;
 
 /// Why the cluster cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// Nobody says where the API server is.
+    /// Nobody says where the API server is. What `kube` says of it has its causes inside already.
     #[error(
-        "no API server is configured; expected a kubeconfig (KUBECONFIG) or a pod with a service account"
+        "no API server is configured; expected a kubeconfig (KUBECONFIG) or a pod with a service account: {0}"
     )]
-    Config(#[source] Box<dyn Error + Send + Sync>),
+    Config(kube::config::InferConfigError),
     /// The client cannot be made of the configuration.
     #[error("the configuration of the API server cannot be used")]
     Client(#[source] Box<dyn Error + Send + Sync>),
-    /// The objects that were kept cannot be read.
-    #[error("failed to read the objects that were kept in `{}`", path.display())]
-    Kept {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// An error with its causes. `kube` repeats its source in its own message.

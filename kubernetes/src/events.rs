@@ -89,10 +89,14 @@ impl Events {
                         "an event could not be written"
                     );
                 }
-                Err(_) => tracing::debug!(
-                    object = object.id.to_string(),
-                    "an event was not written in time"
-                ),
+                Err(_) => {
+                    // Status does not wait for fifty of these; the rest is told another time.
+                    tracing::debug!(
+                        object = object.id.to_string(),
+                        "an event was not written in time"
+                    );
+                    return;
+                }
             }
             // Events are news: one that is lost is not told again, as the status says the same.
             self.told.insert(object.id.clone(), hash);

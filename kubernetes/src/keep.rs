@@ -1,16 +1,20 @@
 //! The last objects on disk, so that a node starts without an API server as it ended.
 //!
 //! One file, a line of JSON for each object and at the end one that counts them. It is written beside and renamed, so that it is whole or not there;
-//! since it holds the keys of listeners' certificates, only its owner may read it.
+//! since it holds the keys of listeners' certificates, only its owner may read it. Of Secrets only those are in it whose name some
+//! object mentions that may refer to one: the others are nobody's business on a disk.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::error::ClusterError;
+use crate::kinds::Kind;
 use crate::object::{Object, Saved};
 use crate::store::Objects;
 
@@ -53,12 +57,11 @@ impl Keep {
     }
 
     /// The objects; none if nothing was ever kept here.
-    pub(crate) fn load(&self) -> Result<Option<Vec<Object>>, ClusterError> {
-        let path = self.path();
-        match read(&path) {
+    pub(crate) fn load(&self) -> io::Result<Option<Vec<Object>>> {
+        match read(&self.path()) {
             Ok(objects) => Ok(Some(objects)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ClusterError::Kept { path, source }),
+            Err(error) => Err(error),
         }
     }
 
@@ -73,18 +76,49 @@ impl Keep {
             .mode(0o600)
             .open(&beside)?;
         let mut out = BufWriter::new(file);
-        for object in objects.values() {
+        let named = named(objects)?;
+        let needed = |object: &&Arc<Object>| {
+            object.id.kind != Kind::Secret || named.contains(&*object.id.name)
+        };
+        let mut end = End { objects: 0 };
+        for object in objects.values().filter(needed) {
             serde_json::to_writer(&mut out, &object.save()?)?;
             out.write_all(b"\n")?;
+            end.objects += 1;
         }
-        let end = End {
-            objects: objects.len(),
-        };
         serde_json::to_writer(&mut out, &end)?;
         out.write_all(b"\n")?;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         fs::rename(&beside, self.path())
+    }
+}
+
+/// Names in objects that may refer to Secrets, whatever they are names of.
+fn named(objects: &Objects) -> serde_json::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let refer = objects
+        .values()
+        .filter(|one| one.id.kind.refers_to_secrets());
+    for object in refer {
+        collect(&serde_json::from_slice(&object.document)?, &mut names);
+    }
+    Ok(names)
+}
+
+fn collect(value: &Value, names: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            names.extend(
+                fields
+                    .get("name")
+                    .and_then(Value::as_str)
+                    .map(str::to_owned),
+            );
+            fields.values().for_each(|value| collect(value, names));
+        }
+        Value::Array(items) => items.iter().for_each(|value| collect(value, names)),
+        _ => {}
     }
 }
 
@@ -127,7 +161,7 @@ mod tests {
         (0..count)
             .map(|number| {
                 let id = ObjectId {
-                    kind: Kind::Secret,
+                    kind: Kind::ConfigMap,
                     namespace: "n".into(),
                     name: format!("s{number}").into(),
                 };
@@ -136,7 +170,7 @@ mod tests {
                     api_version: "v1".into(),
                     uid: "u".into(),
                     generation: 2,
-                    document: br#"{"kind":"Secret"}"#[..].into(),
+                    document: br#"{"kind":"ConfigMap"}"#[..].into(),
                     status: None,
                 };
                 (id, Arc::new(object))
@@ -161,6 +195,43 @@ mod tests {
     }
 
     #[test]
+    fn of_secrets_only_those_that_an_object_names_get_onto_the_disk() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keep = Keep::new(folder.path());
+        let gateway = br#"{"kind":"Gateway","spec":{"listeners":[{"name":"web","tls":{"certificateRefs":[{"name":"web-tls"}]}}]}}"#;
+        let route =
+            br#"{"kind":"HTTPRoute","spec":{"rules":[{"backendRefs":[{"name":"password"}]}]}}"#;
+        let all: Objects = [
+            (Kind::Gateway, "g", &gateway[..]),
+            (Kind::HttpRoute, "r", &route[..]),
+            (Kind::Secret, "web-tls", br#"{"kind":"Secret"}"#),
+            (Kind::Secret, "password", br#"{"kind":"Secret"}"#),
+        ]
+        .into_iter()
+        .map(|(kind, name, document)| {
+            let id = ObjectId {
+                kind,
+                namespace: "n".into(),
+                name: name.into(),
+            };
+            let object = Object {
+                id: id.clone(),
+                api_version: "v1".into(),
+                uid: "u".into(),
+                generation: 1,
+                document: document.into(),
+                status: None,
+            };
+            (id, Arc::new(object))
+        })
+        .collect();
+        keep.store(&all).expect("stored");
+        let loaded = keep.load().expect("loads").expect("there");
+        let names: Vec<_> = loaded.iter().map(|one| &*one.id.name).collect();
+        assert_eq!(names, ["web-tls", "g", "r"]);
+    }
+
+    #[test]
     fn half_a_file_is_refused() {
         let folder = tempfile::tempdir().expect("folder");
         let keep = Keep::new(folder.path());
@@ -169,15 +240,12 @@ mod tests {
         let text = fs::read_to_string(&path).expect("file");
         let half: Vec<_> = text.lines().take(2).collect();
         fs::write(&path, half.join("\n")).expect("written");
-        let error = keep.load().expect_err("half");
-        assert!(error.to_string().contains("objects.jsonl"), "{error}");
+        let error = keep.load().expect_err("half").to_string();
+        assert!(error.contains("does not count the objects"), "{error}");
         // A file that lost a line in the middle.
         let without: Vec<_> = text.lines().skip(1).collect();
         fs::write(&path, without.join("\n")).expect("written");
         let error = keep.load().expect_err("a line is missing");
-        let source = std::error::Error::source(&error)
-            .expect("cause")
-            .to_string();
-        assert_eq!(source, "expected 3 objects, found 2");
+        assert_eq!(error.to_string(), "expected 3 objects, found 2");
     }
 }

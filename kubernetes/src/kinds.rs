@@ -120,6 +120,19 @@ impl Kind {
         }
     }
 
+    /// Whether its objects restrict what would be open without them. As long as those that there are cannot be read nothing is
+    /// begun.
+    pub(crate) fn restricts(self) -> bool {
+        matches!(
+            self,
+            Self::Cell
+                | Self::NetworkPolicy
+                | Self::CiliumNetworkPolicy
+                | Self::CiliumClusterwideNetworkPolicy
+                | Self::SecurityPolicy
+        )
+    }
+
     /// Whether what becomes of an object is written into its status.
     #[must_use]
     pub fn is_answered(self) -> bool {
@@ -136,6 +149,23 @@ impl Kind {
                 | Self::HttpRouteFilter
                 | Self::Backend
                 | Self::NetworkPolicy
+        )
+    }
+
+    /// Whether its objects may name Secrets.
+    pub(crate) fn refers_to_secrets(self) -> bool {
+        matches!(
+            self,
+            Self::Gateway
+                | Self::ListenerSet
+                | Self::BackendTlsPolicy
+                | Self::SecurityPolicy
+                | Self::ClientTrafficPolicy
+                | Self::BackendTrafficPolicy
+                | Self::HttpRouteFilter
+                | Self::Backend
+                | Self::Platform
+                | Self::RoutingTable
         )
     }
 

@@ -20,8 +20,8 @@ use crate::error::explain;
 const NAME: &str = "cardinal-agent";
 /// How long a lease holds after it was renewed.
 const DURATION: Duration = Duration::from_secs(15);
-/// When a holder that could not renew stops.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// When a holder that could not renew stops. It is looked at after each attempt: even the slowest one ends before others may begin.
+const DEADLINE: Duration = Duration::from_secs(8);
 /// How often it is renewed or looked at.
 const RETRY: Duration = Duration::from_secs(2);
 /// Until the API server must answer.
@@ -102,7 +102,7 @@ impl Election {
         if spec.holder_identity.as_ref() != Some(&self.me) {
             spec.holder_identity = Some(self.me.clone());
             spec.acquire_time = Some(now.clone());
-            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0) + 1);
+            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
         }
         spec.lease_duration_seconds = i32::try_from(DURATION.as_secs()).ok();
         spec.renew_time = Some(now);
@@ -231,7 +231,7 @@ mod tests {
         election.renewed(start);
         assert!(election.leads(start + DEADLINE - Duration::from_millis(1)));
         assert!(!election.leads(start + DEADLINE));
-        assert!(DEADLINE < DURATION);
+        assert!(DEADLINE + super::RETRY + super::ANSWER < DURATION);
         election.renewed(start + DEADLINE);
         election.lost();
         assert!(!election.leads(start + DEADLINE));
@@ -246,5 +246,9 @@ mod tests {
         let transitions = |lease: &super::Lease| lease.spec.as_ref()?.lease_transitions;
         assert_eq!(transitions(&again), Some(1));
         assert_eq!(transitions(&other), Some(2));
+        let mut many = other;
+        many.spec.as_mut().expect("a spec").lease_transitions = Some(i32::MAX);
+        let more = Election::new("node-3").written(Some(many), moment());
+        assert_eq!(transitions(&more), Some(i32::MAX));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A kind whose definition is not installed is no mistake: it has no objects, and what was known of some is forgotten. Definitions
 //! are watched, so that one that is installed later is noticed at once; a look every [`LOOK`] is the net under that, and all there is
-//! where definitions may not be watched.
+//! where definitions may not be watched. A kind that is served in other versions only than those that are read has objects all the
+//! same: what is known of them stays, and where they restrict something nothing begins without them.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +52,11 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
     loop {
         running.retain(|_, task| !task.is_finished());
         let pause = match look(&client).await {
-            Ok((mut served, cluster)) => {
+            Ok(Found {
+                mut served,
+                unreadable,
+                cluster,
+            }) => {
                 backoff.reset();
                 if identity.as_ref().is_some_and(|known| *known != cluster) {
                     tracing::warn!(
@@ -61,13 +66,24 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
                     running.clear();
                 }
                 identity = Some(cluster);
-                let kinds = served.keys().chain(running.keys());
+                let kinds = served.keys().chain(running.keys()).chain(unreadable.keys());
                 let kinds: BTreeSet<Kind> = kinds.copied().collect();
                 served.retain(|kind, _| !running.contains_key(kind));
-                let again = known.change(|store| {
+                let now = Instant::now();
+                // In one step: nothing is complete while what restricts is missing.
+                let (again, news) = known.change(|store| {
                     store.serves(&served.keys().copied().collect());
-                    store.unserved(&kinds, Instant::now())
+                    let mut news = unreadable;
+                    news.retain(|kind, versions| {
+                        !running.contains_key(kind) && store.unreadable(*kind, versions, now)
+                    });
+                    (store.unserved(&kinds, now), news)
                 });
+                for (kind, versions) in news {
+                    tracing::warn!(
+                        %kind, versions, "this kind is served in versions only that are not read; what is known of it goes on"
+                    );
+                }
                 for (kind, resource) in served {
                     tracing::debug!(%kind, version = %resource.api_version, "watching");
                     let api = Api::all_with(client.clone(), &resource);
@@ -98,23 +114,34 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
     }
 }
 
-/// The kinds that are served, each in the version that is read, and whose they are: the namespace `kube-system` is as old as its
-/// cluster.
-async fn look(client: &Client) -> Result<(BTreeMap<Kind, ApiResource>, String), String> {
+/// What is served.
+struct Found {
+    /// Kinds in the version that is read.
+    served: BTreeMap<Kind, ApiResource>,
+    /// Kinds of which no version is read, with those that there are.
+    unreadable: BTreeMap<Kind, String>,
+    /// Whose they are: the namespace `kube-system` is as old as its cluster.
+    cluster: String,
+}
+
+/// Asks what is served.
+async fn look(client: &Client) -> Result<Found, String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let identity = timeout(ANSWER, namespaces.get_metadata("kube-system"))
         .await
         .map_err(|_| silence())?
         .map_err(|error| explain(&error))?;
     let identity = identity.metadata.uid.unwrap_or_default();
-    let mut versions: BTreeMap<(&str, &str), Option<BTreeMap<String, String>>> = BTreeMap::new();
+    let mut versions: BTreeMap<(&str, String), Option<BTreeMap<String, String>>> = BTreeMap::new();
     let mut served = BTreeMap::new();
+    let mut absent = Vec::new();
     for kind in Kind::ALL {
         for version in kind.versions() {
-            let key = (kind.group(), *version);
-            let resources = match versions.entry(key) {
+            let resources = match versions.entry((kind.group(), (*version).to_owned())) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(asked) => asked.insert(resources(client, key.0, key.1).await?),
+                Entry::Vacant(asked) => {
+                    asked.insert(resources(client, kind.group(), version).await?)
+                }
             };
             let plural = resources
                 .as_ref()
@@ -125,8 +152,44 @@ async fn look(client: &Client) -> Result<(BTreeMap<Kind, ApiResource>, String), 
                 break;
             }
         }
+        if !served.contains_key(&kind) {
+            absent.push(kind);
+        }
     }
-    Ok((served, identity))
+    let groups = timeout(ANSWER, client.list_api_groups()).await;
+    let groups = groups
+        .map_err(|_| silence())?
+        .map_err(|error| explain(&error))?;
+    let mut unreadable = BTreeMap::new();
+    for kind in absent {
+        let others = groups
+            .groups
+            .iter()
+            .filter(|group| group.name == kind.group());
+        let mut with = Vec::new();
+        for version in others.flat_map(|group| &group.versions) {
+            let resources = match versions.entry((kind.group(), version.version.clone())) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(asked) => {
+                    asked.insert(resources(client, kind.group(), &version.version).await?)
+                }
+            };
+            if resources
+                .as_ref()
+                .is_some_and(|all| all.contains_key(kind.name()))
+            {
+                with.push(version.version.as_str());
+            }
+        }
+        if !with.is_empty() {
+            unreadable.insert(kind, with.join(", "));
+        }
+    }
+    Ok(Found {
+        served,
+        unreadable,
+        cluster: identity,
+    })
 }
 
 fn silence() -> String {

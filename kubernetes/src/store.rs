@@ -124,13 +124,29 @@ impl Store {
         belief
     }
 
+    /// A kind has objects perhaps, and is served in versions only that nobody here reads. What is known of them stays; whether
+    /// that is news.
+    pub(crate) fn unreadable(&mut self, kind: Kind, versions: &str, now: Instant) -> bool {
+        let known = self.of(kind).next().is_some();
+        if !known && !kind.restricts() {
+            return false;
+        }
+        let read = kind.versions().join(", ");
+        let why = format!("it is served as {versions}, and read as {read} only");
+        let news = self.failed(kind, why, now);
+        if let Some(watched) = self.kinds.get_mut(&kind) {
+            watched.listed |= known;
+        }
+        news
+    }
+
     /// Kinds that are not in `served` have no objects, if it stays so: some may be left of what was kept, or of another cluster.
     /// Gives when to look again.
     pub(crate) fn unserved(&mut self, served: &BTreeSet<Kind>, now: Instant) -> Option<Duration> {
         let kinds = Kind::ALL.iter().filter(|kind| !served.contains(kind));
         let left: Vec<Kind> = kinds
             .copied()
-            .filter(|kind| self.of(*kind).next().is_some())
+            .filter(|kind| self.kinds.contains_key(kind) || self.of(*kind).next().is_some())
             .collect();
         let doubts = left
             .into_iter()

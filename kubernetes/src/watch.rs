@@ -65,7 +65,7 @@ impl From<kube::Error> for Trouble {
     }
 }
 
-/// Follows a kind until it is not served any more.
+/// Follows a kind until it is not served any more. Whether it has no objects then, what else is served tells.
 pub(crate) async fn follow(
     kind: Kind,
     resource: ApiResource,
@@ -86,16 +86,10 @@ pub(crate) async fn follow(
         };
         match trouble {
             Trouble::NotServed => {
-                let belief = watcher
-                    .known
-                    .change(|store| store.gone(kind, Instant::now()));
-                match belief {
-                    Belief::Whole => {
-                        tracing::info!(%kind, "the API server does not serve this kind any more");
-                        return;
-                    }
-                    Belief::AskAgain(pause) => tokio::time::sleep(pause).await,
-                }
+                tracing::info!(%kind, "the API server does not serve this version of the kind any more");
+                // Whoever asks what is served believes it there first.
+                tokio::time::sleep(SHORT).await;
+                return;
             }
             Trouble::Expired => {
                 tracing::debug!(%kind, "a watch has expired; listing again");

@@ -144,9 +144,14 @@ impl Document {
 
 /// Reads every document of a file.
 pub(crate) fn read(path: &str, bytes: &[u8], origin: Origin) -> Read {
+    refused(path, bytes, origin, &[])
+}
+
+/// The same where each document has these mistakes beside its own.
+pub(crate) fn refused(path: &str, bytes: &[u8], origin: Origin, known: &[Mistake]) -> Read {
     let sink = Sink::default();
     let path: Arc<str> = path.into();
-    let documents = documents(&path, bytes, origin, &sink);
+    let documents = documents(&path, bytes, origin, known, &sink);
     let (mistakes, warnings) = sink.finish();
     Read {
         path,
@@ -156,7 +161,13 @@ pub(crate) fn read(path: &str, bytes: &[u8], origin: Origin) -> Read {
     }
 }
 
-fn documents(file: &Arc<str>, bytes: &[u8], origin: Origin, sink: &Sink) -> Vec<Document> {
+fn documents(
+    file: &Arc<str>,
+    bytes: &[u8],
+    origin: Origin,
+    known: &[Mistake],
+    sink: &Sink,
+) -> Vec<Document> {
     let path = &**file;
     let form = match origin {
         Origin::File => Form::of_name(path),
@@ -192,6 +203,12 @@ fn documents(file: &Arc<str>, bytes: &[u8], origin: Origin, sink: &Sink) -> Vec<
                 line: root.line,
                 ..source
             };
+            for mistake in known {
+                sink.mistake(
+                    source.at(Arc::clone(&mistake.source.field)),
+                    &mistake.message,
+                );
+            }
             documents.extend(document(&Field::root(root, source, sink), path, origin));
         }
     }

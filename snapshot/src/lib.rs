@@ -26,6 +26,6 @@ pub use document::jwks::{KeySetError, fetched as fetched_keys};
 pub use document::{Kind, Read};
 pub use lasting::{common, exact};
 pub use model::Snapshot;
-pub use parse::{Linker, MAX_MISTAKES, SourceFile, Taken, link, parse, read, take};
+pub use parse::{Linker, MAX_MISTAKES, SourceFile, Taken, link, parse, read, refused, take};
 pub use report::{Mistake, Place, Rejections, Source, Warning};
 pub use shared::Shared;

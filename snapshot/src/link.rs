@@ -18,7 +18,7 @@ use self::http_route::{Documents, References};
 use self::report::Leads;
 use crate::document::address_source::AddressSources;
 use crate::document::gateway::GatewayDraft;
-use crate::document::platform::CellSource;
+use crate::document::platform::{CellSource, PlatformDraft};
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
 use crate::document::{Draft, Drafts, Kind, Read};
@@ -31,11 +31,13 @@ mod addresses;
 mod assembly;
 mod attachment;
 mod authorities;
+mod awaited;
 mod backend;
 mod backend_tls;
 mod balancer;
 mod cells;
 mod client_policy;
+mod closed_cells;
 mod collect;
 mod context;
 mod credentials;
@@ -79,6 +81,9 @@ pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -
     let sink = Sink::default();
     let (mut collected, changes) = memory.assembly.collect(&reads, taking, &sink);
     let before = sink.mistakes();
+    let stated = stated(&collected.drafts, &collected.documents);
+    let derived = stated.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
+    cells::unique(&collected.drafts, derived, &sink);
     addresses::unique(&collected.drafts, &sink);
     addresses::pod_networks(&collected.drafts, &sink);
     if sink.mistakes() > before {
@@ -176,15 +181,17 @@ fn snapshot(
     let platform = platform::link(platform_draft, &drafts.nodes, &mut served, &gateways, sink);
     // Without a readable platform nothing can be said about what it lacks.
     let readable = platforms.is_none_or(|(source, _)| !sink.tainted(source));
-    let derived = platform_draft.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
-    let (cells, exposures) = cells::link(drafts, derived, sink);
+    let stated = stated(drafts, documents);
+    let derived = stated.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
+    let scope = stated.map_or_else(PolicyScope::default, |platform| platform.network_policies);
+    let (cells, exposures) = cells::link(drafts, documents, derived, sink);
     // The pods of cells of labels are known now too.
     let network = network_policy::link(
         drafts,
         documents,
         &cells,
         context.namespaces,
-        platform_draft.map_or_else(PolicyScope::default, |platform| platform.network_policies),
+        scope,
         &platform,
         sink,
     );
@@ -211,11 +218,6 @@ fn snapshot(
         context: &context,
     };
     let mut l4_routes = l4_route::routes(drafts, &references, report);
-    for route in &mut l4_routes {
-        route
-            .parents
-            .retain(|one| !clients.closes(&one.gateway, &one.listener));
-    }
     let of_documents = [
         (L7Kind::Http, &drafts.http_routes),
         (L7Kind::Grpc, &drafts.grpc_routes),
@@ -232,6 +234,18 @@ fn snapshot(
         known,
     );
     let traffic = traffic_policy::policies(&drafts.traffic_policies, &closing.traffic, known);
+    for route in &mut l4_routes {
+        let named = closing
+            .l4_routes
+            .contains(&(route.kind, route.name.clone()));
+        route.parents.retain(|one| {
+            let (gateway, listener) = (&one.gateway, &one.listener);
+            let closes = clients.closes(gateway, listener)
+                || security.closes(gateway, listener)
+                || traffic.closes(gateway, listener);
+            !named && !closes
+        });
+    }
     // What closes a rule comes last: nothing opens it again.
     security.on_documents(&mut linked);
     traffic.on_documents(&mut linked);
@@ -240,6 +254,7 @@ fn snapshot(
     let routes = traffic.on_listeners(routes, &served);
     let mut routes = clients.on_listeners(routes, &served);
     traffic_policy::without_effect(&routes, sink);
+    security_policy::without_effect(&security, &served, sink);
     routes.sort_by(|a, b| route_order(a).cmp(&route_order(b)));
 
     report::classes(&drafts.classes, &drafts.platforms, report);
@@ -258,6 +273,13 @@ fn snapshot(
     Snapshot {
         digest: "".into(),
         platform: platform.into(),
+        awaited: awaited::nodes(
+            &drafts.pods,
+            &cells,
+            documents,
+            derived.then_some(&drafts.namespaces),
+            scope,
+        ),
         cells,
         network,
         services: service::services(&drafts.services, &drafts.slices, sink),
@@ -305,6 +327,19 @@ fn labelled<'a>(documents: &'a [Placed<'_>]) -> Labelled<'a> {
         Some((target, &meta.labels))
     });
     found.collect()
+}
+
+/// The platform. What a refused one says of who is isolated, as far as it can be read, goes on: without it pods would be let alone.
+fn stated<'a>(drafts: &'a Drafts, documents: &'a [Placed<'_>]) -> Option<&'a PlatformDraft> {
+    let mut platforms = drafts.platforms.values();
+    let read = platforms.find_map(|(_, draft)| draft.as_deref());
+    let mut refused = documents.iter().filter(|placed| placed.refused);
+    read.or_else(|| {
+        refused.find_map(|placed| match &placed.document.draft {
+            Draft::Platform(draft) => draft.as_deref(),
+            _ => None,
+        })
+    })
 }
 
 /// What could be read of gateways that are refused, and why they are.

@@ -4,7 +4,7 @@
 //! endpoints are already routes. Nobody after this module checks again.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -101,6 +101,8 @@ pub struct Snapshot {
     pub cells: BTreeMap<CellId, Shared<Cell>>,
     /// What network policies say, and whom they tell apart.
     pub network: NetworkPolicies,
+    /// Nodes on which a pod has no address yet that may be a cell's, or one that network policies restrict.
+    pub awaited: BTreeSet<Arc<str>>,
     /// Services that have addresses, by name.
     pub services: BTreeMap<ObjectName, Shared<Service>>,
     /// Routing tables by name.

@@ -83,6 +83,12 @@ pub fn read(object: &SourceFile) -> Read {
     document::read(&object.path, &object.bytes, Origin::Server)
 }
 
+/// Reads an object that is refused, beside mistakes of its own for these: they show only where something is made of all objects
+/// together. What it would have closed is closed, as with every object that is refused.
+pub fn refused(object: &SourceFile, mistakes: &[Mistake]) -> Read {
+    document::refused(&object.path, &object.bytes, Origin::Server, mistakes)
+}
+
 /// Links what was read of all objects together; their order says nothing.
 ///
 /// Unlike [`parse`] it refuses objects one by one. One with mistakes is as if it were not there, with three exceptions

@@ -35,8 +35,9 @@ pub struct Report {
     pub listener_sets: BTreeMap<ObjectName, ListenerSetStatus>,
     /// Routes that name at least one of these gateways or sets.
     pub routes: OrdMap<(RouteKind, ObjectName), RouteStatus>,
-    /// `Service`s that gateways need, by name; none: that is not known, since the `Platform` cannot be read.
-    pub load_balancers: Option<BTreeMap<ObjectName, LoadBalancer>>,
+    /// `Service`s that gateways need, by name; none: that is not known, since the `Platform` cannot be read. One of a gateway that is
+    /// refused, or of which no listener is valid, is none and stays as it is: with it the gateway's address would go.
+    pub load_balancers: Option<BTreeMap<ObjectName, Option<LoadBalancer>>>,
     /// Policies that have to do with at least one of these gateways, by kind and name.
     pub policies: BTreeMap<(Kind, ObjectName), PolicyStatus>,
 }

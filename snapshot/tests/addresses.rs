@@ -84,7 +84,8 @@ fn port(number: u16) -> std::num::NonZeroU16 {
 fn balancer(taken: &Taken) -> (&ObjectName, &LoadBalancer) {
     let wanted = taken.report.load_balancers.as_ref();
     let mut wanted = wanted.expect("it is known").iter();
-    wanted.next().expect("one is wanted")
+    let (name, wanted) = wanted.next().expect("one is known");
+    (name, wanted.as_ref().expect("it is wanted"))
 }
 
 #[test]
@@ -285,4 +286,31 @@ fn a_platform_that_cannot_be_read_takes_no_load_balancer_away() {
         "spec.gateways.loadBalancer.externalTrafficPolicy"
     );
     assert_eq!(taken.report.load_balancers, None);
+}
+
+#[test]
+fn a_gateway_that_is_refused_keeps_its_load_balancer_as_it_is() {
+    let platform = platform("addresses: LoadBalancer");
+    let good = gateway("web", &[80]);
+    let before = taken(&[CLASS, &platform, &good]);
+    let (service, _) = balancer(&before);
+    for bad in [
+        good.replace("spec:", "spec:\n  unheardOf: 1"),
+        good.replace("protocol: HTTP", "protocol: example.com/Other"),
+    ] {
+        let taken = taken(&[CLASS, &platform, &bad]);
+        let wanted = taken.report.load_balancers.expect("it is known");
+        assert_eq!(wanted.get(service), Some(&None), "{bad}");
+    }
+}
+
+#[test]
+fn a_port_of_a_load_balancer_outlives_the_certificate_of_its_listener() {
+    let platform = platform("addresses: LoadBalancer");
+    let https = "protocol: HTTPS, tls: { certificateRefs: [{ name: gone }] }";
+    let web = gateway("web", &[443]).replace("protocol: HTTP", https);
+    let taken = taken(&[CLASS, &platform, &web]);
+    let (_, wanted) = balancer(&taken);
+    assert_eq!(wanted.ports.len(), 1);
+    assert_eq!(wanted.ports[0].port, port(443));
 }

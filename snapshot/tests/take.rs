@@ -239,3 +239,39 @@ status: { addresses: [{ type: InternalIP, address: 192.168.0.1 }, { type: Hostna
     );
     assert_eq!(nodes[0].pod_networks.len(), 1);
 }
+
+#[test]
+fn an_address_that_a_load_balancer_lists_twice_is_one() {
+    let platform = "
+apiVersion: cardinal.dev/v1alpha1
+kind: Platform
+metadata: { name: platform }
+spec: { gateways: { addresses: LoadBalancer, loadBalancer: { namespace: agents } } }
+";
+    let gateway = GATEWAY.replace("  addresses: [{ value: 10.0.0.1 }]\n", "");
+    let objects = [
+        ("Gateway/shop/web", &*gateway),
+        ("Platform/platform", platform),
+    ];
+    let first = taken(&objects);
+    let wanted = first.report.load_balancers.expect("the platform is read");
+    let name = wanted.keys().next().expect("one").name().to_owned();
+    let service = format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{ name: {name}, namespace: agents }}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.7
+  ports: [{{ name: tcp-80, port: 80, nodePort: 30080 }}]
+status:
+  loadBalancer:
+    ingress: [{{ ip: 203.0.113.1, ipMode: VIP }}, {{ ip: 203.0.113.1, ipMode: VIP }}]
+"
+    );
+    let service = ("Service/agents/web", &*service);
+    let taken = taken(&[&objects[..], &[service]].concat());
+    let gateway = taken.snapshot.gateways.values().next().expect("it works");
+    assert_eq!(gateway.addresses.len(), 1);
+}

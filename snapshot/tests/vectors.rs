@@ -22,7 +22,7 @@ const PACKETS: &str = "agent/src/compile/kernel/tests/vectors.rs";
 const ROUTER: &str = "agent/tests/proxy_router/choreo.rs";
 const OBJECTS: &str = "agent/tests/proxy_router/choreo/original.rs";
 const CELLS: &str = "agent/tests/proxy_router/cells.rs";
-const AGENT: &str = "agent/tests/proxy_cli.rs";
+const AGENT: &str = "agent/tests/proxy_cli/routing_files.rs";
 const BREAKER: &str = "agent/src/resilience/breaker/tests.rs";
 const NO_ADAPTER: &str = "the push protocol of the reference router has no adapter in the agent";
 

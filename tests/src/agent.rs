@@ -130,28 +130,9 @@ impl Agent {
     /// # Errors
     /// The agent ended, or is not ready in time; the message carries the end of its log.
     pub fn wait_ready(&mut self, wait: Duration) -> Result<Duration> {
-        let start = Instant::now();
-        loop {
-            interrupt::check()?;
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "the agent ended ({status}); its log ends with\n{}",
-                    self.log_tail()
-                );
-            }
-            // Until the socket is there, asking fails.
-            if self.ask("/readyz").is_ok_and(|(status, _)| status == 200) {
-                return Ok(start.elapsed());
-            }
-            if start.elapsed() > wait {
-                bail!(
-                    "the agent is not ready after {} s; its log ends with\n{}",
-                    wait.as_secs(),
-                    self.log_tail()
-                );
-            }
-            std::thread::sleep(PAUSE);
-        }
+        // Until the socket is there, asking fails.
+        let ready = |agent: &Self| agent.ask("/readyz").is_ok_and(|(status, _)| status == 200);
+        self.wait_until("is not ready", wait, ready)
     }
 
     /// Waits until this agent has the node, and not another one that has the same admin socket.
@@ -159,6 +140,16 @@ impl Agent {
     /// # Errors
     /// The agent ended, or does not take over in time; the message carries the end of its log.
     pub fn wait_serving(&mut self, wait: Duration) -> Result<Duration> {
+        self.wait_until("does not take over", wait, Self::serves)
+    }
+
+    /// Waits until something holds. `otherwise` says what it is that the agent does not do.
+    fn wait_until(
+        &mut self,
+        otherwise: &str,
+        wait: Duration,
+        holds: impl Fn(&Self) -> bool,
+    ) -> Result<Duration> {
         let start = Instant::now();
         loop {
             interrupt::check()?;
@@ -168,12 +159,12 @@ impl Agent {
                     self.log_tail()
                 );
             }
-            if self.serves() {
+            if holds(self) {
                 return Ok(start.elapsed());
             }
             if start.elapsed() > wait {
                 bail!(
-                    "the agent does not take over within {} s; its log ends with\n{}",
+                    "the agent {otherwise} within {} s; its log ends with\n{}",
                     wait.as_secs(),
                     self.log_tail()
                 );

@@ -304,16 +304,56 @@ fn kube_what_was_known_goes_on_without_an_api_server() -> Result<()> {
     };
     agent.wait(heard)?;
 
-    // A kind that is not served any more when an agent starts has no objects, whatever was kept.
     let end = Instant::now() + WAIT;
     while !fs::read_to_string(&kept)?.contains("third") {
         ensure!(Instant::now() < end, "the third cell is not kept");
         std::thread::sleep(PAUSE);
     }
+
+    // A kind that goes on in a version that nobody reads has its objects still, also for an agent that starts meanwhile.
+    versions(&world, "v2")?;
+    let unread = |status: &Value| {
+        let silent = status["config"]["cluster"]["silent"].as_array();
+        let mut silent = silent.into_iter().flatten();
+        silent.any(|one| {
+            let error = one["error"].as_str().unwrap_or_default();
+            one["kind"] == "Cell" && error.contains("served as v2")
+        })
+    };
+    let status = agent.wait(unread)?;
+    ensure!(cells(&status) == 3, "{status}");
+    agent.end()?;
+    agent.again()?;
+    agent.wait(|status| unread(status) && cells(status) == 3)?;
+    versions(&world, "v1alpha1")?;
+    agent.wait(|status| heard(status) && cells(status) == 3)?;
+
+    // A kind that is not served any more when an agent starts has no objects, whatever was kept.
     agent.end()?;
     world.delete(&["crd", "cells.cardinal.dev"])?;
     agent.again()?;
     agent.wait(|status| heard(status) && cells(status) == 0)?;
+    Ok(())
+}
+
+/// Serves cells in one version only, of `v1alpha1` and `v2`.
+fn versions(world: &World, served: &str) -> Result<()> {
+    let definition = world.get(&["crd", "cells.cardinal.dev"])?;
+    let stored = &definition["spec"]["versions"][0];
+    let versions = ["v1alpha1", "v2"].map(|name| {
+        let mut version = stored.clone();
+        version["name"] = name.into();
+        version["served"] = (name == served).into();
+        version["storage"] = (name == "v1alpha1").into();
+        version
+    });
+    let patch = json!({ "spec": { "versions": versions } }).to_string();
+    let mut patched = world.kubectl(&["patch", "crd", "cells.cardinal.dev", "--type", "merge"]);
+    patched.args(["--patch", &patch]).stdout(Stdio::null());
+    ensure!(
+        patched.status()?.success(),
+        "the definition was not changed"
+    );
     Ok(())
 }
 

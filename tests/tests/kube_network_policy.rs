@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command, time::Duration, time::Instant
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::{
-    kube::{Setup, World},
+    kube::{Setup, World, pods::ready},
     peer::{Outcome, Running},
     programs::Programs,
 };
@@ -78,11 +78,6 @@ impl<'a> Pods<'a> {
         let mut addresses = BTreeMap::new();
         for (namespace, name, ..) in PODS {
             let what = ["pod", name, "--namespace", namespace];
-            let ready = |pod: &Value| {
-                let conditions = pod["status"]["conditions"].as_array();
-                let mut conditions = conditions.into_iter().flatten();
-                conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
-            };
             let pod = world.wait(WAIT, &what, ready)?;
             let address = |at: usize| {
                 let ip = pod["status"]["podIPs"][at]["ip"].as_str();

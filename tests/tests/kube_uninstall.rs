@@ -16,7 +16,7 @@ use tests::{
     kube::{
         AGENT_NAMESPACE, Setup, World,
         manifests::{attached, gateway, http, programmed, route, service, together},
-        pods::serving,
+        pods::{ready, serving},
         remains::same,
         root,
         shell::blocks,
@@ -71,11 +71,7 @@ impl Scene {
             service("two", "two", &[8080]),
         ]))?;
         for pod in ["one", "two", "stranger"] {
-            world.wait(WAIT, &["pod", pod], |pod| {
-                let conditions = pod["status"]["conditions"].as_array();
-                let mut conditions = conditions.into_iter().flatten();
-                conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
-            })?;
+            world.wait(WAIT, &["pod", pod], ready)?;
         }
         let before = NODES.map(|node| settled(&world, node));
         Ok(Self {

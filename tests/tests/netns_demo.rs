@@ -11,14 +11,16 @@ fn netns_every_row_of_the_demo_is_as_expected() -> Result<()> {
     let mut demo = Demo::set_up(&Programs::locate()?)?;
     let report = demo::play(&mut demo, None, &mut |row| {
         println!(
-            "{} {} {} {} -> {}: {} ({})",
+            "{} {} {} {} -> {}: {} ({}), expected {} ({})",
             if row.ok { "ok" } else { "FAIL" },
             row.scenario,
             row.family,
             row.from,
             row.to,
             row.actual,
-            row.reason
+            row.reason,
+            row.expected,
+            row.because
         );
     })?;
     assert!(

@@ -11,9 +11,8 @@
 use std::{
     ffi::{OsStr, OsString},
     fmt, fs,
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -244,30 +243,12 @@ pub(crate) fn build(options: &Options) -> Result<PathBuf> {
     if options.logs {
         cargo.args(["--features", "logs"]);
     }
-    cargo
-        .arg("--message-format=json-render-diagnostics")
-        .stdout(Stdio::piped());
-    let line = shell::line(&cargo);
-    eprintln!("$ {line}");
-    let mut child = cargo
-        .spawn()
-        .with_context(|| format!("failed to start `{line}`"))?;
-    let stdout = child
-        .stdout
-        .take()
-        .context("cargo's standard output is not piped")?;
-    let mut built = None;
-    for message in BufReader::new(stdout).lines() {
-        let message: serde_json::Value =
-            serde_json::from_str(&message?).context("cargo printed a line that is not JSON")?;
-        if let Some(path) = message["executable"].as_str() {
-            built = Some(PathBuf::from(path));
-        }
-    }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("`{line}` failed: {status}");
-    }
+    let messages = shell::messages(&mut cargo)?;
+    let built = messages
+        .iter()
+        .filter_map(|message| message["executable"].as_str())
+        .next_back()
+        .map(PathBuf::from);
     let built = built.context("agent-ebpf has no binary target")?;
 
     let object = shell::target_dir().join(if options.logs {

@@ -116,6 +116,25 @@ pub(crate) fn run(command: &mut Command) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
+/// Shows a call of cargo and runs it; fails if it fails. Gives the messages that it printed on standard output, as JSON.
+pub(crate) fn messages(cargo: &mut Command) -> Result<Vec<serde_json::Value>> {
+    cargo.arg("--message-format=json-render-diagnostics");
+    let line = line(cargo);
+    eprintln!("$ {line}");
+    // What people are to see comes on standard error.
+    let output = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("failed to start `{line}`"))?;
+    if !output.status.success() {
+        bail!("`{line}` failed: {}", output.status);
+    }
+    serde_json::Deserializer::from_slice(&output.stdout)
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .context("cargo printed what is not JSON")
+}
+
 /// What a command prints, trimmed; fails if it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = line(command);

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{ebpf, kube, setup, shell, stage, vm};
@@ -387,29 +387,11 @@ fn machines(options: &Options, init: &Path, binaries: &[Binary], tally: &mut Tal
 pub(crate) fn binaries(object: &Path, targets: &[&str]) -> Result<Vec<Binary>> {
     let mut cargo = shell::cargo();
     cargo
-        .args([
-            "test",
-            "--locked",
-            "--workspace",
-            "--no-run",
-            "--message-format=json-render-diagnostics",
-        ])
-        .args(targets)
-        .stdout(Stdio::piped());
+        .args(["test", "--locked", "--workspace", "--no-run"])
+        .args(targets);
     stage::embed(&mut cargo, Some(object));
-    let line = shell::line(&cargo);
-    eprintln!("$ {line}");
-    let mut child = cargo
-        .spawn()
-        .with_context(|| format!("failed to start `{line}`"))?;
-    let stdout = child
-        .stdout
-        .take()
-        .context("cargo's standard output is not piped")?;
     let mut binaries = Vec::new();
-    for message in BufReader::new(stdout).lines() {
-        let message: serde_json::Value =
-            serde_json::from_str(&message?).context("cargo printed a line that is not JSON")?;
+    for message in shell::messages(&mut cargo)? {
         if message["profile"]["test"] == true
             && let Some(executable) = message["executable"].as_str()
         {
@@ -428,9 +410,6 @@ pub(crate) fn binaries(object: &Path, targets: &[&str]) -> Result<Vec<Binary>> {
                 package: package.to_owned(),
             });
         }
-    }
-    if !child.wait()?.success() {
-        bail!("`{line}` failed");
     }
     // What is quick to fail comes first; the kernel's turn is last.
     binaries.sort_by_key(|binary| (Kind::of(&binary.name, ""), binary.executable.clone()));

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use kubernetes::Cluster;
-use snapshot::Snapshot;
+use snapshot::{Mistake, Snapshot};
 use tokio::sync::mpsc;
 
+use crate::compile;
 use crate::reconcile::Documents;
-use crate::source::cluster::{ClusterWatch, Taken};
+use crate::source::cluster::{ClusterWatch, Found, Taken};
 use crate::source::{self, FolderWatch, Loaded, SourceError};
 
 /// The documents of a folder, read and right.
@@ -60,8 +61,23 @@ impl Feed {
         let cluster = cluster.context("there is no source of documents")?;
         let mut watch = ClusterWatch::new(cluster);
         let first = watch.changed().await;
-        let first = first.context("the cluster is not followed any more")?;
+        let mut first = first.context("the cluster is not followed any more")?;
+        // One bad object among all of a cluster keeps no node from starting.
+        while let Err(mistakes) = compile::route::compile(&first.snapshot, 0) {
+            match watch.without(&first.found, &mistakes) {
+                Some(others) => first = others,
+                None => break,
+            }
+        }
         Ok((Self::Cluster(Box::new(watch)), Documents::of_cluster(first)))
+    }
+
+    /// The same objects without those of which no tables could be made; none from a folder, which is taken or refused as a whole.
+    pub(super) fn without(&mut self, found: &Found, mistakes: &[Mistake]) -> Option<Taken> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Cluster(watch) => watch.without(found, mistakes),
+        }
     }
 
     pub(super) async fn next(&mut self) -> Option<Change> {

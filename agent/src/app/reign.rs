@@ -180,7 +180,7 @@ impl Reign {
                     }
                     Change::Objects(taken) => {
                         self.leftovers.read(Some(taken.read));
-                        self.reconciler.objects(taken);
+                        self.reconciler.objects(taken, |found, mistakes| feed.without(found, mistakes));
                     }
                 },
                 Some(discovery) = changed(&mut self.pods) => self.reconciler.pods(discovery),

@@ -14,7 +14,7 @@ pub enum Error {
     NoObject,
     /// A capability is missing.
     #[error(
-        "missing {capability}: run as root, or give the agent CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        "missing {capability}: run as root, or give the agent the capabilities that `cardinal-agent preflight` names"
     )]
     Privilege {
         /// Name of the capability.

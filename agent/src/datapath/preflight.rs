@@ -116,7 +116,7 @@ fn types() -> Vec<Finding> {
 fn there(found: Result<String, Error>) -> Standing {
     match found {
         Ok(found) => Standing::There(found),
-        Err(error) => Standing::Lacking(crate::explain::chain(&error)),
+        Err(error) => Standing::Lacking(crate::causes::chain(&error)),
     }
 }
 
@@ -128,7 +128,7 @@ fn tried<E: std::error::Error + 'static>(supported: Result<bool, E>, purpose: &s
         )),
         Err(error) => Standing::Lacking(format!(
             "it cannot be tried: {}",
-            crate::explain::chain(&error)
+            crate::causes::chain(&error)
         )),
     }
 }
@@ -162,7 +162,7 @@ fn pins(bpffs: &Path) -> Standing {
             "{} is on no bpffs: mount -t bpf bpf /sys/fs/bpf on the node, for what is pinned has to outlive the agent",
             bpffs.display()
         )),
-        Err(error) => Standing::Lacking(crate::explain::chain(&error)),
+        Err(error) => Standing::Lacking(crate::causes::chain(&error)),
     }
 }
 

@@ -181,11 +181,12 @@ impl Datapath {
     }
 
     /// Lets go the interfaces in quarantine that are nobody's: their pod has addresses, and none is `claimed`. One whose
-    /// addresses are not known goes after `patience`.
+    /// addresses are not known goes after `patience`, and so does any while a pod is `awaited` whose address is not told yet.
     pub fn release(
         &self,
         discovery: &Discovery,
         patience: Duration,
+        awaited: bool,
         claimed: impl Fn(&IpAddr) -> bool,
     ) {
         for waiting in self.gates.waiting() {
@@ -194,12 +195,13 @@ impl Datapath {
                 .binary_search_by_key(&waiting.ifindex, |pod| pod.ifindex)
                 .ok()
                 .map(|found| &discovery.pods[found])
-                .filter(|pod| pod.number == waiting.number && !pod.addresses.is_empty());
-            let late = match pod {
-                Some(pod) if pod.addresses.iter().any(&claimed) => continue,
-                Some(_) => false,
-                None if waiting.since.elapsed() < patience => continue,
-                None => true,
+                .filter(|pod| pod.number == waiting.number);
+            let addresses = pod.map_or(&[][..], |pod| &pod.addresses);
+            let late = match Fate::of(addresses, &claimed, awaited) {
+                Fate::Taken => continue,
+                Fate::Nobodys => false,
+                Fate::Unknown if waiting.since.elapsed() < patience => continue,
+                Fate::Unknown => true,
             };
             let interface = links::interface_name(waiting.ifindex).unwrap_or_default();
             match self.gates.release(waiting) {
@@ -208,7 +210,7 @@ impl Datapath {
                     tracing::warn!(
                         interface,
                         seconds = waiting.since.elapsed().as_secs(),
-                        "an interface got no address in time and is released; nothing judges its packets"
+                        "nobody said in time whose an interface is, and it is released; nothing judges its packets"
                     );
                 }
                 Ok(true) => {
@@ -243,5 +245,55 @@ impl Datapath {
     #[must_use]
     pub fn expired(&self) -> u64 {
         self.gates.expired()
+    }
+}
+
+/// What becomes of an interface in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// A generation brings its endpoint.
+    Taken,
+    /// It can go.
+    Nobodys,
+    /// Whose it is may still be told.
+    Unknown,
+}
+
+impl Fate {
+    fn of(addresses: &[IpAddr], claimed: impl Fn(&IpAddr) -> bool, awaited: bool) -> Self {
+        match addresses {
+            [] => Self::Unknown,
+            some if some.iter().any(claimed) => Self::Taken,
+            _ if awaited => Self::Unknown,
+            _ => Self::Nobodys,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::Fate;
+
+    #[test]
+    fn an_interface_is_nobodys_when_nobody_is_waited_for() {
+        let [own, other] = ["10.1.0.1", "10.1.0.2"].map(|one| one.parse::<IpAddr>().expect("one"));
+        let claimed = |address: &IpAddr| *address == own;
+        for (addresses, awaited, fate) in [
+            (&[][..], false, Fate::Unknown),
+            (&[][..], true, Fate::Unknown),
+            (&[other, own][..], false, Fate::Taken),
+            (&[own][..], true, Fate::Taken),
+            (&[other][..], false, Fate::Nobodys),
+            // Its address may be the one that is about to be told.
+            (&[other][..], true, Fate::Unknown),
+        ] {
+            assert_eq!(
+                Fate::of(addresses, claimed, awaited),
+                fate,
+                "{addresses:?} {awaited}"
+            );
+        }
     }
 }

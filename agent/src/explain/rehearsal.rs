@@ -131,7 +131,7 @@ pub(crate) fn rehearse(
         ));
     }
     let failed =
-        |error: &(dyn std::error::Error + 'static)| Refusal::Failed(crate::explain::chain(error));
+        |error: &(dyn std::error::Error + 'static)| Refusal::Failed(crate::causes::chain(error));
     let compiled = active.next(snapshot, discovery, generation);
     let tables = compiled.tables();
     let bpffs = &datapath.facts().bpffs;

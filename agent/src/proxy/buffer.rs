@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::log::Reason;
-use super::respond::{Refusal, chain};
+use super::respond::Refusal;
 use super::worker::Worker;
+use crate::causes::chain;
 use crate::upstream::kept::{Kept, Unkept};
 use crate::upstream::{BodyError, RequestBody, UpstreamError};
 

@@ -74,7 +74,7 @@ pub(super) async fn enter(
             Ok(Some(source)) => conn.comes_from(source),
             Ok(None) => {}
             Err(error) => {
-                refused(conn, Reason::ProxyHeader, super::respond::chain(&error));
+                refused(conn, Reason::ProxyHeader, crate::causes::chain(&error));
                 return false;
             }
         }

@@ -216,13 +216,16 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn datagrams_of_one_client_reach_one_core() {
-        let port = UdpSocket::bind(loopback().0)
+    /// An address of loopback that no socket of UDP has.
+    fn free_address() -> SocketAddr {
+        UdpSocket::bind(loopback().0)
             .and_then(|socket| socket.local_addr())
             .expect("loopback has free ports")
-            .port();
-        let address = (Ipv4Addr::LOCALHOST, port).into();
+    }
+
+    #[test]
+    fn datagrams_of_one_client_reach_one_core() {
+        let address = free_address();
         let sockets = datagrams(address, 3, false).expect("the port is free");
         assert!(datagrams(address, 1, false).is_err(), "it is ours now");
         for _ in 0..8 {
@@ -244,11 +247,7 @@ mod tests {
 
     #[test]
     fn datagrams_of_one_connection_reach_the_core_that_its_id_tells() {
-        let port = UdpSocket::bind(loopback().0)
-            .and_then(|socket| socket.local_addr())
-            .expect("loopback has free ports")
-            .port();
-        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let address = free_address();
         let sockets = datagrams(address, 3, false).expect("the port is free");
         steer(&sockets, address).expect("the kernel takes it");
         let counts = || {

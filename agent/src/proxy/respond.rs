@@ -6,6 +6,7 @@ use http::{HeaderValue, Response, header};
 use super::body::ResponseBody;
 use super::grpc;
 use super::log::Reason;
+use crate::causes::chain;
 use crate::resilience::CircuitState;
 use crate::route::gatekeeper::Denied;
 use crate::route::key::KeyError;
@@ -124,18 +125,6 @@ impl From<UpstreamError> for Refusal {
         };
         Self::new(reason, chain(&error))
     }
-}
-
-/// An error and its causes, outermost first.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// The answer for a refusal. With `close` the connection ends: what follows on it cannot be trusted, or

@@ -2,12 +2,12 @@
 //!
 //! Flows in: all objects at one moment. Flows out: a snapshot of all that is right, and what became of each object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kubernetes::{Cluster, Object, ObjectId, Objects, Outcome, Seen};
 use snapshot::status::Report;
-use snapshot::{Linker, Read, Snapshot, SourceFile};
+use snapshot::{Linker, Mistake, Read, Snapshot, SourceFile};
 use tokio::sync::watch;
 
 mod metrics;
@@ -50,6 +50,8 @@ impl Found {
 pub struct Reader {
     objects: Objects,
     reads: BTreeMap<ObjectId, Arc<Read>>,
+    /// What is wrong with objects as they are that nobody finds who reads them.
+    refused: BTreeMap<ObjectId, Vec<Mistake>>,
     linker: Linker,
 }
 
@@ -67,17 +69,46 @@ impl Reader {
                 | imbl::ordmap::DiffItem::Update {
                     new: (id, object), ..
                 } => {
+                    self.refused.remove(id);
                     if id.kind.is_document() {
                         read += 1;
-                        self.reads.insert(id.clone(), document(object));
+                        self.reads.insert(id.clone(), document(object, &[]));
                     }
                 }
                 imbl::ordmap::DiffItem::Remove(id, _) => {
+                    self.refused.remove(id);
                     self.reads.remove(id);
                 }
             }
         }
         self.objects = seen.objects.clone();
+        self.link(seen, read)
+    }
+
+    /// Takes the objects of the same moment without those of which no tables could be made, and closes what these would have closed.
+    /// None: none of the mistakes is news.
+    pub fn without(&mut self, seen: Seen, mistakes: &[Mistake]) -> Option<Taken> {
+        let mut news: BTreeSet<ObjectId> = BTreeSet::new();
+        for mistake in mistakes {
+            let mut reads = self.reads.iter();
+            let Some((id, _)) = reads.find(|(_, read)| *read.path() == *mistake.source.file) else {
+                continue;
+            };
+            let known = self.refused.entry(id.clone()).or_default();
+            if !known.contains(mistake) {
+                known.push(mistake.clone());
+                news.insert(id.clone());
+            }
+        }
+        for id in &news {
+            if let (Some(object), Some(refused)) = (self.objects.get(id), self.refused.get(id)) {
+                self.reads.insert(id.clone(), document(object, refused));
+            }
+        }
+        (!news.is_empty()).then(|| self.link(seen, news.len()))
+    }
+
+    fn link(&mut self, seen: Seen, read: usize) -> Taken {
         let reads: Vec<_> = self.reads.values().cloned().collect();
         let taken = self.linker.link(&reads);
         tracing::debug!(objects = reads.len(), read, "objects were taken");
@@ -92,7 +123,8 @@ impl Reader {
     }
 }
 
-fn document(object: &Object) -> Arc<Read> {
+/// Reads an object, which is refused if there are mistakes.
+fn document(object: &Object, refused: &[Mistake]) -> Arc<Read> {
     let ObjectId {
         kind,
         namespace,
@@ -102,10 +134,14 @@ fn document(object: &Object) -> Arc<Read> {
         "" => format!("{kind}/{name}"),
         namespace => format!("{kind}/{namespace}/{name}"),
     };
-    Arc::new(snapshot::read(&SourceFile {
+    let file = SourceFile {
         path,
         bytes: object.document.to_vec(),
-    }))
+    };
+    Arc::new(match refused {
+        [] => snapshot::read(&file),
+        some => snapshot::refused(&file, some),
+    })
 }
 
 /// Changes of a cluster's documents, one after the other.
@@ -124,6 +160,12 @@ impl ClusterWatch {
             reader: Reader::default(),
             documents: None,
         }
+    }
+
+    /// What was taken last without the objects of which no tables could be made; none: that would make no difference.
+    pub fn without(&mut self, taken: &Found, mistakes: &[Mistake]) -> Option<Taken> {
+        let seen = taken.seen.clone();
+        tokio::task::block_in_place(|| self.reader.without(seen, mistakes))
     }
 
     /// Waits until a document differs, and reads what does. None when nobody follows the cluster any more. A dropped future
@@ -145,3 +187,6 @@ impl ClusterWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

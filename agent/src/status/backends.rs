@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Status, section, table};
+use super::{Status, plural, section, table};
 
 /// A backend under a `BackendTrafficPolicy`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Status {
         let rows = self.backends.iter().map(|one| {
             let requests = match one.max_requests {
                 Some(limit) => format!("{} of {limit} requests", one.requests),
-                None => format!("{} requests", one.requests),
+                None => plural(one.requests, "request"),
             };
             let endpoints = one.endpoints.iter().map(|one| {
                 let health = match (one.healthy, one.ejected) {
@@ -55,7 +55,7 @@ impl Status {
             vec![
                 one.backend.clone(),
                 format!("policy {}", one.policy),
-                format!("{requests}, {} retries", one.retries),
+                format!("{requests}, {}", plural(one.retries, "retry")),
                 endpoints.collect::<Vec<_>>().join(", "),
             ]
         });

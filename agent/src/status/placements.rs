@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Status, section, table};
+use super::{Status, plural, section, table};
 
 /// A placement of a routing table.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -40,11 +40,15 @@ impl Status {
         let rows = self.placements.iter().map(|one| {
             let circuit = match one.circuit.as_str() {
                 "closed" => "closed".to_owned(),
-                other => format!("{} after {} failures", other.to_uppercase(), one.failures),
+                other => format!(
+                    "{} after {}",
+                    other.to_uppercase(),
+                    plural(one.failures, "failure")
+                ),
             };
             let requests = match one.concurrency_limit {
                 Some(limit) => format!("{} of {limit} requests", one.requests),
-                None => format!("{} requests", one.requests),
+                None => plural(one.requests, "request"),
             };
             let endpoints = one.endpoints.iter().map(|one| {
                 let health = if one.healthy { "healthy" } else { "UNHEALTHY" };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Status, section, table};
+use super::{Status, plural, section, table};
 
 /// A rule of the kernel's tables.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Status {
             .take(SHOWN_RULES)
             .map(|rule| {
                 vec![
-                    format!("{} decisions", rule.decisions),
+                    plural(rule.decisions, "decision"),
                     rule.rule.clone(),
                     rule.document.clone(),
                     rule.field.clone(),

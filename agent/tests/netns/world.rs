@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_common::{Event, Identity};
+use agent_common::{Control, Event, Identity};
+use aya::maps::MapData;
 use cardinal_agent::datapath::{
     Datapath, DatapathConfig, EventReader, Flipped, GateHook, KernelTables, Network, Owner, Pod,
 };
@@ -199,6 +200,17 @@ impl World {
         for netns in self.pods.iter().map(|pod| &pod.netns).chain([&self.node]) {
             run(&format!("ip netns del {netns}"));
         }
+    }
+
+    /// The folder in which the datapath pins its maps.
+    pub(crate) fn maps(&self) -> PathBuf {
+        let schema = Control::SCHEMA;
+        self.folder.join(format!("bpf/maps_{schema}"))
+    }
+
+    /// A map that the datapath has pinned.
+    pub(crate) fn pinned(&self, name: &str) -> MapData {
+        MapData::from_pin(self.maps().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     pub(crate) fn config(&self, gate_hook: GateHook) -> DatapathConfig {

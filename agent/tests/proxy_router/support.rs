@@ -79,6 +79,7 @@ pub(crate) fn empty() -> Snapshot {
         routes: Vec::new(),
         l4_routes: Vec::new(),
         network: snapshot::model::NetworkPolicies::default(),
+        awaited: BTreeSet::new(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     }
@@ -521,13 +522,22 @@ pub(crate) fn get(uri: &str) -> Request<Body> {
 
 /// An HTTP/2 connection with prior knowledge.
 pub(crate) async fn http2(at: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
+    http2_with_end(at).await.0
+}
+
+/// The same, and how it ends.
+pub(crate) async fn http2_with_end(
+    at: SocketAddr,
+) -> (
+    hyper::client::conn::http2::SendRequest<Body>,
+    tokio::task::JoinHandle<hyper::Result<()>>,
+) {
     let stream = TcpStream::connect(at).await.expect("somebody listens");
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .expect("a connection");
-    tokio::spawn(connection);
-    sender
+    (sender, tokio::spawn(connection))
 }
 
 /// Sends bytes as they are and reads until the router closes, or has answered every request and is then silent for a while.

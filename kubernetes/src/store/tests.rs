@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -176,6 +177,59 @@ fn a_kind_that_disappears_takes_its_objects_along_at_the_second_look() {
     assert_eq!(store.gone(Kind::Service, later), Belief::Whole);
     assert!(store.complete());
     assert!(names(&store).is_empty());
+}
+
+#[test]
+fn a_kind_of_which_no_version_is_read_keeps_what_is_known_of_it() {
+    let now = Instant::now();
+    let mut store = Store::kept(services(&["a"]));
+    store.applied(object(Kind::Cell, "c", "x"));
+    store.serves(&[Kind::Service, Kind::Cell].into());
+    store.listed(Kind::Service, services(&["a"]), now);
+    store.listed(Kind::Cell, vec![object(Kind::Cell, "c", "x")], now);
+    assert!(store.complete());
+    // The definition goes on with another version.
+    let kinds = [Kind::Service, Kind::Cell].into();
+    assert!(store.unreadable(Kind::Cell, "v1", now));
+    assert!(!store.unreadable(Kind::Cell, "v1", now));
+    for later in [now, now + SECOND_LOOK] {
+        assert_eq!(store.unserved(&kinds, later), None);
+    }
+    assert_eq!(names(&store), ["a", "c"]);
+    assert!(store.complete());
+    let silences = store.silences(now + SECOND_LOOK);
+    assert_eq!(silences.len(), 1);
+    assert_eq!(
+        (silences[0].kind, silences[0].lasts),
+        (Kind::Cell, SECOND_LOOK)
+    );
+    assert!(
+        silences[0].error.contains("v1alpha1"),
+        "{}",
+        silences[0].error
+    );
+    // An agent that starts now goes by what was kept.
+    let mut store = Store::kept(vec![object(Kind::Cell, "c", "x")]);
+    store.serves(&BTreeSet::new());
+    assert!(store.unreadable(Kind::Cell, "v1", now));
+    assert!(store.complete());
+    assert_eq!(names(&store), ["c"]);
+}
+
+#[test]
+fn nothing_begins_without_what_restricts() {
+    let now = Instant::now();
+    let mut store = Store::default();
+    store.serves(&[Kind::Service].into());
+    store.listed(Kind::Service, services(&["a"]), now);
+    // Nobody misses routes that nobody here could read.
+    assert!(!store.unreadable(Kind::TlsRoute, "v1alpha2", now));
+    assert!(store.complete());
+    assert!(store.unreadable(Kind::NetworkPolicy, "v2", now));
+    assert!(!store.complete());
+    // It is gone, and had no objects.
+    assert_eq!(store.unserved(&[Kind::Service].into(), now), None);
+    assert!(store.complete() && store.silences(now).is_empty());
 }
 
 #[test]

@@ -55,6 +55,22 @@ pub(crate) const METADATA: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
 
+/// What an address is that leads a program on a node's network to the node itself, or to what only the node is to reach; none: it
+/// leads elsewhere.
+pub(crate) fn of_node(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if address.is_loopback() {
+        Some("a loopback address")
+    } else if METADATA.contains(&address) {
+        Some("the address of the instance metadata service")
+    } else {
+        link_local.then_some("an address of the link")
+    }
+}
+
 /// An address that a pod, a node or a service can have on a network: not loopback, not the metadata
 /// service.
 pub(crate) fn network_address(field: &Field<'_>) -> Option<Placed> {

@@ -8,13 +8,15 @@ use super::template::{Parameters, Template};
 use super::{Meta, name};
 use crate::model::{
     Border, Borders, Cell, CellId, Component, ComponentId, ComponentKind, Connection, Endpoint,
-    EndpointId, EndpointKind, Exposure, Gate, Intra, Name, Operation, Port, Transport, Workloads,
+    EndpointId, EndpointKind, Exposure, Gate, Intra, Name, Operation, Port, Timestamp, Transport,
+    Workloads,
 };
 use crate::reader::{Field, Object};
 use crate::report::Source;
 use crate::shared::Shared;
 
 mod egress;
+pub(crate) mod remains;
 pub(super) mod service;
 mod visibility;
 
@@ -25,6 +27,7 @@ pub(crate) use visibility::{Strictness, scope};
 pub(crate) struct CellDraft {
     /// `east` may still lead nowhere.
     pub(crate) cell: Shared<Cell>,
+    pub(crate) created: Option<Timestamp>,
     /// Namespace of the document: generated routes get it.
     pub(crate) namespace: String,
     /// Its components are those that labels of OpenChoreo name.
@@ -117,6 +120,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<CellDraft> {
     }
     (organization.is_some() && project.is_some() && environment.is_some()).then_some(())?;
     Some(CellDraft {
+        created: meta.created,
         cell: Shared::from(Cell {
             id,
             declared: meta.declared.clone(),

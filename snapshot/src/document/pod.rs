@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Meta;
 use super::addresses::{Placed, network_address};
 use super::selector::Labels;
+use crate::lasting::common;
 use crate::model::{Port, Transport};
 use crate::reader::{Field, Object};
 use crate::tree::{Node, Value};
@@ -15,6 +16,8 @@ pub(crate) struct PodDraft {
     pub(crate) labels: Labels,
     /// Addresses of its own; none while it has not started, after it ended, and where it has those of its node.
     pub(crate) addresses: Vec<Placed>,
+    /// The node on which it is to get some, while it has none.
+    pub(crate) awaited_on: Option<Arc<str>>,
     /// Ports of its containers that have names.
     pub(crate) ports: BTreeMap<(Arc<str>, Transport), BTreeSet<Port>>,
 }
@@ -27,11 +30,16 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<PodDraft> {
     let host_network = text_of(spec.as_ref(), "hostNetwork") == Some(&Value::Bool(true));
     let phase = text_of(status.as_ref(), "phase").and_then(Value::text);
     let ended = matches!(phase, Some("Succeeded" | "Failed"));
+    let node = text_of(spec.as_ref(), "nodeName").and_then(Value::text);
+    let node = node.filter(|_| !host_network && !ended);
     let status = status.filter(|_| !host_network && !ended);
     let addresses = status.and_then(|status| pod_addresses(&status));
     let ports = spec.as_ref().map(named_ports);
     Some(PodDraft {
         labels: meta.labels.clone(),
+        awaited_on: node
+            .filter(|_| addresses.as_ref().is_none_or(Vec::is_empty))
+            .map(common),
         addresses: addresses.unwrap_or_default(),
         ports: ports.unwrap_or_default(),
     })

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::backend_tls::{self, TlsTarget};
+use super::cell::remains::Remains;
 use super::network_policy::{self, PolicyDraft, cilium};
 use super::selector::Labels;
 use super::{Kind, Meta};
-use crate::model::{L7Kind, ObjectName, RouteName, SectionName};
+use crate::model::{L4Kind, L7Kind, ObjectName, RouteName, SectionName};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
 
@@ -78,40 +79,57 @@ pub(crate) enum PolicyTarget {
     Gateway(ObjectName),
 }
 
-/// What policies that could not be read are for. It is closed: nobody knows what they would have refused.
+/// What documents that could not be read are about. It is closed: nobody knows what they would have refused.
 #[derive(Default)]
 pub(crate) struct Closed {
     pub(crate) targets: Targets,
     pub(crate) backends: Vec<(Source, TlsTarget)>,
     /// What is left of a network policy.
     pub(crate) isolates: Option<Arc<PolicyDraft>>,
+    /// What is left of a cell.
+    pub(crate) cell: Option<Remains>,
+    /// Routes of layer 4 that a policy names, to which no policy can say anything.
+    pub(crate) l4_routes: Vec<(L4Kind, ObjectName)>,
 }
 
-/// Reads what a policy is for, whatever else is in it. Its mistakes are known.
+/// Reads what a document is about, whatever else is in it. Its mistakes are known.
 pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
     let known = Sink::default();
     let root = root.told(&known);
-    let spec = root.object().and_then(|mut root| root.optional("spec"));
+    let object = root.object();
+    let (spec, specs) = object.map_or((None, None), |mut root| {
+        (root.optional("spec"), root.optional("specs"))
+    });
     let mut spec = spec.and_then(|spec| spec.object());
+    // Cilium has policies of several specs, of which each may be about other pods.
+    let of_cilium = |own: Option<&Arc<str>>, spec| match specs {
+        Some(_) => cilium::closed(None, own),
+        None => cilium::closed(spec, own),
+    };
     let isolates = match kind {
         Kind::NetworkPolicy => Some(network_policy::closed(spec.as_mut(), meta)),
         Kind::CiliumNetworkPolicy => {
             let own = meta.name.namespace().into();
-            Some(cilium::closed(spec.as_mut(), Some(&own)))
+            Some(of_cilium(Some(&own), spec.as_mut()))
         }
-        Kind::CiliumClusterwideNetworkPolicy => Some(cilium::closed(spec.as_mut(), None)),
+        Kind::CiliumClusterwideNetworkPolicy => Some(of_cilium(None, spec.as_mut())),
         _ => None,
     };
-    let (mut to, mut backends) = (Targets::default(), Vec::new());
+    let cell = (kind == Kind::Cell).then(|| Remains::read(spec.as_mut(), meta));
+    let (mut to, mut backends, mut l4) = (Targets::default(), Vec::new(), Vec::new());
     let isolates = isolates.map(Arc::new);
     let Some(mut spec) = spec else {
         return Closed {
             isolates,
+            cell,
             ..Closed::default()
         };
     };
     match kind {
-        Kind::SecurityPolicy | Kind::BackendTrafficPolicy => to = targets(&mut spec, meta),
+        Kind::SecurityPolicy | Kind::BackendTrafficPolicy => {
+            to = targets(&mut spec, meta);
+            l4 = l4_routes(&mut spec, meta);
+        }
         Kind::ClientTrafficPolicy => to = gateways(&mut spec, meta),
         Kind::BackendTLSPolicy => backends = backend_tls::targets(&mut spec, meta),
         _ => {}
@@ -120,7 +138,26 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
         targets: to,
         backends,
         isolates,
+        cell,
+        l4_routes: l4,
     }
+}
+
+/// Routes of layer 4 among the targets of a policy.
+fn l4_routes(spec: &mut Object<'_>, meta: &Meta) -> Vec<(L4Kind, ObjectName)> {
+    let single = spec.optional("targetRef").into_iter();
+    let several = spec.optional("targetRefs").map(|field| field.list());
+    let items = single.chain(several.into_iter().flatten());
+    let read = items.filter_map(|item| {
+        let text = |name| item.value().get(name).and_then(|node| node.value.text());
+        let kinds = [L4Kind::Tls, L4Kind::Tcp, L4Kind::Udp];
+        let kind = kinds
+            .into_iter()
+            .find(|kind| text("kind") == Some(kind.as_str()))?;
+        let name = ObjectName::new(meta.name.namespace(), text("name")?).ok()?;
+        Some((kind, name))
+    });
+    read.collect()
 }
 
 /// `targetRef`, `targetRefs` and `targetSelectors` of a `spec`: routes, gateways, and parts of both.
@@ -143,17 +180,18 @@ fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
     let several = spec.optional("targetRefs");
     let by_labels = spec.optional("targetSelectors");
     let selectors = by_labels.as_ref().map_or_else(Vec::new, |field| {
-        let items = field.some_limited_list(MAX_TARGETS);
+        let items = some_list(field);
         let read = items.iter();
         read.filter_map(|item| selector::read(item, meta, kinds))
             .collect()
     });
     let items = match (single, several) {
         (Some(field), None) => vec![field],
-        (None, Some(field)) => field.some_limited_list(MAX_TARGETS),
-        (Some(_), Some(field)) => {
+        (None, Some(field)) => some_list(&field),
+        (Some(single), Some(field)) => {
             field.mistake("expected either `targetRef` or `targetRefs`, got both");
-            Vec::new()
+            let several = some_list(&field);
+            several.into_iter().chain([single]).collect()
         }
         (None, None) if by_labels.is_some() => Vec::new(),
         (None, None) => {
@@ -178,6 +216,19 @@ fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
     Targets { named, selectors }
 }
 
+/// All items of a list, also where there are too many: a policy closes what it is for if it is refused.
+fn some_list<'a>(field: &Field<'a>) -> Vec<Field<'a>> {
+    let items = field.some_list();
+    if items.len() > MAX_TARGETS {
+        field.mistake(format_args!(
+            "expected at most {MAX_TARGETS} items, got {}",
+            items.len()
+        ));
+    }
+    items
+}
+
+/// A target; one whose section cannot be read is all of it, as the policy is refused and closes.
 fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget> {
     let mut object = field.object()?;
     if let Some(field) = object.required("group") {
@@ -192,10 +243,7 @@ fn target(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<PolicyTarget>
     let section = object.optional("sectionName");
     object.finish();
     let (kind, target) = (kind?, target?);
-    let section = match section {
-        Some(field) => Some(field.parse(SectionName::new)?),
-        None => None,
-    };
+    let section = section.and_then(|field| field.parse(SectionName::new));
     let route = |kind, name| RouteName { kind, name };
     Some(match (kind, section) {
         (None, Some(listener)) => PolicyTarget::Listener(target, listener),

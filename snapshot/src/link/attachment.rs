@@ -3,7 +3,7 @@
 //! The most specific one wins whole: that of a rule over that of its route, that over the one of a
 //! listener, and that over the one of the gateway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Served;
@@ -14,7 +14,7 @@ use super::http_route::Documents;
 use crate::document::Kind;
 use crate::document::backend_tls::TlsTarget;
 use crate::document::policy::{Labelled, PolicyTarget, Targets};
-use crate::model::{Auth, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
+use crate::model::{Auth, L4Kind, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
@@ -63,6 +63,8 @@ pub(super) struct Closing {
     pub(super) traffic: Vec<Refused>,
     pub(super) client: Vec<Refused>,
     pub(super) tls: Vec<RefusedTls>,
+    /// Routes that such policies name, and that have no rules to be closed.
+    pub(super) l4_routes: BTreeSet<(L4Kind, ObjectName)>,
 }
 
 /// A refused `BackendTLSPolicy`.
@@ -88,6 +90,8 @@ impl Closing {
         for placed in documents.iter().filter(|placed| placed.refused) {
             let document = placed.document;
             let closes = document.closes.as_deref();
+            let l4_routes = closes.into_iter().flat_map(|one| &one.l4_routes);
+            closing.l4_routes.extend(l4_routes.cloned());
             let refused = || Refused {
                 name: document.meta.name.clone(),
                 declared: document.meta.declared.clone(),

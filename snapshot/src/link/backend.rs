@@ -4,9 +4,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::Taking;
 use super::backend_tls::TlsPolicies;
 use super::context::{Context, Fault};
 use super::grants;
+use crate::document::addresses::of_node;
 use crate::document::backend_tls::TlsTarget;
 use crate::document::endpoint_slice::{SliceDraft, State};
 use crate::document::http_route::{BackendDraft, BackendKind};
@@ -143,8 +145,13 @@ impl<'a> Backends<'a> {
         let resolved = match &draft.kind {
             BackendKind::Foreign(_) => return unread(),
             BackendKind::RoutingTable => {
-                if !self.tables.contains_key(name) {
+                let Some((_, table)) = self.tables.get(name) else {
                     return absent();
+                };
+                let hosts = table.iter().flat_map(|table| table.placements.values());
+                let hosts = hosts.flat_map(|one| &one.endpoints).map(|url| &url.host);
+                if let Some(place) = to.own_place(hosts) {
+                    return refuse(Reason::RefNotPermitted, of_the_node(kind, name, place));
                 }
                 return Resolved {
                     target: Target::RoutingTable(name.clone()),
@@ -156,7 +163,18 @@ impl<'a> Backends<'a> {
             BackendKind::Backend => match self.backend(name) {
                 None => return absent(),
                 Some(None) => return unread(),
-                Some(Some(upstreams)) => self.declared(name, upstreams, policies),
+                Some(Some(upstreams)) => {
+                    let sockets = upstreams.iter().any(|one| matches!(one, Upstream::Unix(_)));
+                    let hosts = upstreams.iter().filter_map(|one| match one {
+                        Upstream::Tcp { host, .. } => Some(host),
+                        Upstream::Unix(_) => None,
+                    });
+                    let socket = (sockets && to.taking == Taking::Each).then_some("a Unix socket");
+                    if let Some(place) = to.own_place(hosts).or(socket) {
+                        return refuse(Reason::RefNotPermitted, of_the_node(kind, name, place));
+                    }
+                    self.declared(name, upstreams, policies)
+                }
             },
             BackendKind::Service(port) => match self.service(name) {
                 None => return absent(),
@@ -283,6 +301,29 @@ impl<'a> Backends<'a> {
             tls: tls.cloned(),
         });
         upstreams.collect()
+    }
+}
+
+/// What to say of a backend that is the router's own node, or something that only the node is to reach.
+fn of_the_node(kind: &str, name: &ObjectName, place: &str) -> String {
+    format!(
+        "`{kind}` {name} has {place} among its endpoints, which in a cluster is the node's: no document of a namespace leads there"
+    )
+}
+
+impl Context<'_> {
+    /// What of a cluster's node is among these hosts. The router is on the node's network: whoever may write a document of a
+    /// namespace must not get there through it. A folder is the node's own.
+    fn own_place<'h>(&self, hosts: impl Iterator<Item = &'h UpstreamHost>) -> Option<&'static str> {
+        let mut hosts = hosts.filter(|_| self.taking == Taking::Each);
+        hosts.find_map(|host| match host {
+            UpstreamHost::Address(address) => of_node(*address),
+            UpstreamHost::Name(name) => {
+                let name = name.to_string();
+                let own = name == "localhost" || name.ends_with(".localhost");
+                own.then_some("the name `localhost`")
+            }
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::Served;
 use super::gateway::Gateways;
+use super::listener::Entry;
 use crate::document::Table;
 use crate::document::address_source::LoadBalancerDraft;
 use crate::document::service::{Ingress, ServiceDraft};
@@ -41,6 +42,8 @@ pub(super) fn given(
     let mut given = Given::default();
     for ingress in &service.ingress {
         match ingress {
+            // One address may be listed more than once, with other ports each time.
+            Ingress::Address(address) if given.addresses.contains(address) => {}
             Ingress::Address(address) => given.addresses.push(*address),
             Ingress::Hostname(name) => given.hostnames.push(name.clone()),
         }
@@ -63,19 +66,18 @@ pub(super) fn wanted(
     gateways: &Gateways,
     served: &Served,
     services: &Table<ServiceDraft>,
-) -> BTreeMap<ObjectName, LoadBalancer> {
+) -> BTreeMap<ObjectName, Option<LoadBalancer>> {
     let mut wanted = BTreeMap::new();
     for built in gateways.built.values() {
         let Some(draft) = &built.balancer else {
             continue;
         };
-        let Some(name) = name(&built.name, draft).filter(|_| built.accepted.is_none()) else {
+        let Some(name) = name(&built.name, draft) else {
             continue;
         };
         let known = services.get(&name).and_then(|(_, known)| known.as_deref());
-        let listeners = built.entries.iter().filter_map(|entry| entry.model());
-        let sockets = listeners.map(|one| (one.protocol.transport(), one.port));
-        let mut sockets: BTreeSet<_> = sockets.collect();
+        // A certificate that is missing for a moment takes no port away.
+        let mut sockets: BTreeSet<_> = built.entries.iter().filter_map(Entry::socket).collect();
         // What policies say of listeners is known of those that work: datagrams besides, for HTTP/3.
         let working = served.get(&built.name).into_iter();
         for one in working.flat_map(|gateway| &gateway.listeners) {
@@ -92,7 +94,8 @@ pub(super) fn wanted(
         });
         let ports: Vec<_> = ports.collect();
         // A service has a port at least.
-        if ports.is_empty() {
+        if ports.is_empty() || built.accepted.is_some() {
+            wanted.insert(name, None);
             continue;
         }
         let infrastructure = &built.draft.infrastructure;
@@ -107,7 +110,7 @@ pub(super) fn wanted(
             local: draft.local,
             ports,
         };
-        wanted.insert(name, balancer);
+        wanted.insert(name, Some(balancer));
     }
     wanted
 }

@@ -5,20 +5,67 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Served;
+use super::addresses::Others;
+use super::closed_cells::{self, Refused};
+use super::collect::Placed;
 use super::openchoreo::{self, Labelled};
 use crate::derive::{self, Hosts};
+use crate::document::cell::remains::Remains;
 use crate::document::cell::{CellDraft, ExposureDraft};
 use crate::document::pod::PodDraft;
-use crate::document::{Drafts, Table};
+use crate::document::{Draft, Drafts, Kind, Table};
 use crate::model::{Cell, CellId, ComponentId, East, EndpointId, Platform, Route, Workloads};
 use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
 
-/// Cells by their tuple; of two with one the first counts. What the others expose is not told. `derived` tells that labels of
-/// OpenChoreo make cells too.
+/// Reports every cell whose tuple another one has that is older, or comes first by its place, and every one that by its labels is
+/// another namespace. `derived` tells that labels of OpenChoreo make cells.
+pub(super) fn unique(drafts: &Drafts, derived: bool, sink: &Sink) {
+    let labelled = match derived {
+        // What is wrong with labels is told later.
+        true => Labelled::of(&drafts.namespaces, &Sink::default()),
+        false => Labelled::default(),
+    };
+    let mut known: BTreeMap<&CellId, &Source> = BTreeMap::new();
+    for (source, draft) in by_age(drafts) {
+        let id = &draft.cell.id;
+        if let Some(first) = known.get(id) {
+            sink.mistake(
+                source.at("spec"),
+                format_args!("cell `{id}` is declared before, in {first}"),
+            );
+        } else if let Some(namespaces) = labelled.elsewhere(id, &draft.namespace) {
+            sink.mistake(
+                source.at("spec"),
+                format_args!(
+                    "by its labels cell `{id}` is namespace {namespaces}; expected its document there"
+                ),
+            );
+        } else {
+            known.insert(id, source);
+        }
+    }
+}
+
+/// Documents of cells, the oldest first: nobody takes a tuple from somebody else by the name of a document.
+fn by_age(drafts: &Drafts) -> Vec<(&Source, &Arc<CellDraft>)> {
+    let documents = drafts.cells.values();
+    let mut cells: Vec<(&Source, &Arc<CellDraft>)> = documents
+        .filter_map(|(source, draft)| Some((source, draft.as_ref()?)))
+        .collect();
+    cells.sort_by(|(one, a), (other, b)| {
+        let age = |draft: &CellDraft| (draft.created.is_none(), draft.created);
+        (age(a), one.position()).cmp(&(age(b), other.position()))
+    });
+    cells
+}
+
+/// Cells by their tuple; of two with one the first counts. What the others expose is not told. Those that are refused are closed.
+/// `derived` tells that labels of OpenChoreo make cells too.
 pub(super) fn link(
     drafts: &Drafts,
+    documents: &[Placed<'_>],
     derived: bool,
     sink: &Sink,
 ) -> (BTreeMap<CellId, Shared<Cell>>, Vec<Arc<CellDraft>>) {
@@ -26,41 +73,49 @@ pub(super) fn link(
         true => Labelled::of(&drafts.namespaces, sink),
         false => Labelled::default(),
     };
-    let documents = drafts.cells.values();
-    let mut cells: Vec<(&Source, &Arc<CellDraft>)> = documents
-        .filter_map(|(source, draft)| Some((source, draft.as_ref()?)))
-        .collect();
-    cells.sort_by(|a, b| a.0.position().cmp(&b.0.position()));
     let mut linked: BTreeMap<CellId, Shared<Cell>> = BTreeMap::new();
     let mut exposing = Vec::new();
-    for (source, draft) in cells {
-        if let Some(first) = linked.get(&draft.cell.id) {
-            sink.mistake(
-                source.at("spec"),
-                format_args!(
-                    "cell `{}` is declared before, in {}",
-                    draft.cell.id, first.declared
-                ),
-            );
-            continue;
-        }
-        if let Some(namespaces) = labelled.elsewhere(&draft.cell.id, &draft.namespace) {
-            sink.mistake(
-                source.at("spec"),
-                format_args!(
-                    "by its labels cell `{}` is namespace {namespaces}; expected its document there",
-                    draft.cell.id
-                ),
-            );
+    let refused = refused(documents);
+    for (_, draft) in by_age(drafts) {
+        let id = &draft.cell.id;
+        // A folder's mistake, which is told.
+        if linked.contains_key(id) || labelled.elsewhere(id, &draft.namespace).is_some() {
             continue;
         }
         linked.insert(draft.cell.id.clone(), draft.cell.clone());
         exposing.push(Arc::clone(draft));
     }
     select(&mut linked, &drafts.pods, sink);
-    openchoreo::derive(&labelled, drafts, &exposing, &mut linked, sink);
+    if !refused.is_empty() {
+        let others = Others::of(drafts);
+        closed_cells::add(&mut linked, &refused, &labelled, &drafts.pods, &others);
+    }
+    openchoreo::derive(&labelled, drafts, &exposing, &refused, &mut linked, sink);
     easts(&mut linked, sink);
     (linked, exposing)
+}
+
+/// What is left of cells that are refused.
+fn refused<'a>(documents: &'a [Placed<'_>]) -> Vec<Refused<'a>> {
+    let refused = documents.iter().filter(|placed| placed.refused);
+    let cells = refused.filter(|placed| placed.document.draft.kind() == Kind::Cell);
+    let remains = cells.filter_map(|placed| {
+        let document = placed.document;
+        let read = document
+            .closes
+            .as_ref()
+            .and_then(|closes| closes.cell.clone());
+        let remains = read.or_else(|| match &document.draft {
+            Draft::Cell(draft) => draft.as_deref().map(Remains::of),
+            _ => None,
+        });
+        Some(Refused {
+            name: &document.meta.name,
+            declared: &document.meta.declared,
+            remains: remains?,
+        })
+    });
+    remains.collect()
 }
 
 /// Gives components the addresses of the pods that they select. A pod is one component's: of two that select it the first

@@ -10,6 +10,7 @@ use super::pool::Pool;
 use super::{Taking, balancer, gateway_tls};
 use crate::document::Table;
 use crate::document::address_source::{AddressSource, AddressSources, LoadBalancerDraft};
+use crate::document::addresses::of_node;
 use crate::document::gateway::{AddressDraft, GatewayDraft};
 use crate::document::gateway_class::ClassDraft;
 use crate::document::listener_set::ListenerSetDraft;
@@ -416,6 +417,18 @@ impl Built {
             if !pool.has(placed.address) {
                 let why = format!(
                     "`{}` is in no network of `spec.gateways.addressPools` of the `Platform`",
+                    placed.address
+                );
+                to.sink.mistake(placed.source.clone(), &why);
+                self.programmed
+                    .get_or_insert(Fault::new(Reason::AddressNotUsable, why));
+                continue;
+            }
+            // Connections of the node to itself, and to what only it reaches, are nobody's of a namespace.
+            let own = of_node(placed.address).filter(|_| to.taking == Taking::Each);
+            if let Some(own) = own {
+                let why = format!(
+                    "`{}` is {own}, which in a cluster is the node's",
                     placed.address
                 );
                 to.sink.mistake(placed.source.clone(), &why);

@@ -11,7 +11,7 @@ use crate::document::secret::SecretDraft;
 use crate::document::selector::From;
 use crate::model::{
     Certificate, ClientValidation, HostPattern, Listener, ListenerProtocol, ObjectName, Port,
-    RouteKind, SectionName, TlsMode,
+    RouteKind, SectionName, TlsMode, Transport,
 };
 use crate::report::Source;
 use crate::status::{Condition, ConditionKind, ListenerStatus, Reason};
@@ -138,6 +138,15 @@ impl Entry {
             policy: None,
             clients: self.clients.clone(),
         })
+    }
+
+    /// Where it listens if it is valid, whether or not its references lead anywhere.
+    pub(super) fn socket(&self) -> Option<(Transport, Port)> {
+        let transport = match self.written.filter(|_| self.is_accepted())? {
+            Protocol::Udp => Transport::Udp,
+            Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Transport::Tcp,
+        };
+        Some((transport, self.port?))
     }
 
     pub(super) fn unavailable(&mut self, why: String) {

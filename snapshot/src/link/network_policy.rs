@@ -122,30 +122,44 @@ pub(super) fn link(
         .collect();
     let mut classes = BTreeMap::new();
     let mut members = BTreeMap::new();
-    for (pod, policies) in pods.iter().zip(&isolated_by) {
-        let class = named.pod(pod, &mut selecting);
+    let of_pods: Vec<AddressClass> = pods
+        .iter()
+        .map(|pod| named.pod(pod, &mut selecting))
+        .collect();
+    let mut holders: BTreeMap<IpAddr, Vec<usize>> = BTreeMap::new();
+    for (at, pod) in pods.iter().enumerate() {
         for placed in &pod.draft.addresses {
-            let mut class = class.clone();
-            class.blocks = named.holding(placed.address, true);
-            let words = named.words(
-                &class,
-                policies
-                    .iter()
-                    .map(|policy| &*isolating[*policy].0.source.object),
-            );
-            // To nobody's policy it differs from an address that no pod has.
-            if words.is_empty() && !named.outside {
-                continue;
-            }
-            let id = ClassId::new(&words);
-            members.insert(placed.address, id.clone());
-            classes.entry(id).or_insert_with(|| {
-                let all = policies.iter().map(|policy| &rules[*policy]);
-                class.ingress = together(all.clone().map(|rules| &rules.ingress));
-                class.egress = together(all.map(|rules| &rules.egress));
-                class
-            });
+            holders.entry(placed.address).or_default().push(at);
         }
+    }
+    for (address, holders) in holders {
+        let Some(mut class) = shared(holders.iter().map(|at| &of_pods[*at])) else {
+            continue;
+        };
+        let policies: BTreeSet<usize> = holders
+            .iter()
+            .flat_map(|at| &isolated_by[*at])
+            .copied()
+            .collect();
+        class.blocks = named.holding(address, true);
+        let words = named.words(
+            &class,
+            policies
+                .iter()
+                .map(|policy| &*isolating[*policy].0.source.object),
+        );
+        // To nobody's policy it differs from an address that no pod has.
+        if words.is_empty() && !named.outside {
+            continue;
+        }
+        let id = ClassId::new(&words);
+        members.insert(address, id.clone());
+        classes.entry(id).or_insert_with(|| {
+            let all = policies.iter().map(|policy| &rules[*policy]);
+            class.ingress = together(all.clone().map(|rules| &rules.ingress));
+            class.egress = together(all.map(|rules| &rules.egress));
+            class
+        });
     }
     // What a component declares without a pod is selected by nobody, but networks hold it.
     for address in of_cells {
@@ -207,6 +221,19 @@ fn policies<'a>(drafts: &'a Drafts, documents: &'a [Placed<'_>]) -> Vec<Policy<'
         }
     }
     policies.into_values().collect()
+}
+
+/// What is told of an address that pods have. While two have it, one of them ended without a word: which of them sends is not
+/// known, so it is nobody that only one of them would be.
+fn shared<'c>(mut pods: impl Iterator<Item = &'c AddressClass>) -> Option<AddressClass> {
+    let first = pods.next()?.clone();
+    Some(pods.fold(first, |mut class, other| {
+        class.peers.retain(|peer| other.peers.contains(peer));
+        class
+            .ports
+            .retain(|name, numbers| other.ports.get(name) == Some(&*numbers));
+        class
+    }))
 }
 
 /// Rules of all policies that isolate in a direction; none if none does.

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::closed_cells::Refused;
 use crate::document::cell::CellDraft;
 use crate::document::endpoint_slice::{SliceDraft, SlicePort};
 use crate::document::pod::PodDraft;
@@ -83,6 +84,16 @@ impl<'a> Labelled<'a> {
         Some(names.join(", "))
     }
 
+    /// Whether labels name this cell.
+    pub(super) fn has(&self, id: &CellId) -> bool {
+        self.0.contains_key(id)
+    }
+
+    /// Whether labels say whose the pods of a namespace are.
+    pub(super) fn speaks_for(&self, namespace: &str) -> bool {
+        self.0.values().any(|of| of.contains_key(namespace))
+    }
+
     fn namespaces(&self, id: &CellId) -> impl Iterator<Item = &'a str> {
         self.0.get(id).into_iter().flat_map(|of| of.keys().copied())
     }
@@ -112,6 +123,11 @@ fn cell(labels: &Labels) -> Result<Option<CellId>, String> {
     }))
 }
 
+/// Whether labels of a namespace name a cell.
+pub(super) fn names_cell(labels: &Labels) -> bool {
+    cell(labels).is_ok_and(|cell| cell.is_some())
+}
+
 /// The component that labels of a pod name, with the label.
 fn component(labels: &Labels) -> Option<(Name, &'static str)> {
     let mut named = COMPONENT
@@ -135,6 +151,7 @@ pub(super) fn derive(
     labelled: &Labelled<'_>,
     drafts: &Drafts,
     documents: &[Arc<CellDraft>],
+    refused: &[Refused<'_>],
     cells: &mut BTreeMap<CellId, Shared<Cell>>,
     sink: &Sink,
 ) {
@@ -160,12 +177,6 @@ pub(super) fn derive(
         cell.components = components;
         callers(cell, sink);
     }
-    let refused: BTreeSet<&str> = drafts
-        .cells
-        .iter()
-        .filter(|(_, (_, draft))| draft.is_none())
-        .map(|(name, _)| name.namespace())
-        .collect();
     for (id, namespaces) in &labelled.0 {
         let Some((_, source)) = namespaces.first_key_value() else {
             continue;
@@ -174,21 +185,22 @@ pub(super) fn derive(
             continue;
         }
         let namespaces: BTreeSet<&str> = namespaces.keys().copied().collect();
-        // What a document that cannot be read closes stays closed.
-        let egress = match namespaces.is_disjoint(&refused) {
-            true => Border::Open,
-            false => Border::Declared,
+        // What a document that is refused closes stays closed: egress, and with components of its own also ingress.
+        let about = |one: &&Refused<'_>| namespaces.contains(one.name.namespace());
+        let border = |closed| match closed {
+            true => Border::Declared,
+            false => Border::Open,
         };
+        let mut about = refused.iter().filter(about);
+        let egress = border(about.clone().next().is_some());
+        let ingress = border(about.any(|one| !one.remains.labelled));
         let mut cell = Cell {
             id: id.clone(),
             declared: Source::clone(source),
             intra: Intra::Open,
             intra_declared: source.at("metadata.labels"),
             components: BTreeMap::new(),
-            borders: Borders {
-                ingress: Border::Open,
-                egress,
-            },
+            borders: Borders { ingress, egress },
             east: Vec::new(),
             south: Vec::new(),
         };

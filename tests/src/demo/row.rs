@@ -23,6 +23,8 @@ pub struct Row {
     pub family: &'static str,
     /// What should happen.
     pub expected: String,
+    /// What the reason should say; nothing if any will do.
+    pub because: String,
     /// What happened.
     pub actual: String,
     /// Why, in the words of the kernel and the router.
@@ -122,6 +124,7 @@ impl<'a> Stage<'a> {
             to: case.to.to_owned(),
             family: case.family.map_or("-", Family::name),
             expected: case.expected.to_owned(),
+            because: case.because.to_owned(),
             ok: seen.actual == case.expected && seen.reason.contains(case.because),
             actual: seen.actual,
             reason: seen.reason,

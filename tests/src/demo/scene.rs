@@ -17,7 +17,7 @@ use crate::{
     http::{self, Page},
     peer::{Outcome, Running},
     programs::Programs,
-    secrets::Secrets,
+    secrets::{Identity, Secrets},
     world::{Addresses, Family, Place, World},
 };
 
@@ -203,30 +203,18 @@ impl Demo {
         serve("tier1", &tiers, &any(&[("--http", 9002)]))?;
         serve("tier3", &tiers, &any(&[("--http", 9003)]))?;
         let certificate = secrets.certify("payments", &["api.payments.test"])?;
-        let tls = vec![
-            "--cert".to_owned(),
-            certificate.cert.display().to_string(),
-            "--key".to_owned(),
-            certificate.key.display().to_string(),
-        ];
         serve(
             "payments",
             &internet,
             &[
                 at("--https", PAYMENTS, 443),
                 at("--http", PAYMENTS, 80),
-                tls,
+                shown(&certificate),
             ]
             .concat(),
         )?;
         // It has the same certificate, as a thief of an address would wish: only who answers tells them apart.
         let certificate = secrets.certify("stranger", &["api.payments.test", "stranger.test"])?;
-        let tls = vec![
-            "--cert".to_owned(),
-            certificate.cert.display().to_string(),
-            "--key".to_owned(),
-            certificate.key.display().to_string(),
-        ];
         serve(
             "stranger",
             &internet,
@@ -234,7 +222,7 @@ impl Demo {
                 at("--https", STRANGER, 443),
                 at("--http", STRANGER, 80),
                 at("--tcp", STRANGER, 7000),
-                tls,
+                shown(&certificate),
             ]
             .concat(),
         )?;
@@ -511,6 +499,17 @@ fn at(option: &str, addresses: Addresses, port: u16) -> Vec<String> {
             ]
         })
         .collect()
+}
+
+/// The option that shows a certificate to clients.
+fn shown(certificate: &Identity) -> Vec<String> {
+    let path = |file: &Path| file.display().to_string();
+    vec![
+        "--cert".to_owned(),
+        path(&certificate.cert),
+        "--key".to_owned(),
+        path(&certificate.key),
+    ]
 }
 
 /// Copies the folder of documents, puts the token key into the platform's document, and writes the certificates beside it.

@@ -90,3 +90,11 @@ pub fn serving(
         },
     })
 }
+
+/// Whether a pod is ready.
+#[must_use]
+pub fn ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
+}

@@ -8,13 +8,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
     http::curl,
-    kube::{World, pods::serving},
+    kube::{
+        World,
+        pods::{ready, serving},
+    },
 };
 
-use crate::scene::{Scene, WAIT, ready};
+use crate::scene::{Scene, WAIT};
 
 /// kube-proxy on a node, until this is dropped. Its rules stay.
 struct KubeProxy(Child);
@@ -37,32 +40,6 @@ impl Drop for KubeProxy {
             eprintln!("kube-proxy was not ended: {error}");
         }
     }
-}
-
-/// A cell of the pods that answer at `web` and of those that ask.
-fn cell() -> Value {
-    let selecting = |app: &str| json!({ "selector": { "matchLabels": { "app": app } } });
-    json!({
-        "apiVersion": "cardinal.dev/v1alpha1",
-        "kind": "Cell",
-        "metadata": { "name": "shop", "namespace": "default" },
-        "spec": {
-            "organization": "acme",
-            "project": "shop",
-            "environment": "prod",
-            "components": [
-                {
-                    "name": "web",
-                    "workloads": selecting("web"),
-                    "endpoints": [
-                        { "name": "a", "type": "TCP", "port": 8080 },
-                        { "name": "b", "type": "TCP", "port": 8090 },
-                    ],
-                },
-                { "name": "client", "workloads": selecting("client") },
-            ],
-        },
-    })
 }
 
 #[test]
@@ -104,11 +81,7 @@ fn kube_services_work_beside_kube_proxy_for_pods_that_are_judged_and_others() ->
             scene.answers_once(from, *free, "free")?;
         }
     }
-    world.apply(&cell().to_string())?;
-    world.wait(WAIT, &["cell", "shop"], |cell| {
-        let conditions = cell["status"]["conditions"].as_array();
-        conditions.is_some_and(|all| all.iter().all(|one| one["status"] == "True"))
-    })?;
+    scene.cell()?;
     for (web, free) in web.iter().zip(&free) {
         // Who is judged reaches its own cell by the service's address, and nobody else.
         for from in [first, second] {

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use scene::{Scene, WAIT};
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::kube::pods::serving;
 
 /// The cluster's name server.
@@ -130,38 +130,7 @@ fn kube_services_prefer_what_is_near_and_follow_what_goes() -> Result<()> {
     // A pod of a cell goes through its gates to the endpoint, and a stranger does not.
     let web = scene.service("web", &json!({}))?;
     scene.answers(second, web[0], &["a", "b"])?;
-    scene.world.apply(
-        &json!({
-            "apiVersion": "cardinal.dev/v1alpha1",
-            "kind": "Cell",
-            "metadata": { "name": "shop", "namespace": "default" },
-            "spec": {
-                "organization": "acme",
-                "project": "shop",
-                "environment": "prod",
-                "components": [
-                    {
-                        "name": "web",
-                        "workloads": { "selector": { "matchLabels": { "app": "web" } } },
-                        "endpoints": [
-                            { "name": "a", "type": "TCP", "port": 8080 },
-                            { "name": "b", "type": "TCP", "port": 8090 },
-                        ],
-                    },
-                    { "name": "client", "workloads": { "selector": { "matchLabels": { "app": "client" } } } },
-                ],
-            },
-        })
-        .to_string(),
-    )?;
-    let accepted = |cell: &Value| {
-        let conditions = cell["status"]["conditions"].as_array();
-        conditions.is_some_and(|all| {
-            let mut all = all.iter();
-            all.all(|one| one["status"] == "True")
-        })
-    };
-    scene.world.wait(WAIT, &["cell", "shop"], accepted)?;
+    scene.cell()?;
     scene.answers(first, web[0], &["a", "b"])?;
     let stranger = scene.world.inside("default", "alone")?;
     let end = Instant::now() + WAIT;

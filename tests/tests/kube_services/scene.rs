@@ -12,7 +12,7 @@ use tests::{
     http::curl,
     kube::{
         Setup, World,
-        pods::{Inside, serving},
+        pods::{Inside, ready, serving},
     },
     peer::Outcome,
     programs::Programs,
@@ -160,15 +160,41 @@ impl Scene {
         }
     }
 
+    /// Makes a cell of the pods that answer at `web` and of those that ask, and waits until it is enforced.
+    pub(crate) fn cell(&self) -> Result<()> {
+        let selecting = |app: &str| json!({ "selector": { "matchLabels": { "app": app } } });
+        let cell = json!({
+            "apiVersion": "cardinal.dev/v1alpha1",
+            "kind": "Cell",
+            "metadata": { "name": "shop", "namespace": "default" },
+            "spec": {
+                "organization": "acme",
+                "project": "shop",
+                "environment": "prod",
+                "components": [
+                    {
+                        "name": "web",
+                        "workloads": selecting("web"),
+                        "endpoints": [
+                            { "name": "a", "type": "TCP", "port": 8080 },
+                            { "name": "b", "type": "TCP", "port": 8090 },
+                        ],
+                    },
+                    { "name": "client", "workloads": selecting("client") },
+                ],
+            },
+        });
+        self.world.apply(&cell.to_string())?;
+        self.world.wait(WAIT, &["cell", "shop"], |cell| {
+            let conditions = cell["status"]["conditions"].as_array();
+            conditions.is_some_and(|all| all.iter().all(|one| one["status"] == "True"))
+        })?;
+        Ok(())
+    }
+
     /// What `peer` says, asked in a pod.
     pub(crate) fn peer(&self, from: &Inside, arguments: &[&str]) -> Result<Outcome> {
         let text = output(from.run(&self.programs.peer).args(arguments))?;
         serde_json::from_str(&text).with_context(|| format!("the peer said `{text}`"))
     }
-}
-
-pub(crate) fn ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    let mut conditions = conditions;
-    conditions.any(|one| one["type"] == "Ready" && one["status"] == "True")
 }

@@ -1,6 +1,6 @@
 //! The verdict tables, row by row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -252,6 +252,7 @@ fn world() -> (Snapshot, Discovery) {
         routes: Vec::new(),
         l4_routes: Vec::new(),
         network: NetworkPolicies::default(),
+        awaited: BTreeSet::new(),
         certificates: BTreeMap::new(),
         warnings: Vec::new(),
     };

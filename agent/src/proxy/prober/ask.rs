@@ -12,7 +12,7 @@ use snapshot::model::Question;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::outbound::Outbound;
-use super::super::respond::chain;
+use crate::causes::chain;
 use crate::route::RouteTable;
 use crate::upstream::resolve::Resolver;
 use crate::upstream::{

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::client::{Client, answer, connect, endpoint, settings, surely};
+use super::client::{Client, Stream, answer, connect, endpoint, settings, surely};
 use super::{HOST, World, documents, url};
 use crate::documents::snapshot;
 use crate::support::{echo, full, serve};
@@ -46,6 +46,17 @@ async fn until(holds: impl Fn() -> bool) {
     .await;
 }
 
+/// A request that the slow upstream has as its `count`th, and does not answer yet.
+async fn waiting(client: &Client, asked: &AtomicUsize, count: usize) -> Stream {
+    let mut stream = client
+        .begin(Request::get(url("/")).body(()).expect("a request"))
+        .await
+        .expect("a stream");
+    stream.finish().await.expect("it ends");
+    until(|| asked.load(Ordering::Relaxed) == count).await;
+    stream
+}
+
 async fn closed(client: &Client) -> u64 {
     match surely(client.quic.closed()).await {
         ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
@@ -58,12 +69,7 @@ async fn proxy_http3_drains_what_is_under_way() {
     let (up, go, asked) = slow().await;
     let world = World::new("http3: {}", up);
     let (client, idle) = (world.client().await, world.client().await);
-    let mut stream = client
-        .begin(Request::get(url("/")).body(()).expect("a request"))
-        .await
-        .expect("a stream");
-    stream.finish().await.expect("it ends");
-    until(|| asked.load(Ordering::Relaxed) == 1).await;
+    let mut stream = waiting(&client, &asked, 1).await;
     let router = world.router;
     let stopping = tokio::spawn(router.proxy.shutdown(Duration::from_secs(60)));
     assert_eq!(closed(&idle).await, NO_ERROR, "nothing was under way");
@@ -90,12 +96,7 @@ async fn proxy_http3_listener_that_goes_says_goodbye() {
     let (up, go, asked) = slow().await;
     let world = World::new("http3: {}", up);
     let (client, idle) = (world.client().await, world.client().await);
-    let mut stream = client
-        .begin(Request::get(url("/")).body(()).expect("a request"))
-        .await
-        .expect("a stream");
-    stream.finish().await.expect("it ends");
-    until(|| asked.load(Ordering::Relaxed) == 1).await;
+    let mut stream = waiting(&client, &asked, 1).await;
     let without = documents(world.at.port(), &world.front, "http2: {}", up);
     world.router.publish(&snapshot(&without), 2);
     assert_eq!(closed(&idle).await, NO_ERROR);
@@ -198,13 +199,9 @@ async fn proxy_http3_client_that_gives_up_is_missed_upstream() {
     let config = ProxyConfig::default();
     let world = World::with("http3: {}", up, "", config);
     let client = world.client().await;
-    let begin = || client.begin(Request::get(url("/")).body(()).expect("a request"));
-    let mut kept = begin().await.expect("a stream");
-    kept.finish().await.expect("it ends");
+    let mut kept = waiting(&client, &asked, 1).await;
     for count in 2..5 {
-        let mut given_up = begin().await.expect("a stream");
-        given_up.finish().await.expect("it ends");
-        until(|| asked.load(Ordering::Relaxed) == count).await;
+        let mut given_up = waiting(&client, &asked, count).await;
         given_up.stop_sending(h3::error::Code::H3_REQUEST_CANCELLED);
         drop(given_up);
     }

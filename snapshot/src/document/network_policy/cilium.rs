@@ -38,10 +38,18 @@ pub(crate) fn closed(spec: Option<&mut Object<'_>>, own: Option<&Arc<str>>) -> P
     let (mut subject, mut isolated) = (None, [true, true]);
     if let Some(spec) = spec {
         let field = spec.optional("endpointSelector");
+        let nodes = field.is_none() && spec.optional("nodeSelector").is_some();
         subject = field.and_then(|field| pods(&field, own, true));
-        let named = ["ingress", "egress"].map(|name| spec.optional(name).is_some());
-        // A policy of denials alone says its directions in fields that are refused.
-        if named.contains(&true) {
+        // A direction in which it denies is isolated as well.
+        let named = [["ingress", "ingressDeny"], ["egress", "egressDeny"]].map(|names| {
+            names
+                .map(|name| spec.optional(name).is_some())
+                .contains(&true)
+        });
+        if nodes {
+            // It is for nodes, and for no pod.
+            isolated = [false, false];
+        } else if named.contains(&true) {
             isolated = named;
         }
     }

@@ -38,26 +38,28 @@ pub(super) fn read(field: &Field<'_>, meta: &Meta, kinds: &Kinds) -> Option<Sele
     let kind = object
         .required("kind")
         .and_then(|field| field.choice(kinds));
-    let same = object.optional("namespaces").map(|field| same(&field));
+    if let Some(field) = object.optional("namespaces") {
+        same(&field);
+    }
     let wanted = selector::requirements(&mut object);
     object.finish();
-    same.unwrap_or(Some(()))?;
     Some(Selector {
         source: field.source().clone(),
         namespace: meta.name.namespace().to_owned(),
         kind: kind?,
-        wanted: wanted?,
+        // Labels that cannot be read are those of every object: the policy is refused, and closes.
+        wanted: wanted.unwrap_or_default(),
     })
 }
 
 /// `namespaces`: of others only what a `ReferenceGrant` lets be selected.
-fn same(field: &Field<'_>) -> Option<()> {
-    let mut object = field.object()?;
-    object.unsupported(&["selector"]);
-    let same = match object.optional("from") {
-        Some(field) => field.choice(&[("Same", ())]),
-        None => Some(()),
+fn same(field: &Field<'_>) {
+    let Some(mut object) = field.object() else {
+        return;
     };
+    object.unsupported(&["selector"]);
+    if let Some(field) = object.optional("from") {
+        field.choice(&[("Same", ())]);
+    }
     object.finish();
-    same
 }

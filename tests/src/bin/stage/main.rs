@@ -153,7 +153,7 @@ fn poke(demo: &Demo, programs: &Programs) {
 {orders} curl -sS --max-time 3 http://198.51.100.20:7000/
 # what the kernel holds
 ls {bpffs}
-bpftool map dump pinned {bpffs}/maps_{layout}/counters
+bpftool map dump pinned {bpffs}/maps_{layout}/endpoints
 # what the agent says
 {agent} status --admin {admin}
 curl -sS --unix-socket {admin} http://admin/debug/events

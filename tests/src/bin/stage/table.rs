@@ -11,15 +11,14 @@ pub(crate) fn head() {
             "direction",
             "family",
             "from → to",
-            "expected",
-            "actual",
-            "reason",
+            "outcome",
+            "latency",
         ],
-        "latency",
+        "reason",
     );
 }
 
-/// One row.
+/// One row, and below it what was expected where that is something else.
 pub(crate) fn row(row: &Row) {
     let verdict = if row.ok { "ok" } else { "FAIL" };
     let way = format!("{} → {}", row.from, row.to);
@@ -30,30 +29,24 @@ pub(crate) fn row(row: &Row) {
             row.direction,
             row.family,
             &way,
-            &row.expected,
             &row.actual,
-            &row.reason,
+            &latency(row.latency_us),
         ],
-        &latency(row.latency_us),
+        &row.reason,
     );
+    if !row.ok {
+        let because = match row.because.as_str() {
+            "" => String::new(),
+            because => format!(", because of `{because}`"),
+        };
+        println!("     expected: {}{because}", row.expected);
+    }
 }
 
 /// Wide enough for what is as expected; whatever is longer pushes the rest of its line, and is never cut.
-fn line(
-    [
-        verdict,
-        scenario,
-        direction,
-        family,
-        way,
-        expected,
-        actual,
-        reason,
-    ]: [&str; 8],
-    latency: &str,
-) {
+fn line([verdict, scenario, direction, family, way, outcome, latency]: [&str; 7], reason: &str) {
     println!(
-        "{verdict:<4} {scenario:<43} {direction:<9} {family:<6} {way:<36} {expected:<31} {actual:<31} {reason:<36} {latency:>9}"
+        "{verdict:<4} {scenario:<43} {direction:<9} {family:<6} {way:<36} {outcome:<31} {latency:>9}  {reason}"
     );
 }
 

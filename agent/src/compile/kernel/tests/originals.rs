@@ -47,6 +47,16 @@ impl World {
         }));
     }
 
+    /// The labels of namespaces, and the policies of the mode that a row is about.
+    fn originals(&mut self, fixtures: &Value, row: &Value) {
+        for (name, labels) in fixtures["namespace_labels"].as_object().expect("labels") {
+            self.namespace(name, labels);
+        }
+        let policies = fixtures["policies"][text(&row["input"], "mode")].as_array();
+        let policies = policies.expect("policies").iter().cloned();
+        self.objects.extend(policies);
+    }
+
     /// Gateways that are gates.
     fn gates(&mut self) {
         self.objects.push(json!({
@@ -190,13 +200,7 @@ fn the_originals_policies_pass_what_the_rows_say() {
         for (name, pod) in fixtures["pods"].as_object().expect("pods") {
             world.pod(name, text(pod, "namespace"), &pod["labels"]);
         }
-        for (name, labels) in fixtures["namespace_labels"].as_object().expect("labels") {
-            world.namespace(name, labels);
-        }
-        let policies = fixtures["policies"][text(&row["input"], "mode")].as_array();
-        world
-            .objects
-            .extend(policies.expect("policies").iter().cloned());
+        world.originals(&fixtures, &row);
         for (passes, what) in self::row(&row, &world, &world.tables(), &[]) {
             assert_eq!(row["expect"]["allowed"], passes, "{what}");
         }
@@ -231,13 +235,7 @@ fn the_originals_policies_hold_between_cells_of_labels_and_gates() {
                 world.namespace(text(pod, "namespace"), &labels);
             }
         }
-        for (name, labels) in fixtures["namespace_labels"].as_object().expect("labels") {
-            world.namespace(name, labels);
-        }
-        let policies = fixtures["policies"][text(&row["input"], "mode")].as_array();
-        world
-            .objects
-            .extend(policies.expect("policies").iter().cloned());
+        world.originals(&fixtures, &row);
         let tables = world.tables_of_cells();
         let cells: BTreeSet<u32> = tables.endpoints.values().map(|pod| pod.cell).collect();
         assert!(cells.len() > 2 && !cells.contains(&0), "{cells:?}");

@@ -1,0 +1,139 @@
+use std::sync::Arc;
+
+use kubernetes::{Kind, Object, ObjectId, Objects, Seen};
+use serde_json::{Value, json};
+
+use super::{Reader, Taken};
+use crate::compile::route::compile;
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
+
+fn seen(documents: &[(Kind, &str, &str, Value)]) -> Seen {
+    let objects = documents.iter().map(|(kind, api_version, name, rest)| {
+        let namespace = if *kind == Kind::GatewayClass {
+            ""
+        } else {
+            "shop"
+        };
+        let mut document = json!({
+            "apiVersion": api_version,
+            "kind": kind.name(),
+            "metadata": { "name": name, "namespace": namespace },
+        });
+        if namespace.is_empty() {
+            document["metadata"] = json!({ "name": name });
+        }
+        document["spec"] = rest.clone();
+        let id = ObjectId {
+            kind: *kind,
+            namespace: namespace.into(),
+            name: (*name).into(),
+        };
+        let object = Object {
+            id: id.clone(),
+            api_version: (*api_version).into(),
+            uid: "u".into(),
+            generation: 1,
+            document: document.to_string().into_bytes().into(),
+            status: None,
+        };
+        (id, Arc::new(object))
+    });
+    Seen {
+        objects: objects.collect::<Objects>(),
+        documents: 1,
+        bundle: None,
+        kept: false,
+    }
+}
+
+fn route(host: &str) -> Value {
+    json!({
+        "parentRefs": [{ "name": "web" }],
+        "hostnames": [host],
+        "rules": [{ "backendRefs": [{ "group": "gateway.envoyproxy.io", "kind": "Backend", "name": "app" }] }],
+    })
+}
+
+/// A policy whose key is a point beside its curve, which only cryptography sees.
+fn policy(coordinate: &str) -> Value {
+    let keys =
+        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "x": coordinate, "y": coordinate }] });
+    json!({
+        "targetRefs": [{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "closed" }],
+        "jwt": { "providers": [{
+            "name": "idp",
+            "issuer": "https://idp.example.com",
+            "localJWKS": { "type": "Inline", "inline": keys.to_string() },
+        }] },
+    })
+}
+
+fn closed(taken: &Taken, name: &str) -> bool {
+    let mut routes = taken.snapshot.routes.iter();
+    let route = routes.find(|route| route.name.name() == name);
+    let rule = &route.expect("the route is there").rules[0];
+    rule.auth.as_ref().is_some_and(|auth| auth.closed.is_some())
+}
+
+#[test]
+fn an_object_of_which_no_table_can_be_made_stops_no_other() {
+    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
+    let gateway = json!({
+        "gatewayClassName": "cardinal",
+        "addresses": [{ "value": "10.0.0.1" }],
+        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
+    });
+    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
+    let seen = seen(&[
+        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
+        (Kind::Gateway, GATEWAY_API, "web", gateway),
+        (
+            Kind::HttpRoute,
+            GATEWAY_API,
+            "closed",
+            route("closed.example.org"),
+        ),
+        (
+            Kind::HttpRoute,
+            GATEWAY_API,
+            "open",
+            route("open.example.org"),
+        ),
+        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
+        (
+            Kind::SecurityPolicy,
+            ENVOY_GATEWAY,
+            "p",
+            policy(&"AQEB".repeat(11)[..43]),
+        ),
+    ]);
+    let mut reader = Reader::default();
+    let first = reader.take(seen.clone());
+    let mistakes = compile(&first.snapshot, 1).expect_err("the key is no point of its curve");
+    let taken = reader
+        .without(seen.clone(), &mistakes)
+        .expect("others are left");
+    compile(&taken.snapshot, 1).expect("the others are right");
+    assert!(closed(&taken, "closed") && !closed(&taken, "open"));
+    let mut verdicts = taken.found.report.objects.iter();
+    let verdict = verdicts.find(|(key, _)| key.name.name() == "p");
+    let (_, verdict) = verdict.expect("it has a verdict");
+    assert!(!verdict.accepted);
+    assert_eq!(verdict.mistakes[0].message, mistakes[0].message);
+    // It is known by now, and stays refused as long as it is as it is.
+    assert!(reader.without(seen.clone(), &mistakes).is_none());
+    let again = reader.take(seen.clone());
+    assert!(closed(&again, "closed"));
+    // Another policy of the name is another object.
+    let mut changed = seen;
+    let id = ObjectId {
+        kind: Kind::SecurityPolicy,
+        namespace: "shop".into(),
+        name: "p".into(),
+    };
+    changed.objects.remove(&id);
+    let gone = reader.take(changed);
+    assert!(!closed(&gone, "closed"));
+}

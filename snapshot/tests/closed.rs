@@ -1,0 +1,554 @@
+//! What stays closed in a cluster where an object is refused, or where two objects contradict each other.
+
+use std::net::IpAddr;
+
+use snapshot::model::{AddressClass, Border, Cell, Intra, Target};
+use snapshot::status::{ConditionKind, Reason};
+use snapshot::{Kind, SourceFile, Taken, take};
+
+fn taken(objects: &[(&str, String)]) -> Taken {
+    let objects = objects.iter();
+    take(objects.map(|(path, text)| SourceFile::new(*path, text.as_str())))
+}
+
+fn accepted(taken: &Taken, kind: Kind, name: &str) -> bool {
+    let mut objects = taken.report.objects.iter();
+    let found = objects.find(|(key, _)| key.kind == kind && key.name.name() == name);
+    found.expect("the object has a verdict").1.accepted
+}
+
+fn pod(name: &str, labels: &str, address: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{ name: {name}, namespace: shop, labels: {{ {labels} }} }}
+status: {{ phase: Running, podIPs: [{{ ip: {address} }}] }}
+"
+    )
+}
+
+fn cell(name: &str, project: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: cardinal.dev/v1alpha1
+kind: Cell
+metadata: {{ name: {name}, namespace: shop }}
+spec:
+  organization: acme
+  project: {project}
+  environment: prod
+{rest}
+"
+    )
+}
+
+/// The cell that has a pod with this address.
+fn of<'a>(taken: &'a Taken, address: &str) -> Option<&'a Cell> {
+    let address: IpAddr = address.parse().expect("an address");
+    let mut cells = taken.snapshot.cells.values();
+    let found = cells.find(|cell| {
+        let mut components = cell.components.values();
+        components.any(|one| one.workloads.addresses().contains(&address))
+    });
+    found.map(|cell| &**cell)
+}
+
+/// Nobody outside of the cell reaches it, and it reaches nobody.
+fn assert_closed(cell: &Cell) {
+    assert_eq!(cell.borders.ingress, Border::Declared);
+    assert_eq!(cell.borders.egress, Border::Declared);
+    assert!(cell.east.is_empty() && cell.south.is_empty());
+    for component in cell.components.values() {
+        assert!(component.endpoints.is_empty() && component.connections.is_empty());
+    }
+}
+
+const COMPONENTS: &str = "  components:
+    - name: web
+      workloads: { selector: { matchLabels: { app: web } } }
+      endpoints: [{ name: api, type: TCP, port: 8080, visibility: { organization: {} } }]
+    - name: db
+      workloads: { addresses: [10.9.0.9] }
+  egress:
+    south: [{ name: any, cidrs: [203.0.113.0/24], port: 443, protocol: TCP }]";
+
+#[test]
+fn a_refused_cell_keeps_its_pods_and_lets_nobody_in_or_out() {
+    for mistake in [
+        "  unheardOf: 1".to_owned(),
+        COMPONENTS.replace("type: TCP", "type: Telepathy"),
+        COMPONENTS.replace("name: web", "name: 1"),
+        COMPONENTS.replace("matchLabels: { app: web }", "matchLabels: {}"),
+        COMPONENTS.replace(
+            "workloads: { selector: { matchLabels: { app: web } } }",
+            "kind: x",
+        ),
+    ] {
+        let rest = match mistake.contains("components") {
+            true => mistake.clone(),
+            false => format!("{COMPONENTS}\n{mistake}"),
+        };
+        let taken = taken(&[
+            ("Cell/shop/shop", cell("shop", "shop", &rest)),
+            ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+        ]);
+        assert!(!accepted(&taken, Kind::Cell, "shop"), "{rest}");
+        for address in ["10.1.0.1", "10.9.0.9"] {
+            let cell = of(&taken, address);
+            let cell = cell.unwrap_or_else(|| panic!("{address} is nobody's with\n{rest}"));
+            assert_closed(cell);
+            assert_eq!(cell.intra, Intra::Open);
+        }
+    }
+}
+
+#[test]
+fn a_refused_cell_takes_no_pod_from_another_one() {
+    let broken = COMPONENTS.replace("app: web", "");
+    let good = "  components:
+    - { name: front, workloads: { selector: { matchLabels: { app: web } } } }";
+    let taken = taken(&[
+        ("Cell/shop/a", cell("a", "a", &broken)),
+        ("Cell/shop/b", cell("b", "b", good)),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+        ("Pod/shop/other", pod("other", "app: other", "10.1.0.2")),
+    ]);
+    let found = of(&taken, "10.1.0.1").expect("it is somebody's");
+    assert_eq!(found.id.project.as_str(), "b");
+    // Which pods were meant cannot be read: all that are nobody's.
+    let found = of(&taken, "10.1.0.2").expect("it is somebody's");
+    assert_eq!(found.id.project.as_str(), "a");
+    assert_closed(found);
+}
+
+#[test]
+fn of_two_cells_with_one_tuple_the_second_is_closed() {
+    let first = "  components:
+    - { name: front, workloads: { selector: { matchLabels: { app: web } } } }";
+    let second = first.replace("app: web", "app: other");
+    let taken = taken(&[
+        ("Cell/shop/a", cell("a", "shop", first)),
+        ("Cell/shop/b", cell("b", "shop", &second)),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+        ("Pod/shop/other", pod("other", "app: other", "10.1.0.2")),
+    ]);
+    assert_eq!(taken.snapshot.cells.len(), 2);
+    assert!(accepted(&taken, Kind::Cell, "a") && !accepted(&taken, Kind::Cell, "b"));
+    assert_closed(of(&taken, "10.1.0.2").expect("it is somebody's"));
+}
+
+const PLATFORM: &str = "apiVersion: cardinal.dev/v1alpha1
+kind: Platform
+metadata: { name: platform }
+spec:
+  dns: { addresses: [10.96.0.10] }
+  networkPolicies: all
+";
+
+#[test]
+fn nobody_takes_an_address_from_the_platform_or_a_node() {
+    let node = "apiVersion: v1
+kind: Node
+metadata: { name: node-a }
+status: { addresses: [{ type: InternalIP, address: 192.168.0.1 }] }
+";
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: web, namespace: shop }
+spec:
+  gatewayClassName: cardinal
+  addresses: [{ value: 192.168.0.1 }]
+  listeners: [{ name: http, port: 80, protocol: HTTP }]
+";
+    let grasping = "  components:
+    - { name: a, workloads: { addresses: [10.96.0.10, 10.9.0.9] } }";
+    let taken = taken(&[
+        ("Cell/shop/a", cell("a", "a", grasping)),
+        ("Gateway/shop/web", gateway.to_owned()),
+        ("Node/node-a", node.to_owned()),
+        ("Platform/platform", PLATFORM.to_owned()),
+    ]);
+    assert!(accepted(&taken, Kind::Platform, "platform"));
+    assert!(accepted(&taken, Kind::Node, "node-a"));
+    assert!(!accepted(&taken, Kind::Cell, "a"));
+    assert!(!accepted(&taken, Kind::Gateway, "web"));
+    // What of the cell is nobody else's is closed.
+    assert_closed(of(&taken, "10.9.0.9").expect("the cell's"));
+    assert!(of(&taken, "10.96.0.10").is_none());
+}
+
+fn policy(name: &str, selects: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{ name: {name}, namespace: shop }}
+spec: {{ podSelector: {{ {selects} }}, policyTypes: [Ingress, Egress] }}
+"
+    )
+}
+
+fn class<'a>(taken: &'a Taken, address: &str) -> Option<&'a AddressClass> {
+    let address: IpAddr = address.parse().expect("an address");
+    let network = &taken.snapshot.network;
+    let id = network.members.get(&address)?;
+    network.classes.of.get(id)
+}
+
+#[test]
+fn a_refused_platform_still_says_whom_network_policies_restrict() {
+    let broken = format!("{PLATFORM}  unheardOf: 1\n");
+    let taken = taken(&[
+        ("NetworkPolicy/shop/deny", policy("deny", "")),
+        ("Platform/platform", broken),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+    ]);
+    assert!(!accepted(&taken, Kind::Platform, "platform"));
+    assert!(class(&taken, "10.1.0.1").is_some_and(AddressClass::is_isolated));
+}
+
+#[test]
+fn an_address_of_two_pods_is_isolated_by_the_policies_of_both() {
+    let allows = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: friends, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: db } }
+  ingress: [{ from: [{ podSelector: { matchLabels: { friend: \"yes\" } } }] }]
+";
+    // Whichever of the two comes first.
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        let taken = taken(&[
+            (
+                "NetworkPolicy/shop/deny",
+                policy("deny", "matchLabels: { app: web }"),
+            ),
+            ("NetworkPolicy/shop/friends", allows.to_owned()),
+            ("Platform/platform", PLATFORM.to_owned()),
+            ("Pod/shop/x", pod(first, "app: web", "10.1.0.1")),
+            ("Pod/shop/y", pod(second, "friend: \"yes\"", "10.1.0.1")),
+            ("Pod/shop/z", pod("db", "app: db", "10.1.0.3")),
+        ]);
+        let class = class(&taken, "10.1.0.1").expect("a class");
+        assert!(class.ingress.is_some() && class.egress.is_some(), "{first}");
+        // Who of the two has it is not known: neither has what the other is allowed.
+        assert!(class.peers.is_empty(), "{first}");
+    }
+}
+
+fn cilium(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2
+kind: {kind}
+metadata: {{ name: p, namespace: shop }}
+spec:
+{spec}
+"
+    )
+}
+
+#[test]
+fn a_refused_policy_of_cilium_closes_the_directions_that_it_denies_in() {
+    let all = "  endpointSelector: { matchLabels: { app: web } }
+  ingress: [{ fromEntities: [all] }]
+";
+    for (more, closed) in [
+        ("  egressDeny: [{ toEntities: [world] }]", true),
+        ("  unheardOf: 1", false),
+    ] {
+        let spec = format!("{all}{more}");
+        let taken = taken(&[
+            (
+                "CiliumNetworkPolicy/shop/p",
+                cilium("CiliumNetworkPolicy", &spec),
+            ),
+            ("Platform/platform", PLATFORM.to_owned()),
+            ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+        ]);
+        assert!(!accepted(&taken, Kind::CiliumNetworkPolicy, "p"));
+        let class = class(&taken, "10.1.0.1").expect("a class");
+        assert_eq!(class.ingress.as_deref(), Some(&[][..]), "{more}");
+        assert_eq!(class.egress.is_some(), closed, "{more}");
+    }
+}
+
+#[test]
+fn a_policy_of_cilium_for_nodes_closes_no_pod() {
+    let kind = "CiliumClusterwideNetworkPolicy";
+    let spec = "  nodeSelector: { matchLabels: { role: worker } }
+  ingress: [{ fromEntities: [cluster] }]";
+    let text = cilium(kind, spec).replace(", namespace: shop", "");
+    let taken = taken(&[
+        ("CiliumClusterwideNetworkPolicy/p", text),
+        ("Platform/platform", PLATFORM.to_owned()),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+    ]);
+    assert!(!accepted(&taken, Kind::CiliumClusterwideNetworkPolicy, "p"));
+    assert!(class(&taken, "10.1.0.1").is_none_or(|class| !class.is_isolated()));
+}
+
+const SERVED: [(&str, &str); 4] = [
+    (
+        "GatewayClass/cardinal",
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: cardinal }
+spec: { controllerName: cardinal.dev/gateway-controller }
+",
+    ),
+    (
+        "Gateway/shop/web",
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: web, namespace: shop }
+spec:
+  gatewayClassName: cardinal
+  addresses: [{ value: 10.0.0.1 }]
+  listeners:
+    - { name: http, port: 80, protocol: HTTP }
+    - { name: tcp, port: 5432, protocol: TCP }
+",
+    ),
+    (
+        "HTTPRoute/shop/app",
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: app, namespace: shop, labels: { app: a } }
+spec:
+  parentRefs: [{ name: web }]
+  rules: [{ name: all, backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: app }] }]
+",
+    ),
+    (
+        "TCPRoute/shop/db",
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: { name: db, namespace: shop }
+spec:
+  parentRefs: [{ name: web }]
+  rules: [{ backendRefs: [{ group: gateway.envoyproxy.io, kind: Backend, name: app }] }]
+",
+    ),
+];
+
+const BACKEND: &str = "apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: { name: app, namespace: shop }
+spec: { endpoints: [{ ip: { address: 10.1.0.1, port: 8080 } }] }
+";
+
+/// Whether the route of HTTP and that of TCP are closed by a refused policy for these targets.
+fn closes(targets: &str) -> (bool, bool) {
+    let policy = format!(
+        "apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {{ name: p, namespace: shop }}
+spec:
+  unheardOf: 1
+{targets}
+"
+    );
+    let mut objects: Vec<(&str, String)> = SERVED
+        .iter()
+        .map(|(path, text)| (*path, (*text).to_owned()))
+        .collect();
+    objects.push(("Backend/shop/app", BACKEND.to_owned()));
+    objects.push(("SecurityPolicy/shop/p", policy));
+    let taken = taken(&objects);
+    assert!(!accepted(&taken, Kind::SecurityPolicy, "p"), "{targets}");
+    let route = taken.snapshot.routes.first().expect("a route");
+    let auth = route.rules[0].auth.as_ref();
+    let http = auth.is_some_and(|auth| auth.closed.is_some());
+    let tcp = taken.snapshot.l4_routes.first().expect("a route");
+    (http, tcp.parents.is_empty())
+}
+
+#[test]
+fn a_refused_security_policy_closes_whatever_can_be_read_of_its_targets() {
+    let group = "group: gateway.networking.k8s.io";
+    let http = format!("{{ {group}, kind: HTTPRoute, name: app }}");
+    let tcp = format!("{{ {group}, kind: TCPRoute, name: db }}");
+    let many: Vec<String> = (0..20)
+        .map(|number| format!("{{ {group}, kind: HTTPRoute, name: r{number} }}"))
+        .chain([http.clone()])
+        .collect();
+    for (targets, closed) in [
+        (format!("  targetRefs: [{http}]"), (true, false)),
+        (format!("  targetRefs: [{tcp}]"), (false, true)),
+        (format!("  targetRef: {http}\n  targetRefs: [{tcp}]"), (true, true)),
+        (format!("  targetRefs: [{}]", many.join(", ")), (true, false)),
+        (
+            format!("  targetRefs: [{{ {group}, kind: HTTPRoute, name: app, sectionName: \"-\" }}]"),
+            (true, false),
+        ),
+        (
+            format!("  targetRefs: [{{ {group}, kind: Gateway, name: web }}]"),
+            (true, true),
+        ),
+        (
+            format!("  targetRefs: [{{ {group}, kind: Gateway, name: web, sectionName: tcp }}]"),
+            (false, true),
+        ),
+        (
+            "  targetSelectors: [{ kind: HTTPRoute, matchLabels: { app: a }, namespaces: { from: All } }]"
+                .to_owned(),
+            (true, false),
+        ),
+        (
+            "  targetSelectors: [{ kind: HTTPRoute, matchLabels: 1 }]".to_owned(),
+            (true, false),
+        ),
+    ] {
+        assert_eq!(closes(&targets), closed, "{targets}");
+    }
+}
+
+#[test]
+fn no_document_of_a_namespace_leads_to_the_node() {
+    for (endpoint, closed) in [
+        ("ip: { address: 127.0.0.1, port: 9901 }", true),
+        ("ip: { address: \"::1\", port: 9901 }", true),
+        ("ip: { address: 169.254.169.254, port: 80 }", true),
+        ("ip: { address: 169.254.7.7, port: 80 }", true),
+        ("fqdn: { hostname: localhost, port: 80 }", true),
+        ("unix: { path: /run/cardinal/admin.sock }", true),
+        ("ip: { address: 203.0.113.9, port: 80 }", false),
+    ] {
+        let backend = BACKEND.replace("ip: { address: 10.1.0.1, port: 8080 }", endpoint);
+        let mut objects: Vec<(&str, String)> = SERVED
+            .iter()
+            .map(|(path, text)| (*path, (*text).to_owned()))
+            .collect();
+        objects.push(("Backend/shop/app", backend));
+        let taken = taken(&objects);
+        let route = taken.snapshot.routes.first().expect("a route");
+        let unresolved = matches!(route.rules[0].targets[0].target, Target::Unresolved(_));
+        assert_eq!(unresolved, closed, "{endpoint}");
+        let tcp = taken.snapshot.l4_routes.first().expect("a route");
+        assert_eq!(tcp.backends[0].upstreams.is_empty(), closed, "{endpoint}");
+        let statuses = taken.report.routes.values().flat_map(|one| &*one.parents);
+        for parent in statuses {
+            let mut conditions = parent.conditions.iter();
+            let resolved = conditions.find(|one| one.kind == ConditionKind::ResolvedRefs);
+            assert_eq!(resolved.expect("it is there").holds, !closed, "{endpoint}");
+        }
+    }
+}
+
+#[test]
+fn a_node_waits_for_pods_that_may_be_somebodys() {
+    let coming = |namespace: &str, rest: &str| {
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{ name: coming, namespace: {namespace}, labels: {{ app: other }} }}
+spec: {{ nodeName: node-a{rest} }}
+status: {{ phase: Pending }}
+"
+        )
+    };
+    let good = "  components:
+    - { name: front, workloads: { selector: { matchLabels: { app: web } } } }";
+    let bad = format!("{good}\n  unheardOf: 1");
+    let cells = PLATFORM.replace("all", "cells");
+    for (namespace, rest, spec, platform, waits) in [
+        ("shop", "", good, &*cells, true),
+        ("shop", "", &*bad, &*cells, true),
+        ("shop", ", hostNetwork: true", good, &*cells, false),
+        ("bank", "", good, &*cells, false),
+        ("bank", "", good, PLATFORM, true),
+    ] {
+        let taken = taken(&[
+            ("Cell/shop/a", cell("a", "a", spec)),
+            ("NetworkPolicy/shop/deny", policy("deny", "")),
+            ("Platform/platform", platform.to_owned()),
+            ("Pod/coming", coming(namespace, rest)),
+        ]);
+        let waiting: Vec<&str> = taken.snapshot.awaited.iter().map(|one| &**one).collect();
+        let expected: &[&str] = if waits { &["node-a"] } else { &[] };
+        assert_eq!(waiting, expected, "{namespace} {rest} {spec} {platform}");
+    }
+    // It has come.
+    let taken = taken(&[
+        ("Cell/shop/a", cell("a", "a", good)),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+    ]);
+    assert!(taken.snapshot.awaited.is_empty());
+}
+
+#[test]
+fn a_younger_cell_takes_neither_a_tuple_nor_an_address_from_an_older_one() {
+    let of_age = |name: &str, project: &str, day: u8| {
+        let spec = "  components: [{ name: a, workloads: { addresses: [10.9.0.9] } }]";
+        let created = format!("name: {name}, creationTimestamp: \"2026-01-0{day}T00:00:00Z\"");
+        cell(name, project, spec).replace(&format!("name: {name},"), &format!("{created},"))
+    };
+    for project in ["shop", "other"] {
+        let taken = taken(&[
+            ("Cell/shop/a", of_age("a", project, 2)),
+            ("Cell/shop/b", of_age("b", "shop", 1)),
+        ]);
+        assert!(!accepted(&taken, Kind::Cell, "a"), "{project}");
+        assert!(accepted(&taken, Kind::Cell, "b"), "{project}");
+        let found = of(&taken, "10.9.0.9").expect("it is somebody's");
+        assert_eq!(found.id.project.as_str(), "shop");
+    }
+}
+
+#[test]
+fn a_security_policy_says_where_it_asks_nothing() {
+    let policy = "apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: { name: p, namespace: shop }
+spec:
+  targetRefs: [{ group: gateway.networking.k8s.io, kind: Gateway, name: web }]
+  authorization: { defaultAction: Deny }
+";
+    let mut objects: Vec<(&str, String)> = SERVED
+        .iter()
+        .map(|(path, text)| (*path, (*text).to_owned()))
+        .collect();
+    objects.push(("Backend/shop/app", BACKEND.to_owned()));
+    objects.push(("SecurityPolicy/shop/p", policy.to_owned()));
+    let taken = taken(&objects);
+    assert!(accepted(&taken, Kind::SecurityPolicy, "p"));
+    let warnings: Vec<&str> = taken
+        .snapshot
+        .warnings
+        .iter()
+        .map(|one| one.message.as_str())
+        .collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("listener `tcp` of shop/web"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn no_gateway_of_a_cluster_listens_at_an_address_of_the_node_itself() {
+    for (address, works) in [
+        ("127.0.0.1", false),
+        ("169.254.169.254", false),
+        ("169.254.20.10", false),
+        ("10.0.0.1", true),
+    ] {
+        let gateway = SERVED[1].1.replace("10.0.0.1", address);
+        let objects = [
+            ("GatewayClass/cardinal", SERVED[0].1.to_owned()),
+            ("Gateway/shop/web", gateway),
+        ];
+        let taken = taken(&objects);
+        assert_eq!(
+            taken.snapshot.gateways.len(),
+            usize::from(works),
+            "{address}"
+        );
+        let status = taken.report.gateways.values().next().expect("it is ours");
+        let mut conditions = status.conditions.iter();
+        let programmed = conditions.find(|one| one.kind == ConditionKind::Programmed);
+        let programmed = programmed.expect("it is there");
+        assert_eq!(programmed.holds, works, "{address}");
+        if !works {
+            assert_eq!(programmed.reason, Reason::AddressNotUsable, "{address}");
+        }
+    }
+}
