@@ -1,7 +1,6 @@
 //! `GRPCRoute`, and calls of gRPC however they are routed: a client and a server of gRPC with the router between them.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use cardinal_agent::proxy::Reason;
 use http::StatusCode;
