@@ -147,4 +147,15 @@ mod tests {
         }
         assert_eq!(reader.try_recv().expect("a record").record, 'f');
     }
+    #[test]
+    fn a_reader_may_come_after_the_last_one_left() {
+        let recent = Recent::new(4);
+        drop(recent.follow(0));
+        recent.push('a');
+        let (before, mut reader) = recent.follow(1);
+        assert_eq!((before[0].seq, before[0].record), (1, 'a'));
+        recent.push('b');
+        let next = reader.try_recv().expect("a record");
+        assert_eq!((next.seq, next.record), (2, 'b'));
+    }
 }
