@@ -91,11 +91,17 @@ class Server(grpc.GenericRpcHandler):
     def endless(self, _request, context):
         """A message, and one more for each that the client's end is not known after."""
         ended = threading.Event()
-        context.add_callback(ended.set)
+
+        def end():
+            # Here, for the library may not come back to what is behind the last message.
+            ended.set()
+            self.ended.set()
+
+        if not context.add_callback(end):
+            end()
         self.started.set()
         while not ended.wait(0.02):
             yield b"more"
-        self.ended.set()
 
     def join(self, requests, _context):
         """All of it at once."""

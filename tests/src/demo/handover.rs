@@ -153,7 +153,7 @@ pub fn deserted(demo: &mut Demo) -> Result<()> {
         ensure!(told.contains("yielded"), "{told}");
         // It opens the kernel's side anew, which makes a new generation, and the admin interface with it.
         let end = Instant::now() + PATIENCE;
-        while !demo.agent.serves() || generation(demo).is_ok_and(|now| now <= before) {
+        while !demo.agent.serves() || !generation(demo).is_ok_and(|now| now > before) {
             ensure!(
                 Instant::now() < end,
                 "the agent does not go on after a deserter\n{}",
