@@ -204,7 +204,10 @@ fn documents(
                 ..source
             };
             for mistake in known {
-                sink.mistake(source.at(Arc::clone(&mistake.source.field)), &mistake.message);
+                sink.mistake(
+                    source.at(Arc::clone(&mistake.source.field)),
+                    &mistake.message,
+                );
             }
             documents.extend(document(&Field::root(root, source, sink), path, origin));
         }
