@@ -34,6 +34,7 @@ fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::small_pages();
+    memory::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The router has threads of its own; these serve the admin interface and watch for changes.
         .worker_threads(2)

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use libc::{c_int, c_void, dl_phdr_info, size_t};
+use libc::{c_int, c_long, c_void, dl_phdr_info, size_t};
 use nix::errno::Errno;
 
 /// Keeps the kernel from answering for a first byte with two megabytes: of what threads allocate, hardly any is in one piece.
@@ -14,6 +14,29 @@ pub fn small_pages() {
         tracing::warn!(%error, "the kernel may give this process huge pages, of which most stays unused");
     }
 }
+
+/// How long what is freed waits to be given back while requests are served: what is needed again at once costs no time then. In
+/// milliseconds; mimalloc's own.
+const WAITS: c_long = 1_000;
+
+/// Gives back at once what is freed, until [`serve`]. A start takes much apart, such as the kernel's own types. Freed memory that
+/// waits is used again for the next large thing, of which most is never touched, and then stays for as long as that one.
+pub fn start() {
+    wait(0);
+}
+
+/// What is freed from here on waits a while before it is given back.
+pub fn serve() {
+    wait(WAITS);
+}
+
+fn wait(milliseconds: c_long) {
+    // SAFETY: it is an option of the allocator and may be set at any time.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) };
+}
+
+/// `mi_option_purge_delay` of `mimalloc.h`, which its crate has no name for.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// Gives back what nobody uses now: blocks that the calling thread freed, and pages of the program, which come again when they are
 /// run. To be called when much is over, as it costs some milliseconds.
@@ -31,41 +54,50 @@ pub fn tidy() {
     }
 }
 
-/// Documents that leave something behind which is worth the time to give it back at once.
-const MANY: usize = 500;
-/// Documents for which that is done when no more of them come.
-const SOME: usize = 20;
+/// Changes that leave something behind which is worth the time to give it back at once.
+const MANY: u64 = 500;
+/// Changes for which that is done when no more of them come.
+const SOME: u64 = 20;
 
-/// How many documents were read since memory was given back.
+/// How much changed since memory was given back: each change, of a status too, is taken apart and leaves something behind.
 #[derive(Debug)]
 pub struct Leftovers {
-    read: usize,
+    changes: u64,
     /// At the last look.
-    before: usize,
+    before: u64,
+    /// What the source counted last.
+    counted: u64,
 }
 
 impl Leftovers {
-    /// Those of a start, at which everything is read.
+    /// Those of a start, which is over when nothing comes for a while.
     #[must_use]
     pub fn of_start() -> Self {
         Self {
-            read: MANY,
+            changes: SOME,
             before: 0,
+            counted: 0,
         }
     }
 
-    /// Documents were read; none: all of them.
-    pub fn read(&mut self, documents: Option<usize>) {
-        self.read = documents.map_or(MANY, |more| self.read.saturating_add(more));
+    /// All documents were read.
+    pub fn all(&mut self) {
+        self.changes = MANY;
+    }
+
+    /// The source has counted so many changes.
+    pub fn counted(&mut self, changes: u64) {
+        self.changes += changes.saturating_sub(self.counted);
+        self.counted = changes;
     }
 
     /// Whether it is time to [`tidy`]. To be asked now and then.
     pub fn are_over(&mut self) -> bool {
-        let over = self.read >= MANY || (self.read >= SOME && self.read == self.before);
+        let over = self.changes >= MANY || (self.changes >= SOME && self.changes == self.before);
         if over {
-            self.read = 0;
+            self.changes = 0;
         }
-        self.before = self.read;
+        self.before = self.changes;
         over
     }
 }
@@ -106,21 +138,22 @@ mod tests {
     use super::{Leftovers, MANY, SOME, program, tidy};
 
     #[test]
-    fn memory_is_given_back_after_many_documents_and_when_some_came_and_no_more_do() {
+    fn memory_is_given_back_after_many_changes_and_when_some_came_and_no_more_do() {
         let mut left = Leftovers::of_start();
-        assert!(left.are_over(), "a start reads everything");
+        assert!(!left.are_over(), "a start may go on");
+        assert!(left.are_over());
         assert!(!left.are_over());
-        left.read(Some(SOME));
+        left.counted(SOME);
         assert!(!left.are_over(), "more may come");
-        left.read(Some(1));
+        left.counted(SOME + 1);
         assert!(!left.are_over());
         assert!(left.are_over());
-        left.read(Some(SOME - 1));
+        left.counted(2 * SOME);
         assert!(!left.are_over());
         assert!(!left.are_over(), "these are too few");
-        left.read(Some(MANY));
+        left.counted(2 * SOME + MANY);
         assert!(left.are_over());
-        left.read(None);
+        left.all();
         assert!(left.are_over());
     }
 

@@ -14,14 +14,15 @@ use tokio::sync::broadcast;
 pub struct Recent<T> {
     capacity: usize,
     inner: Mutex<Inner<T>>,
-    /// To readers that stay. Each has as much room as the log; one that is slower loses records and is told how many.
-    readers: broadcast::Sender<Numbered<T>>,
 }
 
 #[derive(Debug)]
 struct Inner<T> {
     next: u64,
     records: VecDeque<T>,
+    /// To readers that stay. Each has as much room as the log; one that is slower loses records and is told how many. The room
+    /// is made for the first of them and goes with the last: there may never be one.
+    readers: Option<broadcast::Sender<Numbered<T>>>,
 }
 
 /// A record with its number.
@@ -39,12 +40,12 @@ impl<T: Clone> Recent<T> {
     pub fn new(capacity: usize) -> Self {
         let inner = Inner {
             next: 1,
-            records: VecDeque::with_capacity(capacity),
+            records: VecDeque::new(),
+            readers: None,
         };
         Self {
             capacity,
             inner: Mutex::new(inner),
-            readers: broadcast::Sender::new(capacity),
         }
     }
 
@@ -54,13 +55,15 @@ impl<T: Clone> Recent<T> {
         if inner.records.len() == self.capacity {
             inner.records.pop_front();
         }
-        // Sent under the lock, so that readers get the numbers in order. Nobody may be there.
-        if self.readers.receiver_count() > 0 {
+        if let Some(readers) = &inner.readers {
             let numbered = Numbered {
                 seq: inner.next,
                 record: record.clone(),
             };
-            drop(self.readers.send(numbered));
+            // Sent under the lock, so that readers get the numbers in order.
+            if readers.send(numbered).is_err() {
+                inner.readers = None;
+            }
         }
         inner.records.push_back(record);
         inner.next += 1;
@@ -68,8 +71,11 @@ impl<T: Clone> Recent<T> {
 
     /// The last `count` records, and all that come after them.
     pub fn follow(&self, count: usize) -> (Vec<Numbered<T>>, broadcast::Receiver<Numbered<T>>) {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let receiver = self.readers.subscribe();
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = inner
+            .readers
+            .get_or_insert_with(|| broadcast::Sender::new(self.capacity))
+            .subscribe();
         let skipped = inner.records.len().saturating_sub(count);
         let first = inner.next - inner.records.len() as u64;
         let records = (first..)

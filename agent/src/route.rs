@@ -548,8 +548,8 @@ pub struct RouteRule {
     pub filters: FilterList,
     /// Bytes of a request that is taken whole before it is sent; none: it is sent as it comes.
     pub buffer: Option<NonZeroU64>,
-    /// How long requests are waited for.
-    pub timeouts: RuleTimeouts,
+    /// How long requests are waited for; none: nothing is said of it.
+    pub timeouts: Option<Arc<RuleTimeouts>>,
     /// Whether and how they are tried again.
     pub retry: Option<Arc<Retry>>,
     /// Whether clients keep the endpoint that served them first.

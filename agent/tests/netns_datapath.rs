@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use agent_common::{Action, Direction, Identity, Reason, RuleKey, Verdict, address_ip};
 use aya::maps::{ArrayOfMaps, Map, MapData};
-use cardinal_agent::datapath::{Error, GateHook, ServiceAddress, scan};
+use cardinal_agent::datapath::{Error, GateHook, Hold, ServiceAddress, scan};
 use rules::{TCP, UDP, allow, at, packets, rule};
 use world::{World, chain, connect, echo_tcp, echo_udp, inside, talks, tcp, udp, wait_event};
 
@@ -346,7 +346,7 @@ fn netns_discovery_finds_pods_and_their_addresses() {
     assert_eq!(seen(found), expected(&world));
 
     let datapath = world.open();
-    let mut pods = inside(&world.node, move || datapath.watch_pods(false))
+    let mut pods = inside(&world.node, move || datapath.watch_pods(Hold::Nothing))
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(
         seen(pods.look(true).expect("the node can be looked at")),

@@ -47,6 +47,8 @@ pub struct Seen {
     pub objects: Objects,
     /// Differs when a document differs.
     pub documents: u64,
+    /// Counts changes of anything.
+    pub changes: u64,
     /// The version of the Gateway API's kinds that are installed, if that is known.
     pub bundle: Option<Arc<str>>,
     /// They are those that were kept on disk: the API server has not been heard since the start.
@@ -305,18 +307,18 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
         complete |= known.read(Store::complete);
         let kept = has_kept && Instant::now() >= patience;
         if complete || kept {
-            let (seen, changes) = known.read(|store| {
+            let seen = known.read(|store| {
                 let (documents, changes) = store.counts();
-                let seen = Seen {
+                Seen {
                     objects: store.objects(),
                     documents,
+                    changes,
                     bundle: store.bundle(),
                     kept: !complete,
-                };
-                (seen, changes)
+                }
             });
-            if last != Some((changes, complete)) {
-                last = Some((changes, complete));
+            if last != Some((seen.changes, complete)) {
+                last = Some((seen.changes, complete));
                 next = tokio::time::Instant::now() + PAUSE;
                 if sender.send(Some(seen)).is_err() {
                     return;

@@ -57,7 +57,7 @@ impl Events {
             .filter_map(|(key, verdict)| {
                 let kind = Kind::find(key.kind.group(), key.kind.as_str())?;
                 let id = find(objects, kind, &key.name)?;
-                concerns(objects.get(&id)?, outcome).then_some((id, verdict))
+                concerns(objects.get(&id)?, outcome).then_some((id, &**verdict))
             })
             .collect();
         self.told.retain(|id, _| refused.contains_key(id));

@@ -38,7 +38,8 @@ const ROUND: Duration = Duration::from_millis(500);
 /// When a patch is tried again that failed, or whose effect was not seen.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What was written of an object last. Statuses are large and many, so that their hashes are kept.
+/// What was written of an object last, until its status is seen to say it. Statuses are large and many, so that their hashes are
+/// kept.
 struct Written {
     uid: Arc<str>,
     word: u64,
@@ -227,6 +228,8 @@ impl Writer {
         let word = word(object, outcome, spread.as_ref())?;
         let time = timestamp();
         if word.said.merged(object.status().as_ref(), &time).is_none() {
+            // It was written and seen, or is there without us: nothing is to be remembered of it.
+            self.written.remove(id);
             return behind;
         }
         let (hash, status) = (

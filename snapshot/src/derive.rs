@@ -130,13 +130,10 @@ pub(crate) fn route(
             auth: provider
                 .filter(|_| without)
                 .map(|provider| wildcard_auth(exposure, provider, Decision::Allow)),
-            filters: vec![Filter::Rewrite {
-                path: Some(PathRewrite::Prefix(match strictness {
-                    Strictness::Strict => exposure.base_path.path.as_str().to_owned(),
-                    Strictness::Compat => exposure.base_path.text.clone(),
-                })),
-                hostname: None,
-            }],
+            filters: vec![Filter::from(PathRewrite::Prefix(match strictness {
+                Strictness::Strict => exposure.base_path.path.as_str().to_owned(),
+                Strictness::Compat => exposure.base_path.text.clone(),
+            }))],
             targets: target(),
             ..Rule::new(exposure.source.clone(), matches)
         },
@@ -269,10 +266,7 @@ fn strip(site: &Site) -> Vec<Filter> {
     if site.prefix == DocumentPath::root() {
         return Vec::new();
     }
-    vec![Filter::Rewrite {
-        path: Some(PathRewrite::Strip(site.prefix.clone())),
-        hostname: None,
-    }]
+    vec![Filter::from(PathRewrite::Strip(site.prefix.clone()))]
 }
 
 /// Where to attach: every listener of the gateway that takes the host.

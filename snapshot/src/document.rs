@@ -34,6 +34,7 @@ pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod jwks;
 pub(crate) mod l4_route;
+pub(crate) mod labels;
 pub(crate) mod listener_set;
 pub(crate) mod namespace;
 pub(crate) mod network_policy;
@@ -83,7 +84,7 @@ pub(crate) struct Meta {
     pub(crate) created: Option<model::Timestamp>,
     /// Which state of its `spec` this is, if it says so.
     pub(crate) generation: Option<i64>,
-    pub(crate) labels: selector::Labels,
+    pub(crate) labels: labels::Labels,
 }
 
 /// Where documents come from.
@@ -300,7 +301,7 @@ fn metadata(object: &mut Object<'_>, origin: Origin) -> Option<Meta> {
         Some(field) => field.parse(|text| Name::new(text).map(|name| name.to_string())),
         None => Some("default".to_owned()),
     };
-    let labels = texts(metadata.optional("labels"));
+    let labels = texts(metadata.optional("labels")).iter().collect();
     texts(metadata.optional("annotations"));
     // Among routes that match alike the older one wins. `kubectl` writes null where there is none.
     let created = metadata

@@ -52,7 +52,9 @@ pub use client::{
     RequestIds, Tls12Cipher, TlsVersions, ToldCertificate, Underscores,
 };
 pub use cors::{Allowed, Cors, OriginHost, OriginPattern, OriginPort};
-pub use filter::{DirectResponse, FRAMING, Filter, HeaderEdits, HostRewrite, Mirror, Redirect};
+pub use filter::{
+    DirectResponse, FRAMING, Filter, HeaderEdits, HostRewrite, Mirror, Redirect, Rewrite,
+};
 pub use gateway::{
     BackendName, Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin,
     Parent, PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Upstream,
@@ -195,47 +197,54 @@ fn check(text: &str, limit: usize, dots: bool) -> Result<(), NameError> {
     })
 }
 
-/// Namespace and name of an object, as Kubernetes spells them. Without a namespace: `default`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName {
-    namespace: Arc<str>,
-    name: Arc<str>,
-}
+/// Namespace and name of an object, as Kubernetes spells them. Without a namespace: `default`. By namespace first, then by name.
+///
+/// One text: whoever refers to an object has such a name, so that there are many more of them than objects.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName(Arc<str>);
+
+/// Between the two parts. It sorts before all characters that they may have.
+const BETWEEN: char = '\0';
 
 impl ObjectName {
     /// Checks both parts: a label of at most 63 and a subdomain of at most 253 characters.
     pub fn new(namespace: &str, name: &str) -> Result<Self, NameError> {
         check(namespace, 63, false)?;
         check(name, 253, true)?;
-        Ok(Self {
-            namespace: common(namespace),
-            name: name.into(),
-        })
+        Ok(Self(format!("{namespace}{BETWEEN}{name}").into()))
     }
 
     /// The same of what many objects refer to.
     pub(crate) fn referred(namespace: &str, name: &str) -> Result<Self, NameError> {
-        let Self { namespace, .. } = Self::new(namespace, name)?;
-        Ok(Self {
-            namespace,
-            name: common(name),
-        })
+        let Self(text) = Self::new(namespace, name)?;
+        Ok(Self(common(&text)))
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once(BETWEEN).unwrap_or_default()
     }
 
     /// The namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        self.parts().0
     }
 
     /// The name inside the namespace.
     pub fn name(&self) -> &str {
-        &self.name
+        self.parts().1
+    }
+}
+
+impl fmt::Debug for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        let (namespace, name) = self.parts();
+        write!(f, "{namespace}/{name}")
     }
 }
 

@@ -23,8 +23,8 @@ pub use condition::{Condition, ConditionKind, Reason};
 /// What became of a set of objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Every object that has a name.
-    pub objects: OrdMap<ObjectKey, Verdict>,
+    /// Every object that has a name. Of nearly all the same is to be said.
+    pub objects: OrdMap<ObjectKey, Arc<Verdict>>,
     /// What is wrong with objects that have none.
     pub nameless: Vec<Mistake>,
     /// Classes that name Cardinal as their controller.
@@ -33,8 +33,8 @@ pub struct Report {
     pub gateways: BTreeMap<ObjectName, GatewayStatus>,
     /// Sets of listeners for these gateways.
     pub listener_sets: BTreeMap<ObjectName, ListenerSetStatus>,
-    /// Routes that name at least one of these gateways or sets.
-    pub routes: OrdMap<(RouteKind, ObjectName), RouteStatus>,
+    /// Routes that name at least one of these gateways or sets. Of most the same is to be said.
+    pub routes: OrdMap<(RouteKind, ObjectName), Arc<RouteStatus>>,
     /// `Service`s that gateways need, by name; none: that is not known, since the `Platform` cannot be read. One of a gateway that is
     /// refused, or of which no listener is valid, is none and stays as it is: with it the gateway's address would go.
     pub load_balancers: Option<BTreeMap<ObjectName, Option<LoadBalancer>>>,

@@ -346,6 +346,16 @@ impl Agent {
         &self.admin
     }
 
+    /// How often the agent's log says something.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn says(&self, what: &str) -> Result<usize> {
+        let text = fs::read_to_string(&self.log)
+            .with_context(|| format!("failed to read {}", self.log.display()))?;
+        Ok(text.matches(what).count())
+    }
+
     /// The end of the agent's log, for messages.
     #[must_use]
     pub fn log_tail(&self) -> String {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::kube::{
     AGENT_NAMESPACE, Setup, World,
-    manifests::{gateway, http, programmed, route, service, together},
+    manifests::{definition, gateway, http, programmed, route, service, together},
     rights::{Misfits, rights},
 };
 
@@ -65,28 +65,6 @@ const OTHERS: [(&str, &str, &str, &str, bool); 7] = [
         false,
     ),
 ];
-
-/// A definition that takes everything.
-fn definition((group, version, plural, kind, namespaced): (&str, &str, &str, &str, bool)) -> Value {
-    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": format!("{plural}.{group}") },
-        "spec": {
-            "group": group,
-            "names": { "plural": plural, "kind": kind },
-            "scope": if namespaced { "Namespaced" } else { "Cluster" },
-            "versions": [{
-                "name": version,
-                "served": true,
-                "storage": true,
-                "schema": { "openAPIV3Schema": any },
-                "subresources": { "status": {} },
-            }],
-        },
-    })
-}
 
 const PLATFORM: &str = "
 apiVersion: cardinal.dev/v1alpha1

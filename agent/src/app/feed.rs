@@ -72,6 +72,15 @@ impl Feed {
         Ok((Self::Cluster(Box::new(watch)), Documents::of_cluster(first)))
     }
 
+    /// Changes that a cluster's objects have come through, those of their statuses too; 0 for a folder, whose documents come all at
+    /// once.
+    pub(super) fn changes(&self) -> u64 {
+        match self {
+            Self::Folder(_) => 0,
+            Self::Cluster(watch) => watch.changes(),
+        }
+    }
+
     /// The same objects without those of which no tables could be made; none from a folder, which is taken or refused as a whole.
     pub(super) fn without(&mut self, found: &Found, mistakes: &[Mistake]) -> Option<Taken> {
         match self {

@@ -18,10 +18,12 @@ pub(super) fn filters(list: &[Filter]) -> Result<Filters, String> {
         match one {
             Filter::RequestHeaders(given) => filters.request.push(edits(given)?),
             Filter::ResponseHeaders(given) => filters.response.push(edits(given)?),
-            Filter::Rewrite { path, hostname } => {
-                filters.path = path.clone().or(filters.path);
-                if let Some(hostname) = hostname {
-                    filters.host = Some(host(hostname)?);
+            Filter::Rewrite(change) => {
+                if let Some(path) = &change.path {
+                    filters.path = Some(path.clone().into());
+                }
+                if let Some(hostname) = &change.hostname {
+                    filters.host = Some(host(hostname)?.into());
                 }
             }
             Filter::Redirect(given) => {
@@ -33,7 +35,7 @@ pub(super) fn filters(list: &[Filter]) -> Result<Filters, String> {
             Filter::Cors(given) => filters.cors = Some(Arc::new(Cors::new(given)?)),
             // Targets are numbered by who compiles them.
             Filter::Mirror(_) => {}
-            Filter::Broken(why) => filters.broken = Some(why.as_str().into()),
+            Filter::Broken(why) => filters.broken = Some(Arc::clone(why)),
         }
     }
     Ok(filters)

@@ -9,24 +9,26 @@ use crate::route::backend::Location;
 use crate::upstream::{Place, Terms};
 
 /// How long requests of a rule are waited for.
-pub(super) fn timeouts(rule: &Rule) -> RuleTimeouts {
+pub(super) fn timeouts(rule: &Rule) -> Option<Arc<RuleTimeouts>> {
     let Some(policy) = &rule.traffic else {
-        return rule.timeouts;
+        return rule.timeouts.clone();
     };
+    let said = rule.timeouts.as_deref().copied().unwrap_or_default();
     let or = |own: Limit, other: Limit| match own {
         Limit::Unset => other,
         said => said,
     };
     let retry = policy.retry.as_ref().filter(|_| rule.retry.is_none());
-    RuleTimeouts {
-        request: or(rule.timeouts.request, policy.request_timeout),
+    let timeouts = RuleTimeouts {
+        request: or(said.request, policy.request_timeout),
         backend: or(
-            rule.timeouts.backend,
+            said.backend,
             retry.map_or(Limit::Unset, |retry| retry.timeout),
         ),
         idle: policy.stream_idle,
         stream: policy.max_stream,
-    }
+    };
+    (timeouts != RuleTimeouts::default()).then(|| Arc::new(timeouts))
 }
 
 /// Whether and how requests of a rule are tried again.

@@ -79,9 +79,10 @@ pub(super) async fn forward(
     if let Some(answer) = answered(stage, exchange, &inbound, &matched, &rule.filters) {
         return Ok(edited(answer?, [&*rule.filters]));
     }
+    let timeouts = rule.timeouts.as_deref().copied().unwrap_or_default();
     let timeouts = match exchange.grpc {
-        true => grpc::timeouts(rule.timeouts, &inbound.parts.headers)?,
-        false => rule.timeouts,
+        true => grpc::timeouts(timeouts, &inbound.parts.headers)?,
+        false => timeouts,
     };
     let timeouts = match stage.client.and_then(|one| one.policy.max_stream) {
         Some(own) => RuleTimeouts {

@@ -21,9 +21,9 @@ pub struct Filters {
     /// The answer to every request; then nothing goes upstream.
     pub answer: Option<Box<Answer>>,
     /// The path.
-    pub path: Option<PathRewrite>,
+    pub path: Option<Box<PathRewrite>>,
     /// The host sent upstream.
-    pub host: Option<Host>,
+    pub host: Option<Box<Host>>,
     /// Headers of the request.
     pub request: Vec<Edits>,
     /// Headers of the response.

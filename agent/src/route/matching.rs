@@ -139,25 +139,43 @@ impl Shape {
 
 #[derive(Debug)]
 struct Candidate {
-    method: Option<Method>,
-    headers: Vec<(HeaderName, TextMatch)>,
-    query: Vec<(String, TextMatch)>,
+    /// What is asked beside the path; most rules ask for nothing.
+    asks: Option<Box<Asks>>,
     /// Document order.
     order: usize,
     rule: Arc<RouteRule>,
 }
 
+/// What a request must have beside its path.
+#[derive(Debug, Default)]
+struct Asks {
+    method: Option<Method>,
+    headers: Vec<(HeaderName, TextMatch)>,
+    query: Vec<(String, TextMatch)>,
+}
+
 impl Candidate {
     fn rank(&self) -> impl Ord + use<> {
+        let asks = self.asks.as_deref();
         (
-            Reverse(self.method.is_some()),
-            Reverse(self.headers.len()),
-            Reverse(self.query.len()),
+            Reverse(asks.is_some_and(|asks| asks.method.is_some())),
+            Reverse(asks.map_or(0, |asks| asks.headers.len())),
+            Reverse(asks.map_or(0, |asks| asks.query.len())),
             self.order,
         )
     }
 
     fn fits(&self, subject: &Subject<'_>) -> bool {
+        self.asks.as_ref().is_none_or(|asks| asks.meets(subject))
+    }
+}
+
+impl Asks {
+    fn is_empty(&self) -> bool {
+        self.method.is_none() && self.headers.is_empty() && self.query.is_empty()
+    }
+
+    fn meets(&self, subject: &Subject<'_>) -> bool {
         self.method.as_ref().is_none_or(|m| m == subject.method)
             && self
                 .headers
@@ -244,10 +262,13 @@ impl HostRules {
                 headers.push((name, value.clone()));
             }
         }
-        let candidate = Candidate {
+        let asks = Asks {
             method,
             headers,
             query: given.query.clone(),
+        };
+        let candidate = Candidate {
+            asks: (!asks.is_empty()).then(|| Box::new(asks)),
             order,
             rule: Arc::clone(rule),
         };

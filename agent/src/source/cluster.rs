@@ -2,6 +2,8 @@
 //!
 //! Flows in: all objects at one moment. Flows out: a snapshot of all that is right, and what became of each object.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -49,7 +51,7 @@ impl Found {
 #[derive(Default)]
 pub struct Reader {
     objects: Objects,
-    reads: BTreeMap<ObjectId, Arc<Read>>,
+    reads: BTreeSet<ByPath>,
     /// What is wrong with objects as they are that nobody finds who reads them.
     refused: BTreeMap<ObjectId, Vec<Mistake>>,
     linker: Linker,
@@ -72,12 +74,12 @@ impl Reader {
                     self.refused.remove(id);
                     if id.kind.is_document() {
                         read += 1;
-                        self.reads.insert(id.clone(), document(object, &[]));
+                        self.reads.replace(ByPath(document(object, &[])));
                     }
                 }
                 imbl::ordmap::DiffItem::Remove(id, _) => {
                     self.refused.remove(id);
-                    self.reads.remove(id);
+                    self.reads.remove(path(id).as_str());
                 }
             }
         }
@@ -90,8 +92,8 @@ impl Reader {
     pub fn without(&mut self, seen: Seen, mistakes: &[Mistake]) -> Option<Taken> {
         let mut news: BTreeSet<ObjectId> = BTreeSet::new();
         for mistake in mistakes {
-            let mut reads = self.reads.iter();
-            let Some((id, _)) = reads.find(|(_, read)| *read.path() == *mistake.source.file) else {
+            let mut ids = self.objects.keys();
+            let Some(id) = ids.find(|id| path(id) == *mistake.source.file) else {
                 continue;
             };
             let known = self.refused.entry(id.clone()).or_default();
@@ -102,14 +104,15 @@ impl Reader {
         }
         for id in &news {
             if let (Some(object), Some(refused)) = (self.objects.get(id), self.refused.get(id)) {
-                self.reads.insert(id.clone(), document(object, refused));
+                self.reads.replace(ByPath(document(object, refused)));
             }
         }
         (!news.is_empty()).then(|| self.link(seen, news.len()))
     }
 
     fn link(&mut self, seen: Seen, read: usize) -> Taken {
-        let reads: Vec<_> = self.reads.values().cloned().collect();
+        let reads = self.reads.iter().map(|ByPath(read)| Arc::clone(read));
+        let reads: Vec<_> = reads.collect();
         let taken = self.linker.link(&reads);
         tracing::debug!(objects = reads.len(), read, "objects were taken");
         Taken {
@@ -123,19 +126,52 @@ impl Reader {
     }
 }
 
-/// Reads an object, which is refused if there are mistakes.
-fn document(object: &Object, refused: &[Mistake]) -> Arc<Read> {
+/// What an object says, in the order and by the name of its path.
+struct ByPath(Arc<Read>);
+
+impl Borrow<str> for ByPath {
+    fn borrow(&self) -> &str {
+        self.0.path()
+    }
+}
+
+impl PartialEq for ByPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.path() == other.0.path()
+    }
+}
+
+impl Eq for ByPath {}
+
+impl PartialOrd for ByPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByPath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.path().cmp(other.0.path())
+    }
+}
+
+/// Where an object would be if it were a file.
+fn path(id: &ObjectId) -> String {
     let ObjectId {
         kind,
         namespace,
         name,
-    } = &object.id;
-    let path = match &**namespace {
+    } = id;
+    match &**namespace {
         "" => format!("{kind}/{name}"),
         namespace => format!("{kind}/{namespace}/{name}"),
-    };
+    }
+}
+
+/// Reads an object, which is refused if there are mistakes.
+fn document(object: &Object, refused: &[Mistake]) -> Arc<Read> {
     let file = SourceFile {
-        path,
+        path: path(&object.id),
         bytes: object.document.to_vec(),
     };
     Arc::new(match refused {
@@ -160,6 +196,12 @@ impl ClusterWatch {
             reader: Reader::default(),
             documents: None,
         }
+    }
+
+    /// How many changes of objects were seen, of documents or not.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.seen.borrow().as_ref().map_or(0, |seen| seen.changes)
     }
 
     /// What was taken last without the objects of which no tables could be made; none: that would make no difference.

@@ -431,10 +431,7 @@ async fn proxy_asks_for_claims() {
 
 /// The routes of a cell's endpoint with one operation, as a snapshot has them.
 fn operations(issuer: &Issuer, up: std::net::SocketAddr) -> snapshot::model::Route {
-    let strip = Filter::Rewrite {
-        path: Some(PathRewrite::Strip(path("/p/c"))),
-        hostname: None,
-    };
+    let strip = Filter::from(PathRewrite::Strip(path("/p/c")));
     let mut operation = regex("/p/c(/api/books/[^/]+)");
     operation.method = Some("GET".into());
     let mut head = operation.clone();

@@ -1,5 +1,6 @@
 //! Requests: codecs, streaming, rewrites, weights, headers, failures.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +10,8 @@ use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use snapshot::model::{
-    Filter, HeaderEdits, HostRewrite, PathRewrite, Pattern, Target, Upstream, UpstreamHost,
-    WeightedTarget,
+    Filter, HeaderEdits, HostRewrite, PathRewrite, Pattern, Rewrite, Target, Upstream,
+    UpstreamHost, WeightedTarget,
 };
 use tokio::sync::mpsc;
 
@@ -168,10 +169,6 @@ async fn proxy_rewrites_paths_hosts_and_headers() {
         rule.filters = filters;
         rule
     };
-    let change = |path| Filter::Rewrite {
-        path: Some(path),
-        hostname: None,
-    };
     let regex_change = PathRewrite::Regex {
         pattern: Pattern::new("^/r/([a-z]+)/(.*)$").expect("a pattern"),
         substitution: "/${2}/$1".into(),
@@ -194,11 +191,11 @@ async fn proxy_rewrites_paths_hosts_and_headers() {
         vec![
             with(
                 rule(vec![prefix("/p")], vec![to(up)]),
-                vec![change(PathRewrite::Prefix("/q".into()))],
+                vec![PathRewrite::Prefix("/q".into()).into()],
             ),
             with(
                 rule(vec![regex("/r/.*")], vec![to(up)]),
-                vec![change(regex_change)],
+                vec![regex_change.into()],
             ),
             with(
                 rule(vec![exact("/h")], vec![to(up)]),
@@ -207,12 +204,12 @@ async fn proxy_rewrites_paths_hosts_and_headers() {
                         edits(&[("x-set", "s")], &[("x-add", "b")], &["x-gone"]).into(),
                     ),
                     Filter::ResponseHeaders(edits(&[("x-cell-name", "hidden")], &[], &[]).into()),
-                    Filter::Rewrite {
+                    Filter::Rewrite(Arc::new(Rewrite {
                         path: None,
                         hostname: Some(HostRewrite::Name(
                             snapshot::model::Hostname::new("other.example").expect("a host"),
                         )),
-                    },
+                    })),
                 ],
             ),
         ],

@@ -64,10 +64,7 @@ fn world(up: SocketAddr, issuer: &Issuer, gates: (u16, u16)) -> Snapshot {
     ] {
         let gateway = gateway(called, Some(gate), vec![listener("http", at, None)]);
         snapshot.gateways.insert(gateway.name.clone(), gateway);
-        let strip = Filter::Rewrite {
-            path: Some(PathRewrite::Strip(path("/bank/ledger"))),
-            hostname: None,
-        };
+        let strip = Filter::from(PathRewrite::Strip(path("/bank/ledger")));
         let target = || {
             vec![WeightedTarget::new(
                 1,

@@ -17,8 +17,8 @@ pub(super) fn digest(kind: Kind, meta: &Meta, root: &Value) -> Digest {
     text(&mut hash, kind.as_str());
     text(&mut hash, meta.name.namespace());
     text(&mut hash, meta.name.name());
-    length(&mut hash, meta.labels.len());
-    for (key, label) in &meta.labels {
+    length(&mut hash, meta.labels.iter().len());
+    for (key, label) in meta.labels.iter() {
         text(&mut hash, key);
         text(&mut hash, label);
     }

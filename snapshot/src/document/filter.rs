@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Meta;
 use super::http_route::{edits, header_name, header_value};
-use crate::model::{DirectResponse, Filter, HeaderEdits, HostRewrite, PathRewrite, Pattern};
+use crate::model::{
+    DirectResponse, Filter, HeaderEdits, HostRewrite, PathRewrite, Pattern, Rewrite,
+};
 use crate::reader::{Field, Object};
 
 /// Envoy: bytes of the body of a direct response.
@@ -49,7 +51,7 @@ fn url_rewrite(field: &Field<'_>) -> Option<Filter> {
         Some(hostname) => Some(hostname?),
         None => None,
     };
-    Some(Filter::Rewrite { path, hostname })
+    Some(Filter::Rewrite(Arc::new(Rewrite { path, hostname })))
 }
 
 fn path(field: &Field<'_>) -> Option<PathRewrite> {

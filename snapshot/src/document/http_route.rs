@@ -75,7 +75,7 @@ pub(crate) struct RuleDraft {
     pub(crate) name: Option<SectionName>,
     pub(crate) matches: Arc<[RequestMatch]>,
     pub(crate) filters: Vec<FilterDraft>,
-    pub(crate) timeouts: RuleTimeouts,
+    pub(crate) timeouts: Option<Arc<RuleTimeouts>>,
     pub(crate) retry: Option<Arc<Retry>>,
     pub(crate) session: Option<Arc<SessionPersistence>>,
     pub(crate) backends: Vec<BackendDraft>,
@@ -86,7 +86,7 @@ pub(crate) struct RuleDraft {
 pub(crate) enum FilterDraft {
     Here(Filter),
     Extension {
-        source: Source,
+        source: Box<Source>,
         name: ObjectName,
     },
     Mirror {
@@ -291,7 +291,7 @@ fn rule(
     });
     Some(RuleDraft {
         session,
-        timeouts: timeouts.flatten().unwrap_or_default(),
+        timeouts: timeouts.flatten().map(Arc::new),
         retry: retry.flatten().map(Arc::new),
         source,
         name,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::{
     CARDINAL, CILIUM, Document, ENVOY_GATEWAY, GATEWAY_API, GATEWAY_API_ALPHA, GATEWAY_API_BETA,
     Meta, backend, backend_tls, cell, client_policy, config_map, endpoint_slice, filter, gateway,
-    gateway_class, group, grpc_route, http_route, l4_route, listener_set, namespace,
+    gateway_class, group, grpc_route, http_route, l4_route, labels, listener_set, namespace,
     network_policy, node, platform, pod, reference_grant, routing_table, secret, security_policy,
-    selector, service, traffic_policy,
+    service, traffic_policy,
 };
 use crate::model::{self, ObjectName};
 use crate::reader::Object;
@@ -134,7 +134,7 @@ kinds! {
     CiliumClusterwideNetworkPolicy: &[CILIUM], spec network_policy::cilium::clusterwide => clusterwide_policies: network_policy::PolicyDraft;
     Service: &["v1"], whole service::read => services: service::ServiceDraft;
     EndpointSlice: &["discovery.k8s.io/v1"], whole endpoint_slice::read => slices: endpoint_slice::SliceDraft;
-    Namespace: &["v1"], whole namespace::read => namespaces: selector::Labels;
+    Namespace: &["v1"], whole namespace::read => namespaces: labels::Labels;
     Pod: &["v1"], whole pod::read => pods: pod::PodDraft;
     Node: &["v1"], whole node::read => nodes: platform::NodeDraft;
     Secret: &["v1"], whole secret::read => secrets: secret::SecretDraft;

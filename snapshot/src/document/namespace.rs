@@ -1,7 +1,7 @@
 //! `Namespace`: what counts are its labels.
 
 use super::Meta;
-use super::selector::Labels;
+use super::labels::Labels;
 use crate::reader::Object;
 
 /// Labels of the namespace.

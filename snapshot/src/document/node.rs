@@ -24,7 +24,7 @@ pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<NodeDraft> {
         addresses: status
             .and_then(|status| internal(&status))
             .unwrap_or_default(),
-        zone: meta.labels.get(ZONE).cloned(),
+        zone: meta.labels.get(ZONE).map(str::to_owned),
         pod_networks,
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Meta;
 use super::addresses::{Placed, network_address};
-use super::selector::Labels;
+use super::labels::Labels;
 use crate::lasting::common;
 use crate::model::{Port, Transport};
 use crate::reader::{Field, Object};

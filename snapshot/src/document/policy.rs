@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::backend_tls::{self, TlsTarget};
 use super::cell::remains::Remains;
+use super::labels::Labels;
 use super::network_policy::{self, PolicyDraft, cilium};
-use super::selector::Labels;
 use super::{Kind, Meta};
 use crate::model::{L4Kind, L7Kind, ObjectName, RouteName, SectionName};
 use crate::reader::{Field, Object, Sink};

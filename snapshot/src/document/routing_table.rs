@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::Meta;
+use super::labels::Labels;
 use crate::model::{
     BreakerSettings, HealthCheck, KeySource, KeyTrust, ObjectName, Placement, PlacementUrl,
     RoutingTable,
@@ -58,7 +59,7 @@ pub(crate) fn bare(root: &Field<'_>, path: &str) -> Option<(Meta, Option<Routing
         declared,
         created: None,
         generation: None,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
     });
     let table =
         tables(&mut object).map(|tables| (tables, (key::default(), Vec::new()), default_tiers()));

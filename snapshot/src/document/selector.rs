@@ -1,13 +1,11 @@
 //! Label selectors, and which namespaces may refer to something (Kubernetes, `LabelSelector`; Gateway API,
 //! `FromNamespaces`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
+use super::labels::Labels;
 use crate::reader::{Field, Object};
-
-/// Labels of an object.
-pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Requirements of a selector, values of a requirement.
 const MAX_ITEMS: usize = 64;
@@ -120,8 +118,8 @@ impl Requirement {
             Self::In(key, values) => is_in(key, values),
             // An object without the label too.
             Self::NotIn(key, values) => !is_in(key, values),
-            Self::Exists(key) => labels.contains_key(key),
-            Self::DoesNotExist(key) => !labels.contains_key(key),
+            Self::Exists(key) => labels.has(key),
+            Self::DoesNotExist(key) => !labels.has(key),
         }
     }
 }
@@ -245,9 +243,7 @@ mod tests {
     fn every_requirement_must_hold() {
         let labels = |text: &str| -> Labels {
             let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-            pairs
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .collect()
+            pairs.collect()
         };
         let set = |text: &str| -> BTreeSet<String> { text.split(',').map(str::to_owned).collect() };
         let tier = || "tier".to_owned();

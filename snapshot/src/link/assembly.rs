@@ -28,7 +28,9 @@ pub(crate) struct Assembly {
     /// Of all documents, sorted.
     digests: Vec<content::Digest>,
     /// What was said of each object.
-    verdicts: OrdMap<ObjectKey, Verdict>,
+    verdicts: OrdMap<ObjectKey, Arc<Verdict>>,
+    /// What was said of an object last that had nothing wrong: it is what is said of most.
+    usual: Option<Arc<Verdict>>,
     /// Documents of which more was said than that they are there.
     told: BTreeSet<Place>,
 }
@@ -108,7 +110,7 @@ impl Assembly {
         changes: &Changes,
         mistakes: &[Mistake],
         warnings: &[Warning],
-    ) -> (OrdMap<ObjectKey, Verdict>, Vec<Mistake>) {
+    ) -> (OrdMap<ObjectKey, Arc<Verdict>>, Vec<Mistake>) {
         // Of nearly all there is nothing to say.
         let mut said: BTreeMap<Place, (Vec<Mistake>, Vec<Warning>)> = BTreeMap::new();
         for mistake in mistakes {
@@ -121,17 +123,24 @@ impl Assembly {
         }
         let told: BTreeSet<Place> = said.keys().cloned().collect();
         let before = std::mem::replace(&mut self.told, told);
-        let mut verdicts: Vec<(ObjectKey, Verdict)> = Vec::new();
+        let mut verdicts: Vec<(ObjectKey, Arc<Verdict>)> = Vec::new();
+        let usual = &mut self.usual;
         let mut tell = |placed: &Placed<'_>| {
             let meta = &placed.document.meta;
             let own = (!said.is_empty()).then(|| said.remove(&place(&meta.declared)));
             let (mistakes, warnings) = own.flatten().unwrap_or_default();
-            let verdict = Verdict {
+            let mut verdict = Arc::new(Verdict {
                 generation: meta.generation,
                 accepted: !placed.refused,
                 mistakes,
                 warnings,
-            };
+            });
+            if verdict.mistakes.is_empty() && verdict.warnings.is_empty() {
+                match usual {
+                    Some(usual) if *usual == verdict => verdict = Arc::clone(usual),
+                    _ => *usual = Some(Arc::clone(&verdict)),
+                }
+            }
             verdicts.push((key(placed.document), verdict));
         };
         if changes.few {
@@ -153,7 +162,8 @@ impl Assembly {
             verdicts.dedup_by(|(key, second), (known, first)| {
                 let same = key == known;
                 if same {
-                    first.mistakes.append(&mut second.mistakes);
+                    let more = second.mistakes.iter().cloned();
+                    Arc::make_mut(first).mistakes.extend(more);
                 }
                 same
             });

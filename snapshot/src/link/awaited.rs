@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::collect::Placed;
+use crate::document::labels::Labels;
 use crate::document::pod::PodDraft;
-use crate::document::selector::Labels;
 use crate::document::{Kind, Table};
 use crate::model::{Cell, CellId, PolicyScope, Workloads};
 use crate::shared::Shared;

@@ -149,7 +149,7 @@ fn select(cells: &mut BTreeMap<CellId, Shared<Cell>>, pods: &Table<PodDraft>, si
             let pods = by_namespace.get(namespace.as_str());
             let pods = pods.into_iter().flatten().filter(|pod| {
                 let mut labels = match_labels.iter();
-                labels.all(|(key, value)| pod.labels.get(key) == Some(value))
+                labels.all(|(key, value)| pod.labels.get(key) == Some(value.as_str()))
             });
             let mut own = Vec::new();
             for address in pods.flat_map(|pod| &pod.addresses) {

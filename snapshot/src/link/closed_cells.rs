@@ -128,7 +128,7 @@ fn found(workloads: &Workloads, pods: &Table<PodDraft>, others: &Others) -> Vec<
                 .filter_map(|(_, (_, pod))| pod.as_deref())
                 .filter(|pod| {
                     let mut labels = match_labels.iter();
-                    labels.all(|(key, value)| pod.labels.get(key) == Some(value))
+                    labels.all(|(key, value)| pod.labels.get(key) == Some(value.as_str()))
                 });
             let addresses = own.flat_map(|pod| &pod.addresses);
             addresses.map(|placed| placed.address).collect()

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::document::labels::Labels;
 use crate::document::reference_grant::GrantDraft;
-use crate::document::selector::{From, Labels};
+use crate::document::selector::From;
 use crate::document::{Kind, Table};
 use crate::model::ObjectName;
 
@@ -82,8 +83,7 @@ impl Namespaces {
 
     /// Labels of a namespace.
     pub(super) fn labels(&self, namespace: &str) -> Labels {
-        let mut labels = self.0.get(namespace).cloned().unwrap_or_default();
-        labels.insert(NAME.to_owned(), namespace.to_owned());
-        labels
+        let own = self.0.get(namespace).cloned().unwrap_or_default();
+        own.with([(NAME, namespace)])
     }
 }

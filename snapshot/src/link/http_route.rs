@@ -86,7 +86,8 @@ pub(super) fn routes(
                 })
         });
         if !known {
-            memory.keep(route(&name, declared, draft, to, &mut taken));
+            let (route, status) = route(&name, declared, draft, to, &mut taken);
+            memory.keep(route, status);
         }
         let Some(route) = memory.of(draft) else {
             continue;
@@ -104,7 +105,9 @@ pub(super) fn routes(
                 }
             }
         }
-        to.context.sink.known(&route.mistakes, &route.warnings);
+        if let Some(said) = &route.said {
+            to.context.sink.known(&said.0, &said.1);
+        }
         documents.push((name, Some(route.linked.clone())));
     }
     let others = std::mem::replace(&mut report.routes, memory.tidy(found.len()));
@@ -112,14 +115,14 @@ pub(super) fn routes(
     documents.into_iter().collect()
 }
 
-/// Links a route.
+/// Links a route, and says what its status is if it has one.
 fn route(
     name: &RouteName,
     declared: &Source,
     draft: &Arc<RouteDraft>,
     to: &References<'_>,
     taken: &mut Taken,
-) -> Remembered {
+) -> (Remembered, Option<RouteStatus>) {
     // What is said of the route is part of what is remembered.
     let said = Sink::default();
     let context = Context {
@@ -172,16 +175,17 @@ fn route(
         }),
     };
     let mut remembered = Remembered::new(draft, linked);
-    remembered.status = (!statuses.is_empty()).then(|| RouteStatus {
+    let status = (!statuses.is_empty()).then(|| RouteStatus {
         generation: draft.generation,
         parents: statuses.into(),
     });
     remembered.counted = counted.into();
     remembered.lasting = lasting;
     let (mistakes, warnings) = said.told();
-    remembered.mistakes = exact(mistakes);
-    remembered.warnings = exact(warnings);
-    remembered
+    if !mistakes.is_empty() || !warnings.is_empty() {
+        remembered.said = Some(Box::new((mistakes, warnings)));
+    }
+    (remembered, status)
 }
 
 /// Which hosts of a listener routes of which kind have.

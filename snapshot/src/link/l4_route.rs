@@ -86,7 +86,9 @@ pub(super) fn routes(drafts: &Drafts, to: &References<'_>, report: &mut Report) 
                 generation: draft.generation,
                 parents: statuses.into(),
             };
-            report.routes.insert((route, name.clone()), status);
+            report
+                .routes
+                .insert((route, name.clone()), Arc::new(status));
         }
         L4Route {
             name: name.clone(),

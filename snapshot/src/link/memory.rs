@@ -20,7 +20,7 @@ use crate::document::http_route::{BackendDraft, BackendKind, FilterDraft, RouteD
 use crate::document::{Draft, Kind, Read};
 use crate::model::{ObjectName, RouteKind, SectionName};
 use crate::report::{Mistake, Source, Warning};
-use crate::status::{ParentStatus, RouteStatus};
+use crate::status::RouteStatus;
 
 /// What is remembered.
 #[derive(Default)]
@@ -45,7 +45,7 @@ pub(crate) struct Memory {
 
 /// What many routes have alike.
 struct Alike {
-    parents: Arc<[ParentStatus]>,
+    status: Option<Arc<RouteStatus>>,
     counted: Arc<[Counted]>,
     rule_names: Arc<[Option<SectionName>]>,
 }
@@ -54,7 +54,7 @@ struct Alike {
 pub(super) type Counted = (ObjectName, SectionName);
 
 /// Status of routes, by kind and name.
-pub(super) type Statuses = OrdMap<(RouteKind, ObjectName), RouteStatus>;
+pub(super) type Statuses = OrdMap<(RouteKind, ObjectName), Arc<RouteStatus>>;
 
 /// Which kind a backend is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,11 +67,10 @@ enum BackendPart {
 pub(super) struct Remembered {
     draft: Arc<RouteDraft>,
     pub(super) linked: Linked,
-    pub(super) status: Option<RouteStatus>,
     /// Listeners that count it.
     pub(super) counted: Arc<[Counted]>,
-    pub(super) mistakes: Vec<Mistake>,
-    pub(super) warnings: Vec<Warning>,
+    /// What is wrong with it and what is without effect; of most routes there is nothing to say.
+    pub(super) said: Option<Box<(Vec<Mistake>, Vec<Warning>)>>,
     /// Whether it holds as long as what it refers to; not if another route took hosts away.
     pub(super) lasting: bool,
     round: u64,
@@ -82,10 +81,8 @@ impl Remembered {
         Self {
             draft: Arc::clone(draft),
             linked,
-            status: None,
             counted: Arc::default(),
-            mistakes: Vec::new(),
-            warnings: Vec::new(),
+            said: None,
             lasting: true,
             round: 0,
         }
@@ -201,26 +198,27 @@ impl Memory {
         Some(known)
     }
 
-    /// Remembers a route.
-    pub(super) fn keep(&mut self, mut route: Remembered) {
+    /// Remembers a route and its status.
+    pub(super) fn keep(&mut self, mut route: Remembered, status: Option<RouteStatus>) {
         route.round = self.round;
+        let mut status = status.map(Arc::new);
         if let Some(last) = &self.last {
-            if let Some(status) = &mut route.status {
-                share(&mut status.parents, &last.parents);
+            if let (Some(status), Some(last)) = (&mut status, &last.status) {
+                share(status, last);
+                if !Arc::ptr_eq(status, last) {
+                    share(&mut Arc::make_mut(status).parents, &last.parents);
+                }
             }
             share(&mut route.counted, &last.counted);
             share(&mut route.linked.rule_names, &last.rule_names);
         }
         self.last = Some(Alike {
-            parents: match &route.status {
-                Some(status) => Arc::clone(&status.parents),
-                None => Arc::default(),
-            },
+            status: status.clone(),
             counted: Arc::clone(&route.counted),
             rule_names: Arc::clone(&route.linked.rule_names),
         });
-        match &route.status {
-            Some(status) => self.statuses.insert(route.key(), status.clone()),
+        match status {
+            Some(status) => self.statuses.insert(route.key(), status),
             None => self.statuses.remove(&route.key()),
         };
         self.routes.insert(address(&route.draft), Box::new(route));

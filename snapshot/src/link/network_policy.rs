@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use super::collect::Placed;
 use super::grants::Namespaces;
+use crate::document::labels::Labels;
 use crate::document::network_policy::{
     NamespaceScope, PeerDraft, PodSelector, PolicyDraft, RuleDraft,
 };
 use crate::document::pod::PodDraft;
-use crate::document::selector::Labels;
 use crate::document::{Drafts, Kind, Table};
 use crate::model::{
     AddressClass, BlockId, Cell, CellId, Cidr, ClassId, Classes, Gate, IpBlock, NetworkPolicies,

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use super::closed_cells::Refused;
 use crate::document::cell::CellDraft;
 use crate::document::endpoint_slice::{SliceDraft, SlicePort};
+use crate::document::labels::Labels;
 use crate::document::pod::PodDraft;
-use crate::document::selector::Labels;
 use crate::document::{Drafts, Table};
 use crate::model::{
     Border, Borders, Cell, CellId, Component, ComponentId, ComponentKind, DocumentPath, Endpoint,
@@ -103,7 +103,7 @@ impl<'a> Labelled<'a> {
 fn cell(labels: &Labels) -> Result<Option<CellId>, String> {
     let (key, value) = MADE_BY;
     let first = labels.get(key).is_some_and(|by| by == value);
-    let release = RELEASE[1..].iter().any(|key| labels.contains_key(*key));
+    let release = RELEASE[1..].iter().any(|key| labels.has(key));
     let keys = match (release, first) {
         (true, _) => RELEASE,
         (false, true) => FIRST,
@@ -132,13 +132,13 @@ pub(super) fn names_cell(labels: &Labels) -> bool {
 fn component(labels: &Labels) -> Option<(Name, &'static str)> {
     let mut named = COMPONENT
         .iter()
-        .filter_map(|key| Some((labels.get(*key)?, *key)));
+        .filter_map(|key| Some((labels.get(key)?, *key)));
     let (value, key) = named.next()?;
     Some((Name::new(value).ok()?, key))
 }
 
 fn kind(labels: &Labels) -> ComponentKind {
-    match labels.get(TYPE).map(String::as_str) {
+    match labels.get(TYPE) {
         Some("WebApplication") => ComponentKind::WebApplication,
         Some("ScheduledTask" | "ManualTask") => ComponentKind::Task,
         _ => ComponentKind::Service,

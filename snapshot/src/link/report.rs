@@ -21,7 +21,6 @@ use crate::reader::Sink;
 use crate::status::{
     AncestorStatus, ClassStatus, Condition, ConditionKind, GatewayStatus, ListenerSetStatus,
     ObjectKey, ParentKind, ParentRef, ParentStatus, PolicyStatus, Reason, Report, RouteStatus,
-    Verdict,
 };
 
 /// Gateway API, `PolicyStatus`: at most 16 ancestors.
@@ -216,7 +215,7 @@ pub(super) fn refused_routes(
             };
             report
                 .routes
-                .insert((kind, document.meta.name.clone()), status);
+                .insert((kind, document.meta.name.clone()), Arc::new(status));
         }
     }
 }
@@ -403,9 +402,7 @@ pub(super) fn observe(report: &mut Report) {
             kind,
             name: name.clone(),
         };
-        objects
-            .get(&key)
-            .and_then(|verdict: &Verdict| verdict.generation)
+        objects.get(&key).and_then(|verdict| verdict.generation)
     };
     for (name, status) in &mut report.classes {
         status.generation = ObjectName::new("default", name)

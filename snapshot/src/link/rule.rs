@@ -82,7 +82,7 @@ impl<'a> Rules<'a> {
         Rule {
             targets: targets.collect(),
             filters,
-            timeouts: draft.timeouts,
+            timeouts: draft.timeouts.clone(),
             retry: draft.retry.clone(),
             session: draft.session.clone(),
             ..rule
@@ -138,11 +138,11 @@ impl<'a> Rules<'a> {
                     let resolved = self.target(backend);
                     // Copies that lead nowhere are not made (Gateway API, `HTTPRequestMirrorFilter.backendRef`).
                     if resolved.fault.is_none() {
-                        filters.push(Filter::Mirror(Mirror {
+                        filters.push(Filter::Mirror(Arc::new(Mirror {
                             target: resolved.target,
                             share: *share,
                             of: *of,
-                        }));
+                        })));
                     }
                 }
             }
@@ -184,16 +184,8 @@ impl<'a> Rules<'a> {
 
 fn contradiction(filters: &[Filter]) -> Option<&'static str> {
     let count = |fits: fn(&Filter) -> bool| filters.iter().filter(|one| fits(one)).count();
-    let paths = count(|one| matches!(one, Filter::Rewrite { path: Some(_), .. }));
-    let hosts = count(|one| {
-        matches!(
-            one,
-            Filter::Rewrite {
-                hostname: Some(_),
-                ..
-            }
-        )
-    });
+    let paths = count(|one| matches!(one, Filter::Rewrite(change) if change.path.is_some()));
+    let hosts = count(|one| matches!(one, Filter::Rewrite(change) if change.hostname.is_some()));
     let answers = count(|one| matches!(one, Filter::Redirect(_) | Filter::Respond(_)));
     if paths > 1 {
         Some("expected at most one filter that rewrites the path, got more")

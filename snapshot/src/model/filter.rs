@@ -13,23 +13,36 @@ pub enum Filter {
     /// Headers of the response.
     ResponseHeaders(Arc<HeaderEdits>),
     /// The path, the host, or both.
-    Rewrite {
-        /// Path.
-        path: Option<PathRewrite>,
-        /// Host sent upstream.
-        hostname: Option<HostRewrite>,
-    },
+    Rewrite(Arc<Rewrite>),
     /// The client is sent elsewhere; nothing goes upstream.
     Redirect(Arc<Redirect>),
     /// The router answers itself; nothing goes upstream.
     Respond(Arc<DirectResponse>),
     /// A copy of the request goes to another target as well.
-    Mirror(Mirror),
+    Mirror(Arc<Mirror>),
     /// Which pages of other origins may read answers.
     Cors(Arc<Cors>),
     /// A filter that cannot be applied: its requests answer 500 (Gateway API, `HTTPRouteFilter`). The
     /// text says why.
-    Broken(String),
+    Broken(Arc<str>),
+}
+
+/// What is sent upstream instead of what was asked for.
+#[derive(Clone, Debug)]
+pub struct Rewrite {
+    /// The path.
+    pub path: Option<PathRewrite>,
+    /// The host.
+    pub hostname: Option<HostRewrite>,
+}
+
+impl From<PathRewrite> for Filter {
+    fn from(path: PathRewrite) -> Self {
+        Self::Rewrite(Arc::new(Rewrite {
+            path: Some(path),
+            hostname: None,
+        }))
+    }
 }
 
 /// Headers that frame a message or belong to one connection: to edit them would desynchronise the two

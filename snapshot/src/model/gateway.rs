@@ -348,8 +348,8 @@ pub struct Rule {
     pub auth: Option<Arc<Auth>>,
     /// What is changed on the way, in this order.
     pub filters: Vec<Filter>,
-    /// How long requests are waited for.
-    pub timeouts: RuleTimeouts,
+    /// How long requests are waited for; none: nothing is said of it.
+    pub timeouts: Option<Arc<RuleTimeouts>>,
     /// Whether and how they are tried again.
     pub retry: Option<Arc<Retry>>,
     /// How traffic to its backends is treated.
@@ -368,7 +368,7 @@ impl Rule {
             matches: matches.into(),
             auth: None,
             filters: Vec::new(),
-            timeouts: RuleTimeouts::default(),
+            timeouts: None,
             retry: None,
             traffic: None,
             session: None,

@@ -43,6 +43,7 @@ fn seen(documents: &[(Kind, &str, &str, Value)]) -> Seen {
     Seen {
         objects: objects.collect::<Objects>(),
         documents: 1,
+        changes: 1,
         bundle: None,
         kept: false,
     }

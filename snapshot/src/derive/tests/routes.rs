@@ -80,19 +80,13 @@ fn shape(rule: &Rule, route: &Route, name: &str, strictness: Strictness) -> Valu
     if denies {
         shape["deny"] = json!(true);
     }
-    match rule.filters.first() {
-        Some(Filter::Rewrite {
-            path: Some(PathRewrite::Prefix(prefix)),
-            ..
-        }) => {
+    match rewritten(rule) {
+        Some(PathRewrite::Prefix(prefix)) => {
             shape["rewrite"] =
                 json!({ "kind": "ReplacePrefixMatch", "replace_prefix_match": prefix });
         }
         // What the filter of that name does is the group `http_route_filters`.
-        Some(Filter::Rewrite {
-            path: Some(PathRewrite::Strip(_)),
-            ..
-        }) if strictness == Strictness::Compat => {
+        Some(PathRewrite::Strip(_)) if strictness == Strictness::Compat => {
             shape["rewrite"] = json!({
                 "kind": "ExtensionRef",
                 "group": "gateway.envoyproxy.io",
@@ -100,10 +94,7 @@ fn shape(rule: &Rule, route: &Route, name: &str, strictness: Strictness) -> Valu
                 "ref_name": name,
             });
         }
-        Some(Filter::Rewrite {
-            path: Some(PathRewrite::Strip(prefix)),
-            ..
-        }) => {
+        Some(PathRewrite::Strip(prefix)) => {
             shape["rewrite"] = json!({ "kind": "StripPrefix", "prefix": prefix.as_str() });
         }
         _ => {}
@@ -160,13 +151,17 @@ fn operations(input: &Value) -> impl Iterator<Item = (&str, &str)> {
         .map(|operation| (text(operation, "method"), text(operation, "target")))
 }
 
+/// How the first filter of a rule changes the path.
+fn rewritten(rule: &Rule) -> Option<&PathRewrite> {
+    match rule.filters.first() {
+        Some(Filter::Rewrite(change)) => change.path.as_ref(),
+        _ => None,
+    }
+}
+
 /// The path that is sent upstream.
 fn upstream(rule: &Rule, path: &str) -> String {
-    let Some(Filter::Rewrite {
-        path: Some(PathRewrite::Strip(prefix)),
-        ..
-    }) = rule.filters.first()
-    else {
+    let Some(PathRewrite::Strip(prefix)) = rewritten(rule) else {
         panic!("operations of a service strip their prefix");
     };
     let rest = path

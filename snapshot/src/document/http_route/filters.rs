@@ -11,6 +11,7 @@ use crate::document::{ENVOY_GATEWAY, Meta, group};
 use crate::lasting::exact;
 use crate::model::{
     FRAMING, Filter, HeaderEdits, HostRewrite, Hostname, L7Kind, ObjectName, PathRewrite, Redirect,
+    Rewrite,
 };
 use crate::reader::{Field, Object, one_of};
 use crate::tree::Value;
@@ -119,7 +120,7 @@ fn filter(
                 .and_then(|field| field.parse(|text| ObjectName::new(meta.name.namespace(), text)));
             inner.finish();
             return name.map(|name| FilterDraft::Extension {
-                source: field.source().lasting(),
+                source: Box::new(field.source().lasting()),
                 name,
             });
         }
@@ -268,10 +269,10 @@ fn rewrite(object: &mut Object<'_>, prefixes: bool) -> Option<Filter> {
         None => None,
         Some(field) => Some(path(&field, prefixes)?),
     };
-    Some(Filter::Rewrite {
+    Some(Filter::Rewrite(Arc::new(Rewrite {
         path,
         hostname: hostname.map(HostRewrite::Name),
-    })
+    })))
 }
 
 fn redirect(object: &mut Object<'_>, prefixes: bool) -> Option<Redirect> {

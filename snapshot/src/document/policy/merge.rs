@@ -8,7 +8,7 @@
 
 use super::Targets;
 use crate::document::Meta;
-use crate::document::selector::Labels;
+use crate::document::labels::Labels;
 use crate::model::{ObjectName, Timestamp};
 use crate::reader::{Field, Object, Sink};
 use crate::report::Source;
@@ -87,7 +87,7 @@ pub(crate) fn merged<T>(
         declared: patch.declared.clone(),
         created: patch.created,
         generation: None,
-        labels: Labels::new(),
+        labels: Labels::default(),
     };
     let field = Field::root(&node, patch.declared.at("spec"), sink);
     let mut object = field.object()?;

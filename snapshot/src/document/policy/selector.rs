@@ -1,7 +1,8 @@
 //! Targets by their labels (Envoy Gateway, `TargetSelector`; Kubernetes, label selectors).
 
 use super::super::Meta;
-use super::super::selector::{self, Labels};
+use super::super::labels::Labels;
+use super::super::selector;
 use super::{Kinds, PolicyTarget};
 use crate::model::L7Kind;
 use crate::reader::Field;

@@ -3,7 +3,7 @@
 
 use crate::document::Table;
 use crate::document::gateway::GatewayDraft;
-use crate::document::selector::Labels;
+use crate::document::labels::Labels;
 use crate::model::{Gate, GateRef, ObjectName, Platform};
 
 /// The Gateway API's label of what is made for a gateway (GEP-1762).
@@ -39,16 +39,14 @@ fn labels(gateway: &ObjectName, gateways: &Table<GatewayDraft>) -> Labels {
     let draft = gateways
         .get(gateway)
         .and_then(|(_, draft)| draft.as_deref());
-    let mut labels = draft
-        .map(|draft| draft.infrastructure.labels.clone())
-        .unwrap_or_default();
-    for (key, value) in [
+    let given: Labels = draft
+        .into_iter()
+        .flat_map(|draft| &draft.infrastructure.labels)
+        .collect();
+    given.with([
         (NAME, gateway.name()),
         (OWNING_NAME, gateway.name()),
         (OWNING_NAMESPACE, gateway.namespace()),
         (SYSTEM_COMPONENT, "gateway"),
-    ] {
-        labels.insert(key.to_owned(), value.to_owned());
-    }
-    labels
+    ])
 }
