@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use node::{Agent, until};
-use world::{World, echo_udp, inside, udp};
+use node::{Agent, SURELY, until};
+use world::{World, echo_udp, inside, udp, udp_is_lost};
 
 const BACKEND: &str = "127.0.0.1:5300";
 /// Bytes of a request of which half is sent before its listener goes: more than QUIC sends without hearing of it.
@@ -72,7 +72,7 @@ fn netns_datagrams_to_a_gateway_lead_to_the_routers_sockets() {
         let answer = inside(&world.node, move || {
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = UdpSocket::bind(any)?;
-            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            socket.set_read_timeout(Some(SURELY))?;
             socket.connect(to)?;
             let mut buffer = [0; 8];
             for _ in 0..20 {
@@ -95,7 +95,7 @@ fn netns_datagrams_to_a_gateway_lead_to_the_routers_sockets() {
     });
     agent.publish(&documents(&[5353]));
     for to in gateways(53) {
-        assert!(!udp(&world.node, to, 8), "the listener is gone");
+        assert!(udp_is_lost(&world.node, to, 8), "the listener is gone");
     }
     for to in gateways(5353) {
         assert!(
@@ -178,8 +178,12 @@ impl Drop for Client {
     }
 }
 
-/// None: nobody is there.
-async fn connect(to: SocketAddr, roots: rustls::RootCertStore) -> Option<Client> {
+/// None: nobody is there who answers in time.
+async fn connect(
+    to: SocketAddr,
+    roots: rustls::RootCertStore,
+    patience: Duration,
+) -> Option<Client> {
     let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
         .parse()
         .expect("an address");
@@ -193,8 +197,7 @@ async fn connect(to: SocketAddr, roots: rustls::RootCertStore) -> Option<Client>
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("TLS 1.3");
     let mut settings = quinn::ClientConfig::new(Arc::new(tls));
     let mut transport = quinn::TransportConfig::default();
-    let patience = Duration::from_secs(3).try_into().expect("it is short");
-    transport.max_idle_timeout(Some(patience));
+    transport.max_idle_timeout(Some(patience.try_into().expect("it is short")));
     settings.transport_config(Arc::new(transport));
     let endpoint = quinn::Endpoint::client(any).expect("a port");
     let connecting = endpoint.connect_with(settings, to, "front.example");
@@ -213,9 +216,14 @@ async fn connect(to: SocketAddr, roots: rustls::RootCertStore) -> Option<Client>
     })
 }
 
-/// The status of an answer by HTTP/3, asked for again from another port each time; none: nobody is there.
-async fn status(to: SocketAddr, roots: rustls::RootCertStore, times: u32) -> Option<u16> {
-    let mut client = connect(to, roots).await?;
+/// The status of an answer by HTTP/3, asked for again from another port each time; none: nobody is there who answers in time.
+async fn status(
+    to: SocketAddr,
+    roots: rustls::RootCertStore,
+    times: u32,
+    patience: Duration,
+) -> Option<u16> {
+    let mut client = connect(to, roots, patience).await?;
     let any = client.endpoint.local_addr().expect("it is bound").ip();
     let mut status = None;
     for _ in 0..times {
@@ -239,7 +247,7 @@ async fn upload(
     half: mpsc::Sender<()>,
     go_on: tokio::sync::oneshot::Receiver<()>,
 ) -> (u16, u64) {
-    let mut client = connect(to, roots).await.expect("it is there");
+    let mut client = connect(to, roots, SURELY).await.expect("it is there");
     let request = http::Request::post("https://front.example/").header("content-length", LENGTH);
     let stream = client
         .send
@@ -348,7 +356,7 @@ fn netns_http3_of_a_gateway_leads_to_the_routers_sockets() {
     world.node_address("192.0.2.10/32");
     world.node_address("2001:db8:a::10/128");
     let (secret, roots) = certificate();
-    let ask = |to, times| {
+    let ask = |to, times, patience| {
         let roots = roots.clone();
         inside(&world.node, move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -356,16 +364,17 @@ fn netns_http3_of_a_gateway_leads_to_the_routers_sockets() {
                 .build();
             runtime
                 .expect("a runtime")
-                .block_on(status(to, roots, times))
+                .block_on(status(to, roots, times, patience))
         })
     };
     let agent = Agent::start(&world, &https("http3: {}", &secret), &[]);
     for to in gateways(443) {
         // Whatever core a port leads to, the connection stays where it is.
-        assert_eq!(ask(to, 8), Some(200), "{to}");
+        assert_eq!(ask(to, 8, SURELY), Some(200), "{to}");
     }
     agent.publish(&https("http2: {}", &secret));
     for to in gateways(443) {
-        assert_eq!(ask(to, 1), None, "{to}: it is there over TCP alone");
+        let gone = ask(to, 1, Duration::from_secs(3));
+        assert_eq!(gone, None, "{to}: it is there over TCP alone");
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long an answer on the admin socket may take.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 

@@ -27,7 +27,7 @@ use tests::{
     world::output,
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Certificates of the test of rotation, and how many are sent together.
 const ROTATIONS: usize = 200;

@@ -10,10 +10,10 @@ use tests::kube::{
     rights::{Misfits, rights},
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Until every kind is followed that came while the agents ran.
-const FOLLOWED: Duration = Duration::from_secs(45);
+const FOLLOWED: Duration = Duration::from_secs(180);
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const ENVOY: &str = "gateway.envoyproxy.io";

@@ -308,8 +308,8 @@ fn where_documents_come_from_has_to_be_said() {
 fn a_port_that_is_taken_for_a_while_is_tried_again() {
     let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
     place.start();
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = taken.local_addr().expect("an address").port();
+    let port = free_port();
+    let taken = TcpListener::bind(("127.0.0.1", port)).expect("it is free");
     let config =
         || serde_json::from_str::<serde_json::Value>(&place.get("/debug/config").1).expect("json");
     place.write("a.yaml", &gateway(port));

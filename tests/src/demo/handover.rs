@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// How long an agent may take to take over, or to end after that.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Requests before, between and after.
 const WHILE: Duration = Duration::from_millis(400);
 /// What the agents of these tests are started with.
-const OPTIONS: [&str; 3] = ["--take-over", "--drain", "3"];
+const OPTIONS: [&str; 3] = ["--take-over", "--drain", "20"];
 /// At how many moments of a handover somebody is killed, from the start of the next agent to a little after its end.
 const MOMENTS: u32 = 14;
 
@@ -180,9 +180,17 @@ fn generation(demo: &Demo) -> Result<u64> {
 /// Asks as another agent would, without taking the descriptors. Gives what was said until that had an end, and hangs up.
 fn ask(path: &Path, question: &[u8]) -> Result<String> {
     let kind = Type::from(libc::SOCK_SEQPACKET).cloexec();
-    let mut socket = Socket::new(Domain::UNIX, kind, None)?;
+    let end = Instant::now() + PATIENCE;
+    // An agent that serves again may be asked again a little later.
+    let mut socket = loop {
+        let socket = Socket::new(Domain::UNIX, kind, None)?;
+        match socket.connect(&SockAddr::unix(path)?) {
+            Ok(()) => break socket,
+            Err(error) => ensure!(Instant::now() < end, "the agent cannot be asked: {error}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(&SockAddr::unix(path)?)?;
     socket.send(question)?;
     let mut told = String::new();
     while !told.contains("yielded") && !told.contains("refused") {

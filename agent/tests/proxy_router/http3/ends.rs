@@ -71,7 +71,7 @@ async fn proxy_http3_drains_what_is_under_way() {
     let (client, idle) = (world.client().await, world.client().await);
     let mut stream = waiting(&client, &asked, 1).await;
     let router = world.router;
-    let stopping = tokio::spawn(router.proxy.shutdown(Duration::from_secs(20)));
+    let stopping = tokio::spawn(router.proxy.shutdown(Duration::from_secs(60)));
     assert_eq!(closed(&idle).await, NO_ERROR, "nothing was under way");
     // What begins now is refused, and may be asked elsewhere.
     surely(async {
@@ -193,8 +193,8 @@ async fn proxy_http3_connections_count_and_have_their_time() {
     assert_eq!(two.get(&url("/")).await.status, StatusCode::OK);
 
     for spec in [
-        "http3: {}, timeout: { http: { idleTimeout: 200ms } }",
-        "http3: {}, connection: { connectionLimit: { maxConnectionDuration: 200ms } }",
+        "http3: {}, timeout: { http: { idleTimeout: 2s } }",
+        "http3: {}, connection: { connectionLimit: { maxConnectionDuration: 2s } }",
     ] {
         let world = World::new(spec, up);
         let client = world.client().await;
