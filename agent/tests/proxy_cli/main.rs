@@ -282,6 +282,29 @@ fn status_without_an_agent_says_so() {
 }
 
 #[test]
+fn where_documents_come_from_has_to_be_said() {
+    let output = Command::new(AGENT).output().expect("runs");
+    assert_says(&output, 2, &["<--config <DIR>|--kubernetes>"]);
+
+    let place = Place::new(&[]);
+    let missing = place.path("no-such-kubeconfig");
+    let output = Command::new(AGENT)
+        .args(["--kubernetes", "--node-name", "n", "--datapath", "none"])
+        .arg("--state")
+        .arg(place.path("state"))
+        .arg("--admin")
+        .arg(place.path("admin.sock"))
+        .env("KUBECONFIG", &missing)
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .output()
+        .expect("runs");
+    assert_says(&output, 1, &["no API server is configured", "KUBECONFIG"]);
+    let said = text(&output);
+    let told = said.matches("no-such-kubeconfig").count();
+    assert_eq!(told, 1, "each cause is told once: {said}");
+}
+
+#[test]
 fn a_port_that_is_taken_for_a_while_is_tried_again() {
     let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
     place.start();
