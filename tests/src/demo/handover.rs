@@ -214,6 +214,8 @@ pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
         || (0..rounds).flat_map(move |_| (0..MOMENTS).map(move |n| whole * n / (MOMENTS - 2)));
     let (mut went_on, mut had_left) = (0_u32, 0_u32);
     for moment in moments() {
+        // All agents of a world write one log.
+        let before = Said::of(&demo.agent)?;
         let mut next = demo.another_agent(&OPTIONS)?;
         thread::sleep(moment);
         next.kill()?;
@@ -221,13 +223,12 @@ pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
         // The one before goes on, or it has left. Whether it was about to leave when the next one was killed, it says itself: until
         // it is in the middle of that, it still answers as if it served.
         let goes_on = loop {
-            if demo.agent.says("draining")? > 0 {
+            let now = Said::of(&demo.agent)?;
+            if now.drains > before.drains {
                 break false;
             }
-            let asked = demo
-                .agent
-                .says("another agent takes the place of this one")?;
-            let deserted = demo.agent.says("the other agent does not take the place")?;
+            let asked = now.asked - before.asked;
+            let deserted = now.deserted - before.deserted;
             if asked == deserted && demo.agent.serves() {
                 break true;
             }
@@ -262,6 +263,23 @@ pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
         whole.as_millis()
     );
     Ok(())
+}
+
+/// How often agents have said what they do when another one asks for their place.
+struct Said {
+    asked: usize,
+    deserted: usize,
+    drains: usize,
+}
+
+impl Said {
+    fn of(agent: &Agent) -> Result<Self> {
+        Ok(Self {
+            asked: agent.says("another agent takes the place of this one")?,
+            deserted: agent.says("the other agent does not take the place")?,
+            drains: agent.says("draining: open requests may end")?,
+        })
+    }
 }
 
 /// Requests of all kinds are answered again, and what is denied is denied.
