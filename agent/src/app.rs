@@ -26,7 +26,7 @@ mod reign;
 mod signals;
 
 use feed::{Feed, read_folder};
-use reign::{Dawn, Dusk, Node, Reign};
+use reign::{Dawn, Dusk, Guard, Node, Reign};
 use signals::Signals;
 
 /// How long connections that are older than the gates may be picked up in their middle: a keepalive's worth of silence is
@@ -84,7 +84,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         routes,
         proxy: Arc::new(proxy),
     };
-    let dawn = Dawn::begin(&node, datapath, place.predecessor.is_none()).await?;
+    let guard = match &place.predecessor {
+        Some(predecessor) => Guard::Predecessor(predecessor),
+        None => Guard::Nobody,
+    };
+    let dawn = Dawn::begin(&node, datapath, guard).await?;
     let (mut feed, documents) = match begun {
         Some(begun) => begun,
         None => tokio::select! {
@@ -147,7 +151,7 @@ async fn hand_over(
     successor: Successor,
 ) -> anyhow::Result<Option<Reign>> {
     tracing::info!("another agent takes the place of this one");
-    let yielded = reign.yields().await;
+    let mut yielded = reign.yields().await;
     let shared = || {
         let claim = match &yielded.datapath {
             Some(datapath) => datapath.share_claim()?,
@@ -160,7 +164,10 @@ async fn hand_over(
         })
     };
     let taken = match shared() {
-        Ok(belongings) => successor.takes(&belongings).await,
+        Ok(belongings) => {
+            let relieved = async || yielded.relieved();
+            successor.takes(&belongings, relieved).await
+        }
         Err(error) => {
             tracing::error!(%error, "failed to share the sockets of this agent");
             false
@@ -280,7 +287,8 @@ fn load(args: &RunArgs) -> anyhow::Result<Option<Loaded>> {
     }
 }
 
-/// Opens the datapath, with programs that are loaded already and a claim that somebody gave if there are any.
+/// Opens the datapath, with programs that are loaded already and a claim that somebody gave if there are any. The gates are those of
+/// the agent before.
 fn open_datapath(
     args: &RunArgs,
     programs: Option<Loaded>,
@@ -290,9 +298,12 @@ fn open_datapath(
         return Ok(None);
     }
     let opened = tokio::task::block_in_place(|| match (programs, claim) {
-        (Some(programs), Some(claim)) => programs.take(claim),
-        (Some(programs), None) => programs.take(Instance::claim()?),
-        (None, _) => Datapath::open(&datapath_config(args)),
+        (Some(programs), Some(claim)) => programs.open(claim),
+        (Some(programs), None) => programs.open(Instance::claim()?),
+        (None, _) => {
+            let claim = Instance::claim()?;
+            Datapath::load(&datapath_config(args))?.open(claim)
+        }
     });
     opened.map(Some).map_err(unenforced)
 }

@@ -58,7 +58,7 @@ pub use explain::{Answer, Asked, Explainer, KnownPod};
 pub use instance::Instance;
 pub use links::GateHook;
 pub use preflight::{Finding, Standing, preflight};
-pub use quarantine::{Held, PodWatch};
+pub use quarantine::{Held, Hold, Met, PodWatch};
 pub use tables::{
     Backend, KernelTables, Network, Owner, Pod, RuleSource, Rules, Service, ServiceAddress, Table,
 };
@@ -278,6 +278,21 @@ impl Datapath {
         })
     }
 
+    /// Puts this agent's programs into the gates and hooks that an earlier one left, and attaches what the node needs. Nobody else
+    /// attaches gates any more. Those that run programs on maps of another layout go on until the first flip.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn take_gates(&self) -> Result<(), Error> {
+        let mut inner = self.lock();
+        inner.gates.take_over(!inner.adopting)?;
+        match inner.adopting {
+            true => Ok(()),
+            false => inner.install(),
+        }
+    }
+
     /// The claim to the node once more, for the agent that takes this one's place; none if that has happened.
     ///
     /// # Errors
@@ -466,13 +481,24 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Takes over what an earlier agent left, and attaches what the node needs. From here on this process writes the kernel's
-    /// tables, and nobody else may.
+    /// Takes over what an earlier agent left, and attaches what the node needs.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     pub fn take(self, instance: Instance) -> Result<Datapath, Error> {
+        let datapath = self.open(instance)?;
+        datapath.take_gates()?;
+        Ok(datapath)
+    }
+
+    /// Takes over the tables that an earlier agent left. From here on this process writes them, and nobody else may. Gates and hooks
+    /// run the earlier agent's programs until [`Datapath::take_gates`]: it may still be holding new interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn open(self, instance: Instance) -> Result<Datapath, Error> {
         let Self {
             mut ebpf,
             links,
@@ -506,10 +532,6 @@ impl Loaded {
         };
         inner.begin(pick_up)?;
         inner.remember()?;
-        inner.gates.take_over(!inner.adopting)?;
-        if !inner.adopting {
-            inner.install()?;
-        }
         Ok(Datapath {
             inner: Arc::new(Mutex::new(inner)),
             gates,

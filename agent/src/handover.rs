@@ -6,15 +6,21 @@
 //! ```text
 //!       next agent                                     agent that serves
 //!           │── ask {version} ─────────────────────────────▶│
-//!           │                                               │ writes nothing any more: no table, no gate, no folder
+//!           │                                               │ writes no table any more, and no gate but of new interfaces
 //!           │◀────────── give {names} + descriptors ────────│ lock, claim to the node, every socket
 //!           │◀──────────────────────────────────── yielded ─│ goes on serving by the table that it has
-//!  writes ▸ │ takes the pins, activates its generation, accepts
+//!  writes ▸ │ opens the pins, holds new interfaces          │ holds new interfaces, too
+//!           │── guarding ──────────────────────────────────▶│ holds those that it has heard of, and no others
+//!           │◀─────────────────────────────────── relieved ─│ touches no gate any more
+//!           │ takes the gates over, activates its generation, accepts
 //!           │── taken ─────────────────────────────────────▶│ closes the admin interface, gives lock and claim up
 //!           │◀─────────────────────────────────────── left ─│ accepts no more, drains
 //! ```
 //!
-//! Exactly one of both may write, and an agreement is not needed to know which: before `yielded` it is the agent that serves, after
+//! An interface of a new pod is held by one of both, or by both, at every moment: what nobody has classified is denied also while
+//! agents change places.
+//!
+//! Exactly one of both may write tables, and an agreement is not needed to know which: before `yielded` it is the agent that serves, after
 //! it the next one. If the line ends before `taken`, the next agent is gone, since it holds its end for as long as it lives; the other
 //! one takes the pins anew and goes on. If it ends later, nothing is lost but what drains. Lock and claim are the same open files
 //! in both processes, so a third agent never finds them free. The kernel keeps a socket as long as one process has it: what waits
@@ -39,7 +45,7 @@ mod line;
 use line::{DESCRIPTORS, Line, Listener};
 
 /// Of this protocol. Another one is refused, and who asked waits for the end of the agent that serves.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The socket, in the state folder.
 const SOCKET: &str = "handover.sock";
@@ -50,7 +56,7 @@ const QUESTION: Duration = Duration::from_secs(5);
 /// Until the agent that serves must have yielded: it may be writing a large generation.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Until it must have left.
+/// Until it must hold no more interfaces, and until it must have left.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Wait after an accept that failed.
@@ -65,8 +71,12 @@ enum Message {
     Refused { why: String },
     /// What the descriptors are that come with this.
     Give { names: Vec<Name> },
-    /// That was all, and who says so writes nothing any more.
+    /// That was all, and who says so writes nothing any more, except that it holds the interfaces of new pods.
     Yielded,
+    /// Who says so holds the interfaces of new pods.
+    Guarding,
+    /// Who says so holds those that it heard of, and no others.
+    Relieved,
     /// Who says so serves.
     Taken,
     /// Who says so has closed all that only one may have.
@@ -202,21 +212,42 @@ pub struct Predecessor {
 }
 
 impl Predecessor {
+    /// Tells that this agent holds the interfaces of new pods, and waits until the other one holds no more. From then on all gates
+    /// are this agent's.
+    ///
+    /// # Errors
+    ///
+    /// It does not say so in time.
+    pub async fn relieve(&self) -> io::Result<()> {
+        self.tell(&Message::Guarding, |answer| {
+            matches!(answer, Message::Relieved)
+        })
+        .await
+    }
+
     /// Tells that this agent serves, and waits until the other one has left.
     ///
     /// # Errors
     ///
     /// It does not leave in time.
     pub async fn taken(self) -> io::Result<()> {
-        let line = ManuallyDrop::into_inner(self.line);
-        match line.send(&Message::Taken, &[]).await {
-            // It ended just now: there is nobody who has to leave.
+        let told = self
+            .tell(&Message::Taken, |answer| matches!(answer, Message::Left))
+            .await;
+        drop(ManuallyDrop::into_inner(self.line));
+        told
+    }
+
+    /// Says something, and waits for the answer. One that has ended does what it was to do by that.
+    async fn tell(&self, message: &Message, answers: fn(&Message) -> bool) -> io::Result<()> {
+        match self.line.send(message, &[]).await {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             sent => sent?,
         }
-        match timeout(FAREWELL, line.receive()).await {
-            Ok(Ok(Some((Message::Left, _)) | None)) => Ok(()),
-            Ok(Ok(Some((message, _)))) => Err(unexpected(&message)),
+        match timeout(FAREWELL, self.line.receive()).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some((answer, _)))) if answers(&answer) => Ok(()),
+            Ok(Ok(Some((answer, _)))) => Err(unexpected(&answer)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -307,14 +338,27 @@ pub struct Successor {
 
 impl Successor {
     /// Gives it everything, and waits until it serves. True once it does; false when it is gone, and this one is to go on. Nothing
-    /// here may write from before the call until it returned false.
-    pub async fn takes(&self, belongings: &Belongings) -> bool {
+    /// here may write from before the call until it returned false, except that new interfaces are held until `relieved` was called and
+    /// has ended: the other one holds them then.
+    pub async fn takes(&self, belongings: &Belongings, relieved: impl AsyncFnOnce()) -> bool {
         if let Err(error) = self.give(belongings).await {
             tracing::error!(%error, "failed to hand over");
             return false;
         }
+        if !self.says(|word| matches!(word, Message::Guarding)).await {
+            return false;
+        }
+        relieved().await;
+        if let Err(error) = self.line.send(&Message::Relieved, &[]).await {
+            tracing::warn!(%error, "the next agent does not hear that it alone holds new interfaces");
+        }
+        self.says(|word| matches!(word, Message::Taken)).await
+    }
+
+    /// Waits for this word. False when the other process has ended without it.
+    async fn says(&self, expected: fn(&Message) -> bool) -> bool {
         match self.line.receive().await {
-            Ok(Some((Message::Taken, _))) => true,
+            Ok(Some((word, _))) if expected(&word) => true,
             Ok(None) => false,
             Ok(Some((message, _))) => {
                 tracing::error!(error = %unexpected(&message), "the next agent is not understood");

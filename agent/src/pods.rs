@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::datapath::{Datapath, Discovery, Error, PodWatch};
+use crate::datapath::{Discovery, Error, PodWatch};
 
 /// A look without a reason, since a message of the kernel may be lost.
 const NET: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Pods {
     found: watch::Receiver<Discovery>,
-    task: JoinHandle<()>,
+    task: JoinHandle<PodWatch>,
 }
 
 impl Pods {
@@ -31,21 +31,27 @@ impl Pods {
         Some(self.found.borrow_and_update().clone())
     }
 
-    /// Stops following. Nothing of it touches a gate any more when this returns.
-    pub async fn end(self) {
+    /// Looks no more. New interfaces are held as long as the result lives, and no other gate is touched.
+    pub async fn end(self) -> Option<PodWatch> {
         drop(self.found);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "the pods of the node were not followed to the end");
+        match self.task.await {
+            Ok(mut pods) => {
+                tokio::task::block_in_place(|| pods.only_hold());
+                Some(pods)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the pods of the node were not followed to the end; new ones are not held");
+                None
+            }
         }
     }
 }
 
-/// Looks now, and again whenever something changes. With `hold`, new interfaces are in quarantine until they are released.
+/// Looks now, and again whenever something changes.
 ///
 /// # Errors
 /// The kernel does not tell of its interfaces.
-pub async fn watch(datapath: &Datapath, hold: bool) -> Result<(Discovery, Pods), Error> {
-    let pods = datapath.watch_pods(hold)?;
+pub async fn follow(pods: PodWatch) -> Result<(Discovery, Pods), Error> {
     let (mut pods, first) = look(pods, true).await;
     let first = first?;
     let (sender, found) = watch::channel(first.clone());
@@ -55,7 +61,7 @@ pub async fn watch(datapath: &Datapath, hold: bool) -> Result<(Discovery, Pods),
             let all = tokio::select! {
                 () = pods.changed() => false,
                 () = sleep_until(net) => true,
-                () = sender.closed() => return,
+                () = sender.closed() => return pods,
             };
             match all {
                 true => net = Instant::now() + NET,

@@ -27,14 +27,15 @@ pub use slots::{Slot, Slots};
 /// The clock of the states: time since it was made, never backwards.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    start: Instant,
+    /// None if it stands still.
+    start: Option<Instant>,
     ahead_ms: Arc<AtomicU64>,
 }
 
 impl Default for Clock {
     fn default() -> Self {
         Self {
-            start: Instant::now(),
+            start: Some(Instant::now()),
             ahead_ms: Arc::default(),
         }
     }
@@ -49,7 +50,16 @@ impl Clock {
     /// The same at a moment that is known.
     pub fn at(&self, moment: Instant) -> Duration {
         let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
-        moment.saturating_duration_since(self.start) + ahead
+        let since = |start| moment.saturating_duration_since(start);
+        self.start.map_or(Duration::ZERO, since) + ahead
+    }
+
+    /// A clock that stands still between one [`Clock::advance`] and the next. For tests, whose machine may be slow.
+    pub fn still() -> Self {
+        Self {
+            start: None,
+            ahead_ms: Arc::default(),
+        }
     }
 
     /// Sets all copies of the clock ahead. For tests, which cannot wait until a breaker's time is over.

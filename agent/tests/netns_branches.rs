@@ -22,7 +22,7 @@ use frames::{
     arp, ethernet, icmp, ipv4, ipv6, octets, parse, send, syn, tcp, udp_header, with_options,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use world::{SOON, TestPod, World, inside, udp};
+use world::{SOON, SURELY, TestPod, World, inside, udp_is_lost};
 
 const CELL: u32 = 7;
 const TCP: u8 = 6;
@@ -46,7 +46,7 @@ fn expect(
 ) {
     let before = count(datapath, direction, reason);
     act();
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + SURELY;
     while count(datapath, direction, reason) == before {
         assert!(
             Instant::now() < end,
@@ -762,7 +762,7 @@ fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
         let refused = inside(&a.netns, move || {
             let socket = UdpSocket::bind(SocketAddr::new(source, 0)).expect("its own address");
             socket
-                .set_read_timeout(Some(SOON))
+                .set_read_timeout(Some(SURELY))
                 .expect("a time above zero");
             socket
                 .connect(SocketAddr::new(to, 7777))
@@ -771,7 +771,7 @@ fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
             socket.recv(&mut [0; 8]).expect_err("nobody").kind()
         });
         assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "{to}");
-        let echoed = |netns: &str, to: IpAddr| {
+        let echoed = |netns: &str, to: IpAddr, within| {
             inside(netns, move || {
                 let (domain, protocol, kind) = match to {
                     IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8),
@@ -780,7 +780,7 @@ fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
                 let socket =
                     Socket::new(domain, Type::DGRAM, Some(protocol)).expect("a ping socket");
                 socket
-                    .set_read_timeout(Some(SOON))
+                    .set_read_timeout(Some(within))
                     .expect("a time above zero");
                 let mut message = [0; 3000];
                 message[0] = kind;
@@ -793,12 +793,15 @@ fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
                     .is_ok_and(|length| length == message.len())
             })
         };
-        assert!(echoed(&a.netns, to), "echo to {to}, in fragments");
+        assert!(echoed(&a.netns, to, SURELY), "echo to {to}, in fragments");
         inside(&b.netns, || {
             std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")
         })
         .expect("its own setting");
-        assert!(!echoed(&b.netns, source), "undeclared echo to {source}");
+        assert!(
+            !echoed(&b.netns, source, SOON),
+            "undeclared echo to {source}"
+        );
     }
     for direction in [Direction::Egress, Direction::Ingress] {
         assert!(
@@ -811,7 +814,7 @@ fn netns_errors_of_tracked_flows_and_declared_echo_pass() {
         );
     }
     assert!(
-        !udp(&world.node, SocketAddr::new(b.v4, 53), 8),
+        udp_is_lost(&world.node, SocketAddr::new(b.v4, 53), 8),
         "the node is not declared"
     );
     let found = inside(&world.node, scan).expect("the node can be scanned");

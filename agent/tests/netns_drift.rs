@@ -21,7 +21,7 @@ use agent_common::{Action, Direction, Identity, Ports, Rule, RuleKey, SocketKey}
 use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use binary::{Agent, out, wait};
 use cardinal_agent::datapath::{
-    Backend, Datapath, GateHook, Network, Owner, Service, ServiceAddress, TableState,
+    Backend, Datapath, GateHook, Hold, Network, Owner, Service, ServiceAddress, TableState,
 };
 use world::{World, chain, echo_tcp, inside, tcp};
 
@@ -319,7 +319,8 @@ fn netns_drift_does_not_bring_a_pod_back_whose_interface_went() {
     let gone = world.pods[1].ifindex;
     let datapath = world.open();
     let handle = datapath.clone();
-    let _watch = inside(&world.node, move || handle.watch_pods(true)).expect("pods are followed");
+    let _watch =
+        inside(&world.node, move || handle.watch_pods(Hold::New)).expect("pods are followed");
     world.activate(&datapath, world.tables(1, &[10, 20]));
     let pods = || entries(&hash::<8, 28>(&world.maps(), "endpoints"));
     assert_eq!(pods().len(), 2);

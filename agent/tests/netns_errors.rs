@@ -196,7 +196,7 @@ fn netns_a_second_agent_on_the_node_is_told_about_the_first() {
 }
 
 fn wait_for(socket: &Path) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     while std::os::unix::net::UnixStream::connect(socket).is_err() {
         assert!(Instant::now() < end, "{} did not appear", socket.display());
         std::thread::sleep(Duration::from_millis(20));

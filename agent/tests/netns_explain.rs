@@ -13,7 +13,7 @@ use std::path::Path;
 use aya::maps::{HashMap, LpmTrie, Map, MapData};
 use binary::{Agent, document, err, out, wait};
 use serde_json::Value;
-use world::{SOON, World, echo_udp, inside, tcp};
+use world::{SURELY, World, echo_udp, inside, tcp};
 
 /// Pod 1 is shop/web, pod 2 shop/orders, pod 3 bank/ledger.
 const SHOP: &str = r#"
@@ -276,7 +276,7 @@ fn netns_explain_knows_open_connections_frames_and_mistakes() {
     let to = SocketAddr::new(orders.v4, 7001);
     inside(&web.netns, move || {
         let socket = UdpSocket::bind(from).expect("the pod's own address");
-        socket.set_read_timeout(Some(SOON)).expect("a time");
+        socket.set_read_timeout(Some(SURELY)).expect("a time");
         socket.send_to(b"x", to).expect("sent");
         socket.recv(&mut [0; 8]).expect("declared");
     });

@@ -22,7 +22,7 @@ use aya::maps::{ArrayOfMaps, HashMap, Map, MapData};
 use cardinal_agent::datapath::{Datapath, GateHook, Rules};
 use frames::{ipv4, send, udp_header};
 use rules::{TCP, UDP, allow, at};
-use world::{SOON, TestPod, World, chain, connect, echo_udp, inside, talks, udp};
+use world::{SOON, SURELY, TestPod, World, chain, connect, echo_udp, inside, talks, udp, until};
 
 const ICMP: u8 = 1;
 
@@ -132,7 +132,7 @@ fn netns_a_flow_that_was_idle_for_too_long_is_no_answer_any_more() {
         // The opener's next packet makes it known again, and the retransmission comes through.
         client.write_all(b"hello").expect("an open connection");
         client
-            .set_read_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(SURELY))
             .expect("a time above zero");
         let mut buffer = [0; 4];
         client.read_exact(&mut buffer).expect("the answer arrives");
@@ -164,13 +164,11 @@ fn netns_the_end_of_a_connection_is_noted() {
     let (server, _) = listener.accept().expect("a connection");
     assert!(states(&a).iter().all(|state| !state.closed()));
     drop(client);
-    std::thread::sleep(Duration::from_millis(50));
     for pod in [&a, &b] {
-        let seen = states(pod);
-        assert!(
-            seen.len() == 1 && seen[0].has(FlowState::FIN_OPENER) && !seen[0].closed(),
-            "{seen:?}"
-        );
+        until("the opener's end is noted", || {
+            let seen = states(pod);
+            seen.len() == 1 && seen[0].has(FlowState::FIN_OPENER) && !seen[0].closed()
+        });
     }
     // With the last acknowledgement nothing of it is left.
     drop(server);
@@ -178,11 +176,12 @@ fn netns_the_end_of_a_connection_is_noted() {
     let (server, _) = listener_v6.accept().expect("a connection");
     drop(server);
     drop(client);
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(states(&b), []);
+    until("nothing is left", || states(&b).is_empty());
     // Where the opener acknowledged last, its gate keeps the flow for the other side's repeated end.
-    let seen = states(&a);
-    assert!(seen.len() == 1 && seen[0].closed(), "{seen:?}");
+    until("it is closed", || {
+        let seen = states(&a);
+        seen.len() == 1 && seen[0].closed()
+    });
 
     let client = connect(&a.netns, at(b.v4, 80)).expect("declared");
     let (server, _) = listener.accept().expect("a connection");
@@ -190,12 +189,9 @@ fn netns_the_end_of_a_connection_is_noted() {
         .set_linger(Some(Duration::ZERO))
         .expect("a TCP socket");
     drop(client);
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(
-        states(&b).iter().any(|state| state.has(FlowState::RESET)),
-        "{:?}",
-        states(&b)
-    );
+    until("the reset is noted", || {
+        states(&b).iter().any(|state| state.has(FlowState::RESET))
+    });
     drop(server);
 }
 
@@ -221,7 +217,7 @@ fn netns_a_pod_pushes_out_no_flows_but_its_own() {
     .expect("the pod's own address");
     asker.send_to(b"ask", at(d.v4, 5353)).expect("declared");
     let mut buffer = [0; 16];
-    answerer.set_read_timeout(Some(SOON)).expect("above zero");
+    answerer.set_read_timeout(Some(SURELY)).expect("above zero");
     let (_, back) = answerer.recv_from(&mut buffer).expect("the question");
 
     const FLOWS: u16 = 20_000;
@@ -244,7 +240,7 @@ fn netns_a_pod_pushes_out_no_flows_but_its_own() {
     // All but the three ports of tunnels.
     assert!(fresh >= u64::from(FLOWS) - 3, "{fresh}");
     answerer.send_to(b"answer", back).expect("an open socket");
-    asker.set_read_timeout(Some(SOON)).expect("above zero");
+    asker.set_read_timeout(Some(SURELY)).expect("above zero");
     asker
         .recv_from(&mut buffer)
         .expect("the answer passes by the flow of before");
@@ -416,7 +412,7 @@ fn netns_packets_between_pods_look_routed_and_the_old_ones_end_at_the_node() {
             )
         };
         assert_eq!(set, 0);
-        receiver.set_read_timeout(Some(SOON)).expect("above zero");
+        receiver.set_read_timeout(Some(SURELY)).expect("above zero");
         inside(&a.netns, move || {
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let socket = UdpSocket::bind(any).expect("any port");
@@ -466,10 +462,7 @@ fn netns_packets_between_pods_look_routed_and_the_old_ones_end_at_the_node() {
     };
     let before = errors();
     send(&a.netns, "eth0", frame);
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(
-        errors(),
-        before + 1,
-        "time exceeded comes back to the sender"
-    );
+    until("time exceeded comes back to the sender", || {
+        errors() == before + 1
+    });
 }

@@ -161,7 +161,7 @@ fn netns_notes_of_fragments_are_pushed_out_by_the_same_pods_that_may_pass_only()
             .sum::<u64>()
     };
     let wait = |cell, way, reason, at_least: u64| {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         while count(cell, way, reason) < at_least {
             assert!(
                 Instant::now() < end,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use agent_common::{Reason, Verdict};
 use cardinal_agent::datapath::{Datapath, GateHook};
-use world::{World, chain, inside, udp};
+use world::{SURELY, World, chain, inside, udp_is_lost};
 
 /// What was logged.
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ impl Lines {
     }
 
     fn wait(&self, part: &str) {
-        let end = Instant::now() + Duration::from_secs(3);
+        let end = Instant::now() + SURELY;
         while !self.text().contains(part) {
             assert!(Instant::now() < end, "no `{part}` in:\n{}", self.text());
             std::thread::sleep(Duration::from_millis(5));
@@ -76,7 +76,10 @@ fn netns_the_debug_build_logs_verdicts() {
     world.activate(&datapath, world.tables(3, &[10, 20]));
     let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
     for to in [b.v4, b.v6] {
-        assert!(!udp(&a.netns, SocketAddr::new(to, 5353), 32), "undeclared");
+        assert!(
+            udp_is_lost(&a.netns, SocketAddr::new(to, 5353), 32),
+            "undeclared"
+        );
     }
     lines.wait(&format!(
         "hook=0 ifindex={} generation=3 cell=10 verdict={} reason={}",

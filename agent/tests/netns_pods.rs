@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_common::{Action, Direction, Identity, Reason, Rule, RuleKey};
-use cardinal_agent::datapath::{Datapath, Discovery, Network, Owner, Pod};
+use cardinal_agent::datapath::{Datapath, Discovery, Hold, Network, Owner, Pod};
 use node::{Agent, Birth, Guest, PORT, Sender, Sink, ip, until};
 use world::{World, chain, inside};
 
@@ -477,7 +477,7 @@ fn netns_an_index_that_comes_back_is_nobodys_in_every_generation() {
     let sink = Sink::open(&world.pods[0].netns);
     let datapath = world.open();
     let handle = datapath.clone();
-    let mut pods = inside(&world.node, move || handle.watch_pods(true))
+    let mut pods = inside(&world.node, move || handle.watch_pods(Hold::New))
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     let tables = |generation, found: &Discovery| {
         let mut tables = world.tables(generation, &[10]);

@@ -22,7 +22,7 @@ use services::{
     answers, ask, backends, entries, name_udp, one, open_both, service, service_at, slots, switch,
     used, worked,
 };
-use world::{World, chain, in_cgroup, inside, report};
+use world::{SOON, SURELY, World, chain, in_cgroup, inside, report};
 
 #[test]
 fn netns_one_changed_service_leaves_the_slots_of_the_others_alone() {
@@ -91,7 +91,7 @@ fn netns_one_changed_service_leaves_the_slots_of_the_others_alone() {
     );
     assert_eq!(entries(&world).len(), 19);
     let answer = in_cgroup(&world, &a.netns, || {
-        report(ask(to).map(|_| "answered".into()))
+        report(ask(to, SOON).map(|_| "answered".into()))
     });
     assert_eq!(answer, "WouldBlock", "a datagram to nobody has no answer");
 }
@@ -445,7 +445,7 @@ fn netns_connections_during_flips_go_where_one_generation_says() {
             for (at, ports) in [(left, 9100..9104), (right, 9200..9204)] {
                 let to = SocketAddr::new(at.address, at.port);
                 let mut port = [0; 2];
-                match TcpStream::connect_timeout(&to, Duration::from_secs(5))
+                match TcpStream::connect_timeout(&to, SURELY)
                     .and_then(|mut stream| stream.read_exact(&mut port))
                 {
                     Ok(()) if ports.contains(&u16::from_be_bytes(port)) => count += 1,

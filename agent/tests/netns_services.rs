@@ -24,7 +24,7 @@ use services::{
     answers, backends, monotonic, name_udp, one, open_both, service, service_at, switch,
 };
 use socket2::{Domain, Socket, Type};
-use world::{SOON, TestPod, World, echo_udp, in_cgroup, report, talks, tcp};
+use world::{SOON, SURELY, TestPod, World, echo_udp, in_cgroup, report, talks, tcp};
 
 #[test]
 fn netns_service_addresses_become_backends_where_a_connection_starts() {
@@ -91,7 +91,7 @@ fn netns_service_addresses_become_backends_where_a_connection_starts() {
             let answer = in_cgroup(&world, &a.netns, || {
                 report((|| {
                     let socket = UdpSocket::bind(any)?;
-                    socket.set_read_timeout(Some(SOON))?;
+                    socket.set_read_timeout(Some(SURELY))?;
                     if connected {
                         socket.connect(at(53))?;
                         socket.send(b"hello")?;
@@ -120,7 +120,7 @@ fn netns_service_addresses_become_backends_where_a_connection_starts() {
     let answer = in_cgroup(&world, &a.netns, || {
         report((|| {
             let socket = UdpSocket::bind("[::]:0")?;
-            socket.set_read_timeout(Some(SOON))?;
+            socket.set_read_timeout(Some(SURELY))?;
             socket.send_to(b"hello", mapped(53))?;
             let (length, from) = socket.recv_from(&mut [0; 16])?;
             Ok(format!("{length} {from}"))
@@ -265,7 +265,7 @@ fn age(world: &World, by: Duration) -> usize {
 
 #[test]
 fn netns_a_client_keeps_its_backend_as_long_as_the_service_says() {
-    const KEPT: Duration = Duration::from_secs(20);
+    const KEPT: Duration = Duration::from_secs(60);
     let world = World::new(3);
     let [a, b, c] = [0, 1, 2].map(|n: usize| world.pods[n].clone());
     let datapath = world.open();

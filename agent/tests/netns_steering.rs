@@ -19,7 +19,7 @@ use cardinal_agent::datapath::{Network, Owner, ServiceAddress};
 use cardinal_agent::proxy::{Ingress, Proxy, ProxyConfig, Sharing, SocketKind};
 use rules::{TCP, at, packets, rule};
 use socket2::{Domain, Protocol, Socket, Type};
-use world::{SOON, World, chain, connect, echo_tcp, inside, talks, tcp};
+use world::{SOON, SURELY, World, chain, connect, echo_tcp, inside, talks, tcp};
 
 /// A listener that takes connections to any address, as the router's.
 fn transparent(v6: bool) -> TcpListener {
@@ -129,7 +129,7 @@ fn netns_a_governed_connection_that_the_router_ended_can_be_opened_again_at_once
                     socket.bind(&at(pod, 40_000).into())?;
                     socket.connect_timeout(&to.into(), SOON)?;
                     let mut stream = TcpStream::from(socket);
-                    stream.set_read_timeout(Some(SOON))?;
+                    stream.set_read_timeout(Some(SURELY))?;
                     // The end that the router makes first; what it remembers of the connection is in the way of the next.
                     stream.read(&mut [0; 1])
                 })
@@ -137,7 +137,7 @@ fn netns_a_governed_connection_that_the_router_ended_can_be_opened_again_at_once
             let accepted = {
                 let listener = listener.try_clone().expect("a listener");
                 listener.set_nonblocking(true).expect("a socket");
-                let end = Instant::now() + SOON;
+                let end = Instant::now() + SURELY;
                 loop {
                     match listener.accept() {
                         Ok((stream, _)) => break Some(stream),
@@ -209,7 +209,7 @@ fn netns_the_routers_transparent_sockets_are_assigned_however_cores_share_them()
             let to = to.parse().expect("an address");
             connect(&a.netns, to).unwrap_or_else(|error| panic!("{transparent:?} {to}: {error}"));
         }
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + SURELY;
         let records = loop {
             let records = proxy.log().since(0);
             if records.len() >= asked.len() || Instant::now() > end {

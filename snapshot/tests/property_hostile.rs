@@ -219,9 +219,9 @@ fn large_documents_take_linear_time() {
         .collect();
     let snapshot = parse(&files).expect("cells are valid");
     assert_eq!(snapshot.cells.len(), 200);
-    // Twenty thousand components; a debug build takes a few seconds.
+    // Twenty thousand components; a debug build takes a few seconds, and hours if anything were quadratic.
     assert!(
-        started.elapsed() < Duration::from_secs(60),
+        started.elapsed() < Duration::from_secs(600),
         "{:?}",
         started.elapsed()
     );
@@ -290,7 +290,7 @@ fn hostile_shapes_take_linear_time() {
         let size = text.len();
         shown(&[file(path, text.into_bytes())]);
         assert!(
-            started.elapsed() < Duration::from_secs(60),
+            started.elapsed() < Duration::from_secs(600),
             "{path} {size}: {:?}",
             started.elapsed()
         );

@@ -4,6 +4,7 @@
 the authority that signed it (`ca.pem`).
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -20,11 +21,17 @@ GATEWAY_API = "gateway.networking.k8s.io"
 ENVOY_GATEWAY = "gateway.envoyproxy.io"
 
 
+# Below those that the kernel gives to clients and to servers that do not care: nobody takes one meanwhile.
+PORTS = iter(range(10_000 + os.getpid() % 900 * 10, 20_000))
+
+
 def free_port():
     """A port of loopback that nobody has."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    for port in PORTS:
+        with contextlib.suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port of loopback is free")
 
 
 def document(group, version, kind, name, spec):
@@ -100,7 +107,7 @@ class Gateway:
         })
 
     def _wait_for(self, port):
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()

@@ -6,6 +6,7 @@ A class of tests is one way to the agent; messages are bytes as they are, so tha
 import concurrent.futures
 import queue
 import threading
+import time
 import unittest
 
 import grpc
@@ -13,7 +14,7 @@ import grpc
 from gateway import AUTHORITY, HOST, Gateway, backend, free_port, policy, route, rule
 
 # Nothing here takes so long: what ends a call otherwise is a failure.
-LONG = 30
+LONG = 60
 OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 LARGE = 9 * 1024 * 1024
 DETAILS = b"\x08\x07\x12\x06no \xc3\xbc\xff\x00"
@@ -90,11 +91,17 @@ class Server(grpc.GenericRpcHandler):
     def endless(self, _request, context):
         """A message, and one more for each that the client's end is not known after."""
         ended = threading.Event()
-        context.add_callback(ended.set)
+
+        def end():
+            # Here, for the library may not come back to what is behind the last message.
+            ended.set()
+            self.ended.set()
+
+        if not context.add_callback(end):
+            end()
         self.started.set()
         while not ended.wait(0.02):
             yield b"more"
-        self.ended.set()
 
     def join(self, requests, _context):
         """All of it at once."""
@@ -141,9 +148,9 @@ class OverCleartext(unittest.TestCase):
                 calls("first", "Slow", name="slow"),
                 calls("probed", "Probed", name="probed"),
             ),
-            policy("slow", "GRPCRoute", "notes", "slow", timeout={"http": {"requestTimeout": "300ms"}}),
+            policy("slow", "GRPCRoute", "notes", "slow", timeout={"http": {"requestTimeout": "3s"}}),
             policy("probed", "GRPCRoute", "notes", "probed", healthCheck={"active": {
-                "type": "GRPC", "interval": "100ms", "unhealthyThreshold": 1, "grpc": {},
+                "type": "GRPC", "interval": "100ms", "timeout": "60s", "unhealthyThreshold": 1, "grpc": {},
             }}),
         )
 
@@ -184,8 +191,9 @@ class OverCleartext(unittest.TestCase):
         # By this route `Say` is the second one's, and everything else the first one's.
         self.unary("/shop.v1.Notes/Say")
         self.unary("/shop.v1.Notes/Metadata", metadata=(("x-text", "a"), ("x-bytes-bin", b"b")))
-        with self.assertRaises(grpc.RpcError):
-            self.unary("/shop.v1.Notes/Wait", timeout=0.5)
+        waiting = self.channel.unary_unary("/shop.v1.Notes/Wait").future(b"", timeout=LONG)
+        self.assertTrue(self.first.started.wait(LONG))
+        waiting.cancel()
         self.assertTrue(self.first.ended.wait(LONG))
         self.assertFalse(self.second.started.is_set())
 
@@ -241,13 +249,13 @@ class OverCleartext(unittest.TestCase):
         self.assertEqual(trailers["x-why"], "because")
 
     def test_the_clients_deadline_reaches_the_server(self):
-        status = self.refused("/shop.v1.Notes/Wait", timeout=2)
+        status = self.refused("/shop.v1.Notes/Wait", timeout=5)
         self.assertEqual(status.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
         self.assertTrue(self.first.ended.wait(LONG))
         # `grpc-timeout` has eight digits at most, and who writes it rounds up: a little more than was asked for is
         # no mistake. Without the header a server knows no deadline at all.
         self.assertIsNotNone(self.first.remaining)
-        self.assertTrue(0 < self.first.remaining < 3, self.first.remaining)
+        self.assertTrue(0 < self.first.remaining < 6, self.first.remaining)
 
     def test_the_routes_time_limit(self):
         status = self.refused("/shop.v1.Slow/Wait")
@@ -313,8 +321,8 @@ class OverCleartext(unittest.TestCase):
         one, other = self.probed
         for well, ill in ((one, other), (other, one)):
             well.healthy, ill.healthy = True, False
-            in_a_row = 0
-            for _ in range(3000):
+            in_a_row, end = 0, time.monotonic() + LONG
+            while time.monotonic() < end:
                 by = self.unary("/shop.v1.Probed/Say").split(b":")[0].decode()
                 in_a_row = in_a_row + 1 if by == well.name else 0
                 if in_a_row == 100:

@@ -21,7 +21,7 @@ import aioquic.quic.events
 from gateway import AUTHORITY, ENVOY_GATEWAY, GATEWAY_API, HOST, Gateway, backend, document, route, rule
 from grpc_calls import Server
 
-LONG = 30
+LONG = 60
 LARGE = 1024 * 1024
 
 # The harness watches the loop, and warns of each step that starts a process.

@@ -21,7 +21,7 @@ import wsproto.events
 
 from gateway import AUTHORITY, HOST, Gateway, backend, free_port, route, rule
 
-LONG = 30
+LONG = 60
 ORIGIN = "https://notes.example"
 LARGE = 20 * 1024 * 1024
 

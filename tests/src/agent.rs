@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long an answer on the admin socket may take.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -344,6 +344,16 @@ impl Agent {
     #[must_use]
     pub fn admin(&self) -> &Path {
         &self.admin
+    }
+
+    /// How often the agent's log says something.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn says(&self, what: &str) -> Result<usize> {
+        let text = fs::read_to_string(&self.log)
+            .with_context(|| format!("failed to read {}", self.log.display()))?;
+        Ok(text.matches(what).count())
     }
 
     /// The end of the agent's log, for messages.

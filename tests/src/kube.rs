@@ -278,7 +278,7 @@ impl World {
         run(&mut self.kubectl(&[
             "wait",
             "--for=condition=Established",
-            "--timeout=60s",
+            "--timeout=180s",
             "crd",
             "--all",
         ]))
@@ -308,7 +308,7 @@ impl World {
     /// # Errors
     /// There is no such object, or it does not go.
     pub fn delete(&self, what: &[&str]) -> Result<()> {
-        let mut delete = self.kubectl(&["delete", "--timeout", "60s"]);
+        let mut delete = self.kubectl(&["delete", "--timeout", "180s"]);
         run(delete.args(what))
     }
 
@@ -368,7 +368,7 @@ impl World {
     pub fn deploy_agent(&self, wait: Duration) -> Result<()> {
         self.apply_kustomization(&root().join("deploy"))?;
         let mut established =
-            self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s"]);
+            self.kubectl(&["wait", "--for=condition=Established", "--timeout=180s"]);
         run(established.arg("crd/platforms.cardinal.dev"))?;
         self.apply(PLATFORM)?;
         self.agents_ready(wait)

@@ -20,9 +20,9 @@ use crate::{
 const ROUTER: &str = "http://127.0.0.1:18080";
 const ISSUER: &str = "https://idp.example.test";
 const AUDIENCE: &str = "quickstart";
-const START: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(60);
 /// How long a changed file may take to be taken over.
-const CHANGE: Duration = Duration::from_secs(10);
+const CHANGE: Duration = Duration::from_secs(60);
 
 /// A line to type, and what its output must contain.
 #[derive(Clone, Debug)]

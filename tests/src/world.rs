@@ -205,7 +205,7 @@ impl World {
                 .iter()
                 .map(|server| format!("nameserver {server}\n"))
                 .collect();
-            fs::write(&file, text + "options timeout:1 attempts:2\n")?;
+            fs::write(&file, text + "options timeout:5 attempts:3\n")?;
             pod.set_resolver(file);
         }
         pod.wait_for_addresses()?;

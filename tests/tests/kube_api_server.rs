@@ -22,7 +22,7 @@ use tests::{
     programs::Programs,
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 const HOST: &str = "shop.example.org";
 /// Routes that change, and how many are sent together.
@@ -417,7 +417,7 @@ fn kube_agents_are_replaced_and_no_request_fails() -> Result<()> {
     let before = ["node-1", "node-2"].map(|node| agent_of(&world, node));
     let asking = clients(&world, nodes)?;
     let start = Instant::now();
-    for words in [&["restart"][..], &["status", "--timeout=120s"]] {
+    for words in [&["restart"][..], &["status", "--timeout=300s"]] {
         let mut command = world.kubectl(&["rollout"]);
         command.args(words);
         command.args(["daemonset/cardinal-agent", "--namespace", AGENT_NAMESPACE]);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::kube::{AGENT_NAMESPACE, Setup, World, root};
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 
 /// A cell without pods: the agent has something to enforce.
 const CELL: &str = "apiVersion: cardinal.dev/v1alpha1

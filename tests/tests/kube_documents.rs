@@ -16,7 +16,7 @@ use tests::{
     world::output,
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The kinds of `cardinal.dev`.

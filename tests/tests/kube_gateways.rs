@@ -16,16 +16,18 @@ use tests::{
     http::{Page, curl, resolve},
     kube::{
         AGENT_NAMESPACE, Setup, World,
-        manifests::{attached, gateway, holds, http, https, programmed, route, service, together},
+        manifests::{
+            attached, definition, gateway, holds, http, https, programmed, route, service, together,
+        },
         pods::serving,
     },
-    peer::{LoadReport, Running},
+    peer::{LoadReport, Outcome, Running},
     programs::Programs,
     secrets::Secrets,
     world::output,
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Certificates of the test of rotation, and how many are sent together.
 const ROTATIONS: usize = 200;
@@ -472,5 +474,115 @@ fn kube_gateways_have_the_addresses_of_nodes_and_of_load_balancers() -> Result<(
         of(services, "edge").is_none() && of(services, "balanced").is_some()
     })?;
     reached(&world, to, "two")?;
+    Ok(())
+}
+
+/// What HTTP/3 of an address says.
+fn by_http3(world: &World, ca: &Path, to: SocketAddr) -> Result<Outcome> {
+    let mut command = world.outside(Programs::locate()?.peer);
+    command.args(["http3", "--to", &to.to_string(), "--host", SHOP, "--ca"]);
+    let said = output(command.arg(ca))?;
+    Ok(serde_json::from_str(said.trim())?)
+}
+
+#[test]
+fn kube_http3_behind_a_load_balancer_has_ports_of_udp() -> Result<()> {
+    let world = up(2)?;
+    let envoy = "gateway.envoyproxy.io";
+    let policies = (
+        envoy,
+        "v1alpha1",
+        "clienttrafficpolicies",
+        "ClientTrafficPolicy",
+        true,
+    );
+    world.apply(&definition(policies).to_string())?;
+    world.apply(PLATFORM)?;
+    world.apply(&class("balanced").to_string())?;
+    let dir = tempfile::tempdir()?;
+    let secrets = Secrets::make(dir.path())?;
+    let ca = secrets.ca();
+    let policy = |spec: Value| {
+        let mut spec = spec;
+        spec["targetRefs"] =
+            json!([{ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "quick" }]);
+        json!({
+            "apiVersion": format!("{envoy}/v1alpha1"),
+            "kind": "ClientTrafficPolicy",
+            "metadata": { "name": "quick", "namespace": "default" },
+            "spec": spec,
+        })
+    };
+    world.apply(&together(&[
+        secret(&secrets, "shop", &[SHOP])?,
+        of_class("balanced", gateway("quick", &[https("shop", SHOP, "shop")])),
+        route("quick", "quick", SHOP, "/", ("one", 8080)),
+        policy(json!({ "http3": {} })),
+    ]))?;
+
+    // A port for datagrams beside that of TCP, and agents listen where each of them leads.
+    let services = ["services", "--namespace", AGENT_NAMESPACE];
+    let ports = |services: &Value| -> Vec<Value> {
+        let mut items = services["items"].as_array().into_iter().flatten();
+        let found = items.find(|one| {
+            one["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"] == "quick"
+        });
+        let ports = found.and_then(|one| one["spec"]["ports"].as_array());
+        ports.cloned().unwrap_or_default()
+    };
+    let of = |ports: &[Value], protocol: &str| {
+        let mut ports = ports.iter();
+        let found = ports.find(|one| one["protocol"] == protocol && one["port"] == 443);
+        found.cloned()
+    };
+    let found = world.wait(WAIT, &services, |services| {
+        let ports = ports(services);
+        ports.len() == 2 && ports.iter().all(|one| one["targetPort"] == one["nodePort"])
+    })?;
+    let both = ports(&found);
+    let udp = of(&both, "UDP").context("no port of UDP")?;
+    of(&both, "TCP").context("no port of TCP")?;
+    assert_eq!(udp["name"], "udp-443");
+
+    let to = address(&world, "quick", 443)?;
+    let port = udp["nodePort"].as_u64().context("no port of nodes")?;
+    let port = u16::try_from(port)?;
+    for to in [to, SocketAddr::new("198.19.255.2".parse()?, port)] {
+        let end = Instant::now() + WAIT;
+        loop {
+            let outcome = by_http3(&world, &ca, to)?;
+            if outcome.detail == "200" {
+                let answer: Value = serde_json::from_str(&outcome.answer)?;
+                assert_eq!(answer["name"], "one");
+                break;
+            }
+            ensure!(Instant::now() < end, "{to}: {outcome:?}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    // Clients are told of the port that they use, which is not the one of the nodes.
+    let page = get(&world, &ca, to, SHOP, "/")?;
+    assert_eq!(page.header("alt-svc"), "h3=\":443\"; ma=86400");
+    let mut status = world.on_node("node-1", "curl");
+    let status = output(status.args(["--silent", "http://127.0.0.1:9901/debug/status"]))?;
+    let status: Value = serde_json::from_str(&status)?;
+    let mut listeners = status["listeners"].as_array().into_iter().flatten();
+    let listener = listeners.find(|one| one["gateway"] == "default/quick");
+    let listener = listener.context("the status has no such listener")?;
+    assert_eq!(listener["protocol"], "HTTPS, HTTP/3");
+
+    // Without it the port goes, and HTTPS stays.
+    world.apply(&policy(json!({ "http2": {} })).to_string())?;
+    world.wait(WAIT, &services, |services| {
+        let ports = ports(services);
+        of(&ports, "UDP").is_none() && of(&ports, "TCP").is_some()
+    })?;
+    let end = Instant::now() + WAIT;
+    while by_http3(&world, &ca, to)?.outcome == "answer" {
+        ensure!(Instant::now() < end, "HTTP/3 does not go");
+    }
+    let page = get(&world, &ca, to, SHOP, "/")?;
+    assert_eq!((page.status, page.header("alt-svc")), (200, ""));
     Ok(())
 }

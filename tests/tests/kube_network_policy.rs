@@ -10,7 +10,7 @@ use tests::{
     programs::Programs,
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a call waits for an answer: what is denied is not answered.
 const CALL: &str = "1000";

@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::kube::{
     AGENT_NAMESPACE, Setup, World,
-    manifests::{gateway, http, programmed, route, service, together},
+    manifests::{definition, gateway, http, programmed, route, service, together},
     rights::{Misfits, rights},
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Until every kind is followed that came while the agents ran.
-const FOLLOWED: Duration = Duration::from_secs(45);
+const FOLLOWED: Duration = Duration::from_secs(180);
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const ENVOY: &str = "gateway.envoyproxy.io";
@@ -65,28 +65,6 @@ const OTHERS: [(&str, &str, &str, &str, bool); 7] = [
         false,
     ),
 ];
-
-/// A definition that takes everything.
-fn definition((group, version, plural, kind, namespaced): (&str, &str, &str, &str, bool)) -> Value {
-    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": format!("{plural}.{group}") },
-        "spec": {
-            "group": group,
-            "names": { "plural": plural, "kind": kind },
-            "scope": if namespaced { "Namespaced" } else { "Cluster" },
-            "versions": [{
-                "name": version,
-                "served": true,
-                "storage": true,
-                "schema": { "openAPIV3Schema": any },
-                "subresources": { "status": {} },
-            }],
-        },
-    })
-}
 
 const PLATFORM: &str = "
 apiVersion: cardinal.dev/v1alpha1

@@ -25,7 +25,7 @@ use tests::{
     programs::Programs,
 };
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 const HOST: &str = "shop.example.org";
 const NODES: [&str; 2] = ["node-1", "node-2"];

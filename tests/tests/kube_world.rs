@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::kube::{Setup, World};
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 
 /// A pod of the agent's image on one node, which waits for documents without a cluster.
 fn pod(name: &str, node: &str, security: &Value) -> String {

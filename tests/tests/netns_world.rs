@@ -9,7 +9,7 @@ use tests::{
     world::{Addresses, Family, World},
 };
 
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(60);
 
 fn addresses(v4: &str, v6: &str) -> Addresses {
     Addresses {

@@ -17,9 +17,9 @@ use super::signals::Signals;
 use crate::activate::Activator;
 use crate::admin::Admin;
 use crate::config::RunArgs;
-use crate::datapath::{Datapath, Discovery};
+use crate::datapath::{Datapath, Discovery, Hold, Met, PodWatch};
 use crate::explain::{Rehearsal, Rehearsals};
-use crate::handover::{Door, Successor};
+use crate::handover::{Door, Predecessor, Successor};
 use crate::memory::{self, Leftovers};
 use crate::pods::{self, Pods};
 use crate::proxy::Proxy;
@@ -39,6 +39,18 @@ pub(super) struct Node {
     pub(super) proxy: Arc<Proxy>,
 }
 
+/// Who holds the interfaces of new pods until a reign begins.
+pub(super) enum Guard<'a> {
+    /// Nobody: no agent had the node.
+    Nobody,
+    /// The agent before, until it is told not to.
+    Predecessor(&'a Predecessor),
+    /// This process.
+    Watch(PodWatch),
+    /// An agent that is gone did, after this process had met these interfaces.
+    Gone(Met),
+}
+
 /// Everything is open but nothing is active yet.
 pub(super) struct Dawn {
     datapath: Option<Datapath>,
@@ -50,11 +62,12 @@ pub(super) struct Dawn {
 }
 
 impl Dawn {
-    /// Follows the node's pods from here on. Shows the admin interface unless another agent still does.
+    /// Follows the node's pods from here on, relieves who held new interfaces until now, and takes the gates over. Shows the admin
+    /// interface unless another agent still does.
     pub(super) async fn begin(
         node: &Node,
         datapath: Option<Datapath>,
-        shown: bool,
+        guard: Guard<'_>,
     ) -> anyhow::Result<Self> {
         let (rehearsals, asked) = Rehearsals::channel();
         let view = AgentView::new(
@@ -64,14 +77,41 @@ impl Dawn {
             rehearsals,
         );
         let view = Arc::new(view.context("failed to follow the kernel's events")?);
-        let admin = match shown {
-            true => Some(show(node, &view).await?),
-            false => None,
+        let admin = match guard {
+            Guard::Predecessor(_) => None,
+            Guard::Nobody | Guard::Watch(_) | Guard::Gone(_) => Some(show(node, &view).await?),
         };
-        let (discovery, pods) = match &datapath {
+        let watch = match &datapath {
             Some(datapath) => {
-                let watched = pods::watch(datapath, node.args.quarantine > 0).await;
-                let (found, pods) = watched.context("failed to look for pods")?;
+                let hold = match &guard {
+                    _ if node.args.quarantine == 0 => Hold::Nothing,
+                    Guard::Gone(met) => Hold::Since(met.clone()),
+                    Guard::Nobody | Guard::Predecessor(_) | Guard::Watch(_) => Hold::New,
+                };
+                let watch = datapath.watch_pods(hold);
+                Some(watch.context("failed to follow the node's pods")?)
+            }
+            None => None,
+        };
+        match guard {
+            Guard::Predecessor(predecessor) => {
+                if let Err(error) = predecessor.relieve().await {
+                    tracing::warn!(%error, "the agent before does not say that it holds no more interfaces");
+                }
+            }
+            Guard::Watch(before) => {
+                let _met = tokio::task::block_in_place(|| before.end());
+            }
+            Guard::Nobody | Guard::Gone(_) => {}
+        }
+        if let Some(datapath) = &datapath {
+            let taken = tokio::task::block_in_place(|| datapath.take_gates());
+            taken.context("failed to take over the gates of the node's pods")?;
+        }
+        let (discovery, pods) = match watch {
+            Some(watch) => {
+                let found = pods::follow(watch).await;
+                let (found, pods) = found.context("failed to look for pods")?;
                 (found, Some(pods))
             }
             None => (Discovery::default(), None),
@@ -198,16 +238,18 @@ impl Reign {
         (self.admin, self.pods)
     }
 
-    /// Stops writing, and nothing else: when this returns, another process may write.
+    /// Stops writing, and nothing else: when this returns, another process may write. New interfaces are still held.
     pub(super) async fn yields(self) -> Yielded {
         let (active, waiting) = self.reconciler.end();
-        if let Some(pods) = self.pods {
-            pods.end().await;
-        }
+        let watch = match self.pods {
+            Some(pods) => pods.end().await,
+            None => None,
+        };
         self.view.end_events().await;
         Yielded {
             active,
             waiting,
+            guard: watch.map_or(Guard::Nobody, Guard::Watch),
             view: self.view,
             admin: self.admin,
             datapath: self.datapath,
@@ -219,12 +261,21 @@ impl Reign {
 pub(super) struct Yielded {
     active: Documents,
     waiting: Option<Documents>,
+    guard: Guard<'static>,
     view: Arc<AgentView>,
     admin: Option<Admin>,
     pub(super) datapath: Option<Datapath>,
 }
 
 impl Yielded {
+    /// The other agent holds new interfaces: this one holds those that it has heard of, and no others.
+    pub(super) fn relieved(&mut self) {
+        self.guard = match std::mem::replace(&mut self.guard, Guard::Nobody) {
+            Guard::Watch(watch) => Guard::Gone(tokio::task::block_in_place(|| watch.end())),
+            guard => guard,
+        };
+    }
+
     /// The other agent serves: its admin interface takes the place of this one.
     pub(super) async fn leave(self) {
         self.view.drain();
@@ -246,7 +297,7 @@ impl Yielded {
         if let Some(admin) = self.admin {
             admin.close().await;
         }
-        let dawn = Dawn::begin(node, datapath, true).await?;
+        let dawn = Dawn::begin(node, datapath, self.guard).await?;
         let mut reign = dawn.rise(node, self.active)?;
         reign.reconciler.want(self.waiting);
         reign.open_door(node);

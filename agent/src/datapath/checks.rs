@@ -35,7 +35,7 @@ impl Capability {
 }
 
 /// All of them.
-pub(super) const CAPABILITIES: [Capability; 6] = [
+pub(super) const CAPABILITIES: [Capability; 7] = [
     Capability {
         name: "CAP_BPF",
         bit: 39,
@@ -77,6 +77,15 @@ pub(super) const CAPABILITIES: [Capability; 6] = [
         wider: 23,
         purpose: "lets threads that guard new pods come before others",
         without: Some("under load a pod may send before it is held"),
+    },
+    Capability {
+        name: "CAP_NET_BIND_SERVICE",
+        bit: 10,
+        wider: 10,
+        purpose: "opens sockets for datagrams at ports below 1024",
+        without: Some(
+            "a listener of UDP or with HTTP/3 at such a port keeps its generation from being active",
+        ),
     },
 ];
 

@@ -54,6 +54,23 @@ struct State {
     ended: bool,
 }
 
+impl State {
+    /// Whether a generation in the kernel has a pod behind an interface.
+    fn has_pod(&self, ifindex: u32) -> Result<bool, Error> {
+        for generation in &self.generations {
+            match self
+                .endpoints
+                .get(&Raw(EndpointKey::new(*generation, ifindex)), 0)
+            {
+                Ok(_) => return Ok(true),
+                Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(error) => return Err(Error::map("read", "endpoints")(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
 struct Gate {
     by: By,
     /// Of the interface, when the gate was made; none if nobody had met it.
@@ -156,20 +173,42 @@ impl Gates {
     }
 
     /// Puts this agent's programs into the gates that an earlier one left; unless `attach`, only notes these gates. One that
-    /// the earlier agent had in quarantine stays there.
+    /// no generation in the kernel has a pod behind is in quarantine, whoever put it there.
     pub(super) fn take_over(&self, attach: bool) -> Result<(), Error> {
         for ifindex in self.links.attached()? {
+            let state = self.idle(ifindex);
             if links::interface_name(ifindex).is_none() {
                 // The pod ended while no agent ran.
-                self.links.detach(ifindex)?;
+                self.work(
+                    state,
+                    ifindex,
+                    || self.links.detach(ifindex),
+                    |state, ()| {
+                        state.gates.remove(&ifindex);
+                    },
+                )?;
                 continue;
             }
-            let by = self.links.found(ifindex);
-            if !attach || self.links.attach(&self.programs, ifindex, by)? == Attached::Yes {
-                let held = (by != self.links.preferred()).then(Instant::now);
-                let number = None;
-                self.lock().gates.insert(ifindex, Gate { by, number, held });
-            }
+            let by = match state.gates.get(&ifindex) {
+                Some(gate) => gate.by,
+                None => self.links.found(ifindex),
+            };
+            let held = (!state.has_pod(ifindex)?).then(Instant::now);
+            self.work(
+                state,
+                ifindex,
+                || match attach {
+                    true => self.links.attach(&self.programs, ifindex, by),
+                    false => Ok(Attached::Yes),
+                },
+                |state, attached| {
+                    if *attached == Attached::Yes {
+                        let number = state.known.get(&ifindex).copied();
+                        let gates = state.gates.entry(ifindex);
+                        gates.or_insert(Gate { by, number, held });
+                    }
+                },
+            )?;
         }
         Ok(())
     }

@@ -70,8 +70,24 @@ pub struct PodWatch {
     board: Arc<Board>,
     scanner: Scanner,
     stop: Option<OwnedFd>,
-    threads: Vec<JoinHandle<()>>,
+    watching: Option<JoinHandle<()>>,
+    settling: Option<JoinHandle<()>>,
 }
+
+/// Which interfaces are put into quarantine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// None.
+    Nothing,
+    /// Those that appear from now on.
+    New,
+    /// Those too that are there and were not when another watch ended.
+    Since(Met),
+}
+
+/// The interfaces that a watch had seen until it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Met(BTreeSet<u32>);
 
 impl std::fmt::Debug for PodWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -100,17 +116,37 @@ impl PodWatch {
         }
         looked
     }
+
+    /// Holds new interfaces, and touches no other gate any more when this returns. Blocking.
+    pub fn only_hold(&mut self) {
+        self.gates.end(true);
+        if let Some(thread) = self.settling.take() {
+            // A panic of the thread was reported by the thread.
+            let _ = thread.join();
+        }
+    }
+
+    /// Ends, once every interface is held that the kernel has told of until now. Blocking.
+    #[must_use]
+    pub fn end(mut self) -> Met {
+        self.stop();
+        Met(self.gates.numbers().into_keys().collect())
+    }
+
+    fn stop(&mut self) {
+        // The other end of the pipe hears that.
+        drop(self.stop.take());
+        if let Some(thread) = self.watching.take() {
+            // As above.
+            let _ = thread.join();
+        }
+        self.only_hold();
+    }
 }
 
 impl Drop for PodWatch {
     fn drop(&mut self) {
-        // The other end of the pipe hears that.
-        drop(self.stop.take());
-        self.gates.end(true);
-        for thread in self.threads.drain(..) {
-            // A panic of the thread was reported by the thread.
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 
@@ -126,13 +162,12 @@ pub struct Held {
 }
 
 impl Datapath {
-    /// Follows the pods of the node from now on; `hold` says whether new interfaces are put into quarantine. Interfaces
-    /// that are there already are not. Needs the node's network namespace, as [`Datapath::open`] does.
+    /// Follows the pods of the node from now on; `hold` says which interfaces are put into quarantine. Needs the node's network namespace, as [`Datapath::open`] does.
     ///
     /// # Errors
     ///
     /// When the kernel refuses to tell of changes, or has no room for the threads.
-    pub fn watch_pods(&self, hold: bool) -> Result<PodWatch, Error> {
+    pub fn watch_pods(&self, hold: Hold) -> Result<PodWatch, Error> {
         let failed = || Error::kernel("listen for changes of interfaces");
         let listener = Listener::open(&GROUPS).map_err(failed())?;
         let (stopped, stop) = nix::unistd::pipe().map_err(|errno| failed()(errno.into()))?;
@@ -144,20 +179,16 @@ impl Datapath {
             board,
             scanner: Scanner::open()?,
             stop: Some(stop),
-            threads: Vec::new(),
+            watching: None,
+            settling: None,
         };
         let gates = Arc::clone(&self.gates);
         gates.end(false);
-        for thread in [
-            thread::Builder::new()
-                .name("cardinal-pods".into())
-                .spawn(move || watcher.run(listener, &stopped)),
-            thread::Builder::new()
-                .name("cardinal-gates".into())
-                .spawn(move || gates.settle()),
-        ] {
-            watch.threads.push(thread.map_err(failed())?);
-        }
+        let thread = |name: &str| thread::Builder::new().name(name.into());
+        let watching = thread("cardinal-pods").spawn(move || watcher.run(listener, &stopped));
+        watch.watching = Some(watching.map_err(failed())?);
+        let settling = thread("cardinal-gates").spawn(move || gates.settle());
+        watch.settling = Some(settling.map_err(failed())?);
         Ok(watch)
     }
 

@@ -42,13 +42,16 @@ async fn everything_goes_to_the_next_agent_and_the_lock_is_never_free() {
     let (asked, got) = tokio::join!(
         async {
             let successor = door.asked().await.expect("somebody asks");
-            let taken = successor.takes(&given).await;
+            let mut relieved = false;
+            let taken = successor.takes(&given, async || relieved = true).await;
+            assert!(relieved, "the other one holds new interfaces");
             StateLock::take(folder.path()).expect_err("both have it");
             successor.left().await;
             taken
         },
         async {
             let (predecessor, got) = ask(folder.path()).await.expect("it is given");
+            predecessor.relieve().await.expect("it holds no more");
             predecessor.taken().await.expect("the other one leaves");
             got
         }
@@ -85,7 +88,8 @@ async fn who_is_gone_before_it_serves_has_taken_nothing() {
     let question = Message::Ask { version: VERSION };
     line.send(&question, &[]).await.expect("it is heard");
     let successor = door.asked().await.expect("somebody asks");
-    let (taken, ()) = tokio::join!(successor.takes(&given), async {
+    let nobody = async || panic!("nobody holds new interfaces in its place");
+    let (taken, ()) = tokio::join!(successor.takes(&given, nobody), async {
         while let Some((message, _)) = line.receive().await.expect("it is said") {
             if matches!(message, Message::Yielded) {
                 break;
@@ -94,6 +98,27 @@ async fn who_is_gone_before_it_serves_has_taken_nothing() {
         drop(line);
     });
     assert!(!taken, "the other end is closed");
+}
+
+#[tokio::test]
+async fn who_is_gone_while_it_holds_new_interfaces_has_relieved_the_other_one() {
+    let folder = tempfile::tempdir().expect("folder");
+    let given = belongings(folder.path());
+    let mut door = Door::open(folder.path()).expect("it opens");
+    let mut relieved = false;
+    let (taken, ()) = tokio::join!(
+        async {
+            let successor = door.asked().await.expect("somebody asks");
+            successor.takes(&given, async || relieved = true).await
+        },
+        async {
+            let (predecessor, _) = ask(folder.path()).await.expect("it is given");
+            predecessor.relieve().await.expect("it holds no more");
+            drop(ManuallyDrop::into_inner(predecessor.line));
+        }
+    );
+    assert!(!taken, "the other end is closed");
+    assert!(relieved, "it was told");
 }
 
 #[tokio::test]
@@ -111,7 +136,7 @@ async fn another_version_is_refused_and_a_dead_socket_is_replaced() {
     let Some((Message::Refused { why }, _)) = answer else {
         panic!("{answer:?}");
     };
-    assert!(why.contains("version 1 of the handover, not 2"), "{why}");
+    assert!(why.contains("version 2 of the handover, not 3"), "{why}");
     drop(door);
     // The socket of one that was killed.
     let left = loop {

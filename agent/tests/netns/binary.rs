@@ -14,7 +14,7 @@ use crate::world::World;
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_cardinal-agent");
 
 /// Longer than anything takes on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent of a world; it is killed with this value.
 pub(crate) struct Agent<'a> {

@@ -31,15 +31,54 @@ pub(crate) struct Agent {
     admin: PathBuf,
     log: PathBuf,
     documents: PathBuf,
+    /// How many agents had the node before it.
+    number: u32,
 }
 
 impl Agent {
     /// Starts the built agent on the node with these documents, and waits until it is ready.
     pub(crate) fn start(world: &World, documents: &str, options: &[&str]) -> Self {
-        let folder = world.folder.clone();
-        let config = folder.join("config");
+        let config = world.folder.join("config");
         fs::create_dir_all(&config).expect("the folder is ours");
-        let (admin, log) = (folder.join("admin.sock"), folder.join("agent.log"));
+        fs::write(config.join("cells.yaml"), documents).expect("the folder is ours");
+        let mut agent = Self::spawn(world, options, world.folder.join("agent.log"));
+        agent.serves(|agent| {
+            agent
+                .ask("/readyz")
+                .is_some_and(|(status, _)| status == 200)
+        });
+        agent
+    }
+
+    /// Starts another agent in the place of this one, and ends this one once that serves. Gives from when until when nothing was
+    /// classified.
+    pub(crate) fn replaced(self, world: &World, options: &[&str]) -> (Self, [Instant; 2]) {
+        let number = self.number + 1;
+        let log = world.folder.join(format!("agent-{number}.log"));
+        let mut next = Self::spawn(world, options, log);
+        next.number = number;
+        let said = |agent: &Self, what: &str| {
+            let log = fs::read_to_string(&agent.log).unwrap_or_default();
+            log.contains(what)
+        };
+        next.serves(|_| said(&self, "another agent takes the place of this one"));
+        let from = Instant::now();
+        next.serves(|next| said(next, "the place of another agent is taken"));
+        let to = Instant::now();
+        let pid = next.child.id();
+        next.serves(|next| {
+            let status = next.ask("/debug/status");
+            let status = status.and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
+            status.is_some_and(|status| {
+                status["agent"]["pid"] == pid && status["agent"]["ready"] == true
+            })
+        });
+        (next, [from, to])
+    }
+
+    fn spawn(world: &World, options: &[&str], log: PathBuf) -> Self {
+        let folder = world.folder.clone();
+        let (config, admin) = (folder.join("config"), folder.join("admin.sock"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_cardinal-agent"));
         command
             .args(options)
@@ -58,27 +97,29 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(File::create(&log).expect("the folder is ours"))
             .stderr(File::options().append(true).open(&log).expect("just made"));
-        let documents_at = config.join("cells.yaml");
-        fs::write(&documents_at, documents).expect("the folder is ours");
         let child = inside(&world.node, move || command.spawn()).expect("the agent was built");
-        let mut agent = Self {
+        Self {
             child,
             admin,
             log,
-            documents: documents_at,
-        };
+            documents: config.join("cells.yaml"),
+            number: 0,
+        }
+    }
+
+    /// Waits for this of an agent that was started.
+    fn serves(&mut self, holds: impl Fn(&Self) -> bool) {
         let end = Instant::now() + SURELY;
-        while agent.ask("/readyz").is_none_or(|(status, _)| status != 200) {
-            let ended = agent.child.try_wait().expect("it is our child");
-            assert!(ended.is_none(), "the agent ended: {}", agent.log());
+        while !holds(self) {
+            let ended = self.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "the agent ended: {}", self.log());
             assert!(
                 Instant::now() < end,
                 "the agent is not ready: {}",
-                agent.log()
+                self.log()
             );
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(2));
         }
-        agent
     }
 
     fn ask(&self, path: &str) -> Option<(u16, String)> {
@@ -298,7 +339,7 @@ impl Drop for Guest {
 
 /// Counts datagrams by the address that they come from, until dropped.
 pub(crate) struct Sink {
-    seen: Arc<Mutex<BTreeMap<Ipv4Addr, u64>>>,
+    seen: Arc<Mutex<BTreeMap<Ipv4Addr, (u64, Instant)>>>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -320,7 +361,10 @@ impl Sink {
             while !ended.load(Ordering::Relaxed) {
                 if let Ok((_, SocketAddr::V4(from))) = socket.recv_from(&mut buffer) {
                     let mut seen = of.lock().unwrap_or_else(PoisonError::into_inner);
-                    *seen.entry(*from.ip()).or_default() += 1;
+                    let now = Instant::now();
+                    let (packets, last) = seen.entry(*from.ip()).or_insert((0, now));
+                    *packets += 1;
+                    *last = now;
                 }
             }
         });
@@ -336,10 +380,15 @@ impl Sink {
     }
 
     pub(crate) fn all(&self) -> BTreeMap<Ipv4Addr, u64> {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = seen.iter();
+        all.map(|(from, (packets, _))| (*from, *packets)).collect()
+    }
+
+    /// When the last one came from there.
+    pub(crate) fn last_from(&self, address: Ipv4Addr) -> Option<Instant> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&address).map(|(_, last)| *last)
     }
 }
 
@@ -362,6 +411,16 @@ pub(crate) struct Sender {
 impl Sender {
     /// `claim` is a source address that need not be the pod's own.
     pub(crate) fn start(netns: &str, claim: Option<Ipv4Addr>, to: Vec<Ipv4Addr>) -> Self {
+        Self::paced(netns, claim, to, Duration::ZERO)
+    }
+
+    /// Sends to each address in turn, and then pauses.
+    pub(crate) fn paced(
+        netns: &str,
+        claim: Option<Ipv4Addr>,
+        to: Vec<Ipv4Addr>,
+        pause: Duration,
+    ) -> Self {
         let socket = inside(netns, move || {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
             if let Some(claim) = claim {
@@ -382,6 +441,9 @@ impl Sender {
                         Ok(_) => drop(count.fetch_add(1, Ordering::Relaxed)),
                         Err(_) => thread::yield_now(),
                     }
+                }
+                if !pause.is_zero() {
+                    thread::sleep(pause);
                 }
             }
         });

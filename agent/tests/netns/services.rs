@@ -13,7 +13,7 @@ use cardinal_agent::datapath::{
 };
 
 use super::rules::{TCP, UDP};
-use super::world::{SOON, TestPod, World, chain, in_cgroup, inside};
+use super::world::{SURELY, TestPod, World, chain, in_cgroup, inside};
 
 /// Lets pod 1 call pod 2 on every port.
 pub(crate) fn open_both(tables: &mut KernelTables) {
@@ -71,14 +71,14 @@ pub(crate) fn name_udp(pod: &TestPod, address: IpAddr, ports: impl IntoIterator<
     }
 }
 
-/// The port of the backend that a new socket's connection leads to.
-pub(crate) fn ask(to: SocketAddr) -> std::io::Result<u16> {
+/// The port of the backend that a new socket's connection leads to, if it answers in time.
+pub(crate) fn ask(to: SocketAddr, within: Duration) -> std::io::Result<u16> {
     let any = match to {
         SocketAddr::V4(_) => "0.0.0.0:0",
         SocketAddr::V6(_) => "[::]:0",
     };
     let socket = UdpSocket::bind(any)?;
-    socket.set_read_timeout(Some(SOON))?;
+    socket.set_read_timeout(Some(within))?;
     socket.connect(to)?;
     socket.send(b"who")?;
     let mut buffer = [0; 16];
@@ -99,7 +99,7 @@ pub(crate) fn answers(
     let text = in_cgroup(world, &pod.netns, || {
         let mut text = String::new();
         for _ in 0..count {
-            match ask(to) {
+            match ask(to, SURELY) {
                 Ok(port) => writeln!(text, "{port}").expect("a string takes all"),
                 Err(error) => return format!("{to}: {error}"),
             }

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,8 +18,11 @@ use cardinal_agent::datapath::{
 };
 use nix::sched::{CloneFlags, setns};
 
-/// Longer than any answer takes on this path, shorter than a retransmitted SYN.
+/// Longer than the kernel's answer takes on this path, shorter than a retransmitted SYN. What a process answers may take longer
+/// on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_millis(700);
+/// Longer than anything takes that must come.
+pub(crate) const SURELY: Duration = Duration::from_secs(60);
 
 /// The hardware address of the node's end of each pair.
 pub(crate) const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
@@ -379,15 +382,38 @@ pub(crate) fn connect(netns: &str, to: SocketAddr) -> std::io::Result<TcpStream>
     inside(netns, move || TcpStream::connect_timeout(&to, SOON))
 }
 
-/// Whether a message comes back through an open connection.
+/// Whether a message comes back through an open connection. The kernel of the other side acknowledges it soon or never; who is
+/// to answer it has its time.
 pub(crate) fn talks(stream: &mut TcpStream) -> bool {
-    let mut buffer = [0; 5];
-    stream
-        .set_read_timeout(Some(SOON))
-        .expect("a time above zero");
-    stream.write_all(b"hello").is_ok()
-        && stream.read_exact(&mut buffer).is_ok()
-        && &buffer == b"hello"
+    let patient = |time| {
+        stream
+            .set_read_timeout(Some(time))
+            .expect("a time above zero");
+    };
+    patient(SOON);
+    if (&*stream).write_all(b"hello").is_err() {
+        return false;
+    }
+    let mut first = [0; 1];
+    let answered = match (&*stream).read(&mut first) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            patient(SURELY);
+            unacknowledged(stream) == 0 && (&*stream).read(&mut first).is_ok()
+        }
+        read => read.is_ok(),
+    };
+    let mut rest = [0; 4];
+    patient(SURELY);
+    answered && first == *b"h" && stream.read_exact(&mut rest).is_ok() && rest == *b"ello"
+}
+
+/// Bytes that the other side's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)).
+fn unacknowledged(stream: &TcpStream) -> i32 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one integer, which outlives the call.
+    let failed = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    bytes
 }
 
 /// Whether a TCP connection from a namespace carries bytes both ways.
@@ -395,15 +421,24 @@ pub(crate) fn tcp(netns: &str, to: SocketAddr) -> bool {
     connect(netns, to).is_ok_and(|mut stream| talks(&mut stream))
 }
 
-/// Whether a datagram of `size` bytes from a namespace comes back.
+/// Whether a datagram of `size` bytes from a namespace comes back, as it must.
 pub(crate) fn udp(netns: &str, to: SocketAddr, size: usize) -> bool {
+    udp_within(SURELY, netns, to, size)
+}
+
+/// Whether a datagram from a namespace stays without an answer, as it must.
+pub(crate) fn udp_is_lost(netns: &str, to: SocketAddr, size: usize) -> bool {
+    !udp_within(SOON, netns, to, size)
+}
+
+fn udp_within(time: Duration, netns: &str, to: SocketAddr, size: usize) -> bool {
     inside(netns, move || {
         let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
             .parse()
             .expect("an address");
         let socket = UdpSocket::bind(any).expect("any address is free");
         socket
-            .set_read_timeout(Some(SOON))
+            .set_read_timeout(Some(time))
             .expect("a time above zero");
         let message = vec![7; size];
         let mut buffer = vec![0; size + 1];
@@ -412,13 +447,22 @@ pub(crate) fn udp(netns: &str, to: SocketAddr, size: usize) -> bool {
     })
 }
 
+/// Waits until something holds.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + SURELY;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}: never");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Waits for an event that fits, and fails with all others if none comes.
 pub(crate) fn wait_event(
     reader: &mut EventReader,
     what: &str,
     fits: impl Fn(&Event) -> bool,
 ) -> Event {
-    let end = Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + SURELY;
     let mut others = Vec::new();
     while Instant::now() < end {
         match reader.try_next() {

@@ -320,7 +320,7 @@ impl Stage {
 
     /// Whether a run ended as the model says.
     fn same(&self, ran: Option<&Ran>, outcome: &Outcome) -> bool {
-        let end = now() + 10 * SECOND;
+        let end = now() + 60 * SECOND;
         let counts = |judged| {
             let key = counted(judged);
             while self.kernel.count(key) != self.expected[&key] {

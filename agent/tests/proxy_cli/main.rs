@@ -282,11 +282,34 @@ fn status_without_an_agent_says_so() {
 }
 
 #[test]
+fn where_documents_come_from_has_to_be_said() {
+    let output = Command::new(AGENT).output().expect("runs");
+    assert_says(&output, 2, &["<--config <DIR>|--kubernetes>"]);
+
+    let place = Place::new(&[]);
+    let missing = place.path("no-such-kubeconfig");
+    let output = Command::new(AGENT)
+        .args(["--kubernetes", "--node-name", "n", "--datapath", "none"])
+        .arg("--state")
+        .arg(place.path("state"))
+        .arg("--admin")
+        .arg(place.path("admin.sock"))
+        .env("KUBECONFIG", &missing)
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .output()
+        .expect("runs");
+    assert_says(&output, 1, &["no API server is configured", "KUBECONFIG"]);
+    let said = text(&output);
+    let told = said.matches("no-such-kubeconfig").count();
+    assert_eq!(told, 1, "each cause is told once: {said}");
+}
+
+#[test]
 fn a_port_that_is_taken_for_a_while_is_tried_again() {
     let mut place = Place::new(&[("a.yaml", &gateway(free_port()))]);
     place.start();
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = taken.local_addr().expect("an address").port();
+    let port = free_port();
+    let taken = TcpListener::bind(("127.0.0.1", port)).expect("it is free");
     let config =
         || serde_json::from_str::<serde_json::Value>(&place.get("/debug/config").1).expect("json");
     place.write("a.yaml", &gateway(port));

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_cardinal-agent");
@@ -48,7 +49,7 @@ impl Place {
                 "--threads",
                 "1",
                 "--drain",
-                "1",
+                "60",
                 "--state",
             ])
             .arg(self.path("state"))
@@ -65,7 +66,7 @@ impl Place {
     }
 
     pub(crate) fn wait(&self, what: &str, condition: impl Fn() -> bool) {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(60);
         while !condition() {
             assert!(
                 Instant::now() < end,
@@ -109,12 +110,17 @@ pub(crate) fn gateway(port: u16) -> String {
     )
 }
 
+/// A port that nothing uses. Below the range from which the kernel gives ports to clients, so that no connection of another test
+/// takes it before the agent does.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .expect("a port")
-        .local_addr()
-        .expect("an address")
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 90).expect("it is small") * 128;
+    loop {
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub(crate) fn text(output: &Output) -> String {

@@ -123,11 +123,16 @@ fn routing_files_are_loaded_as_the_contract_says() {
             .output()
             .expect("runs");
         assert_says(&status, 0, &["default/routing tier1", "closed", "healthy"]);
+        // A request is over a little after its answer.
+        place.wait("the slot of the last request", || {
+            place.get("/metrics").1.contains(
+                "cardinal_proxy_placement_requests{table=\"default/routing\",placement=\"tier1\"} 0",
+            )
+        });
         let metrics = place.get("/metrics").1;
         for line in [
             "cardinal_proxy_placement_circuit_state{table=\"default/routing\",placement=\"tier1\"} 0",
             "cardinal_proxy_placement_failures{table=\"default/routing\",placement=\"tier1\"} 0",
-            "cardinal_proxy_placement_requests{table=\"default/routing\",placement=\"tier1\"} 0",
         ] {
             assert!(
                 metrics.contains(line),

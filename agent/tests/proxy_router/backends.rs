@@ -11,7 +11,9 @@ use cardinal_agent::resilience::Clock;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::Semaphore;
 
-use crate::support::{Router, backend, echo, free_port, full, get, refs, send, serve, written};
+use crate::support::{
+    Router, backend, echo, free_port, full, get, refs, send, serve, until, written,
+};
 use crate::traffic_policy::{of_route, policy, rule};
 
 /// One route to backend `up` with these endpoints, and a policy for it.
@@ -77,8 +79,12 @@ async fn proxy_keeps_away_from_busy_endpoints() {
     let router = Router::start(&snapshot);
     let mut waiting = Vec::new();
     while held.load(Ordering::SeqCst) == 0 {
-        waiting.push(tokio::spawn(send(at, get("http://x/held"))));
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let one = tokio::spawn(send(at, get("http://x/held")));
+        until("it is held or answered", || {
+            held.load(Ordering::SeqCst) > 0 || one.is_finished()
+        })
+        .await;
+        waiting.push(one);
     }
     // Of two, the one without a request gets all.
     assert_eq!(shares(at, 30).await["idle"], 30);
@@ -206,7 +212,7 @@ async fn proxy_lets_as_many_requests_through_as_the_policy_says() {
         assert_eq!(one.await.expect("it ends").status, 200);
     }
     // Their places are free as soon as the answers were read.
-    for _ in 0..200 {
+    for _ in 0..6000 {
         if send(at, get("http://x/a")).await.status == 200 {
             return;
         }
@@ -272,12 +278,12 @@ async fn settable(called: &'static str) -> (SocketAddr, Arc<AtomicU16>) {
 async fn proxy_leaves_out_endpoints_that_fail() {
     let (a, status) = settable("a").await;
     let b = echo("b").await;
-    let passive = "consecutive5XxErrors: 3, maxEjectionPercent: 50, baseEjectionTime: 10s";
+    let passive = "consecutive5XxErrors: 3, maxEjectionPercent: 50, baseEjectionTime: 300s";
     let fields = format!(
         "loadBalancer: {{ type: RoundRobin }}\n  healthCheck: {{ passive: {{ {passive} }} }}"
     );
     let (snapshot, at) = routed(&[a, b], &fields);
-    let clock = Clock::default();
+    let clock = Clock::still();
     let config = ProxyConfig {
         clock: clock.clone(),
         ..ProxyConfig::default()
@@ -291,7 +297,7 @@ async fn proxy_leaves_out_endpoints_that_fail() {
     assert_eq!(failures, 3);
     status.store(200, Ordering::SeqCst);
     assert_eq!(shares(at, 10).await.len(), 1);
-    clock.advance(Duration::from_secs(10));
+    clock.advance(Duration::from_secs(300));
     assert_eq!(shares(at, 40).await.len(), 2);
 }
 
@@ -299,7 +305,7 @@ async fn proxy_leaves_out_endpoints_that_fail() {
 async fn proxy_leaves_out_endpoints_that_take_no_connection() {
     let dead = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let b = echo("b").await;
-    let passive = "consecutiveGatewayErrors: 2, consecutive5XxErrors: 0, maxEjectionPercent: 50";
+    let passive = "consecutiveGatewayErrors: 2, consecutive5XxErrors: 0, maxEjectionPercent: 50, baseEjectionTime: 300s";
     let fields = format!("healthCheck: {{ passive: {{ {passive} }} }}");
     let (snapshot, at) = routed(&[dead, b], &fields);
     let router = Router::start(&snapshot);
@@ -334,7 +340,7 @@ async fn proxy_treats_backends_of_a_gateway_by_its_policy() {
 /// Waits until the probes of the only policy's endpoints say this.
 pub(crate) async fn until_healthy(router: &Router, expected: &[bool]) {
     let mut found = Vec::new();
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         let table = router.table.load();
         let managed = table.managed().next().expect("a backend with a policy");
         found = (0..expected.len()).map(|at| managed.healthy(at)).collect();
@@ -348,7 +354,7 @@ pub(crate) async fn until_healthy(router: &Router, expected: &[bool]) {
 
 fn checked(question: &str) -> String {
     format!(
-        "loadBalancer: {{ type: RoundRobin }}\n  healthCheck: {{ active: {{ interval: 20ms, timeout: 2s, unhealthyThreshold: 2, {question} }} }}"
+        "loadBalancer: {{ type: RoundRobin }}\n  healthCheck: {{ active: {{ interval: 20ms, timeout: 60s, unhealthyThreshold: 2, {question} }} }}"
     )
 }
 
@@ -428,7 +434,7 @@ async fn proxy_asks_endpoints_by_tcp() {
     until_healthy(&router, &[true, true, false]).await;
     // `cGluZw==` is "ping".
     let words = "type: TCP, tcp: { send: { type: Binary, binary: cGluZw== }, receive: { type: Text, text: pong } }";
-    let fields = checked(words).replace("timeout: 2s", "timeout: 200ms");
+    let fields = checked(words).replace("timeout: 60s", "timeout: 200ms");
     let (snapshot, _) = routed(&endpoints, &fields);
     let router = Router::start(&snapshot);
     until_healthy(&router, &[true, false, false]).await;
@@ -533,7 +539,7 @@ async fn proxy_uses_all_endpoints_when_too_few_are_healthy() {
 async fn proxy_tells_of_backends_and_remembers_them() {
     let (a, status) = settable("a").await;
     let b = echo("b").await;
-    let fields = "circuitBreaker: {}\n  loadBalancer: { type: RoundRobin }\n  healthCheck: { passive: { consecutive5XxErrors: 1, maxEjectionPercent: 50 } }";
+    let fields = "circuitBreaker: {}\n  loadBalancer: { type: RoundRobin }\n  healthCheck: { passive: { consecutive5XxErrors: 1, maxEjectionPercent: 50, baseEjectionTime: 300s } }";
     let (snapshot, at) = routed(&[a, b], fields);
     let router = Router::start(&snapshot);
     status.store(500, Ordering::SeqCst);
@@ -543,10 +549,13 @@ async fn proxy_tells_of_backends_and_remembers_them() {
     next.adopt(&router.table.load());
     router.table.store(Arc::new(next));
     assert_eq!(shares(at, 20).await["b"], 20);
-    let mut text = String::new();
-    let mut registry = prometheus_client::registry::Registry::with_prefix("cardinal");
-    router.proxy.register(&mut registry);
-    prometheus_client::encoding::text::encode(&mut text, &registry).expect("it encodes");
+    let text = || {
+        let mut text = String::new();
+        let mut registry = prometheus_client::registry::Registry::with_prefix("cardinal");
+        router.proxy.register(&mut registry);
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("it encodes");
+        text
+    };
     let endpoint = |name: &str, at: SocketAddr, value: u8| {
         format!(
             "cardinal_proxy_backend_endpoint_{name}{{backend=\"backend default/up\",policy=\"default/of-route\",endpoint=\"{at}\"}} {value}\n"
@@ -561,14 +570,15 @@ async fn proxy_tells_of_backends_and_remembers_them() {
         &endpoint("ejected", a, 1),
         &endpoint("ejected", b, 0),
     ] {
-        assert!(text.contains(line), "{line} is missing in {text}");
+        // A request is over a little after its answer.
+        until(line, || text().contains(line)).await;
     }
 }
 
 #[tokio::test]
 async fn proxy_lets_requests_wait_for_a_connection() {
     let (up, gate, held) = holding().await;
-    let fields = "circuitBreaker: { maxConnections: 2, maxPendingRequests: 2 }\n  timeout: { http: { requestTimeout: 20s } }";
+    let fields = "circuitBreaker: { maxConnections: 2, maxPendingRequests: 2 }\n  timeout: { http: { requestTimeout: 1h } }";
     let (snapshot, at) = routed(&[up], fields);
     let router = Router::start(&snapshot);
     let table = router.table.load_full();
@@ -601,7 +611,7 @@ async fn proxy_lets_requests_wait_for_a_connection() {
     // Waiting ends with the request's time.
     drop(router);
     let fields = fields
-        .replace("20s", "200ms")
+        .replace("1h", "200ms")
         .replace("maxConnections: 2", "maxConnections: 1");
     let (snapshot, at) = routed(&[up], &fields);
     let router = Router::start(&snapshot);

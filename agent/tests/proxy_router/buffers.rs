@@ -152,6 +152,8 @@ async fn proxy_gives_up_on_a_client_whose_request_does_not_become_whole() {
     assert_eq!(&answer, b"HTTP/1.1 408");
     router.reason(Reason::RequestTimeout).await;
     // One that goes away leaves nothing behind.
+    let (snapshot, at) = written(&rule("/", "name: x"), &[("up", up)], &of_route(LIMIT));
+    let router = Router::start(&snapshot);
     let mut client = TcpStream::connect(at).await.expect("somebody listens");
     client.write_all(part).await.expect("it is taken");
     drop(client);

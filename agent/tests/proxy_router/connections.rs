@@ -16,7 +16,8 @@ use crate::documents::snapshot;
 use crate::grpc::{client, note, unary};
 use crate::http::Channel;
 use crate::support::{
-    Body, Router, backend, free_port, full, get, http_gateway, http2, refs, send, serve, written,
+    Body, Router, SURELY, backend, free_port, full, get, http_gateway, http2, refs, send, serve,
+    until, written,
 };
 use crate::traffic_policy::{of_route, policy, rule};
 
@@ -38,7 +39,7 @@ impl Seen {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+        let ended = tokio::time::timeout(SURELY, ended).await;
         ended.expect("the router closes them");
     }
 }
@@ -110,9 +111,9 @@ async fn proxy_gives_a_connection_as_many_requests_as_the_policy_says() {
 #[tokio::test]
 async fn proxy_ends_connections_that_are_old_or_without_requests() {
     for (fields, pause, opened) in [
-        ("connectionIdleTimeout: 100ms", 300, 3),
+        ("connectionIdleTimeout: 100ms", 1500, 3),
         ("connectionIdleTimeout: 0s", 300, 1),
-        ("maxConnectionDuration: 100ms", 300, 3),
+        ("maxConnectionDuration: 100ms", 1500, 3),
         ("maxConnectionDuration: 1h", 1, 1),
     ] {
         let (up, seen) = numbered(false).await;
@@ -140,12 +141,12 @@ async fn proxy_ends_shared_connections_by_the_same_limits() {
         ("circuitBreaker: { maxRequestsPerConnection: 2 }", 1, 3),
         (
             "timeout: { http: { connectionIdleTimeout: 100ms } }",
-            300,
+            1500,
             5,
         ),
         (
             "timeout: { http: { maxConnectionDuration: 100ms } }",
-            300,
+            1500,
             5,
         ),
         ("timeout: { http: { connectionIdleTimeout: 1h } }", 1, 1),
@@ -200,9 +201,7 @@ async fn proxy_limits_connections_to_one_endpoint() {
         let queue = &managed.backend.endpoints[0].state().connections;
         (queue.taken(), queue.waiting())
     };
-    while waiting() != (2, 1) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("two connections", || waiting() == (2, 1)).await;
     let refused = send(at, get("http://x/")).await;
     assert_eq!(refused.status, 503);
     assert_eq!(refused.header("x-envoy-overloaded"), Some("true"));
@@ -211,7 +210,7 @@ async fn proxy_limits_connections_to_one_endpoint() {
     for one in asked {
         assert_eq!(one.await.expect("no panic").status, 200);
     }
-    assert_eq!(waiting(), (0, 0));
+    until("they are given back", || waiting() == (0, 0)).await;
 }
 
 /// A server that answers at once, and goes on with a byte from time to time.
@@ -239,13 +238,13 @@ async fn dripping(every: Duration, length: Option<u64>) -> SocketAddr {
 async fn proxy_ends_streams_when_the_policy_says_so() {
     let millis = Duration::from_millis;
     for (fields, every, length, whole) in [
-        ("maxStreamDuration: 300ms", 20, None, false),
+        ("maxStreamDuration: 2s", 20, None, false),
         // What has a length is no stream.
-        ("maxStreamDuration: 300ms", 20, Some(30), true),
+        ("maxStreamDuration: 2s", 100, Some(25), true),
         ("maxStreamDuration: 0s", 20, Some(30), true),
-        ("streamIdleTimeout: 200ms", 5_000, None, false),
-        ("streamIdleTimeout: 200ms", 5_000, Some(3), false),
-        ("streamIdleTimeout: 10s", 20, Some(30), true),
+        ("streamIdleTimeout: 2s", 600_000, None, false),
+        ("streamIdleTimeout: 2s", 600_000, Some(3), false),
+        ("streamIdleTimeout: 1h", 20, Some(30), true),
     ] {
         let up = dripping(millis(every), length).await;
         let more = of_route(&format!("timeout: {{ http: {{ {fields} }} }}"));
@@ -253,7 +252,7 @@ async fn proxy_ends_streams_when_the_policy_says_so() {
         let router = Router::start(&snapshot);
         let answer = http2(at).await.send_request(get("http://x/")).await;
         let body = answer.expect("a head").into_body().collect();
-        let body = tokio::time::timeout(Duration::from_secs(4), body).await;
+        let body = tokio::time::timeout(SURELY, body).await;
         assert_eq!(body.expect("it ends").is_ok(), whole, "{fields} {length:?}");
         if !whole {
             router.reason(Reason::UpstreamTimeout).await;
@@ -263,13 +262,14 @@ async fn proxy_ends_streams_when_the_policy_says_so() {
 
 #[tokio::test]
 async fn proxy_waits_by_the_rule_and_not_by_the_listener() {
-    let up = crate::resilience::slow(Duration::from_millis(600)).await;
+    let late = crate::resilience::slow(Duration::from_millis(600)).await;
+    let silent = crate::resilience::silent().await;
     let listener = crate::client_policy::policy("timeout: { http: { streamIdleTimeout: 200ms } }");
-    for (fields, status) in [
-        ("requestTimeout: 0s", 504),
-        ("streamIdleTimeout: 5s", 200),
-        ("streamIdleTimeout: 0s", 200),
-        ("streamIdleTimeout: 100ms", 504),
+    for (up, fields, status) in [
+        (silent, "requestTimeout: 0s", 504),
+        (late, "streamIdleTimeout: 1h", 200),
+        (late, "streamIdleTimeout: 0s", 200),
+        (silent, "streamIdleTimeout: 100ms", 504),
     ] {
         let more = listener.clone() + &of_route(&format!("timeout: {{ http: {{ {fields} }} }}"));
         let (snapshot, at) = written(&rule("/", "name: x"), &[("up", up)], &more);

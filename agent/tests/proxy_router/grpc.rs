@@ -1,7 +1,6 @@
 //! `GRPCRoute`, and calls of gRPC however they are routed: a client and a server of gRPC with the router between them.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use cardinal_agent::proxy::Reason;
 use http::StatusCode;
@@ -12,7 +11,7 @@ use tonic::client::Grpc as Client;
 use tonic::transport::Channel;
 
 use crate::documents::snapshot;
-use crate::support::{Router, backend, free_port, get, http_gateway, send};
+use crate::support::{Router, backend, free_port, get, http_gateway, send, until};
 
 mod failures;
 mod notes;
@@ -259,13 +258,7 @@ async fn proxy_filters_and_spreads_calls() {
             .and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .unwrap_or_default()
     };
-    for _ in 0..300 {
-        if sent() >= 220 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{} copies of 220 were taken", sent());
+    until("220 copies", || sent() >= 220).await;
 }
 
 #[tokio::test]

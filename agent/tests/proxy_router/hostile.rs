@@ -11,7 +11,9 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Router, get, http2, plain, prefix, raw, route, rule, send, to};
+use crate::support::{
+    Router, SURELY, get, http2, patient, plain, prefix, raw, route, rule, send, to,
+};
 
 /// An upstream that answers the first request of its first connection with these bytes, and every other
 /// request with `good`.
@@ -185,7 +187,7 @@ async fn proxy_limits_header_lines_of_both_codecs() {
 #[tokio::test]
 async fn proxy_ends_idle_connections_of_both_codecs() {
     let up = crate::support::serve(|_| async {
-        tokio::time::sleep(Duration::from_millis(900)).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         http::Response::new(crate::support::full("slow".into()))
     })
     .await;
@@ -195,8 +197,8 @@ async fn proxy_ends_idle_connections_of_both_codecs() {
         vec![rule(vec![prefix("/")], vec![to(up)])],
     )]);
     let config = ProxyConfig {
-        idle: Duration::from_millis(200),
-        ..ProxyConfig::default()
+        idle: Duration::from_secs(2),
+        ..patient()
     };
     let _router = Router::with(&snapshot, config);
     // What is under way is not idle.
@@ -214,7 +216,7 @@ async fn proxy_ends_idle_connections_of_both_codecs() {
         let mut stream = crate::support::connect(None, at).await;
         stream.write_all(bytes).await.expect("it is taken");
         let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest));
+        let ended = tokio::time::timeout(SURELY, stream.read_to_end(&mut rest));
         let _either_way = ended.await.expect("the router ends it");
     }
 }

@@ -16,8 +16,8 @@ use snapshot::model::{
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Router, addresses, echo, exact, free_port, full, get, http2, plain, port, prefix, regex, reply,
-    route, rule, send, serve, to, weighted,
+    FOREVER, Router, addresses, echo, exact, free_port, full, get, http2, plain, port, prefix,
+    regex, reply, route, rule, send, serve, to, weighted,
 };
 
 #[tokio::test]
@@ -137,7 +137,7 @@ impl http_body::Body for Channel {
 async fn proxy_holds_back_a_sender_whose_reader_waits() {
     // The upstream takes the head and then reads nothing.
     let up = serve(|request: Request<hyper::body::Incoming>| async move {
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(FOREVER).await;
         Response::new(request.into_body().boxed())
     })
     .await;
@@ -295,7 +295,7 @@ async fn proxy_splits_by_weight_and_gives_broken_shares_500() {
 async fn proxy_tells_failures_of_upstreams_apart() {
     let dead = (std::net::Ipv4Addr::LOCALHOST, free_port()).into();
     let slow = serve(|_| async {
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        tokio::time::sleep(FOREVER).await;
         Response::new(full(String::new()))
     })
     .await;
@@ -333,7 +333,7 @@ async fn proxy_tells_failures_of_upstreams_apart() {
     )]);
     let config = ProxyConfig {
         timeouts: Timeouts {
-            head: Duration::from_millis(300),
+            head: Duration::from_secs(2),
             ..Timeouts::default()
         },
         ..ProxyConfig::default()
@@ -396,9 +396,11 @@ async fn proxy_joins_websockets() {
         vec![rule(vec![prefix("/")], vec![to(up)])],
     )]);
     let _router = Router::start(&snapshot);
-    let answer = crate::support::raw(
+    let answer = crate::support::raw_until(
         at,
         b"GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nping",
+        |told| told.ends_with(b"ping"),
+        Duration::ZERO,
     )
     .await;
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
@@ -589,9 +591,14 @@ async fn proxy_serves_ipv6_like_ipv4() {
 
 #[tokio::test]
 async fn proxy_records_who_broke_off() {
-    let slow = serve(|_| async {
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        Response::new(full(String::new()))
+    let asked = std::sync::Arc::new(tokio::sync::Notify::new());
+    let told = std::sync::Arc::clone(&asked);
+    let slow = serve(move |_| {
+        told.notify_one();
+        async {
+            tokio::time::sleep(FOREVER).await;
+            Response::new(full(String::new()))
+        }
     })
     .await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -617,8 +624,10 @@ async fn proxy_records_who_broke_off() {
     let router = Router::start(&snapshot);
     let mut sender = http2(at).await;
     let given_up = sender.send_request(get("http://x/slow"));
-    let waited = tokio::time::timeout(Duration::from_millis(200), given_up).await;
-    waited.expect_err("the upstream is slow");
+    tokio::select! {
+        answer = given_up => panic!("the upstream is slow: {answer:?}"),
+        () = asked.notified() => {}
+    }
     let record = router.reason(Reason::ClientClosed).await;
     assert_eq!((record.status, record.path.as_deref()), (0, Some("/slow")));
     let answer = sender

@@ -1,12 +1,13 @@
 //! Which rule gets a request: the tables of Gateway API precedence.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::RouteTable;
 use cardinal_agent::route::matching::Subject;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use nix::time::{ClockId, clock_gettime};
 use snapshot::model::{PathMatch, Pattern, RequestMatch, Route, TextMatch};
 
 use crate::support::{
@@ -281,15 +282,17 @@ fn proxy_matching_takes_no_longer_for_many_segments() {
     let table = compile(&snapshot, 1).expect("it compiles");
     let at = ([127, 0, 0, 1], 80).into();
     let long = "/a".repeat(30_000);
-    let begun = Instant::now();
+    // The processor's time of this thread, whoever else is busy.
+    let spent = || {
+        let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock");
+        Duration::from(spent)
+    };
+    let before = spent();
     let found = find(&table, at, "any.org", &format!("GET {long}"));
+    let took = spent() - before;
     assert_eq!(found.as_deref(), Some("r 0"));
     // With a look-up for each prefix of the path it is seconds.
-    assert!(
-        begun.elapsed() < Duration::from_millis(200),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(took < Duration::from_millis(500), "{took:?}");
 }
 
 #[test]

@@ -160,7 +160,7 @@ async fn proxy_serves_the_data_plane_of_the_first_controllers() {
     let plane = DataPlane::start("first", "choreo-system").await;
     let books = "http://dev.choreoapis.localhost/library/reading-list/api/v1";
     // The keys are fetched in the background.
-    for _ in 0..500 {
+    for _ in 0..6000 {
         let uri = format!("{books}/books");
         let read = plane.ask(plane.external, "GET", &uri, Some("read:books:all"));
         if read.await.status == 200 {

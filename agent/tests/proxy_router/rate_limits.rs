@@ -17,7 +17,7 @@ fn limits(rules: &str) -> String {
 
 /// A router with a clock that a test sets.
 fn timed(snapshot: &snapshot::Snapshot) -> (Router, Clock) {
-    let clock = Clock::default();
+    let clock = Clock::still();
     let config = ProxyConfig {
         clock: clock.clone(),
         ..ProxyConfig::default()

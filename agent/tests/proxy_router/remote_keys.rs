@@ -100,13 +100,13 @@ async fn bearer(at: u16, token: &str) -> Reply {
 }
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..200 {
+    for _ in 0..2400 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("{what}: not within five seconds");
+    panic!("{what}: not within a minute");
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn proxy_fetches_keys_in_the_background_and_follows_their_rotation() {
         (status[0].state.as_str(), status[0].keys, status[0].failures),
         ("fresh", 1, 0)
     );
-    let before = server.asked();
+    let (begun, before) = (Instant::now(), server.asked());
     for _ in 0..20 {
         assert_eq!(bearer(at, &token).await.status, 200);
     }
@@ -160,31 +160,39 @@ async fn proxy_fetches_keys_in_the_background_and_follows_their_rotation() {
         401,
         "remembered, and its key is gone"
     );
-    let after = server.asked();
-    assert!(after - before <= 3, "{before} to {after}");
+    // Half a second is between them.
+    let most = |begun: Instant| 2 + begun.elapsed().as_millis() as usize / 500;
+    let fetches = server.asked() - before;
+    assert!(fetches <= most(begun), "{fetches} fetches");
 
     // Tokens with made-up keys cannot make the router ask again and again.
     let bogus = Issuer::named("nobody").token(json!({}));
-    let (start, before) = (Instant::now(), server.asked());
-    while start.elapsed() < Duration::from_millis(1500) {
+    let (begun, before) = (Instant::now(), server.asked());
+    while begun.elapsed() < Duration::from_millis(1500) || server.asked() == before {
         assert_eq!(bearer(at, &bogus).await.status, 401);
     }
     let fetches = server.asked() - before;
-    assert!((1..=4).contains(&fetches), "{fetches} fetches in 1.5 s");
+    assert!(fetches <= most(begun), "{fetches} fetches");
 
     // A provider that stopped answering: the last good keys serve, and a slow one holds nobody up.
     server.status.store(503, Ordering::SeqCst);
-    server.delay.store(400, Ordering::SeqCst);
     bearer(at, &bogus).await;
     until("a failure", async || {
         router.proxy.keys().status()[0].state == "stale"
     })
     .await;
-    for _ in 0..10 {
-        let start = Instant::now();
+    server.delay.store(3_600_000, Ordering::SeqCst);
+    let before = server.asked();
+    until("a fetch without an answer", async || {
+        server.asked() > before
+    })
+    .await;
+    let begun = Instant::now();
+    for _ in 0..20 {
         assert_eq!(bearer(at, &other).await.status, 200);
-        assert!(start.elapsed() < Duration::from_millis(300));
     }
+    // Each would wait ten seconds, until that fetch is given up.
+    assert!(begun.elapsed() < Duration::from_secs(100));
     let text = metrics(&router);
     let uri = format!("uri=\"http://127.0.0.1:{keys_at}/keys\"");
     assert!(text.contains(&format!("jwks_keys{{{uri}}} 1")), "{text}");

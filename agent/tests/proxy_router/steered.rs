@@ -509,7 +509,7 @@ async fn proxy_ends_tunnels_that_are_no_longer_declared() {
     shop.south.remove(0);
     let table = cardinal_agent::compile::route::compile(&snapshot, 2).expect("it compiles");
     let old = std::sync::Arc::downgrade(&router.table.swap(std::sync::Arc::new(table)));
-    let limit = std::time::Duration::from_secs(5);
+    let limit = crate::support::SURELY;
     let ended = tokio::time::timeout(limit, tunnels[0].read(&mut [0; 1])).await;
     assert_eq!(ended.expect("it ends soon").unwrap_or(0), 0);
     router.reason(Reason::SniNotDeclared).await;

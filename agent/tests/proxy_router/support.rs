@@ -12,6 +12,7 @@ use bytes::Bytes;
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::proxy::{AccessRecord, Proxy, ProxyConfig, Reason, Sockets};
 use cardinal_agent::route::{Datagrams, RouteTable};
+use cardinal_agent::upstream::Timeouts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -30,6 +31,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
+
+/// What must come, comes within this, however busy the machine is.
+pub(crate) const SURELY: Duration = Duration::from_secs(60);
+/// Longer than any test runs.
+pub(crate) const FOREVER: Duration = Duration::from_secs(3600);
 
 pub(crate) fn source() -> Source {
     Source::new("test.yaml", 1, "")
@@ -238,6 +244,29 @@ pub(crate) fn cell(project: &str, component: &str, address: IpAddr, at: u16) -> 
     }
 }
 
+/// The usual settings, with upstreams that a busy machine holds up for longer than usual.
+pub(crate) fn patient() -> ProxyConfig {
+    ProxyConfig {
+        timeouts: Timeouts {
+            connect: SURELY,
+            head: SURELY,
+            ..Timeouts::default()
+        },
+        ..ProxyConfig::default()
+    }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(SURELY, waited).await;
+    waited.unwrap_or_else(|_| panic!("{what}: never"));
+}
+
 /// A router that serves a snapshot.
 pub(crate) struct Router {
     pub(crate) proxy: Proxy,
@@ -246,7 +275,7 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn start(snapshot: &Snapshot) -> Self {
-        Self::with(snapshot, ProxyConfig::default())
+        Self::with(snapshot, patient())
     }
 
     pub(crate) fn with(snapshot: &Snapshot, config: ProxyConfig) -> Self {
@@ -291,14 +320,17 @@ impl Router {
 
     /// Waits until the log has a record that fits.
     pub(crate) async fn record(&self, fits: impl Fn(&AccessRecord) -> bool) -> Arc<AccessRecord> {
-        for _ in 0..500 {
-            let records = self.proxy.log().since(0);
-            if let Some(found) = records.iter().find(|one| fits(one)) {
-                return Arc::clone(found);
+        let found = async {
+            loop {
+                let records = self.proxy.log().since(0);
+                if let Some(found) = records.iter().find(|one| fits(one)) {
+                    return Arc::clone(found);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no such record in {:#?}", self.proxy.log().since(0));
+        };
+        let found = tokio::time::timeout(SURELY, found).await;
+        found.unwrap_or_else(|_| panic!("no such record in {:#?}", self.proxy.log().since(0)))
     }
 
     /// Serves another snapshot from now on.
@@ -508,20 +540,72 @@ pub(crate) async fn http2_with_end(
     (sender, tokio::spawn(connection))
 }
 
-/// Sends bytes as they are and reads until the router closes or is silent for a while.
+/// Sends bytes as they are and reads until the router closes, or has answered every request and is then silent for a while.
 pub(crate) async fn raw(at: SocketAddr, bytes: &[u8]) -> String {
+    let asked = String::from_utf8_lossy(bytes).matches(" HTTP/1.").count();
+    let bodiless = bytes.starts_with(b"HEAD ");
+    let answered = |told: &[u8]| answers(told, bodiless).is_some_and(|answers| answers >= asked);
+    raw_until(at, bytes, answered, Duration::from_millis(300)).await
+}
+
+/// Sends bytes as they are and reads until the router closes, or has said enough and is then silent for so long.
+pub(crate) async fn raw_until(
+    at: SocketAddr,
+    bytes: &[u8],
+    enough: impl Fn(&[u8]) -> bool,
+    quiet: Duration,
+) -> String {
     let mut stream = TcpStream::connect(at).await.expect("somebody listens");
     stream.write_all(bytes).await.expect("they are taken");
     let mut answer = Vec::new();
-    let mut buffer = [0; 4096];
-    let quiet = Duration::from_millis(400);
-    while let Ok(Ok(read)) = tokio::time::timeout(quiet, stream.read(&mut buffer)).await {
-        if read == 0 {
-            break;
+    loop {
+        // What has to follow is waited for, however slow the machine is.
+        let patience = match enough(&answer) {
+            true => quiet,
+            false => SURELY,
+        };
+        let read = tokio::time::timeout(patience, stream.read_buf(&mut answer)).await;
+        if !matches!(read, Ok(Ok(1..))) {
+            return String::from_utf8_lossy(&answer).into_owned();
         }
-        answer.extend_from_slice(&buffer[..read]);
     }
-    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// How many answers of HTTP/1.1 these bytes are; none if the last one is not whole.
+fn answers(mut told: &[u8], bodiless: bool) -> Option<usize> {
+    let after = |told: &[u8], end: &str| {
+        let at = told
+            .windows(end.len())
+            .position(|part| part == end.as_bytes());
+        at.map(|at| at + end.len())
+    };
+    let mut count = 0;
+    while !told.is_empty() {
+        let (head, mut body) = told.split_at(after(told, "\r\n\r\n")?);
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let status = head.get(9..12)?;
+        let interim = status.starts_with('1') && status != "101";
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        if interim || bodiless || ["204", "304"].contains(&status) {
+            // There is no body.
+        } else if let Some(length) = length {
+            body = body.get(length..)?;
+        } else if head.contains("transfer-encoding: chunked") {
+            let end = if body.starts_with(b"0\r\n") {
+                0
+            } else {
+                after(body, "\r\n0\r\n")? - 3
+            };
+            body = &body[end + after(&body[end..], "\r\n\r\n")?..];
+        } else {
+            return None;
+        }
+        count += usize::from(!interim);
+        told = body;
+    }
+    Some(count)
 }
 
 pub(crate) fn addresses(list: &[SocketAddr]) -> BTreeSet<SocketAddr> {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use cardinal_agent::compile::route::compile;
 use cardinal_agent::route::RouteTable;
 use http::{Request, Response};
+use tokio::sync::Semaphore;
 
 use crate::documents::snapshot;
 use crate::support::{
-    Router, addresses, connect, echo, empty, free_port, full, gateway, get, http2, listener,
-    object, plain, prefix, reply, route, rule, send, serve, shared, to,
+    Router, SURELY, addresses, connect, echo, empty, free_port, full, gateway, get, http2,
+    listener, object, plain, prefix, reply, route, rule, send, serve, shared, to, until,
 };
 use crate::tls::{Authority, https};
 
@@ -163,16 +164,11 @@ async fn proxy_changes_twenty_times_and_each_request_is_of_one_generation() {
         clients.push(tokio::spawn(client.run(Arc::clone(&stop), seen, UPSTREAMS)));
     }
     let seen_by_all = async |generation: u64| {
-        for attempt in 0.. {
-            if newest
-                .iter()
-                .all(|one| one.load(Ordering::Relaxed) >= generation)
-            {
-                return;
-            }
-            assert!(attempt < 2000, "nobody answers by generation {generation}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let newest = || newest.iter().map(|one| one.load(Ordering::Relaxed));
+        until("all are answered by the new generation", || {
+            newest().all(|one| one >= generation)
+        })
+        .await;
     };
     seen_by_all(1).await;
     for generation in 2..2 + CHANGES {
@@ -204,11 +200,19 @@ async fn proxy_changes_twenty_times_and_each_request_is_of_one_generation() {
 
 #[tokio::test]
 async fn proxy_opens_and_closes_listeners_and_drains() {
-    let up = serve(|_: Request<hyper::body::Incoming>| async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        Response::new(full("slow".into()))
+    let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
+    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&asked));
+    let up = serve(move |_: Request<hyper::body::Incoming>| {
+        let (waits, counts) = (Arc::clone(&waits), Arc::clone(&counts));
+        async move {
+            counts.fetch_add(1, Ordering::SeqCst);
+            waits.acquire().await.expect("it stays open").forget();
+            Response::new(full("slow".into()))
+        }
     })
     .await;
+    let under_way =
+        async |count| until("it is asked", || asked.load(Ordering::SeqCst) == count).await;
     let (mut snapshot, at) = plain(vec![route(
         "r",
         &[],
@@ -216,7 +220,7 @@ async fn proxy_opens_and_closes_listeners_and_drains() {
     )]);
     let router = Router::start(&snapshot);
     let running = tokio::spawn(send(at, get("http://x/")));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    under_way(1).await;
     let other = free_port();
     let gateway = snapshot
         .gateways
@@ -233,20 +237,20 @@ async fn proxy_opens_and_closes_listeners_and_drains() {
     let opened = router.proxy.open(&table.addresses()).expect("it is free");
     router.table.store(Arc::new(table));
     opened.commit();
+    until("the old address is closed", || {
+        std::net::TcpStream::connect(at).is_err()
+    })
+    .await;
+    gate.add_permits(2);
     assert_eq!(running.await.expect("it runs on").body, "slow");
     let answer = send(now, get("http://x/")).await;
     assert_eq!(answer.body, "slow");
-    for attempt in 0.. {
-        if tokio::net::TcpStream::connect(at).await.is_err() {
-            break;
-        }
-        assert!(attempt < 100, "the old address still accepts");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
     let last = tokio::spawn(send(now, get("http://x/")));
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let left = router.proxy.shutdown(Duration::from_secs(5)).await;
-    assert_eq!(left, 0);
+    under_way(3).await;
+    let drained = tokio::spawn(router.proxy.shutdown(SURELY));
+    until("it drains", || std::net::TcpStream::connect(now).is_err()).await;
+    gate.add_permits(1);
+    assert_eq!(drained.await.expect("it ends"), 0);
     assert_eq!(last.await.expect("it was finished").body, "slow");
     assert!(addresses(&[at]).contains(&at));
 }
@@ -255,16 +259,10 @@ async fn proxy_opens_and_closes_listeners_and_drains() {
 async fn replace(router: &Router, snapshot: &snapshot::Snapshot, generation: u64) {
     let table = compile(snapshot, generation).expect("it compiles");
     let old: Weak<RouteTable> = Arc::downgrade(&router.table.swap(Arc::new(table)));
-    for attempt in 0.. {
-        if old.upgrade().is_none() {
-            break;
-        }
-        assert!(
-            attempt < 200,
-            "somebody still holds a table that was replaced"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("nobody holds a table that was replaced", || {
+        old.upgrade().is_none()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use snapshot::model::Gate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Router, backend, cell, connect, free_port, object};
+use crate::support::{Router, SURELY, backend, cell, connect, free_port, object, until};
 
 /// References to backends with weights, in the flow style of YAML.
 pub(crate) fn weighted(backends: &[(&str, u32)]) -> String {
@@ -213,7 +213,7 @@ async fn proxy_tcp_route_of_two_the_older_serves() {
 async fn proxy_tcp_route_ends_what_is_silent() {
     let (snapshot, at) = world(&[("a", 1, parrot("a").await)]);
     let config = ProxyConfig {
-        stream_idle: Duration::from_millis(300),
+        stream_idle: Duration::from_secs(2),
         ..ProxyConfig::default()
     };
     let router = Router::with(&snapshot, config);
@@ -221,7 +221,7 @@ async fn proxy_tcp_route_ends_what_is_silent() {
     let mut all = [0; 16];
     assert_eq!(stream.read(&mut all).await.expect("a name"), 1);
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(750)).await;
         stream.write_all(b"x").await.expect("it is taken");
         assert_eq!(stream.read(&mut all).await.expect("an echo"), 1);
     }
@@ -263,22 +263,17 @@ async fn proxy_tcp_route_lets_connections_end_when_it_goes_or_the_router_does() 
     gone.gateways.clear();
     gone.l4_routes.clear();
     router.publish(&gone, 2);
-    let mut refused = false;
-    for _ in 0..100 {
-        refused = TcpStream::connect(at).await.is_err();
-        if refused {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(refused, "the listener is closed");
+    until("the listener is closed", || {
+        std::net::TcpStream::connect(at).is_err()
+    })
+    .await;
     assert_eq!(said(&mut open, "still here").await, "still here");
 
     let router = Router::start(&snapshot);
     let mut open = connect(None, at).await;
     open.read_exact(&mut name).await.expect("a name");
-    let stop = tokio::spawn(router.proxy.shutdown(Duration::from_secs(20)));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let stop = tokio::spawn(router.proxy.shutdown(SURELY));
+    until("it drains", || std::net::TcpStream::connect(at).is_err()).await;
     assert_eq!(said(&mut open, "to the end").await, "to the end");
     assert_eq!(stop.await.expect("it stops"), 0);
 

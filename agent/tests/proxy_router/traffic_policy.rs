@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cardinal_agent::proxy::Reason;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
 
-use crate::resilience::{failing, resetting, slow};
-use crate::support::{Router, full, get, refs, send, serve, written};
+use crate::resilience::{failing, resetting};
+use crate::support::{FOREVER, Router, full, get, refs, send, serve, written};
 
 /// A policy for a target, with fields of its `spec` in the flow style of YAML.
 pub(crate) fn policy(called: &str, target: &str, fields: &str) -> String {
@@ -42,11 +43,21 @@ pub(crate) fn rule(path: &str, fields: &str) -> String {
 
 #[tokio::test]
 async fn proxy_waits_as_long_as_the_most_specific_policy_says() {
-    let up = slow(Duration::from_millis(600)).await;
+    let up = serve(|request: Request<Incoming>| async move {
+        let late = request.uri().path() != "/route";
+        tokio::time::sleep(if late {
+            Duration::from_millis(600)
+        } else {
+            FOREVER
+        })
+        .await;
+        Response::new(full("late".into()))
+    })
+    .await;
     let rules = [
         rule("/rule", "name: own"),
         rule("/route", "name: other"),
-        rule("/own-timeout", "timeouts: { request: 10s }"),
+        rule("/own-timeout", "timeouts: { request: 1h }"),
     ]
     .concat();
     let timeout = |limit: &str| format!("timeout: {{ http: {{ requestTimeout: {limit} }} }}");

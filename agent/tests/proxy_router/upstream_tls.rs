@@ -19,7 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::documents::snapshot;
 use crate::grpc::{client, note, unary};
 use crate::support::{
-    Body, Reply, Router, backend, echo, free_port, full, get, http_gateway, raw, refs, send,
+    Body, Reply, Router, backend, echo, free_port, full, get, http_gateway, raw, refs, send, until,
     written,
 };
 use crate::tcp_routes::{gateway, route, weighted};
@@ -224,14 +224,11 @@ async fn proxy_says_nothing_to_an_upstream_before_tls() {
     let _router = Router::start(&snapshot);
     let secret = get("http://front.example/secret-path");
     assert_eq!(send(at, secret).await.status, StatusCode::BAD_GATEWAY);
-    for _ in 0..300 {
-        if said.lock().expect("no panic").len() >= 2 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    until("the request and its copy", || {
+        said.lock().expect("no panic").len() >= 2
+    })
+    .await;
     let said = said.lock().expect("no panic");
-    assert!(said.len() >= 2, "the request and its copy");
     for bytes in said.iter() {
         // A record of a handshake (RFC 8446, section 5.1).
         assert_eq!(bytes[0], 22);

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cardinal_agent::proxy::{ProxyConfig, Reason};
@@ -12,8 +12,12 @@ use http_body_util::BodyExt;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
-use crate::support::{Router, free_port, get, http2, plain, prefix, raw, route, rule, to};
+use crate::support::{
+    FOREVER, Router, SURELY, free_port, get, http2, patient, plain, prefix, raw, route, rule, to,
+    until,
+};
 
 /// What an upstream does with the first request that it gets.
 #[derive(Clone, Copy, Debug)]
@@ -61,14 +65,14 @@ async fn serve(mut stream: TcpStream, act: Act, acted: &AtomicBool) -> std::io::
             Act::SayAndReset(text) => {
                 stream.write_all(text.as_bytes()).await?;
                 // What was sent is to arrive before the reset takes it back.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
                 return SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
             Act::Flood(text) => loop {
                 stream.write_all(text.as_bytes()).await?;
                 tokio::task::yield_now().await;
             },
-            Act::Nothing => tokio::time::sleep(Duration::from_secs(60)).await,
+            Act::Nothing => tokio::time::sleep(FOREVER).await,
         }
     }
     Ok(())
@@ -78,20 +82,20 @@ fn impatient() -> ProxyConfig {
     ProxyConfig {
         timeouts: Timeouts {
             connect: Duration::from_millis(300),
-            head: Duration::from_millis(500),
+            head: Duration::from_secs(2),
             ..Timeouts::default()
         },
         ..ProxyConfig::default()
     }
 }
 
-fn router(up: SocketAddr) -> (Router, SocketAddr) {
+fn router(up: SocketAddr, config: ProxyConfig) -> (Router, SocketAddr) {
     let (snapshot, at) = plain(vec![route(
         "r",
         &[],
         vec![rule(vec![prefix("/")], vec![to(up)])],
     )]);
-    (Router::with(&snapshot, impatient()), at)
+    (Router::with(&snapshot, config), at)
 }
 
 /// Asks by both codecs. Gives the status, and the body if it was whole.
@@ -209,7 +213,11 @@ async fn proxy_tells_how_an_upstream_failed_and_mixes_no_answers() {
         ),
     ] {
         for codec in ["h1", "h2"] {
-            let (router, at) = router(upstream(act).await);
+            let config = match reason {
+                Reason::UpstreamTimeout => impatient(),
+                _ => patient(),
+            };
+            let (router, at) = router(upstream(act).await, config);
             let told = ask(at, codec).await;
             assert_eq!(told.0, status, "{codec} {act:?}: {told:?}");
             let record = router.reason(reason).await;
@@ -232,7 +240,10 @@ async fn proxy_tells_how_an_upstream_failed_and_mixes_no_answers() {
 #[tokio::test]
 async fn proxy_waits_for_no_connection_that_nobody_takes() {
     // Nothing listens.
-    let (refused, at) = router((std::net::Ipv4Addr::LOCALHOST, free_port()).into());
+    let (refused, at) = router(
+        (std::net::Ipv4Addr::LOCALHOST, free_port()).into(),
+        patient(),
+    );
     assert_eq!(ask(at, "h1").await.0, 502);
     let record = refused.reason(Reason::UpstreamConnect).await;
     assert!(record.detail.is_some(), "{record:?}");
@@ -251,21 +262,27 @@ async fn proxy_waits_for_no_connection_that_nobody_takes() {
         waiting.push(one);
         assert!(waiting.len() < 64, "the queue takes everything");
     }
-    let (blackholed, at) = router(full);
-    let start = std::time::Instant::now();
-    assert_eq!(ask(at, "h1").await.0, 502);
-    assert!(start.elapsed() < Duration::from_secs(3));
+    let (blackholed, at) = router(full, impatient());
+    // The kernel would try for two minutes.
+    let given_up = tokio::time::timeout(SURELY, ask(at, "h1")).await;
+    assert_eq!(given_up.expect("the router gives up").0, 502);
     blackholed.reason(Reason::UpstreamConnect).await;
 }
 
 #[tokio::test]
 async fn proxy_says_goodbye_on_both_codecs_when_it_drains() {
-    let up = crate::support::serve(|_| async {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        http::Response::new(crate::support::full("slow".into()))
+    let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (waits, counts) = (Arc::clone(&gate), Arc::clone(&asked));
+    let up = crate::support::serve(move |_| {
+        let (waits, counts) = (Arc::clone(&waits), Arc::clone(&counts));
+        async move {
+            counts.fetch_add(1, Ordering::SeqCst);
+            waits.acquire().await.expect("it stays open").forget();
+            http::Response::new(crate::support::full("slow".into()))
+        }
     })
     .await;
-    let (router, at) = router(up);
+    let (router, at) = router(up, patient());
     let mut sender = http2(at).await;
     let second = sender.send_request(get("http://a/"));
     let second = tokio::spawn(async move {
@@ -273,16 +290,22 @@ async fn proxy_says_goodbye_on_both_codecs_when_it_drains() {
         answer.into_body().collect().await.expect("its body")
     });
     let first = tokio::spawn(raw(at, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let drained = router.proxy.shutdown(Duration::from_secs(5));
-    let (cut, first, second) = tokio::join!(drained, first, second);
+    until("both are under way", || asked.load(Ordering::SeqCst) == 2).await;
+    let drained = router.proxy.shutdown(SURELY);
+    let go_on = async {
+        // Whoever takes no connection any more is draining.
+        until("it drains", || std::net::TcpStream::connect(at).is_err()).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        gate.add_permits(2);
+    };
+    let (cut, first, second, ()) = tokio::join!(drained, first, second, go_on);
     assert_eq!(cut, 0, "requests that were under way ended");
     let first = first.expect("it ends").to_ascii_lowercase();
     assert!(first.ends_with("slow"), "{first}");
     assert!(first.contains("connection: close"), "{first}");
     assert_eq!(second.expect("it ends").to_bytes(), "slow");
     // The connection was told to go away, and takes no further request.
-    let ready = tokio::time::timeout(Duration::from_secs(2), sender.ready()).await;
+    let ready = tokio::time::timeout(SURELY, sender.ready()).await;
     assert!(matches!(ready, Ok(Err(_))), "{ready:?}");
 }
 
@@ -305,7 +328,7 @@ async fn proxy_holds_back_an_upstream_whose_reader_waits() {
             told.send_modify(|taken| *taken += part.len());
         }
     });
-    let (_router, at) = router(up);
+    let (_router, at) = router(up, patient());
     // It asks, and reads nothing.
     let mut client = TcpStream::connect(at).await.expect("somebody listens");
     let asked = client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -42,12 +42,7 @@ pub(super) fn add(
     let mut taken: BTreeSet<IpAddr> = cells
         .values()
         .flat_map(|cell| cell.components.values())
-        .flat_map(|one| {
-            one.workloads
-                .addresses()
-                .iter()
-                .chain(&one.service_addresses)
-        })
+        .flat_map(|one| one.addresses())
         .copied()
         .collect();
     // Who names labels goes before who takes everything that is left.

@@ -83,6 +83,14 @@ pub struct Component {
     pub connections: Vec<Connection>,
 }
 
+impl Component {
+    /// All addresses that lead to it: those of its workloads, and of its service.
+    pub fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        let workloads = self.workloads.addresses().iter();
+        workloads.chain(&self.service_addresses)
+    }
+}
+
 /// A declared call to an endpoint of the same cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {

@@ -21,7 +21,7 @@ use crate::{
 const MEMORY_KB: u64 = 256 << 10;
 
 /// How long a witness may take to begin, and an agent to end.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// How long a witness may take to end: longer than it waits for a lost connection.
 const LOST: Duration = Duration::from_secs(40);
 

@@ -19,16 +19,16 @@ use crate::{
 };
 
 /// How long an agent may take to take over, or to end after that.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Requests before, between and after.
 const WHILE: Duration = Duration::from_millis(400);
 /// What the agents of these tests are started with.
-const OPTIONS: [&str; 3] = ["--take-over", "--drain", "3"];
+const OPTIONS: [&str; 3] = ["--take-over", "--drain", "20"];
 /// At how many moments of a handover somebody is killed, from the start of the next agent to a little after its end.
 const MOMENTS: u32 = 14;
 
 /// Clients of the router, which ask without a pause until told to end.
-struct Clients(Vec<(&'static str, Running)>);
+struct Clients(Vec<(String, Running)>);
 
 impl Clients {
     /// From outside by TLS and from a pod to the outside, with a connection for each request and with one that is kept.
@@ -48,18 +48,20 @@ impl Clients {
                 ];
                 let arguments = [&asked[..], &[&*north], &host, &["--ca", &ca]].concat();
                 let command = demo.peer(Spot::Client, &arguments);
-                clients.push((what, Running::start(format!("north, {what}"), command)?));
+                let whose = format!("north, {what}, {family:?}");
+                clients.push((whose.clone(), Running::start(whose, command)?));
                 let arguments =
                     [&asked, &[&*south][..], &["--host", "rates.payments.test"]].concat();
                 let command = demo.peer(Spot::Orders, &arguments);
-                clients.push((what, Running::start(format!("south, {what}"), command)?));
+                let whose = format!("south, {what}, {family:?}");
+                clients.push((whose.clone(), Running::start(whose, command)?));
             }
         }
         thread::sleep(WHILE);
         Ok(Self(clients))
     }
 
-    fn end(self) -> Result<Vec<(&'static str, LoadReport)>> {
+    fn end(self) -> Result<Vec<(String, LoadReport)>> {
         thread::sleep(WHILE);
         let mut reports = Vec::new();
         for (what, mut client) in self.0 {
@@ -71,7 +73,7 @@ impl Clients {
 }
 
 /// No client saw a failure. Prints what they saw.
-fn flawless(reports: &[(&'static str, LoadReport)]) -> Result<()> {
+fn flawless(reports: &[(String, LoadReport)]) -> Result<()> {
     for (what, report) in reports {
         ensure!(report.failed == 0, "{what}: {report:?}");
         ensure!(
@@ -147,11 +149,11 @@ pub fn deserted(demo: &mut Demo) -> Result<()> {
     let socket = demo.world().dir().join("state/handover.sock");
     for _ in 0..3 {
         let before = generation(demo)?;
-        let told = ask(&socket, br#"{"message":"ask","version":1}"#)?;
+        let told = ask(&socket, br#"{"message":"ask","version":2}"#)?;
         ensure!(told.contains("yielded"), "{told}");
         // It opens the kernel's side anew, which makes a new generation, and the admin interface with it.
         let end = Instant::now() + PATIENCE;
-        while !demo.agent.serves() || generation(demo).is_ok_and(|now| now <= before) {
+        while !demo.agent.serves() || !generation(demo).is_ok_and(|now| now > before) {
             ensure!(
                 Instant::now() < end,
                 "the agent does not go on after a deserter\n{}",
@@ -162,7 +164,7 @@ pub fn deserted(demo: &mut Demo) -> Result<()> {
     }
     let told = ask(&socket, br#"{"message":"ask","version":99}"#)?;
     ensure!(
-        told.contains("refused") && told.contains("version 1"),
+        told.contains("refused") && told.contains("version 2"),
         "{told}"
     );
     super::endurance::changes(demo, 2)?;
@@ -178,9 +180,17 @@ fn generation(demo: &Demo) -> Result<u64> {
 /// Asks as another agent would, without taking the descriptors. Gives what was said until that had an end, and hangs up.
 fn ask(path: &Path, question: &[u8]) -> Result<String> {
     let kind = Type::from(libc::SOCK_SEQPACKET).cloexec();
-    let mut socket = Socket::new(Domain::UNIX, kind, None)?;
+    let end = Instant::now() + PATIENCE;
+    // An agent that serves again may be asked again a little later.
+    let mut socket = loop {
+        let socket = Socket::new(Domain::UNIX, kind, None)?;
+        match socket.connect(&SockAddr::unix(path)?) {
+            Ok(()) => break socket,
+            Err(error) => ensure!(Instant::now() < end, "the agent cannot be asked: {error}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(&SockAddr::unix(path)?)?;
     socket.send(question)?;
     let mut told = String::new();
     while !told.contains("yielded") && !told.contains("refused") {
@@ -208,13 +218,18 @@ pub fn killed_half_way(demo: &mut Demo, rounds: u32) -> Result<()> {
         thread::sleep(moment);
         next.kill()?;
         let end = Instant::now() + PATIENCE;
-        // The one before goes on, or it has left: nobody has the admin socket then.
+        // The one before goes on, or it has left. Whether it was about to leave when the next one was killed, it says itself: until
+        // it is in the middle of that, it still answers as if it served.
         let goes_on = loop {
-            if demo.agent.serves() {
-                break true;
-            }
-            if demo.agent.log_tail().contains("draining") && demo.agent.status().is_err() {
+            if demo.agent.says("draining")? > 0 {
                 break false;
+            }
+            let asked = demo
+                .agent
+                .says("another agent takes the place of this one")?;
+            let deserted = demo.agent.says("the other agent does not take the place")?;
+            if asked == deserted && demo.agent.serves() {
+                break true;
             }
             ensure!(
                 Instant::now() < end,
@@ -254,7 +269,8 @@ fn served(demo: &Demo) -> Result<()> {
     for (what, report) in Clients::start(demo)?.end()? {
         ensure!(
             report.failed == 0 && report.requests > 0,
-            "{what}: {report:?}"
+            "{what}: {report:?}\n{}",
+            demo.agent.log_tail()
         );
     }
     let to = SocketAddr::new(super::scene::LEDGER.of(Family::V4), 7000).to_string();

@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// How long a change of the folder may take to be noticed and taken over.
-pub(super) const CHANGE: Duration = Duration::from_secs(15);
+pub(super) const CHANGE: Duration = Duration::from_secs(60);
 /// How long a client may take to say how it went.
-const WORD: Duration = Duration::from_secs(10);
+const WORD: Duration = Duration::from_secs(60);
 /// Traffic before and after a change.
 const WHILE: Duration = Duration::from_millis(300);
 

@@ -111,6 +111,7 @@ impl<'a> Stage<'a> {
         if !self.wants(case.scenario) {
             return Ok(());
         }
+        self.demo.expect(case);
         let seen = attempt(self.demo).unwrap_or_else(|error| Seen {
             actual: format!("error: {error:#}"),
             ..Seen::default()

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::row::{Seen, Way};
+use super::row::{Case, Seen, Way};
 use crate::{
     agent::{Agent, Event},
     http::{self, Page},
@@ -72,11 +72,38 @@ const ISSUER: &str = "https://idp.example.test";
 const AUDIENCE: &str = "acme";
 
 /// Servers and the agent start within this time, or not at all.
-const START: Duration = Duration::from_secs(30);
-/// How long a packet that is dropped is waited for.
-const PATIENCE: Duration = Duration::from_millis(1000);
-/// How long the record of what just happened may take to appear.
-const RECORD: Duration = Duration::from_millis(1000);
+const START: Duration = Duration::from_secs(90);
+/// How long an answer is waited for that must not come, or a record that nobody asks for.
+const IN_VAIN: Duration = Duration::from_secs(1);
+/// The same for what must come, however busy the machine is.
+const SURELY: Duration = Duration::from_secs(30);
+
+/// How long clients and this program wait, by what is to be expected.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    answer: Duration,
+    kernel: Duration,
+    router: Duration,
+}
+
+impl Patience {
+    /// What is asked outside a row has an answer.
+    const USUAL: Self = Self {
+        answer: SURELY,
+        kernel: IN_VAIN,
+        router: IN_VAIN,
+    };
+
+    fn of(case: &Case<'_>) -> Self {
+        let dropped = case.expected == "dropped";
+        let long = |long| if long { SURELY } else { IN_VAIN };
+        Self {
+            answer: long(!dropped),
+            kernel: long(dropped || case.because.starts_with("kernel")),
+            router: long(case.because.starts_with("router")),
+        }
+    }
+}
 
 /// Somebody in the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +130,7 @@ pub struct Demo {
     secrets: Secrets,
     programs: Programs,
     config: PathBuf,
+    patience: Patience,
     world: World,
 }
 
@@ -228,6 +256,7 @@ impl Demo {
             secrets,
             programs: programs.clone(),
             config,
+            patience: Patience::USUAL,
             world,
         })
     }
@@ -309,9 +338,14 @@ impl Demo {
         command
     }
 
+    /// Waits as long as it needs for what this case expects.
+    pub(super) fn expect(&mut self, case: &Case<'_>) {
+        self.patience = Patience::of(case);
+    }
+
     /// Runs a client to its end.
     pub(super) fn probe(&self, spot: Spot, arguments: &[&str]) -> Result<Outcome> {
-        let timeout = PATIENCE.as_millis().to_string();
+        let timeout = self.patience.answer.as_millis().to_string();
         let mut command = self.peer(spot, arguments);
         if arguments[0] != "raw" && !arguments.contains(&"--timeout-ms") {
             command.args(["--timeout-ms", &timeout]);
@@ -371,7 +405,7 @@ impl Demo {
             {
                 return Ok(Some(event.clone()));
             }
-            if start.elapsed() > RECORD {
+            if start.elapsed() > self.patience.kernel {
                 return Ok(None);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -382,7 +416,8 @@ impl Demo {
     pub(super) fn curl(&self, spot: Spot, arguments: &[&str]) -> Result<Page> {
         let ca = self.ca().display().to_string();
         let arguments = [&["--cacert", &ca], arguments].concat();
-        http::curl(self.place(spot).command("curl"), PATIENCE * 2, &arguments)
+        let within = self.patience.answer * 2;
+        http::curl(self.place(spot).command("curl"), within, &arguments)
     }
 
     /// Fetches a page and finds out what kernel and router said to it. `way` is given where the kernel judges.
@@ -432,7 +467,7 @@ impl Demo {
             {
                 return Ok(Some(reason.to_owned()));
             }
-            if start.elapsed() > RECORD {
+            if start.elapsed() > self.patience.router {
                 return Ok(None);
             }
             std::thread::sleep(Duration::from_millis(10));

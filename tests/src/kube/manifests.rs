@@ -100,3 +100,28 @@ pub fn attached(route: &Value) -> bool {
     let parents = &route["status"]["parents"];
     holds(route, &parents[0], &["Accepted", "ResolvedRefs"])
 }
+
+/// A definition that takes everything: group, version, plural, kind, and whether objects are in namespaces.
+#[must_use]
+pub fn definition(
+    (group, version, plural, kind, namespaced): (&str, &str, &str, &str, bool),
+) -> Value {
+    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": format!("{plural}.{group}") },
+        "spec": {
+            "group": group,
+            "names": { "plural": plural, "kind": kind },
+            "scope": if namespaced { "Namespaced" } else { "Cluster" },
+            "versions": [{
+                "name": version,
+                "served": true,
+                "storage": true,
+                "schema": { "openAPIV3Schema": any },
+                "subresources": { "status": {} },
+            }],
+        },
+    })
+}

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{World, root};
 use crate::programs::Programs;
 
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// An agent that is no pod, so that it can be started while there is no API server. Dropping it ends it.

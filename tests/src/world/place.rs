@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use super::run;
 
 /// How long addresses may take to leave the tentative state.
-const ADDRESSES_WAIT: Duration = Duration::from_secs(5);
+const ADDRESSES_WAIT: Duration = Duration::from_secs(60);
 
 /// A namespace with a cgroup for its processes.
 #[derive(Clone, Debug)]

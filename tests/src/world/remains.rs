@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{HOME, PREFIX, cgroup2, run};
 
 /// How long killed processes may take to be gone.
-const DEATH_WAIT: Duration = Duration::from_secs(10);
+const DEATH_WAIT: Duration = Duration::from_secs(60);
 
 /// Held while worlds are looked for or begun: then a folder without a held lock is nobody's.
 pub(super) fn one_maker() -> Result<File> {

@@ -15,7 +15,7 @@ use tests::{
     secrets::Secrets,
 };
 
-pub(crate) const WAIT: Duration = Duration::from_secs(90);
+pub(crate) const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 /// The API server, which is outside of the nodes.
 pub(crate) const OUTSIDE: &str = "https://198.19.255.254:6443/version";
@@ -218,7 +218,7 @@ impl Plane {
         method: &str,
         expected: &str,
     ) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + WAIT;
         loop {
             let got = self.ask(from, url, token, method)?;
             if got == expected {

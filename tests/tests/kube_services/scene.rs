@@ -19,7 +19,7 @@ use tests::{
     world::output,
 };
 
-pub(crate) const WAIT: Duration = Duration::from_secs(60);
+pub(crate) const WAIT: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Requests after which a fair choice between two has shown both: it fails once in 2^39 times.
 const MANY: usize = 40;

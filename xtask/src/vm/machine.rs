@@ -19,8 +19,8 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// Everything that can be emulated, but not the instruction with which newer kernels allocate memory: after `cmpxchg16b` the
 /// emulator of qemu 7.2 may leave an operand in the register of flags, and 6.12 dies of it with a double fault.
 const CPU: &str = "max,cx16=off";
-/// No machine runs longer than this. Boot and tests take about a tenth of it on two idle cores.
-const LIMIT: Duration = Duration::from_secs(900);
+/// No machine runs longer than this. Boot and tests take about a twentieth of it on two idle cores.
+const LIMIT: Duration = Duration::from_secs(1800);
 /// Lines that are shown of what failed; the end of a verifier's log is what tells.
 const SHOWN: usize = 60;
 /// What a kernel's log has when something in the kernel itself went wrong.

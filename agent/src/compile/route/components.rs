@@ -86,12 +86,7 @@ pub(super) fn inside(snapshot: &Snapshot) -> Inside {
         .cells
         .values()
         .flat_map(|cell| cell.components.values())
-        .flat_map(|one| {
-            one.workloads
-                .addresses()
-                .iter()
-                .chain(&one.service_addresses)
-        });
+        .flat_map(|one| one.addresses());
     let gates = [&platform.external, &platform.internal];
     let gates = gates.into_iter().flatten();
     let services = snapshot.services.values();

@@ -19,7 +19,7 @@ use super::{
         gates::Gates,
         netlink::{Listener, Netlink},
     },
-    Board,
+    Board, Hold, Met,
     holders::{Holders, Job},
 };
 
@@ -33,22 +33,29 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// What is there now is no new interface. A listener that was opened before misses nothing after it.
-    pub(super) fn new(gates: Arc<Gates>, board: Arc<Board>, hold: bool) -> io::Result<Self> {
+    /// What is there now is no new interface, unless another watch tells. A listener that was opened before misses nothing after
+    /// it.
+    pub(super) fn new(gates: Arc<Gates>, board: Arc<Board>, hold: Hold) -> io::Result<Self> {
         let mut watcher = Self {
             gates,
             board,
             netlink: Netlink::open()?,
             holders: None,
         };
+        if let Hold::Since(Met(before)) = &hold {
+            for ifindex in before {
+                watcher.gates.met(*ifindex);
+            }
+            watcher.holders = Some(Holders::start(&watcher.gates)?);
+        }
         watcher.resynchronise()?;
-        if hold {
+        if hold == Hold::New {
             watcher.holders = Some(Holders::start(&watcher.gates)?);
         }
         Ok(watcher)
     }
 
-    /// Handles messages until the other end of `stopped` is closed.
+    /// Handles messages until the other end of `stopped` is closed, and those that came until then.
     pub(super) fn run(mut self, mut listener: Listener, stopped: &OwnedFd) {
         before_others();
         loop {
@@ -63,23 +70,28 @@ impl Watcher {
                     return;
                 }
             }
-            if fds[1].any() == Some(true) {
+            let ended = fds[1].any() == Some(true);
+            self.handle_all(&mut listener);
+            if ended {
                 return;
             }
-            loop {
-                match listener.next() {
-                    Ok(None) => break,
-                    Ok(Some(events)) => {
-                        for event in events {
-                            self.handle(event.namespace, event.message);
-                        }
+        }
+    }
+
+    fn handle_all(&mut self, listener: &mut Listener) {
+        loop {
+            match listener.next() {
+                Ok(None) => return,
+                Ok(Some(events)) => {
+                    for event in events {
+                        self.handle(event.namespace, event.message);
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "messages about interfaces were lost; all interfaces are looked at");
-                        if let Err(error) = self.resynchronise() {
-                            tracing::error!(%error, "interfaces cannot be listed; a new one may not be held");
-                            break;
-                        }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "messages about interfaces were lost; all interfaces are looked at");
+                    if let Err(error) = self.resynchronise() {
+                        tracing::error!(%error, "interfaces cannot be listed; a new one may not be held");
+                        return;
                     }
                 }
             }

@@ -91,7 +91,7 @@ async fn exchange(
         Some(far)
     };
     let both = async { tokio::join!(told, tell) };
-    let both = tokio::time::timeout(Duration::from_secs(5), both).await;
+    let both = tokio::time::timeout(Duration::from_secs(60), both).await;
     let (told, _far) = both.expect("an answer, or an error");
     let again = taken(&shelf).await.is_some();
     (told, again)

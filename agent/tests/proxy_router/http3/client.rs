@@ -16,7 +16,7 @@ use crate::support::Reply;
 use crate::tls::{Authority, Issued};
 
 /// What must come, comes within this.
-const SURELY: Duration = Duration::from_secs(20);
+const SURELY: Duration = Duration::from_secs(60);
 
 /// Waits for what must come.
 pub(crate) async fn surely<T>(waited: impl Future<Output = T>) -> T {

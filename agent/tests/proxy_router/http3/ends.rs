@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::client::{Client, Stream, answer, connect, endpoint, settings, surely};
 use super::{HOST, World, documents, url};
 use crate::documents::snapshot;
-use crate::support::{echo, full, serve};
+use crate::support::{Router, echo, full, serve};
 
 /// Closed without an error (RFC 9114, section 8.1).
 const NO_ERROR: u64 = 0x100;
@@ -71,7 +71,7 @@ async fn proxy_http3_drains_what_is_under_way() {
     let (client, idle) = (world.client().await, world.client().await);
     let mut stream = waiting(&client, &asked, 1).await;
     let router = world.router;
-    let stopping = tokio::spawn(router.proxy.shutdown(Duration::from_secs(20)));
+    let stopping = tokio::spawn(router.proxy.shutdown(Duration::from_secs(60)));
     assert_eq!(closed(&idle).await, NO_ERROR, "nothing was under way");
     // What begins now is refused, and may be asked elsewhere.
     surely(async {
@@ -115,6 +115,57 @@ async fn proxy_http3_listener_that_goes_says_goodbye() {
 }
 
 #[tokio::test]
+async fn proxy_http3_socket_that_is_given_away_is_read_a_moment_longer() {
+    /// Above the quarter of a second, and below what a listener has that goes without a successor.
+    const MOMENT: Duration = Duration::from_secs(5);
+    let (up, go, asked) = slow().await;
+    let world = World::new("http3: {}", up);
+    let idle = world.client().await;
+    let mut streams = Vec::new();
+    for turn in 1..=2 {
+        let client = world.client().await;
+        let request = Request::get(url("/")).body(()).expect("a request");
+        let mut stream = client.begin(request).await.expect("a stream");
+        stream.finish().await.expect("it ends");
+        until(|| asked.load(Ordering::Relaxed) == turn).await;
+        streams.push((client, stream));
+    }
+    let [(quick, mut answered), (slow, _unanswered)] =
+        <[_; 2]>::try_from(streams).unwrap_or_else(|_| panic!("there are two"));
+
+    let text = documents(world.at.port(), &world.front, "http3: {}", up);
+    let next = Router::after(&world.router, &snapshot(&text), 2);
+    let leaves = tokio::spawn(world.router.proxy.leave(Duration::from_secs(20)));
+    // What is answered at once is still answered, by the router that was asked.
+    assert_eq!(closed(&idle).await, NO_ERROR);
+    go.notify_one();
+    let (reply, _) = answer(&mut answered).await.expect("an answer");
+    assert_eq!(reply.body, "late");
+    assert_eq!(closed(&quick).await, NO_ERROR);
+    // What takes longer is cut: as long as two routers read one socket, each takes what is the other one's.
+    let cut = tokio::time::timeout(MOMENT, closed(&slow)).await;
+    assert_eq!(cut.expect("it reads no more"), NO_ERROR);
+    assert_eq!(leaves.await.expect("it ends"), 0);
+
+    // The socket is the next router's alone.
+    for _ in 0..8 {
+        let client = Client::new(&world.authority, world.at, HOST).await;
+        let (request, answers) = (url("/"), async {
+            loop {
+                // Who was cut off may still wait upstream.
+                go.notify_one();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        tokio::select! {
+            reply = client.get(&request) => assert_eq!(reply.body, "late"),
+            () = answers => unreachable!("it has no end"),
+        }
+    }
+    until(|| next.proxy.log().since(0).len() == 8).await;
+}
+
+#[tokio::test]
 async fn proxy_http3_connections_count_and_have_their_time() {
     let up = echo("up").await;
     let limit =
@@ -142,8 +193,8 @@ async fn proxy_http3_connections_count_and_have_their_time() {
     assert_eq!(two.get(&url("/")).await.status, StatusCode::OK);
 
     for spec in [
-        "http3: {}, timeout: { http: { idleTimeout: 200ms } }",
-        "http3: {}, connection: { connectionLimit: { maxConnectionDuration: 200ms } }",
+        "http3: {}, timeout: { http: { idleTimeout: 2s } }",
+        "http3: {}, connection: { connectionLimit: { maxConnectionDuration: 2s } }",
     ] {
         let world = World::new(spec, up);
         let client = world.client().await;

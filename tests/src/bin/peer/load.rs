@@ -43,7 +43,7 @@ pub(crate) struct Options {
     #[arg(long)]
     ca: Option<PathBuf>,
     /// How long one request may take.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 30_000)]
     timeout_ms: u64,
     /// A connection serves this many requests, so that new ones are tried as well as old ones.
     #[arg(long, default_value_t = 25)]

@@ -4,6 +4,7 @@
 //! one JSON line, an `Outcome`: a peer that was refused has done its work, so it exits with 0.
 
 mod dns;
+mod http3;
 mod load;
 mod probe;
 mod raw;
@@ -33,6 +34,8 @@ enum Command {
     Hold(probe::Options),
     /// Ask a DNS server for the addresses of a name.
     Dns(dns::Options),
+    /// Ask once by HTTP/3.
+    Http3(http3::Options),
     /// Send one packet with a chosen source address through a raw socket.
     Raw(raw::Options),
     /// Send HTTP requests until standard input ends, and count what did not answer 200.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             Command::Udp(options) => probe::udp(options).await,
             Command::Hold(options) => probe::hold(options).await,
             Command::Dns(options) => dns::ask(options).await,
+            Command::Http3(options) => http3::ask(options).await,
             Command::Raw(options) => raw::send(&options),
             Command::Load(options) => load::run(options).await,
             Command::Steady(options) => steady::steady(options).await,

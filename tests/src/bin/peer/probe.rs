@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use tests::peer::Outcome;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, stdin},
     net::{TcpSocket, TcpStream, UdpSocket},
-    time::timeout,
+    time::{error::Elapsed, timeout},
 };
 
 /// Whom to ask.
@@ -53,18 +54,43 @@ impl Options {
         Ok(stream)
     }
 
-    async fn exchange(stream: &mut TcpStream, text: &str) -> std::io::Result<String> {
-        stream.write_all(text.as_bytes()).await?;
+    /// Says something and reads its echo. The kernel of the other side acknowledges what was said soon or never; whoever is to
+    /// answer it has its time.
+    async fn exchange(
+        &self,
+        stream: &mut TcpStream,
+        text: &str,
+    ) -> Result<std::io::Result<String>, Elapsed> {
         let mut echo = vec![0; text.len()];
-        stream.read_exact(&mut echo).await?;
-        Ok(String::from_utf8_lossy(&echo).into_owned())
+        let asked = async {
+            stream.write_all(text.as_bytes()).await?;
+            stream.read_exact(&mut echo).await
+        };
+        let read = match timeout(self.timeout(), asked).await {
+            Err(_) if unacknowledged(stream).is_ok_and(|bytes| bytes == 0) => {
+                timeout(SURELY, stream.read_exact(&mut echo)).await?
+            }
+            read => read?,
+        };
+        Ok(read.map(|_| String::from_utf8_lossy(&echo).into_owned()))
     }
 }
 
-fn outcome(
-    result: Result<std::io::Result<String>, tokio::time::error::Elapsed>,
-    start: Instant,
-) -> Outcome {
+/// Longer than a process takes on a busy machine.
+const SURELY: Duration = Duration::from_secs(30);
+
+/// Bytes that the other side's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)).
+fn unacknowledged(stream: &TcpStream) -> std::io::Result<i32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one integer, which outlives the call.
+    let failed = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match failed {
+        0 => Ok(bytes),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+fn outcome(result: Result<std::io::Result<String>, Elapsed>, start: Instant) -> Outcome {
     match result {
         Err(_) => Outcome::new("timeout", start.elapsed()),
         Ok(Err(error)) => Outcome::of_error(&error.into(), start.elapsed()),
@@ -75,11 +101,12 @@ fn outcome(
 /// One connection, one echo.
 pub(crate) async fn tcp(options: Options) -> Result<()> {
     let start = Instant::now();
-    let exchange = async {
-        let mut stream = options.connect().await?;
-        Options::exchange(&mut stream, &options.text).await
+    let told = match timeout(options.timeout(), options.connect()).await {
+        Ok(Ok(mut stream)) => options.exchange(&mut stream, &options.text).await,
+        Ok(Err(error)) => Ok(Err(error)),
+        Err(elapsed) => Err(elapsed),
     };
-    outcome(timeout(options.timeout(), exchange).await, start).print()
+    outcome(told, start).print()
 }
 
 /// One datagram, one echo.
@@ -131,11 +158,7 @@ pub(crate) async fn hold(options: Options) -> Result<()> {
         .context("failed to read standard input")?
     {
         let start = Instant::now();
-        outcome(
-            timeout(options.timeout(), Options::exchange(&mut stream, &line)).await,
-            start,
-        )
-        .print()?;
+        outcome(options.exchange(&mut stream, &line).await, start).print()?;
     }
     Ok(())
 }
