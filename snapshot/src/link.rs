@@ -235,9 +235,7 @@ fn snapshot(
     );
     let traffic = traffic_policy::policies(&drafts.traffic_policies, &closing.traffic, known);
     for route in &mut l4_routes {
-        let named = closing
-            .l4_routes
-            .contains(&(route.kind, route.name.clone()));
+        let named = closing.closes(route.kind, &route.name);
         route.parents.retain(|one| {
             let (gateway, listener) = (&one.gateway, &one.listener);
             let closes = clients.closes(gateway, listener)

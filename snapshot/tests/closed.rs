@@ -396,6 +396,14 @@ fn a_refused_security_policy_closes_whatever_can_be_read_of_its_targets() {
             "  targetSelectors: [{ kind: HTTPRoute, matchLabels: 1 }]".to_owned(),
             (true, false),
         ),
+        (
+            "  targetSelectors: [{ kind: TCPRoute, matchLabels: { app: a } }]".to_owned(),
+            (false, true),
+        ),
+        (
+            "  targetSelectors: [{ kind: TLSRoute, matchLabels: { app: a } }]".to_owned(),
+            (false, false),
+        ),
     ] {
         assert_eq!(closes(&targets), closed, "{targets}");
     }

@@ -88,8 +88,16 @@ pub(crate) struct Closed {
     pub(crate) isolates: Option<Arc<PolicyDraft>>,
     /// What is left of a cell.
     pub(crate) cell: Option<Remains>,
-    /// Routes of layer 4 that a policy names, to which no policy can say anything.
-    pub(crate) l4_routes: Vec<(L4Kind, ObjectName)>,
+    /// Routes of layer 4 that a policy is for, to which no policy can say anything.
+    pub(crate) l4_routes: Vec<L4Target>,
+}
+
+/// Routes of layer 4, of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum L4Target {
+    Named(L4Kind, ObjectName),
+    /// Some are selected by labels. All are closed then.
+    All(L4Kind, Arc<str>),
 }
 
 /// Reads what a document is about, whatever else is in it. Its mistakes are known.
@@ -144,20 +152,27 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
 }
 
 /// Routes of layer 4 among the targets of a policy.
-fn l4_routes(spec: &mut Object<'_>, meta: &Meta) -> Vec<(L4Kind, ObjectName)> {
+fn l4_routes(spec: &mut Object<'_>, meta: &Meta) -> Vec<L4Target> {
+    fn text<'a>(item: &Field<'a>, name: &str) -> Option<&'a str> {
+        item.value().get(name).and_then(|node| node.value.text())
+    }
+    let kind = |item: &Field<'_>| {
+        let kinds = [L4Kind::Tls, L4Kind::Tcp, L4Kind::Udp];
+        let mut kinds = kinds.into_iter();
+        kinds.find(|kind| text(item, "kind") == Some(kind.as_str()))
+    };
+    let namespace = meta.name.namespace();
     let single = spec.optional("targetRef").into_iter();
     let several = spec.optional("targetRefs").map(|field| field.list());
-    let items = single.chain(several.into_iter().flatten());
-    let read = items.filter_map(|item| {
-        let text = |name| item.value().get(name).and_then(|node| node.value.text());
-        let kinds = [L4Kind::Tls, L4Kind::Tcp, L4Kind::Udp];
-        let kind = kinds
-            .into_iter()
-            .find(|kind| text("kind") == Some(kind.as_str()))?;
-        let name = ObjectName::new(meta.name.namespace(), text("name")?).ok()?;
-        Some((kind, name))
+    let named = single.chain(several.into_iter().flatten());
+    let named = named.filter_map(|item| {
+        let name = ObjectName::new(namespace, text(&item, "name")?).ok()?;
+        Some(L4Target::Named(kind(&item)?, name))
     });
-    read.collect()
+    let selectors = spec.optional("targetSelectors").map(|field| field.list());
+    let selected = selectors.into_iter().flatten();
+    let selected = selected.filter_map(|item| Some(L4Target::All(kind(&item)?, namespace.into())));
+    named.chain(selected).collect()
 }
 
 /// `targetRef`, `targetRefs` and `targetSelectors` of a `spec`: routes, gateways, and parts of both.

@@ -13,7 +13,7 @@ use super::gateway::{Gateways, Place};
 use super::http_route::Documents;
 use crate::document::Kind;
 use crate::document::backend_tls::TlsTarget;
-use crate::document::policy::{Labelled, PolicyTarget, Targets};
+use crate::document::policy::{L4Target, Labelled, PolicyTarget, Targets};
 use crate::model::{Auth, L4Kind, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
@@ -63,8 +63,8 @@ pub(super) struct Closing {
     pub(super) traffic: Vec<Refused>,
     pub(super) client: Vec<Refused>,
     pub(super) tls: Vec<RefusedTls>,
-    /// Routes that such policies name, and that have no rules to be closed.
-    pub(super) l4_routes: BTreeSet<(L4Kind, ObjectName)>,
+    /// Routes that such policies are for, and that have no rules to be closed.
+    l4_routes: BTreeSet<L4Target>,
 }
 
 /// A refused `BackendTLSPolicy`.
@@ -112,6 +112,13 @@ impl Closing {
             }
         }
         closing
+    }
+
+    /// Whether a route of layer 4 is a target of one.
+    pub(super) fn closes(&self, kind: L4Kind, name: &ObjectName) -> bool {
+        let all = L4Target::All(kind, name.namespace().into());
+        let named = L4Target::Named(kind, name.clone());
+        self.l4_routes.contains(&named) || self.l4_routes.contains(&all)
     }
 }
 
