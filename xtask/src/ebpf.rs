@@ -20,6 +20,8 @@ use clap::{Args, ValueEnum};
 
 use crate::{setup, shell};
 
+mod forwards;
+
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// `--btf` keeps the type information, which needs the compiler's debug information to be there.
 const FLAGS: [&str; 6] = [
@@ -256,7 +258,10 @@ pub(crate) fn build(options: &Options) -> Result<PathBuf> {
     } else {
         "bpf/cardinal.bpf.o"
     });
-    let bytes = fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
+    let mut bytes =
+        fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
+    forwards::order(&mut bytes)
+        .with_context(|| format!("failed to order the types of {}", built.display()))?;
     if fs::read(&object).ok().as_deref() != Some(&bytes) {
         fs::write(&object, &bytes)
             .with_context(|| format!("failed to write {}", object.display()))?;
