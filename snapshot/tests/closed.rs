@@ -410,6 +410,88 @@ fn a_refused_security_policy_closes_whatever_can_be_read_of_its_targets() {
 }
 
 #[test]
+fn a_refused_security_policy_closes_listeners_of_sets() {
+    let set = |name: &str, port: u16| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{ name: {name}, namespace: shop }}
+spec:
+  parentRef: {{ name: web }}
+  listeners:
+    - {{ name: one, port: {port}, protocol: HTTP }}
+    - {{ name: two, port: {}, protocol: HTTP }}
+",
+            port + 1
+        )
+    };
+    let route = |name: &str, set: &str, section: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: {name}, namespace: shop }}
+spec:
+  parentRefs: [{{ kind: ListenerSet, name: {set}, sectionName: {section} }}]
+  rules: [{{ backendRefs: [{{ group: gateway.envoyproxy.io, kind: Backend, name: app }}] }}]
+"
+        )
+    };
+    let group = "group: gateway.networking.k8s.io";
+    for (targets, expected) in [
+        (
+            format!("  targetRefs: [{{ {group}, kind: ListenerSet, name: a }}]"),
+            vec!["a1", "a2"],
+        ),
+        (
+            format!("  targetRefs: [{{ {group}, kind: ListenerSet, name: a, sectionName: two }}]"),
+            vec!["a2"],
+        ),
+        (
+            "  targetSelectors: [{ kind: ListenerSet, matchLabels: { app: a } }]".to_owned(),
+            vec!["a1", "a2", "b1"],
+        ),
+        (
+            format!("  targetRefs: [{{ {group}, kind: ListenerSet, name: c }}]"),
+            Vec::new(),
+        ),
+    ] {
+        let policy = format!(
+            "apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {{ name: p, namespace: shop }}
+spec:
+{targets}
+"
+        );
+        let gateway = SERVED[1].1.replace(
+            "  listeners:",
+            "  allowedListeners: { namespaces: { from: Same } }\n  listeners:",
+        );
+        let objects = [
+            ("GatewayClass/cardinal", SERVED[0].1.to_owned()),
+            ("Gateway/shop/web", gateway),
+            ("Backend/shop/app", BACKEND.to_owned()),
+            ("ListenerSet/shop/a", set("a", 8001)),
+            ("ListenerSet/shop/b", set("b", 8003)),
+            ("HTTPRoute/shop/a1", route("a1", "a", "one")),
+            ("HTTPRoute/shop/a2", route("a2", "a", "two")),
+            ("HTTPRoute/shop/b1", route("b1", "b", "one")),
+            ("SecurityPolicy/shop/p", policy),
+        ];
+        let taken = taken(&objects);
+        assert!(!accepted(&taken, Kind::SecurityPolicy, "p"), "{targets}");
+        let routes = &taken.snapshot.routes;
+        assert_eq!(routes.len(), 3, "{targets}");
+        let closed = routes.iter().filter(|route| {
+            let auth = route.rules[0].auth.as_ref();
+            auth.is_some_and(|auth| auth.closed.is_some())
+        });
+        let closed: Vec<_> = closed.map(|route| route.name.name()).collect();
+        assert_eq!(closed, expected, "{targets}");
+    }
+}
+
+#[test]
 fn no_document_of_a_namespace_leads_to_the_node() {
     for (endpoint, closed) in [
         ("ip: { address: 127.0.0.1, port: 9901 }", true),

@@ -27,6 +27,17 @@ pub(crate) struct Targets {
     named: Vec<(Source, PolicyTarget)>,
     /// By labels.
     selectors: Vec<Selector>,
+    /// Sets of listeners that a refused policy is for; there are none of others.
+    pub(crate) sets: Vec<SetTarget>,
+}
+
+/// Sets of listeners, of one namespace.
+#[derive(Clone)]
+pub(crate) enum SetTarget {
+    /// With one of its listeners, or all.
+    Named(ObjectName, Option<SectionName>),
+    /// Some are selected by labels. All are closed then.
+    All(Arc<str>),
 }
 
 /// Labels of what policies may be for.
@@ -133,12 +144,17 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
             ..Closed::default()
         };
     };
+    let others = Others::of(&mut spec);
     match kind {
         Kind::SecurityPolicy | Kind::BackendTrafficPolicy => {
             to = targets(&mut spec, meta);
-            l4 = l4_routes(&mut spec, meta);
+            to.sets = others.sets(meta);
+            l4 = others.l4_routes(meta);
         }
-        Kind::ClientTrafficPolicy => to = gateways(&mut spec, meta),
+        Kind::ClientTrafficPolicy => {
+            to = gateways(&mut spec, meta);
+            to.sets = others.sets(meta);
+        }
         Kind::BackendTLSPolicy => backends = backend_tls::targets(&mut spec, meta),
         _ => {}
     }
@@ -151,28 +167,57 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
     }
 }
 
-/// Routes of layer 4 among the targets of a policy.
-fn l4_routes(spec: &mut Object<'_>, meta: &Meta) -> Vec<L4Target> {
-    fn text<'a>(item: &Field<'a>, name: &str) -> Option<&'a str> {
-        item.value().get(name).and_then(|node| node.value.text())
+/// Targets of a refused policy that no policy can be for here: by name, and those of which some are selected by labels.
+struct Others<'a> {
+    named: Vec<Field<'a>>,
+    selected: Vec<Field<'a>>,
+}
+
+impl<'a> Others<'a> {
+    fn of(spec: &mut Object<'a>) -> Self {
+        let single = spec.optional("targetRef").into_iter();
+        let mut list = |name| spec.optional(name).map(|field| field.list());
+        let (several, selectors) = (list("targetRefs"), list("targetSelectors"));
+        Self {
+            named: single.chain(several.into_iter().flatten()).collect(),
+            selected: selectors.into_iter().flatten().collect(),
+        }
     }
-    let kind = |item: &Field<'_>| {
-        let kinds = [L4Kind::Tls, L4Kind::Tcp, L4Kind::Udp];
-        let mut kinds = kinds.into_iter();
-        kinds.find(|kind| text(item, "kind") == Some(kind.as_str()))
-    };
-    let namespace = meta.name.namespace();
-    let single = spec.optional("targetRef").into_iter();
-    let several = spec.optional("targetRefs").map(|field| field.list());
-    let named = single.chain(several.into_iter().flatten());
-    let named = named.filter_map(|item| {
-        let name = ObjectName::new(namespace, text(&item, "name")?).ok()?;
-        Some(L4Target::Named(kind(&item)?, name))
-    });
-    let selectors = spec.optional("targetSelectors").map(|field| field.list());
-    let selected = selectors.into_iter().flatten();
-    let selected = selected.filter_map(|item| Some(L4Target::All(kind(&item)?, namespace.into())));
-    named.chain(selected).collect()
+
+    /// Routes of layer 4.
+    fn l4_routes(&self, meta: &Meta) -> Vec<L4Target> {
+        let kind = |item: &Field<'_>| {
+            let mut kinds = [L4Kind::Tls, L4Kind::Tcp, L4Kind::Udp].into_iter();
+            kinds.find(|kind| text(item, "kind") == Some(kind.as_str()))
+        };
+        let namespace = meta.name.namespace();
+        let named = self.named.iter().filter_map(|item| {
+            let name = ObjectName::new(namespace, text(item, "name")?).ok()?;
+            Some(L4Target::Named(kind(item)?, name))
+        });
+        let selected = self.selected.iter();
+        let selected =
+            selected.filter_map(|item| Some(L4Target::All(kind(item)?, namespace.into())));
+        named.chain(selected).collect()
+    }
+
+    /// Sets of listeners. A section that cannot be read is the whole set.
+    fn sets(&self, meta: &Meta) -> Vec<SetTarget> {
+        let is_set = |item: &&Field<'_>| text(item, "kind") == Some("ListenerSet");
+        let namespace = meta.name.namespace();
+        let named = self.named.iter().filter(is_set).filter_map(|item| {
+            let name = ObjectName::new(namespace, text(item, "name")?).ok()?;
+            let section = text(item, "sectionName").and_then(|name| SectionName::new(name).ok());
+            Some(SetTarget::Named(name, section))
+        });
+        let selected = self.selected.iter().filter(is_set);
+        let selected = selected.map(|_| SetTarget::All(namespace.into()));
+        named.chain(selected).collect()
+    }
+}
+
+fn text<'a>(item: &Field<'a>, name: &str) -> Option<&'a str> {
+    item.value().get(name).and_then(|node| node.value.text())
 }
 
 /// `targetRef`, `targetRefs` and `targetSelectors` of a `spec`: routes, gateways, and parts of both.
@@ -228,7 +273,11 @@ fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
             named.push((item.source().clone(), target));
         }
     }
-    Targets { named, selectors }
+    Targets {
+        named,
+        selectors,
+        sets: Vec::new(),
+    }
 }
 
 /// All items of a list, also where there are too many: a policy closes what it is for if it is refused.

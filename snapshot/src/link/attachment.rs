@@ -237,6 +237,11 @@ impl<'m, T> Policies<'m, T> {
                 }
             }
         }
+        if let Effect::Closes(auth) = &policy.what {
+            for (gateway, listener) in known.gateways.of_sets(&policy.targets.sets) {
+                self.close(gateway, listener, auth);
+            }
+        }
         verdict
     }
 

@@ -14,6 +14,7 @@ use crate::document::addresses::of_node;
 use crate::document::gateway::{AddressDraft, GatewayDraft};
 use crate::document::gateway_class::ClassDraft;
 use crate::document::listener_set::ListenerSetDraft;
+use crate::document::policy::SetTarget;
 use crate::document::service::ServiceDraft;
 use crate::model::{
     Cidr, Gateway, NodeCheck, NodePorts, ObjectName, Parent, SectionName, Transport,
@@ -168,6 +169,29 @@ impl Gateways {
             built,
             entries.filter(|one| one.set.as_ref() == set).collect(),
         ))
+    }
+
+    /// Listeners of sets, by their gateways and their names in these.
+    pub(super) fn of_sets<'a>(
+        &'a self,
+        targets: &'a [SetTarget],
+    ) -> impl Iterator<Item = (&'a ObjectName, &'a SectionName)> {
+        let all = self.built.values();
+        let all = all.flat_map(|built| built.entries.iter().map(move |entry| (built, entry)));
+        let is = |entry: &Entry, set: &ObjectName, target: &SetTarget| match target {
+            SetTarget::Named(name, section) => {
+                set == name
+                    && section
+                        .as_ref()
+                        .is_none_or(|section| entry.name == *section)
+            }
+            SetTarget::All(namespace) => set.namespace() == &**namespace,
+        };
+        all.filter_map(move |(built, entry)| {
+            let set = entry.set.as_ref()?;
+            let found = targets.iter().any(|target| is(entry, set, target));
+            found.then_some((&built.name, &entry.id))
+        })
     }
 
     /// A listener by its name in its gateway.
