@@ -58,7 +58,7 @@ impl Agent {
         let mut next = Self::spawn(world, options, log);
         next.number = number;
         let said = |agent: &Self, what: &str| {
-            let log = fs::read_to_string(&agent.log).unwrap_or_default();
+            let log = fs::read_to_string(&agent.log).expect("an agent has a log from its start");
             log.contains(what)
         };
         next.serves(|_| said(&self, "another agent takes the place of this one"));

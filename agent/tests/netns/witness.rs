@@ -98,7 +98,9 @@ impl Drop for Witness {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            // What it missed would be taken for what did not happen.
+            let heard = thread.join().is_ok();
+            assert!(heard || thread::panicking(), "the witness failed");
         }
     }
 }
@@ -148,7 +150,7 @@ fn gate(seen: &mut BTreeMap<String, Seen>, filter: &TcMessage, now: Instant) {
     if filter.header.handle.minor != HANDLE {
         return;
     }
-    let ifindex = u32::try_from(filter.header.index).unwrap_or_default();
+    let ifindex = u32::try_from(filter.header.index).expect("indices of interfaces are positive");
     let gate = match filter.header.parent.minor {
         TcHandle::MIN_INGRESS => 0,
         TcHandle::MIN_EGRESS => 1,
