@@ -49,19 +49,22 @@ pub(crate) async fn slow(after: Duration) -> SocketAddr {
     .await
 }
 
-#[tokio::test]
-async fn proxy_waits_as_long_as_the_rule_says() {
-    let up = serve(|request: Request<Incoming>| async move {
-        let late = ["/long", "/off"].contains(&request.uri().path());
-        tokio::time::sleep(if late {
-            Duration::from_millis(600)
-        } else {
-            FOREVER
-        })
-        .await;
+/// An upstream that answers late where `answers` says so of the path, and never elsewhere.
+pub(crate) async fn late(answers: fn(&str) -> bool) -> SocketAddr {
+    serve(move |request: Request<Incoming>| async move {
+        let after = match answers(request.uri().path()) {
+            true => Duration::from_millis(600),
+            false => FOREVER,
+        };
+        tokio::time::sleep(after).await;
         Response::new(full("late".into()))
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn proxy_waits_as_long_as_the_rule_says() {
+    let up = late(|path| ["/long", "/off"].contains(&path)).await;
     let rules = rules(&[
         ("/request", "timeouts: { request: 150ms }"),
         ("/backend", "timeouts: { backendRequest: 150ms }"),

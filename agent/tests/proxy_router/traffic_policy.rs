@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cardinal_agent::proxy::Reason;
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Response};
 
-use crate::resilience::{failing, resetting};
-use crate::support::{FOREVER, Router, full, get, refs, send, serve, written};
+use crate::resilience::{failing, late, resetting};
+use crate::support::{Router, full, get, refs, send, serve, written};
 
 /// A policy for a target, with fields of its `spec` in the flow style of YAML.
 pub(crate) fn policy(called: &str, target: &str, fields: &str) -> String {
@@ -43,17 +42,7 @@ pub(crate) fn rule(path: &str, fields: &str) -> String {
 
 #[tokio::test]
 async fn proxy_waits_as_long_as_the_most_specific_policy_says() {
-    let up = serve(|request: Request<Incoming>| async move {
-        let late = request.uri().path() != "/route";
-        tokio::time::sleep(if late {
-            Duration::from_millis(600)
-        } else {
-            FOREVER
-        })
-        .await;
-        Response::new(full("late".into()))
-    })
-    .await;
+    let up = late(|path| path != "/route").await;
     let rules = [
         rule("/rule", "name: own"),
         rule("/route", "name: other"),
