@@ -19,6 +19,7 @@ use crate::lock::{LockError, StateLock};
 use crate::memory;
 use crate::proxy::{Ingress, Proxy, ProxyConfig, Sharing, Sockets};
 use crate::route::RouteTable;
+use crate::upstream::Reach;
 use crate::view::Origin;
 
 mod feed;
@@ -339,6 +340,10 @@ fn start_proxy(
             ingress,
             transparent,
             node_mark: datapath.is_some(),
+            reach: match args.kubernetes {
+                true => Reach::OffNode,
+                false => Reach::Anywhere,
+            },
             telemetry: args.telemetry(),
             ..ProxyConfig::default()
         },

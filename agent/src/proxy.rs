@@ -28,7 +28,7 @@ use crate::keys::{self, Fetcher, KeyStore, Limits};
 use crate::resilience::Clock;
 use crate::route::{Datagrams, RouteTable};
 use crate::telemetry::{self, Telemetry, TelemetrySettings};
-use crate::upstream::{Settings, Timeouts};
+use crate::upstream::{Reach, Settings, Timeouts};
 
 mod access;
 mod answer;
@@ -133,6 +133,8 @@ pub struct ProxyConfig {
     /// Whether declared names may lead inside: to this node, its links and the platform. For tests; elsewhere
     /// whoever answers for a declared name could point the router at the inside.
     pub inside: bool,
+    /// Where the names of backends lead.
+    pub reach: Reach,
     /// Addresses whose connections are served as if the kernel had steered them here. For tests
     /// without a kernel that steers.
     pub steered: Vec<SocketAddr>,
@@ -166,6 +168,7 @@ impl Default for ProxyConfig {
             node_mark: false,
             loopback: false,
             inside: false,
+            reach: Reach::Anywhere,
             steered: Vec::new(),
             roots: None,
             timeouts: Timeouts::default(),
@@ -270,6 +273,7 @@ impl Proxy {
             timeouts: config.timeouts,
             tls: roots.as_ref().map(upstream_tls).transpose()?,
             roots,
+            reach: config.reach,
         };
         let (sinks, telemetry) =
             telemetry::start(&config.telemetry, &upstream).map_err(StartError::Telemetry)?;

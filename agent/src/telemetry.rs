@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::proxy::AccessRecord;
-use crate::upstream::Settings;
+use crate::upstream::{Reach, Settings};
 
 mod access_log;
 mod otlp;
@@ -111,7 +111,12 @@ pub fn start(settings: &TelemetrySettings, upstream: &Settings) -> io::Result<(S
     }
     if let Some(traces) = settings.traces.clone() {
         let (sender, records) = mpsc::channel(QUEUE);
-        let (metrics, upstream) = (sinks.metrics.clone(), upstream.clone());
+        let metrics = sinks.metrics.clone();
+        // Where the collector is said whoever started the agent.
+        let upstream = Settings {
+            reach: Reach::Anywhere,
+            ..upstream.clone()
+        };
         telemetry.spawn("traces", move |stop| {
             otlp::run(traces, upstream, records, stop, &metrics);
         })?;

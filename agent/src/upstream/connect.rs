@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use snapshot::model::Hostname;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::resolve::Resolver;
-use super::{Destination, Place, Settings, UpstreamError};
+use super::{Destination, Place, Reach, Settings, UpstreamError};
 use crate::route::RouteTable;
 use crate::route::trust::TrustError;
 
@@ -103,20 +104,15 @@ pub(crate) async fn open(
     };
     let addresses = match &destination.place {
         Place::Address(address) => vec![*address],
+        Place::Name(name, port) if destination.outside => {
+            let addresses = resolver.resolve(name, *port, table.dns()).await?;
+            let inside = "all its addresses are inside: of this node, its links or the platform";
+            let addresses = permitted(name, addresses, |one| outside(one, table), inside)?;
+            addresses.into_iter().take(TRIES).collect()
+        }
         Place::Name(name, port) => {
-            let mut addresses = resolver.resolve(name, *port, table.dns()).await?;
-            if destination.outside {
-                addresses.retain(|one| outside(one.ip(), table));
-            }
-            if addresses.is_empty() {
-                return Err(UpstreamError::Resolve {
-                    name: name.to_string(),
-                    source: "all its addresses are inside: of this node, its links or the platform"
-                        .into(),
-                });
-            }
-            addresses.truncate(TRIES);
-            addresses
+            let addresses = resolve(name, *port, settings, resolver, table).await?;
+            addresses.into_iter().take(TRIES).collect()
         }
         Place::Unix(path) => {
             let stream = tokio::time::timeout(limit, UnixStream::connect(path))
@@ -145,6 +141,42 @@ pub(crate) async fn open(
         }
     }
     Err(last)
+}
+
+/// Addresses of a backend's name, at least one: those that it may lead to.
+pub(super) async fn resolve(
+    name: &Hostname,
+    port: u16,
+    settings: &Settings,
+    resolver: &Resolver,
+    table: &RouteTable,
+) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let addresses = resolver.resolve(name, port, table.dns()).await?;
+    let reached = |one| settings.reach == Reach::Anywhere || off_node(one);
+    let own = "all its addresses are this node's own or of its links";
+    permitted(name, addresses, reached, own)
+}
+
+fn permitted(
+    name: &Hostname,
+    mut addresses: Vec<SocketAddr>,
+    may: impl Fn(IpAddr) -> bool,
+    otherwise: &str,
+) -> Result<Vec<SocketAddr>, UpstreamError> {
+    addresses.retain(|one| may(one.ip()));
+    if addresses.is_empty() {
+        return Err(UpstreamError::Resolve {
+            name: name.to_string(),
+            source: otherwise.into(),
+        });
+    }
+    Ok(addresses)
+}
+
+/// Whether an address is one that others than the programs of this node reach too; in whatever way it is written.
+fn off_node(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    !special(address) && !embedded(address).is_some_and(|v4| special(v4.into()))
 }
 
 /// Whether an address is somewhere else than on this node, its links and the platform; in whatever
@@ -372,9 +404,9 @@ mod tests {
     use snapshot::model::{Cidr, Hostname};
     use socket2::SockRef;
 
-    use super::{one, outside};
+    use super::{off_node, one, outside};
     use crate::route::{Inside, RouteTable};
-    use crate::upstream::{Destination, Place, Settings, Timeouts};
+    use crate::upstream::{Destination, Place, Reach, Settings, Timeouts};
 
     #[test]
     fn the_inside_is_inside_however_it_is_written() {
@@ -422,6 +454,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_only_the_node_reaches_is_told_however_it_is_written() {
+        for (text, expected) in [
+            ("203.0.113.7", true),
+            ("10.2.0.5", true),
+            ("2001:db8::1", true),
+            ("64:ff9b::10.2.0.5", true),
+            ("127.0.0.1", false),
+            ("127.8.8.8", false),
+            ("0.0.0.0", false),
+            ("169.254.169.254", false),
+            ("::", false),
+            ("::1", false),
+            ("fe80::1", false),
+            ("fd00:ec2::254", false),
+            ("::ffff:127.0.0.1", false),
+            ("64:ff9b::169.254.169.254", false),
+            ("2002:7f00:1::1", false),
+        ] {
+            let address = text.parse().expect("table entry is an address");
+            assert_eq!(off_node(address), expected, "{text}");
+        }
+    }
+
     #[tokio::test]
     async fn a_name_that_leads_to_this_node_leads_nowhere() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -432,6 +488,7 @@ mod tests {
             timeouts: Timeouts::default(),
             tls: None,
             roots: None,
+            reach: Reach::Anywhere,
         };
         for outside in [true, false] {
             let destination = Destination {

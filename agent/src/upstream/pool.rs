@@ -134,7 +134,8 @@ impl Client {
         match place {
             Place::Address(address) => Ok(*address),
             Place::Name(name, port) => {
-                let addresses = self.resolver.resolve(name, *port, table.dns()).await?;
+                let (settings, resolver) = (&self.settings, &self.resolver);
+                let addresses = connect::resolve(name, *port, settings, resolver, table).await?;
                 addresses.first().copied().ok_or(UpstreamError::Nowhere)
             }
             Place::Unix(_) => Err(UpstreamError::NoDatagrams {

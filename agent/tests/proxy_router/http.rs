@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cardinal_agent::proxy::{ProxyConfig, Reason};
-use cardinal_agent::upstream::Timeouts;
+use cardinal_agent::upstream::{Reach, Timeouts};
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -361,6 +361,32 @@ async fn proxy_tells_failures_of_upstreams_apart() {
     for _ in 0..4 {
         assert_eq!(send(at, get("http://x/two")).await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn proxy_of_a_cluster_follows_no_name_to_its_own_node() {
+    let alive = echo("a").await;
+    let named = Upstream::Tcp {
+        host: UpstreamHost::Name(snapshot::model::Hostname::new("api.localhost").expect("a host")),
+        port: port(alive.port()),
+        tls: None,
+    };
+    let target = WeightedTarget::new(1, Target::Upstreams([named].into()));
+    let (snapshot, at) = plain(vec![route(
+        "r",
+        &[],
+        vec![rule(vec![prefix("/")], vec![target])],
+    )]);
+    let config = ProxyConfig {
+        reach: Reach::OffNode,
+        ..ProxyConfig::default()
+    };
+    let router = Router::with(&snapshot, config);
+    let answer = send(at, get("http://x/")).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    let record = router.reason(Reason::UpstreamResolve).await;
+    let detail = record.detail.as_deref().unwrap_or_default();
+    assert!(detail.contains("this node's own"), "{detail}");
 }
 
 fn upstream(address: std::net::SocketAddr) -> Upstream {
