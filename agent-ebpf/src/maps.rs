@@ -131,9 +131,9 @@ pub static LIMITS: LruHashMap<LimitKey, Limit, 4096> = LruHashMap::new();
 #[btf_map(name = "lost")]
 pub static LOST: PerCpuArray<u64, { Lost::COUNT as usize }> = PerCpuArray::new();
 
-/// New flows and drops, 1 MiB.
+/// New flows and drops, 512 KiB: more than the agent keeps of them. The reader has it mapped twice.
 #[btf_map(name = "events")]
-pub static EVENTS: RingBuf<Event, { 1 << 20 }> = RingBuf::new();
+pub static EVENTS: RingBuf<Event, { 1 << 19 }> = RingBuf::new();
 
 /// The generation that this connection or lookup is judged by; 0 if none is active.
 #[inline(always)]

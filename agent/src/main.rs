@@ -13,7 +13,7 @@ use clap::Parser as _;
 /// Requests are many small allocations of short life, for which the C library's allocator takes a tenth of the router's
 /// time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -34,7 +34,6 @@ fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::small_pages();
-    memory::start();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The router has threads of its own; these serve the admin interface and watch for changes.
         .worker_threads(2)

@@ -3,9 +3,11 @@
 //! A start, and objects that come by the thousand, touch much that is not needed afterwards: memory in which documents were taken
 //! apart, and the program's own pages of what happens once. [`tidy`] gives both back.
 
+use std::ffi::CStr;
 use std::ops::Range;
+use std::ptr;
 
-use libc::{c_int, c_long, c_void, dl_phdr_info, size_t};
+use libc::{c_char, c_int, c_void, dl_phdr_info, size_t};
 use nix::errno::Errno;
 
 /// Keeps the kernel from answering for a first byte with two megabytes: of what threads allocate, hardly any is in one piece.
@@ -15,34 +17,42 @@ pub fn small_pages() {
     }
 }
 
-/// How long what is freed waits to be given back while requests are served: what is needed again at once costs no time then. In
-/// milliseconds; mimalloc's own.
-const WAITS: c_long = 1_000;
+/// What the allocator reads before the first block (jemalloc(3), *TUNING*). As many arenas as processors: a router's thread has one
+/// to itself. A start takes much apart, such as the kernel's own types; what it frees is given back at once, until [`serve`].
+/// Freed memory that waits is used again for the next large thing, of which most is never touched, and then stays for as long
+/// as that one.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+#[used]
+static SETTINGS: Settings = Settings(c"narenas_ratio:1,dirty_decay_ms:0,muzzy_decay_ms:0".as_ptr());
 
-/// Gives back at once what is freed, until [`serve`]. A start takes much apart, such as the kernel's own types. Freed memory that
-/// waits is used again for the next large thing, of which most is never touched, and then stays for as long as that one.
-pub fn start() {
-    wait(0);
-}
+/// An address of constant text, as the allocator wants it.
+#[repr(transparent)]
+struct Settings(*const c_char);
+
+// SAFETY: the text is never written.
+unsafe impl Sync for Settings {}
+
+/// How long what is freed waits to be given back while requests are served: what is needed again at once costs no time then. In
+/// milliseconds.
+const WAITS: isize = 1_000;
 
 /// What is freed from here on waits a while before it is given back.
 pub fn serve() {
-    wait(WAITS);
+    // Arenas that are there, and those to come.
+    for name in [c"arena.4096.dirty_decay_ms", c"arenas.dirty_decay_ms"] {
+        control(name, &mut { WAITS });
+    }
 }
 
-fn wait(milliseconds: c_long) {
-    // SAFETY: it is an option of the allocator and may be set at any time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) };
+/// The calling thread allocates little and seldom: no memory waits for it.
+pub fn seldom() {
+    control(c"thread.tcache.enabled", &mut false);
 }
 
-/// `mi_option_purge_delay` of `mimalloc.h`, which its crate has no name for.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-
-/// Gives back what nobody uses now: blocks that the calling thread freed, and pages of the program, which come again when they are
+/// Gives back what nobody uses now: blocks that were freed, and pages of the program, which come again when they are
 /// run. To be called when much is over, as it costs some milliseconds.
 pub fn tidy() {
-    // SAFETY: only blocks that are free are given back.
-    unsafe { libmimalloc_sys::mi_collect(true) };
+    control::<()>(c"arena.4096.purge", &mut ());
     for range in program() {
         let (start, length) = (range.start as *mut c_void, range.len());
         // SAFETY: the range is inside of a part of the program that is mapped from its file and is never written. The file is held by
@@ -51,6 +61,22 @@ pub fn tidy() {
         if let Err(error) = Errno::result(outcome) {
             tracing::debug!(%error, "pages of the program stay in memory");
         }
+    }
+}
+
+/// Tells the allocator something (jemalloc(3), *MALLCTL NAMESPACE*; 4096 stands for all arenas).
+fn control<T>(name: &CStr, value: &mut T) {
+    let (new, length) = match size_of::<T>() {
+        0 => (ptr::null_mut(), 0),
+        length => ((&raw mut *value).cast(), length),
+    };
+    // SAFETY: nothing is asked back, and what is told is read before this returns.
+    let code = unsafe {
+        tikv_jemalloc_sys::mallctl(name.as_ptr(), ptr::null_mut(), ptr::null_mut(), new, length)
+    };
+    if code != 0 {
+        let error = Errno::from_raw(code);
+        tracing::warn!(%error, ?name, "the allocator keeps more memory than it has to");
     }
 }
 

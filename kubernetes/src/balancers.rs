@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use crate::error::explain;
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
+use crate::packed::Packed;
 use crate::status::Outcome;
 use crate::store::Objects;
 
@@ -33,7 +34,7 @@ const NAMESPACE: &str = "cardinal.dev/gateway-namespace";
 const MANAGED: &str = "app.kubernetes.io/managed-by";
 
 /// What was applied last, over which document.
-type Applied = (Value, Option<Arc<[u8]>>);
+type Applied = (Value, Option<Packed>);
 
 /// The services of gateways.
 pub(crate) struct Balancers {
@@ -74,7 +75,7 @@ impl Balancers {
                 );
                 continue;
             }
-            let found = now.get(&id(name)).map(|one| Arc::clone(&one.document));
+            let found = now.get(&id(name)).map(|one| one.document.clone());
             let manifest = manifest(name, balancer, class(now, &balancer.gateway_class));
             let state = (manifest, found);
             if self.applied.get(name) == Some(&state) {
@@ -164,7 +165,7 @@ fn ours<'a>(now: &'a Objects, own: &'a str) -> impl Iterator<Item = &'a Arc<Obje
     let of_namespace =
         all.take_while(move |one| one.id.kind == Kind::Service && *one.id.namespace == *own);
     of_namespace.filter(|one| {
-        let document: Value = match serde_json::from_slice(&one.document) {
+        let document: Value = match serde_json::from_slice(&one.document.text()) {
             Ok(document) => document,
             // What cannot be read is nothing to take away.
             Err(error) => {

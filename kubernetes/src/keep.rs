@@ -101,7 +101,10 @@ fn named(objects: &Objects) -> serde_json::Result<BTreeSet<String>> {
         .values()
         .filter(|one| one.id.kind.refers_to_secrets());
     for object in refer {
-        collect(&serde_json::from_slice(&object.document)?, &mut names);
+        collect(
+            &serde_json::from_slice(&object.document.text())?,
+            &mut names,
+        );
     }
     Ok(names)
 }

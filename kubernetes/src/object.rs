@@ -15,6 +15,7 @@ use snapshot::model::ObjectName;
 use snapshot::status::ObjectKey;
 
 use crate::kinds::Kind;
+use crate::packed::Packed;
 
 /// Which object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +68,7 @@ pub struct Object {
     /// Counts changes of its spec; 0 for kinds that don't count.
     pub generation: i64,
     /// The document, in JSON.
-    pub document: Arc<[u8]>,
+    pub document: Packed,
     /// What its status says, in JSON; only of kinds that are answered.
     pub status: Option<Arc<str>>,
 }
@@ -136,7 +137,7 @@ impl Object {
             api_version: resource.api_version.as_str().into(),
             uid: meta.uid.unwrap_or_default().into(),
             generation: meta.generation.unwrap_or_default(),
-            document: Value::Object(document).to_string().into_bytes().into(),
+            document: Value::Object(document).to_string().as_bytes().into(),
             status: status
                 .filter(|_| kind.is_answered())
                 .map(|status| status.to_string().into()),
@@ -153,7 +154,7 @@ impl Object {
     /// The same as `other`, whose memory it then shares.
     pub(crate) fn sharing(mut self, other: &Self) -> Self {
         if self.document == other.document {
-            self.document = Arc::clone(&other.document);
+            self.document.clone_from(&other.document);
         }
         if self.status == other.status {
             self.status.clone_from(&other.status);
@@ -162,7 +163,7 @@ impl Object {
     }
 
     /// The same beside `neighbour`: objects that follow each other are of one namespace mostly, and those that were made together
-    /// have statuses that say the same.
+    /// are nearly alike and have statuses that say the same.
     pub(crate) fn beside(mut self, neighbour: &Self) -> Self {
         if self.id.namespace == neighbour.id.namespace {
             self.id.namespace = Arc::clone(&neighbour.id.namespace);
@@ -173,13 +174,16 @@ impl Object {
         if self.status == neighbour.status {
             self.status.clone_from(&neighbour.status);
         }
+        if self.id.kind == neighbour.id.kind {
+            self.document = self.document.beside(&neighbour.document);
+        }
         self
     }
 
     /// Whether both say the same document.
     #[must_use]
     pub fn same_document(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.document, &other.document)
+        self.document.is(&other.document)
             && self.uid == other.uid
             && self.generation == other.generation
     }
@@ -193,7 +197,7 @@ impl Object {
             api_version: self.api_version.to_string(),
             uid: self.uid.to_string(),
             generation: self.generation,
-            document: serde_json::from_slice(&self.document)?,
+            document: serde_json::from_slice(&self.document.text())?,
             status: self
                 .status
                 .as_deref()
@@ -379,7 +383,7 @@ mod tests {
             })
         };
         let ready = taken(Kind::Pod, "v1", pod("Ready"));
-        let document: Value = serde_json::from_slice(&ready.document).expect("JSON");
+        let document: Value = serde_json::from_slice(&ready.document.text()).expect("JSON");
         assert_eq!(
             document,
             json!({
@@ -409,7 +413,7 @@ mod tests {
                 "status": {"parents": []}
             }),
         );
-        let document: Value = serde_json::from_slice(&route.document).expect("JSON");
+        let document: Value = serde_json::from_slice(&route.document.text()).expect("JSON");
         assert_eq!(document["spec"], json!({"rules": []}));
         assert_eq!(document["metadata"]["generation"], json!(3));
         assert_eq!(document.get("status"), None);
@@ -429,7 +433,7 @@ mod tests {
             "spec": {"gatewayClassName": "c"}, "status": status
         });
         let gateway = taken(Kind::Gateway, "v1", sent);
-        let document: Value = serde_json::from_slice(&gateway.document).expect("JSON");
+        let document: Value = serde_json::from_slice(&gateway.document.text()).expect("JSON");
         assert_eq!(
             document["status"],
             json!({"addresses": [{"type": "IPAddress", "value": "10.0.0.1"}]})
@@ -448,7 +452,7 @@ mod tests {
                 "binaryData": {"ca.crl": "UEVN", "image": "large"}
             }),
         );
-        let document: Value = serde_json::from_slice(&map.document).expect("JSON");
+        let document: Value = serde_json::from_slice(&map.document.text()).expect("JSON");
         assert_eq!(document["data"], json!({"ca.crt": "PEM"}));
         assert_eq!(document["binaryData"], json!({"ca.crl": "UEVN"}));
     }

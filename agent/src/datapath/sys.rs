@@ -301,8 +301,9 @@ pub(super) fn map_read<K: Wire, V: Wire>(
     max_entries: usize,
     mut each: impl FnMut(&K, &V),
 ) -> io::Result<()> {
-    /// Entries per call; a bucket of a hash must fit.
-    const MANY: usize = 4096;
+    /// Entries per call: so many that the call costs little of what they cost, and few enough that their place is no memory worth
+    /// speaking of, as maps are read every few seconds. A bucket of a hash must fit; a map has as many buckets as entries.
+    const MANY: usize = 256;
     let many = MANY.min(max_entries.max(1));
     // SAFETY: `Wire` types are valid for every bit pattern.
     let (mut keys, mut values): (Vec<K>, Vec<V>) = unsafe {

@@ -172,7 +172,7 @@ fn path(id: &ObjectId) -> String {
 fn document(object: &Object, refused: &[Mistake]) -> Arc<Read> {
     let file = SourceFile {
         path: path(&object.id),
-        bytes: object.document.to_vec(),
+        bytes: object.document.text().into_owned(),
     };
     Arc::new(match refused {
         [] => snapshot::read(&file),

@@ -14,6 +14,7 @@ use super::{
     super::{discovery::Pair, error::Error, gates::Gates, netlink::Netlink},
     watcher::before_others,
 };
+use crate::memory;
 
 /// As many pods as a node starts at the same time; more wait a little.
 const THREADS: usize = 16;
@@ -52,6 +53,7 @@ impl Holders {
                 .name("cardinal-hold".into())
                 .spawn(move || {
                     before_others();
+                    memory::seldom();
                     while let Some(job) = line.next() {
                         hold(&gates, &mut netlink, &job);
                     }

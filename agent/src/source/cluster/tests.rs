@@ -35,7 +35,7 @@ fn seen(documents: &[(Kind, &str, &str, Value)]) -> Seen {
             api_version: (*api_version).into(),
             uid: "u".into(),
             generation: 1,
-            document: document.to_string().into_bytes().into(),
+            document: document.to_string().as_bytes().into(),
             status: None,
         };
         (id, Arc::new(object))
