@@ -70,7 +70,7 @@ pub struct Object {
     /// The document, in JSON.
     pub document: Packed,
     /// What its status says, in JSON; only of kinds that are answered.
-    pub status: Option<Arc<str>>,
+    pub status: Option<Packed>,
 }
 
 impl fmt::Debug for Object {
@@ -140,15 +140,15 @@ impl Object {
             document: Value::Object(document).to_string().as_bytes().into(),
             status: status
                 .filter(|_| kind.is_answered())
-                .map(|status| status.to_string().into()),
+                .map(|status| status.to_string().as_bytes().into()),
         })
     }
 
     /// What its status says.
     pub(crate) fn status(&self) -> Option<Value> {
-        let status = self.status.as_deref()?;
+        let status = self.status.as_ref()?.text();
         // It was written from a value here, or read from disk as JSON.
-        serde_json::from_str(status).ok()
+        serde_json::from_slice(&status).ok()
     }
 
     /// The same as `other`, whose memory it then shares.
@@ -171,11 +171,13 @@ impl Object {
         if self.api_version == neighbour.api_version {
             self.api_version = Arc::clone(&neighbour.api_version);
         }
-        if self.status == neighbour.status {
-            self.status.clone_from(&neighbour.status);
-        }
         if self.id.kind == neighbour.id.kind {
             self.document = self.document.beside(&neighbour.document);
+        }
+        if self.status == neighbour.status {
+            self.status.clone_from(&neighbour.status);
+        } else if let Some(beside) = &neighbour.status {
+            self.status = self.status.map(|status| status.beside(beside));
         }
         self
     }
@@ -200,8 +202,8 @@ impl Object {
             document: serde_json::from_slice(&self.document.text())?,
             status: self
                 .status
-                .as_deref()
-                .map(serde_json::from_str)
+                .as_ref()
+                .map(|status| serde_json::from_slice(&status.text()))
                 .transpose()?,
         })
     }
@@ -220,7 +222,7 @@ impl Saved {
             uid: self.uid.into(),
             generation: self.generation,
             document: self.document.get().as_bytes().into(),
-            status: self.status.map(|status| status.get().into()),
+            status: self.status.map(|status| status.get().as_bytes().into()),
         })
     }
 }

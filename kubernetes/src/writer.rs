@@ -23,6 +23,7 @@ use crate::error::explain;
 use crate::events::Events;
 use crate::nodes::{Answer, Nodes, PATIENCE, Spread, counted};
 use crate::object::{Object, ObjectId};
+use crate::packed::Packed;
 use crate::status::{Outcome, Said, Word, changed, is_counted, news, word};
 
 /// Patches a second, on the average.
@@ -234,7 +235,7 @@ impl Writer {
         }
         let (hash, status) = (
             self.seed.hash_one(&word),
-            self.hash(object.status.as_deref()),
+            self.hash(object.status.as_ref().map(Packed::text).as_deref()),
         );
         let written = self.written.get(id);
         match written.map_or(Due::Now, |written| written.due(object, hash, status, now)) {
@@ -250,7 +251,7 @@ impl Writer {
         }
     }
 
-    fn hash(&self, status: Option<&str>) -> u64 {
+    fn hash(&self, status: Option<&[u8]>) -> u64 {
         self.seed.hash_one(status)
     }
 
@@ -263,8 +264,8 @@ impl Writer {
                 let written = Written {
                     uid: Arc::clone(&object.uid),
                     word: self.seed.hash_one(word),
-                    over: self.hash(object.status.as_deref()),
-                    stored: stored.map(|stored| self.hash(Some(stored.to_string().as_str()))),
+                    over: self.hash(object.status.as_ref().map(Packed::text).as_deref()),
+                    stored: stored.map(|stored| self.hash(Some(stored.to_string().as_bytes()))),
                     at: Instant::now(),
                 };
                 self.written.insert(object.id.clone(), written);

@@ -106,7 +106,7 @@ fn objects_of_other_kinds_and_their_status_play_no_part() {
     let shop = object(Kind::Cell, "shop", 1);
     let mut nodes = pair(&objects(&[&shop]), start);
     let mut told = Object::clone(&shop);
-    told.status = Some("{}".into());
+    told.status = Some(b"{}".as_slice().into());
     let route = object(Kind::HttpRoute, "route", 1);
     assert!(!nodes.activate(&objects(&[&Arc::new(told), &route]), start));
     assert_eq!(of(&nodes, &shop, start), Some((2, 2)));

@@ -295,7 +295,10 @@ fn rule(
         retry: retry.flatten().map(Arc::new),
         source,
         name,
-        matches: matches.into(),
+        matches: match &*matches {
+            [one] if one.is_every() => RequestMatch::every(),
+            _ => matches.into(),
+        },
         filters,
         backends: exact(backends),
     })

@@ -1,6 +1,6 @@
 //! What a request must look like for a rule.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::DocumentPath;
 
@@ -26,6 +26,19 @@ impl RequestMatch {
             headers: Vec::new(),
             query: Vec::new(),
         }
+    }
+
+    /// The matches of a rule that takes every request, which most rules are: one place for all of them.
+    pub(crate) fn every() -> Arc<[Self]> {
+        static EVERY: LazyLock<Arc<[RequestMatch]>> =
+            LazyLock::new(|| [RequestMatch::new(PathMatch::Prefix(DocumentPath::root()))].into());
+        Arc::clone(&EVERY)
+    }
+
+    /// Whether it takes every request.
+    pub(crate) fn is_every(&self) -> bool {
+        let any_path = matches!(&self.path, PathMatch::Prefix(path) if path.as_str() == "/");
+        any_path && self.method.is_none() && self.headers.is_empty() && self.query.is_empty()
     }
 }
 
