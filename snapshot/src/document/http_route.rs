@@ -74,11 +74,11 @@ pub(crate) struct RuleDraft {
     pub(crate) source: Source,
     pub(crate) name: Option<SectionName>,
     pub(crate) matches: Arc<[RequestMatch]>,
-    pub(crate) filters: Vec<FilterDraft>,
+    pub(crate) filters: Box<[FilterDraft]>,
     pub(crate) timeouts: Option<Arc<RuleTimeouts>>,
     pub(crate) retry: Option<Arc<Retry>>,
     pub(crate) session: Option<Arc<SessionPersistence>>,
-    pub(crate) backends: Vec<BackendDraft>,
+    pub(crate) backends: Box<[BackendDraft]>,
 }
 
 /// A filter, or a reference to one.
@@ -103,7 +103,7 @@ pub(crate) struct BackendDraft {
     pub(crate) kind: BackendKind,
     pub(crate) name: ObjectName,
     pub(crate) weight: u32,
-    pub(crate) filters: Vec<FilterDraft>,
+    pub(crate) filters: Box<[FilterDraft]>,
 }
 
 /// What a backend is.
@@ -299,8 +299,8 @@ fn rule(
             [one] if one.is_every() => RequestMatch::every(),
             _ => matches.into(),
         },
-        filters,
-        backends: exact(backends),
+        filters: filters.into(),
+        backends: exact(backends).into(),
     })
 }
 
@@ -328,7 +328,7 @@ fn backend(field: &Field<'_>, meta: &Meta, place: Place) -> Option<BackendDraft>
     let draft = backend_reference(field, object, meta)?;
     Some(BackendDraft {
         weight: u32::try_from(weight?).ok()?,
-        filters,
+        filters: filters.into(),
         ..draft
     })
 }
@@ -376,6 +376,6 @@ pub(crate) fn backend_reference(
         kind,
         name: reference?,
         weight: 1,
-        filters: Vec::new(),
+        filters: Box::default(),
     })
 }
