@@ -75,6 +75,7 @@ pub(crate) fn host_build() -> Result<()> {
             "links Rust programs and compiles the cryptography library",
         ),
         Package::new("libc6-dev", "the C library's headers, for the same"),
+        Package::new("make", "builds the allocator"),
     ])
 }
 
