@@ -18,12 +18,13 @@ pub fn small_pages() {
 }
 
 /// What the allocator reads before the first block (jemalloc(3), *TUNING*). As many arenas as processors: a router's thread has one
-/// to itself. A start takes much apart, such as the kernel's own types; what it frees is given back at once, until [`serve`].
+/// to itself. A thread keeps nothing larger than buffers of requests are. A start takes much apart, such as the kernel's own types; what it frees is given back at once, until [`serve`].
 /// Freed memory that waits is used again for the next large thing, of which most is never touched, and then stays for as long
 /// as that one.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 #[used]
-static SETTINGS: Settings = Settings(c"narenas_ratio:1,dirty_decay_ms:0,muzzy_decay_ms:0".as_ptr());
+static SETTINGS: Settings =
+    Settings(c"narenas_ratio:1,lg_tcache_max:14,dirty_decay_ms:0,muzzy_decay_ms:0".as_ptr());
 
 /// An address of constant text, as the allocator wants it.
 #[repr(transparent)]

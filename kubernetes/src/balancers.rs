@@ -145,13 +145,13 @@ fn id(name: &ObjectName) -> ObjectId {
 }
 
 /// The uid of a class.
-fn class<'a>(now: &'a Objects, name: &str) -> Option<&'a str> {
+fn class(now: &Objects, name: &str) -> Option<String> {
     let id = ObjectId {
         kind: Kind::GatewayClass,
         namespace: "".into(),
         name: name.into(),
     };
-    now.get(&id).map(|class| &*class.uid)
+    now.get(&id).map(|class| class.uid.to_string())
 }
 
 /// Services of the agents' namespace that were made here.
@@ -179,7 +179,7 @@ fn ours<'a>(now: &'a Objects, own: &'a str) -> impl Iterator<Item = &'a Arc<Obje
 }
 
 /// What is applied.
-fn manifest(name: &ObjectName, balancer: &LoadBalancer, class: Option<&str>) -> Value {
+fn manifest(name: &ObjectName, balancer: &LoadBalancer, class: Option<String>) -> Value {
     let mut labels: Map<String, Value> = Map::new();
     for (key, value) in &balancer.labels {
         labels.insert(key.clone(), value.as_str().into());
@@ -272,7 +272,11 @@ mod tests {
                 },
             ],
         };
-        let manifest = manifest(&name("agents", "gateway-x"), &balancer, Some("u"));
+        let manifest = manifest(
+            &name("agents", "gateway-x"),
+            &balancer,
+            Some("u".to_owned()),
+        );
         assert_eq!(
             manifest,
             serde_json::json!({

@@ -23,6 +23,7 @@ mod packed;
 mod served;
 mod status;
 mod store;
+mod uid;
 mod watch;
 mod writer;
 
@@ -34,3 +35,4 @@ pub use object::{Object, ObjectId};
 pub use packed::Packed;
 pub use status::{CONTROLLER, Outcome};
 pub use store::{Objects, SECOND_LOOK, Silence};
+pub use uid::Uid;

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
 use crate::store::Objects;
+use crate::uid::Uid;
 
 mod hear;
 mod report;
@@ -51,7 +52,8 @@ impl Digest {
         let mut digest = Sha256::new();
         for kind in KINDS {
             for (id, object) in own(objects, kind) {
-                for part in [kind.name(), &id.namespace, &id.name, &object.uid] {
+                let uid = object.uid.to_string();
+                for part in [kind.name(), &id.namespace, &id.name, &uid] {
                     digest.update(part);
                     digest.update([0]);
                 }
@@ -82,7 +84,7 @@ type Step = u64;
 /// An object as this node goes by it.
 #[derive(Clone, Debug)]
 struct Activated {
-    uid: Arc<str>,
+    uid: Uid,
     generation: i64,
     /// Since which state, and when that began.
     step: Step,
@@ -194,7 +196,7 @@ impl Nodes {
                 Some(object) if self.holds(object).is_some() => {}
                 Some(object) => {
                     let activated = Activated {
-                        uid: Arc::clone(&object.uid),
+                        uid: object.uid.clone(),
                         generation: object.generation,
                         step,
                         at: now,

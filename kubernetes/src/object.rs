@@ -16,6 +16,7 @@ use snapshot::status::ObjectKey;
 
 use crate::kinds::Kind;
 use crate::packed::Packed;
+use crate::uid::Uid;
 
 /// Which object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +65,7 @@ pub struct Object {
     /// Its group and version, as it is watched.
     pub api_version: Arc<str>,
     /// Tells it from others that had or will have its name.
-    pub uid: Arc<str>,
+    pub uid: Uid,
     /// Counts changes of its spec; 0 for kinds that don't count.
     pub generation: i64,
     /// The document, in JSON.
@@ -135,7 +136,7 @@ impl Object {
                 name: name.into(),
             },
             api_version: resource.api_version.as_str().into(),
-            uid: meta.uid.unwrap_or_default().into(),
+            uid: meta.uid.unwrap_or_default().as_str().into(),
             generation: meta.generation.unwrap_or_default(),
             document: Value::Object(document).to_string().as_bytes().into(),
             status: status
@@ -219,7 +220,7 @@ impl Saved {
                 name: self.name.into(),
             },
             api_version: self.api_version.into(),
-            uid: self.uid.into(),
+            uid: self.uid.as_str().into(),
             generation: self.generation,
             document: self.document.get().as_bytes().into(),
             status: self.status.map(|status| status.get().as_bytes().into()),

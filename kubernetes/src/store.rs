@@ -17,6 +17,7 @@ use imbl::OrdMap;
 
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
+use crate::uid::Uid;
 
 /// Until a list that lacks more than half of what is known is believed.
 pub const SECOND_LOOK: Duration = Duration::from_secs(5);
@@ -223,10 +224,10 @@ impl Store {
     }
 
     /// The object with this identity was deleted. Another one may have its name by now.
-    pub(crate) fn deleted(&mut self, id: &ObjectId, uid: &str) {
+    pub(crate) fn deleted(&mut self, id: &ObjectId, uid: &Uid) {
         self.heard(id.kind);
         let known = self.objects.get(id);
-        if known.is_some_and(|known| *known.uid == *uid) {
+        if known.is_some_and(|known| known.uid == *uid) {
             self.forget(id);
         }
     }

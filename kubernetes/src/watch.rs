@@ -22,6 +22,7 @@ use crate::error::explain;
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
 use crate::store::Belief;
+use crate::uid::Uid;
 
 /// Objects on a page of a list.
 const PAGE: u32 = 500;
@@ -204,7 +205,7 @@ impl Watcher {
                         namespace: sent.metadata.namespace.unwrap_or_default().into(),
                         name: sent.metadata.name.unwrap_or_default().into(),
                     };
-                    let uid = sent.metadata.uid.unwrap_or_default();
+                    let uid = Uid::from(&*sent.metadata.uid.unwrap_or_default());
                     self.known.change(|store| store.deleted(&id, &uid));
                 }
                 WatchEvent::Bookmark(mark) => {

@@ -25,6 +25,7 @@ use crate::nodes::{Answer, Nodes, PATIENCE, Spread, counted};
 use crate::object::{Object, ObjectId};
 use crate::packed::Packed;
 use crate::status::{Outcome, Said, Word, changed, is_counted, news, word};
+use crate::uid::Uid;
 
 /// Patches a second, on the average.
 const RATE: u32 = 50;
@@ -42,7 +43,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// What was written of an object last, until its status is seen to say it. Statuses are large and many, so that their hashes are
 /// kept.
 struct Written {
-    uid: Arc<str>,
+    uid: Uid,
     word: u64,
     /// The status that it was written over, and the one that the API server made of it: it leaves out what its kinds do not have.
     over: u64,
@@ -262,7 +263,7 @@ impl Writer {
             Ok(Ok(stored)) => {
                 self.tally.patched.fetch_add(1, Relaxed);
                 let written = Written {
-                    uid: Arc::clone(&object.uid),
+                    uid: object.uid.clone(),
                     word: self.seed.hash_one(word),
                     over: self.hash(object.status.as_ref().map(Packed::text).as_deref()),
                     stored: stored.map(|stored| self.hash(Some(stored.to_string().as_bytes()))),
@@ -304,7 +305,7 @@ impl Writer {
     ) -> Result<Option<Value>, kube::Error> {
         let api = api(&self.client, object);
         let live = api.get(&object.id.name).await?;
-        if live.metadata.uid.as_deref() != Some(&*object.uid)
+        if live.metadata.uid.as_deref() != Some(object.uid.to_string().as_str())
             || live.metadata.generation.unwrap_or_default() != object.generation
         {
             return Ok(None);

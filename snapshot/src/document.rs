@@ -99,9 +99,9 @@ pub(crate) enum Origin {
 /// What one file, or one object of a cluster, says: read on its own, for as long as it does not change.
 pub struct Read {
     path: Arc<str>,
-    pub(crate) documents: Vec<Document>,
-    pub(crate) mistakes: Vec<Mistake>,
-    pub(crate) warnings: Vec<Warning>,
+    pub(crate) documents: Box<[Document]>,
+    pub(crate) mistakes: Box<[Mistake]>,
+    pub(crate) warnings: Box<[Warning]>,
 }
 
 impl Read {
@@ -156,9 +156,9 @@ pub(crate) fn refused(path: &str, bytes: &[u8], origin: Origin, known: &[Mistake
     let (mistakes, warnings) = sink.finish();
     Read {
         path,
-        documents: exact(documents),
-        mistakes: exact(mistakes),
-        warnings: exact(warnings),
+        documents: exact(documents).into(),
+        mistakes: exact(mistakes).into(),
+        warnings: exact(warnings).into(),
     }
 }
 

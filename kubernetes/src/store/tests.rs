@@ -97,11 +97,11 @@ fn other_kinds_are_left_alone() {
 #[test]
 fn a_deletion_that_is_told_needs_no_second_look() {
     let mut store = Store::kept(services(&["a"]));
-    store.deleted(&services(&["a"])[0].id, "a");
+    store.deleted(&services(&["a"])[0].id, &"a".into());
     assert!(names(&store).is_empty());
     // A second time it is no news.
     let counts = store.counts();
-    store.deleted(&services(&["a"])[0].id, "a");
+    store.deleted(&services(&["a"])[0].id, &"a".into());
     assert_eq!(store.counts(), counts);
 }
 
@@ -111,9 +111,9 @@ fn a_deletion_that_is_told_late_is_not_one_of_the_object_with_the_name_now() {
     let mut reborn = object(Kind::Service, "a", "x");
     reborn.uid = "other".into();
     store.applied(reborn);
-    store.deleted(&services(&["a"])[0].id, "a");
+    store.deleted(&services(&["a"])[0].id, &"a".into());
     assert_eq!(names(&store), ["a"]);
-    store.deleted(&services(&["a"])[0].id, "other");
+    store.deleted(&services(&["a"])[0].id, &"other".into());
     assert!(names(&store).is_empty());
 }
 
