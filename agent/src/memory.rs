@@ -3,11 +3,11 @@
 //! A start, and objects that come by the thousand, touch much that is not needed afterwards: memory in which documents were taken
 //! apart, and the program's own pages of what happens once. [`tidy`] gives both back.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ops::Range;
 use std::ptr;
 
-use libc::{c_char, c_int, c_void, dl_phdr_info, size_t};
+use libc::{c_char, c_int, c_uint, c_void, dl_phdr_info, size_t};
 use nix::errno::Errno;
 
 /// Keeps the kernel from answering for a first byte with two megabytes: of what threads allocate, hardly any is in one piece.
@@ -17,10 +17,10 @@ pub fn small_pages() {
     }
 }
 
-/// What the allocator reads before the first block (jemalloc(3), *TUNING*). As many arenas as processors: a router's thread has one
-/// to itself. A thread keeps nothing larger than buffers of requests are. A start takes much apart, such as the kernel's own types; what it frees is given back at once, until [`serve`].
-/// Freed memory that waits is used again for the next large thing, of which most is never touched, and then stays for as long
-/// as that one.
+/// What the allocator reads before the first block (jemalloc(3), *TUNING*). As many arenas as processors. A thread keeps nothing
+/// larger than buffers of requests are. A start takes much apart, such as the kernel's own types; what it frees is given back at
+/// once, until [`serve`]. Freed memory that waits is used again for the next large thing, of which most is never touched, and then
+/// stays for as long as that one.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 #[used]
 static SETTINGS: Settings =
@@ -39,21 +39,30 @@ const WAITS: isize = 1_000;
 
 /// What is freed from here on waits a while before it is given back.
 pub fn serve() {
-    // Arenas that are there, and those to come.
-    for name in [c"arena.4096.dirty_decay_ms", c"arenas.dirty_decay_ms"] {
-        control(name, &mut { WAITS });
+    // Arenas to come first: none may appear in between with the old time.
+    control(c"arenas.dirty_decay_ms", Some(WAITS));
+    for arena in 0..arenas() {
+        let name = CString::new(format!("arena.{arena}.dirty_decay_ms"));
+        let name = name.expect("a number has no zero byte");
+        // One that is not there yet begins with the time for those to come.
+        let code = told(&name, Some(WAITS));
+        if !matches!(code, 0 | libc::EFAULT) {
+            refused(&name, code);
+        }
     }
 }
 
 /// The calling thread allocates little and seldom: no memory waits for it.
 pub fn seldom() {
-    control(c"thread.tcache.enabled", &mut false);
+    control(c"thread.tcache.enabled", Some(false));
 }
 
-/// Gives back what nobody uses now: blocks that were freed, and pages of the program, which come again when they are
-/// run. To be called when much is over, as it costs some milliseconds.
+/// Gives back what nobody uses now: blocks that were freed, but for those that other threads keep for themselves, and pages of the
+/// program, which come again when they are run. To be called when much is over, as it costs some milliseconds.
 pub fn tidy() {
-    control::<()>(c"arena.4096.purge", &mut ());
+    control::<()>(c"thread.tcache.flush", None);
+    // 4096 stands for all arenas here.
+    control::<()>(c"arena.4096.purge", None);
     for range in program() {
         let (start, length) = (range.start as *mut c_void, range.len());
         // SAFETY: the range is inside of a part of the program that is mapped from its file and is never written. The file is held by
@@ -65,20 +74,45 @@ pub fn tidy() {
     }
 }
 
-/// Tells the allocator something (jemalloc(3), *MALLCTL NAMESPACE*; 4096 stands for all arenas).
-fn control<T>(name: &CStr, value: &mut T) {
-    let (new, length) = match size_of::<T>() {
-        0 => (ptr::null_mut(), 0),
-        length => ((&raw mut *value).cast(), length),
+/// Tells the allocator something (jemalloc(3), *MALLCTL NAMESPACE*), and the log if it refuses.
+fn control<T>(name: &CStr, value: Option<T>) {
+    let code = told(name, value);
+    if code != 0 {
+        refused(name, code);
+    }
+}
+
+fn refused(name: &CStr, code: c_int) {
+    let error = Errno::from_raw(code);
+    tracing::warn!(%error, ?name, "the allocator keeps more memory than it has to");
+}
+
+/// Tells the allocator something; gives 0 or an error of `errno(3)`.
+fn told<T>(name: &CStr, mut value: Option<T>) -> c_int {
+    let (new, length) = match &mut value {
+        Some(value) => (ptr::from_mut(value).cast(), size_of::<T>()),
+        None => (ptr::null_mut(), 0),
     };
     // SAFETY: nothing is asked back, and what is told is read before this returns.
-    let code = unsafe {
+    unsafe {
         tikv_jemalloc_sys::mallctl(name.as_ptr(), ptr::null_mut(), ptr::null_mut(), new, length)
-    };
-    if code != 0 {
-        let error = Errno::from_raw(code);
-        tracing::warn!(%error, ?name, "the allocator keeps more memory than it has to");
     }
+}
+
+/// What the allocator says of `name`, whose type is `T`; none if it refuses.
+fn asked<T: Default>(name: &CStr) -> Option<T> {
+    let (mut value, mut length) = (T::default(), size_of::<T>());
+    let place = (&raw mut value).cast();
+    // SAFETY: the place is as long as is said, and nothing is told.
+    let code = unsafe {
+        tikv_jemalloc_sys::mallctl(name.as_ptr(), place, &raw mut length, ptr::null_mut(), 0)
+    };
+    (code == 0).then_some(value)
+}
+
+/// How many arenas there are, in use or not.
+fn arenas() -> c_uint {
+    asked(c"arenas.narenas").unwrap_or_default()
 }
 
 /// Changes that leave something behind which is worth the time to give it back at once.
@@ -162,7 +196,7 @@ unsafe extern "C" fn part(info: *mut dl_phdr_info, _size: size_t, ranges: *mut c
 
 #[cfg(test)]
 mod tests {
-    use super::{Leftovers, MANY, SOME, program, tidy};
+    use super::{Leftovers, MANY, SOME, WAITS, arenas, asked, program, seldom, serve, tidy};
 
     #[test]
     fn memory_is_given_back_after_many_changes_and_when_some_came_and_no_more_do() {
@@ -193,5 +227,23 @@ mod tests {
         tidy();
         assert_eq!(kept.len(), 1_000);
         assert_eq!(kept[999], "999");
+    }
+
+    #[test]
+    fn what_is_freed_waits_once_requests_are_served() {
+        let arenas = arenas();
+        assert!(arenas > 0, "the allocator answers");
+        // SAFETY: the block is as large as is said, and is given back.
+        unsafe { tikv_jemalloc_sys::dallocx(tikv_jemalloc_sys::mallocx(64, 0), 0) };
+        serve();
+        let waits = [c"arenas.dirty_decay_ms", c"arena.0.dirty_decay_ms"].map(asked::<isize>);
+        assert_eq!(waits, [Some(WAITS); 2]);
+        let thread = std::thread::spawn(|| {
+            let before = asked::<bool>(c"thread.tcache.enabled");
+            seldom();
+            (before, asked::<bool>(c"thread.tcache.enabled"))
+        });
+        let outcome = thread.join().expect("it ends");
+        assert_eq!(outcome, (Some(true), Some(false)));
     }
 }

@@ -133,7 +133,7 @@ pub struct ProxyConfig {
     /// Whether declared names may lead inside: to this node, its links and the platform. For tests; elsewhere
     /// whoever answers for a declared name could point the router at the inside.
     pub inside: bool,
-    /// Where the names of backends lead.
+    /// Where backends are.
     pub reach: Reach,
     /// Addresses whose connections are served as if the kernel had steered them here. For tests
     /// without a kernel that steers.

@@ -175,14 +175,14 @@ pub struct Settings {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// The roots themselves, for policies that build on them.
     pub roots: Option<Arc<rustls::RootCertStore>>,
-    /// Where names lead.
+    /// Where backends are.
     pub reach: Reach,
 }
 
-/// Where the names of backends lead. An address is what a document says; what a name says is decided by whoever answers for it.
+/// Where backends are. An address is what a document says; what a name says is decided by whoever answers for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reach {
-    /// Wherever they say.
+    /// Wherever documents and names say.
     #[default]
     Anywhere,
     /// Not to what only programs of this node reach: loopback, the links, the instance metadata service. In a cluster documents

@@ -172,7 +172,8 @@ impl Object {
         if self.api_version == neighbour.api_version {
             self.api_version = Arc::clone(&neighbour.api_version);
         }
-        if self.id.kind == neighbour.id.kind {
+        // A key that is gone must not stay as the pattern of another one.
+        if self.id.kind == neighbour.id.kind && self.id.kind != Kind::Secret {
             self.document = self.document.beside(&neighbour.document);
         }
         if self.status == neighbour.status {

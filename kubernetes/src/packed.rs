@@ -53,7 +53,8 @@ impl Packed {
         let (Form::Plain(text), pattern) = (&self.0, neighbour.pattern()) else {
             return self;
         };
-        if Arc::ptr_eq(text, pattern) {
+        // A pattern stays for as long as somebody needs it: what is small must not hold what is large.
+        if Arc::ptr_eq(text, pattern) || pattern.len() > text.len().saturating_mul(2) {
             return self;
         }
         let rest = compress_with_dict(text, pattern);
@@ -149,6 +150,15 @@ mod tests {
         }
         assert_eq!(rest(&other.clone().beside(&route(1))), None);
         assert_eq!(other.clone().beside(&Packed::from(&b""[..])), other);
+    }
+
+    #[test]
+    fn what_is_small_holds_no_large_pattern() {
+        let small = route(1);
+        let large = Packed::from(&*small.text().repeat(3));
+        let packed = small.clone().beside(&large);
+        assert_eq!(rest(&packed), None);
+        assert!(packed.is(&small));
     }
 
     #[test]

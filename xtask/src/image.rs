@@ -99,11 +99,8 @@ fn program(object: &Path) -> Result<PathBuf> {
         .args(["build", "--locked", "--release", "--target", TARGET])
         .args(["--package", "cardinal-agent"])
         .env("CC_x86_64_unknown_linux_musl", "musl-gcc")
-        // The allocator says when it was compiled; whoever calls may have a date for that.
-        .env(
-            "SOURCE_DATE_EPOCH",
-            env::var_os("SOURCE_DATE_EPOCH").unwrap_or_else(|| "0".into()),
-        )
+        // The allocator would ask the processor of this machine how long addresses are, or guess.
+        .env("JEMALLOC_SYS_WITH_LG_VADDR", "48")
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
             shell::remapped().join(OsStr::new("\u{1f}")),

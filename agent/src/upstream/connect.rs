@@ -103,7 +103,7 @@ pub(crate) async fn open(
         source,
     };
     let addresses = match &destination.place {
-        Place::Address(address) => vec![*address],
+        Place::Address(address) => vec![reached(*address, settings)?],
         Place::Name(name, port) if destination.outside => {
             let addresses = resolver.resolve(name, *port, table.dns()).await?;
             let inside = "all its addresses are inside: of this node, its links or the platform";
@@ -153,7 +153,7 @@ pub(super) async fn resolve(
 ) -> Result<Vec<SocketAddr>, UpstreamError> {
     let addresses = resolver.resolve(name, port, table.dns()).await?;
     let reached = |one| settings.reach == Reach::Anywhere || off_node(one);
-    let own = "all its addresses are this node's own or of its links";
+    let own = "all its addresses are of the node's loopback, its links or the metadata service";
     permitted(name, addresses, reached, own)
 }
 
@@ -171,6 +171,22 @@ fn permitted(
         });
     }
     Ok(addresses)
+}
+
+/// A backend's address, if it may be led to.
+pub(super) fn reached(
+    address: SocketAddr,
+    settings: &Settings,
+) -> Result<SocketAddr, UpstreamError> {
+    if settings.reach == Reach::Anywhere || off_node(address.ip()) {
+        return Ok(address);
+    }
+    let own =
+        "in a cluster no backend is on the node's loopback, its links or the metadata service";
+    Err(UpstreamError::Connect {
+        place: address.to_string(),
+        source: io::Error::new(io::ErrorKind::PermissionDenied, own),
+    })
 }
 
 /// Whether an address is one that others than the programs of this node reach too; in whatever way it is written.

@@ -132,7 +132,7 @@ impl Client {
         table: &RouteTable,
     ) -> Result<SocketAddr, UpstreamError> {
         match place {
-            Place::Address(address) => Ok(*address),
+            Place::Address(address) => connect::reached(*address, &self.settings),
             Place::Name(name, port) => {
                 let (settings, resolver) = (&self.settings, &self.resolver);
                 let addresses = connect::resolve(name, *port, settings, resolver, table).await?;

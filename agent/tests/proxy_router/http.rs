@@ -386,7 +386,7 @@ async fn proxy_of_a_cluster_follows_no_name_to_its_own_node() {
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
     let record = router.reason(Reason::UpstreamResolve).await;
     let detail = record.detail.as_deref().unwrap_or_default();
-    assert!(detail.contains("this node's own"), "{detail}");
+    assert!(detail.contains("the node's loopback"), "{detail}");
 }
 
 fn upstream(address: std::net::SocketAddr) -> Upstream {

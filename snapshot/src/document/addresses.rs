@@ -58,11 +58,13 @@ pub(crate) const METADATA: [IpAddr; 2] = [
 /// What an address is that leads a program on a node's network to the node itself, or to what only the node is to reach; none: it
 /// leads elsewhere.
 pub(crate) fn of_node(address: IpAddr) -> Option<&'static str> {
+    let address = address.to_canonical();
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    if address.is_loopback() {
+    if address.is_loopback() || address.is_unspecified() {
+        // A connection to no address goes to the loopback one.
         Some("a loopback address")
     } else if METADATA.contains(&address) {
         Some("the address of the instance metadata service")

@@ -242,8 +242,8 @@ fn costs(figures: &Figures) -> Vec<Row> {
             false => Bar::None,
         };
         let notes = format!(
-            "{:.1} its own, {:.1} of files and tables",
-            resident.own, resident.files
+            "{:.1} its own, {:.1} of files and tables; most {:.1}",
+            resident.own, resident.files, resident.most
         );
         let name = format!("resident memory, {with}");
         rows.push(Row::new(&name, &[resident.all], bar, notes).of("MiB"));

@@ -44,6 +44,8 @@ pub(crate) struct Resident {
     pub(crate) own: f64,
     /// Pages of files: the program, and what is mapped of the kernel's tables.
     pub(crate) files: f64,
+    /// The most that was seen of all of it; the other figures are of the median.
+    pub(crate) most: f64,
 }
 
 impl Resident {
@@ -56,8 +58,10 @@ impl Resident {
             let kib: f64 = kib.with_context(|| format!("no `{name}`"))?.parse()?;
             Ok(kib / 1024.0)
         };
+        let all = figure("VmRSS:")?;
         Ok(Self {
-            all: figure("VmRSS:")?,
+            all,
+            most: all,
             own: figure("RssAnon:")?,
             files: figure("RssFile:")? + figure("RssShmem:")?,
         })
@@ -66,13 +70,24 @@ impl Resident {
 
 /// What is over when something settles is given back within so long.
 const TIDY: Duration = Duration::from_secs(12);
+/// How often is looked then, once a second: pages of the program come and go while its few instructions at rest are run.
+const LOOKS: usize = 11;
 
 impl Figures {
     /// Notes the agent's resident memory, once what was there for a moment only is gone.
     pub(crate) async fn memory(&mut self, agent: Option<u32>, with: &str) -> Result<()> {
         let Some(agent) = agent else { return Ok(()) };
         tokio::time::sleep(TIDY).await;
-        self.memory.push((with.to_owned(), Resident::of(agent)?));
+        let mut seen = vec![Resident::of(agent)?];
+        while seen.len() < LOOKS {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            seen.push(Resident::of(agent)?);
+        }
+        seen.sort_by(|one, other| one.all.total_cmp(&other.all));
+        let most = seen[LOOKS - 1].all;
+        let median = seen[LOOKS / 2];
+        self.memory
+            .push((with.to_owned(), Resident { most, ..median }));
         Ok(())
     }
 
