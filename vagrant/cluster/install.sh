@@ -10,6 +10,7 @@ kubectl apply --server-side -f "https://github.com/kubernetes-sigs/gateway-api/r
 kubectl apply --server-side -k "$here/../deploy"
 kubectl wait --for=condition=Established --timeout=60s crd/cells.cardinal.dev crd/platforms.cardinal.dev
 dns=$(kubectl get service -n kube-system kube-dns -o jsonpath='{.spec.clusterIP}')
+until kubectl wait -n kube-system -l k8s-app=kube-dns --for=condition=Ready pod --timeout=180s; do sleep 2; done
 pod=$(kubectl get pods -n kube-system -l k8s-app=kube-dns -o jsonpath='{.items[0].status.podIP}')
 sed -e "s/DNS_SERVICE/$dns/" -e "s/DNS_POD/$pod/" "$here/platform.yaml" | kubectl apply --server-side -f -
 kubectl apply --server-side -f "$here/workloads.yaml"
