@@ -364,7 +364,7 @@ async fn proxy_tells_failures_of_upstreams_apart() {
 }
 
 #[tokio::test]
-async fn proxy_of_a_cluster_follows_no_name_to_its_own_node() {
+async fn proxy_of_a_cluster_leads_nobody_to_its_own_node() {
     let alive = echo("a").await;
     let named = Upstream::Tcp {
         host: UpstreamHost::Name(snapshot::model::Hostname::new("api.localhost").expect("a host")),
@@ -375,7 +375,10 @@ async fn proxy_of_a_cluster_follows_no_name_to_its_own_node() {
     let (snapshot, at) = plain(vec![route(
         "r",
         &[],
-        vec![rule(vec![prefix("/")], vec![target])],
+        vec![
+            rule(vec![prefix("/")], vec![target]),
+            rule(vec![prefix("/literal")], vec![to(alive)]),
+        ],
     )]);
     let config = ProxyConfig {
         reach: Reach::OffNode,
@@ -385,6 +388,11 @@ async fn proxy_of_a_cluster_follows_no_name_to_its_own_node() {
     let answer = send(at, get("http://x/")).await;
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
     let record = router.reason(Reason::UpstreamResolve).await;
+    let detail = record.detail.as_deref().unwrap_or_default();
+    assert!(detail.contains("the node's loopback"), "{detail}");
+    let answer = send(at, get("http://x/literal")).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    let record = router.reason(Reason::UpstreamConnect).await;
     let detail = record.detail.as_deref().unwrap_or_default();
     assert!(detail.contains("the node's loopback"), "{detail}");
 }

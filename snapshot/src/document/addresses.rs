@@ -137,3 +137,29 @@ pub(crate) fn network(field: &Field<'_>) -> Option<Cidr> {
     }
     Some(network)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::of_node;
+
+    #[test]
+    fn what_is_the_nodes_is_told_however_it_is_written() {
+        for (text, own) in [
+            ("10.1.0.1", false),
+            ("2001:db8::1", false),
+            ("::ffff:10.1.0.1", false),
+            ("127.0.0.1", true),
+            ("0.0.0.0", true),
+            ("::", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("::ffff:0.0.0.0", true),
+            ("::ffff:169.254.169.254", true),
+            ("fd00:ec2::254", true),
+            ("fe80::1", true),
+        ] {
+            let address = text.parse().expect("table entry is an address");
+            assert_eq!(of_node(address).is_some(), own, "{text}");
+        }
+    }
+}
