@@ -38,6 +38,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         // The router has threads of its own; these serve the admin interface and watch for changes.
         .worker_threads(2)
         .thread_name("cardinal-main")
+        .on_thread_park(memory::parked)
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(app::run(args));

@@ -3,9 +3,11 @@
 //! A start, and objects that come by the thousand, touch much that is not needed afterwards: memory in which documents were taken
 //! apart, and the program's own pages of what happens once. [`tidy`] gives both back.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_char, c_int, c_uint, c_void, dl_phdr_info, size_t};
 use nix::errno::Errno;
@@ -57,10 +59,11 @@ pub fn seldom() {
     control(c"thread.tcache.enabled", Some(false));
 }
 
-/// Gives back what nobody uses now: blocks that were freed, but for those that other threads keep for themselves, and pages of the
+/// Gives back what nobody uses now: blocks that were freed, but for those that other threads keep until they are [`parked`], and pages of the
 /// program, which come again when they are run. To be called when much is over, as it costs some milliseconds.
 pub fn tidy() {
-    control::<()>(c"thread.tcache.flush", None);
+    TIDIED.fetch_add(1, Ordering::Relaxed);
+    parked();
     // 4096 stands for all arenas here.
     control::<()>(c"arena.4096.purge", None);
     for range in program() {
@@ -71,6 +74,22 @@ pub fn tidy() {
         if let Err(error) = Errno::result(outcome) {
             tracing::debug!(%error, "pages of the program stay in memory");
         }
+    }
+}
+
+/// How often memory was given back.
+static TIDIED: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// As of when the thread gave back what it kept for itself.
+    static FLUSHED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The calling thread has nothing to do: if memory was given back since, it gives back what it kept for itself.
+pub fn parked() {
+    let tidied = TIDIED.load(Ordering::Relaxed);
+    if FLUSHED.replace(tidied) != tidied {
+        control::<()>(c"thread.tcache.flush", None);
     }
 }
 

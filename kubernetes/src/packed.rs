@@ -7,27 +7,23 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use lz4_flex::block::{compress_with_dict, decompress_with_dict};
+use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
 
 /// A text.
 #[derive(Clone)]
-pub struct Packed(Form);
-
-#[derive(Clone)]
-enum Form {
-    /// As it is.
-    Plain(Arc<[u8]>),
-    /// What makes it of the pattern.
-    Alike {
-        pattern: Arc<[u8]>,
-        rest: Arc<[u8]>,
-        length: usize,
-    },
+pub struct Packed {
+    /// None: the text is there as it is.
+    pattern: Option<Arc<[u8]>>,
+    /// The text, or its length and what makes it of the pattern.
+    kept: Arc<[u8]>,
 }
 
 impl From<&[u8]> for Packed {
     fn from(text: &[u8]) -> Self {
-        Self(Form::Plain(text.into()))
+        Self {
+            pattern: None,
+            kept: text.into(),
+        }
     }
 }
 
@@ -35,14 +31,10 @@ impl Packed {
     /// The text.
     #[must_use]
     pub fn text(&self) -> Cow<'_, [u8]> {
-        match &self.0 {
-            Form::Plain(text) => Cow::Borrowed(text),
-            Form::Alike {
-                pattern,
-                rest,
-                length,
-            } => {
-                let text = decompress_with_dict(rest, *length, pattern);
+        match &self.pattern {
+            None => Cow::Borrowed(&self.kept),
+            Some(pattern) => {
+                let text = decompress_size_prepended_with_dict(&self.kept, pattern);
                 Cow::Owned(text.expect("it was packed here with this pattern"))
             }
         }
@@ -50,40 +42,25 @@ impl Packed {
 
     /// The same beside `neighbour`: by the difference if that is much shorter, and as it is otherwise.
     pub(crate) fn beside(self, neighbour: &Self) -> Self {
-        let (Form::Plain(text), pattern) = (&self.0, neighbour.pattern()) else {
-            return self;
-        };
+        let pattern = neighbour.pattern.as_ref().unwrap_or(&neighbour.kept);
+        let large = self.kept.len().saturating_mul(2);
         // A pattern stays for as long as somebody needs it: what is small must not hold what is large.
-        if Arc::ptr_eq(text, pattern) || pattern.len() > text.len().saturating_mul(2) {
+        if self.pattern.is_some() || Arc::ptr_eq(&self.kept, pattern) || pattern.len() > large {
             return self;
         }
-        let rest = compress_with_dict(text, pattern);
-        if rest.len() > text.len() / 2 {
+        let kept = compress_prepend_size_with_dict(&self.kept, pattern);
+        if kept.len() > self.kept.len() / 2 {
             return self;
         }
-        Self(Form::Alike {
-            pattern: Arc::clone(pattern),
-            rest: rest.into(),
-            length: text.len(),
-        })
-    }
-
-    fn pattern(&self) -> &Arc<[u8]> {
-        match &self.0 {
-            Form::Plain(text) => text,
-            Form::Alike { pattern, .. } => pattern,
+        Self {
+            pattern: Some(Arc::clone(pattern)),
+            kept: kept.into(),
         }
     }
 
     /// Whether both are one, not only equal.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
-            (Form::Plain(own), Form::Plain(other)) => Arc::ptr_eq(own, other),
-            (Form::Alike { rest: own, .. }, Form::Alike { rest: other, .. }) => {
-                Arc::ptr_eq(own, other)
-            }
-            _ => false,
-        }
+        Arc::ptr_eq(&self.kept, &other.kept)
     }
 }
 
@@ -96,17 +73,13 @@ impl PartialEq for Packed {
 impl fmt::Debug for Packed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // It may be a secret.
-        let length = match &self.0 {
-            Form::Plain(text) => text.len(),
-            Form::Alike { length, .. } => *length,
-        };
-        f.debug_tuple("Packed").field(&length).finish()
+        f.debug_tuple("Packed").field(&self.kept.len()).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Form, Packed};
+    use super::Packed;
 
     fn route(number: u32) -> Packed {
         let text = format!(
@@ -116,10 +89,7 @@ mod tests {
     }
 
     fn rest(packed: &Packed) -> Option<usize> {
-        match &packed.0 {
-            Form::Plain(_) => None,
-            Form::Alike { rest, .. } => Some(rest.len()),
-        }
+        packed.pattern.as_ref().map(|_| packed.kept.len())
     }
 
     #[test]
