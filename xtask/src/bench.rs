@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
-use crate::{ebpf, kube, setup, shell, stage};
+use crate::{ebpf, image, kube, setup, shell, stage};
 
 /// What `cargo xtask bench` can be told.
 #[derive(Args, Debug)]
@@ -142,23 +142,26 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             bench
         }
         Layer::Kube(kube) => {
-            let object = match &world {
-                None => None,
-                Some(_) => {
-                    setup::ebpf()?;
-                    Some(ebpf::build(&ebpf::Options::default())?)
-                }
-            };
-            let mut cargo = release(WITH_AGENT);
-            if object.is_some() {
-                // The nodes' images name it.
-                cargo.args(["--bin", "peer"]);
-            }
-            stage::embed(&mut cargo, object.as_deref());
-            shell::run(&mut cargo)?;
+            let mut cargo = release(&["--package", "tests", "--bin", "bench"]);
             let mut bench = match &world {
-                None => shell::command(program("bench")),
-                Some(variables) => shell::elevated(&program("bench"), variables)?,
+                None => {
+                    stage::embed(&mut cargo, None);
+                    shell::run(&mut cargo)?;
+                    shell::command(program("bench"))
+                }
+                Some(variables) => {
+                    setup::ebpf()?;
+                    let object = ebpf::build(&ebpf::Options::default())?;
+                    // Nodes run what images hold: how much of a program is resident depends on how it is linked.
+                    let agent = image::program(&object)?;
+                    // The nodes' images name it.
+                    cargo.args(["--bin", "peer"]);
+                    stage::embed(&mut cargo, Some(&object));
+                    shell::run(&mut cargo)?;
+                    let mut variables = variables.to_vec();
+                    variables.push(("CARDINAL_AGENT", agent));
+                    shell::elevated(&program("bench"), &variables)?
+                }
             };
             bench.arg("kube");
             if let Some(file) = &kube.json {

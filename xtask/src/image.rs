@@ -46,7 +46,6 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Builds the program and writes the layout.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::host_build()?;
-    setup::static_build(TARGET)?;
     setup::ebpf()?;
     let object = ebpf::build(&ebpf::Options::default())?;
     let program = program(&object)?;
@@ -92,8 +91,9 @@ fn files(program: &[u8], roots: &[u8]) -> Vec<u8> {
     archive.finish()
 }
 
-/// Builds the agent without this machine's folders in its own messages.
-fn program(object: &Path) -> Result<PathBuf> {
+/// Builds the agent as images hold it, without this machine's folders in its own messages.
+pub(crate) fn program(object: &Path) -> Result<PathBuf> {
+    setup::static_build(TARGET)?;
     let mut cargo = shell::cargo();
     cargo
         .args(["build", "--locked", "--release", "--target", TARGET])
