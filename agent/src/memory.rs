@@ -43,7 +43,11 @@ const WAITS: isize = 1_000;
 pub fn serve() {
     // Arenas to come first: none may appear in between with the old time.
     control(c"arenas.dirty_decay_ms", Some(WAITS));
-    for arena in 0..arenas() {
+    // In use or not.
+    let Some(arenas) = asked::<c_uint>(c"arenas.narenas") else {
+        return;
+    };
+    for arena in 0..arenas {
         let name = CString::new(format!("arena.{arena}.dirty_decay_ms"));
         let name = name.expect("a number has no zero byte");
         // One that is not there yet begins with the time for those to come.
@@ -118,7 +122,7 @@ fn told<T>(name: &CStr, mut value: Option<T>) -> c_int {
     }
 }
 
-/// What the allocator says of `name`, whose type is `T`; none if it refuses.
+/// What the allocator says of `name`, whose type is `T`; none if it refuses, which the log says.
 fn asked<T: Default>(name: &CStr) -> Option<T> {
     let (mut value, mut length) = (T::default(), size_of::<T>());
     let place = (&raw mut value).cast();
@@ -126,12 +130,11 @@ fn asked<T: Default>(name: &CStr) -> Option<T> {
     let code = unsafe {
         tikv_jemalloc_sys::mallctl(name.as_ptr(), place, &raw mut length, ptr::null_mut(), 0)
     };
-    (code == 0).then_some(value)
-}
-
-/// How many arenas there are, in use or not.
-fn arenas() -> c_uint {
-    asked(c"arenas.narenas").unwrap_or_default()
+    if code != 0 {
+        refused(name, code);
+        return None;
+    }
+    Some(value)
 }
 
 /// Changes that leave something behind which is worth the time to give it back at once.
@@ -215,7 +218,7 @@ unsafe extern "C" fn part(info: *mut dl_phdr_info, _size: size_t, ranges: *mut c
 
 #[cfg(test)]
 mod tests {
-    use super::{Leftovers, MANY, SOME, WAITS, arenas, asked, program, seldom, serve, tidy};
+    use super::{Leftovers, MANY, SOME, WAITS, asked, program, seldom, serve, tidy};
 
     #[test]
     fn memory_is_given_back_after_many_changes_and_when_some_came_and_no_more_do() {
@@ -250,8 +253,6 @@ mod tests {
 
     #[test]
     fn what_is_freed_waits_once_requests_are_served() {
-        let arenas = arenas();
-        assert!(arenas > 0, "the allocator answers");
         // SAFETY: the block is as large as is said, and is given back.
         unsafe { tikv_jemalloc_sys::dallocx(tikv_jemalloc_sys::mallocx(64, 0), 0) };
         serve();

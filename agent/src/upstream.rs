@@ -5,7 +5,7 @@
 //! core's runtime; nothing is shared and nothing locks. Here a request is tried again only while no byte
 //! of it was sent; rules that ask for more have their retries in `proxy/attempts.rs`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -188,6 +188,16 @@ pub enum Reach {
     /// Not to what only programs of this node reach: loopback, the links, the instance metadata service. In a cluster documents
     /// are written by others than the node's owner.
     OffNode,
+}
+
+impl Reach {
+    /// Whether a backend may be there.
+    pub(crate) fn permits(self, address: IpAddr) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::OffNode => connect::off_node(address),
+        }
+    }
 }
 
 /// Why no response came.

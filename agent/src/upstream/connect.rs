@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::resolve::Resolver;
-use super::{Destination, Place, Reach, Settings, UpstreamError};
+use super::{Destination, Place, Settings, UpstreamError};
 use crate::route::RouteTable;
 use crate::route::trust::TrustError;
 
@@ -152,9 +152,8 @@ pub(super) async fn resolve(
     table: &RouteTable,
 ) -> Result<Vec<SocketAddr>, UpstreamError> {
     let addresses = resolver.resolve(name, port, table.dns()).await?;
-    let reached = |one| settings.reach == Reach::Anywhere || off_node(one);
     let own = "all its addresses are of the node's loopback, its links or the metadata service";
-    permitted(name, addresses, reached, own)
+    permitted(name, addresses, |one| settings.reach.permits(one), own)
 }
 
 fn permitted(
@@ -178,7 +177,7 @@ pub(super) fn reached(
     address: SocketAddr,
     settings: &Settings,
 ) -> Result<SocketAddr, UpstreamError> {
-    if settings.reach == Reach::Anywhere || off_node(address.ip()) {
+    if settings.reach.permits(address.ip()) {
         return Ok(address);
     }
     let own =
@@ -190,7 +189,7 @@ pub(super) fn reached(
 }
 
 /// Whether an address is one that others than the programs of this node reach too; in whatever way it is written.
-fn off_node(address: IpAddr) -> bool {
+pub(super) fn off_node(address: IpAddr) -> bool {
     let address = address.to_canonical();
     !special(address) && !embedded(address).is_some_and(|v4| special(v4.into()))
 }
