@@ -71,7 +71,7 @@ pub use network_policy::{
 };
 pub use node_ports::{NodeCheck, NodePorts};
 pub use platform::{
-    GateRef, Node, OtherNodes, Platform, PlatformPort, PlatformService, VirtualHosts,
+    GateRef, METADATA, Node, OtherNodes, Platform, PlatformPort, PlatformService, VirtualHosts,
 };
 pub use resilience::{Failures, Jitter, Limit, Retry, RetryBudget, RuleTimeouts};
 pub use routing::{

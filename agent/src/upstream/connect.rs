@@ -1,7 +1,7 @@
 //! One connection to one destination.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use snapshot::model::Hostname;
+use snapshot::model::{Hostname, METADATA};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -202,8 +202,11 @@ fn outside(address: IpAddr, table: &RouteTable) -> bool {
     !inside(address) && !embedded(address).is_some_and(|v4| inside(v4.into()))
 }
 
-/// Addresses that never leave this node and its links.
+/// Addresses that never leave this node and its links, and those of metadata services.
 fn special(address: IpAddr) -> bool {
+    if METADATA.contains(&address) {
+        return true;
+    }
     match address {
         IpAddr::V4(v4) => {
             v4.is_loopback()
@@ -214,13 +217,10 @@ fn special(address: IpAddr) -> bool {
                 || v4.octets()[0] == 0
         }
         IpAddr::V6(v6) => {
-            // The metadata service of EC2 over IPv6.
-            let metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
             v6.is_loopback()
                 || v6.is_unicast_link_local()
                 || v6.is_unspecified()
                 || v6.is_multicast()
-                || v6 == metadata
         }
     }
 }

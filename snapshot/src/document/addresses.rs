@@ -1,8 +1,8 @@
 //! Addresses and networks in documents.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::model::Cidr;
+use crate::model::{Cidr, METADATA};
 use crate::reader::Field;
 use crate::report::Source;
 use crate::tree::shortened;
@@ -48,12 +48,6 @@ pub(crate) fn address(field: &Field<'_>) -> Option<Placed> {
         source: field.source().clone(),
     })
 }
-
-/// Addresses of instance metadata services, which identify a node and never a pod.
-pub(crate) const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
 
 /// What an address is that leads a program on a node's network to the node itself, or to what only the node is to reach; none: it
 /// leads elsewhere.
@@ -156,6 +150,9 @@ mod tests {
             ("::ffff:0.0.0.0", true),
             ("::ffff:169.254.169.254", true),
             ("fd00:ec2::254", true),
+            ("fd20:ce::254", true),
+            ("100.100.100.200", true),
+            ("::ffff:168.63.129.16", true),
             ("fe80::1", true),
         ] {
             let address = text.parse().expect("table entry is an address");

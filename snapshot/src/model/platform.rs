@@ -1,10 +1,25 @@
 //! What is not a cell.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::{Cidr, Declared, Hostname, JwtProvider, Name, ObjectName, Port, Transport};
+
+/// Addresses of the metadata services of clouds, which give a node's credentials to whoever reaches them: never a pod's, a
+/// gateway's or a backend's, and part of no network that a cell declares. Azure's is a name server as well.
+pub const METADATA: [IpAddr; 5] = [
+    // Most clouds; the name server of Google's too.
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    // Amazon, by IPv6.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    // Google, by IPv6.
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    // Alibaba.
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    // Azure.
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
 
 /// The platform around the cells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,19 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_common::{Identity, IdentityValue};
 use imbl::ordmap::DiffItem;
 use snapshot::Snapshot;
-use snapshot::model::Gate;
+use snapshot::model::{Gate, METADATA};
 
 use super::claims::Claims;
 use super::names::{Names, Networks};
 use super::parts::Parts;
 use super::places::Places;
 use crate::datapath::{Discovery, Network, Owner, Table};
-
-/// The metadata services of the large clouds.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
 
 /// Everybody but the components.
 pub(super) fn others(
