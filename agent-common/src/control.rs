@@ -15,7 +15,7 @@ crate::wire!(Control = 24);
 impl Control {
     /// The layout version of all pinned maps, part of the path of their pins. A change of any type in this crate that an
     /// older program would misread raises it.
-    pub const SCHEMA: u32 = 6;
+    pub const SCHEMA: u32 = 7;
 
     /// The control value that makes `generation` the active one; 0 means that none is. `ticks_per_second` is the rate of
     /// the kernel's jiffies.

@@ -6,8 +6,10 @@
 //! the backend still is one of this generation's; otherwise a random one by weight. A random choice needs no memory and
 //! no agreement between nodes, since nothing asks again: what was chosen stays with the socket as long as that lives.
 //! Consistent hashing (Maglev) would answer another question, which is how nodes that share no memory send every packet
-//! of one connection to one backend. Here the client's own node decides, once for each connection (for each datagram of
-//! a socket that is not connected), and what must be remembered of a client is in the map `affinities`.
+//! of one connection to one backend. Here the client's own node decides, once for each connection, and what must be
+//! remembered of a client is in the map `affinities`. A socket that sends without being connected is asked about at each
+//! datagram: its cookie decides, so that it keeps to one backend as long as the service has the same ones (a handshake
+//! of QUIC or DTLS is more than one datagram).
 //!
 //! Nearly every socket that these hooks see has nothing to do with a service. It costs them one look-up in an array: whether
 //! the port has ever been a service's, or a backend's (`ports`).
@@ -185,9 +187,14 @@ fn service(key: &ServiceKey, generation: u32) -> Result<Option<Service>, Unstead
 
 /// A backend by weight; `None` if the tables contradict each other.
 #[inline(always)]
-fn choose(service: &Service) -> Option<(u32, Backend)> {
-    // SAFETY: the helper takes no argument and cannot fail.
-    let (column, rest) = service.pick(unsafe { bpf_get_prandom_u32() });
+fn choose(ctx: &SockAddrContext, call: Call, service: &Service) -> Option<(u32, Backend)> {
+    let random = match call {
+        // SAFETY: the helper takes no argument and cannot fail.
+        Call::Connect => unsafe { bpf_get_prandom_u32() },
+        // Cookies count up: the upper half of this product (Fibonacci hashing) spreads them evenly.
+        Call::Send => (cookie(ctx).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32,
+    };
+    let (column, rest) = service.pick(random);
     // Slots that a live generation names are not written.
     let index = CHOICES.get(column)?.backend(rest);
     Some((index, *BACKENDS.get(index)?))
@@ -197,6 +204,7 @@ fn choose(service: &Service) -> Option<(u32, Backend)> {
 #[inline(always)]
 fn remembered(
     ctx: &SockAddrContext,
+    call: Call,
     service: &Service,
     key: ServiceKey,
     generation: u32,
@@ -220,7 +228,7 @@ fn remembered(
             return Some(*backend);
         }
     }
-    let (index, backend) = choose(service)?;
+    let (index, backend) = choose(ctx, call, service)?;
     if AFFINITIES
         .insert(&key, &Affinity::new(index, backend.since(), now), 0)
         .is_err()
@@ -287,9 +295,9 @@ pub fn forward<F: Family>(ctx: &SockAddrContext, call: Call) -> Answer {
         return Answer::Refuse;
     }
     let backend = if service.affinity_seconds() == 0 {
-        choose(&service).map(|(_, backend)| backend)
+        choose(ctx, call, &service).map(|(_, backend)| backend)
     } else {
-        remembered(ctx, &service, key, generation)
+        remembered(ctx, call, &service, key, generation)
     };
     let Some(backend) = backend else {
         return Answer::Refuse;

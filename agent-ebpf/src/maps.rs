@@ -79,9 +79,10 @@ pub static UNASSURED: ArrayOfMaps<Flows, 8192> = ArrayOfMaps::new();
 #[btf_map(name = "fragments")]
 pub static FRAGMENTS: ArrayOfMaps<Fragments, 8192> = ArrayOfMaps::new();
 
-/// Service addresses, each as the generation before a flip and the one after it have it.
+/// Service addresses, each as the generation before a flip and the one after it have it: room for two generations that have none
+/// in common.
 #[btf_map(name = "services")]
-pub static SERVICES: HashMap<ServiceKey, Versioned<Service>, 32768> = HashMap::new();
+pub static SERVICES: HashMap<ServiceKey, Versioned<Service>, 65536> = HashMap::new();
 
 /// Alias tables of the services, one range each.
 #[btf_map(name = "choices")]

@@ -10,6 +10,7 @@ mod services;
 #[allow(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -134,6 +135,48 @@ fn netns_service_addresses_become_backends_where_a_connection_starts() {
         ),
         "a process outside the cgroup is left alone"
     );
+}
+
+/// A handshake of QUIC or DTLS is more than one datagram, and a socket that is not connected is asked about at each.
+#[test]
+fn netns_a_socket_that_is_not_connected_keeps_its_backend() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|n: usize| world.pods[n].clone());
+    let datapath = world.open();
+    let mut tables = world.tables(1, &[1, 1]);
+    open_both(&mut tables);
+    let ports = [5301, 5302, 5303, 5304];
+    let at = service_at("10.96.0.1", 53, UDP);
+    tables.services.insert(at, service(b.v4, &ports));
+    world.activate(&datapath, tables);
+    name_udp(&b, b.v4, ports);
+    let to = SocketAddr::new(at.address, at.port);
+    let text = in_cgroup(&world, &a.netns, || {
+        report((|| {
+            let mut lines = String::new();
+            for _ in 0..32 {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                socket.set_read_timeout(Some(SURELY))?;
+                let mut line = Vec::new();
+                for _ in 0..8 {
+                    socket.send_to(b"who", to)?;
+                    let mut buffer = [0; 16];
+                    let (length, _) = socket.recv_from(&mut buffer)?;
+                    line.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+                }
+                lines += &line.join(" ");
+                lines += "\n";
+            }
+            Ok(lines)
+        })())
+    });
+    let mut chosen = BTreeSet::new();
+    for line in text.lines() {
+        let answers: BTreeSet<&str> = line.split(' ').collect();
+        assert_eq!(answers.len(), 1, "one socket, several backends: {text}");
+        chosen.extend(answers);
+    }
+    assert_eq!(chosen.len(), ports.len(), "32 sockets: {text}");
 }
 
 /// The peers that sockets of a pod name which were connected to `to` before `meanwhile`.

@@ -245,6 +245,52 @@ fn an_address_is_one_service_s() {
     })));
 }
 
+/// One that is larger than what nodes have room for keeps no other from being led.
+#[test]
+fn the_largest_services_are_left_out_of_what_nodes_have_room_for() {
+    let large = |address: &str, ports: usize| {
+        let ports: Vec<_> = (1..=ports)
+            .map(|port| format!("{{ name: p{port}, port: {port} }}"))
+            .collect();
+        format!("{{ clusterIP: {address}, ports: [{}] }}", ports.join(", "))
+    };
+    let led = |sizes: &[(&str, usize)]| {
+        let texts = sizes.iter().enumerate().map(|(number, (name, ports))| {
+            service(name, &large(&format!("10.96.0.{}", number + 1), *ports))
+        });
+        let taken = taken(&texts.collect::<Vec<_>>());
+        let services = taken.snapshot.services.values();
+        let led: Vec<_> = services
+            .map(|one| {
+                (
+                    one.name.name().to_owned(),
+                    one.ports.len(),
+                    one.addresses.len(),
+                )
+            })
+            .collect();
+        let warnings: Vec<_> = taken
+            .snapshot
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        (led, warnings.join("\n"))
+    };
+    let of = |name: &str, ports| (name.to_owned(), ports, 1);
+    let all = Service::ALL_PORTS;
+    let (fitting, nothing) = led(&[("a", all / 2), ("web", all / 2)]);
+    assert_eq!(fitting, [of("a", all / 2), of("web", all / 2)]);
+    assert_eq!(nothing, "");
+    let (others, warning) = led(&[("a", all / 2 + 2), ("b", all / 2 - 1), ("web", 1)]);
+    // Its address stays known as a service's: nothing else may be there.
+    assert_eq!(others, [of("a", 0), of("b", all / 2 - 1), of("web", 1)]);
+    assert!(
+        warning.contains("its 15002 ports with 0 endpoints"),
+        "{warning}"
+    );
+}
+
 #[test]
 fn what_a_service_says_wrong_is_named() {
     for (spec, field) in [

@@ -1,5 +1,6 @@
 //! Services that have addresses, with the endpoints that their slices tell.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -12,7 +13,8 @@ use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
 
-/// Links them. An address is the first one's in the order of names; a port of a transport that is not known is nobody's.
+/// Links them. An address is the first one's in the order of names; a port of a transport that is not known is nobody's. What
+/// nodes have no room for is left out.
 pub(super) fn services(
     drafts: &Table<ServiceDraft>,
     slices: &Table<SliceDraft>,
@@ -67,9 +69,50 @@ pub(super) fn services(
             node_only: draft.node_only,
             ports: ports.collect(),
         };
-        services.insert(name.clone(), service.into());
+        services.insert(name.clone(), service);
     }
+    leave_out(&mut services, sink);
+    let services = services.into_iter();
     services
+        .map(|(name, service)| (name, service.into()))
+        .collect()
+}
+
+/// Takes the ports of the largest services until the others fit: one that is larger than all others must not keep them from being
+/// led. Its addresses stay known as a service's.
+fn leave_out(services: &mut BTreeMap<ObjectName, Service>, sink: &Sink) {
+    let sizes = services.values().map(Service::size);
+    let (mut ports, mut endpoints) = sizes.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let fits =
+        |ports, endpoints| ports <= Service::ALL_PORTS && endpoints <= Service::ALL_ENDPOINTS;
+    if fits(ports, endpoints) {
+        return;
+    }
+    // By the larger of the two shares.
+    let mut largest: Vec<&mut Service> = services.values_mut().collect();
+    largest.sort_by_cached_key(|service| {
+        let (ports, endpoints) = service.size();
+        Reverse((ports * Service::ALL_ENDPOINTS).max(endpoints * Service::ALL_PORTS))
+    });
+    for service in largest {
+        let own = service.size();
+        service.ports.clear();
+        sink.warning(
+            service.declared.clone(),
+            format_args!(
+                "its {} ports with {} endpoints at its addresses are more than nodes have room for: all services together have {} \
+                 ports and {} endpoints at most; connections to its addresses are led nowhere",
+                own.0,
+                own.1,
+                Service::ALL_PORTS,
+                Service::ALL_ENDPOINTS
+            ),
+        );
+        (ports, endpoints) = (ports - own.0, endpoints - own.1);
+        if fits(ports, endpoints) {
+            break;
+        }
+    }
 }
 
 /// The endpoints of a port: pods of one service may have it at numbers that differ, each slice says at which.

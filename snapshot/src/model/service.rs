@@ -23,6 +23,28 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
 }
 
+impl Service {
+    /// How many ports at addresses all services have together, at most. What is more is left out ([`Snapshot::warnings`]). The
+    /// kernel's maps have room for twice as many and some of cells: a generation is written beside the one before.
+    ///
+    /// [`Snapshot::warnings`]: super::Snapshot::warnings
+    pub const ALL_PORTS: usize = 30_000;
+    /// How many endpoints at these ports.
+    pub const ALL_ENDPOINTS: usize = 120_000;
+
+    /// How many ports and endpoints at its addresses a node's tables hold for it.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        let ports = self.addresses.len() * self.ports.len();
+        let endpoints = self.ports.iter().flat_map(|port| &port.endpoints);
+        let endpoints = endpoints.map(|one| {
+            let same = |address: &&IpAddr| address.is_ipv4() == one.address.is_ipv4();
+            self.addresses.iter().filter(same).count()
+        });
+        (ports, endpoints.sum())
+    }
+}
+
 /// A port of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
