@@ -75,6 +75,16 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
         "createNamespace=true,agent.adminPort=9902,agent.drainSeconds=60,image.tag=next,apiServer.host=192.0.2.1",
         "--set",
         "agent.extraArgs={--threads=2}",
+        "--set-json",
+        r#"extraEnv=[{"name":"RUST_LOG","value":"debug"}]"#,
+        "--set-json",
+        r#"extraVolumes=[{"name":"authorities","configMap":{"name":"authorities"}}]"#,
+        "--set-json",
+        r#"extraVolumeMounts=[{"name":"authorities","mountPath":"/etc/ssl/certs"}]"#,
+        "--set-json",
+        r#"affinity={"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{}}}"#,
+        "--set-json",
+        r#"serviceAccount.annotations={"owner":"platform"}"#,
     ])?;
     for expected in [
         "image: cardinal-agent:next\n",
@@ -84,13 +94,25 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
         "--threads=2\n",
         "terminationGracePeriodSeconds: 95\n",
         "name: KUBERNETES_SERVICE_HOST\n          value: 192.0.2.1\n",
+        "name: RUST_LOG\n          value: debug\n",
+        "- configMap:\n          name: authorities\n        name: authorities\n",
+        "- mountPath: /etc/ssl/certs\n          name: authorities\n",
+        "affinity:\n        nodeAffinity:\n",
+        "annotations:\n    owner: platform\n",
     ] {
         ensure!(
             changed.contains(expected),
             "{expected} is missing in {changed}"
         );
     }
-    for wrong in ["image.digest=sha256:0", "agent.adminPort=0", "unknown=1"] {
+    for wrong in [
+        "image.digest=sha256:0",
+        "agent.adminPort=0",
+        "unknown=1",
+        "extraEnv[0].name=NODE_NAME",
+        "extraVolumes[0].name=state",
+        "extraVolumeMounts[0].name=run",
+    ] {
         let refused = helm(&["--set", wrong]);
         ensure!(refused.is_err(), "the chart takes {wrong}");
     }
