@@ -105,6 +105,12 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
             "{expected} is missing in {changed}"
         );
     }
+    // A quota of a priority is for those that the system keeps to itself.
+    let scope = "- system-cluster-critical\n";
+    let system = of_chart(&["--set", "priorityClassName=system-cluster-critical"])?;
+    ensure!(system.contains(scope), "no quota has the scope {scope}");
+    let other = of_chart(&["--set", "priorityClassName=ours"])?;
+    ensure!(!other.contains("kind: ResourceQuota"), "{other}");
     for wrong in [
         "image.digest=sha256:0",
         "agent.adminPort=0",
