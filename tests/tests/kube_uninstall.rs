@@ -256,6 +256,7 @@ fn comes_and_goes(by: By) -> Result<()> {
     for gone in [
         &["namespace", AGENT_NAMESPACE][..],
         &["clusterrole", "cardinal-agent"],
+        &["clusterrole", "cardinal-view"],
         &["clusterrolebinding", "cardinal-agent"],
         &["gatewayclass", "cardinal"],
     ] {
