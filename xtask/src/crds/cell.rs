@@ -119,7 +119,8 @@ struct Endpoint {
     port: Port,
     /// Path below which an HTTP endpoint serves; routes lead there. `/` by default.
     base_path: Option<Text<2048>>,
-    /// Who may reach the endpoint from outside of the cell; nobody without it.
+    /// Who may reach the endpoint from outside of the cell. Without it an HTTP endpoint of a `WebApplication` is public, and with `compat` any
+    /// HTTP endpoint; others nobody reaches.
     visibility: Option<Visibility>,
 }
 
@@ -144,7 +145,7 @@ struct Visibility {
     public: Option<Section>,
     /// The organization and its other cells, through the internal gateway.
     organization: Option<Section>,
-    /// The cell itself, which always sees the endpoint.
+    /// The cell itself; says what is true anyway: it sees the endpoint as `intra` has it.
     project: Option<Project>,
 }
 
@@ -237,7 +238,7 @@ struct South {
     /// Components that may call; all of the cell without it.
     #[schemars(length(min = 1))]
     from: Option<Vec<Name>>,
-    /// Whole host names; the router checks SNI or Host and the certificate's name.
+    /// Whole host names; the router checks SNI or Host.
     #[schemars(length(min = 1))]
     hosts: Option<Vec<Host>>,
     /// Networks with their prefix length.

@@ -30,7 +30,7 @@ pub(super) struct Platform {
     nodes: Option<Vec<Node>>,
     /// Pods that network policies restrict.
     network_policies: Option<PolicyScope>,
-    /// Services of the platform that all cells may call.
+    /// What may reach ports of every component, such as monitoring.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     services: Option<Vec<Service>>,
 }
@@ -205,7 +205,7 @@ struct RemoteJwks {
     cache_duration: Option<Duration>,
     /// How long they serve when they cannot be fetched again; a day without it.
     max_stale: Option<Duration>,
-    /// Authorities of the server's certificate in PEM; those of the node without it.
+    /// Authorities of the server's certificate in PEM; without it those of the agent's own file system, which are its image's.
     #[schemars(length(min = 1))]
     ca_certificates: Option<String>,
 }
@@ -252,10 +252,10 @@ struct Node {
 struct Service {
     /// Its name.
     name: Name,
-    /// Where it is.
+    /// Where it calls from.
     #[schemars(length(min = 1))]
     addresses: Vec<AddressOrNetwork>,
-    /// What it serves.
+    /// Ports of components that it may reach.
     #[schemars(length(min = 1))]
     ports: Vec<ServicePort>,
 }

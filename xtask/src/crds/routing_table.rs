@@ -18,7 +18,7 @@ use super::schema_types::{Duration, Name, Network, ObjectName, Text, Url};
     }])
 )]
 pub(super) struct RoutingTable {
-    /// The author's word for this state of the table; status and metrics show it.
+    /// The author's word for this state of the table; `kubectl get` shows it.
     version: Text<1024>,
     /// Where a request's routing key is; in the header `x-routing-key` without it.
     key: Option<Key>,
