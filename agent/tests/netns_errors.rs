@@ -141,6 +141,42 @@ fn netns_a_missing_capability_is_named() {
     );
 }
 
+/// Runs `preflight` on a bpffs that only it sees, and lists what is on that afterwards. `mode` is the file system's; without the
+/// capability to pass by it, as where a security module watches, it binds root too.
+fn preflight(name: &str, mode: &str) -> (String, String) {
+    let node = Node::new(name);
+    let script = format!(
+        "set -e\nmount -t bpf -o mode={mode} bpf \"$1\"\nsetpriv --bounding-set=-dac_override --inh-caps=-dac_override \
+         {AGENT} preflight --bpffs \"$1/cardinal\" --cgroup {} || true\nls -A \"$1\" >&2",
+        node.cgroup.display()
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "--net", "sh", "-c", &script, "preflight"])
+        .arg(node.folder.path())
+        .output()
+        .expect("preflight runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (said, left) = (text(&output.stdout), text(&output.stderr));
+    let mut said = said.lines();
+    let bpffs = said.find(|line| line.split_whitespace().nth(1) == Some("bpffs"));
+    (bpffs.expect("bpffs is a finding").to_owned(), left)
+}
+
+#[test]
+fn netns_preflight_pins_on_the_bpffs_and_leaves_nothing_there() {
+    let (said, left) = preflight("pins", "0700");
+    assert!(said.starts_with("ok"), "{said}");
+    assert!(!left.contains("preflight_"), "{left}");
+}
+
+#[test]
+fn netns_preflight_names_what_may_keep_it_from_pinning() {
+    let (said, left) = preflight("denied", "0500");
+    assert!(said.starts_with("LACKS"), "{said}");
+    assert_says(&said, &["failed to create", "AppArmor", "SELinux"]);
+    assert!(!left.contains("preflight_"), "{left}");
+}
+
 #[test]
 fn netns_a_missing_bpffs_is_mounted_and_a_place_that_cannot_have_one_is_named() {
     let node = Node::new("bpffs");

@@ -68,6 +68,13 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
     assert_eq!(ours, theirs);
     let image = format!("image: cardinal-agent:{}\n", env!("CARGO_PKG_VERSION"));
     ensure!(ours.contains(&image), "no container has the {image}");
+    // A runtime's own profiles keep an agent from pinning, and no world here has them.
+    for unconfined in [
+        "appArmorProfile:\n          type: Unconfined\n",
+        "seLinuxOptions:\n          type: spc_t\n",
+    ] {
+        ensure!(ours.contains(unconfined), "{unconfined} is missing");
+    }
 
     // What values change, they change there only.
     let changed = of_chart(&[

@@ -1,12 +1,16 @@
 //! What must be true before anything is loaded. Each failure names what is missing and what to do.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
 
 use super::error::Error;
+use super::sys;
 
 /// `BPF_FS_MAGIC` and `CGROUP2_SUPER_MAGIC` of the kernel's `linux/magic.h`.
 const BPFFS: FsType = FsType(0xcafe_4a11);
@@ -164,11 +168,33 @@ pub(super) fn version(release: &str) -> Option<(u32, u32)> {
 
 /// Whether a folder, which need not exist, is on a bpffs.
 pub(super) fn is_on_bpffs(root: &Path) -> Result<bool, Error> {
-    let existing = root
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
-    Ok(file_system(existing)? == BPFFS)
+    Ok(file_system(existing(root))? == BPFFS)
+}
+
+/// The folder itself, or the nearest one above it that exists.
+fn existing(folder: &Path) -> &Path {
+    let mut above = folder.ancestors();
+    above.find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
+/// Tries what the agent does on a bpffs: makes a folder there, and pins a map in it. Both are gone again when this returns.
+pub(super) fn can_pin(root: &Path) -> Result<(), Error> {
+    // Another one that tries at the same time has another name. No dot: the kernel keeps names with one for itself.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let name = format!("preflight_{}", now.unwrap_or_default().as_nanos());
+    let folder = existing(root).join(name);
+    fs::create_dir(&folder).map_err(Error::file("create", &folder))?;
+    let pinned = pin_in(&folder);
+    let removed = fs::remove_dir(&folder).map_err(Error::file("remove", &folder));
+    pinned.and(removed)
+}
+
+fn pin_in(folder: &Path) -> Result<(), Error> {
+    let map = sys::map_create(BPF_MAP_TYPE_ARRAY, None)
+        .map_err(Error::kernel("make a map that could be pinned"))?;
+    let path = folder.join("map");
+    sys::pin(map.as_fd(), &path).map_err(Error::file("pin a map at", &path))?;
+    fs::remove_file(&path).map_err(Error::file("unpin", &path))
 }
 
 /// Makes sure that `root` is a folder of a bpffs, mounting one if there is none.

@@ -157,13 +157,30 @@ fn capabilities() -> Vec<Finding> {
 /// An agent mounts a bpffs where there is none, but in a container that would end with the container, and the gates with it.
 fn pins(bpffs: &Path) -> Standing {
     match checks::is_on_bpffs(bpffs) {
-        Ok(true) => Standing::There(bpffs.display().to_string()),
+        Ok(true) => match checks::can_pin(bpffs) {
+            Ok(()) => Standing::There(bpffs.display().to_string()),
+            Err(error) => Standing::Lacking(unpinned(&error)),
+        },
         Ok(false) => Standing::Lacking(format!(
             "{} is on no bpffs: mount -t bpf bpf /sys/fs/bpf on the node, for what is pinned has to outlive the agent",
             bpffs.display()
         )),
         Err(error) => Standing::Lacking(crate::causes::chain(&error)),
     }
+}
+
+/// Why nothing can be pinned. The profile that container runtimes load for AppArmor denies writing there, and so does the type that
+/// SELinux gives to containers, whatever capabilities they have.
+fn unpinned(error: &Error) -> String {
+    let mut text = crate::causes::chain(error);
+    if let Error::File { source, .. } = error
+        && matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+    {
+        text.push_str(
+            "; if a container is kept from it by AppArmor or SELinux, give it appArmorProfile {type: Unconfined} and seLinuxOptions {type: spc_t}",
+        );
+    }
+    text
 }
 
 impl fmt::Display for Finding {
@@ -188,6 +205,23 @@ mod tests {
             panic!("a temporary folder is no bpffs");
         };
         assert!(text.contains("mount -t bpf"), "{text}");
+    }
+
+    #[test]
+    fn who_is_kept_from_pinning_is_told_what_may_do_that() {
+        let failed = |number| {
+            let error = std::io::Error::from_raw_os_error(number);
+            unpinned(&Error::file("create", "/sys/fs/bpf/cardinal")(error))
+        };
+        for number in [libc::EACCES, libc::EPERM] {
+            let text = failed(number);
+            for part in ["/sys/fs/bpf/cardinal", "AppArmor", "SELinux", "spc_t"] {
+                assert!(text.contains(part), "{part} is missing in {text}");
+            }
+        }
+        let text = failed(libc::EROFS);
+        assert!(text.contains("Read-only"), "{text}");
+        assert!(!text.contains("AppArmor"), "{text}");
     }
 
     #[test]
