@@ -82,6 +82,8 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
         "createNamespace=true,agent.adminPort=9902,agent.drainSeconds=60,image.tag=next,apiServer.host=192.0.2.1",
         "--set",
         "agent.extraArgs={--threads=2}",
+        "--set",
+        "extraCapabilities={SYS_RESOURCE}",
         "--set-json",
         r#"extraEnv=[{"name":"RUST_LOG","value":"debug"}]"#,
         "--set-json",
@@ -112,6 +114,8 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
             "{expected} is missing in {changed}"
         );
     }
+    let raised = "            - SYS_ADMIN\n            - SYS_RESOURCE\n";
+    assert_eq!(changed.matches(raised).count(), 2, "{changed}");
     // A quota of a priority is for those that the system keeps to itself.
     let scope = "- system-cluster-critical\n";
     let system = of_chart(&["--set", "priorityClassName=system-cluster-critical"])?;
@@ -123,6 +127,7 @@ fn kube_the_chart_makes_what_the_kustomization_makes() -> Result<()> {
         "agent.adminPort=0",
         "unknown=1",
         "extraEnv[0].name=NODE_NAME",
+        "extraCapabilities={CAP_SYS_RESOURCE}",
         "extraVolumes[0].name=state",
         "extraVolumeMounts[0].name=run",
     ] {

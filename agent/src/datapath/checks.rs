@@ -160,6 +160,35 @@ pub(super) fn waits_once(release: &str) -> bool {
     version(release).is_some_and(|version| version >= (6, 8))
 }
 
+/// Whether maps and programs count as locked memory of the user who made them (`RLIMIT_MEMLOCK`). Since Linux 5.11 they count as memory of
+/// his cgroup.
+pub(super) fn locks_memory(release: &str) -> bool {
+    version(release).is_none_or(|version| version < (5, 11))
+}
+
+/// Whether a set of capabilities lets a process raise its limits (`CAP_SYS_RESOURCE`).
+pub(super) fn raises_limits(effective: u64) -> bool {
+    effective & 1 << 24 != 0
+}
+
+/// Bytes that this process may lock at most, as high as it may set the limit without that capability; none if there is no limit.
+pub(super) fn lockable() -> Result<Option<u64>, Error> {
+    Ok(hard_limit(&read("/proc/self/limits")?))
+}
+
+/// The second number of the line: the first is the limit that holds now. What cannot be read is no memory.
+fn hard_limit(limits: &str) -> Option<u64> {
+    let mut lines = limits.lines();
+    let hard = lines
+        .find_map(|line| line.strip_prefix("Max locked memory"))
+        .and_then(|numbers| numbers.split_whitespace().nth(1));
+    match hard {
+        Some("unlimited") => None,
+        Some(bytes) => Some(bytes.parse().unwrap_or(0)),
+        None => Some(0),
+    }
+}
+
 /// Major and minor version of a release such as `6.18.44-fc`.
 pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
@@ -259,6 +288,21 @@ mod tests {
         ] {
             assert_eq!(version(release), expected, "{release}");
         }
+    }
+
+    #[test]
+    fn the_limit_on_locked_memory_is_the_hard_one() {
+        let limits = |soft: &str, hard: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max processes             95962                95962                processes \n\
+                 Max locked memory         {soft:<20} {hard:<20} bytes     \n"
+            )
+        };
+        assert_eq!(hard_limit(&limits("65536", "8388608")), Some(8_388_608));
+        assert_eq!(hard_limit(&limits("65536", "unlimited")), None);
+        assert_eq!(hard_limit("Max processes 1 1 processes\n"), Some(0));
+        assert!(lockable().is_ok());
     }
 
     #[test]

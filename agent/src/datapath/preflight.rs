@@ -89,6 +89,7 @@ pub fn preflight(bpffs: &Path, cgroup: Option<&Path>) -> Vec<Finding> {
         ),
     ];
     findings.extend(capabilities());
+    findings.extend(locked_memory());
     findings.extend(types());
     findings.push(Finding::new(
         "cgroup2",
@@ -152,6 +153,34 @@ fn capabilities() -> Vec<Finding> {
             Finding::new(*name, standing)
         })
         .collect()
+}
+
+/// Of a kernel that counts maps and programs as locked memory. Where a map or program is refused for that, aya sets the limit to infinity.
+fn locked_memory() -> Option<Finding> {
+    let release = checks::release().ok()?;
+    let effective = checks::effective().ok()?;
+    let standing = match checks::lockable() {
+        Ok(hard) => locked(&release, hard, effective)?,
+        Err(error) => there(Err(error)),
+    };
+    Some(Finding::new("locked memory", standing))
+}
+
+/// None where the limit plays no part.
+fn locked(release: &str, hard: Option<u64>, effective: u64) -> Option<Standing> {
+    if !checks::locks_memory(release) {
+        return None;
+    }
+    Some(match hard {
+        None => Standing::There("no limit".to_owned()),
+        Some(_) if checks::raises_limits(effective) => {
+            Standing::There("CAP_SYS_RESOURCE raises the limit".to_owned())
+        }
+        Some(bytes) => Standing::Lacking(format!(
+            "at most {bytes} bytes, and before Linux 5.11 maps and programs count: give the agent CAP_SYS_RESOURCE, or start it (the container \
+             runtime, for one in a container) with LimitMEMLOCK=infinity"
+        )),
+    })
 }
 
 /// An agent mounts a bpffs where there is none, but in a container that would end with the container, and the gates with it.
@@ -222,6 +251,23 @@ mod tests {
         let text = failed(libc::EROFS);
         assert!(text.contains("Read-only"), "{text}");
         assert!(!text.contains("AppArmor"), "{text}");
+    }
+
+    #[test]
+    fn a_limit_on_locked_memory_is_told_where_maps_count() {
+        let may_raise = 1 << 24;
+        assert_eq!(locked("5.11.0", Some(65536), 0), None);
+        for (hard, effective) in [(None, 0), (Some(65536), may_raise)] {
+            let standing = locked("5.10.0-28-amd64", hard, effective);
+            assert!(matches!(standing, Some(Standing::There(_))), "{standing:?}");
+        }
+        let Some(Standing::Lacking(text)) = locked("5.10.0-28-amd64", Some(65536), !may_raise)
+        else {
+            panic!("the agent's maps are larger");
+        };
+        for part in ["65536 bytes", "CAP_SYS_RESOURCE", "LimitMEMLOCK"] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
     }
 
     #[test]
