@@ -6,11 +6,14 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use kubernetes::{Cluster, Object, ObjectId, Objects, Outcome, Seen};
+use kubernetes::{Cluster, Kind, Object, ObjectId, Objects, Outcome, Seen};
 use snapshot::status::Report;
 use snapshot::{Linker, Mistake, Read, Snapshot, SourceFile};
 use tokio::sync::watch;
+
+use crate::compile;
 
 mod metrics;
 
@@ -54,6 +57,8 @@ pub struct Reader {
     reads: BTreeSet<ByPath>,
     /// What is wrong with objects as they are that nobody finds who reads them.
     refused: BTreeMap<ObjectId, Vec<Mistake>>,
+    /// Something changed since on which it may depend whether these are wrong.
+    doubtful: bool,
     linker: Linker,
 }
 
@@ -61,6 +66,7 @@ impl Reader {
     /// Takes the objects of a moment; those that are as they were last time are not read again.
     pub fn take(&mut self, seen: Seen) -> Taken {
         let mut read = 0_usize;
+        let mut decisive = false;
         for change in self.objects.diff(&seen.objects) {
             match change {
                 imbl::ordmap::DiffItem::Update {
@@ -72,6 +78,7 @@ impl Reader {
                     new: (id, object), ..
                 } => {
                     self.refused.remove(id);
+                    decisive |= decides(id.kind);
                     if id.kind.is_document() {
                         read += 1;
                         self.reads.replace(ByPath(document(object, &[])));
@@ -79,12 +86,36 @@ impl Reader {
                 }
                 imbl::ordmap::DiffItem::Remove(id, _) => {
                     self.refused.remove(id);
+                    decisive |= decides(id.kind);
                     self.reads.remove(path(id).as_str());
                 }
             }
         }
         self.objects = seen.objects.clone();
+        self.doubtful = !self.refused.is_empty() && (self.doubtful || decisive);
         self.link(seen, read)
+    }
+
+    /// Takes the objects of the same moment with those again that were refused, and without those that are still wrong. What is
+    /// said of one may be a matter of another: a route whose key is out of a token is right as soon as its policy is there.
+    pub fn reconsider(&mut self, taken: Taken) -> Taken {
+        self.doubtful = false;
+        let refused = std::mem::take(&mut self.refused);
+        for id in refused.keys() {
+            if let Some(object) = self.objects.get(id) {
+                self.reads.replace(ByPath(document(object, &[])));
+            }
+        }
+        let seen = taken.found.seen.clone();
+        let mut taken = self.link(seen.clone(), taken.read + refused.len());
+        // Nobody is told of a snapshot that is refused anyway.
+        while let Err(mistakes) = compile::route::compile(&taken.snapshot, 0) {
+            match self.without(seen.clone(), &mistakes) {
+                Some(others) => taken = others,
+                None => break,
+            }
+        }
+        taken
     }
 
     /// Takes the objects of the same moment without those of which no tables could be made, and closes what these would have closed.
@@ -124,6 +155,12 @@ impl Reader {
             read,
         }
     }
+}
+
+/// Whether it may depend on objects of this kind what can be made of others. Pods and their addresses change all the time, and
+/// nothing that is compiled for the router is wrong because of them.
+fn decides(kind: Kind) -> bool {
+    !matches!(kind, Kind::Pod | Kind::EndpointSlice)
 }
 
 /// What an object says, in the order and by the name of its path.
@@ -180,11 +217,19 @@ fn document(object: &Object, refused: &[Mistake]) -> Arc<Read> {
     })
 }
 
+/// From looking at refused objects once more to the next time, if that took little: there may be thousands of changes, and one of the
+/// refused may stay wrong.
+const REST: Duration = Duration::from_secs(1);
+/// The share of the time that goes into that is no more than one of so many.
+const SHARE: u32 = 10;
+
 /// Changes of a cluster's documents, one after the other.
 pub struct ClusterWatch {
     seen: watch::Receiver<Option<Seen>>,
     reader: Reader,
     documents: Option<u64>,
+    /// When refused objects may be looked at once more.
+    rested: Instant,
 }
 
 impl ClusterWatch {
@@ -195,6 +240,7 @@ impl ClusterWatch {
             seen: cluster.seen(),
             reader: Reader::default(),
             documents: None,
+            rested: Instant::now(),
         }
     }
 
@@ -214,19 +260,42 @@ impl ClusterWatch {
     /// loses nothing.
     pub async fn changed(&mut self) -> Option<Taken> {
         loop {
-            let news = self
-                .seen
-                .wait_for(|seen| {
-                    seen.as_ref()
-                        .is_some_and(|seen| Some(seen.documents) != self.documents)
-                })
-                .await;
-            let Some(seen) = news.ok()?.clone() else {
+            let news = self.seen.wait_for(|seen| {
+                seen.as_ref()
+                    .is_some_and(|seen| Some(seen.documents) != self.documents)
+            });
+            let rests = match self.reader.doubtful {
+                true => self.rested.saturating_duration_since(Instant::now()),
+                false => Duration::MAX,
+            };
+            let seen = match tokio::time::timeout(rests, news).await {
+                Ok(news) => Some(news.ok()?.clone()),
+                Err(_) => None,
+            };
+            let seen = seen.unwrap_or_else(|| self.seen.borrow().clone());
+            let Some(seen) = seen else {
                 continue;
             };
+            let differs = self.documents != Some(seen.documents);
             self.documents = Some(seen.documents);
-            return Some(tokio::task::block_in_place(|| self.reader.take(seen)));
+            let (taken, mended) = tokio::task::block_in_place(|| self.take(seen));
+            if differs || mended {
+                return Some(taken);
+            }
         }
+    }
+
+    /// What there is, and whether other objects are refused than before.
+    fn take(&mut self, seen: Seen) -> (Taken, bool) {
+        let taken = self.reader.take(seen);
+        let begun = Instant::now();
+        if !self.reader.doubtful || begun < self.rested {
+            return (taken, false);
+        }
+        let before = self.reader.refused.clone();
+        let taken = self.reader.reconsider(taken);
+        self.rested = Instant::now() + REST.max(begun.elapsed() * SHARE);
+        (taken, self.reader.refused != before)
     }
 }
 

@@ -1,9 +1,11 @@
 use std::sync::Arc;
+use std::time::Instant;
 
 use kubernetes::{Kind, Object, ObjectId, Objects, Seen};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use super::{Reader, Taken};
+use super::{ClusterWatch, Reader, Taken};
 use crate::compile::route::compile;
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
@@ -137,4 +139,92 @@ fn an_object_of_which_no_table_can_be_made_stops_no_other() {
     changed.objects.remove(&id);
     let gone = reader.take(changed);
     assert!(!closed(&gone, "closed"));
+}
+
+fn gone(seen: &Seen, kind: Kind, name: &str) -> Seen {
+    let mut seen = seen.clone();
+    let id = ObjectId {
+        kind,
+        namespace: "shop".into(),
+        name: name.into(),
+    };
+    assert!(seen.objects.remove(&id).is_some());
+    seen.documents += 1;
+    seen
+}
+
+#[test]
+fn an_object_is_taken_as_soon_as_another_brings_what_it_lacks() {
+    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
+    let gateway = json!({
+        "gatewayClassName": "cardinal",
+        "addresses": [{ "value": "10.0.0.1" }],
+        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
+    });
+    let table = json!({
+        "version": "1",
+        "key": { "claim": "org" },
+        "placements": { "eu": { "url": "http://10.2.0.1:9001" } },
+        "defaultPlacement": "eu",
+    });
+    let closed = json!({
+        "parentRefs": [{ "name": "web" }],
+        "hostnames": ["closed.example.org"],
+        "rules": [{ "backendRefs": [{ "group": "cardinal.dev", "kind": "RoutingTable", "name": "orgs" }] }],
+    });
+    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
+    let mut tokens = policy("");
+    tokens["jwt"]["providers"][0]["localJWKS"]["inline"] =
+        json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "MeSatYDspAyf5iMv4x2PluRGfOyWml7X2dc7bFOPFFk" }] })
+            .to_string()
+            .into();
+    let all = seen(&[
+        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
+        (Kind::Gateway, GATEWAY_API, "web", gateway),
+        (Kind::HttpRoute, GATEWAY_API, "closed", closed),
+        (
+            Kind::HttpRoute,
+            GATEWAY_API,
+            "open",
+            route("open.example.org"),
+        ),
+        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
+        (Kind::RoutingTable, "cardinal.dev/v1alpha1", "orgs", table),
+        (Kind::SecurityPolicy, ENVOY_GATEWAY, "p", tokens),
+    ]);
+    let (sender, receiver) = watch::channel(None);
+    let mut watch = ClusterWatch {
+        seen: receiver,
+        reader: Reader::default(),
+        documents: None,
+        rested: Instant::now(),
+    };
+    let _sender = sender;
+    // The policy is heard of a moment after the rest.
+    let (first, _) = watch.take(gone(&all, Kind::SecurityPolicy, "p"));
+    let mistakes = compile(&first.snapshot, 1).expect_err("nobody asks for tokens");
+    let before = watch.without(&first.found, &mistakes).expect("it is news");
+    let served = |taken: &Taken, name: &str| {
+        let mut routes = taken.snapshot.routes.iter();
+        routes.any(|route| route.name.name() == name)
+    };
+    assert!(!served(&before, "closed") && served(&before, "open"));
+    let (taken, mended) = watch.take(all.clone());
+    assert!(mended && served(&taken, "closed") && watch.reader.refused.is_empty());
+    compile(&taken.snapshot, 1).expect("it is right by now");
+    // It goes again; what is wrong then is found before anybody is told, at once or when what was done last is a while ago.
+    let (first, _) = watch.take(gone(&all, Kind::SecurityPolicy, "p"));
+    let mistakes = compile(&first.snapshot, 1).expect_err("nobody asks for tokens");
+    watch.without(&first.found, &mistakes).expect("it is news");
+    let changed = gone(
+        &gone(&all, Kind::SecurityPolicy, "p"),
+        Kind::HttpRoute,
+        "open",
+    );
+    let (taken, mended) = watch.take(changed.clone());
+    assert!(!mended && watch.reader.doubtful && !served(&taken, "closed"));
+    watch.rested = Instant::now();
+    let (taken, mended) = watch.take(changed);
+    assert!(!mended && !watch.reader.doubtful && !served(&taken, "closed"));
+    compile(&taken.snapshot, 1).expect("it stays refused");
 }
