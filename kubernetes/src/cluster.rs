@@ -85,6 +85,7 @@ impl Health {
 }
 
 /// What is known, and who waits for changes of it.
+#[derive(Default)]
 pub(crate) struct Known {
     store: Mutex<Store>,
     changed: Notify,

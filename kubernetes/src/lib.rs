@@ -14,6 +14,8 @@ mod balancers;
 mod cluster;
 mod error;
 mod events;
+#[cfg(test)]
+mod fake;
 mod keep;
 mod kinds;
 mod lease;

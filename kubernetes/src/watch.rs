@@ -66,6 +66,15 @@ impl From<kube::Error> for Trouble {
     }
 }
 
+/// What ended a watch that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The API server closed it.
+    Closed,
+    /// Nothing was said for too long: whoever answers next may be another one.
+    Quiet,
+}
+
 /// Follows a kind until it is not served any more. Whether it has no objects then, what else is served tells.
 pub(crate) async fn follow(
     kind: Kind,
@@ -78,6 +87,7 @@ pub(crate) async fn follow(
         resource,
         api,
         known,
+        quiet: QUIET,
         backoff: Backoff::default(),
     };
     loop {
@@ -107,6 +117,8 @@ struct Watcher {
     resource: ApiResource,
     api: Api<DynamicObject>,
     known: Arc<Known>,
+    /// How long a watch may say nothing.
+    quiet: Duration,
     backoff: Backoff,
 }
 
@@ -150,10 +162,10 @@ impl Watcher {
 
     /// Watches from a version on, as long as that is possible without a list.
     async fn watch(&mut self, mut version: String) -> Trouble {
-        let mut failed = false;
+        let mut doubtful = false;
         loop {
             let opened = Instant::now();
-            let watched = match failed {
+            let watched = match doubtful {
                 true => self.is_past(&version).await,
                 false => Ok(()),
             };
@@ -161,10 +173,10 @@ impl Watcher {
                 Ok(()) => self.events(&mut version).await,
                 Err(trouble) => Err(trouble),
             };
-            failed = watched.is_err();
+            doubtful = !matches!(watched, Ok(End::Closed));
             match watched {
-                Ok(()) if opened.elapsed() >= SHORT => {}
-                Ok(()) => tokio::time::sleep(self.backoff.next()).await,
+                Ok(_) if opened.elapsed() >= SHORT => {}
+                Ok(_) => tokio::time::sleep(self.backoff.next()).await,
                 Err(Trouble::Failed(error)) => self.failed(error).await,
                 Err(trouble) => return trouble,
             }
@@ -184,14 +196,19 @@ impl Watcher {
     }
 
     /// One watch, until the API server or silence ends it.
-    async fn events(&mut self, version: &mut String) -> Result<(), Trouble> {
+    async fn events(&mut self, version: &mut String) -> Result<End, Trouble> {
         let mut params = WatchParams::default().timeout(WATCH);
         params.field_selector = self.kind.selector().map(str::to_owned);
         let events = answered(self.api.watch(&params, version)).await?;
         let mut events = pin!(events);
         self.well();
-        while let Ok(Some(event)) = timeout(QUIET, events.next()).await {
-            match event? {
+        loop {
+            let event = match timeout(self.quiet, events.next()).await {
+                Ok(Some(event)) => event?,
+                Ok(None) => return Ok(End::Closed),
+                Err(_) => return Ok(End::Quiet),
+            };
+            match event {
                 WatchEvent::Added(sent) | WatchEvent::Modified(sent) => {
                     remember(version, sent.metadata.resource_version.as_deref());
                     if let Some(object) = Object::new(self.kind, &self.resource, sent) {
@@ -215,7 +232,6 @@ impl Watcher {
             }
             self.backoff.reset();
         }
-        Ok(())
     }
 
     fn well(&self) {
@@ -252,5 +268,56 @@ async fn answered<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Re
             "no answer within {} seconds",
             ANSWER.as_secs()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use kube::Api;
+    use kube::core::{ApiResource, GroupVersionKind};
+    use serde_json::{Value, json};
+    use tokio::time::timeout;
+
+    use super::{Trouble, Watcher};
+    use crate::backoff::Backoff;
+    use crate::cluster::Known;
+    use crate::fake::{Answer, server};
+    use crate::kinds::Kind;
+
+    fn watcher(client: kube::Client, kind: Kind) -> Watcher {
+        let resource = GroupVersionKind::gvk(kind.group(), kind.versions()[0], kind.name());
+        let resource = ApiResource::from_gvk(&resource);
+        Watcher {
+            kind,
+            api: Api::all_with(client, &resource),
+            resource,
+            known: Arc::new(Known::default()),
+            quiet: Duration::from_millis(50),
+            backoff: Backoff::default(),
+        }
+    }
+
+    fn list(version: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "ServiceList",
+            "metadata": { "resourceVersion": version }, "items": []
+        })
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_says_nothing_is_not_opened_again_at_a_version_to_come() {
+        // Its data are older than they were: watches of what is to come hear nothing.
+        let (client, asked) = server(|request| match request.contains("watch=true") {
+            true => Answer::Lines(Vec::new()),
+            false => Answer::Json(200, list("100")),
+        })
+        .await;
+        let mut watcher = watcher(client, Kind::Service);
+        let watched = timeout(Duration::from_secs(20), watcher.watch("5000".to_owned())).await;
+        assert!(matches!(watched, Ok(Trouble::Expired)), "{:?}", asked.all());
+        assert_eq!(asked.all().len(), 2);
     }
 }
