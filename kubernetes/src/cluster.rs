@@ -298,15 +298,18 @@ fn kept(keep: &Keep) -> Option<Vec<Object>> {
     }
 }
 
-/// Hands over what is known: first when it is complete, or after [`PATIENCE`] what was kept, then whenever it changed.
+/// Hands over what is known: first when it is complete, or after [`PATIENCE`] what was kept, then whenever it changed. What was kept
+/// waits for lists in doubt too: some kinds as they are and others as they were would be no state that the cluster ever had.
 async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Option<Seen>>) {
     let patience = Instant::now() + PATIENCE;
-    let mut complete = false;
+    let (mut complete, mut kept) = (false, false);
     let mut last = None;
     let mut next = tokio::time::Instant::now();
     loop {
         complete |= known.read(Store::complete);
-        let kept = has_kept && Instant::now() >= patience;
+        let doubts = known.read(|store| store.doubts_until(Instant::now()));
+        let patience = doubts.map_or(patience, |until| until.max(patience));
+        kept |= has_kept && Instant::now() >= patience;
         if complete || kept {
             let seen = known.read(|store| {
                 let (documents, changes) = store.counts();

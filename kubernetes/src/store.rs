@@ -22,6 +22,9 @@ use crate::uid::Uid;
 /// Until a list that lacks more than half of what is known is believed.
 pub const SECOND_LOOK: Duration = Duration::from_secs(5);
 
+/// How long the second list may take before nobody waits for it any more.
+const ANSWERS: Duration = Duration::from_secs(5);
+
 /// All objects.
 pub type Objects = OrdMap<ObjectId, Arc<Object>>;
 
@@ -105,6 +108,15 @@ impl Store {
     /// Whether every kind that the API server serves was listed.
     pub(crate) fn complete(&self) -> bool {
         self.served && self.kinds.values().all(|watched| watched.listed)
+    }
+
+    /// Until when a first list may be asked for once more before what it lacks is forgotten; none if every kind is believed, or is
+    /// silent. What was kept and what is there now are not of one moment meanwhile.
+    pub(crate) fn doubts_until(&self, now: Instant) -> Option<Instant> {
+        let kinds = self.kinds.values();
+        let doubted = kinds.filter(|watched| !watched.listed && watched.silent.is_none());
+        let until = doubted.filter_map(|watched| Some(watched.doubted? + SECOND_LOOK + ANSWERS));
+        until.filter(|until| *until > now).max()
     }
 
     /// The API server said which kinds it serves; those in `fresh` are watched from now on.

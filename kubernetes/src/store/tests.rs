@@ -75,6 +75,28 @@ fn a_list_that_recovers_leaves_no_doubt_behind() {
 }
 
 #[test]
+fn a_first_list_in_doubt_is_waited_for_and_not_for_ever() {
+    let start = Instant::now();
+    let mut store = Store::kept(services(&["a", "b", "c"]));
+    store.serves(&[Kind::Service].into());
+    assert_eq!(store.doubts_until(start), None);
+    store.listed(Kind::Service, services(&["d"]), start);
+    let until = store.doubts_until(start).expect("it is in doubt");
+    assert!(until > start + SECOND_LOOK);
+    assert_eq!(store.doubts_until(until), None);
+    // One that cannot be asked again is not waited for.
+    store.failed(Kind::Service, "refused".to_owned(), start);
+    assert_eq!(store.doubts_until(start), None);
+    let later = start + SECOND_LOOK;
+    store.listed(Kind::Service, services(&["d"]), later);
+    assert_eq!(store.doubts_until(later), None);
+    assert!(store.complete());
+    // What is served by then is waited for no more.
+    store.listed(Kind::Service, Vec::new(), later);
+    assert_eq!(store.doubts_until(later), None);
+}
+
+#[test]
 fn a_list_that_lacks_a_few_is_believed() {
     let mut store = Store::kept(services(&["a", "b", "c", "d"]));
     let list = services(&["a", "b"]);
