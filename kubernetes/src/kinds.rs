@@ -130,6 +130,8 @@ impl Kind {
                 | Self::CiliumNetworkPolicy
                 | Self::CiliumClusterwideNetworkPolicy
                 | Self::SecurityPolicy
+                | Self::BackendTlsPolicy
+                | Self::ClientTrafficPolicy
         )
     }
 
@@ -216,7 +218,7 @@ impl Kind {
             Self::TcpRoute => ("TCPRoute", GATEWAY, &["v1", "v1alpha2"]),
             Self::UdpRoute => ("UDPRoute", GATEWAY, &["v1", "v1alpha2"]),
             Self::ReferenceGrant => ("ReferenceGrant", GATEWAY, &["v1", "v1beta1"]),
-            Self::BackendTlsPolicy => ("BackendTLSPolicy", GATEWAY, V1),
+            Self::BackendTlsPolicy => ("BackendTLSPolicy", GATEWAY, &["v1", "v1alpha3"]),
             Self::SecurityPolicy => ("SecurityPolicy", ENVOY, ALPHA1),
             Self::ClientTrafficPolicy => ("ClientTrafficPolicy", ENVOY, ALPHA1),
             Self::BackendTrafficPolicy => ("BackendTrafficPolicy", ENVOY, ALPHA1),

@@ -247,8 +247,17 @@ fn nothing_begins_without_what_restricts() {
     // Nobody misses routes that nobody here could read.
     assert!(!store.unreadable(Kind::TlsRoute, "v1alpha2", now));
     assert!(store.complete());
+    for kind in [
+        Kind::BackendTlsPolicy,
+        Kind::ClientTrafficPolicy,
+        Kind::NetworkPolicy,
+    ] {
+        assert!(store.complete());
+        assert!(store.unreadable(kind, "v2", now));
+        assert!(!store.complete());
+        store.gone(kind, now);
+    }
     assert!(store.unreadable(Kind::NetworkPolicy, "v2", now));
-    assert!(!store.complete());
     // It is gone, and had no objects.
     assert_eq!(store.unserved(&[Kind::Service].into(), now), None);
     assert!(store.complete() && store.silences(now).is_empty());
