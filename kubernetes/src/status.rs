@@ -164,13 +164,13 @@ fn said(object: &Object, outcome: &Outcome, spread: Option<&Spread>) -> Option<S
             let class = report.classes.get(&*object.id.name)?;
             let mut conditions = conditions(&class.conditions, generation, None);
             conditions.push(version(outcome.seen.bundle.as_deref(), generation));
-            Some(Said::Whole(fields(json!({
+            Some(whole(json!({
                 "conditions": conditions,
                 "supportedFeatures": features::FEATURES
                     .iter()
                     .map(|name| json!({ "name": name }))
                     .collect::<Vec<_>>(),
-            }))))
+            })))
         }
         Kind::Gateway => {
             let status = report.gateways.get(&name?)?;
@@ -178,10 +178,10 @@ fn said(object: &Object, outcome: &Outcome, spread: Option<&Spread>) -> Option<S
         }
         Kind::ListenerSet => {
             let status = report.listener_sets.get(&name?)?;
-            Some(Said::Whole(fields(json!({
+            Some(whole(json!({
                 "conditions": conditions(&status.conditions, generation, failure(outcome)),
                 "listeners": listeners(&status.listeners, generation, failure(outcome)),
-            }))))
+            })))
         }
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
             let route = report
@@ -246,12 +246,29 @@ fn gateway(status: &GatewayStatus, generation: i64, failure: Option<&str>) -> Sa
             GatewayAddress::Hostname(name) => json!({ "type": "Hostname", "value": name }),
         })
         .collect();
-    Said::Whole(fields(json!({
-        "addresses": addresses,
-        "conditions": conditions(&status.conditions, generation, failure),
-        "listeners": listeners(&status.listeners, generation, failure),
-        "attachedListenerSets": status.attached_listener_sets,
-    })))
+    Said::Whole {
+        fields: fields(json!({
+            "addresses": addresses,
+            "conditions": conditions(&status.conditions, generation, failure),
+            "listeners": listeners(&status.listeners, generation, failure),
+            "attachedListenerSets": status.attached_listener_sets,
+        })),
+        passing: PASSING,
+    }
+}
+
+/// Conditions that a gateway has only as long as it has what they are about.
+const PASSING: &[ConditionKind] = &[
+    ConditionKind::ResolvedRefs,
+    ConditionKind::InsecureFrontendValidationMode,
+];
+
+/// A status whose conditions are always the same ones.
+fn whole(said: Value) -> Said {
+    Said::Whole {
+        fields: fields(said),
+        passing: &[],
+    }
 }
 
 fn listeners(listeners: &[ListenerStatus], generation: i64, failure: Option<&str>) -> Vec<Value> {
@@ -326,11 +343,11 @@ fn own(verdict: &Verdict, generation: i64, failure: Option<&str>, spread: Option
     };
     let nodes =
         spread.map(|spread| json!({ "activated": spread.activated, "known": spread.known }));
-    Said::Whole(fields(json!({
+    whole(json!({
         "observedGeneration": generation,
         "nodes": nodes,
         "conditions": [accepted, programmed],
-    })))
+    }))
 }
 
 /// Whether the installed kinds of the Gateway API are of a version that is known here.

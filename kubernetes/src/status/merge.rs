@@ -5,14 +5,20 @@
 //! condition changes with its status only (Kubernetes API conventions, `lastTransitionTime`).
 
 use serde_json::{Map, Value};
+use snapshot::status::ConditionKind;
 
 use super::CONTROLLER;
 
 /// What we say of an object.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub(crate) enum Said {
-    /// Fields of a status that is ours alone. `conditions` are merged by type, those in `listeners` by the listener's name too.
-    Whole(Map<String, Value>),
+    /// A status that is ours alone.
+    Whole {
+        /// `conditions` are merged by type, those in `listeners` by the listener's name too.
+        fields: Map<String, Value>,
+        /// Types of conditions that are ours and are said at times only: one that is not said goes.
+        passing: &'static [ConditionKind],
+    },
     /// Our entries in a list that we share with other controllers.
     Shared {
         /// `parents` or `ancestors`.
@@ -44,12 +50,12 @@ impl Said {
         let before = status.and_then(Value::as_object).unwrap_or(&empty);
         let mut after = before.clone();
         match self {
-            Self::Whole(fields) => {
+            Self::Whole { fields, passing } => {
                 for (name, value) in fields {
                     let old = before.get(name);
                     let new = match (name.as_str(), value) {
                         ("conditions", Value::Array(conditions)) => {
-                            Value::Array(kept(conditions, list(old), now))
+                            Value::Array(kept(conditions, list(old), passing, now))
                         }
                         ("listeners", Value::Array(listeners)) => {
                             Value::Array(listeners_of(listeners, list(old), now))
@@ -105,7 +111,10 @@ impl Said {
                     return None;
                 }
                 let new = [Value::Object(condition.clone())];
-                after.insert("conditions".to_owned(), Value::Array(kept(&new, old, now)));
+                after.insert(
+                    "conditions".to_owned(),
+                    Value::Array(kept(&new, old, &[], now)),
+                );
             }
         }
         (after != *before).then_some(Value::Object(after))
@@ -137,10 +146,15 @@ fn listeners_of(listeners: &[Value], old: &[Value], now: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Ours in the place of those of the same type, the others as they are.
-fn kept(new: &[Value], old: &[Value], now: &str) -> Vec<Value> {
+/// Ours in the place of those of the same type, the others as they are, without those of types that are ours and pass.
+fn kept(new: &[Value], old: &[Value], passing: &[ConditionKind], now: &str) -> Vec<Value> {
     let is_new = |one: &Value| new.iter().any(|new| new.get("type") == one.get("type"));
-    let others = old.iter().filter(|one| !is_new(one)).cloned();
+    let is_ours = |one: &Value| {
+        let kind = one.get("type").and_then(Value::as_str);
+        passing.iter().any(|own| Some(own.as_str()) == kind)
+    };
+    let others = old.iter().filter(|one| !is_new(one) && !is_ours(one));
+    let others = others.cloned();
     let mut all = replaced(new, old, now);
     all.extend(others);
     all
@@ -168,6 +182,7 @@ fn replaced(new: &[Value], old: &[Value], now: &str) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Map, Value, json};
+    use snapshot::status::ConditionKind;
 
     use super::Said;
 
@@ -257,13 +272,16 @@ mod tests {
             ],
             "other": 7
         });
-        let said = Said::Whole(map(json!({
-            "conditions": [condition("Accepted", "True", 1)],
-            "listeners": [
-                {"name": "b", "attachedRoutes": 0, "conditions": [condition("Accepted", "True", 1)]},
-                {"name": "a", "attachedRoutes": 2, "conditions": [condition("Accepted", "True", 1)]}
-            ]
-        })));
+        let said = Said::Whole {
+            fields: map(json!({
+                "conditions": [condition("Accepted", "True", 1)],
+                "listeners": [
+                    {"name": "b", "attachedRoutes": 0, "conditions": [condition("Accepted", "True", 1)]},
+                    {"name": "a", "attachedRoutes": 2, "conditions": [condition("Accepted", "True", 1)]}
+                ]
+            })),
+            passing: &[],
+        };
         let merged = said.merged(Some(&status), NOW).expect("news");
         assert_eq!(
             merged,
@@ -280,6 +298,34 @@ mod tests {
             })
         );
         assert_eq!(said.merged(Some(&merged), "later"), None);
+    }
+
+    #[test]
+    fn a_condition_of_ours_that_is_not_said_any_more_goes() {
+        let status = json!({"conditions": [
+            timed(condition("Accepted", "True", 1), THEN),
+            {"type": "Audited", "status": "True"},
+            timed(condition("ResolvedRefs", "False", 1), THEN)
+        ]});
+        let said = |conditions: Value| Said::Whole {
+            fields: map(json!({ "conditions": conditions })),
+            passing: &[ConditionKind::ResolvedRefs],
+        };
+        let without = said(json!([condition("Accepted", "True", 1)]));
+        let merged = without.merged(Some(&status), NOW).expect("news");
+        let left = json!({"conditions": [
+            timed(condition("Accepted", "True", 1), THEN),
+            {"type": "Audited", "status": "True"}
+        ]});
+        assert_eq!(merged, left);
+        assert_eq!(without.merged(Some(&merged), "later"), None);
+        let with = said(json!([
+            condition("Accepted", "True", 1),
+            condition("ResolvedRefs", "False", 1)
+        ]));
+        let merged = with.merged(Some(&status), NOW).expect("another order");
+        let conditions = merged["conditions"].as_array().expect("a list");
+        assert!(conditions.contains(&status["conditions"][2]));
     }
 
     fn valid(status: &str, reason: &str, message: &str) -> Said {
