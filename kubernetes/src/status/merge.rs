@@ -78,21 +78,26 @@ impl Said {
                 } else {
                     MOST_ANCESTORS
                 };
-                let mut all: Vec<Value> =
-                    old.iter().filter(|entry| !ours(entry)).cloned().collect();
-                for entry in entries {
-                    let same = old
-                        .iter()
-                        .find(|old| ours(old) && old.get(reference) == entry.get(*reference));
-                    let known = list(same.and_then(|same| same.get("conditions")));
-                    let mut entry = entry.clone();
-                    entry.insert("controllerName".into(), CONTROLLER.into());
-                    if let Some(Value::Array(conditions)) = entry.get_mut("conditions") {
-                        *conditions = replaced(conditions, known, now);
+                let others = old.iter().filter(|entry| !ours(entry)).count();
+                let room = most.saturating_sub(others).min(entries.len());
+                let mut new: Vec<_> = entries[..room].iter().map(Some).collect();
+                // Others may keep the list in an order of their own: what is there stays where it is.
+                let mut all = Vec::new();
+                for entry in old {
+                    if !ours(entry) {
+                        all.push(entry.clone());
+                        continue;
                     }
-                    all.push(Value::Object(entry));
+                    let same = new.iter_mut().find(|new| {
+                        new.is_some_and(|new| new.get(*reference) == entry.get(*reference))
+                    });
+                    if let Some(same) = same.and_then(Option::take) {
+                        let known = list(entry.get("conditions"));
+                        all.push(entry_of(same, known, now));
+                    }
                 }
-                all.truncate(most);
+                let new = new.into_iter().flatten();
+                all.extend(new.map(|entry| entry_of(entry, &[], now)));
                 if all.is_empty() && old.is_empty() {
                     return None;
                 }
@@ -127,6 +132,16 @@ fn list(value: Option<&Value>) -> &[Value] {
 
 fn ours(entry: &Value) -> bool {
     entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER)
+}
+
+/// An entry of ours, where these conditions were.
+fn entry_of(entry: &Map<String, Value>, known: &[Value], now: &str) -> Value {
+    let mut entry = entry.clone();
+    entry.insert("controllerName".into(), CONTROLLER.into());
+    if let Some(Value::Array(conditions)) = entry.get_mut("conditions") {
+        *conditions = replaced(conditions, known, now);
+    }
+    Value::Object(entry)
 }
 
 fn listeners_of(listeners: &[Value], old: &[Value], now: &str) -> Vec<Value> {
@@ -241,6 +256,31 @@ mod tests {
         assert_eq!(left, json!({"parents": [theirs]}));
         assert_eq!(parents(&[]).merged(Some(&left), NOW), None);
         assert_eq!(parents(&[]).merged(None, NOW), None);
+    }
+
+    #[test]
+    fn entries_stay_in_the_order_that_others_gave_them() {
+        let entry = |name: &str, controller: &str| {
+            json!({
+                "parentRef": {"name": name}, "controllerName": controller,
+                "conditions": [timed(condition("Accepted", "True", 1), THEN)]
+            })
+        };
+        let own = |name: &str| entry(name, "cardinal.dev/gateway-controller");
+        let status = json!({"parents": [
+            own("c"), entry("x", "example.com/other"), own("gone"), own("a"), entry("y", "example.com/other")
+        ]});
+        let accepted = || condition("Accepted", "True", 1);
+        let said = parents(&[("a", accepted()), ("b", accepted()), ("c", accepted())]);
+        let merged = said.merged(Some(&status), THEN).expect("news");
+        let wanted = json!({"parents": [
+            own("c"), entry("x", "example.com/other"), own("a"), entry("y", "example.com/other"), own("b")
+        ]});
+        assert_eq!(merged, wanted);
+        // Whatever order they are in, all is said.
+        let mut sorted = wanted;
+        sorted["parents"].as_array_mut().expect("a list").reverse();
+        assert_eq!(said.merged(Some(&sorted), NOW), None);
     }
 
     #[test]
