@@ -53,11 +53,17 @@ pub(crate) struct Word {
     pub(crate) said: Said,
 }
 
-/// What is to be said of an object, if it is answered. `spread` is given where nodes are counted.
-pub(crate) fn word(object: &Object, outcome: &Outcome, spread: Option<&Spread>) -> Option<Word> {
+/// What is to be said of an object, if it is answered. `spread` is given where nodes are counted; `bundle` is what is installed now,
+/// which no outcome waits for.
+pub(crate) fn word(
+    object: &Object,
+    outcome: &Outcome,
+    bundle: Option<&str>,
+    spread: Option<&Spread>,
+) -> Option<Word> {
     Some(Word {
         generation: object.generation,
-        said: said(object, outcome, spread)?,
+        said: said(object, outcome, bundle, spread)?,
     })
 }
 
@@ -71,7 +77,7 @@ pub(crate) fn is_counted(object: &Object, outcome: &Outcome) -> bool {
 /// Objects of which something else may be to be said than after an outcome before, with those that are not the same.
 pub(crate) fn news(before: &Outcome, now: &Outcome) -> BTreeSet<ObjectId> {
     let objects = &now.seen.objects;
-    if failure(before) != failure(now) || before.seen.bundle != now.seen.bundle {
+    if failure(before) != failure(now) {
         return objects.keys().cloned().collect();
     }
     let mut news = changed(&before.seen.objects, objects);
@@ -115,8 +121,19 @@ pub(crate) fn find(objects: &Objects, kind: Kind, name: &ObjectName) -> Option<O
 }
 
 /// Objects that only one of two sets has as they are there.
-pub(crate) fn changed(before: &Objects, now: &Objects) -> BTreeSet<ObjectId> {
+fn changed(before: &Objects, now: &Objects) -> BTreeSet<ObjectId> {
     differing_keys(before, now).cloned().collect()
+}
+
+/// Objects of which something else may be to be said because of what else is there.
+pub(crate) fn stirred(before: &Seen, now: &Seen) -> BTreeSet<ObjectId> {
+    let mut stirred = changed(&before.objects, &now.objects);
+    if before.bundle != now.bundle {
+        let classes = now.objects.keys();
+        let classes = classes.filter(|id| id.kind == Kind::GatewayClass);
+        stirred.extend(classes.cloned());
+    }
+    stirred
 }
 
 /// Keys under which two maps have not the same, in the time that what they do not share takes.
@@ -155,7 +172,12 @@ fn differing<K: Ord, V: PartialEq>(
     }
 }
 
-fn said(object: &Object, outcome: &Outcome, spread: Option<&Spread>) -> Option<Said> {
+fn said(
+    object: &Object,
+    outcome: &Outcome,
+    bundle: Option<&str>,
+    spread: Option<&Spread>,
+) -> Option<Said> {
     let report = &*outcome.report;
     let generation = object.generation;
     let name = object.id.object_name();
@@ -163,7 +185,7 @@ fn said(object: &Object, outcome: &Outcome, spread: Option<&Spread>) -> Option<S
         Kind::GatewayClass => {
             let class = report.classes.get(&*object.id.name)?;
             let mut conditions = conditions(&class.conditions, generation, None);
-            conditions.push(version(outcome.seen.bundle.as_deref(), generation));
+            conditions.push(version(bundle, generation));
             Some(whole(json!({
                 "conditions": conditions,
                 "supportedFeatures": features::FEATURES
@@ -431,5 +453,66 @@ fn fields(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(fields) => fields,
         _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+    use snapshot::status::{ClassStatus, Report};
+
+    use super::{Outcome, Said, stirred, word};
+    use crate::cluster::Seen;
+    use crate::kinds::Kind;
+    use crate::object::{Object, ObjectId};
+    use crate::store::Objects;
+
+    #[test]
+    fn a_class_says_which_kinds_are_installed_now() {
+        let id = ObjectId {
+            kind: Kind::GatewayClass,
+            namespace: "".into(),
+            name: "cardinal".into(),
+        };
+        let class = Object {
+            id: id.clone(),
+            api_version: "gateway.networking.k8s.io/v1".into(),
+            uid: "u".into(),
+            generation: 1,
+            document: b"{}".as_slice().into(),
+            status: None,
+        };
+        let seen = |bundle: &str| Seen {
+            objects: Objects::unit(id.clone(), Arc::new(class.clone())),
+            documents: 1,
+            changes: 1,
+            bundle: Some(bundle.into()),
+            kept: false,
+        };
+        let status = ClassStatus {
+            generation: None,
+            conditions: Vec::new(),
+        };
+        let outcome = Outcome {
+            seen: seen("v1.9.0"),
+            report: Arc::new(Report {
+                classes: [("cardinal".to_owned(), status)].into(),
+                ..Report::default()
+            }),
+            active: Ok(1),
+        };
+        // No document has changed since, so that no other outcome follows.
+        let now = seen("v1.4.0");
+        assert_eq!(stirred(&outcome.seen, &now), [id].into());
+        assert!(stirred(&now, &now).is_empty());
+        let word = word(&class, &outcome, now.bundle.as_deref(), None).expect("a word");
+        let Said::Whole { fields, .. } = word.said else {
+            panic!("a class is ours alone");
+        };
+        let version = &fields["conditions"][0];
+        assert_eq!(version["type"], "SupportedVersion");
+        assert_eq!(version["status"], Value::from("True"));
     }
 }

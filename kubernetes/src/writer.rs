@@ -24,7 +24,7 @@ use crate::events::Events;
 use crate::nodes::{Answer, Nodes, PATIENCE, Spread, counted};
 use crate::object::{Object, ObjectId};
 use crate::packed::Packed;
-use crate::status::{Outcome, Said, Word, changed, is_counted, news, word};
+use crate::status::{Outcome, Said, Word, is_counted, news, stirred, word};
 use crate::uid::Uid;
 
 /// Patches a second, on the average.
@@ -169,7 +169,7 @@ impl Writer {
         match self.before.take() {
             Some((before, seen)) => {
                 self.left.extend(news(&before, outcome));
-                self.left.extend(changed(&seen.objects, &now.objects));
+                self.left.extend(stirred(&seen, now));
             }
             None => self.left = now.objects.keys().cloned().collect(),
         }
@@ -184,7 +184,10 @@ impl Writer {
         let mut again = if balanced { Duration::MAX } else { AGAIN };
         for id in left {
             let left = match now.objects.get(&id) {
-                Some(object) => self.bring(object, outcome, nodes, leads).await,
+                Some(object) => {
+                    let bundle = now.bundle.as_deref();
+                    self.bring(object, outcome, bundle, nodes, leads).await
+                }
                 None => {
                     self.written.remove(&id);
                     None
@@ -210,6 +213,7 @@ impl Writer {
         &mut self,
         object: &Arc<Object>,
         outcome: &Outcome,
+        bundle: Option<&str>,
         nodes: &Nodes,
         leads: &watch::Receiver<bool>,
     ) -> Option<Duration> {
@@ -227,7 +231,7 @@ impl Writer {
         };
         // Who is behind now will say so, or will not: both are looked at again.
         let behind = spread.as_ref().and_then(Spread::missing).map(|_| AGAIN);
-        let word = word(object, outcome, spread.as_ref())?;
+        let word = word(object, outcome, bundle, spread.as_ref())?;
         let time = timestamp();
         if word.said.merged(object.status().as_ref(), &time).is_none() {
             // It was written and seen, or is there without us: nothing is to be remembered of it.
