@@ -18,8 +18,8 @@ use crate::nodes::{self, Nodes};
 use crate::object::Object;
 use crate::status::Outcome;
 use crate::store::{Objects, Silence, Store};
-use crate::writer::{self, Tally};
-use crate::{lease, served};
+use crate::writer::{self, Bucket, Tally, Writer};
+use crate::{balancers, lease, served};
 
 /// From one hand-over to the next. What changes after a quiet moment is handed over at once, and a burst in few pieces.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -197,14 +197,21 @@ impl Cluster {
             self.leads.clone(),
             spread,
         ));
-        tasks.spawn(writer::write(
+        let bucket = Arc::new(Bucket::default());
+        tasks.spawn(balancers::keep(
             self.client.clone(),
-            self.node.clone(),
+            Arc::clone(&bucket),
+            self.seen.clone(),
+            answers.clone(),
+            self.leads.clone(),
+        ));
+        let tally = Arc::clone(&self.tally);
+        tasks.spawn(writer::write(
+            Writer::new(self.client.clone(), &self.node, bucket, tally),
             self.seen.clone(),
             answers,
             spreads,
             self.leads.clone(),
-            Arc::clone(&self.tally),
         ));
     }
 

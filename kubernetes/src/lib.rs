@@ -14,6 +14,7 @@ mod balancers;
 mod cluster;
 mod error;
 mod events;
+mod failures;
 #[cfg(test)]
 mod fake;
 mod keep;

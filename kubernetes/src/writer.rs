@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::balancers::Balancers;
 use crate::cluster::Seen;
 use crate::error::explain;
 use crate::events::Events;
+use crate::failures::Failures;
+use crate::kinds::Kind;
 use crate::nodes::{Answer, Nodes, PATIENCE, Spread, counted};
 use crate::object::{Object, ObjectId};
 use crate::packed::Packed;
@@ -34,10 +35,10 @@ const BURST: u32 = 100;
 /// Until the API server must answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// From news until something is written of them.
-const SETTLES: Duration = Duration::from_millis(50);
+pub(crate) const SETTLES: Duration = Duration::from_millis(50);
 /// How long what was found last is written although there is news: with news all the time nothing would get written else.
 const ROUND: Duration = Duration::from_millis(500);
-/// When a patch is tried again that failed, or whose effect was not seen.
+/// When a patch is tried again whose effect was not seen.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What was written of an object last, until its status is seen to say it. Statuses are large and many, so that their hashes are
@@ -83,7 +84,8 @@ pub(crate) struct Tally {
     pub(crate) failed: std::sync::atomic::AtomicU64,
 }
 
-struct Writer {
+/// Writes status.
+pub(crate) struct Writer {
     client: Client,
     written: BTreeMap<ObjectId, Written>,
     /// What was told of whom when a round began last, and who is left of it.
@@ -92,34 +94,23 @@ struct Writer {
     /// When nodes were counted anew for all objects.
     turn: u64,
     seed: RandomState,
-    bucket: Bucket,
+    bucket: Arc<Bucket>,
+    /// Objects whose status could not be written, and kinds of which one's was not written in time: others of such a kind would hang
+    /// one after the other while the rest waits.
+    failures: Failures<ObjectId>,
+    hanging: Failures<Kind>,
     events: Events,
-    balancers: Balancers,
     tally: Arc<Tally>,
 }
 
 /// Writes until it is not polled any more.
 pub(crate) async fn write(
-    client: Client,
-    node: String,
+    mut writer: Writer,
     mut seen: watch::Receiver<Option<Seen>>,
     mut outcomes: watch::Receiver<Option<Outcome>>,
     mut nodes: watch::Receiver<Nodes>,
     mut leads: watch::Receiver<bool>,
-    tally: Arc<Tally>,
 ) {
-    let mut writer = Writer {
-        events: Events::new(client.clone(), &node),
-        balancers: Balancers::new(client.clone()),
-        client,
-        written: BTreeMap::new(),
-        before: None,
-        left: BTreeSet::new(),
-        turn: 0,
-        seed: RandomState::new(),
-        bucket: Bucket::new(Instant::now()),
-        tally,
-    };
     loop {
         let leading = *leads.borrow_and_update();
         let outcome = outcomes.borrow_and_update().clone();
@@ -135,7 +126,8 @@ pub(crate) async fn write(
             (false, ..) => {
                 writer.written.clear();
                 writer.before = None;
-                writer.balancers.forget();
+                writer.failures = Failures::default();
+                writer.hanging = Failures::default();
             }
             _ => {}
         }
@@ -156,6 +148,22 @@ pub(crate) async fn write(
 }
 
 impl Writer {
+    pub(crate) fn new(client: Client, node: &str, bucket: Arc<Bucket>, tally: Arc<Tally>) -> Self {
+        Self {
+            events: Events::new(client.clone(), node),
+            client,
+            written: BTreeMap::new(),
+            before: None,
+            left: BTreeSet::new(),
+            turn: 0,
+            seed: RandomState::new(),
+            bucket,
+            failures: Failures::default(),
+            hanging: Failures::default(),
+            tally,
+        }
+    }
+
     /// Writes what differs; how long nothing is to be done then. Ends after [`ROUND`] when there is news.
     async fn round(
         &mut self,
@@ -165,7 +173,6 @@ impl Writer {
         leads: &watch::Receiver<bool>,
         outcomes: &watch::Receiver<Option<Outcome>>,
     ) -> Duration {
-        let balanced = self.balancers.keep(outcome, &now.objects).await;
         match self.before.take() {
             Some((before, seen)) => {
                 self.left.extend(news(&before, outcome));
@@ -181,7 +188,7 @@ impl Writer {
         self.before = Some((outcome.clone(), now.clone()));
         let begun = Instant::now();
         let left: Vec<ObjectId> = self.left.iter().cloned().collect();
-        let mut again = if balanced { Duration::MAX } else { AGAIN };
+        let mut again = Duration::MAX;
         for id in left {
             let left = match now.objects.get(&id) {
                 Some(object) => {
@@ -190,6 +197,7 @@ impl Writer {
                 }
                 None => {
                     self.written.remove(&id);
+                    self.failures.forget(&id);
                     None
                 }
             };
@@ -236,6 +244,7 @@ impl Writer {
         if word.said.merged(object.status().as_ref(), &time).is_none() {
             // It was written and seen, or is there without us: nothing is to be remembered of it.
             self.written.remove(id);
+            self.failures.forget(id);
             return behind;
         }
         let (hash, status) = (
@@ -248,11 +257,21 @@ impl Writer {
             Due::Later => return Some(AGAIN),
             Due::Now => {}
         }
+        let waits = [
+            self.failures.wait(id, hash, now),
+            self.hanging.wait(&id.kind, 0, now),
+        ];
+        if let Some(pause) = waits.into_iter().flatten().max() {
+            return Some(pause);
+        }
         tokio::time::sleep(self.bucket.take(now)).await;
-        let leads = *leads.borrow();
-        match leads && self.patch(object, &word, &time).await {
-            true => behind,
-            false => Some(AGAIN),
+        match *leads.borrow() {
+            true => {}
+            false => return Some(AGAIN),
+        }
+        match self.patch(object, &word, &time).await {
+            None => behind,
+            Some(pause) => Some(pause),
         }
     }
 
@@ -260,43 +279,47 @@ impl Writer {
         self.seed.hash_one(status)
     }
 
-    /// Brings one status up to date; whether it is.
-    async fn patch(&mut self, object: &Arc<Object>, word: &Word, time: &str) -> bool {
+    /// Brings one status up to date; if that fails, until it is tried again.
+    async fn patch(&mut self, object: &Arc<Object>, word: &Word, time: &str) -> Option<Duration> {
         use std::sync::atomic::Ordering::Relaxed;
-        match timeout(ANSWER, self.attempt(object, &word.said, time)).await {
+        let (id, hash) = (&object.id, self.seed.hash_one(word));
+        let answer = timeout(ANSWER, self.attempt(object, &word.said, time)).await;
+        let now = Instant::now();
+        if answer.is_ok() {
+            self.hanging.forget(&id.kind);
+        }
+        let error = match answer {
             Ok(Ok(stored)) => {
                 self.tally.patched.fetch_add(1, Relaxed);
                 let written = Written {
                     uid: object.uid.clone(),
-                    word: self.seed.hash_one(word),
+                    word: hash,
                     over: self.hash(object.status.as_ref().map(Packed::text).as_deref()),
                     stored: stored.map(|stored| self.hash(Some(stored.to_string().as_bytes()))),
-                    at: Instant::now(),
+                    at: now,
                 };
-                self.written.insert(object.id.clone(), written);
-                true
+                self.written.insert(id.clone(), written);
+                self.failures.forget(id);
+                return None;
             }
             // Somebody was faster, or it is gone: a watch tells.
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => false,
-            Ok(Err(error)) => {
-                self.tally.failed.fetch_add(1, Relaxed);
-                let object = object.id.to_string();
-                tracing::warn!(
-                    object,
-                    error = explain(&error),
-                    "the status could not be written"
-                );
-                false
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+                let (_, pause) = self.failures.failed(id, hash, &status.message, now);
+                return Some(pause);
             }
+            Ok(Err(error)) => explain(&error),
             Err(_) => {
-                self.tally.failed.fetch_add(1, Relaxed);
-                tracing::warn!(
-                    object = object.id.to_string(),
-                    "the status was not written in time"
-                );
-                false
+                self.hanging.failed(&id.kind, 0, "", now);
+                "no answer in time".to_owned()
             }
+        };
+        self.tally.failed.fetch_add(1, Relaxed);
+        let (news, pause) = self.failures.failed(id, hash, &error, now);
+        if news {
+            let object = id.to_string();
+            tracing::warn!(object, error, "the status could not be written");
         }
+        Some(pause)
     }
 
     /// Reads the object as it is and writes over that. Gives the status that the API server made of it; none if another object has
@@ -353,36 +376,113 @@ fn timestamp() -> String {
 }
 
 /// Bounds how fast is written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Bucket {
     /// When the bucket is full again.
-    full: Instant,
+    full: Mutex<Option<Instant>>,
 }
 
 impl Bucket {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { full: now }
-    }
-
     /// Takes one; how long to wait before it may be used.
-    pub(crate) fn take(&mut self, now: Instant) -> Duration {
+    pub(crate) fn take(&self, now: Instant) -> Duration {
         let one = Duration::from_secs(1) / RATE;
-        self.full = self.full.max(now) + one;
-        let owed = self.full - now;
-        owed.saturating_sub(one * BURST)
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = full.map_or(now, |full| full.max(now)) + one;
+        *full = Some(after);
+        (after - now).saturating_sub(one * BURST)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use super::{BURST, Bucket, RATE};
+    use serde_json::json;
+    use snapshot::status::{ClassStatus, Report};
+    use tokio::sync::watch;
+
+    use super::{BURST, Bucket, RATE, Writer};
+    use crate::cluster::Seen;
+    use crate::fake::{Answer, server};
+    use crate::kinds::Kind;
+    use crate::nodes::Nodes;
+    use crate::object::{Object, ObjectId};
+    use crate::status::Outcome;
+    use crate::store::Objects;
+
+    #[tokio::test]
+    async fn a_status_that_is_refused_is_not_written_at_every_change() {
+        let (client, asked) = server(|_| Answer::Json(500, json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "message": "a webhook", "reason": "InternalError"
+        })))
+        .await;
+        let class = |name: &str, generation| Object {
+            id: ObjectId {
+                kind: Kind::GatewayClass,
+                namespace: "".into(),
+                name: name.into(),
+            },
+            api_version: "gateway.networking.k8s.io/v1".into(),
+            uid: "u".into(),
+            generation,
+            document: b"{}".as_slice().into(),
+            status: None,
+        };
+        let outcome = |generation| {
+            let classes = [class("a", generation), class("b", 1)];
+            let objects = classes.map(|class| (class.id.clone(), Arc::new(class)));
+            let status = ClassStatus {
+                generation: None,
+                conditions: Vec::new(),
+            };
+            Outcome {
+                seen: Seen {
+                    objects: Objects::from_iter(objects),
+                    documents: 1,
+                    changes: 1,
+                    bundle: None,
+                    kept: false,
+                },
+                report: Arc::new(Report {
+                    classes: ["a", "b"]
+                        .map(|name| (name.to_owned(), status.clone()))
+                        .into(),
+                    ..Report::default()
+                }),
+                active: Ok(1),
+            }
+        };
+        let tally = Arc::default();
+        let mut writer = Writer::new(client, "node-1", Arc::new(Bucket::default()), tally);
+        let (_lead, leads) = watch::channel(true);
+        let (_outcomes, outcomes) = watch::channel(None);
+        let nodes = Nodes::new();
+        // Whatever else changes, each is tried once for a while.
+        let first = outcome(1);
+        for _ in 0..10 {
+            let again = writer
+                .round(&first, &first.seen, &nodes, &leads, &outcomes)
+                .await;
+            assert!(again < Duration::from_secs(1));
+        }
+        assert_eq!(asked.all().len(), 2, "{:?}", asked.all());
+        // What is to be said now may go well: it is tried soon.
+        let next = outcome(2);
+        writer
+            .round(&next, &next.seen, &nodes, &leads, &outcomes)
+            .await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        writer
+            .round(&next, &next.seen, &nodes, &leads, &outcomes)
+            .await;
+        assert!(asked.all().len() > 2);
+    }
 
     #[test]
     fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(start);
+        let bucket = Bucket::default();
         for _ in 0..BURST {
             assert_eq!(bucket.take(start), Duration::ZERO);
         }
