@@ -120,6 +120,14 @@ impl Kind {
         }
     }
 
+    /// Objects on a page of a list. One may be as large as a request may be (1 MiB), and those that hold whole files often are.
+    pub(crate) fn page(self) -> u32 {
+        match self {
+            Self::Secret | Self::ConfigMap => 50,
+            _ => 500,
+        }
+    }
+
     /// Whether its objects restrict what would be open without them. As long as those that there are cannot be read nothing is
     /// begun.
     pub(crate) fn restricts(self) -> bool {

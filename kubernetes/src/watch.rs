@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use futures_util::{AsyncBufRead, AsyncBufReadExt as _, StreamExt as _};
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, ListMeta, Request};
@@ -24,9 +24,7 @@ use crate::object::{Object, ObjectId};
 use crate::store::Belief;
 use crate::uid::Uid;
 
-/// Objects on a page of a list.
-const PAGE: u32 = 500;
-/// Until an answer to a request must begin.
+/// Until an answer to a request must begin, and from each part of it to the next one.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long the API server keeps a watch open, in seconds.
 const WATCH: u32 = 270;
@@ -139,15 +137,15 @@ impl Watcher {
     }
 
     async fn pages(&self) -> Result<(Vec<Object>, String), Trouble> {
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = ListParams::default().limit(self.kind.page());
         params.field_selector = self.kind.selector().map(str::to_owned);
         let client = self.api.clone().into_client();
         let mut objects = Vec::new();
         loop {
             let request = Request::new(self.api.resource_url()).list(&params);
             let request = request.map_err(kube::Error::BuildRequest)?;
-            let text = answered(client.request_text(request)).await?;
-            let page: Page<'_> = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+            let text = whole(answered(client.request_stream(request)).await?).await?;
+            let page: Page<'_> = serde_json::from_slice(&text).map_err(kube::Error::SerdeError)?;
             for item in page.items.unwrap_or_default() {
                 let sent = serde_json::from_str(item.get()).map_err(kube::Error::SerdeError)?;
                 objects.extend(Object::new(self.kind, &self.resource, sent));
@@ -264,11 +262,29 @@ fn remember(version: &mut String, seen: Option<&str>) {
 async fn answered<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Trouble> {
     match timeout(ANSWER, answer).await {
         Ok(answer) => answer.map_err(Trouble::from),
-        Err(_) => Err(Trouble::Failed(format!(
-            "no answer within {} seconds",
-            ANSWER.as_secs()
-        ))),
+        Err(_) => Err(silence()),
     }
+}
+
+/// All of an answer. A large one over a slow line takes as long as it takes.
+async fn whole(answer: impl AsyncBufRead) -> Result<Vec<u8>, Trouble> {
+    let mut answer = pin!(answer);
+    let mut text = Vec::new();
+    loop {
+        let part = timeout(ANSWER, answer.fill_buf()).await;
+        let part = part.map_err(|_| silence())?;
+        let part = part.map_err(kube::Error::ReadEvents)?;
+        if part.is_empty() {
+            return Ok(text);
+        }
+        text.extend_from_slice(part);
+        let taken = part.len();
+        answer.consume_unpin(taken);
+    }
+}
+
+fn silence() -> Trouble {
+    Trouble::Failed(format!("no answer within {} seconds", ANSWER.as_secs()))
 }
 
 #[cfg(test)]
@@ -297,6 +313,34 @@ mod tests {
             known: Arc::new(Known::default()),
             quiet: Duration::from_millis(50),
             backoff: Backoff::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_comes_in_pages_that_are_small_where_objects_are_large() {
+        let page = |name: &str, next: &str| {
+            json!({
+                "apiVersion": "v1", "kind": "List",
+                "metadata": { "resourceVersion": "7", "continue": next },
+                "items": [{ "metadata": { "name": name, "namespace": "n" } }]
+            })
+        };
+        for (kind, limit) in [
+            (Kind::Service, 500),
+            (Kind::Secret, 50),
+            (Kind::ConfigMap, 50),
+        ] {
+            let (client, asked) = server(move |request| match request.contains("continue=more") {
+                true => Answer::Json(200, page("b", "")),
+                false => Answer::Json(200, page("a", "more")),
+            })
+            .await;
+            let (objects, version) = watcher(client, kind).pages().await.expect("a list");
+            let names: Vec<_> = objects.iter().map(|object| &*object.id.name).collect();
+            assert_eq!((names, &*version), (vec!["a", "b"], "7"));
+            for request in asked.all() {
+                assert!(request.contains(&format!("limit={limit}")), "{request}");
+            }
         }
     }
 
