@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, random};
 use crate::cluster::Known;
 use crate::error::explain;
 use crate::kinds::Kind;
@@ -29,7 +29,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long the API server keeps a watch open, in seconds.
 const WATCH: u32 = 270;
 /// A watch that says nothing for so long is taken for dead: the API server sends a bookmark each minute.
-const QUIET: Duration = Duration::from_secs(100);
+pub(crate) const QUIET: Duration = Duration::from_secs(100);
+/// Within this time after a watch has expired nodes list anew, each at a moment of its own: it has expired for all of them at once.
+const SPREAD: Duration = Duration::from_secs(3);
 /// A watch that ends sooner than this is not opened again at once.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -103,7 +105,8 @@ pub(crate) async fn follow(
             Trouble::Expired => {
                 tracing::debug!(%kind, "a watch has expired; listing again");
                 // One that forgets faster than it tells is not to be asked for lists without end.
-                tokio::time::sleep(watcher.backoff.next()).await;
+                let spread = SPREAD.mul_f64(random());
+                tokio::time::sleep(spread + watcher.backoff.next()).await;
             }
             Trouble::Failed(error) => watcher.failed(error).await,
         }
