@@ -3,6 +3,7 @@
 //! Flows in: the changes that watches make. Flows out: all objects at one moment, as soon as they change. The
 //! first ones come when every kind that is served was listed; until the API server can be heard, those kept on disk take their place.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -101,6 +102,11 @@ impl Known {
         outcome
     }
 
+    /// Changes what is known, for who looks at it anyway.
+    fn settle<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        change(&mut self.store.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn read<T>(&self, read: impl FnOnce(&Store) -> T) -> T {
         read(&self.store.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -138,17 +144,21 @@ impl Cluster {
         let config = Config::infer().await.map_err(ClusterError::Config)?;
         let server = config.cluster_url.to_string();
         let server = server.trim_end_matches('/').to_owned();
+        let host = config.cluster_url.host().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse().ok();
         let client =
             Client::try_from(config).map_err(|error| ClusterError::Client(error.into()))?;
-        Ok(Self::with(client, server, settings))
+        Ok(Self::with(client, server, address, settings))
     }
 
-    fn with(client: Client, server: String, settings: &Settings) -> Self {
+    fn with(client: Client, server: String, address: Option<IpAddr>, settings: &Settings) -> Self {
         let keep = settings.keep.as_deref().map(Keep::new);
         let kept = keep.as_ref().and_then(kept);
         let has_kept = kept.is_some();
+        let mut store = Store::kept(kept.unwrap_or_default());
+        store.reached_at(address);
         let known = Arc::new(Known {
-            store: Mutex::new(Store::kept(kept.unwrap_or_default())),
+            store: Mutex::new(store),
             changed: Notify::new(),
         });
         let (sender, seen) = watch::channel(None);
@@ -318,6 +328,17 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
         let patience = doubts.map_or(patience, |until| until.max(patience));
         kept |= has_kept && Instant::now() >= patience;
         if complete || kept {
+            match known.settle(|store| store.beware(Instant::now())) {
+                Some(true) => tracing::warn!(
+                    "the API server may be elsewhere by now: connections to its `Service` are led by nobody here until it is heard"
+                ),
+                Some(false) => {
+                    tracing::info!(
+                        "the API server is heard: connections to its `Service` are led again"
+                    );
+                }
+                None => {}
+            }
             let seen = known.read(|store| {
                 let (documents, changes) = store.counts();
                 Seen {
@@ -401,7 +422,7 @@ mod tests {
             node: "node-1".to_owned(),
             keep: Some(folder.path().to_owned()),
         };
-        let cluster = Cluster::with(client, "nowhere".to_owned(), &settings);
+        let cluster = Cluster::with(client, "nowhere".to_owned(), None, &settings);
         // What is not there is not served: the API server is waited for.
         assert!(cluster.seen().borrow().is_none());
         assert!(!cluster.health().complete);

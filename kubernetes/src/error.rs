@@ -33,3 +33,39 @@ pub(crate) fn explain(error: &kube::Error) -> String {
         }
     }
 }
+
+/// What was heard instead of what was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Unheard {
+    /// In words.
+    pub(crate) error: String,
+    /// The API server itself said so.
+    pub(crate) answered: bool,
+}
+
+impl Unheard {
+    /// It refused, or has not what was asked for.
+    pub(crate) fn refusal(error: String) -> Self {
+        Self {
+            error,
+            answered: true,
+        }
+    }
+
+    /// It said nothing.
+    pub(crate) fn silence(error: String) -> Self {
+        Self {
+            error,
+            answered: false,
+        }
+    }
+}
+
+impl From<&kube::Error> for Unheard {
+    fn from(error: &kube::Error) -> Self {
+        Self {
+            error: explain(error),
+            answered: matches!(error, kube::Error::Api(_)),
+        }
+    }
+}

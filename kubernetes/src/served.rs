@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use crate::backoff::{Backoff, random};
 use crate::cluster::Known;
-use crate::error::explain;
+use crate::error::Unheard;
 use crate::kinds::Kind;
 use crate::watch;
 
@@ -114,7 +114,7 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
                 let fresh = known.change(|store| store.unreachable(error.clone(), Instant::now()));
                 if fresh {
                     tracing::warn!(
-                        error,
+                        error = error.error,
                         "the API server does not say what it serves; what is known goes on"
                     );
                 }
@@ -163,7 +163,7 @@ struct Found {
 }
 
 /// Asks what is served; none if it is not to be asked as long as the cluster is the `same`, and it is.
-async fn look(client: &Client, same: Option<&str>) -> Result<Option<Found>, String> {
+async fn look(client: &Client, same: Option<&str>) -> Result<Option<Found>, Unheard> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let identity = answered(namespaces.get_metadata("kube-system")).await?;
     let identity = identity.metadata.uid.unwrap_or_default();
@@ -228,13 +228,13 @@ async fn look(client: &Client, same: Option<&str>) -> Result<Option<Found>, Stri
 }
 
 /// An answer that begins within [`ANSWER`].
-async fn answered<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+async fn answered<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Unheard> {
     let answer = timeout(ANSWER, answer).await.map_err(|_| silence())?;
-    answer.map_err(|error| explain(&error))
+    answer.map_err(|error| Unheard::from(&error))
 }
 
-fn silence() -> String {
-    format!("no answer within {} seconds", ANSWER.as_secs())
+fn silence() -> Unheard {
+    Unheard::silence(format!("no answer within {} seconds", ANSWER.as_secs()))
 }
 
 /// Kinds of a version that can be listed and watched, with the names of their resources; none if there is no such version.
@@ -242,7 +242,7 @@ async fn resources(
     client: &Client,
     group: &str,
     version: &str,
-) -> Result<Option<BTreeMap<String, String>>, String> {
+) -> Result<Option<BTreeMap<String, String>>, Unheard> {
     let answer = async {
         match group {
             "" => client.list_core_api_resources(version).await,
@@ -257,7 +257,7 @@ async fn resources(
     let list = match answer {
         Ok(list) => list,
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
-        Err(error) => return Err(explain(&error)),
+        Err(error) => return Err(Unheard::from(&error)),
     };
     let can = |verbs: &[String], verb: &str| verbs.iter().any(|one| one == verb);
     Ok(Some(
@@ -280,7 +280,7 @@ async fn follow_definitions(client: Client, known: Arc<Known>, definitions: Arc<
         let started = Instant::now();
         let Err(error) = changes(&api, &known, &definitions).await;
         tracing::debug!(
-            error,
+            error = error.error,
             "definitions of kinds cannot be watched; the API server is asked now and then"
         );
         if definitions.watched.swap(false, Ordering::Relaxed) {
@@ -298,7 +298,7 @@ async fn changes(
     api: &Api<DynamicObject>,
     known: &Known,
     definitions: &Definitions,
-) -> Result<Infallible, String> {
+) -> Result<Infallible, Unheard> {
     // Only the version of the list is of interest.
     let list = answered(api.list_metadata(&ListParams::default().limit(1))).await?;
     bundle(api, known).await?;
@@ -312,12 +312,13 @@ async fn changes(
         definitions.watched.store(true, Ordering::Relaxed);
         loop {
             let event = timeout(watch::QUIET, events.next()).await;
-            let Some(event) = event.map_err(|_| "a watch that says nothing".to_owned())? else {
+            let quiet = || Unheard::silence("the watch says nothing".to_owned());
+            let Some(event) = event.map_err(|_| quiet())? else {
                 break;
             };
-            match event.map_err(|error| explain(&error))? {
+            match event.map_err(|error| Unheard::from(&error))? {
                 WatchEvent::Error(status) => {
-                    return Err(explain(&kube::Error::Api(status.boxed())));
+                    return Err(Unheard::from(&kube::Error::Api(status.boxed())));
                 }
                 WatchEvent::Bookmark(mark) => version = mark.metadata.resource_version,
                 WatchEvent::Added(one) | WatchEvent::Modified(one) | WatchEvent::Deleted(one) => {
@@ -344,7 +345,7 @@ fn is_read(name: &str) -> bool {
 }
 
 /// Asks which version of the Gateway API the definition of its first kind is of.
-async fn bundle(api: &Api<DynamicObject>, known: &Known) -> Result<(), String> {
+async fn bundle(api: &Api<DynamicObject>, known: &Known) -> Result<(), Unheard> {
     let definition = answered(api.get_metadata_opt(CLASSES)).await?;
     let annotations = definition.and_then(|definition| definition.metadata.annotations);
     let version = annotations.and_then(|mut annotations| annotations.remove(BUNDLE));

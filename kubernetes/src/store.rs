@@ -9,12 +9,15 @@
 //! says was deleted is believed: it is one object at a time, and somebody deleted it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imbl::OrdMap;
+use serde_json::Value;
 
+use crate::error::Unheard;
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
 use crate::uid::Uid;
@@ -24,6 +27,9 @@ pub const SECOND_LOOK: Duration = Duration::from_secs(5);
 
 /// How long the second list may take before nobody waits for it any more.
 const ANSWERS: Duration = Duration::from_secs(5);
+
+/// When the endpoints of the API server may be others than those that were heard of last.
+const LOST: Duration = Duration::from_secs(60);
 
 /// All objects.
 pub type Objects = OrdMap<ObjectId, Arc<Object>>;
@@ -44,8 +50,32 @@ struct Watched {
     listed: bool,
     /// When it was first listed without much of what is known.
     doubted: Option<Instant>,
-    /// Since when nothing could be heard, and why.
-    silent: Option<(Instant, String)>,
+    /// Nothing can be heard.
+    silent: Option<Silent>,
+}
+
+/// Since when nothing could be heard, and why.
+#[derive(Debug)]
+struct Silent {
+    since: Instant,
+    error: String,
+    /// Since when there was not even a refusal.
+    mute: Option<Instant>,
+}
+
+impl Silent {
+    /// After one more failure; whether it is the first one.
+    fn goes_on(silent: &mut Option<Self>, unheard: Unheard, now: Instant) -> bool {
+        let before = silent.as_ref();
+        let fresh = before.is_none();
+        let mute = before.and_then(|before| before.mute).unwrap_or(now);
+        *silent = Some(Self {
+            since: before.map_or(now, |before| before.since),
+            error: unheard.error,
+            mute: (!unheard.answered).then_some(mute),
+        });
+        fresh
+    }
 }
 
 /// A kind that nothing can be heard of.
@@ -66,8 +96,12 @@ pub(crate) struct Store {
     kinds: BTreeMap<Kind, Watched>,
     /// What the API server serves was asked once at least.
     served: bool,
-    /// Since when it cannot be asked, and why.
-    silent: Option<(Instant, String)>,
+    /// It cannot be asked.
+    silent: Option<Silent>,
+    /// By which address it is reached.
+    server: Option<IpAddr>,
+    /// Its own `Service` is left out.
+    astray: bool,
     /// The version of the Gateway API's kinds that are installed.
     bundle: Option<Arc<str>>,
     /// Counts changes of documents.
@@ -95,9 +129,66 @@ impl Store {
         }
     }
 
-    /// All objects. Cheap: the copy shares its memory.
+    /// The address by which the API server is reached.
+    pub(crate) fn reached_at(&mut self, server: Option<IpAddr>) {
+        self.server = server;
+    }
+
+    /// All objects to go by. Cheap: the copy shares its memory.
     pub(crate) fn objects(&self) -> Objects {
-        self.objects.clone()
+        let mut objects = self.objects.clone();
+        if let Some(own) = self.astray.then(|| self.own_service()).flatten() {
+            objects.remove(&own);
+        }
+        objects
+    }
+
+    /// Leaves the API server's own `Service` out while its endpoints may be others by now, if it is reached by that: connections to it,
+    /// those that would hear of others too, would be led to where it was. Whether it is left out, if that changed.
+    pub(crate) fn beware(&mut self, now: Instant) -> Option<bool> {
+        let astray = self.is_lost(now) && self.own_service().is_some();
+        if astray == self.astray {
+            return None;
+        }
+        self.astray = astray;
+        self.documents += 1;
+        self.changes += 1;
+        Some(astray)
+    }
+
+    /// Whether it was not heard since the start, or not for long, where endpoints are. One that refuses to tell is where it was.
+    fn is_lost(&self, now: Instant) -> bool {
+        [Kind::Service, Kind::EndpointSlice]
+            .into_iter()
+            .any(|kind| {
+                let watched = self.kinds.get(&kind);
+                let listed = watched.is_some_and(|watched| watched.listed);
+                let silent = watched.and_then(|watched| watched.silent.as_ref());
+                match silent.or_else(|| self.silent.as_ref().filter(|_| !listed)) {
+                    None => !listed,
+                    Some(silent) => silent.mute.is_some_and(|since| {
+                        !listed || now.saturating_duration_since(since) >= LOST
+                    }),
+                }
+            })
+    }
+
+    /// The API server's own `Service`, if it is reached by that.
+    fn own_service(&self) -> Option<ObjectId> {
+        let id = ObjectId {
+            kind: Kind::Service,
+            namespace: "default".into(),
+            name: "kubernetes".into(),
+        };
+        let service = self.objects.get(&id)?;
+        let service: Value = serde_json::from_slice(&service.document.text()).ok()?;
+        let spec = &service["spec"];
+        let addresses = spec["clusterIPs"].as_array().into_iter().flatten();
+        let mut addresses = addresses.chain([&spec["clusterIP"]]);
+        let server = self.server?;
+        let is_server =
+            |address: &Value| address.as_str().and_then(|text| text.parse().ok()) == Some(server);
+        addresses.any(is_server).then_some(id)
     }
 
     /// How often documents, and how often anything changed.
@@ -146,6 +237,7 @@ impl Store {
         }
         let read = kind.versions().join(", ");
         let why = format!("it is served as {versions}, and read as {read} only");
+        let why = Unheard::refusal(why);
         let news = self.failed(kind, why, now);
         if let Some(watched) = self.kinds.get_mut(&kind) {
             watched.listed |= known;
@@ -259,18 +351,14 @@ impl Store {
     }
 
     /// A kind could not be listed or watched; whether that is news.
-    pub(crate) fn failed(&mut self, kind: Kind, error: String, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, kind: Kind, unheard: Unheard, now: Instant) -> bool {
         let watched = self.kinds.entry(kind).or_default();
-        let since = watched.silent.as_ref().map(|(since, _)| *since);
-        watched.silent = Some((since.unwrap_or(now), error));
-        since.is_none()
+        Silent::goes_on(&mut watched.silent, unheard, now)
     }
 
     /// What the API server serves could not be asked; whether that is news.
-    pub(crate) fn unreachable(&mut self, error: String, now: Instant) -> bool {
-        let since = self.silent.as_ref().map(|(since, _)| *since);
-        self.silent = Some((since.unwrap_or(now), error));
-        since.is_none()
+    pub(crate) fn unreachable(&mut self, unheard: Unheard, now: Instant) -> bool {
+        Silent::goes_on(&mut self.silent, unheard, now)
     }
 
     /// The version of the Gateway API's kinds that are installed.
@@ -291,11 +379,11 @@ impl Store {
         let kinds = self.kinds.iter();
         kinds
             .filter_map(|(kind, watched)| {
-                let (since, error) = watched.silent.as_ref()?;
+                let silent = watched.silent.as_ref()?;
                 Some(Silence {
                     kind: *kind,
-                    lasts: now.saturating_duration_since(*since),
-                    error: error.clone(),
+                    lasts: now.saturating_duration_since(silent.since),
+                    error: silent.error.clone(),
                 })
             })
             .collect()
@@ -303,8 +391,9 @@ impl Store {
 
     /// For how long the API server as a whole could not be asked, and why.
     pub(crate) fn unreachable_for(&self, now: Instant) -> Option<(Duration, String)> {
-        let (since, error) = self.silent.as_ref()?;
-        Some((now.saturating_duration_since(*since), error.clone()))
+        let silent = self.silent.as_ref()?;
+        let lasts = now.saturating_duration_since(silent.since);
+        Some((lasts, silent.error.clone()))
     }
 
     /// Kinds that are watched, and how many objects of each are known.

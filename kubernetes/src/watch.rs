@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::backoff::{Backoff, random};
 use crate::cluster::Known;
-use crate::error::explain;
+use crate::error::Unheard;
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
 use crate::store::Belief;
@@ -53,7 +53,7 @@ enum Trouble {
     /// The API server has forgotten what happened since; a list is needed.
     Expired,
     /// Anything else.
-    Failed(String),
+    Failed(Unheard),
 }
 
 impl From<kube::Error> for Trouble {
@@ -61,7 +61,7 @@ impl From<kube::Error> for Trouble {
         match &error {
             kube::Error::Api(status) if status.code == 404 => Self::NotServed,
             kube::Error::Api(status) if status.code == 410 => Self::Expired,
-            _ => Self::Failed(explain(&error)),
+            error => Self::Failed(Unheard::from(error)),
         }
     }
 }
@@ -240,12 +240,13 @@ impl Watcher {
         self.known.change(|store| store.heard(kind));
     }
 
-    async fn failed(&mut self, error: String) {
+    async fn failed(&mut self, unheard: Unheard) {
         let pause = self.backoff.next();
         let kind = self.kind;
+        let error = unheard.error.clone();
         let fresh = self
             .known
-            .change(|store| store.failed(kind, error.clone(), Instant::now()));
+            .change(|store| store.failed(kind, unheard, Instant::now()));
         if fresh {
             tracing::warn!(%kind, error, "this kind cannot be followed; what is known of it goes on");
         } else {
@@ -287,7 +288,10 @@ async fn whole(answer: impl AsyncBufRead) -> Result<Vec<u8>, Trouble> {
 }
 
 fn silence() -> Trouble {
-    Trouble::Failed(format!("no answer within {} seconds", ANSWER.as_secs()))
+    Trouble::Failed(Unheard::silence(format!(
+        "no answer within {} seconds",
+        ANSWER.as_secs()
+    )))
 }
 
 #[cfg(test)]

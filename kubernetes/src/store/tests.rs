@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Belief, SECOND_LOOK, Store};
+use crate::error::Unheard;
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectId};
 
@@ -19,6 +20,10 @@ fn object(kind: Kind, name: &str, document: &str) -> Object {
         document: document.as_bytes().into(),
         status: None,
     }
+}
+
+fn silence(error: &str) -> Unheard {
+    Unheard::silence(error.to_owned())
 }
 
 fn services(names: &[&str]) -> Vec<Object> {
@@ -85,7 +90,7 @@ fn a_first_list_in_doubt_is_waited_for_and_not_for_ever() {
     assert!(until > start + SECOND_LOOK);
     assert_eq!(store.doubts_until(until), None);
     // One that cannot be asked again is not waited for.
-    store.failed(Kind::Service, "refused".to_owned(), start);
+    store.failed(Kind::Service, silence("refused"), start);
     assert_eq!(store.doubts_until(start), None);
     let later = start + SECOND_LOOK;
     store.listed(Kind::Service, services(&["d"]), later);
@@ -269,15 +274,15 @@ fn silence_counts_from_its_first_failure_and_ends_with_a_word() {
     let hour = Duration::from_secs(3600);
     let mut store = Store::default();
     store.serves(&[Kind::Pod].into());
-    assert!(store.failed(Kind::Pod, "connection refused".to_owned(), start));
-    assert!(!store.failed(Kind::Pod, "timed out".to_owned(), start + hour / 2));
+    assert!(store.failed(Kind::Pod, silence("connection refused"), start));
+    assert!(!store.failed(Kind::Pod, silence("timed out"), start + hour / 2));
     let silences = store.silences(start + hour);
     assert_eq!(silences.len(), 1);
     assert_eq!(silences[0].lasts, hour);
     assert_eq!(silences[0].error, "timed out");
     store.heard(Kind::Pod);
     assert!(store.silences(start + hour).is_empty());
-    assert!(store.unreachable("refused".to_owned(), start));
+    assert!(store.unreachable(silence("refused"), start));
     let (lasts, _) = store.unreachable_for(start + hour).expect("unreachable");
     assert_eq!(lasts, hour);
     store.serves(&[Kind::Pod].into());
@@ -324,4 +329,60 @@ fn neighbours_have_what_they_say_alike_in_one_place() {
     };
     assert_eq!(status("a"), Some(b"new".as_slice().into()));
     assert_eq!(status("b"), Some(b"other".as_slice().into()));
+}
+
+#[test]
+fn who_cannot_be_heard_is_not_led_to_where_it_was() {
+    const KINDS: [Kind; 2] = [Kind::Service, Kind::EndpointSlice];
+    let own = || {
+        let document = r#"{"spec":{"clusterIP":"10.96.0.1","clusterIPs":["10.96.0.1","fd00::1"]}}"#;
+        let mut own = object(Kind::Service, "kubernetes", document);
+        own.id.namespace = "default".into();
+        own
+    };
+    let start = Instant::now();
+    let later = start + Duration::from_secs(60);
+    let list = |store: &mut Store| {
+        store.serves(&KINDS.into());
+        store.listed(Kind::Service, vec![own()], start);
+        store.listed(Kind::EndpointSlice, Vec::new(), start);
+    };
+    let mut store = Store::default();
+    store.reached_at("fd00::1".parse().ok());
+    list(&mut store);
+    assert_eq!(store.beware(later), None);
+    store.failed(Kind::EndpointSlice, silence("timed out"), start);
+    let almost = later - Duration::from_secs(1);
+    store.failed(Kind::EndpointSlice, silence("timed out"), almost);
+    assert_eq!(store.beware(almost), None);
+    let (documents, _) = store.counts();
+    assert_eq!(store.beware(later), Some(true));
+    assert_eq!(store.beware(later), None);
+    assert!(names(&store).is_empty() && store.counts().0 > documents);
+    // It is asked what it serves before it tells where endpoints are.
+    store.serves(&KINDS.into());
+    assert_eq!(store.beware(later), None);
+    store.heard(Kind::EndpointSlice);
+    assert_eq!(store.beware(later), Some(false));
+    assert_eq!(names(&store), ["kubernetes"]);
+    // One that refuses is where it was.
+    store.failed(Kind::EndpointSlice, silence("timed out"), start);
+    let refusal = Unheard::refusal("forbidden".to_owned());
+    store.failed(Kind::EndpointSlice, refusal.clone(), start);
+    assert_eq!(store.beware(later), None);
+    // What was kept may be old.
+    let mut store = Store::kept(vec![own()]);
+    store.reached_at("10.96.0.1".parse().ok());
+    assert_eq!(store.beware(start), Some(true));
+    store.unreachable(refusal, start);
+    assert_eq!(store.beware(start), Some(false));
+    store.unreachable(silence("timed out"), start);
+    assert_eq!(store.beware(start), Some(true));
+    list(&mut store);
+    assert_eq!(store.beware(start), Some(false));
+    // Who reaches it elsewhere needs nobody to lead there.
+    let mut store = Store::kept(vec![own()]);
+    store.reached_at("192.0.2.7".parse().ok());
+    assert_eq!(store.beware(later), None);
+    assert_eq!(names(&store), ["kubernetes"]);
 }
