@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::addresses::Foreign;
 use self::attachment::{Closing, Known};
 use self::authorities::Holders;
 use self::backend::Backends;
@@ -84,7 +85,8 @@ pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -
     let stated = stated(&collected.drafts, &collected.documents);
     let derived = stated.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
     cells::unique(&collected.drafts, derived, &sink);
-    addresses::unique(&collected.drafts, &sink);
+    let foreign = Foreign::of(&collected.drafts, &collected.documents, taking);
+    addresses::unique(&collected.drafts, &foreign, &sink);
     addresses::pod_networks(&collected.drafts, &sink);
     if sink.mistakes() > before {
         collected.plain = false;
@@ -99,7 +101,14 @@ pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -
     } = collected;
     let mut report = Report::default();
     memory.look(&changes, &documents);
-    let snapshot = snapshot(&drafts, &documents, taking, memory, &mut report, &sink);
+    let snapshot = snapshot(
+        &drafts,
+        (&documents, &foreign),
+        taking,
+        memory,
+        &mut report,
+        &sink,
+    );
     let (mistakes, warnings) = sink.finish();
     let assembly = &mut memory.assembly;
     (report.objects, report.nameless) =
@@ -123,7 +132,7 @@ pub(crate) fn link(reads: Vec<Arc<Read>>, taking: Taking, memory: &mut Memory) -
 /// Makes a snapshot without digest and warnings, and says of every part what the Gateway API wants to be said.
 fn snapshot(
     drafts: &Drafts,
-    documents: &[Placed<'_>],
+    (documents, foreign): (&[Placed<'_>], &Foreign),
     taking: Taking,
     memory: &mut Memory,
     report: &mut Report,
@@ -184,7 +193,7 @@ fn snapshot(
     let stated = stated(drafts, documents);
     let derived = stated.is_some_and(|platform| platform.cells == CellSource::OpenChoreo);
     let scope = stated.map_or_else(PolicyScope::default, |platform| platform.network_policies);
-    let (cells, exposures) = cells::link(drafts, documents, derived, sink);
+    let (cells, exposures) = cells::link(drafts, documents, foreign, derived, sink);
     // The pods of cells of labels are known now too.
     let network = network_policy::link(
         drafts,

@@ -176,6 +176,90 @@ spec:
     assert!(of(&taken, "10.96.0.10").is_none());
 }
 
+#[test]
+fn a_cell_takes_no_pod_and_no_service_of_another_namespace() {
+    let listing = |namespace: &str, project: &str, day: u8, spec: &str| {
+        let created =
+            format!("namespace: {namespace}, creationTimestamp: \"2026-01-0{day}T00:00:00Z\"");
+        cell(project, project, spec).replace("namespace: shop", &created)
+    };
+    let grasping = "  components:
+    - name: web
+      workloads: { addresses: [10.1.0.6, 10.9.0.9] }
+      serviceAddresses: [10.96.0.50, 10.1.0.7, 203.0.113.5, 10.96.0.60]
+      endpoints: [{ name: api, type: TCP, port: 5432 }]";
+    let service = "apiVersion: v1
+kind: Service
+metadata: { name: web, namespace: shop }
+spec: { clusterIP: 10.96.0.50, ports: [{ port: 5432 }] }
+status: { loadBalancer: { ingress: [{ ip: 203.0.113.5 }] } }
+";
+    let selected =
+        "  components: [{ name: db, workloads: { selector: { matchLabels: { app: db } } } }]";
+    let addressed = "  components: [{ name: web, workloads: { addresses: [10.1.0.7] } }]";
+    let objects = [
+        ("Cell/bank/first", listing("bank", "first", 1, grasping)),
+        ("Cell/shop/db", listing("shop", "db", 2, selected)),
+        ("Cell/shop/web", listing("shop", "web", 2, addressed)),
+        ("Pod/shop/db", pod("db", "app: db", "10.1.0.6")),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.7")),
+        ("Service/shop/web", service.to_owned()),
+    ];
+    let all = taken(&objects);
+    for name in ["first", "db", "web"] {
+        assert!(accepted(&all, Kind::Cell, name), "{name}");
+    }
+    for (address, project) in [
+        ("10.1.0.6", "db"),
+        ("10.1.0.7", "web"),
+        ("10.9.0.9", "first"),
+    ] {
+        let found = of(&all, address).expect("it is somebody's");
+        assert_eq!(found.id.project.as_str(), project, "{address}");
+    }
+    let own = |taken: &Taken| {
+        let cell = of(taken, "10.9.0.9").expect("it is the first one's");
+        let component = cell.components.values().next().expect("it has one");
+        let addresses = component.addresses().map(ToString::to_string);
+        addresses.collect::<Vec<_>>()
+    };
+    assert_eq!(own(&all), ["10.9.0.9", "10.96.0.60"]);
+    let left = all.snapshot.warnings.iter();
+    let left = left.filter(|one| one.message.contains("is left out"));
+    let left: Vec<&str> = left.map(|one| &*one.source.field).collect();
+    assert_eq!(
+        left,
+        [
+            "spec.components[0].workloads.addresses[0]",
+            "spec.components[0].serviceAddresses[0]",
+            "spec.components[0].serviceAddresses[1]",
+            "spec.components[0].serviceAddresses[2]",
+        ]
+    );
+    // What nobody has is as it was, and so is what the namespace has as well.
+    let alone = taken(&objects[..1]);
+    assert_eq!(own(&alone).len(), 6);
+    let again = pod("db", "app: db", "10.1.0.6").replace("namespace: shop", "namespace: bank");
+    let both = [&objects[..], &[("Pod/bank/db", again)]].concat();
+    assert_eq!(own(&taken(&both)), ["10.1.0.6", "10.9.0.9", "10.96.0.60"]);
+}
+
+#[test]
+fn a_refused_cell_closes_no_pod_of_another_namespace() {
+    let broken = "  components: [{ name: web, workloads: { addresses: [10.1.0.6, 10.9.0.9] } }]
+  unheardOf: 1";
+    let taken = taken(&[
+        (
+            "Cell/bank/a",
+            cell("a", "a", broken).replace("namespace: shop", "namespace: bank"),
+        ),
+        ("Pod/shop/web", pod("web", "app: web", "10.1.0.6")),
+    ]);
+    assert!(!accepted(&taken, Kind::Cell, "a"));
+    assert!(of(&taken, "10.1.0.6").is_none());
+    assert_closed(of(&taken, "10.9.0.9").expect("the cell's"));
+}
+
 fn policy(name: &str, selects: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use snapshot::{Linker, Read, SourceFile, Taken, link, read};
 
 /// Objects, each with what it may be; besides it may be absent.
-const OBJECTS: [(&str, &[&str]); 28] = [
+const OBJECTS: [(&str, &[&str]); 30] = [
     (
         "GatewayClass/cardinal",
         &[
@@ -201,6 +201,22 @@ const OBJECTS: [(&str, &[&str]); 28] = [
         "HTTPRoute/shop/d",
         &[
             r#"{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"d","namespace":"shop"},"spec":{"parentRefs":[{"name":"balanced"}],"rules":[{"backendRefs":[{"name":"s2","port":80}]}]}}"#,
+        ],
+    ),
+    (
+        "Cell/store/cell",
+        &[
+            r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Cell","metadata":{"name":"cell","namespace":"store"},"spec":{"organization":"acme","project":"store","environment":"prod","components":[{"name":"api","workloads":{"addresses":["10.2.0.1","10.2.0.2"]},"serviceAddresses":["10.96.0.1"],"endpoints":[{"name":"http","type":"TCP","port":8080}]}]}}"#,
+            r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Cell","metadata":{"name":"cell","namespace":"store"},"spec":{"organization":"acme","project":"store","environment":"prod","components":[{"name":"api","workloads":{"addresses":["10.1.0.9","10.1.0.1"]},"endpoints":[{"name":"http","type":"TCP","port":8080}]}]}}"#,
+            r#"{"apiVersion":"cardinal.dev/v1alpha1","kind":"Cell","metadata":{"name":"cell","namespace":"store"},"spec":{"organization":"acme","project":"store","environment":"prod","components":[{"name":"api","workloads":{"selector":{"matchLabels":{"app":"store"}}},"endpoints":[{"name":"http","type":"TCP","port":8080}]}]}}"#,
+        ],
+    ),
+    (
+        "Pod/store/q",
+        &[
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"q","namespace":"store","labels":{"app":"store"}},"status":{"phase":"Running","podIPs":[{"ip":"10.2.0.9"}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"q","namespace":"store","labels":{"app":"store"}},"status":{"phase":"Running","podIPs":[{"ip":"10.1.0.9"}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"q","namespace":"store","labels":{"app":"store"}},"status":{"phase":"Running","podIPs":[{"ip":"10.1.0.1"}]}}"#,
         ],
     ),
 ];

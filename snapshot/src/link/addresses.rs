@@ -1,14 +1,18 @@
 //! One address is one thing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::document::Drafts;
+use super::collect::{self, Taking};
 use crate::document::addresses::Placed;
+use crate::document::cell::CellDraft;
 use crate::document::gateway::AddressDraft;
-use crate::model::{Cidr, Timestamp};
+use crate::document::service::Ingress;
+use crate::document::{Draft, Drafts};
+use crate::model::{Cell, Cidr, Timestamp, Workloads};
 use crate::reader::Sink;
 use crate::report::Source;
+use crate::shared::Shared;
 
 /// A network, who has it, and where that is written.
 struct Claim {
@@ -35,7 +39,7 @@ pub(super) struct Others(Vec<Cidr>);
 
 impl Others {
     pub(super) fn of(drafts: &Drafts) -> Self {
-        let claims = claims(drafts).into_iter();
+        let claims = claims(drafts, &Foreign::default()).into_iter();
         let others = claims.filter(|claim| claim.rank != Rank::Cell);
         Self(others.map(|claim| claim.network).collect())
     }
@@ -46,10 +50,117 @@ impl Others {
     }
 }
 
+/// Addresses that cells of a cluster list and that are pods' or services' of other namespaces, by the namespaces of these cells.
+///
+/// Who has an address is what the cluster says of its pods and services, whatever was there first. One that comes into
+/// other hands, as those of pods do, is no mistake of whoever listed it: the cell is without it, and stays what it is otherwise.
+#[derive(Default)]
+pub(super) struct Foreign(BTreeMap<IpAddr, BTreeMap<String, &'static str>>);
+
+impl Foreign {
+    /// In a folder everything is one author's.
+    pub(super) fn of(drafts: &Drafts, documents: &[collect::Placed<'_>], taking: Taking) -> Self {
+        let mut foreign = Self::default();
+        if taking == Taking::Whole {
+            return foreign;
+        }
+        let listed: Vec<(&str, IpAddr)> = documents.iter().flat_map(listed).collect();
+        let wanted: HashSet<IpAddr> = listed.iter().map(|(_, address)| *address).collect();
+        if wanted.is_empty() {
+            return foreign;
+        }
+        let mut held: HashMap<IpAddr, BTreeMap<&str, &'static str>> = HashMap::new();
+        let mut hold = |address: IpAddr, namespace, what| {
+            if wanted.contains(&address) {
+                held.entry(address).or_default().insert(namespace, what);
+            }
+        };
+        for (name, (_, pod)) in &drafts.pods {
+            for placed in pod.iter().flat_map(|pod| &pod.addresses) {
+                hold(placed.address, name.namespace(), "pod");
+            }
+        }
+        for (name, (_, service)) in &drafts.services {
+            let Some(service) = service else { continue };
+            let given = service.ingress.iter().filter_map(|one| match one {
+                Ingress::Address(address) => Some(*address),
+                Ingress::Hostname(_) => None,
+            });
+            let own = service.addresses.iter().map(|placed| placed.address);
+            for address in own.chain(given) {
+                hold(address, name.namespace(), "`Service`");
+            }
+        }
+        for (namespace, address) in listed {
+            // Of a pod that is gone its object may stay for a while: what a namespace has itself is not another one's.
+            let Some(held) = held
+                .get(&address)
+                .filter(|held| !held.contains_key(namespace))
+            else {
+                continue;
+            };
+            if let Some(what) = held.values().next() {
+                let of = foreign.0.entry(address).or_default();
+                of.insert(namespace.to_owned(), what);
+            }
+        }
+        foreign
+    }
+
+    /// What an address is of another namespace than this one; none: nothing.
+    pub(super) fn what(&self, address: IpAddr, namespace: &str) -> Option<&'static str> {
+        self.0.get(&address)?.get(namespace).copied()
+    }
+
+    /// Leaves out of a cell what is not its own, and says so.
+    pub(super) fn leave_out(&self, draft: &CellDraft, cell: &mut Shared<Cell>, sink: &Sink) {
+        if self.0.is_empty() {
+            return;
+        }
+        for (component, placed) in &draft.addresses {
+            let address = placed.address;
+            let Some(what) = self.what(address, &draft.namespace) else {
+                continue;
+            };
+            sink.warning(
+                placed.source.clone(),
+                format_args!(
+                    "`{address}` is left out: it is the address of a {what} of another namespace"
+                ),
+            );
+            if let Some(component) = cell.components.get_mut(&component.component) {
+                if let Workloads::Addresses(addresses) = &mut component.workloads {
+                    addresses.retain(|one| *one != address);
+                }
+                component.service_addresses.retain(|one| *one != address);
+            }
+        }
+    }
+}
+
+/// Addresses that a document of a cell lists, refused or not, each with its namespace.
+fn listed<'d>(placed: &'d collect::Placed<'_>) -> BTreeSet<(&'d str, IpAddr)> {
+    let document = placed.document;
+    let Draft::Cell(draft) = &document.draft else {
+        return BTreeSet::new();
+    };
+    let own = draft.iter().flat_map(|draft| &draft.addresses);
+    let own = own.map(|(_, placed)| placed.address);
+    let remains = document
+        .closes
+        .iter()
+        .filter_map(|closes| closes.cell.as_ref());
+    let remains = remains.flat_map(|remains| &remains.workloads);
+    let left = remains.flat_map(|(_, workloads)| workloads.addresses());
+    let namespace = document.meta.name.namespace();
+    let all = own.chain(left.copied());
+    all.map(|address| (namespace, address)).collect()
+}
+
 /// Reports every address that a second owner claims. The kernel judges a packet by its address: it
 /// must mean one thing.
-pub(super) fn unique(drafts: &Drafts, sink: &Sink) {
-    let mut claims = claims(drafts);
+pub(super) fn unique(drafts: &Drafts, foreign: &Foreign, sink: &Sink) {
+    let mut claims = claims(drafts, foreign);
     claims.sort_by(|a, b| {
         let order = |claim: &Claim| (claim.rank, claim.created.is_none(), claim.created);
         (order(a), a.source.position()).cmp(&(order(b), b.source.position()))
@@ -125,7 +236,8 @@ fn is_named(drafts: &Drafts, node: &str) -> bool {
     nodes.any(|one| one.name == node)
 }
 
-fn claims(drafts: &Drafts) -> Vec<Claim> {
+/// Who claims what. To list what is foreign is no claim.
+fn claims(drafts: &Drafts, foreign: &Foreign) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut aged = |rank, created, placed: &[Placed], owner: &str| {
         claims.extend(placed.iter().map(|placed| Claim {
@@ -178,7 +290,9 @@ fn claims(drafts: &Drafts) -> Vec<Claim> {
         }
     }
     for draft in drafts.cells.values().filter_map(|(_, d)| d.as_ref()) {
-        for (component, placed) in &draft.addresses {
+        let own =
+            |(_, placed): &&(_, Placed)| foreign.what(placed.address, &draft.namespace).is_none();
+        for (component, placed) in draft.addresses.iter().filter(own) {
             aged(
                 Rank::Cell,
                 draft.created,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Served;
-use super::addresses::Others;
+use super::addresses::{Foreign, Others};
 use super::closed_cells::{self, Refused};
 use super::collect::Placed;
 use super::openchoreo::{self, Labelled};
@@ -62,10 +62,11 @@ fn by_age(drafts: &Drafts) -> Vec<(&Source, &Arc<CellDraft>)> {
 }
 
 /// Cells by their tuple; of two with one the first counts. What the others expose is not told. Those that are refused are closed.
-/// `derived` tells that labels of OpenChoreo make cells too.
+/// `derived` tells that labels of OpenChoreo make cells too. What is `foreign` they are without.
 pub(super) fn link(
     drafts: &Drafts,
     documents: &[Placed<'_>],
+    foreign: &Foreign,
     derived: bool,
     sink: &Sink,
 ) -> (BTreeMap<CellId, Shared<Cell>>, Vec<Arc<CellDraft>>) {
@@ -82,13 +83,16 @@ pub(super) fn link(
         if linked.contains_key(id) || labelled.elsewhere(id, &draft.namespace).is_some() {
             continue;
         }
-        linked.insert(draft.cell.id.clone(), draft.cell.clone());
+        let mut cell = draft.cell.clone();
+        foreign.leave_out(draft, &mut cell, sink);
+        linked.insert(id.clone(), cell);
         exposing.push(Arc::clone(draft));
     }
     select(&mut linked, &drafts.pods, sink);
     if !refused.is_empty() {
         let others = Others::of(drafts);
-        closed_cells::add(&mut linked, &refused, &labelled, &drafts.pods, &others);
+        let taken = (&others, foreign);
+        closed_cells::add(&mut linked, &refused, &labelled, &drafts.pods, taken);
     }
     openchoreo::derive(&labelled, drafts, &exposing, &refused, &mut linked, sink);
     easts(&mut linked, sink);

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-use super::addresses::Others;
+use super::addresses::{Foreign, Others};
 use super::openchoreo::Labelled;
 use crate::document::Table;
 use crate::document::cell::remains::Remains;
@@ -37,7 +37,7 @@ pub(super) fn add(
     refused: &[Refused<'_>],
     labelled: &Labelled<'_>,
     pods: &Table<PodDraft>,
-    others: &Others,
+    (others, foreign): (&Others, &Foreign),
 ) {
     let mut taken: BTreeSet<IpAddr> = cells
         .values()
@@ -64,7 +64,10 @@ pub(super) fn add(
                 continue;
             };
             let mut own = found(workloads, pods, others);
-            own.retain(|address| taken.insert(*address));
+            own.retain(|address| {
+                let foreign = foreign.what(*address, one.name.namespace());
+                foreign.is_none() && taken.insert(*address)
+            });
             // What is nobody's place needs no gate.
             if own.is_empty() {
                 continue;
