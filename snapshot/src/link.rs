@@ -61,6 +61,7 @@ mod rule;
 mod security_policy;
 mod service;
 mod traffic_policy;
+mod trespass;
 
 pub(crate) use collect::Taking;
 pub(crate) use memory::Memory;
@@ -210,6 +211,8 @@ fn snapshot(
     }
     let tables = &drafts.routing_tables;
     let routing_tables = routing_table::link(tables, &gateways, sink);
+    let trespasses = trespass::find(drafts, &cells, &exposures, taking);
+    memory.trespass(&trespasses);
     let lists = std::mem::take(&mut memory.lists);
     let backends = Backends::new(
         &drafts.backends,
@@ -217,6 +220,7 @@ fn snapshot(
         &drafts.slices,
         tables,
         lists,
+        &trespasses,
     );
     let policies = TlsPolicies::new(&drafts.tls_policies, &closing.tls, &backends, &context);
     let references = References {

@@ -607,6 +607,182 @@ fn no_document_of_a_namespace_leads_to_the_node() {
     }
 }
 
+/// A route of this namespace to a backend, and whether it may lead there: HTTP and TCP.
+fn led(namespace: &str, backend: &str, objects: &[(&str, String)]) -> [Option<bool>; 2] {
+    let served = SERVED.iter().map(|(path, text)| {
+        let text = text
+            .replace("namespace: shop", &format!("namespace: {namespace}"))
+            .replace(
+                "group: gateway.envoyproxy.io, kind: Backend, name: app",
+                backend,
+            );
+        (*path, text)
+    });
+    let objects: Vec<_> = served.chain(objects.iter().cloned()).collect();
+    let taken = taken(&objects);
+    let (http, tcp) = (&taken.snapshot.routes[0], &taken.snapshot.l4_routes[0]);
+    let http = match &http.rules[0].targets[0].target {
+        Target::Upstreams(list) => Some(!list.is_empty()),
+        _ => None,
+    };
+    let statuses = taken.report.routes.values().flat_map(|one| &*one.parents);
+    for parent in statuses {
+        let mut conditions = parent.conditions.iter();
+        let resolved = conditions.find(|one| one.kind == ConditionKind::ResolvedRefs);
+        let resolved = resolved.expect("it is there");
+        assert_eq!(resolved.holds, http.is_some());
+        assert!(resolved.holds || resolved.reason == Reason::RefNotPermitted);
+    }
+    [http, Some(!tcp.backends[0].upstreams.is_empty())]
+}
+
+#[test]
+fn no_route_of_another_namespace_leads_into_a_cell() {
+    let in_bank = |text: String| text.replace("namespace: shop", "namespace: bank");
+    let spec = "  components:
+    - { name: ledger, workloads: { selector: { matchLabels: { app: ledger } } }, endpoints: [{ name: db, type: TCP, port: 5432 }] }
+    - { name: vault, workloads: { addresses: [10.1.0.7] }, serviceAddresses: [10.96.0.7], endpoints: [{ name: db, type: TCP, port: 5432 }] }";
+    let service = |name: &str, namespace: &str, cluster: &str, addresses: &[&str]| {
+        let service = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{ name: {name}, namespace: {namespace} }}
+spec: {{ clusterIP: {cluster}, ports: [{{ port: 5432 }}] }}
+"
+        );
+        let endpoints = addresses
+            .iter()
+            .map(|one| format!("{{ addresses: [{one}] }}"));
+        let endpoints: Vec<_> = endpoints.collect();
+        let slice = format!(
+            "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{ name: {name}, namespace: {namespace}, labels: {{ kubernetes.io/service-name: {name} }} }}
+addressType: IPv4
+ports: [{{ port: 5432 }}]
+endpoints: [{}]
+",
+            endpoints.join(", ")
+        );
+        [("Service/x", service), ("EndpointSlice/x", slice)]
+    };
+    let backend = |namespace: &str, address: &str| {
+        let endpoint = format!("ip: {{ address: {address}, port: 5432 }}");
+        let text = BACKEND
+            .replace("ip: { address: 10.1.0.1, port: 8080 }", &endpoint)
+            .replace("namespace: shop", &format!("namespace: {namespace}"));
+        vec![("Backend/app", text)]
+    };
+    let bank = [
+        ("Cell/bank/bank", in_bank(cell("bank", "bank", spec))),
+        (
+            "Pod/bank/ledger",
+            in_bank(pod("ledger", "app: ledger", "10.1.0.6")),
+        ),
+    ];
+    let (mut named, mut other) = (
+        service("ledger", "bank", "10.96.0.50", &["10.1.0.6"]),
+        service("other", "bank", "10.96.0.51", &["10.1.0.9"]),
+    );
+    for (at, one) in named.iter_mut().chain(&mut other).enumerate() {
+        one.0 = [
+            "Service/bank/l",
+            "EndpointSlice/bank/l",
+            "Service/bank/o",
+            "EndpointSlice/bank/o",
+        ][at];
+    }
+    let app = "group: gateway.envoyproxy.io, kind: Backend, name: app";
+    let own = "name: own, port: 5432";
+    let open = [Some(true), Some(true)];
+    let closed = [None, Some(false)];
+    for (namespace, reference, objects, expected) in [
+        ("evil", app, backend("evil", "10.1.0.6"), closed),
+        ("evil", app, backend("evil", "10.1.0.7"), closed),
+        // Addresses at which pods of the cell answer.
+        ("evil", app, backend("evil", "10.96.0.7"), closed),
+        ("evil", app, backend("evil", "10.96.0.50"), closed),
+        ("evil", app, backend("evil", "10.96.0.51"), open),
+        ("evil", app, backend("evil", "10.1.0.9"), open),
+        (
+            "evil",
+            own,
+            service("own", "evil", "10.96.0.9", &["10.1.0.6"]).to_vec(),
+            closed,
+        ),
+        (
+            "evil",
+            own,
+            service("own", "evil", "10.96.0.9", &["10.1.0.6", "10.1.0.9"]).to_vec(),
+            open,
+        ),
+        // A service behind a service.
+        (
+            "evil",
+            own,
+            service("own", "evil", "10.96.0.9", &["10.96.0.50"]).to_vec(),
+            closed,
+        ),
+        (
+            "evil",
+            app,
+            [
+                &backend("evil", "10.96.0.9")[..],
+                &service("own", "evil", "10.96.0.9", &["10.96.0.50"]),
+            ]
+            .concat(),
+            closed,
+        ),
+        // The team's own.
+        ("bank", app, backend("bank", "10.1.0.6"), open),
+        ("bank", app, backend("bank", "10.96.0.7"), open),
+        (
+            "bank",
+            own,
+            service("own", "bank", "10.96.0.9", &["10.1.0.6", "10.1.0.7"]).to_vec(),
+            open,
+        ),
+    ] {
+        let all = [&bank[..], &named[..], &other[..], &objects[..]].concat();
+        assert_eq!(
+            led(namespace, reference, &all),
+            expected,
+            "{namespace} {objects:?}"
+        );
+    }
+    // What its namespace lets others refer to they may.
+    let grant = r#"apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: { name: all, namespace: bank }
+spec:
+  from:
+    - { group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop }
+    - { group: gateway.networking.k8s.io, kind: TCPRoute, namespace: shop }
+  to: [{ group: "", kind: Service }]
+"#;
+    let granted = [
+        &bank[..],
+        &named[..],
+        &[("ReferenceGrant/x", grant.to_owned())],
+    ]
+    .concat();
+    let reference = "name: ledger, namespace: bank, port: 5432";
+    assert_eq!(led("shop", reference, &granted), open);
+    // A cell of labels is open to everybody.
+    let labels = "apiVersion: cardinal.dev/v1alpha1
+kind: Cell
+metadata: { name: bank, namespace: bank }
+spec: { organization: acme, project: bank, environment: prod, egress: {} }
+";
+    let labelled = [
+        &[("Cell/bank/bank", labels.to_owned())],
+        &bank[1..],
+        &backend("evil", "10.1.0.6")[..],
+    ]
+    .concat();
+    assert_eq!(led("evil", app, &labelled), open);
+}
+
 #[test]
 fn a_node_waits_for_pods_that_may_be_somebodys() {
     let coming = |namespace: &str, rest: &str| {

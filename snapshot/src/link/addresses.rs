@@ -1,6 +1,6 @@
 //! One address is one thing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use super::collect::{self, Taking};
@@ -69,10 +69,10 @@ impl Foreign {
         if wanted.is_empty() {
             return foreign;
         }
-        let mut held: HashMap<IpAddr, BTreeMap<&str, &'static str>> = HashMap::new();
+        let mut held: Vec<(IpAddr, &str, &'static str)> = Vec::new();
         let mut hold = |address: IpAddr, namespace, what| {
             if wanted.contains(&address) {
-                held.entry(address).or_default().insert(namespace, what);
+                held.push((address, namespace, what));
             }
         };
         for (name, (_, pod)) in &drafts.pods {
@@ -91,17 +91,17 @@ impl Foreign {
                 hold(address, name.namespace(), "`Service`");
             }
         }
+        held.sort_unstable();
         for (namespace, address) in listed {
-            // Of a pod that is gone its object may stay for a while: what a namespace has itself is not another one's.
-            let Some(held) = held
-                .get(&address)
-                .filter(|held| !held.contains_key(namespace))
-            else {
+            let first = held.partition_point(|(one, ..)| *one < address);
+            let mut holders = held[first..].iter().take_while(|(one, ..)| *one == address);
+            let Some((_, _, what)) = holders.clone().next() else {
                 continue;
             };
-            if let Some(what) = held.values().next() {
+            // Of a pod that is gone its object may stay for a while: what a namespace has itself is not another one's.
+            if !holders.any(|(_, own, _)| *own == namespace) {
                 let of = foreign.0.entry(address).or_default();
-                of.insert(namespace.to_owned(), what);
+                of.insert(namespace.to_owned(), *what);
             }
         }
         foreign
@@ -139,22 +139,21 @@ impl Foreign {
 }
 
 /// Addresses that a document of a cell lists, refused or not, each with its namespace.
-fn listed<'d>(placed: &'d collect::Placed<'_>) -> BTreeSet<(&'d str, IpAddr)> {
+fn listed<'d>(placed: &collect::Placed<'d>) -> impl Iterator<Item = (&'d str, IpAddr)> {
     let document = placed.document;
-    let Draft::Cell(draft) = &document.draft else {
-        return BTreeSet::new();
+    let own = match &document.draft {
+        Draft::Cell(draft) => draft.as_deref(),
+        _ => None,
     };
-    let own = draft.iter().flat_map(|draft| &draft.addresses);
+    let own = own.into_iter().flat_map(|draft| &draft.addresses);
     let own = own.map(|(_, placed)| placed.address);
-    let remains = document
-        .closes
-        .iter()
-        .filter_map(|closes| closes.cell.as_ref());
-    let remains = remains.flat_map(|remains| &remains.workloads);
-    let left = remains.flat_map(|(_, workloads)| workloads.addresses());
+    let closes = document.closes.iter();
+    let remains = closes.filter_map(|closes| closes.cell.as_ref());
+    let left = remains.flat_map(|remains| &remains.workloads);
+    let left = left.flat_map(|(_, workloads)| workloads.addresses());
     let namespace = document.meta.name.namespace();
     let all = own.chain(left.copied());
-    all.map(|address| (namespace, address)).collect()
+    all.map(move |address| (namespace, address))
 }
 
 /// Reports every address that a second owner claims. The kernel judges a packet by its address: it

@@ -1,13 +1,16 @@
 //! Where requests and connections go: endpoints of `Backend`s and of `Service`s.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Taking;
 use super::backend_tls::TlsPolicies;
 use super::context::{Context, Fault};
 use super::grants;
+use super::memory::BackendPart;
+use super::trespass::Trespasses;
 use crate::document::addresses::of_node;
 use crate::document::backend_tls::TlsTarget;
 use crate::document::endpoint_slice::{SliceDraft, State};
@@ -29,6 +32,8 @@ pub(super) struct Backends<'a> {
     slices: BTreeMap<&'a ObjectName, Vec<&'a SliceDraft>>,
     /// Lists of endpoints that routes lead to.
     lists: RefCell<Lists>,
+    /// What leads into cells of other namespaces.
+    trespasses: &'a Trespasses,
 }
 
 /// Endpoints by what they are of: routes that lead to one backend have one list.
@@ -61,6 +66,7 @@ impl<'a> Backends<'a> {
         slices: &'a Table<SliceDraft>,
         tables: &'a Table<RoutingTable>,
         lists: Lists,
+        trespasses: &'a Trespasses,
     ) -> Self {
         let mut by_service: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (_, slice) in slices.values() {
@@ -77,6 +83,7 @@ impl<'a> Backends<'a> {
             tables,
             slices: by_service,
             lists: lists.into(),
+            trespasses,
         }
     }
 
@@ -173,13 +180,27 @@ impl<'a> Backends<'a> {
                     if let Some(place) = to.own_place(hosts).or(socket) {
                         return refuse(Reason::RefNotPermitted, of_the_node(kind, name, place));
                     }
+                    if let Some(address) = self.trespass(BackendPart::Backend, name) {
+                        return refuse(Reason::RefNotPermitted, into_a_cell(kind, name, address));
+                    }
                     self.declared(name, upstreams, policies)
                 }
             },
             BackendKind::Service(port) => match self.service(name) {
                 None => return absent(),
                 Some(None) => return unread(),
-                Some(Some(service)) => self.port(name, service, *port, transport, policies),
+                Some(Some(service)) => {
+                    let port = self.port(name, service, *port, transport, policies);
+                    if port.is_ok()
+                        && let Some(address) = self.trespass(BackendPart::Service, name)
+                    {
+                        let why = into_a_cell(kind, name, address);
+                        let source = draft.source.clone();
+                        to.sink
+                            .warning(source, format_args!("{why}: it is left out"));
+                    }
+                    port
+                }
             },
         };
         match resolved {
@@ -193,6 +214,15 @@ impl<'a> Backends<'a> {
                 fault: None,
             },
         }
+    }
+
+    /// The first address of a backend that is inside of a cell of another namespace.
+    fn trespass(&self, part: BackendPart, name: &ObjectName) -> Option<IpAddr> {
+        if self.trespasses.is_empty() {
+            return None;
+        }
+        let addresses = self.trespasses.get(&(part, name.clone()))?;
+        addresses.first().copied()
     }
 
     /// The endpoints of a service's port.
@@ -227,6 +257,14 @@ impl<'a> Backends<'a> {
             }
         };
         let endpoints = self.endpoints(name, service, found, policy);
+        if endpoints.is_empty()
+            && let Some(address) = self.trespass(BackendPart::Service, name)
+        {
+            return refused(
+                Reason::RefNotPermitted,
+                into_a_cell("Service", name, address),
+            );
+        }
         let name = BackendName::Service(name.clone(), port);
         Ok(Resolved {
             target: self.list(&name, endpoints),
@@ -259,7 +297,8 @@ impl<'a> Backends<'a> {
     }
 
     /// Ready endpoints, or, if there are none, those that end and still answer. Of a service with two families those of
-    /// its first one, as each pod has both.
+    /// its first one, as each pod has both. Addresses come into other hands before slices say so: one that is in a cell of another
+    /// namespace is left out.
     fn endpoints(
         &self,
         name: &ObjectName,
@@ -268,6 +307,8 @@ impl<'a> Backends<'a> {
         tls: Option<&Arc<UpstreamTls>>,
     ) -> Vec<Upstream> {
         let slices = self.slices.get(name);
+        let key = (!self.trespasses.is_empty()).then(|| (BackendPart::Service, name.clone()));
+        let inside: Option<&BTreeSet<IpAddr>> = key.and_then(|key| self.trespasses.get(&key));
         let mut ready = Vec::new();
         let mut ending = Vec::new();
         for slice in slices.into_iter().flatten() {
@@ -279,6 +320,9 @@ impl<'a> Backends<'a> {
                 continue;
             };
             for endpoint in &slice.endpoints {
+                if inside.is_some_and(|inside| inside.contains(&endpoint.address)) {
+                    continue;
+                }
                 let place = (endpoint.address, number);
                 match endpoint.state {
                     State::Ready => ready.push(place),
@@ -308,6 +352,13 @@ impl<'a> Backends<'a> {
 fn of_the_node(kind: &str, name: &ObjectName, place: &str) -> String {
     format!(
         "`{kind}` {name} has {place} among its endpoints, which in a cluster is the node's: no document of a namespace leads there"
+    )
+}
+
+/// What to say of a backend that leads into a cell of another namespace.
+fn into_a_cell(kind: &str, name: &ObjectName, address: IpAddr) -> String {
+    format!(
+        "`{kind}` {name} has `{address}` among its endpoints, which in a cluster is inside of a cell of another namespace: only documents of that one lead there"
     )
 }
 

@@ -16,6 +16,7 @@ use super::collect::Placed;
 use super::gateway::{Built, Gateways};
 use super::http_route::Linked;
 use super::listener::Entry;
+use super::trespass::Trespasses;
 use crate::document::http_route::{BackendDraft, BackendKind, FilterDraft, RouteDraft};
 use crate::document::{Draft, Kind, Read};
 use crate::model::{ObjectName, RouteKind, SectionName};
@@ -35,6 +36,8 @@ pub(crate) struct Memory {
     statuses: Statuses,
     /// Backends that are not as they were.
     moved: BTreeSet<(BackendPart, ObjectName)>,
+    /// Those that led into cells of other namespaces.
+    trespasses: Trespasses,
     /// Lists of endpoints that routes lead to.
     pub(super) lists: Lists,
     /// The route that was linked last: most routes are attached alike, and have that in common.
@@ -58,7 +61,7 @@ pub(super) type Statuses = OrdMap<(RouteKind, ObjectName), Arc<RouteStatus>>;
 
 /// Which kind a backend is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum BackendPart {
+pub(super) enum BackendPart {
     Service,
     Backend,
 }
@@ -136,6 +139,17 @@ impl Memory {
         }
     }
 
+    /// Notes which backends lead into cells of other namespaces now: whose pods and cells these are is followed by what comes of it.
+    pub(super) fn trespass(&mut self, now: &Trespasses) {
+        let differs = |one: &Trespasses, other: &Trespasses| {
+            let differing = one.iter().filter(|(key, own)| other.get(key) != Some(own));
+            differing.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+        };
+        self.moved.extend(differs(&self.trespasses, now));
+        self.moved.extend(differs(now, &self.trespasses));
+        self.trespasses.clone_from(now);
+    }
+
     fn forget(&mut self, route: usize) {
         if let Some(gone) = self.routes.remove(&route) {
             self.statuses.remove(&gone.key());
@@ -150,7 +164,7 @@ impl Memory {
             match &document.draft {
                 // A route's own draft says that it changed.
                 Draft::HTTPRoute(_) | Draft::GRPCRoute(_) => true,
-                // No route of a document leads to these.
+                // No route of a document leads to these, and to what is theirs only as backends do.
                 Draft::Pod(_)
                 | Draft::Cell(_)
                 | Draft::NetworkPolicy(_)
