@@ -175,6 +175,38 @@ pub(crate) fn route(
             ..Rule::new(operation.declared.clone(), matches)
         });
     }
+    named(exposure, site, namespace, parents, rules)
+}
+
+/// The route of an exposure of which something cannot be enforced: nobody passes where it would be, for this reason. Without it an
+/// endpoint beside it whose base path is shorter would have the requests.
+pub(crate) fn closed(
+    exposure: &ExposureDraft,
+    site: &Site,
+    namespace: &str,
+    parents: Vec<Parent>,
+    why: String,
+) -> Result<Route, String> {
+    let path = wildcard_path(exposure, site)?;
+    let matches = vec![RequestMatch::new(PathMatch::Prefix(path))];
+    let mut rule = Rule::new(exposure.source.clone(), matches);
+    close(&mut rule, why);
+    named(exposure, site, namespace, parents, vec![rule])
+}
+
+/// Lets nobody pass a rule, for this reason.
+pub(crate) fn close(rule: &mut Rule, why: String) {
+    rule.auth = Some(Arc::new(Auth::closed(rule.declared.clone(), why)));
+    rule.targets.clear();
+}
+
+fn named(
+    exposure: &ExposureDraft,
+    site: &Site,
+    namespace: &str,
+    parents: Vec<Parent>,
+    rules: Vec<Rule>,
+) -> Result<Route, String> {
     let gate = match exposure.gate {
         Gate::External => "gateway-external",
         Gate::Internal => "gateway-internal",
@@ -301,6 +333,14 @@ pub(crate) struct Hosts {
     claims: BTreeMap<(ObjectName, Hostname), BTreeMap<DocumentPath, Claim>>,
 }
 
+/// Who has a part of a host already.
+pub(crate) enum Rival {
+    /// Another component, to say so: no endpoint of this one is there.
+    Component(String),
+    /// An endpoint of the same component.
+    Endpoint(Name),
+}
+
 struct Claim {
     component: ComponentId,
     source: Source,
@@ -315,7 +355,7 @@ impl Hosts {
         exposure: &ExposureDraft,
         site: &Site,
         path: &DocumentPath,
-    ) -> Result<(), String> {
+    ) -> Result<(), Rival> {
         let component = &exposure.endpoint.component;
         let host = self
             .claims
@@ -328,10 +368,10 @@ impl Hosts {
             claim => claim,
         };
         if let Some(rival) = rival.filter(|rival| rival.component != *component) {
-            return Err(format!(
+            return Err(Rival::Component(format!(
                 "path `{}` of host `{}` belongs to component `{}` already, by {}",
                 site.prefix, site.host, rival.component, rival.source
-            ));
+            )));
         }
         let claim = host.entry(site.prefix.clone()).or_insert_with(|| Claim {
             component: component.clone(),
@@ -344,9 +384,7 @@ impl Hosts {
             .entry(path.without_slash().to_owned())
             .or_insert_with(|| endpoint.clone());
         if first != endpoint {
-            return Err(format!(
-                "endpoint `{first}` of this component has the same base path at the same gate"
-            ));
+            return Err(Rival::Endpoint(first.clone()));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use snapshot::model::{AddressClass, Border, Cell, Intra, Target};
+use snapshot::model::{AddressClass, Border, Cell, Gate, Intra, Origin, Target};
 use snapshot::status::{ConditionKind, Reason};
 use snapshot::{Kind, SourceFile, Taken, take};
 
@@ -174,6 +174,75 @@ spec:
     // What of the cell is nobody else's is closed.
     assert_closed(of(&taken, "10.9.0.9").expect("the cell's"));
     assert!(of(&taken, "10.96.0.10").is_none());
+}
+
+#[test]
+fn an_endpoint_whose_policy_cannot_be_enforced_is_closed() {
+    let gate = |name: &str, address: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: {name}, namespace: gates }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: {address} }}]
+  listeners: [{{ name: http, port: 80, protocol: HTTP }}]
+"
+        )
+    };
+    let platform = r#"apiVersion: cardinal.dev/v1alpha1
+kind: Platform
+metadata: { name: platform }
+spec:
+  environments: [{ name: prod, dnsPrefix: prod }]
+  virtualHosts: { public: apis.example.com, organization: apis.internal }
+  gateways: { external: { gatewayRef: { namespace: gates, name: external } }, internal: { gatewayRef: { namespace: gates, name: internal } } }
+  jwtProviders: [{ name: PROVIDER, remoteJWKS: { uri: "https://id.example.com/keys" } }]
+"#;
+    let spec = |base: &str, section: &str| {
+        format!(
+            "  components:
+    - name: web
+      workloads: {{ addresses: [10.1.0.1] }}
+      endpoints:
+        - {{ name: site, type: HTTP, port: 8080, visibility: {{ public: {{}}, organization: {{}} }} }}
+        - {{ name: admin, type: HTTP, port: 8080, basePath: {base}, visibility: {{ public: {section}, organization: {section} }} }}
+"
+        )
+    };
+    let asks = "{ jwt: { provider: default } }";
+    let operations = "{ jwt: { provider: default }, operations: [{ method: GET, path: /a }] }";
+    for (provider, base, section, expected) in [
+        ("default", "/admin", asks, [false, false]),
+        ("renamed", "/admin", asks, [true, false]),
+        ("renamed", "/admin", operations, [true, false]),
+        // Both have the same requests.
+        ("default", "/", asks, [true, true]),
+    ] {
+        let taken = taken(&[
+            ("Cell/shop/a", cell("a", "a", &spec(base, section))),
+            ("Gateway/gates/external", gate("external", "10.0.0.1")),
+            ("Gateway/gates/internal", gate("internal", "10.0.0.2")),
+            ("GatewayClass/cardinal", SERVED[0].1.to_owned()),
+            ("Platform/platform", platform.replace("PROVIDER", provider)),
+        ]);
+        for gate in [Gate::External, Gate::Internal] {
+            let closed = ["admin", "site"].map(|name| {
+                let mut routes = taken.snapshot.routes.iter();
+                let route = routes.find(|route| {
+                    matches!(&route.origin, Origin::Endpoint { endpoint, gate: own }
+                        if endpoint.endpoint.as_str() == name && *own == gate)
+                });
+                let route = route.expect("it has a route");
+                assert_eq!(route.parents.len(), 1);
+                let rule = &route.rules[0];
+                let closed = rule.auth.as_ref().is_some_and(|auth| auth.closed.is_some());
+                assert!(!closed || rule.targets.is_empty());
+                closed
+            });
+            assert_eq!(closed, expected, "{gate} {provider} {base} {section}");
+        }
+    }
 }
 
 #[test]

@@ -9,12 +9,15 @@ use super::addresses::{Foreign, Others};
 use super::closed_cells::{self, Refused};
 use super::collect::Placed;
 use super::openchoreo::{self, Labelled};
-use crate::derive::{self, Hosts};
+use crate::derive::{self, Hosts, Rival};
 use crate::document::cell::remains::Remains;
 use crate::document::cell::{CellDraft, ExposureDraft};
 use crate::document::pod::PodDraft;
 use crate::document::{Draft, Drafts, Kind, Table};
-use crate::model::{Cell, CellId, ComponentId, East, EndpointId, Platform, Route, Workloads};
+use crate::model::{
+    Cell, CellId, ComponentId, East, EndpointId, JwtProvider, Name, Origin, Platform, Route,
+    Workloads,
+};
 use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
@@ -189,29 +192,27 @@ fn select(cells: &mut BTreeMap<CellId, Shared<Cell>>, pods: &Table<PodDraft>, si
     }
 }
 
-/// Routes of everything that cells expose.
+/// Routes of everything that cells expose. Where one cannot be what its document says it is closed.
 pub(super) fn routes(
     cells: &[Arc<CellDraft>],
     platform: &Platform,
     gateways: &Served,
     sink: &Sink,
 ) -> Vec<Shared<Route>> {
-    let mut hosts = Hosts::default();
-    let mut routes = Vec::new();
+    let mut exposing = Exposing {
+        platform,
+        gateways,
+        hosts: Hosts::default(),
+        routes: Vec::new(),
+        sink,
+    };
     for draft in cells {
+        let first = exposing.routes.len();
         for exposure in &draft.exposures {
-            let route = exposed(
-                exposure,
-                &draft.namespace,
-                platform,
-                gateways,
-                &mut hosts,
-                sink,
-            );
-            routes.extend(route.map(Shared::from));
+            exposing.expose(exposure, &draft.namespace, first);
         }
     }
-    routes
+    exposing.routes.into_iter().map(Shared::from).collect()
 }
 
 /// Drops calls that nobody grants. They are no mistake: the other cell is another team's document.
@@ -262,47 +263,86 @@ fn easts(cells: &mut BTreeMap<CellId, Shared<Cell>>, sink: &Sink) {
     }
 }
 
-/// The route of one exposure.
-fn exposed(
-    exposure: &ExposureDraft,
-    namespace: &str,
-    platform: &Platform,
-    gateways: &Served,
-    hosts: &mut Hosts,
-    sink: &Sink,
-) -> Option<Route> {
-    let refuse = |message: String| sink.mistake(exposure.source.clone(), message);
-    let provider = match &exposure.provider {
-        None => None,
-        Some((name, source)) => match platform.jwt_providers.get(name) {
-            Some(provider) => Some(provider),
-            None => {
-                sink.mistake(
-                    source.clone(),
-                    format_args!(
-                        "no token provider `{name}` in `spec.jwtProviders` of the `Platform`"
-                    ),
+/// What becomes of exposures.
+struct Exposing<'a> {
+    platform: &'a Platform,
+    gateways: &'a Served,
+    hosts: Hosts,
+    routes: Vec<Route>,
+    sink: &'a Sink,
+}
+
+impl Exposing<'_> {
+    /// Makes the route of one exposure. Those of its cell begin at `first`.
+    fn expose(&mut self, exposure: &ExposureDraft, namespace: &str, first: usize) {
+        let sink = self.sink;
+        let refuse = |message: &str| sink.mistake(exposure.source.clone(), message);
+        // What is not there for one endpoint is not for those beside it either: there is nothing to close.
+        let place = derive::site(exposure, self.platform)
+            .and_then(|site| Ok((derive::wildcard_path(exposure, &site)?, site)));
+        let (path, site) = match place {
+            Ok(place) => place,
+            Err(why) => return refuse(&why),
+        };
+        // A gateway that is named and not there has mistakes of its own.
+        let Some(gateway) = self.gateways.get(&site.gateway) else {
+            return;
+        };
+        let parents = derive::parents(&site, gateway.listeners.iter());
+        if parents.is_empty() && !sink.tainted(&gateway.declared) {
+            return refuse(&format!(
+                "no listener of gateway {} takes its host `{}`",
+                gateway.name, site.host
+            ));
+        }
+        let made = match self.hosts.claim(exposure, &site, &path) {
+            Err(Rival::Component(why)) => return refuse(&why),
+            Err(Rival::Endpoint(rival)) => {
+                let why = format!(
+                    "endpoint `{rival}` of this component has the same base path at the same gate"
                 );
-                return None;
+                self.close(exposure, rival, first, &why);
+                refuse(&why);
+                Err(why)
             }
-        },
-    };
-    let site = derive::site(exposure, platform).map_err(refuse).ok()?;
-    let path = derive::wildcard_path(exposure, &site)
-        .map_err(refuse)
-        .ok()?;
-    hosts.claim(exposure, &site, &path).map_err(refuse).ok()?;
-    // A gateway that is named and not there has mistakes of its own.
-    let gateway = gateways.get(&site.gateway)?;
-    let parents = derive::parents(&site, gateway.listeners.iter());
-    if parents.is_empty() && !sink.tainted(&gateway.declared) {
-        refuse(format!(
-            "no listener of gateway {} takes its host `{}`",
-            gateway.name, site.host
-        ));
-        return None;
+            Ok(()) => self.provider(exposure).and_then(|provider| {
+                let parents = parents.clone();
+                let route = derive::route(exposure, &site, namespace, parents, provider);
+                route.inspect_err(|why| refuse(why))
+            }),
+        };
+        let closed = |why| derive::closed(exposure, &site, namespace, parents, why);
+        match made.or_else(closed) {
+            Ok(route) => self.routes.push(route),
+            Err(why) => refuse(&why),
+        }
     }
-    derive::route(exposure, &site, namespace, parents, provider)
-        .map_err(refuse)
-        .ok()
+
+    /// The provider of the tokens that it asks for, if it does. That there is no such one is said.
+    fn provider(&self, exposure: &ExposureDraft) -> Result<Option<&Arc<JwtProvider>>, String> {
+        let Some((name, source)) = &exposure.provider else {
+            return Ok(None);
+        };
+        let provider = self.platform.jwt_providers.get(name);
+        provider.map(Some).ok_or_else(|| {
+            let why =
+                format!("no token provider `{name}` in `spec.jwtProviders` of the `Platform`");
+            self.sink.mistake(source.clone(), &why);
+            why
+        })
+    }
+
+    /// Closes what an endpoint has in common with one of the same component: which of the two has it nobody can say.
+    fn close(&mut self, exposure: &ExposureDraft, rival: Name, first: usize, why: &str) {
+        let rival = EndpointId {
+            component: exposure.endpoint.component.clone(),
+            endpoint: rival,
+        };
+        let is_rival = |route: &&mut Route| matches!(&route.origin, Origin::Endpoint { endpoint, gate } if **endpoint == rival && *gate == exposure.gate);
+        let route = self.routes.iter_mut().skip(first).find(is_rival);
+        // The first rule is the one of its whole base path.
+        if let Some(rule) = route.and_then(|route| route.rules.first_mut()) {
+            derive::close(rule, why.to_owned());
+        }
+    }
 }
