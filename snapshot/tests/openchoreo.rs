@@ -447,6 +447,31 @@ fn a_document_of_another_namespace_speaks_for_no_labels() {
 }
 
 #[test]
+fn a_document_speaks_for_no_organization_but_that_of_its_namespace() {
+    let component =
+        "  components: [{ name: api, workloads: { selector: { matchLabels: { app: api } } } }]";
+    for (organization, project, accepted) in [
+        ("other", "shop", false),
+        ("other", "new", false),
+        ("acme", "new", true),
+    ] {
+        let labels = SHOP.replace("acme", organization).replace("shop", "mine");
+        let taken = from_cluster(&[
+            namespace("mine", &labels),
+            cell("mine", component).replace("project: shop", &format!("project: {project}")),
+            pod("mine", "a", "app: api", "10.1.0.1"),
+        ]);
+        let mut objects = taken.report.objects.iter();
+        let found = objects.find(|(key, _)| key.kind == Kind::Cell);
+        let (_, verdict) = found.expect("it was read");
+        assert_eq!(verdict.accepted, accepted, "{organization} {project}");
+        let mut cells = taken.snapshot.cells.keys();
+        let found = cells.any(|id| id.organization.as_str() == "acme");
+        assert_eq!(found, accepted, "{organization} {project}");
+    }
+}
+
+#[test]
 fn a_document_that_cannot_be_read_closes_what_it_would_have_closed() {
     let taken = from_cluster(&[
         namespace("dp", SHOP),

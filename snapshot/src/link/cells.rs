@@ -22,8 +22,8 @@ use crate::reader::Sink;
 use crate::report::Source;
 use crate::shared::Shared;
 
-/// Reports every cell whose tuple another one has that is older, or comes first by its place, and every one that by its labels is
-/// another namespace. `derived` tells that labels of OpenChoreo make cells.
+/// Reports every cell whose tuple another one has that is older, or comes first by its place, and every one that by labels is
+/// another namespace, or in a namespace of another organization. `derived` tells that labels of OpenChoreo make cells.
 pub(super) fn unique(drafts: &Drafts, derived: bool, sink: &Sink) {
     let labelled = match derived {
         // What is wrong with labels is told later.
@@ -38,13 +38,8 @@ pub(super) fn unique(drafts: &Drafts, derived: bool, sink: &Sink) {
                 source.at("spec"),
                 format_args!("cell `{id}` is declared before, in {first}"),
             );
-        } else if let Some(namespaces) = labelled.elsewhere(id, &draft.namespace) {
-            sink.mistake(
-                source.at("spec"),
-                format_args!(
-                    "by its labels cell `{id}` is namespace {namespaces}; expected its document there"
-                ),
-            );
+        } else if let Some(why) = labelled.denies(id, &draft.namespace) {
+            sink.mistake(source.at("spec"), why);
         } else {
             known.insert(id, source);
         }
@@ -83,7 +78,7 @@ pub(super) fn link(
     for (_, draft) in by_age(drafts) {
         let id = &draft.cell.id;
         // A folder's mistake, which is told.
-        if linked.contains_key(id) || labelled.elsewhere(id, &draft.namespace).is_some() {
+        if linked.contains_key(id) || labelled.denies(id, &draft.namespace).is_some() {
             continue;
         }
         let mut cell = draft.cell.clone();

@@ -50,52 +50,72 @@ const TYPE: &str = "component-type";
 /// The component of pods whose labels name none.
 const OTHERS: &str = "other-pods";
 
-/// Namespaces by the cell that their labels name.
+/// What labels of namespaces name.
 #[derive(Default)]
-pub(super) struct Labelled<'a>(BTreeMap<CellId, BTreeMap<&'a str, &'a Source>>);
+pub(super) struct Labelled<'a> {
+    /// Namespaces by the cell that they name.
+    cells: BTreeMap<CellId, BTreeMap<&'a str, &'a Source>>,
+    /// The organization of a namespace.
+    organizations: BTreeMap<&'a str, Name>,
+}
 
 impl<'a> Labelled<'a> {
     /// What labels of namespaces say.
     pub(super) fn of(namespaces: &'a Table<Labels>, sink: &Sink) -> Self {
-        let mut cells: BTreeMap<CellId, BTreeMap<&str, &Source>> = BTreeMap::new();
+        let mut labelled = Self::default();
         for (name, (source, labels)) in namespaces {
             let Some(labels) = labels.as_deref() else {
                 continue;
             };
             match cell(labels) {
                 Ok(Some(id)) => {
-                    let of = cells.entry(id).or_default();
+                    let organization = id.organization.clone();
+                    labelled.organizations.insert(name.name(), organization);
+                    let of = labelled.cells.entry(id).or_default();
                     of.insert(name.name(), source);
                 }
                 Ok(None) => {}
                 Err(why) => sink.warning(source.at("metadata.labels"), why),
             }
         }
-        Self(cells)
+        labelled
     }
 
-    /// The namespaces of a cell, if `namespace` is none of them: a document there cannot speak for it.
-    pub(super) fn elsewhere(&self, id: &CellId, namespace: &str) -> Option<String> {
-        let namespaces = self.0.get(id)?;
-        if namespaces.contains_key(namespace) {
-            return None;
+    /// Why a document of `namespace` cannot speak for a cell: it is other namespaces, or this one is another organization's.
+    pub(super) fn denies(&self, id: &CellId, namespace: &str) -> Option<String> {
+        if let Some(namespaces) = self.cells.get(id) {
+            if namespaces.contains_key(namespace) {
+                return None;
+            }
+            let names: Vec<String> = namespaces.keys().map(|name| format!("`{name}`")).collect();
+            let names = names.join(", ");
+            return Some(format!(
+                "by its labels cell `{id}` is namespace {names}; expected its document there"
+            ));
         }
-        let names: Vec<String> = namespaces.keys().map(|name| format!("`{name}`")).collect();
-        Some(names.join(", "))
+        let own = self.organizations.get(namespace)?;
+        (*own != id.organization).then(|| {
+            format!(
+                "by its labels namespace `{namespace}` is of organization `{own}`, and cell `{id}` of another one"
+            )
+        })
     }
 
     /// Whether labels name this cell.
     pub(super) fn has(&self, id: &CellId) -> bool {
-        self.0.contains_key(id)
+        self.cells.contains_key(id)
     }
 
     /// Whether labels say whose the pods of a namespace are.
     pub(super) fn speaks_for(&self, namespace: &str) -> bool {
-        self.0.values().any(|of| of.contains_key(namespace))
+        self.organizations.contains_key(namespace)
     }
 
     fn namespaces(&self, id: &CellId) -> impl Iterator<Item = &'a str> {
-        self.0.get(id).into_iter().flat_map(|of| of.keys().copied())
+        self.cells
+            .get(id)
+            .into_iter()
+            .flat_map(|of| of.keys().copied())
     }
 }
 
@@ -177,7 +197,7 @@ pub(super) fn derive(
         cell.components = components;
         callers(cell, sink);
     }
-    for (id, namespaces) in &labelled.0 {
+    for (id, namespaces) in &labelled.cells {
         let Some((_, source)) = namespaces.first_key_value() else {
             continue;
         };
