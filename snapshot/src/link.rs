@@ -286,7 +286,7 @@ fn snapshot(
         platform: platform.into(),
         awaited: awaited::nodes(
             &drafts.pods,
-            &cells,
+            (&cells, &exposures),
             documents,
             derived.then_some(&drafts.namespaces),
             scope,

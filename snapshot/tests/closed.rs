@@ -867,10 +867,13 @@ status: {{ phase: Pending }}
     let good = "  components:
     - { name: front, workloads: { selector: { matchLabels: { app: web } } } }";
     let bad = format!("{good}\n  unheardOf: 1");
+    let of_labels = "  egress: {}";
     let cells = PLATFORM.replace("all", "cells");
     for (namespace, rest, spec, platform, waits) in [
         ("shop", "", good, &*cells, true),
         ("shop", "", &*bad, &*cells, true),
+        ("shop", "", of_labels, &*cells, true),
+        ("bank", "", of_labels, &*cells, false),
         ("shop", ", hostNetwork: true", good, &*cells, false),
         ("bank", "", good, &*cells, false),
         ("bank", "", good, PLATFORM, true),

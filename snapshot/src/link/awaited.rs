@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::collect::Placed;
+use crate::document::cell::CellDraft;
 use crate::document::labels::Labels;
 use crate::document::pod::PodDraft;
 use crate::document::{Kind, Table};
 use crate::model::{Cell, CellId, PolicyScope, Workloads};
 use crate::shared::Shared;
 
-/// The nodes. `labelled` are the namespaces if their labels make cells.
+/// The nodes. `taken` are the documents of cells that are not refused, `labelled` the namespaces if their labels make cells.
 pub(super) fn nodes(
     pods: &Table<PodDraft>,
-    cells: &BTreeMap<CellId, Shared<Cell>>,
+    (cells, taken): (&BTreeMap<CellId, Shared<Cell>>, &[Arc<CellDraft>]),
     documents: &[Placed<'_>],
     labelled: Option<&Table<Labels>>,
     scope: PolicyScope,
@@ -28,7 +29,7 @@ pub(super) fn nodes(
             continue;
         };
         // Most of the time there is no such pod.
-        let namespaces = governed.get_or_insert_with(|| namespaces(cells, documents));
+        let namespaces = governed.get_or_insert_with(|| namespaces(cells, taken, documents));
         let by_label = || labelled.is_some_and(|all| is_labelled(all, name.namespace()));
         let all = scope == PolicyScope::All && documents.iter().any(restricts);
         if all || namespaces.contains(name.namespace()) || by_label() {
@@ -38,9 +39,11 @@ pub(super) fn nodes(
     nodes
 }
 
-/// Namespaces in which cells select pods, or would if they were not refused.
+/// Namespaces in which cells select pods, or would if they were not refused. A cell without components has none before it has a
+/// pod.
 fn namespaces<'a>(
     cells: &'a BTreeMap<CellId, Shared<Cell>>,
+    taken: &'a [Arc<CellDraft>],
     documents: &'a [Placed<'_>],
 ) -> BTreeSet<&'a str> {
     let components = cells.values().flat_map(|cell| cell.components.values());
@@ -53,7 +56,9 @@ fn namespaces<'a>(
         .iter()
         .filter(|placed| placed.refused)
         .filter(of_cells);
+    let of_labels = taken.iter().filter(|draft| draft.labelled);
     selecting
+        .chain(of_labels.map(|draft| draft.namespace.as_str()))
         .chain(refused.map(|placed| placed.document.meta.name.namespace()))
         .collect()
 }
