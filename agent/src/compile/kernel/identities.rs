@@ -46,11 +46,7 @@ pub(super) fn others(
         own(Network::host(*address), Identity::OTHER_NODE, 0);
     }
     for address in &discovery.node_addresses {
-        own(
-            Network::host(*address),
-            Identity::NODE,
-            IdentityValue::THIS_NODE,
-        );
+        own(Network::host(*address), Identity::NODE, 0);
     }
     for address in &platform.dns {
         own(Network::host(*address), Identity::DNS, 0);
@@ -84,6 +80,13 @@ pub(super) fn others(
     }
     for address in METADATA {
         own(Network::host(address), Identity::METADATA, 0);
+    }
+    // Whatever else an address of this node is, as that of a name server which runs on every node: what goes there ends here, and
+    // who calls from there is the node.
+    for address in &discovery.node_addresses {
+        if let Some(owner) = owners.get_mut(&Network::host(*address)) {
+            owner.ifindex = IdentityValue::THIS_NODE;
+        }
     }
     owners
 }

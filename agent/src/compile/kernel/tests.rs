@@ -468,6 +468,33 @@ fn a_wide_network_holds_inside_the_narrow_ones_of_others_and_never_for_the_platf
 }
 
 #[test]
+fn an_address_of_this_node_is_its_own_whatever_else_it_is() {
+    let (snapshot, mut discovery) = world();
+    // A name server on every node, and a gate by an address that this node has too.
+    let also = [
+        ("10.9.0.53", Identity::DNS),
+        ("192.0.2.22", Identity::WEST_GATE),
+        ("169.254.169.254", Identity::METADATA),
+    ];
+    for here in [false, true] {
+        if here {
+            let addresses = also.iter().map(|(address, _)| ip(address));
+            discovery.node_addresses.extend(addresses);
+            discovery.node_addresses.sort_unstable();
+        }
+        let tables = compile(&snapshot, &discovery, 1);
+        for (address, identity) in also {
+            let expected = Owner {
+                identity,
+                ifindex: if here { IdentityValue::THIS_NODE } else { 0 },
+                cell: 0,
+            };
+            assert_eq!(owner(&tables, address), expected, "{address} {here}");
+        }
+    }
+}
+
+#[test]
 fn addresses_have_the_owner_that_declared_them_and_the_interface_that_has_them() {
     let (snapshot, mut discovery) = world();
     discovery.pods.push(pod(31, &["10.1.0.1", "10.2.0.1"])); // claims two components
