@@ -230,12 +230,13 @@ fn snapshot(
         filters: &drafts.filters,
         context: &context,
     };
-    let mut l4_routes = l4_route::routes(drafts, &references, report);
+    let mut l4_routes = l4_route::routes(drafts, &closing.routes, &references, report);
     let of_documents = [
         (L7Kind::Http, &drafts.http_routes),
         (L7Kind::Grpc, &drafts.grpc_routes),
     ];
-    let mut linked = http_route::routes(of_documents, &references, memory, report);
+    let (mut linked, closed) =
+        http_route::routes(of_documents, &closing.routes, &references, memory, report);
     let known = Known {
         documents: &linked,
         ..known
@@ -261,6 +262,7 @@ fn snapshot(
     security.on_documents(&mut linked);
     traffic.on_documents(&mut linked);
     routes.extend(linked.into_values().flatten().map(|linked| linked.route));
+    routes.extend(closed);
     let routes = security.on_listeners(routes, &served);
     let routes = traffic.on_listeners(routes, &served);
     let mut routes = clients.on_listeners(routes, &served);

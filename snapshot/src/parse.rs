@@ -91,9 +91,9 @@ pub fn refused(object: &SourceFile, mistakes: &[Mistake]) -> Read {
 
 /// Links what was read of all objects together; their order says nothing.
 ///
-/// Unlike [`parse`] it refuses objects one by one. One with mistakes is as if it were not there, with three exceptions
-/// that keep closed what it would have closed: what a policy is for answers 500, a reference to it leads nowhere, and
-/// its name is taken.
+/// Unlike [`parse`] it refuses objects one by one. One with mistakes is as if it were not there, with four exceptions
+/// that keep closed what it would have closed: what a policy is for answers 500, so do the requests of a route, a reference to it
+/// leads nowhere, and its name is taken.
 pub fn link(objects: &[Arc<Read>]) -> Taken {
     Linker::default().link(objects)
 }

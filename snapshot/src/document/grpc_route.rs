@@ -33,7 +33,12 @@ fn of(call: CallMatch) -> RequestMatch {
 pub(super) fn call_match(field: &Field<'_>) -> Option<RequestMatch> {
     let mut object = field.object()?;
     let call = match object.optional("method") {
-        Some(field) => method_match(&field),
+        Some(field) => method_match(&field).and_then(|(service, method)| {
+            Some(CallMatch {
+                service: service?,
+                method: method?,
+            })
+        }),
         None => Some(CallMatch::default()),
     };
     let headers = header_matches(&mut object);
@@ -44,7 +49,34 @@ pub(super) fn call_match(field: &Field<'_>) -> Option<RequestMatch> {
     })
 }
 
-fn method_match(field: &Field<'_>) -> Option<CallMatch> {
+/// What is left of a match in a route that is refused. None: it takes every call, or nobody can read which.
+pub(super) fn remaining(field: &Field<'_>) -> Option<RequestMatch> {
+    let mut object = field.object()?;
+    let given = object.optional("method");
+    let call = match &given {
+        Some(field) => {
+            let (service, method) = method_match(field)?;
+            CallMatch {
+                service: service.flatten(),
+                method: method.flatten(),
+            }
+        }
+        None => CallMatch::default(),
+    };
+    let named = call.service.is_some() || call.method.is_some();
+    let headers = header_matches(&mut object);
+    let says = named || (given.is_none() && !headers.is_empty());
+    says.then(|| RequestMatch {
+        headers,
+        ..of(call)
+    })
+}
+
+/// A part of a call's name, none if it says nothing; or none if it cannot be read.
+type Part = Option<Option<TextMatch>>;
+
+/// Service and method.
+fn method_match(field: &Field<'_>) -> Option<(Part, Part)> {
     let mut object = field.object()?;
     let regex = match object.optional("type") {
         Some(field) => field.choice(&[("Exact", false), ("RegularExpression", true)]),
@@ -65,11 +97,7 @@ fn method_match(field: &Field<'_>) -> Option<CallMatch> {
             .map(Some),
         Some(field) => field.parse(name).map(TextMatch::Exact).map(Some),
     };
-    let (service, method) = (text(service, service_name), text(method, method_name));
-    Some(CallMatch {
-        service: service?,
-        method: method?,
-    })
+    Some((text(service, service_name), text(method, method_name)))
 }
 
 /// A service with its package, as it is in the path of a call: words joined by dots.

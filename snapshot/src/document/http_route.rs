@@ -17,6 +17,7 @@ mod cors;
 mod filters;
 pub(crate) mod headers;
 mod matches;
+pub(crate) mod remains;
 mod resilience;
 mod session;
 
@@ -181,10 +182,7 @@ pub(super) fn parents(spec: &mut Object<'_>, meta: &Meta) -> Vec<ParentDraft> {
 
 fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
     let mut object = field.object()?;
-    let group = object.optional("group").map(|field| field.string());
-    let kind = object.optional("kind").map(|field| field.string());
-    let namespaced = object.optional("namespace").is_some();
-    let name = reference(&mut object, meta);
+    let to = parent_target(&mut object, meta);
     let section = object
         .optional("sectionName")
         .map(|field| field.parse(SectionName::new));
@@ -198,13 +196,27 @@ fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
         Some(port) => Some(port?),
         None => None,
     };
+    Some(ParentDraft {
+        source: field.source().lasting(),
+        to: to?,
+        section,
+        port,
+    })
+}
+
+/// What a parent reference names, but for section and port.
+fn parent_target(object: &mut Object<'_>, meta: &Meta) -> Option<ParentTarget> {
+    let group = object.optional("group").map(|field| field.string());
+    let kind = object.optional("kind").map(|field| field.string());
+    let namespaced = object.optional("namespace").is_some();
+    let name = reference(object, meta);
     let group = group.map_or(Some(GATEWAY_GROUP), |given| given)?;
     let kind = kind.map_or(Some(ParentKind::Gateway.as_str()), |given| given)?;
     let name = name?;
     let known = [ParentKind::Gateway, ParentKind::ListenerSet]
         .into_iter()
         .find(|known| group == GATEWAY_GROUP && kind == known.as_str());
-    let to = match known {
+    Some(match known {
         Some(kind) => ParentTarget::Listeners {
             kind,
             name,
@@ -215,12 +227,6 @@ fn parent(field: &Field<'_>, meta: &Meta) -> Option<ParentDraft> {
             quoted(kind),
             quoted(group)
         )),
-    };
-    Some(ParentDraft {
-        source: field.source().lasting(),
-        to,
-        section,
-        port,
     })
 }
 

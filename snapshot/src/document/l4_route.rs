@@ -3,8 +3,9 @@
 use super::Meta;
 use super::http_route::{
     BackendDraft, BackendKind, MAX_ITEMS, MAX_WEIGHT, ParentDraft, backend_reference, parents,
+    remains,
 };
-use crate::model::{HostPattern, SectionName, Timestamp};
+use crate::model::{HostPattern, L4Kind, SectionName, Timestamp};
 use crate::reader::{Field, Object};
 
 /// Gateway API, `TLSRoute.hostnames`.
@@ -53,6 +54,21 @@ pub(crate) fn tcp(spec: &mut Object<'_>, meta: &Meta) -> Option<L4RouteDraft> {
 /// Reads the `spec` of a `UDPRoute`.
 pub(crate) fn udp(spec: &mut Object<'_>, meta: &Meta) -> Option<L4RouteDraft> {
     read(spec, meta)
+}
+
+/// What a refused route is about, as far as that can be read; none: nothing. It leads nowhere.
+pub(super) fn closed(spec: &mut Object<'_>, meta: &Meta, kind: L4Kind) -> Option<L4RouteDraft> {
+    let hostnames = match kind {
+        L4Kind::Tls => remains::hostnames(spec).filter(|hostnames| !hostnames.is_empty())?,
+        L4Kind::Tcp | L4Kind::Udp => Vec::new(),
+    };
+    Some(L4RouteDraft {
+        parents: remains::parents(spec, meta),
+        hostnames,
+        created: meta.created,
+        generation: meta.generation,
+        backends: Vec::new(),
+    })
 }
 
 fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<L4RouteDraft> {

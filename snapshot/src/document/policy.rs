@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::backend_tls::{self, TlsTarget};
 use super::cell::remains::Remains;
+use super::http_route::{RouteDraft, remains};
+use super::l4_route::{self, L4RouteDraft};
 use super::labels::Labels;
 use super::network_policy::{self, PolicyDraft, cilium};
 use super::{Kind, Meta};
@@ -101,6 +103,30 @@ pub(crate) struct Closed {
     pub(crate) cell: Option<Remains>,
     /// Routes of layer 4 that a policy is for, to which no policy can say anything.
     pub(crate) l4_routes: Vec<L4Target>,
+    /// What is left of a route.
+    pub(crate) route: Option<ClosedRoute>,
+}
+
+/// A route that is refused: no other one serves what it is about.
+#[derive(Clone)]
+pub(crate) enum ClosedRoute {
+    L7(L7Kind, Arc<RouteDraft>),
+    L4(L4Kind, Arc<L4RouteDraft>),
+}
+
+impl ClosedRoute {
+    fn read(kind: Kind, spec: &mut Object<'_>, meta: &Meta) -> Option<Self> {
+        let l7 = |kind, spec| Some(Self::L7(kind, remains::closed(spec, meta, kind)?.into()));
+        let l4 = |kind, spec| Some(Self::L4(kind, l4_route::closed(spec, meta, kind)?.into()));
+        match kind {
+            Kind::HTTPRoute => l7(L7Kind::Http, spec),
+            Kind::GRPCRoute => l7(L7Kind::Grpc, spec),
+            Kind::TLSRoute => l4(L4Kind::Tls, spec),
+            Kind::TCPRoute => l4(L4Kind::Tcp, spec),
+            Kind::UDPRoute => l4(L4Kind::Udp, spec),
+            _ => None,
+        }
+    }
 }
 
 /// Routes of layer 4, of one namespace.
@@ -144,6 +170,7 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
             ..Closed::default()
         };
     };
+    let route = ClosedRoute::read(kind, &mut spec, meta);
     let others = Others::of(&mut spec);
     match kind {
         Kind::SecurityPolicy | Kind::BackendTrafficPolicy => {
@@ -164,6 +191,7 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
         isolates,
         cell,
         l4_routes: l4,
+        route,
     }
 }
 

@@ -13,7 +13,7 @@ use super::gateway::{Gateways, Place};
 use super::http_route::Documents;
 use crate::document::Kind;
 use crate::document::backend_tls::TlsTarget;
-use crate::document::policy::{L4Target, Labelled, PolicyTarget, Targets};
+use crate::document::policy::{ClosedRoute, L4Target, Labelled, PolicyTarget, Targets};
 use crate::model::{Auth, L4Kind, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
 use crate::report::Source;
@@ -56,7 +56,7 @@ impl<T> Effect<T> {
     }
 }
 
-/// Policies whose documents were refused: what each of them is for is closed, as nobody knows what it would have asked.
+/// Policies and routes whose documents were refused: what each of them is for is closed, as nobody knows what it would have asked.
 #[derive(Default)]
 pub(super) struct Closing {
     pub(super) security: Vec<Refused>,
@@ -65,6 +65,8 @@ pub(super) struct Closing {
     pub(super) tls: Vec<RefusedTls>,
     /// Routes that such policies are for, and that have no rules to be closed.
     l4_routes: BTreeSet<L4Target>,
+    /// Routes whose own documents were refused.
+    pub(super) routes: Vec<RefusedRoute>,
 }
 
 /// A refused `BackendTLSPolicy`.
@@ -73,6 +75,13 @@ pub(super) struct RefusedTls {
     pub(super) declared: Source,
     pub(super) created: Option<Timestamp>,
     pub(super) targets: Vec<(Source, TlsTarget)>,
+}
+
+/// What is left of a refused route, and where its document is.
+pub(super) struct RefusedRoute {
+    pub(super) name: ObjectName,
+    pub(super) declared: Source,
+    pub(super) route: ClosedRoute,
 }
 
 /// Such a policy, and where its document is.
@@ -92,6 +101,12 @@ impl Closing {
             let closes = document.closes.as_deref();
             let l4_routes = closes.into_iter().flat_map(|one| &one.l4_routes);
             closing.l4_routes.extend(l4_routes.cloned());
+            let route = closes.and_then(|one| one.route.clone());
+            closing.routes.extend(route.map(|route| RefusedRoute {
+                name: document.meta.name.clone(),
+                declared: document.meta.declared.clone(),
+                route,
+            }));
             let refused = || Refused {
                 name: document.meta.name.clone(),
                 declared: document.meta.declared.clone(),

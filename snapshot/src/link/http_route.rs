@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Taking;
+use super::attachment::RefusedRoute;
 use super::backend::Backends;
 use super::backend_tls::TlsPolicies;
 use super::context::Context;
@@ -13,6 +15,7 @@ use super::parent::Attachment;
 use super::rule::Rules;
 use crate::document::Table;
 use crate::document::http_route::RouteDraft;
+use crate::document::policy::ClosedRoute;
 use crate::lasting::exact;
 use crate::model::{
     Filter, HostPattern, L7Kind, ObjectName, Origin, Parent, Route, RouteKind, RouteName, Rule,
@@ -45,18 +48,27 @@ pub(super) struct References<'a> {
 
 /// Links every route, from the one that wins where two cannot both be: the oldest, then the first by name
 /// (Gateway API, `GRPCRoute`: an `HTTPRoute` and a `GRPCRoute` that share a host of a listener).
+///
+/// Beside them comes what closes the requests of those that are `refused`.
 pub(super) fn routes(
     drafts: [(L7Kind, &Table<RouteDraft>); 2],
+    refused: &[RefusedRoute],
     to: &References<'_>,
     memory: &mut Memory,
     report: &mut Report,
-) -> Documents {
+) -> (Documents, Vec<Shared<Route>>) {
     let mut unread: Vec<RouteName> = Vec::new();
-    let mut found: Vec<(L7Kind, &ObjectName, &Source, &Arc<RouteDraft>)> = Vec::new();
+    let mut found: Vec<Found<'_>> = Vec::new();
     for (kind, drafts) in drafts {
         for (name, (declared, draft)) in drafts {
             match draft {
-                Some(draft) => found.push((kind, name, declared, draft)),
+                Some(draft) => found.push(Found {
+                    kind,
+                    name,
+                    declared,
+                    draft,
+                    refused: false,
+                }),
                 None => unread.push(RouteName {
                     kind,
                     name: name.clone(),
@@ -64,19 +76,37 @@ pub(super) fn routes(
             }
         }
     }
-    found.sort_by_key(|(kind, name, _, draft)| {
-        (draft.created.is_none(), draft.created, *name, *kind)
+    let read = found.len();
+    found.extend(refused.iter().filter_map(|one| match &one.route {
+        ClosedRoute::L7(kind, draft) => Some(Found {
+            kind: *kind,
+            name: &one.name,
+            declared: &one.declared,
+            draft,
+            refused: true,
+        }),
+        ClosedRoute::L4(..) => None,
+    }));
+    found.sort_by_key(|one| {
+        let created = one.draft.created;
+        (created.is_none(), created, one.name, one.kind)
     });
     let both = drafts.iter().all(|(_, drafts)| !drafts.is_empty());
     let mut taken = Taken::new(both);
+    let mut closed: Vec<Shared<Route>> = Vec::new();
     let mut documents: Vec<(RouteName, Option<Linked>)> = Vec::with_capacity(found.len());
     documents.extend(unread.into_iter().map(|name| (name, None)));
     let mut last: Option<((ObjectName, SectionName), &Entry)> = None;
-    for (kind, name, declared, draft) in &found {
+    for one in &found {
+        let (declared, draft) = (one.declared, one.draft);
         let name = RouteName {
-            kind: *kind,
-            name: (*name).clone(),
+            kind: one.kind,
+            name: one.name.clone(),
         };
+        if one.refused {
+            closed.extend(closing(&name, declared, draft, to, &mut taken));
+            continue;
+        }
         let known = memory.of(draft).is_some_and(|known| {
             let mut listeners = known.listeners(to.gateways);
             !both
@@ -110,9 +140,56 @@ pub(super) fn routes(
         }
         documents.push((name, Some(route.linked.clone())));
     }
-    let others = std::mem::replace(&mut report.routes, memory.tidy(found.len()));
+    let others = std::mem::replace(&mut report.routes, memory.tidy(read));
     report.routes.extend(others);
-    documents.into_iter().collect()
+    (documents.into_iter().collect(), closed)
+}
+
+/// A route whose document was read, or what is left of one that was refused.
+struct Found<'a> {
+    kind: L7Kind,
+    name: &'a ObjectName,
+    declared: &'a Source,
+    draft: &'a Arc<RouteDraft>,
+    refused: bool,
+}
+
+/// A route that answers 500 to whatever a refused one would have taken, where that would attach; none: nowhere.
+fn closing(
+    name: &RouteName,
+    declared: &Source,
+    draft: &RouteDraft,
+    to: &References<'_>,
+    taken: &mut Taken,
+) -> Option<Shared<Route>> {
+    let kind = RouteKind::L7(name.kind);
+    let attachment = Attachment::new(kind, &name.name, &draft.hostnames, to);
+    let mut parents: Vec<Parent> = Vec::new();
+    let references = draft.parents.iter();
+    for (built, entry) in references.flat_map(|one| attachment.would_take(one)) {
+        if taken.take(built, entry, name, &draft.hostnames).is_none()
+            && let Some(parent) = built.parent(entry)
+            && !parents.contains(&parent)
+        {
+            parents.push(parent);
+        }
+    }
+    if parents.is_empty() {
+        return None;
+    }
+    let why = format!("{} has mistakes", declared.object);
+    let rules = draft.rules.iter();
+    let rules = rules.map(|rule| Rules::closed(&rule.source, &rule.matches, &why));
+    Some(Shared::from(Route {
+        kind: name.kind,
+        name: name.name.clone(),
+        origin: Origin::Document,
+        declared: declared.clone(),
+        parents: exact(parents),
+        hostnames: Arc::clone(&draft.hostnames),
+        created: draft.created,
+        rules: rules.collect(),
+    }))
 }
 
 /// Links a route, and says what its status is if it has one.
@@ -134,7 +211,7 @@ fn route(
         ..*to
     };
     let mut rules = Rules::new(name, &to);
-    let route_rules: Vec<Rule> = draft.rules.iter().map(|rule| rules.rule(rule)).collect();
+    let mut route_rules: Vec<Rule> = draft.rules.iter().map(|rule| rules.rule(rule)).collect();
     let kind = RouteKind::L7(name.kind);
     let mut attachment = Attachment::new(kind, &name.name, &draft.hostnames, &to);
     let mut parents: Vec<Parent> = Vec::new();
@@ -159,6 +236,17 @@ fn route(
                 }
             }
         });
+    }
+    if to.context.taking == Taking::Each
+        && let Some(fault) = &rules.refused
+    {
+        // The hosts that it keeps from others are taken anew each time.
+        lasting = false;
+        for rule in &mut route_rules {
+            *rule = Rules::closed(&rule.declared, &rule.matches, &fault.message);
+        }
+        let closed = closing(name, declared, draft, &to, taken);
+        parents.extend(closed.into_iter().flat_map(|one| one.parents.clone()));
     }
     let (statuses, counted) = attachment.finish(rules.resolved.as_ref(), rules.closed.as_ref());
     let linked = Linked {

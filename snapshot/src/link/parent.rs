@@ -87,6 +87,17 @@ impl<'a> Attachment<'a> {
         self.parents.push((parent, fault));
     }
 
+    /// The listeners that would take the route, and that do not count it.
+    pub(super) fn would_take(&self, reference: &ParentDraft) -> Vec<(&'a Built, &'a Entry)> {
+        let ParentTarget::Listeners { kind, name, .. } = &reference.to else {
+            return Vec::new();
+        };
+        let Ok((built, entries)) = self.listeners(*kind, name, reference) else {
+            return Vec::new();
+        };
+        entries.into_iter().map(|entry| (built, entry)).collect()
+    }
+
     fn take(
         &mut self,
         built: &Built,

@@ -12,7 +12,8 @@ use crate::document::Kind;
 use crate::document::http_route::{BackendDraft, FilterDraft, RuleDraft};
 use crate::lasting::exact;
 use crate::model::{
-    Filter, L7Kind, Mirror, ObjectName, RouteName, Rule, Target, Transport, WeightedTarget,
+    Filter, L7Kind, Mirror, ObjectName, RequestMatch, RouteName, Rule, Target, Transport,
+    WeightedTarget,
 };
 use crate::report::Source;
 use crate::status::Reason;
@@ -48,15 +49,9 @@ impl<'a> Rules<'a> {
     pub(super) fn rule(&mut self, draft: &RuleDraft) -> Rule {
         let sink = self.to.context.sink;
         let at = |field: &str| draft.source.at(format!("{}.{field}", draft.source.field));
-        let rule = Rule::new(draft.source.clone(), Arc::clone(&draft.matches));
         let filters = match self.filters(&draft.filters, at("filters")) {
             Ok(filters) => filters,
-            Err(why) => {
-                return Rule {
-                    targets: vec![WeightedTarget::new(1, Target::Unresolved(why))],
-                    ..rule
-                };
-            }
+            Err(why) => return Self::closed(&draft.source, &draft.matches, &why),
         };
         let answered = filters.iter().find_map(|filter| match filter {
             Filter::Redirect(_) => Some(true),
@@ -85,7 +80,15 @@ impl<'a> Rules<'a> {
             timeouts: draft.timeouts.clone(),
             retry: draft.retry.clone(),
             session: draft.session.clone(),
-            ..rule
+            ..Rule::new(draft.source.clone(), Arc::clone(&draft.matches))
+        }
+    }
+
+    /// A rule whose requests go nowhere: 500.
+    pub(super) fn closed(declared: &Source, matches: &Arc<[RequestMatch]>, why: &str) -> Rule {
+        Rule {
+            targets: vec![WeightedTarget::new(1, Target::Unresolved(why.to_owned()))],
+            ..Rule::new(declared.clone(), Arc::clone(matches))
         }
     }
 

@@ -6,9 +6,46 @@ use crate::document::filter::pattern;
 use crate::lasting::exact;
 use crate::model::{DocumentPath, PathMatch, Pattern, RequestMatch, TextMatch};
 use crate::reader::{Field, Object, quoted};
-use crate::tree::shortened;
+use crate::tree::{Value, shortened};
 
 pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
+    let parts = parts(field)?;
+    Some(RequestMatch {
+        path: parts.path?,
+        method: parts.method?,
+        headers: parts.headers,
+        query: parts.query,
+    })
+}
+
+/// What is left of a match in a route that is refused: its path, and of the rest what can be read. None: it takes every request, or
+/// nobody can read which.
+pub(super) fn remaining(field: &Field<'_>) -> Option<RequestMatch> {
+    let parts = parts(field)?;
+    let path = field.value().get("path").map(|node| &node.value);
+    let left = RequestMatch {
+        path: parts.path.or_else(|| beginning(path?))?,
+        method: parts.method.flatten(),
+        headers: parts.headers,
+        query: parts.query,
+    };
+    (!left.is_every()).then_some(left)
+}
+
+/// A match of every request.
+pub(super) fn every() -> RequestMatch {
+    RequestMatch::new(PathMatch::Prefix(DocumentPath::root()))
+}
+
+/// Parts of a match; none of them: it cannot be read.
+struct Parts {
+    path: Option<PathMatch>,
+    method: Option<Option<String>>,
+    headers: Vec<(String, TextMatch)>,
+    query: Vec<(String, TextMatch)>,
+}
+
+fn parts(field: &Field<'_>) -> Option<Parts> {
     let mut object = field.object()?;
     let path = match object.optional("path") {
         Some(field) => path_match(&field),
@@ -18,24 +55,43 @@ pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
         "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
     ]
     .map(|method| (method, method));
-    let method = object
-        .optional("method")
-        .map(|field| field.choice(&methods).map(str::to_owned));
+    let method = match object.optional("method") {
+        Some(field) => field.choice(&methods).map(|method| Some(method.to_owned())),
+        None => Some(None),
+    };
     let headers = header_matches(&mut object);
     let query = texts(&mut object, "queryParams", "query parameter", |field| {
         field.parse(parameter_name)
     });
     object.finish();
-    let method = match method {
-        Some(method) => Some(method?),
-        None => None,
-    };
-    Some(RequestMatch {
-        path: path?,
+    Some(Parts {
+        path,
         method,
         headers,
         query,
     })
+}
+
+/// The segments with which everything begins that a path matches which cannot be read otherwise.
+fn beginning(path: &Value) -> Option<PathMatch> {
+    let text = path.get("value")?.value.text()?;
+    let pattern = path.get("type").and_then(|node| node.value.text()) == Some("RegularExpression");
+    let segments = match pattern {
+        false => text,
+        // What stands in front of an alternative says nothing of the others.
+        true if text.contains('|') => return None,
+        true => {
+            let text = text.strip_prefix('^').unwrap_or(text);
+            let literal = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_~".contains(&byte);
+            let mut end = text.bytes().take_while(|byte| literal(*byte)).count();
+            // What is repeated may be there not once.
+            if text[end..].starts_with(['*', '?', '{']) {
+                end = end.saturating_sub(1);
+            }
+            &text[..text[..end].rfind('/')?]
+        }
+    };
+    DocumentPath::new(segments).ok().map(PathMatch::Prefix)
 }
 
 /// The headers of a match.
