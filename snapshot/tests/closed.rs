@@ -424,6 +424,64 @@ fn a_refused_policy_of_cilium_closes_the_directions_that_it_denies_in() {
 }
 
 #[test]
+fn an_empty_list_of_ports_of_cilium_allows_nothing() {
+    let kind = "CiliumNetworkPolicy";
+    // Whether it is taken, and whom its rule allows.
+    for (rule, accepts, peers) in [
+        ("toPorts: []", true, Some(Some(0))),
+        ("fromEntities: [cluster], toPorts: []", true, Some(Some(1))),
+        ("toPorts: [{ ports: [{ port: \"80\" }] }]", true, Some(None)),
+        ("toPorts: [{}]", false, None),
+        ("toPorts: [{ ports: [] }]", false, None),
+    ] {
+        let spec = format!("  endpointSelector: {{}}\n  ingress: [{{ {rule} }}]");
+        let taken = taken(&[
+            ("CiliumNetworkPolicy/shop/p", cilium(kind, &spec)),
+            ("Platform/platform", PLATFORM.to_owned()),
+            ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+        ]);
+        assert_eq!(
+            accepted(&taken, Kind::CiliumNetworkPolicy, "p"),
+            accepts,
+            "{rule}"
+        );
+        let class = class(&taken, "10.1.0.1").expect("a class");
+        let rules = class.ingress.as_deref().expect("it is isolated");
+        let found = rules.first().map(|rule| {
+            let peers = rule.peers.as_ref();
+            peers.map(|peers| peers.pods.len() + peers.blocks.len() + peers.entities.len())
+        });
+        assert_eq!(found, peers, "{rule}");
+    }
+}
+
+#[test]
+fn a_key_that_cilium_derives_is_no_label_of_a_pod() {
+    for key in [
+        "k8s:io.cilium.k8s.policy.serviceaccount",
+        "io.cilium.k8s.policy.cluster",
+        "any:io.kubernetes.pod.name",
+    ] {
+        let spec =
+            format!("  endpointSelector: {{ matchLabels: {{ \"{key}\": web }} }}\n  ingress: []");
+        let taken = taken(&[
+            (
+                "CiliumNetworkPolicy/shop/p",
+                cilium("CiliumNetworkPolicy", &spec),
+            ),
+            ("Platform/platform", PLATFORM.to_owned()),
+            ("Pod/shop/web", pod("web", "app: web", "10.1.0.1")),
+        ]);
+        assert!(!accepted(&taken, Kind::CiliumNetworkPolicy, "p"), "{key}");
+        // Whom it selects cannot be read: all of its namespace.
+        assert!(
+            class(&taken, "10.1.0.1").is_some_and(AddressClass::is_isolated),
+            "{key}"
+        );
+    }
+}
+
+#[test]
 fn a_policy_of_cilium_for_nodes_closes_no_pod() {
     let kind = "CiliumClusterwideNetworkPolicy";
     let spec = "  nodeSelector: { matchLabels: { role: worker } }

@@ -20,6 +20,8 @@ const SOURCES: [&str; 2] = ["k8s:", "any:"];
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 /// Keys that stand for labels of a pod's namespace.
 const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
+/// Keys of what Cilium derives itself: no label of a pod is one.
+const DERIVED: [&str; 2] = ["io.cilium.", "io.kubernetes."];
 /// The label that every namespace has in Kubernetes.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
@@ -117,9 +119,18 @@ fn pods(field: &Field<'_>, own: Option<&Arc<str>>, subject: bool) -> Option<PodS
         ));
         return None;
     }
+    if let Some(key) = read.keys().map(bare).find(|key| {
+        let known = *key == NAMESPACE || key.starts_with(NAMESPACE_LABELS);
+        !known && DERIVED.iter().any(|derived| key.starts_with(derived))
+    }) {
+        field.mistake(format_args!(
+            "`{}` is no label of a pod, and is not supported; expected labels of pods, `{NAMESPACE}` or `{NAMESPACE_LABELS}*`",
+            crate::tree::shortened(key)
+        ));
+        return None;
+    }
     let (namespaces, pods) = read.split(|key| {
-        let known = SOURCES.iter().find_map(|source| key.strip_prefix(*source));
-        let key = known.unwrap_or(key);
+        let key = bare(key);
         match (key, key.strip_prefix(NAMESPACE_LABELS)) {
             (NAMESPACE, _) => Part::Other(NAMESPACE_NAME.to_owned()),
             (_, Some(label)) => Part::Other(label.to_owned()),
@@ -137,6 +148,12 @@ fn pods(field: &Field<'_>, own: Option<&Arc<str>>, subject: bool) -> Option<PodS
         _ => NamespaceScope::Selected(namespaces.unwrap_or_default()),
     };
     Some(PodSelector { namespaces, pods })
+}
+
+/// A key without its source.
+fn bare(key: &str) -> &str {
+    let known = SOURCES.iter().find_map(|source| key.strip_prefix(*source));
+    known.unwrap_or(key)
 }
 
 fn rule(field: &Field<'_>, way: Way, own: Option<&Arc<str>>) -> Option<RuleDraft> {
@@ -179,19 +196,13 @@ fn rule(field: &Field<'_>, way: Way, own: Option<&Arc<str>>) -> Option<RuleDraft
     for item in items(&sets) {
         peers.push(PeerDraft::Block(set(&item)?));
     }
-    let ports = match &ports {
-        Some(field) => {
-            let groups: Option<Vec<_>> = field.list().iter().map(group).collect();
-            Some(groups?.into_iter().flatten().collect::<Vec<_>>())
-        }
-        None => None,
-    };
+    let ports: Option<Vec<_>> = items(&ports).iter().map(group).collect();
+    let ports: Vec<PolicyPort> = ports?.into_iter().flatten().collect();
     Some(RuleDraft {
         declared: field.source().clone(),
-        // A rule that says nothing allows nothing.
-        peers: (!anybody || ports.is_none()).then_some(peers),
-        // An empty list of ports is no restriction.
-        ports: ports.filter(|ports| !ports.is_empty()),
+        // A rule that says nothing allows nothing; an empty list of ports says nothing.
+        peers: (!anybody || ports.is_empty()).then_some(peers),
+        ports: (!ports.is_empty()).then_some(ports),
     })
 }
 
@@ -224,10 +235,10 @@ fn set(field: &Field<'_>) -> Option<IpBlock> {
     })
 }
 
-/// Ports of an item of `toPorts`. Of `rules` only the one of HTTP that takes every request is read: it restricts nothing.
+/// Ports of an item of `toPorts`, one or more. Of `rules` only the one of HTTP that takes every request is read: it restricts nothing.
 fn group(field: &Field<'_>) -> Option<Vec<PolicyPort>> {
     let mut object = field.object()?;
-    let ports = object.list("ports");
+    let ports = object.required("ports").map(|field| field.some_list());
     object.unsupported(&[
         "listener",
         "originatingTLS",
@@ -248,7 +259,7 @@ fn group(field: &Field<'_>) -> Option<Vec<PolicyPort>> {
             }
         }
     }
-    let ports: Option<Vec<_>> = ports.iter().map(port).collect();
+    let ports: Option<Vec<_>> = ports?.iter().map(port).collect();
     Some(ports?.into_iter().flatten().collect())
 }
 
