@@ -387,6 +387,35 @@ spec:
     }
 }
 
+#[test]
+fn a_refused_policy_isolates_all_whom_a_long_list_selects() {
+    let labels = |count: usize| {
+        let values: Vec<_> = (0..count).map(|at| format!("v{at}")).collect();
+        format!(
+            "matchExpressions: [{{ key: app, operator: In, values: [{}] }}]",
+            values.join(", ")
+        )
+    };
+    for (selects, accepts) in [
+        (labels(100), true),
+        (labels(1100), false),
+        // Which value is meant nobody knows.
+        (
+            "matchExpressions: [{ key: app, operator: In, values: [x, 1] }]".to_owned(),
+            false,
+        ),
+    ] {
+        let taken = taken(&[
+            ("NetworkPolicy/shop/deny", policy("deny", &selects)),
+            ("Platform/platform", PLATFORM.to_owned()),
+            ("Pod/shop/web", pod("web", "app: v99", "10.1.0.1")),
+        ]);
+        assert_eq!(accepted(&taken, Kind::NetworkPolicy, "deny"), accepts);
+        let class = class(&taken, "10.1.0.1").expect("a class");
+        assert!(class.is_isolated());
+    }
+}
+
 fn cilium(kind: &str, spec: &str) -> String {
     format!(
         "apiVersion: cilium.io/v2

@@ -7,8 +7,10 @@ use std::fmt;
 use super::labels::Labels;
 use crate::reader::{Field, Object};
 
-/// Requirements of a selector, values of a requirement.
+/// Requirements of a selector.
 const MAX_ITEMS: usize = 64;
+/// Values of a requirement. Kubernetes has no limit.
+const MAX_VALUES: usize = 1024;
 
 /// Requirements on labels, all of which hold; an empty one selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,7 +146,7 @@ pub(crate) fn requirements(object: &mut Object<'_>) -> Option<Selector> {
         }
     }
     if let Some(field) = object.optional("matchExpressions") {
-        let items = field.limited_list(MAX_ITEMS);
+        let items = limited(&field, field.list(), MAX_ITEMS);
         count += items.len();
         wanted.extend(items.iter().filter_map(expression));
     }
@@ -176,12 +178,22 @@ fn expression(field: &Field<'_>) -> Option<Requirement> {
 }
 
 fn values(object: &mut Object<'_>) -> Option<BTreeSet<String>> {
-    let items = object.required("values")?.some_limited_list(MAX_ITEMS);
-    let values: BTreeSet<_> = items
-        .iter()
-        .filter_map(|item| Some(item.string()?.to_owned()))
-        .collect();
+    let field = object.required("values")?;
+    let items = limited(&field, field.some_list(), MAX_VALUES);
+    let values = items.iter().map(|item| Some(item.string()?.to_owned()));
+    let values: BTreeSet<_> = values.collect::<Option<_>>()?;
     (!values.is_empty()).then_some(values)
+}
+
+/// All items, also where there are too many: a policy that is refused closes what it selects.
+fn limited<'a>(field: &Field<'a>, items: Vec<Field<'a>>, limit: usize) -> Vec<Field<'a>> {
+    if items.len() > limit {
+        field.mistake(format_args!(
+            "expected at most {limit} items, got {}",
+            items.len()
+        ));
+    }
+    items
 }
 
 /// Namespaces from which something may be referred to.
