@@ -1061,3 +1061,39 @@ fn no_gateway_of_a_cluster_listens_at_an_address_of_the_node_itself() {
         }
     }
 }
+
+#[test]
+fn a_refused_policy_of_tls_closes_a_backend_whose_section_cannot_be_read() {
+    let policy = |section: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{ name: p, namespace: shop }}
+spec:
+  targetRefs: [{{ group: gateway.envoyproxy.io, kind: Backend, name: app{section} }}]
+  validation: {{ hostname: app.example.org, wellKnownCACertificates: System }}
+"
+        )
+    };
+    for (section, closed) in [
+        ("", false),
+        (", sectionName: web", true),
+        (", sectionName: 8080", true),
+    ] {
+        let mut objects: Vec<_> = SERVED.map(|(path, text)| (path, text.to_owned())).into();
+        objects.push(("Backend/shop/app", BACKEND.to_owned()));
+        objects.push(("BackendTLSPolicy/shop/p", policy(section)));
+        let taken = taken(&objects);
+        assert_eq!(
+            accepted(&taken, Kind::BackendTLSPolicy, "p"),
+            !closed,
+            "{section}"
+        );
+        let mut routes = taken.snapshot.routes.iter();
+        let route = routes
+            .find(|route| route.name.name() == "app")
+            .expect("the route");
+        let target = &route.rules[0].targets[0].target;
+        assert_eq!(matches!(target, Target::Unresolved(_)), closed, "{section}");
+    }
+}

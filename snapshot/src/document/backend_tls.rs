@@ -1,13 +1,13 @@
 //! `BackendTLSPolicy` (Gateway API): TLS towards backends, and whom to believe there.
 
 use super::authorities::{self, AuthorityRef};
+use super::policy::some_list;
 use super::{ENVOY_GATEWAY, Meta, group};
 use crate::model::{HostPattern, Hostname, ObjectName, Port, SubjectName, Timestamp};
 use crate::reader::{Field, Object, quoted};
 use crate::report::Source;
 
-/// Gateway API: at most 16 targets and 5 names.
-const MAX_TARGETS: usize = 16;
+/// Gateway API: at most 5 names.
 const MAX_NAMES: usize = 5;
 /// Gateway API, `AbsoluteURI`: bytes of a URI.
 const MAX_URI: usize = 253;
@@ -69,9 +69,7 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<TlsPolicyDraft>
 /// `targetRefs` of a `spec`.
 pub(super) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Vec<(Source, TlsTarget)> {
     let mut targets: Vec<(Source, TlsTarget)> = Vec::new();
-    let items = spec
-        .required("targetRefs")
-        .map(|field| field.some_limited_list(MAX_TARGETS));
+    let items = spec.required("targetRefs").map(|field| some_list(&field));
     for item in items.unwrap_or_default() {
         let Some(target) = target(&item, meta) else {
             continue;
@@ -85,6 +83,7 @@ pub(super) fn targets(spec: &mut Object<'_>, meta: &Meta) -> Vec<(Source, TlsTar
     targets
 }
 
+/// A target; one whose section cannot be read is all of it, as the policy is refused and closes.
 fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
     let mut object = field.object()?;
     let given_group = object.required("group").and_then(|field| field.string());
@@ -96,10 +95,7 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
     object.finish();
     let (given_group, given_kind) = (given_group?, given_kind?);
     if (given_group, given_kind) == ("", "Service") {
-        let section = match section {
-            Some(field) => Some(field.some_string()?.to_owned()),
-            None => None,
-        };
+        let section = section.and_then(|field| Some(field.some_string()?.to_owned()));
         return Some(TlsTarget::Service(backend?, section));
     }
     if given_group != group(ENVOY_GATEWAY) || given_kind != "Backend" {
@@ -110,17 +106,16 @@ fn target(field: &Field<'_>, meta: &Meta) -> Option<TlsTarget> {
         ));
         return None;
     }
-    let port = match section {
-        Some(field) => Some(field.parse(|text| {
+    let port = section.and_then(|field| {
+        field.parse(|text| {
             text.parse::<Port>().map_err(|_| {
                 format!(
                     "endpoints of a `Backend` have no names; expected their port as a text, such as `\"8443\"`, got {}",
                     quoted(text)
                 )
             })
-        })?),
-        None => None,
-    };
+        })
+    });
     Some(TlsTarget::Backend(backend?, port))
 }
 

@@ -309,7 +309,7 @@ fn of(spec: &mut Object<'_>, meta: &Meta, kinds: &Kinds) -> Targets {
 }
 
 /// All items of a list, also where there are too many: a policy closes what it is for if it is refused.
-fn some_list<'a>(field: &Field<'a>) -> Vec<Field<'a>> {
+pub(super) fn some_list<'a>(field: &Field<'a>) -> Vec<Field<'a>> {
     let items = field.some_list();
     if items.len() > MAX_TARGETS {
         field.mistake(format_args!(
