@@ -1,8 +1,9 @@
 //! What stays closed in a cluster where an object is refused, or where two objects contradict each other.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use snapshot::model::{AddressClass, Border, Cell, Gate, Intra, Origin, Target};
+use snapshot::model::{AddressClass, Border, Cell, Gate, Intra, Origin, PolicyRule, Target};
 use snapshot::status::{ConditionKind, Reason};
 use snapshot::{Kind, SourceFile, Taken, take};
 
@@ -385,6 +386,66 @@ spec:
         // Who of the two has it is not known: neither has what the other is allowed.
         assert!(class.peers.is_empty(), "{first}");
     }
+}
+
+#[test]
+fn an_address_of_two_pods_is_allowed_what_both_are_allowed() {
+    let policy = |name: &str, more: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{ name: {name}, namespace: shop }}
+spec:
+  podSelector: {{ matchLabels: {{ {name}: \"yes\" }} }}
+  {more}
+"
+        )
+    };
+    let into = |port| format!("ingress: [{{ ports: [{{ port: {port} }}] }}]");
+    let egress = "policyTypes: [Egress]\n  egress: [{}]";
+    let taken = taken(&[
+        ("NetworkPolicy/shop/a", policy("a", &into(1))),
+        ("NetworkPolicy/shop/b", policy("b", &into(2))),
+        ("NetworkPolicy/shop/c", policy("c", &into(3))),
+        ("NetworkPolicy/shop/d", policy("d", egress)),
+        ("Platform/platform", PLATFORM.to_owned()),
+        (
+            "Pod/shop/x",
+            pod("x", "a: \"yes\", c: \"yes\", d: \"yes\"", "10.1.0.1"),
+        ),
+        ("Pod/shop/y", pod("y", "b: \"yes\", c: \"yes\"", "10.1.0.1")),
+        (
+            "Pod/shop/z",
+            pod(
+                "z",
+                "a: \"yes\", b: \"yes\", c: \"yes\", d: \"yes\"",
+                "10.1.0.2",
+            ),
+        ),
+        ("Pod/shop/v", pod("v", "a: \"yes\"", "10.1.0.3")),
+        ("Pod/shop/w", pod("w", "b: \"yes\"", "10.1.0.3")),
+    ]);
+    let policies = |rules: &Option<Vec<Arc<PolicyRule>>>| {
+        let rules = rules.as_ref().expect("it is isolated").iter();
+        let names = rules.map(|rule| {
+            rule.policy
+                .rsplit('/')
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        });
+        names.collect::<Vec<_>>()
+    };
+    let shared = class(&taken, "10.1.0.1").expect("a class");
+    assert_eq!(policies(&shared.ingress), ["c"]);
+    // Only one of the two is isolated that way.
+    assert_eq!(policies(&shared.egress), ["d"]);
+    // All of it is one pod's: it is of another class.
+    let one = class(&taken, "10.1.0.2").expect("a class");
+    assert_eq!(policies(&one.ingress), ["a", "b", "c"]);
+    assert_eq!(policies(&one.egress), ["d"]);
+    let nothing = class(&taken, "10.1.0.3").expect("a class");
+    assert!(policies(&nothing.ingress).is_empty());
 }
 
 #[test]

@@ -142,11 +142,28 @@ pub(super) fn link(
             .copied()
             .collect();
         class.blocks = named.holding(address, true);
+        // Whether what a policy allows in a direction is allowed to each of those that are isolated in it.
+        let common = |policy: usize, way: Direction| {
+            let isolated = |at: &&usize| {
+                isolated_by[**at]
+                    .iter()
+                    .any(|one| way(&rules[*one]).is_some())
+            };
+            let mut isolated = holders.iter().filter(isolated);
+            isolated.all(|at| isolated_by[*at].contains(&policy))
+        };
         let words = named.words(
             &class,
-            policies
-                .iter()
-                .map(|policy| &*isolating[*policy].0.source.object),
+            policies.iter().flat_map(|policy| {
+                let object = &isolating[*policy].0.source.object;
+                let common = &common;
+                let rules = &rules[*policy];
+                let without = WAYS.into_iter().filter_map(move |(word, way)| {
+                    let says = way(rules).is_some() && !common(*policy, way);
+                    says.then(|| format!("{object} without its {word}"))
+                });
+                std::iter::once(object.to_string()).chain(without)
+            }),
         );
         // To nobody's policy it differs from an address that no pod has.
         if words.is_empty() && !named.outside {
@@ -155,9 +172,12 @@ pub(super) fn link(
         let id = ClassId::new(&words);
         members.insert(address, id.clone());
         classes.entry(id).or_insert_with(|| {
-            let all = policies.iter().map(|policy| &rules[*policy]);
-            class.ingress = together(all.clone().map(|rules| &rules.ingress));
-            class.egress = together(all.map(|rules| &rules.egress));
+            let together = |way: Direction| {
+                let all = policies.iter();
+                together(all.map(|policy| (way(&rules[*policy]), common(*policy, way))))
+            };
+            class.ingress = together(|rules| &rules.ingress);
+            class.egress = together(|rules| &rules.egress);
             class
         });
     }
@@ -236,13 +256,17 @@ fn shared<'c>(mut pods: impl Iterator<Item = &'c AddressClass>) -> Option<Addres
     }))
 }
 
-/// Rules of all policies that isolate in a direction; none if none does.
+/// Rules of all policies that isolate in a direction, but for those that do not count; none if none isolates.
 fn together<'r>(
-    policies: impl Iterator<Item = &'r Option<Vec<Arc<PolicyRule>>>>,
+    policies: impl Iterator<Item = (&'r Option<Vec<Arc<PolicyRule>>>, bool)>,
 ) -> Option<Vec<Arc<PolicyRule>>> {
     let mut all: Option<Vec<Arc<PolicyRule>>> = None;
-    for rules in policies.flatten() {
-        all.get_or_insert_default().extend(rules.iter().cloned());
+    for (rules, counts) in policies {
+        let Some(rules) = rules else { continue };
+        let all = all.get_or_insert_default();
+        if counts {
+            all.extend(rules.iter().cloned());
+        }
     }
     all
 }
@@ -291,6 +315,14 @@ struct Rules {
     ingress: Option<Vec<Arc<PolicyRule>>>,
     egress: Option<Vec<Arc<PolicyRule>>>,
 }
+
+/// Rules of a policy in one direction.
+type Direction = fn(&Rules) -> &Option<Vec<Arc<PolicyRule>>>;
+
+const WAYS: [(&str, Direction); 2] = [
+    ("ingress", |rules| &rules.ingress),
+    ("egress", |rules| &rules.egress),
+];
 
 impl<'a> Named<'a> {
     fn of(policies: impl Iterator<Item = &'a PolicyDraft>) -> Self {
@@ -410,7 +442,7 @@ impl<'a> Named<'a> {
     }
 
     /// What makes a class, in words that do not depend on what else policies name. Empty: nothing does.
-    fn words<'p>(&self, class: &AddressClass, policies: impl Iterator<Item = &'p str>) -> String {
+    fn words(&self, class: &AddressClass, policies: impl Iterator<Item = String>) -> String {
         let mut words = String::new();
         for policy in policies {
             writeln!(words, "of {policy}").expect("a String takes everything");
