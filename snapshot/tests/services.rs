@@ -312,3 +312,35 @@ fn what_a_service_says_wrong_is_named() {
         assert_eq!(&*verdict.mistakes[0].source.field, field);
     }
 }
+
+#[test]
+fn to_a_service_of_another_proxy_nothing_is_led() {
+    let spec = "{ clusterIP: 10.96.0.1, ports: [{ port: 80 }] }";
+    let own = service("web", spec);
+    let other = own.replace(
+        "namespace: shop }",
+        "namespace: shop, labels: { service.kubernetes.io/service-proxy-name: mesh } }",
+    );
+    let endpoints = slice("IPv4", "[{ port: 8080 }]", "[{ addresses: [10.1.0.1] }]");
+    for (service, led) in [
+        (own, "10.96.0.1 80/tcp [10.1.0.1:8080]"),
+        (other, "10.96.0.1"),
+    ] {
+        let taken = taken(&[service, endpoints.clone()]);
+        // Its address is a service's all the same.
+        let services: Vec<_> = taken
+            .snapshot
+            .services
+            .values()
+            .map(|one| shown(one))
+            .collect();
+        assert_eq!(services, [led]);
+        assert!(
+            taken
+                .report
+                .objects
+                .values()
+                .all(|verdict| verdict.accepted)
+        );
+    }
+}

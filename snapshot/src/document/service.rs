@@ -11,6 +11,9 @@ use crate::model::{Port, Transport};
 use crate::reader::{Field, Object};
 use crate::tree::Value;
 
+/// The label of a service whose addresses another proxy than the node's leads somewhere (kube-proxy leaves such a service out).
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
 /// A service.
 pub(crate) struct ServiceDraft {
     /// It is an alias of a name outside of the cluster.
@@ -19,6 +22,8 @@ pub(crate) struct ServiceDraft {
     pub(crate) prefers_v6: Option<bool>,
     /// Its addresses in the cluster; none: it is headless, or an alias, or nobody gave it one.
     pub(crate) addresses: Vec<Placed>,
+    /// Another proxy than the node's leads what connects there.
+    pub(crate) led_by_another: bool,
     /// How long a client keeps its endpoint.
     pub(crate) affinity: Option<Duration>,
     /// Only endpoints of a client's own node are for it.
@@ -49,12 +54,13 @@ pub(crate) struct ServicePort {
 }
 
 /// Reads the object.
-pub(crate) fn read(object: &mut Object<'_>, _meta: &Meta) -> Option<ServiceDraft> {
+pub(crate) fn read(object: &mut Object<'_>, meta: &Meta) -> Option<ServiceDraft> {
     let ingress = object.optional("status").map(|field| ingress(&field));
     let spec = object.required("spec").and_then(|field| field.object());
     object.any_others();
     let draft = spec_of(&mut spec?)?;
     Some(ServiceDraft {
+        led_by_another: meta.labels.has(PROXY_NAME),
         ingress: ingress.unwrap_or_default(),
         ..draft
     })
@@ -100,6 +106,7 @@ fn spec_of(spec: &mut Object<'_>) -> Option<ServiceDraft> {
     let health_check = node_port(spec.optional("healthCheckNodePort"));
     spec.any_others();
     Some(ServiceDraft {
+        led_by_another: false,
         external,
         prefers_v6,
         addresses: addresses?,

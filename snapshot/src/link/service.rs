@@ -52,7 +52,7 @@ pub(super) fn services(
         }
         let slices = of.get(name).map_or(&[][..], Vec::as_slice);
         let mut known = BTreeSet::new();
-        let ports = draft.ports.iter();
+        let ports = draft.ports.iter().filter(|_| !draft.led_by_another);
         let ports = ports.filter_map(|port| {
             let transport = port.transport?;
             known.insert((port.port, transport)).then(|| ServicePort {

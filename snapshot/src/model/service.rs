@@ -19,7 +19,7 @@ pub struct Service {
     pub affinity: Option<Duration>,
     /// Connections go to endpoints of the client's own node, or nowhere (`internalTrafficPolicy: Local`).
     pub node_only: bool,
-    /// Its ports; no two have one number and transport.
+    /// Its ports; no two have one number and transport. Without any nothing is led to its addresses.
     pub ports: Vec<ServicePort>,
 }
 
