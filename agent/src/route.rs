@@ -352,6 +352,25 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// One that has no routes and no certificate.
+    pub(crate) fn closed(name: Arc<str>, gate: Option<Gate>) -> Self {
+        Self {
+            name,
+            gate,
+            hosts: HostIndex::default(),
+            attached: Vec::new(),
+            token_headers: Vec::new(),
+            certificates: HostIndex::default(),
+            default_certificate: None,
+            clients: None,
+            identity: None,
+            streams: None,
+            policy: None,
+            default_host: None,
+            alt_svc: None,
+        }
+    }
+
     /// The rules of the most specific host that covers `host`. As in Envoy's virtual hosts, rules of
     /// a broader host are not asked when none of these match.
     pub fn rules(&self, host: &str) -> Option<&HostRules> {

@@ -57,7 +57,7 @@ pub use filter::{
 };
 pub use gateway::{
     BackendName, Certificate, Gateway, HostPattern, L7Kind, Listener, ListenerProtocol, Origin,
-    Parent, PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Upstream,
+    Parent, PathRewrite, Route, RouteKind, RouteName, Rule, Target, TlsMode, Unserved, Upstream,
     UpstreamHost, WeightedTarget, effective_hosts,
 };
 pub use jwt::{

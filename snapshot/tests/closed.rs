@@ -1158,3 +1158,59 @@ spec:
         assert_eq!(matches!(target, Target::Unresolved(_)), closed, "{section}");
     }
 }
+
+#[test]
+fn a_listener_that_does_not_work_keeps_its_hosts() {
+    let gateway = |more: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: web, namespace: shop }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: 10.0.0.1 }}]
+  listeners:
+    - {{ name: all, port: 80, protocol: HTTP }}
+    - {{ name: one, {more} }}
+"
+        )
+    };
+    for (more, kept) in [
+        (
+            "port: 443, protocol: HTTPS, hostname: a.example.org, tls: { certificateRefs: [{ name: none }] }",
+            Some(true),
+        ),
+        (
+            "port: 443, protocol: TLS, hostname: \"*.example.org\", tls: { certificateRefs: [{ name: none }] }",
+            Some(true),
+        ),
+        (
+            "port: 80, protocol: HTTP, hostname: a.example.org, unheardOf: 1",
+            Some(false),
+        ),
+        // It works.
+        ("port: 80, protocol: HTTP, hostname: a.example.org", None),
+        // It has no host of its own, or none that can be read.
+        (
+            "port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: none }] }",
+            None,
+        ),
+        ("port: 80, protocol: HTTP, hostname: a_b", None),
+        // The port is for HTTP, says the other one; of two that contradict each other neither has a word.
+        (
+            "port: 80, protocol: HTTPS, hostname: a.example.org, tls: { certificateRefs: [{ name: none }] }",
+            None,
+        ),
+        ("port: 5432, protocol: TCP, unheardOf: 1", None),
+    ] {
+        let class = SERVED[0];
+        let taken = taken(&[
+            (class.0, class.1.to_owned()),
+            ("Gateway/shop/web", gateway(more)),
+        ]);
+        let mut gateways = taken.snapshot.gateways.values();
+        let unserved = &gateways.next().expect("the gateway").unserved;
+        assert_eq!(unserved.first().map(|one| one.tls), kept, "{more}");
+        assert!(unserved.len() <= 1, "{more}");
+    }
+}

@@ -21,6 +21,7 @@ fn gateway(service: &str, port: Option<Port>) -> Gateway {
             port,
         }),
         listeners: Vec::new(),
+        unserved: Vec::new(),
         gate: None,
         identity: None,
     }

@@ -116,6 +116,7 @@ pub(crate) fn gateway(called: &str, gate: Option<Gate>, listeners: Vec<Listener>
         declared: source(),
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
         listeners,
+        unserved: Vec::new(),
         gate,
         node_ports: snapshot::model::NodePorts::None,
         health_check: None,

@@ -419,6 +419,7 @@ impl Built {
             node_ports: self.node_ports.clone(),
             health_check: self.health_check.clone(),
             listeners: self.entries.iter().filter_map(Entry::model).collect(),
+            unserved: self.entries.iter().filter_map(Entry::unserved).collect(),
             gate: None,
             identity: self.identity.clone(),
         }

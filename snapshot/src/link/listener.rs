@@ -11,7 +11,7 @@ use crate::document::secret::SecretDraft;
 use crate::document::selector::From;
 use crate::model::{
     Certificate, ClientValidation, HostPattern, Listener, ListenerProtocol, ObjectName, Port,
-    RouteKind, SectionName, TlsMode, Transport,
+    RouteKind, SectionName, TlsMode, Transport, Unserved,
 };
 use crate::report::Source;
 use crate::status::{Condition, ConditionKind, ListenerStatus, Reason};
@@ -137,6 +137,29 @@ impl Entry {
             hostname: self.hostname.clone(),
             policy: None,
             clients: self.clients.clone(),
+        })
+    }
+
+    /// What it keeps from broader listeners of its port if it does not work. One that another listener is in conflict with keeps
+    /// nothing: its hosts are the other's, or nobody's to say. So does one whose port is not its gateway's.
+    pub(super) fn unserved(&self) -> Option<Unserved> {
+        let elsewhere = self
+            .accepted
+            .as_ref()
+            .is_some_and(|fault| fault.reason == Reason::PortUnavailable);
+        if self.works() || self.conflict.is_some() || elsewhere {
+            return None;
+        }
+        let tls = match self.written? {
+            Protocol::Http => false,
+            Protocol::Https | Protocol::Tls => true,
+            Protocol::Tcp | Protocol::Udp => return None,
+        };
+        Some(Unserved {
+            name: self.id.clone(),
+            port: self.port?,
+            tls,
+            hostname: self.hostname.clone()?,
         })
     }
 

@@ -28,6 +28,8 @@ pub struct Gateway {
     /// Its listeners in document order. Those of one port are distinct by hostname, and all plain HTTP, all TLS (HTTPS and
     /// other), or a single one of TCP; ports of UDP are others.
     pub listeners: Vec<Listener>,
+    /// Hosts of listeners that do not work. No broader listener serves them (Gateway API, listener isolation).
+    pub unserved: Vec<Unserved>,
     /// The gate that `Platform` makes of it.
     pub gate: Option<Gate>,
     /// The certificate, of `Snapshot::certificates`, that it shows to upstreams that ask for one.
@@ -67,6 +69,19 @@ impl Listener {
         let quic = self.http3().map(|_| Transport::Udp);
         std::iter::once(self.protocol.transport()).chain(quic)
     }
+}
+
+/// A listener that does not work, for want of a certificate or for a mistake, as far as others have to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unserved {
+    /// Its name, unique in its gateway.
+    pub name: SectionName,
+    /// Its port.
+    pub port: Port,
+    /// Whether it is for HTTPS or TLS, or else for plain HTTP.
+    pub tls: bool,
+    /// Hosts that it would take.
+    pub hostname: HostPattern,
 }
 
 /// Protocol of a listener.

@@ -51,11 +51,13 @@ impl Gateway {
         transport: Transport,
         node: &[IpAddr],
     ) -> Vec<SocketAddr> {
-        let own = self
-            .addresses
-            .iter()
-            .map(|address| (*address, listener.port));
-        let port = self.node_ports.of(transport, listener.port).into_iter();
+        self.sockets_at(listener.port, transport, node)
+    }
+
+    /// The same for a port that listeners of it have or would have.
+    pub fn sockets_at(&self, port: Port, transport: Transport, node: &[IpAddr]) -> Vec<SocketAddr> {
+        let own = self.addresses.iter().map(|address| (*address, port));
+        let port = self.node_ports.of(transport, port).into_iter();
         let node = port.flat_map(|port| node.iter().map(move |address| (*address, port)));
         let sockets = own.chain(node);
         sockets

@@ -206,6 +206,7 @@ fn world() -> (Snapshot, Discovery) {
                 policy: None,
                 clients: None,
             }],
+            unserved: Vec::new(),
             gate: Some(kind),
             node_ports: snapshot::model::NodePorts::None,
             health_check: None,

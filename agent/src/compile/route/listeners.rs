@@ -69,8 +69,29 @@ impl<'a> Compiler<'a> {
                     }
                 }
             }
+            self.unserved(gateway, &mut binds);
         }
         binds
+    }
+
+    /// Keeps hosts of listeners that do not work from broader ones of their ports. Where none listens, nobody has to be kept away.
+    fn unserved(&self, gateway: &Gateway, binds: &mut HashMap<SocketAddr, Bind>) {
+        for one in &gateway.unserved {
+            let wire = match one.tls {
+                true => Wire::Tls,
+                false => Wire::Http,
+            };
+            let name: Arc<str> = format!("{}/{}", gateway.name, one.name).into();
+            let closed = Arc::new(Listener::closed(name, gateway.gate));
+            for address in gateway.sockets_at(one.port, Transport::Tcp, self.node) {
+                let host = Some(&one.hostname);
+                if let Some(bind) = binds.get_mut(&address).filter(|bind| bind.wire == wire)
+                    && bind.listeners.of(host).is_none()
+                {
+                    bind.listeners.insert(host, Arc::clone(&closed));
+                }
+            }
+        }
     }
 
     pub(super) fn datagrams(

@@ -123,3 +123,51 @@ fn rules_are_taken_over_only_where_their_endpoints_would_be_chosen_again() {
         assert_eq!(endpoints_of(&rules), expected, "{node} {documents}");
     }
 }
+
+#[test]
+fn hosts_of_a_listener_that_does_not_work_fall_to_no_broader_one() {
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: web }
+spec:
+  gatewayClassName: cardinal
+  addresses: [{ value: 203.0.113.1 }]
+  listeners:
+    - { name: all, port: 80, protocol: HTTP, hostname: \"*.example.com\" }
+    - { name: admin, port: 80, protocol: HTTP, hostname: admin.example.com, unheardOf: 1 }
+    - { name: alone, port: 81, protocol: HTTP, hostname: admin.example.com, unheardOf: 1 }
+    - { name: first, port: 80, protocol: HTTP, hostname: twice.example.com }
+    - { name: second, port: 80, protocol: HTTP, hostname: twice.example.com }
+";
+    let class = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: { name: cardinal }
+spec: { controllerName: cardinal.dev/gateway-controller }
+";
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: web }
+spec:
+  parentRefs: [{ name: web, sectionName: all }]
+  rules: [{}]
+";
+    let texts = [class, gateway, route].into_iter().enumerate();
+    let files = texts.map(|(at, text)| SourceFile::new(format!("{at}"), text));
+    let taken = snapshot::take(files);
+    let table = compile_on(&taken.snapshot, &[], 1).expect("it compiles");
+    let bind = |port: u16| table.bind(([203, 0, 113, 1], port).into());
+    let http = bind(80).expect("a listener works");
+    // Who has a host, and whether there are rules for it.
+    for (host, listener, routed) in [
+        ("shop.example.com", "all", true),
+        ("admin.example.com", "admin", false),
+        // Two that are alike are no listener at all.
+        ("twice.example.com", "all", true),
+    ] {
+        let found = http.listener(host).expect("a listener");
+        assert_eq!(&*found.name, format!("default/web/{listener}"), "{host}");
+        assert_eq!(found.rules(host).is_some(), routed, "{host}");
+    }
+    // Nothing listens where nothing works.
+    assert!(bind(81).is_none());
+}
