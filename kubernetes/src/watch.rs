@@ -346,7 +346,11 @@ mod tests {
             let names: Vec<_> = objects.iter().map(|object| &*object.id.name).collect();
             assert_eq!((names, &*version), (vec!["a", "b"], "7"));
             for request in asked.all() {
-                assert!(request.contains(&format!("limit={limit}")), "{request}");
+                let mut parts = request.split(['?', '&', ' ']);
+                assert!(
+                    parts.any(|part| part == format!("limit={limit}")),
+                    "{request}"
+                );
             }
         }
     }
