@@ -330,11 +330,11 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
         if complete || kept {
             match known.settle(|store| store.beware(Instant::now())) {
                 Some(true) => tracing::warn!(
-                    "the API server may be elsewhere by now: connections to its `Service` are led by nobody here until it is heard"
+                    "the API server may be elsewhere by now: connections to its `Service` are not led by this agent for a while"
                 ),
                 Some(false) => {
                     tracing::info!(
-                        "the API server is heard: connections to its `Service` are led again"
+                        "connections to the API server's `Service` are led by this agent again"
                     );
                 }
                 None => {}

@@ -144,7 +144,8 @@ impl Store {
     }
 
     /// Leaves the API server's own `Service` out while its endpoints may be others by now, if it is reached by that: connections to it,
-    /// those that would hear of others too, would be led to where it was. Whether it is left out, if that changed.
+    /// those that would hear of others too, would be led to where it was. It is left out every other [`LOST`] only, as there may be
+    /// nobody else who leads them. Whether it is left out, if that changed.
     pub(crate) fn beware(&mut self, now: Instant) -> Option<bool> {
         let astray = self.is_lost(now) && self.own_service().is_some();
         if astray == self.astray {
@@ -158,19 +159,21 @@ impl Store {
 
     /// Whether it was not heard since the start, or not for long, where endpoints are. One that refuses to tell is where it was.
     fn is_lost(&self, now: Instant) -> bool {
-        [Kind::Service, Kind::EndpointSlice]
-            .into_iter()
-            .any(|kind| {
-                let watched = self.kinds.get(&kind);
-                let listed = watched.is_some_and(|watched| watched.listed);
-                let silent = watched.and_then(|watched| watched.silent.as_ref());
-                match silent.or_else(|| self.silent.as_ref().filter(|_| !listed)) {
-                    None => !listed,
-                    Some(silent) => silent.mute.is_some_and(|since| {
-                        !listed || now.saturating_duration_since(since) >= LOST
-                    }),
-                }
-            })
+        let kinds = [Kind::Service, Kind::EndpointSlice].map(|kind| self.kinds.get(&kind));
+        let listed = |watched: &Option<&Watched>| watched.is_some_and(|watched| watched.listed);
+        let listed = kinds.iter().all(listed);
+        let silent = kinds.iter().flatten();
+        let silent = silent.filter_map(|watched| watched.silent.as_ref());
+        let whole = self.silent.as_ref().filter(|_| !listed);
+        let silent: Vec<&Silent> = silent.chain(whole).collect();
+        if silent.is_empty() {
+            return !listed;
+        }
+        let mute = silent.iter().filter_map(|silent| silent.mute).min();
+        mute.is_some_and(|since| {
+            let turns = now.saturating_duration_since(since).as_secs() / LOST.as_secs();
+            turns % 2 == u64::from(listed)
+        })
     }
 
     /// The API server's own `Service`, if it is reached by that.

@@ -359,6 +359,9 @@ fn who_cannot_be_heard_is_not_led_to_where_it_was() {
     assert_eq!(store.beware(later), Some(true));
     assert_eq!(store.beware(later), None);
     assert!(names(&store).is_empty() && store.counts().0 > documents);
+    // Perhaps nobody else leads there, and it is where it was.
+    assert_eq!(store.beware(later + Duration::from_secs(60)), Some(false));
+    assert_eq!(store.beware(later + Duration::from_secs(120)), Some(true));
     // It is asked what it serves before it tells where endpoints are.
     store.serves(&KINDS.into());
     assert_eq!(store.beware(later), None);
@@ -377,6 +380,8 @@ fn who_cannot_be_heard_is_not_led_to_where_it_was() {
     store.unreachable(refusal, start);
     assert_eq!(store.beware(start), Some(false));
     store.unreachable(silence("timed out"), start);
+    assert_eq!(store.beware(start), Some(true));
+    assert_eq!(store.beware(later), Some(false));
     assert_eq!(store.beware(start), Some(true));
     list(&mut store);
     assert_eq!(store.beware(start), Some(false));

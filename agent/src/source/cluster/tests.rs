@@ -1,13 +1,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::{HeaderMap, Method};
 use kubernetes::{Kind, Object, ObjectId, Objects, Seen};
 use serde_json::{Value, json};
+use snapshot::model::{Rule, Target};
+use snapshot::path::CanonicalPath;
 use tokio::sync::watch;
 
 use super::{ClusterWatch, Reader, Taken};
 use crate::compile::route::compile;
+use crate::route::TargetKind;
+use crate::route::matching::Subject;
 
+const CARDINAL: &str = "cardinal.dev/v1alpha1";
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 
@@ -206,7 +212,8 @@ fn an_object_is_taken_as_soon_as_another_brings_what_it_lacks() {
     let before = watch.without(&first.found, &mistakes).expect("it is news");
     let served = |taken: &Taken, name: &str| {
         let mut routes = taken.snapshot.routes.iter();
-        routes.any(|route| route.name.name() == name)
+        let of_rule = |rule: &Rule| matches!(rule.targets[0].target, Target::Unresolved(_));
+        routes.any(|route| route.name.name() == name && !route.rules.iter().any(of_rule))
     };
     assert!(!served(&before, "closed") && served(&before, "open"));
     let (taken, mended) = watch.take(all.clone());
@@ -227,4 +234,64 @@ fn an_object_is_taken_as_soon_as_another_brings_what_it_lacks() {
     let (taken, mended) = watch.take(changed);
     assert!(!mended && !watch.reader.doubtful && !served(&taken, "closed"));
     compile(&taken.snapshot, 1).expect("it stays refused");
+}
+
+#[test]
+fn a_route_of_which_no_table_can_be_made_keeps_its_requests_from_others() {
+    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
+    let gateway = json!({
+        "gatewayClassName": "cardinal",
+        "addresses": [{ "value": "10.0.0.1" }],
+        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
+    });
+    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
+    // Nobody asks for the token that its key is in.
+    let table = json!({
+        "version": "1",
+        "key": { "claim": "tenant" },
+        "placements": { "one": { "url": "http://10.2.0.1:9001" } },
+        "defaultPlacement": "one",
+    });
+    let admin = json!({
+        "parentRefs": [{ "name": "web" }],
+        "hostnames": ["shop.example.org"],
+        "rules": [{
+            "matches": [{ "path": { "value": "/admin" } }],
+            "backendRefs": [{ "group": "cardinal.dev", "kind": "RoutingTable", "name": "tenants" }],
+        }],
+    });
+    let site = route("shop.example.org");
+    let seen = seen(&[
+        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
+        (Kind::Gateway, GATEWAY_API, "web", gateway),
+        (Kind::HttpRoute, GATEWAY_API, "admin", admin),
+        (Kind::HttpRoute, GATEWAY_API, "site", site),
+        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
+        (Kind::RoutingTable, CARDINAL, "tenants", table),
+    ]);
+    let mut reader = Reader::default();
+    let first = reader.take(seen.clone());
+    let mistakes = compile(&first.snapshot, 1).expect_err("no policy asks for a token");
+    let taken = reader.without(seen, &mistakes).expect("others are left");
+    let table = compile(&taken.snapshot, 1).expect("the others are right");
+    let bind = table.bind(([10, 0, 0, 1], 80).into()).expect("it listens");
+    let host = "shop.example.org";
+    let listener = bind.listener(host).expect("a listener");
+    let rules = listener.rules(host).expect("it has routes");
+    for (path, open) in [
+        ("/admin/users", false),
+        ("/", true),
+        ("/administrators", true),
+    ] {
+        let path = CanonicalPath::new(path).expect("a path");
+        let matched = rules.find(Subject {
+            path: &path,
+            method: &Method::GET,
+            headers: &HeaderMap::new(),
+            query: None,
+        });
+        let target = &matched.expect("a rule").rule.targets[0].kind;
+        let leads = matches!(target, TargetKind::Upstreams(_));
+        assert_eq!(leads, open, "{}", path.as_str());
+    }
 }
