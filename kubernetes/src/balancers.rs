@@ -430,6 +430,7 @@ mod tests {
                 changes: 1,
                 bundle: None,
                 kept: false,
+                astray: false,
             },
             report: Arc::new(Report {
                 load_balancers: Some(wanted.collect()),

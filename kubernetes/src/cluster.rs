@@ -54,6 +54,8 @@ pub struct Seen {
     pub bundle: Option<Arc<str>>,
     /// They are those that were kept on disk: the API server has not been heard since the start.
     pub kept: bool,
+    /// The API server's own `Service` is left out of them.
+    pub astray: bool,
 }
 
 /// How well the cluster is heard.
@@ -347,6 +349,7 @@ async fn hand_over(known: Arc<Known>, has_kept: bool, sender: watch::Sender<Opti
                     changes,
                     bundle: store.bundle(),
                     kept: !complete,
+                    astray: store.is_astray(),
                 }
             });
             if last != Some((seen.changes, complete)) {
@@ -377,8 +380,8 @@ async fn remember(keep: Arc<Mutex<Keep>>, mut seen: watch::Receiver<Option<Seen>
     let mut failing = false;
     while seen.changed().await.is_ok() {
         let latest = seen.borrow_and_update().clone();
-        // What was kept is on disk already.
-        let Some(latest) = latest.filter(|latest| !latest.kept) else {
+        // What was kept is on disk already, and what is left out for a while is not gone.
+        let Some(latest) = latest.filter(|latest| !latest.kept && !latest.astray) else {
             continue;
         };
         let to = Arc::clone(&keep);

@@ -65,7 +65,14 @@ impl From<&kube::Error> for Unheard {
     fn from(error: &kube::Error) -> Self {
         Self {
             error: explain(error),
-            answered: matches!(error, kube::Error::Api(_)),
+            // What is wrong with the answer, or before anybody is asked, tells nothing of where the API server is.
+            answered: matches!(
+                error,
+                kube::Error::Api(_)
+                    | kube::Error::SerdeError(_)
+                    | kube::Error::BuildRequest(_)
+                    | kube::Error::Auth(_)
+            ),
         }
     }
 }

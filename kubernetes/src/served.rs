@@ -36,6 +36,8 @@ const RARELY: Duration = Duration::from_secs(600);
 const ANSWER: Duration = Duration::from_secs(10);
 /// A new definition is served a moment after it is stored.
 const SETTLE: Duration = Duration::from_millis(500);
+/// For how long it may not be served everywhere: there may be several API servers, and they may be busy.
+const UNSETTLED: Duration = Duration::from_secs(120);
 
 /// The definition of classes of gateways, and where it says of which version it is.
 const CLASSES: &str = "gatewayclasses.gateway.networking.k8s.io";
@@ -54,6 +56,8 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
     let mut identity: Option<String> = None;
     // When it is asked what is served, and not only whose it is.
     let mut due = Instant::now();
+    // When definitions changed last.
+    let mut stirred = Instant::now();
     let mut backoff = Backoff::default();
     loop {
         running.retain(|_, task| !task.is_finished());
@@ -101,7 +105,8 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
                     let task = watch::follow(kind, resource, api, Arc::clone(&known));
                     running.insert(kind, tasks.spawn(task));
                 }
-                let rests = match definitions.watched.load(Ordering::Relaxed) {
+                let watched = definitions.watched.load(Ordering::Relaxed);
+                let rests = match watched && stirred.elapsed() > UNSETTLED {
                     true => RARELY,
                     false => LOOK,
                 };
@@ -125,6 +130,7 @@ pub(crate) async fn follow(client: Client, known: Arc<Known>) {
             () = tokio::time::sleep(pause) => {}
             () = definitions.changed.notified() => {
                 due = Instant::now();
+                stirred = due;
                 tokio::time::sleep(SETTLE).await;
             }
             // A kind that is not served any more, or a watch that failed: either may be there again.

@@ -490,6 +490,7 @@ mod tests {
             changes: 1,
             bundle: Some(bundle.into()),
             kept: false,
+            astray: false,
         };
         let status = ClassStatus {
             generation: None,

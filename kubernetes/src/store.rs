@@ -157,7 +157,12 @@ impl Store {
         Some(astray)
     }
 
-    /// Whether it was not heard since the start, or not for long, where endpoints are. One that refuses to tell is where it was.
+    /// Whether the API server's own `Service` is left out.
+    pub(crate) fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// Whether nobody could be asked where endpoints are, since the start or for long. One that refuses to tell is where it was.
     fn is_lost(&self, now: Instant) -> bool {
         let kinds = [Kind::Service, Kind::EndpointSlice].map(|kind| self.kinds.get(&kind));
         let listed = |watched: &Option<&Watched>| watched.is_some_and(|watched| watched.listed);
@@ -166,9 +171,6 @@ impl Store {
         let silent = silent.filter_map(|watched| watched.silent.as_ref());
         let whole = self.silent.as_ref().filter(|_| !listed);
         let silent: Vec<&Silent> = silent.chain(whole).collect();
-        if silent.is_empty() {
-            return !listed;
-        }
         let mute = silent.iter().filter_map(|silent| silent.mute).min();
         mute.is_some_and(|since| {
             let turns = now.saturating_duration_since(since).as_secs() / LOST.as_secs();

@@ -443,6 +443,7 @@ mod tests {
                     changes: 1,
                     bundle: None,
                     kept: false,
+                    astray: false,
                 },
                 report: Arc::new(Report {
                     classes: ["a", "b"]

@@ -373,14 +373,15 @@ fn who_cannot_be_heard_is_not_led_to_where_it_was() {
     let refusal = Unheard::refusal("forbidden".to_owned());
     store.failed(Kind::EndpointSlice, refusal.clone(), start);
     assert_eq!(store.beware(later), None);
-    // What was kept may be old.
+    // What was kept may be old; who is only slow to list is where it was.
     let mut store = Store::kept(vec![own()]);
     store.reached_at("10.96.0.1".parse().ok());
-    assert_eq!(store.beware(start), Some(true));
+    assert_eq!(store.beware(start), None);
     store.unreachable(refusal, start);
-    assert_eq!(store.beware(start), Some(false));
+    assert_eq!(store.beware(start), None);
     store.unreachable(silence("timed out"), start);
     assert_eq!(store.beware(start), Some(true));
+    assert!(store.is_astray());
     assert_eq!(store.beware(later), Some(false));
     assert_eq!(store.beware(start), Some(true));
     list(&mut store);

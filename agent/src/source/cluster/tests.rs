@@ -54,6 +54,7 @@ fn seen(documents: &[(Kind, &str, &str, Value)]) -> Seen {
         changes: 1,
         bundle: None,
         kept: false,
+        astray: false,
     }
 }
 
