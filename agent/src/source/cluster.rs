@@ -4,7 +4,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,9 +122,13 @@ impl Reader {
     /// None: none of the mistakes is news.
     pub fn without(&mut self, seen: Seen, mistakes: &[Mistake]) -> Option<Taken> {
         let mut news: BTreeSet<ObjectId> = BTreeSet::new();
+        let named: HashSet<&str> = mistakes.iter().map(|one| &*one.source.file).collect();
+        let ids = self.objects.keys().map(|id| (path(id), id));
+        let ids: HashMap<String, &ObjectId> = ids
+            .filter(|(path, _)| named.contains(path.as_str()))
+            .collect();
         for mistake in mistakes {
-            let mut ids = self.objects.keys();
-            let Some(id) = ids.find(|id| path(id) == *mistake.source.file) else {
+            let Some(id) = ids.get(&*mistake.source.file).copied() else {
                 continue;
             };
             let known = self.refused.entry(id.clone()).or_default();

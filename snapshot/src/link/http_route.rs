@@ -167,7 +167,9 @@ fn closing(
     let mut parents: Vec<Parent> = Vec::new();
     let references = draft.parents.iter();
     for (built, entry) in references.flat_map(|one| attachment.would_take(one)) {
-        if taken.take(built, entry, name, &draft.hostnames).is_none()
+        // One without hosts would take all of a listener from routes of the other kind, for a mistake.
+        let whole = draft.hostnames.is_empty();
+        if (whole || taken.take(built, entry, name, &draft.hostnames).is_none())
             && let Some(parent) = built.parent(entry)
             && !parents.contains(&parent)
         {

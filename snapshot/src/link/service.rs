@@ -101,7 +101,7 @@ fn leave_out(services: &mut BTreeMap<ObjectName, Service>, sink: &Sink) {
             service.declared.clone(),
             format_args!(
                 "its {} ports with {} endpoints at its addresses are more than nodes have room for: all services together have {} \
-                 ports and {} endpoints at most; connections to its addresses are led nowhere",
+                 ports and {} endpoints at most; connections to its addresses are left alone",
                 own.0,
                 own.1,
                 Service::ALL_PORTS,

@@ -74,9 +74,14 @@ impl<'a> Compiler<'a> {
         binds
     }
 
-    /// Keeps hosts of listeners that do not work from broader ones of their ports. Where none listens, nobody has to be kept away.
+    /// Keeps hosts of listeners that do not work from broader ones of their gateway and port. Where none of these listens, the port
+    /// may be another gateway's.
     fn unserved(&self, gateway: &Gateway, binds: &mut HashMap<SocketAddr, Bind>) {
-        for one in &gateway.unserved {
+        let listens = |port| {
+            let mut listeners = gateway.listeners.iter();
+            listeners.any(|one| one.port == port && one.protocol.transport() == Transport::Tcp)
+        };
+        for one in gateway.unserved.iter().filter(|one| listens(one.port)) {
             let wire = match one.tls {
                 true => Wire::Tls,
                 false => Wire::Http,

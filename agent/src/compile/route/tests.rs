@@ -139,6 +139,21 @@ spec:
     - { name: first, port: 80, protocol: HTTP, hostname: twice.example.com }
     - { name: second, port: 80, protocol: HTTP, hostname: twice.example.com }
 ";
+    // It has the same address, and no port of it: whoever's name comes first.
+    let others = ["another", "zebra"].map(|name| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: {name} }}
+spec:
+  gatewayClassName: cardinal
+  addresses: [{{ value: 203.0.113.1 }}]
+  listeners:
+    - {{ name: taken, port: 80, protocol: HTTP, hostname: shop.example.com, unheardOf: 1 }}
+    - {{ name: own, port: 82, protocol: HTTP }}
+"
+        )
+    });
     let class = "apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: { name: cardinal }
@@ -151,7 +166,10 @@ spec:
   parentRefs: [{ name: web, sectionName: all }]
   rules: [{}]
 ";
-    let texts = [class, gateway, route].into_iter().enumerate();
+    let [another, zebra] = &others;
+    let texts = [class, gateway, route, another, zebra]
+        .into_iter()
+        .enumerate();
     let files = texts.map(|(at, text)| SourceFile::new(format!("{at}"), text));
     let taken = snapshot::take(files);
     let table = compile_on(&taken.snapshot, &[], 1).expect("it compiles");
