@@ -235,7 +235,7 @@ fn netns_unchanged_tables_are_shared_and_an_abandoned_generation_leaves_nothing(
         })
     ));
     tables.generation = 3;
-    for n in 0..40_000u32 {
+    for n in 0..70_000u32 {
         let address = Ipv4Addr::from_bits(0x0a00_0000 + n).into();
         tables.services.insert(
             ServiceAddress {
@@ -522,7 +522,7 @@ fn netns_pods_of_a_generation_that_failed_are_denied() {
     let mut tables = world.tables(2, &[1, 2, 2]);
     allow(&mut tables, 2, 3, 80, TCP);
     let fits = tables.clone();
-    for n in 0..40_000u32 {
+    for n in 0..70_000u32 {
         let service = ServiceAddress {
             address: Ipv4Addr::from_bits(0x0a00_0000 + n).into(),
             port: 80,

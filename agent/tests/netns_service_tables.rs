@@ -172,7 +172,7 @@ fn netns_services_that_do_not_fit_are_refused_with_the_numbers() {
         tables
     };
     for (tables, map_, needed_, limit_) in [
-        (many(32768, 0), "services", 32769, 32768),
+        (many(65536, 0), "services", 65537, 65536),
         (many(5, 60_000), "backends", 300_002, 262_144),
     ] {
         match datapath.prepare(&tables) {
