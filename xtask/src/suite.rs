@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Run only tests whose path contains this text.
     filter: Option<String>,
     /// Many rounds of what is otherwise done a few times, a hundred times as many drawn inputs, and at the end what the tests
-    /// measured (about an hour on two cores).
+    /// measured (two to three hours on two cores).
     #[arg(long)]
     long: bool,
     /// Run only the tests in Kubernetes, each in a throw-away one (root, and Go to build it).
@@ -43,7 +43,7 @@ enum Part {
     Vm(vm::Options),
 }
 
-/// What `--long` asks of the tests, by the variables that they read: as much as two cores do in an hour or so.
+/// What `--long` asks of the tests, by the variables that they read: as much as two cores do in two or three hours.
 const LONG: [(&str, &str); 12] = [
     // Generations, one after the other, under a flood of packets.
     ("CARDINAL_SWITCHES", "10000"),
