@@ -173,6 +173,10 @@ pub(crate) fn kube() -> Result<()> {
         ),
         Package::new("util-linux", "nsenter starts programs inside them"),
         Package::new("openssl", "makes the control plane's keys and certificates"),
+        Package::new(
+            "nftables",
+            "has the rules of kube-proxy, beside which agents are tested",
+        ),
     ])
 }
 
