@@ -27,6 +27,7 @@ use crate::object::{Object, ObjectId};
 use crate::packed::Packed;
 use crate::status::Outcome;
 use crate::store::Objects;
+use crate::uid::Uid;
 use crate::writer::{Bucket, SETTLES};
 
 /// Until the API server must answer.
@@ -53,6 +54,8 @@ struct Balancers {
     failures: Failures<ObjectName>,
     /// Services that are wanted elsewhere than here.
     misplaced: BTreeSet<ObjectName>,
+    /// Those that were deleted, which are there until what their load balancer has is given back.
+    deleted: BTreeMap<ObjectName, Uid>,
     seed: RandomState,
 }
 
@@ -100,6 +103,7 @@ impl Balancers {
             applied: BTreeMap::new(),
             failures: Failures::default(),
             misplaced: BTreeSet::new(),
+            deleted: BTreeMap::new(),
             seed: RandomState::new(),
         }
     }
@@ -121,6 +125,8 @@ impl Balancers {
         self.misplaced.retain(|name| wanted.contains_key(name));
         let known = |name: &ObjectName| wanted.contains_key(name) || now.contains_key(&id(name));
         self.failures.retain(known);
+        self.deleted
+            .retain(|name, uid| now.get(&id(name)).is_some_and(|one| one.uid == *uid));
         let to_apply = wanted.iter();
         let to_apply = to_apply.filter_map(|(name, one)| Some((name, one.as_ref()?)));
         for (name, balancer) in to_apply {
@@ -166,7 +172,8 @@ impl Balancers {
             let Some(name) = made.object.id.object_name() else {
                 continue;
             };
-            if !known || wanted.contains_key(&name) {
+            let deleted = self.deleted.get(&name) == Some(&made.object.uid);
+            if !known || deleted || wanted.contains_key(&name) {
                 continue;
             }
             if let Some(pause) = self.failures.wait(&name, NOTHING, Instant::now()) {
@@ -177,7 +184,10 @@ impl Balancers {
                 return Duration::MAX;
             }
             match self.delete(&name, &made, outcome).await {
-                Ok(()) => self.failures.forget(&name),
+                Ok(()) => {
+                    self.failures.forget(&name);
+                    self.deleted.insert(name, made.object.uid.clone());
+                }
                 Err(error) => again = again.min(self.failed(&name, NOTHING, &error)),
             }
         }
@@ -500,6 +510,16 @@ mod tests {
             let mut balancers = Balancers::new(client, Arc::new(Bucket::default()));
             balancers.round(&outcome(judged, &[]), now, &leads).await;
             assert_eq!(deleted(&asked), times, "{:?}", asked.all());
+            // What its load balancer has may take minutes to be given back, and one deletion is enough.
+            if times == 1 {
+                balancers.round(&outcome(judged, &[]), now, &leads).await;
+                assert_eq!(deleted(&asked), 1, "{:?}", asked.all());
+                balancers
+                    .round(&outcome(judged, &[]), &Objects::new(), &leads)
+                    .await;
+                balancers.round(&outcome(judged, &[]), now, &leads).await;
+                assert_eq!(deleted(&asked), 2, "{:?}", asked.all());
+            }
         }
         // One that writes no more deletes nothing.
         let (client, asked) = live("").await;
