@@ -48,6 +48,9 @@ fn shown(service: &Service) -> String {
     if service.node_only {
         text += " of its node";
     }
+    if !service.led {
+        text += " not led";
+    }
     for port in &service.ports {
         let transport = match port.transport {
             Transport::Tcp => "tcp",
@@ -261,13 +264,7 @@ fn the_largest_services_are_left_out_of_what_nodes_have_room_for() {
         let taken = taken(&texts.collect::<Vec<_>>());
         let services = taken.snapshot.services.values();
         let led: Vec<_> = services
-            .map(|one| {
-                (
-                    one.name.name().to_owned(),
-                    one.ports.len(),
-                    one.addresses.len(),
-                )
-            })
+            .map(|one| (one.name.name().to_owned(), one.led, one.addresses.len()))
             .collect();
         let warnings: Vec<_> = taken
             .snapshot
@@ -277,16 +274,48 @@ fn the_largest_services_are_left_out_of_what_nodes_have_room_for() {
             .collect();
         (led, warnings.join("\n"))
     };
-    let of = |name: &str, ports| (name.to_owned(), ports, 1);
+    let of = |name: &str, led| (name.to_owned(), led, 1);
     let all = Service::ALL_PORTS;
     let (fitting, nothing) = led(&[("a", all / 2), ("web", all / 2)]);
-    assert_eq!(fitting, [of("a", all / 2), of("web", all / 2)]);
+    assert_eq!(fitting, [of("a", true), of("web", true)]);
     assert_eq!(nothing, "");
     let (others, warning) = led(&[("a", all / 2 + 2), ("b", all / 2 - 1), ("web", 1)]);
     // Its address stays known as a service's: nothing else may be there.
-    assert_eq!(others, [of("a", 0), of("b", all / 2 - 1), of("web", 1)]);
+    assert_eq!(others, [of("a", false), of("b", true), of("web", true)]);
     assert!(
         warning.contains("its 15002 ports with 0 endpoints"),
+        "{warning}"
+    );
+}
+
+/// Endpoints of a port are side by side in the kernel's map: many of them find no room there, though there is enough in pieces.
+#[test]
+fn a_service_with_very_many_endpoints_at_a_port_is_left_out() {
+    let led = |count: usize| {
+        let endpoints =
+            (0..count).map(|one| format!("{{ addresses: [10.{}.{}.1] }}", one / 256, one % 256));
+        let endpoints: Vec<_> = endpoints.collect();
+        let taken = taken(&[
+            service("web", "{ clusterIP: 10.96.0.1, ports: [{ port: 80 }] }"),
+            slice(
+                "IPv4",
+                "[{ port: 80 }]",
+                &format!("[{}]", endpoints.join(", ")),
+            ),
+        ]);
+        let snapshot = taken.snapshot;
+        let warnings: Vec<_> = snapshot.warnings.iter().map(ToString::to_string).collect();
+        let web = snapshot.services.values().next().expect("the service");
+        // It is a backend of routes as ever.
+        assert_eq!(web.ports[0].endpoints.len(), count);
+        (web.led, warnings.join(" "))
+    };
+    let most = Service::PORT_ENDPOINTS;
+    assert_eq!(led(most), (true, String::new()));
+    let (left, warning) = led(most + 1);
+    assert!(!left);
+    assert!(
+        warning.contains("10001 endpoints at one of its ports"),
         "{warning}"
     );
 }
@@ -324,7 +353,7 @@ fn to_a_service_of_another_proxy_nothing_is_led() {
     let endpoints = slice("IPv4", "[{ port: 8080 }]", "[{ addresses: [10.1.0.1] }]");
     for (service, led) in [
         (own, "10.96.0.1 80/tcp [10.1.0.1:8080]"),
-        (other, "10.96.0.1"),
+        (other, "10.96.0.1 not led 80/tcp [10.1.0.1:8080]"),
     ] {
         let taken = taken(&[service, endpoints.clone()]);
         // Its address is a service's all the same.

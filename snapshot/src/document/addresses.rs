@@ -67,9 +67,9 @@ pub(crate) fn of_node(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// An address that a pod, a node or a service can have on a network: not loopback, not the metadata
-/// service.
-pub(crate) fn network_address(field: &Field<'_>) -> Option<Placed> {
+/// An address that a pod, a node or a service has on a network, as the cluster says: not loopback. It may be one of the metadata
+/// service of another cloud.
+pub(crate) fn cluster_address(field: &Field<'_>) -> Option<Placed> {
     let placed = address(field)?;
     if placed.address.is_loopback() {
         field.mistake(format_args!(
@@ -78,6 +78,12 @@ pub(crate) fn network_address(field: &Field<'_>) -> Option<Placed> {
         ));
         return None;
     }
+    Some(placed)
+}
+
+/// An address of a network that somebody may claim: not the metadata service either.
+pub(crate) fn network_address(field: &Field<'_>) -> Option<Placed> {
+    let placed = cluster_address(field)?;
     if METADATA.contains(&placed.address) {
         field.mistake(format_args!(
             "`{}` is the address of the instance metadata service",

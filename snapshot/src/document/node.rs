@@ -1,7 +1,7 @@
 //! `Node` of Kubernetes: its addresses, its zone and the networks of its pods.
 
 use super::Meta;
-use super::addresses::{Placed, network, network_address};
+use super::addresses::{Placed, cluster_address, network};
 use super::platform::NodeDraft;
 use crate::reader::{Field, Object};
 
@@ -38,7 +38,7 @@ fn internal(status: &Field<'_>) -> Option<Vec<Placed>> {
         let kind = object.optional("type");
         let value = object.required("address")?;
         if kind.is_some_and(|kind| kind.value().text() == Some("InternalIP")) {
-            addresses.extend(network_address(&value));
+            addresses.extend(cluster_address(&value));
         }
     }
     Some(addresses)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Meta;
-use super::addresses::{Placed, network_address};
+use super::addresses::{Placed, cluster_address};
 use super::labels::Labels;
 use crate::lasting::common;
 use crate::model::{Port, Transport};
@@ -92,7 +92,7 @@ fn pod_addresses(status: &Field<'_>) -> Option<Vec<Placed>> {
         addresses.extend(
             object
                 .required("ip")
-                .and_then(|field| network_address(&field)),
+                .and_then(|field| cluster_address(&field)),
         );
         object.any_others();
     }

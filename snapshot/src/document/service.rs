@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Meta;
-use super::addresses::{Placed, network_address};
+use super::addresses::{Placed, cluster_address};
 use super::cell::service::{DEFAULT, timeout};
 use crate::model::{Port, Transport};
 use crate::reader::{Field, Object};
@@ -33,6 +33,8 @@ pub(crate) struct ServiceDraft {
     pub(crate) health_check: Option<Port>,
     /// What a load balancer gave it.
     pub(crate) ingress: Vec<Ingress>,
+    /// Other addresses that lead to it wherever they are brought to a node (`externalIPs`).
+    pub(crate) external_addresses: Vec<IpAddr>,
 }
 
 /// Where a load balancer takes connections for a service.
@@ -104,9 +106,16 @@ fn spec_of(spec: &mut Object<'_>) -> Option<ServiceDraft> {
     };
     let ports: Option<Vec<ServicePort>> = spec.list("ports").iter().map(port).collect();
     let health_check = node_port(spec.optional("healthCheckNodePort"));
+    // What is none leads nowhere, and is nobody's mistake.
+    let external_addresses = spec.list("externalIPs");
+    let external_addresses = external_addresses.iter();
+    let external_addresses =
+        external_addresses.filter_map(|field| field.value().text()?.parse().ok());
+    let external_addresses = external_addresses.collect();
     spec.any_others();
     Some(ServiceDraft {
         led_by_another: false,
+        external_addresses,
         external,
         prefers_v6,
         addresses: addresses?,
@@ -126,7 +135,7 @@ fn cluster_addresses(spec: &mut Object<'_>) -> Option<Vec<Placed>> {
         fields.extend(first);
     }
     let given = |field: &&Field<'_>| !matches!(field.value().text(), Some("" | "None"));
-    fields.iter().filter(given).map(network_address).collect()
+    fields.iter().filter(given).map(cluster_address).collect()
 }
 
 /// How long a client keeps its endpoint; the outer none: that could not be read.

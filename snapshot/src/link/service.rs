@@ -52,7 +52,7 @@ pub(super) fn services(
         }
         let slices = of.get(name).map_or(&[][..], Vec::as_slice);
         let mut known = BTreeSet::new();
-        let ports = draft.ports.iter().filter(|_| !draft.led_by_another);
+        let ports = draft.ports.iter();
         let ports = ports.filter_map(|port| {
             let transport = port.transport?;
             known.insert((port.port, transport)).then(|| ServicePort {
@@ -67,6 +67,7 @@ pub(super) fn services(
             addresses,
             affinity: draft.affinity,
             node_only: draft.node_only,
+            led: !draft.led_by_another,
             ports: ports.collect(),
         };
         services.insert(name.clone(), service);
@@ -78,10 +79,25 @@ pub(super) fn services(
         .collect()
 }
 
-/// Takes the ports of the largest services until the others fit: one that is larger than all others must not keep them from being
-/// led. Its addresses stay known as a service's.
+/// Leads nothing to the largest services, until the others fit: one that is larger than all others must not keep them from being led.
 fn leave_out(services: &mut BTreeMap<ObjectName, Service>, sink: &Sink) {
-    let sizes = services.values().map(Service::size);
+    let mut led: Vec<&mut Service> = services.values_mut().filter(|one| one.led).collect();
+    for service in &mut led {
+        let most = service.ports.iter().map(ServicePort::most).max();
+        if let Some(most) = most.filter(|most| *most > Service::PORT_ENDPOINTS) {
+            service.led = false;
+            sink.warning(
+                service.declared.clone(),
+                format_args!(
+                    "{most} endpoints at one of its ports are more than nodes have room for, which is {}; connections to its \
+                     addresses are left alone",
+                    Service::PORT_ENDPOINTS
+                ),
+            );
+        }
+    }
+    led.retain(|one| one.led);
+    let sizes = led.iter().map(|one| one.size());
     let (mut ports, mut endpoints) = sizes.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     let fits =
         |ports, endpoints| ports <= Service::ALL_PORTS && endpoints <= Service::ALL_ENDPOINTS;
@@ -89,14 +105,13 @@ fn leave_out(services: &mut BTreeMap<ObjectName, Service>, sink: &Sink) {
         return;
     }
     // By the larger of the two shares.
-    let mut largest: Vec<&mut Service> = services.values_mut().collect();
-    largest.sort_by_cached_key(|service| {
+    led.sort_by_cached_key(|service| {
         let (ports, endpoints) = service.size();
         Reverse((ports * Service::ALL_ENDPOINTS).max(endpoints * Service::ALL_PORTS))
     });
-    for service in largest {
+    for service in led {
         let own = service.size();
-        service.ports.clear();
+        service.led = false;
         sink.warning(
             service.declared.clone(),
             format_args!(

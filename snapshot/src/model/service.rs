@@ -19,7 +19,9 @@ pub struct Service {
     pub affinity: Option<Duration>,
     /// Connections go to endpoints of the client's own node, or nowhere (`internalTrafficPolicy: Local`).
     pub node_only: bool,
-    /// Its ports; no two have one number and transport. Without any nothing is led to its addresses.
+    /// Connections to its addresses are led to its endpoints. Else another proxy does that, or there is no room for it.
+    pub led: bool,
+    /// Its ports; no two have one number and transport.
     pub ports: Vec<ServicePort>,
 }
 
@@ -31,6 +33,8 @@ impl Service {
     pub const ALL_PORTS: usize = 30_000;
     /// How many endpoints at these ports.
     pub const ALL_ENDPOINTS: usize = 120_000;
+    /// How many endpoints at one port, of one family. Those of a port are side by side in the kernel's map, whose free room is in pieces.
+    pub const PORT_ENDPOINTS: usize = 10_000;
 
     /// How many ports and endpoints at its addresses a node's tables hold for it.
     #[must_use]
@@ -54,6 +58,16 @@ pub struct ServicePort {
     pub transport: Transport,
     /// Endpoints that answer, in ascending order of their addresses.
     pub endpoints: Vec<ServiceEndpoint>,
+}
+
+impl ServicePort {
+    /// How many endpoints it has of the family of which it has more.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        let v4 = self.endpoints.iter().filter(|one| one.address.is_ipv4());
+        let v4 = v4.count();
+        v4.max(self.endpoints.len() - v4)
+    }
 }
 
 /// Who answers at a port of a service.

@@ -48,6 +48,10 @@ pub(super) fn others(
     for address in &discovery.node_addresses {
         own(Network::host(*address), Identity::NODE, 0);
     }
+    for address in METADATA {
+        own(Network::host(address), Identity::METADATA, 0);
+    }
+    // On some clouds one of these is a name server too: of that the platform lists, only port 53 is open.
     for address in &platform.dns {
         own(Network::host(*address), Identity::DNS, 0);
     }
@@ -77,9 +81,6 @@ pub(super) fn others(
                 );
             }
         }
-    }
-    for address in METADATA {
-        own(Network::host(address), Identity::METADATA, 0);
     }
     // Whatever else an address of this node is, as that of a name server which runs on every node: what goes there ends here, and
     // who calls from there is the node.

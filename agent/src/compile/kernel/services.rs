@@ -109,7 +109,8 @@ impl Services<'_> {
     /// What the `Service` of an address says of its ports.
     fn of_cluster(&self, address: IpAddr) -> Vec<(ServiceAddress, Service)> {
         let name = self.cluster.get(&address);
-        let Some(service) = name.and_then(|name| self.snapshot.services.get(name)) else {
+        let service = name.and_then(|name| self.snapshot.services.get(name));
+        let Some(service) = service.filter(|service| service.led) else {
             return Vec::new();
         };
         let ports = service.ports.iter();

@@ -495,6 +495,25 @@ fn an_address_of_this_node_is_its_own_whatever_else_it_is() {
     }
 }
 
+/// On some clouds one of the metadata service's addresses is the name server's too.
+#[test]
+fn a_name_server_at_the_address_of_a_metadata_service_answers_at_its_port_only() {
+    let (mut snapshot, discovery) = world();
+    let server = ip("168.63.129.16");
+    assert_eq!(
+        owner(&compile(&snapshot, &discovery, 1), "168.63.129.16").identity,
+        Identity::METADATA
+    );
+    snapshot.platform.dns.push(server);
+    let tables = compile(&snapshot, &discovery, 1);
+    let peer = owner(&tables, "168.63.129.16").identity;
+    assert_eq!(peer, Identity::DNS);
+    for (port, expected) in [(53, Action::Pass), (80, Action::Deny)] {
+        let verdict = verdict(&tables, "10.1.0.2", peer, port, UDP, Direction::Egress);
+        assert_eq!(verdict, expected, "{port}");
+    }
+}
+
 #[test]
 fn addresses_have_the_owner_that_declared_them_and_the_interface_that_has_them() {
     let (snapshot, mut discovery) = world();

@@ -86,6 +86,15 @@ fn requests_go_to_the_endpoints_that_are_hinted_to_the_node() {
     assert_eq!(endpoints(DOCUMENTS, "192.0.2.3"), both);
     let headless = DOCUMENTS.replace("10.96.0.1", "None");
     assert_eq!(endpoints(&headless, "192.0.2.1"), both);
+    // Another proxy leads what connects to its address.
+    let label = "name: app, labels: { service.kubernetes.io/service-proxy-name: mesh } }";
+    let other = DOCUMENTS.replacen(
+        "kind: Service\nmetadata: { name: app }",
+        &format!("kind: Service\nmetadata: {{ {label}"),
+        1,
+    );
+    assert_ne!(other, DOCUMENTS);
+    assert_eq!(endpoints(&other, "192.0.2.1"), east);
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn cluster(snapshot: &mut Snapshot, n: usize, at: &[u8], to: &[u8], node_only: b
         addresses,
         affinity: None,
         node_only,
+        led: true,
         ports: vec![ServicePort {
             port: port(80),
             transport: Transport::Tcp,
