@@ -139,6 +139,24 @@ pub(crate) fn route(
         },
     };
     let mut rules = vec![wildcard];
+    for (operation, matches) in operations(exposure, site) {
+        let auth =
+            provider.map(|provider| operation_auth(operation, provider, exposure.strictness));
+        rules.push(Rule {
+            auth,
+            filters: strip(site),
+            targets: target(),
+            ..Rule::new(operation.declared.clone(), matches?)
+        });
+    }
+    named(exposure, site, namespace, parents, rules)
+}
+
+/// What the requests of each operation look like, or why nobody can tell.
+fn operations<'a>(
+    exposure: &'a ExposureDraft,
+    site: &Site,
+) -> impl Iterator<Item = (&'a Operation, Result<Arc<[RequestMatch]>, String>)> {
     let anonymous =
         |template: &Template| expand(template.path.without_slash(), exposure.strictness);
     let heads: BTreeSet<String> = exposure
@@ -147,56 +165,62 @@ pub(crate) fn route(
         .filter(|(operation, _)| operation.method == "HEAD")
         .map(|(_, template)| anonymous(template))
         .collect();
-    for (operation, template) in &exposure.operations {
-        let text = pattern(exposure, site, template);
-        let compiled = Pattern::new(&text).map_err(|error| {
-            // Parameters and literals are escaped: what is left is the size of the pattern.
-            let error = error.to_string();
-            format!(
-                "path does not compile: {}",
-                error.lines().last().unwrap_or_default()
-            )
-        })?;
-        let auth =
-            provider.map(|provider| operation_auth(operation, provider, exposure.strictness));
-        let methods = match exposure.strictness {
-            Strictness::Strict => methods(operation, &anonymous(template), &heads),
-            Strictness::Compat => vec![operation.method.clone()],
-        };
-        let matches = methods.into_iter().map(|method| RequestMatch {
-            method: Some(method),
-            ..RequestMatch::new(PathMatch::Regex(compiled.clone()))
-        });
-        let matches: Arc<[_]> = matches.collect();
-        rules.push(Rule {
-            auth,
-            filters: strip(site),
-            targets: target(),
-            ..Rule::new(operation.declared.clone(), matches)
-        });
-    }
-    named(exposure, site, namespace, parents, rules)
+    exposure
+        .operations
+        .iter()
+        .map(move |(operation, template)| {
+            let compiled = Pattern::new(&pattern(exposure, site, template)).map_err(|error| {
+                // Parameters and literals are escaped: what is left is the size of the pattern.
+                let error = error.to_string();
+                format!(
+                    "path does not compile: {}",
+                    error.lines().last().unwrap_or_default()
+                )
+            });
+            let methods = match exposure.strictness {
+                Strictness::Strict => methods(operation, &anonymous(template), &heads),
+                Strictness::Compat => vec![operation.method.clone()],
+            };
+            let matches = compiled.map(|compiled| {
+                let matches = methods.into_iter().map(|method| RequestMatch {
+                    method: Some(method),
+                    ..RequestMatch::new(PathMatch::Regex(compiled.clone()))
+                });
+                matches.collect()
+            });
+            (operation, matches)
+        })
 }
 
 /// The route of an exposure of which something cannot be enforced: nobody passes where it would be, for this reason. Without it an
-/// endpoint beside it whose base path is shorter would have the requests.
+/// endpoint beside it whose base path is shorter would have the requests, or one whose operations match those of this one.
 pub(crate) fn closed(
     exposure: &ExposureDraft,
     site: &Site,
     namespace: &str,
     parents: Vec<Parent>,
-    why: String,
+    why: &str,
 ) -> Result<Route, String> {
     let path = wildcard_path(exposure, site)?;
     let matches = vec![RequestMatch::new(PathMatch::Prefix(path))];
-    let mut rule = Rule::new(exposure.source.clone(), matches);
-    close(&mut rule, why);
-    named(exposure, site, namespace, parents, vec![rule])
+    let mut rules = vec![Rule::new(exposure.source.clone(), matches)];
+    // One that does not compile is below the base path, and may be why this is closed.
+    let of_operations = operations(exposure, site).filter_map(|(operation, matches)| {
+        Some(Rule::new(operation.declared.clone(), matches.ok()?))
+    });
+    rules.extend(of_operations);
+    for rule in &mut rules {
+        close(rule, why);
+    }
+    named(exposure, site, namespace, parents, rules)
 }
 
 /// Lets nobody pass a rule, for this reason.
-pub(crate) fn close(rule: &mut Rule, why: String) {
-    rule.auth = Some(Arc::new(Auth::closed(rule.declared.clone(), why)));
+pub(crate) fn close(rule: &mut Rule, why: &str) {
+    rule.auth = Some(Arc::new(Auth::closed(
+        rule.declared.clone(),
+        why.to_owned(),
+    )));
     rule.targets.clear();
 }
 

@@ -13,12 +13,11 @@ use self::backend::Backends;
 use self::backend_tls::TlsPolicies;
 use self::collect::{Collected, Placed};
 use self::context::{Context, Fault};
-use self::gateway::{Gateways, Giving};
+use self::gateway::{Gateways, Giving, RefusedGateways};
 use self::grants::{Grants, Namespaces};
 use self::http_route::{Documents, References};
 use self::report::Leads;
 use crate::document::address_source::AddressSources;
-use crate::document::gateway::GatewayDraft;
 use crate::document::platform::{CellSource, PlatformDraft};
 use crate::document::policy::{Labelled, PolicyTarget};
 use crate::document::secret::SecretDraft;
@@ -160,7 +159,7 @@ fn snapshot(
         &drafts.gateways,
         &drafts.listener_sets,
         &drafts.classes,
-        &refused_gateways(documents, sink),
+        (&refused_gateways(documents, sink), &closing.sets),
         &Giving {
             pools: platform_draft.map_or(&[], |platform| &platform.pools),
             sources: platform_draft
@@ -356,10 +355,7 @@ fn stated<'a>(drafts: &'a Drafts, documents: &'a [Placed<'_>]) -> Option<&'a Pla
 }
 
 /// What could be read of gateways that are refused, and why they are.
-fn refused_gateways(
-    documents: &[Placed<'_>],
-    sink: &Sink,
-) -> BTreeMap<ObjectName, (Arc<GatewayDraft>, Fault)> {
+fn refused_gateways(documents: &[Placed<'_>], sink: &Sink) -> RefusedGateways {
     let refused = documents.iter().filter(|placed| placed.refused);
     let gateways = refused.filter_map(|placed| {
         let Draft::Gateway(Some(draft)) = &placed.document.draft else {

@@ -219,6 +219,8 @@ spec:
         ("renamed", "/admin", operations, [true, false]),
         // Both have the same requests.
         ("default", "/", asks, [true, true]),
+        ("default", "/", operations, [true, true]),
+        ("default", "/admin", operations, [false, false]),
     ] {
         let taken = taken(&[
             ("Cell/shop/a", cell("a", "a", &spec(base, section))),
@@ -236,10 +238,17 @@ spec:
                 });
                 let route = route.expect("it has a route");
                 assert_eq!(route.parents.len(), 1);
-                let rule = &route.rules[0];
-                let closed = rule.auth.as_ref().is_some_and(|auth| auth.closed.is_some());
-                assert!(!closed || rule.targets.is_empty());
-                closed
+                let closed = route.rules.iter().map(|rule| {
+                    let closed = rule.auth.as_ref().is_some_and(|auth| auth.closed.is_some());
+                    assert!(!closed || rule.targets.is_empty());
+                    closed
+                });
+                let closed: Vec<_> = closed.collect();
+                // Operations are rules of their own, which go before a base path.
+                let operations = name == "admin" && section == operations;
+                assert_eq!(closed.len(), if operations { 2 } else { 1 });
+                assert!(closed.iter().all(|one| *one == closed[0]), "{closed:?}");
+                closed[0]
             });
             assert_eq!(closed, expected, "{gate} {provider} {base} {section}");
         }
@@ -909,6 +918,26 @@ endpoints: [{}]
             "EndpointSlice/bank/o",
         ][at];
     }
+    // Services with addresses outside of the cluster: two that share one, of which the second leads into the cell.
+    let outside = |objects: &[(&'static str, String)]| {
+        let [harmless, slice] = service("harmless", "bank", "10.96.0.60", &["10.1.0.9"]);
+        let harmless = harmless
+            .1
+            .replace("clusterIP", "externalIPs: [198.51.100.8, none], clusterIP");
+        let [front, led] = service("front", "bank", "10.96.0.61", &["10.1.0.6"]);
+        let front = front
+            .1
+            .replace("clusterIP", "externalIPs: [198.51.100.8], clusterIP")
+            + "status: { loadBalancer: { ingress: [{ ip: 198.51.100.7 }] } }\n";
+        let mut all = objects.to_vec();
+        all.extend([
+            ("Service/bank/h", harmless),
+            ("EndpointSlice/bank/h", slice.1),
+            ("Service/bank/f", front),
+            ("EndpointSlice/bank/f", led.1),
+        ]);
+        all
+    };
     let app = "group: gateway.envoyproxy.io, kind: Backend, name: app";
     let own = "name: own, port: 5432";
     let open = [Some(true), Some(true)];
@@ -950,6 +979,27 @@ endpoints: [{}]
             .concat(),
             closed,
         ),
+        // Addresses from outside of the cluster lead there too, whoever else has them.
+        ("evil", app, backend("evil", "198.51.100.7"), open),
+        (
+            "evil",
+            app,
+            outside(&backend("evil", "198.51.100.7")),
+            closed,
+        ),
+        (
+            "evil",
+            app,
+            outside(&backend("evil", "198.51.100.8")),
+            closed,
+        ),
+        (
+            "evil",
+            own,
+            outside(&service("own", "evil", "10.96.0.9", &["198.51.100.7"])),
+            closed,
+        ),
+        ("bank", app, outside(&backend("bank", "198.51.100.8")), open),
         // The team's own.
         ("bank", app, backend("bank", "10.1.0.6"), open),
         ("bank", app, backend("bank", "10.96.0.7"), open),
@@ -1213,4 +1263,70 @@ spec:
         assert_eq!(unserved.first().map(|one| one.tls), kept, "{more}");
         assert!(unserved.len() <= 1, "{more}");
     }
+}
+
+#[test]
+fn a_refused_set_of_listeners_keeps_its_hosts() {
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: web, namespace: shop }
+spec:
+  gatewayClassName: cardinal
+  addresses: [{ value: 10.0.0.1 }]
+  allowedListeners: { namespaces: { from: Same } }
+  listeners: [{ name: all, port: 80, protocol: HTTP }]
+";
+    let set = |namespace: &str, more: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{ name: team, namespace: {namespace} }}
+spec:
+  parentRef: {{ name: web, namespace: shop }}
+  listeners:
+    - {{ name: admin, port: 80, protocol: HTTP, hostname: admin.example.org }}
+    - {{ name: any, port: 80, protocol: HTTP }}
+{more}"
+        )
+    };
+    for (set, kept) in [
+        (set("shop", "  unheardOf: 1\n"), &["admin.example.org"][..]),
+        // The gateway takes none of another namespace.
+        (set("bank", "  unheardOf: 1\n"), &[]),
+        // Nothing is wrong with it but that it has the port of another listener, for all hosts.
+        (set("shop", ""), &[]),
+    ] {
+        let taken = taken(&[
+            (SERVED[0].0, SERVED[0].1.to_owned()),
+            ("Gateway/shop/web", gateway.to_owned()),
+            ("ListenerSet/team", set.clone()),
+        ]);
+        let gateway = taken.snapshot.gateways.values().next();
+        let unserved = &gateway.expect("the gateway").unserved;
+        let hosts: Vec<_> = unserved
+            .iter()
+            .map(|one| one.hostname.to_string())
+            .collect();
+        assert_eq!(hosts, kept, "{set}");
+        let attached = taken.report.gateways.values().next();
+        assert_eq!(attached.expect("the gateway").listeners.len(), 1, "{set}");
+    }
+}
+
+/// On some clouds a metadata service has an address that is a pod's elsewhere.
+#[test]
+fn a_pod_with_the_address_of_another_clouds_metadata_service_is_a_pod() {
+    let spec = "  components:
+    - { name: web, workloads: { selector: { matchLabels: { app: web } } }, endpoints: [{ name: api, type: TCP, port: 5432 }] }";
+    let taken = taken(&[
+        ("Cell/shop/a", cell("a", "a", spec)),
+        ("Pod/shop/web", pod("web", "app: web", "100.100.100.200")),
+    ]);
+    assert!(accepted(&taken, Kind::Pod, "web"));
+    assert!(of(&taken, "100.100.100.200").is_some());
+    // Nobody else may claim it.
+    let claims = "  components:
+    - { name: web, workloads: { addresses: [100.100.100.200] }, endpoints: [{ name: api, type: TCP, port: 5432 }] }";
+    let taken = self::taken(&[("Cell/shop/a", cell("a", "a", claims))]);
+    assert!(!accepted(&taken, Kind::Cell, "a"));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use snapshot::model::{L4Route, PathMatch, RequestMatch, Route, RouteKind, Target};
+use snapshot::model::{L4Route, PathMatch, RequestMatch, Route, RouteKind, Target, TextMatch};
 use snapshot::status::{ConditionKind, Reason};
 use snapshot::{Mistake, Source, SourceFile, Taken, link, read, refused, take};
 
@@ -70,8 +70,17 @@ fn path(one: &RequestMatch) -> String {
     match &one.path {
         PathMatch::Exact(path) => format!("={}", path.as_str()),
         PathMatch::Prefix(path) => path.as_str().to_owned(),
-        PathMatch::Regex(pattern) => format!("~{}", pattern.text()),
-        PathMatch::Call(call) => format!("{:?}", call.service.is_some()),
+        PathMatch::Regex(pattern) => format!("~{} {}", pattern.text().len(), pattern.regex()),
+        PathMatch::Call(call) => {
+            let part = |part: &Option<TextMatch>| match part {
+                Some(TextMatch::Exact(text)) => text.clone(),
+                Some(TextMatch::Regex(pattern)) => {
+                    format!("~{} {}", pattern.text().len(), pattern.regex())
+                }
+                None => "any".to_owned(),
+            };
+            format!("{}/{}", part(&call.service), part(&call.method))
+        }
     }
 }
 
@@ -100,7 +109,7 @@ fn a_refused_route_keeps_its_requests_from_others() {
     let parents = "  parentRefs: [{ name: web }]";
     let host = "  hostnames: [a.example.org]";
     // What is written, and whose requests are closed: paths and hosts.
-    let table: [(String, &[&str], &[&str]); 17] = [
+    let table: [(String, &[&str], &[&str]); 18] = [
         (
             format!("{parents}\n{host}\n{}\n  unheardOf: 1", rules(admin)),
             &["/admin"],
@@ -182,7 +191,15 @@ fn a_refused_route_keeps_its_requests_from_others() {
                     "matches: [{ path: { type: RegularExpression, value: \"/admin/(?!x).*\" } }],"
                 )
             ),
-            &["/admin"],
+            &["~14 ^(?:/admin(?:/.*)?)$"],
+            &["a.example.org"],
+        ),
+        (
+            format!(
+                "{parents}\n{host}\n{}",
+                rules("matches: [{ path: { type: Exact, value: /admin/../x } }],")
+            ),
+            &["=/x", "/x"],
             &["a.example.org"],
         ),
         // The slash may be there not once.
@@ -193,7 +210,7 @@ fn a_refused_route_keeps_its_requests_from_others() {
                     "matches: [{ path: { type: RegularExpression, value: \"/a/b/*(?!x).*\" } }],"
                 )
             ),
-            &["/a"],
+            &["~13 ^(?:/a(?:/.*)?)$"],
             &["a.example.org"],
         ),
         (
@@ -321,15 +338,24 @@ fn a_refused_route_of_calls_keeps_its_calls_from_others() {
     for (matches, expected) in [
         (
             "[{ method: { service: shop.v1.Admin, method: \"!\" } }]",
-            "true",
+            "shop.v1.Admin/any",
         ),
         (
             "[{ method: { service: shop.v1.Admin }, unheardOf: 1 }]",
-            "true",
+            "shop.v1.Admin/any",
         ),
         (
             "[{ method: { type: Telepathy, service: shop.v1.Admin } }]",
-            "false",
+            "any/any",
+        ),
+        // No shorter pattern has the calls of one that does not compile.
+        (
+            "[{ method: { type: RegularExpression, service: \"(?!x)y\", method: Delete } }]",
+            "~6 ^(?:.*)$/~6 ^(?:Delete)$",
+        ),
+        (
+            "[{ method: { type: RegularExpression, service: \"(?!x)y\" } }]",
+            "any/any",
         ),
     ] {
         let calls = route("GRPCRoute", "calls", "01", &spec(matches));
@@ -407,4 +433,28 @@ fn a_refused_route_of_server_names_closes_those_that_can_be_read() {
             .iter()
             .all(|one| one.parents.is_empty())
     );
+}
+
+/// One without hostnames that is right would have taken all hosts from younger routes of the other kind, and none from older ones. One
+/// with a mistake takes no more.
+#[test]
+fn a_refused_route_without_hostnames_takes_nothing_from_older_routes_of_the_other_kind() {
+    let spec = |more: &str| {
+        format!(
+            "  parentRefs: [{{ name: web, sectionName: http }}]
+  rules: [{{ {TO} }}]
+{more}"
+        )
+    };
+    for (broken, other) in [("GRPCRoute", "HTTPRoute"), ("HTTPRoute", "GRPCRoute")] {
+        for (created, closes) in [("01", true), ("03", false)] {
+            let taken = taken(&[
+                route(broken, "broken", created, &spec("  unheardOf: 1")),
+                route(other, "good", "02", &spec("")),
+            ]);
+            assert_eq!(found(&taken, "broken").is_some(), closes, "{broken}");
+            let good = found(&taken, "good").expect("it is right");
+            assert_eq!(good.parents.len(), 1, "{broken}");
+        }
+    }
 }

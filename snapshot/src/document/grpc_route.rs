@@ -49,26 +49,39 @@ pub(super) fn call_match(field: &Field<'_>) -> Option<RequestMatch> {
     })
 }
 
-/// What is left of a match in a route that is refused. None: it takes every call, or nobody can read which.
-pub(super) fn remaining(field: &Field<'_>) -> Option<RequestMatch> {
-    let mut object = field.object()?;
-    let given = object.optional("method");
-    let call = match &given {
-        Some(field) => {
-            let (service, method) = method_match(field)?;
-            CallMatch {
-                service: service.flatten(),
-                method: method.flatten(),
-            }
-        }
-        None => CallMatch::default(),
+/// What is left of a match in a route that is refused. Nothing: it takes every call, or nobody can read which.
+pub(super) fn remaining(field: &Field<'_>) -> Vec<RequestMatch> {
+    let Some(mut object) = field.object() else {
+        return Vec::new();
     };
-    let named = call.service.is_some() || call.method.is_some();
+    let given = object.optional("method");
+    let call = given.as_ref().map_or(Some(CallMatch::default()), left);
     let headers = header_matches(&mut object);
-    let says = named || (given.is_none() && !headers.is_empty());
-    says.then(|| RequestMatch {
+    let says = given.is_some() || !headers.is_empty();
+    let left = call.filter(|_| says).map(|call| RequestMatch {
         headers,
         ..of(call)
+    });
+    left.into_iter().collect()
+}
+
+/// What is left of a service and a method of which one can be read.
+fn left(field: &Field<'_>) -> Option<CallMatch> {
+    let (service, method) = method_match(field)?;
+    // In the place of a pattern that does not compile is one of everything, so that no shorter pattern has its calls.
+    let part = |part: Part, name: &str| {
+        let text = |name: &str| field.value().get(name).and_then(|node| node.value.text());
+        let any = || {
+            let written = text(name).filter(|_| text("type") == Some("RegularExpression"))?;
+            Pattern::in_place_of(written, ".*").ok()
+        };
+        part.unwrap_or_else(|| any().map(TextMatch::Regex))
+    };
+    let read = [&service, &method];
+    let named = read.iter().any(|part| matches!(part, Some(Some(_))));
+    named.then(|| CallMatch {
+        service: part(service, "service"),
+        method: part(method, "method"),
     })
 }
 

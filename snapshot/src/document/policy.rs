@@ -8,6 +8,7 @@ use super::cell::remains::Remains;
 use super::http_route::{RouteDraft, remains};
 use super::l4_route::{self, L4RouteDraft};
 use super::labels::Labels;
+use super::listener_set::{self, ListenerSetDraft};
 use super::network_policy::{self, PolicyDraft, cilium};
 use super::{Kind, Meta};
 use crate::model::{L4Kind, L7Kind, ObjectName, RouteName, SectionName};
@@ -105,6 +106,8 @@ pub(crate) struct Closed {
     pub(crate) l4_routes: Vec<L4Target>,
     /// What is left of a route.
     pub(crate) route: Option<ClosedRoute>,
+    /// What is left of a set of listeners.
+    pub(crate) set: Option<Arc<ListenerSetDraft>>,
 }
 
 /// A route that is refused: no other one serves what it is about.
@@ -171,6 +174,7 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
         };
     };
     let route = ClosedRoute::read(kind, &mut spec, meta);
+    let set = (kind == Kind::ListenerSet).then(|| listener_set::read(&mut spec, meta));
     let others = Others::of(&mut spec);
     match kind {
         Kind::SecurityPolicy | Kind::BackendTrafficPolicy => {
@@ -192,6 +196,7 @@ pub(super) fn closed(kind: Kind, meta: &Meta, root: &Field<'_>) -> Closed {
         cell,
         l4_routes: l4,
         route,
+        set: set.flatten().map(Arc::new),
     }
 }
 

@@ -13,6 +13,7 @@ use super::gateway::{Gateways, Place};
 use super::http_route::Documents;
 use crate::document::Kind;
 use crate::document::backend_tls::TlsTarget;
+use crate::document::listener_set::ListenerSetDraft;
 use crate::document::policy::{ClosedRoute, L4Target, Labelled, PolicyTarget, Targets};
 use crate::model::{Auth, L4Kind, ObjectName, Parent, Route, Rule, SectionName, Timestamp};
 use crate::reader::Sink;
@@ -67,6 +68,8 @@ pub(super) struct Closing {
     l4_routes: BTreeSet<L4Target>,
     /// Routes whose own documents were refused.
     pub(super) routes: Vec<RefusedRoute>,
+    /// Sets of listeners whose own documents were refused.
+    pub(super) sets: Vec<(ObjectName, Arc<ListenerSetDraft>)>,
 }
 
 /// A refused `BackendTLSPolicy`.
@@ -107,6 +110,9 @@ impl Closing {
                 declared: document.meta.declared.clone(),
                 route,
             }));
+            let set = closes.and_then(|one| one.set.clone());
+            let set = set.map(|set| (document.meta.name.clone(), set));
+            closing.sets.extend(set);
             let refused = || Refused {
                 name: document.meta.name.clone(),
                 declared: document.meta.declared.clone(),

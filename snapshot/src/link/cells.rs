@@ -306,7 +306,7 @@ impl Exposing<'_> {
                 route.inspect_err(|why| refuse(why))
             }),
         };
-        let closed = |why| derive::closed(exposure, &site, namespace, parents, why);
+        let closed = |why: String| derive::closed(exposure, &site, namespace, parents, &why);
         match made.or_else(closed) {
             Ok(route) => self.routes.push(route),
             Err(why) => refuse(&why),
@@ -335,9 +335,8 @@ impl Exposing<'_> {
         };
         let is_rival = |route: &&mut Route| matches!(&route.origin, Origin::Endpoint { endpoint, gate } if **endpoint == rival && *gate == exposure.gate);
         let route = self.routes.iter_mut().skip(first).find(is_rival);
-        // The first rule is the one of its whole base path.
-        if let Some(rule) = route.and_then(|route| route.rules.first_mut()) {
-            derive::close(rule, why.to_owned());
+        for rule in route.into_iter().flat_map(|route| &mut route.rules) {
+            derive::close(rule, why);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::document::listener_set::ListenerSetDraft;
 use crate::document::policy::SetTarget;
 use crate::document::service::ServiceDraft;
 use crate::model::{
-    Cidr, Gateway, NodeCheck, NodePorts, ObjectName, Parent, SectionName, Transport,
+    Cidr, Gateway, NodeCheck, NodePorts, ObjectName, Parent, SectionName, Transport, Unserved,
 };
 use crate::report::Source;
 use crate::status::{GatewayAddress, ParentKind, Reason};
@@ -50,6 +50,8 @@ pub(super) struct Built {
     pub(super) resolved: Option<Fault>,
     /// Its own listeners, then those of sets, in the order of precedence.
     pub(super) entries: Vec<Entry>,
+    /// What sets would add that have mistakes.
+    refused: Vec<Unserved>,
     pub(super) identity: Option<ObjectName>,
 }
 
@@ -62,6 +64,9 @@ pub(super) struct Giving<'a> {
     pub(super) nodes: Vec<IpAddr>,
     pub(super) services: &'a Table<ServiceDraft>,
 }
+
+/// What could be read of gateways that have mistakes.
+pub(super) type RefusedGateways = BTreeMap<ObjectName, (Arc<GatewayDraft>, Fault)>;
 
 /// A set of listeners.
 pub(super) struct Set {
@@ -93,12 +98,12 @@ pub(super) struct Gateways {
 }
 
 impl Gateways {
-    /// Links gateways and sets. `refused` is what could be read of gateways that have mistakes.
+    /// Links gateways and sets. `refused` is what could be read of those that have mistakes.
     pub(super) fn new(
         gateways: &Table<GatewayDraft>,
         sets: &Table<ListenerSetDraft>,
         classes: &Table<ClassDraft>,
-        refused: &BTreeMap<ObjectName, (Arc<GatewayDraft>, Fault)>,
+        (refused, refused_sets): (&RefusedGateways, &[(ObjectName, Arc<ListenerSetDraft>)]),
         giving: &Giving<'_>,
         to: &Context<'_>,
     ) -> Self {
@@ -124,6 +129,7 @@ impl Gateways {
         }
         all.assign(giving, to);
         all.add_sets(sets, to);
+        all.close_sets(refused_sets, to);
         for built in all.built.values_mut() {
             conflicts(&mut built.entries, to);
             gateway_tls::apply(built, to);
@@ -277,10 +283,7 @@ impl Gateways {
             let Some(built) = self.built.get_mut(gateway) else {
                 continue;
             };
-            let allowed =
-                to.namespaces
-                    .allow(&built.draft.sets, gateway.namespace(), name.namespace());
-            let refused = if !allowed {
+            let refused = if !built.takes(name, to) {
                 let why = format!(
                     "`Gateway` {gateway} takes no `ListenerSet` of namespace `{}`; one whose `allowedListeners` have this namespace would",
                     name.namespace()
@@ -302,6 +305,19 @@ impl Gateways {
                 refused,
             };
             self.sets.insert(name.clone(), set);
+        }
+    }
+
+    /// Keeps hosts of sets that have mistakes from broader listeners of their gateways.
+    fn close_sets(&mut self, refused: &[(ObjectName, Arc<ListenerSetDraft>)], to: &Context<'_>) {
+        for (name, draft) in refused {
+            let built = self.built.get_mut(&draft.gateway);
+            let built = built.filter(|built| built.takes(name, to));
+            if let Some(built) = built {
+                let listeners = draft.listeners.iter();
+                let kept = listeners.filter_map(|one| Entry::of_refused(one, name));
+                built.refused.extend(kept);
+            }
         }
     }
 
@@ -400,9 +416,16 @@ impl Built {
             entries: listeners
                 .map(|one| Entry::new(one, Owner::Gateway(name), to))
                 .collect(),
+            refused: Vec::new(),
             identity: None,
             draft: Arc::clone(draft),
         }
+    }
+
+    /// Whether a set may add listeners to it.
+    fn takes(&self, set: &ObjectName, to: &Context<'_>) -> bool {
+        let namespaces = to.namespaces;
+        namespaces.allow(&self.draft.sets, self.name.namespace(), set.namespace())
     }
 
     /// Whether it can have listeners at all.
@@ -419,7 +442,10 @@ impl Built {
             node_ports: self.node_ports.clone(),
             health_check: self.health_check.clone(),
             listeners: self.entries.iter().filter_map(Entry::model).collect(),
-            unserved: self.entries.iter().filter_map(Entry::unserved).collect(),
+            unserved: {
+                let own = self.entries.iter().filter_map(Entry::unserved);
+                own.chain(self.refused.iter().cloned()).collect()
+            },
             gate: None,
             identity: self.identity.clone(),
         }

@@ -167,9 +167,12 @@ fn closing(
     let mut parents: Vec<Parent> = Vec::new();
     let references = draft.parents.iter();
     for (built, entry) in references.flat_map(|one| attachment.would_take(one)) {
-        // One without hosts would take all of a listener from routes of the other kind, for a mistake.
-        let whole = draft.hostnames.is_empty();
-        if (whole || taken.take(built, entry, name, &draft.hostnames).is_none())
+        // One without hosts would take all of a listener from younger routes of the other kind, for a mistake.
+        let winner = match draft.hostnames.is_empty() {
+            true => taken.winner(built, entry, name, &draft.hostnames),
+            false => taken.take(built, entry, name, &draft.hostnames),
+        };
+        if winner.is_none()
             && let Some(parent) = built.parent(entry)
             && !parents.contains(&parent)
         {
@@ -308,7 +311,33 @@ impl Taken {
         route: &RouteName,
         hostnames: &[HostPattern],
     ) -> Option<RouteName> {
+        let winner = self.winner(built, entry, route, hostnames);
+        if self.both && winner.is_none() {
+            let key = (built.name.clone(), entry.id.clone());
+            let own = &mut self.by_listener.entry(key).or_default()[place(route.kind)];
+            // Routes come one after the other.
+            if own.last().is_none_or(|(name, _)| name != route) {
+                let hosts = effective_hosts(entry.hostname.as_ref(), hostnames);
+                own.push((route.clone(), hosts));
+            }
+        }
+        winner
+    }
+
+    /// The route of another kind that has one of a route's hosts of a listener.
+    fn winner(
+        &self,
+        built: &Built,
+        entry: &Entry,
+        route: &RouteName,
+        hostnames: &[HostPattern],
+    ) -> Option<RouteName> {
         if !self.both {
+            return None;
+        }
+        let key = (built.name.clone(), entry.id.clone());
+        let others = &self.by_listener.get(&key)?[1 - place(route.kind)];
+        if others.is_empty() {
             return None;
         }
         let hosts = effective_hosts(entry.hostname.as_ref(), hostnames);
@@ -316,23 +345,18 @@ impl Taken {
             (Some(own), Some(other)) => own.intersect(other).is_some(),
             _ => true,
         };
-        let key = (built.name.clone(), entry.id.clone());
-        let [http, grpc] = self.by_listener.entry(key).or_default();
-        let (own, others) = match route.kind {
-            L7Kind::Http => (http, grpc),
-            L7Kind::Grpc => (grpc, http),
-        };
         let winner = others.iter().find(|(_, others)| {
             let mut hosts = hosts.iter();
             hosts.any(|own| others.iter().any(|other| overlap(own, other)))
         });
-        if let Some((winner, _)) = winner {
-            return Some(winner.clone());
-        }
-        // Routes come one after the other.
-        if own.last().is_none_or(|(name, _)| name != route) {
-            own.push((route.clone(), hosts));
-        }
-        None
+        winner.map(|(winner, _)| winner.clone())
+    }
+}
+
+/// Where the holders of a kind are.
+fn place(kind: L7Kind) -> usize {
+    match kind {
+        L7Kind::Http => 0,
+        L7Kind::Grpc => 1,
     }
 }

@@ -150,17 +150,13 @@ impl Entry {
         if self.works() || self.conflict.is_some() || elsewhere {
             return None;
         }
-        let tls = match self.written? {
-            Protocol::Http => false,
-            Protocol::Https | Protocol::Tls => true,
-            Protocol::Tcp | Protocol::Udp => return None,
-        };
-        Some(Unserved {
-            name: self.id.clone(),
-            port: self.port?,
-            tls,
-            hostname: self.hostname.clone()?,
-        })
+        keeping(&self.id, self.written, self.port, self.hostname.as_ref())
+    }
+
+    /// The same of a listener of a set that has mistakes.
+    pub(super) fn of_refused(draft: &ListenerDraft, set: &ObjectName) -> Option<Unserved> {
+        let id = SectionName::of_set(set, &draft.name);
+        keeping(&id, draft.protocol, draft.port, draft.hostname.as_ref())
     }
 
     /// Where it listens if it is valid, whether or not its references lead anywhere.
@@ -223,6 +219,26 @@ impl Entry {
             ],
         }
     }
+}
+
+/// What a listener keeps from others, if anything.
+fn keeping(
+    id: &SectionName,
+    protocol: Option<Protocol>,
+    port: Option<Port>,
+    hostname: Option<&HostPattern>,
+) -> Option<Unserved> {
+    let tls = match protocol? {
+        Protocol::Http => false,
+        Protocol::Https | Protocol::Tls => true,
+        Protocol::Tcp | Protocol::Udp => return None,
+    };
+    Some(Unserved {
+        name: id.clone(),
+        port: port?,
+        tls,
+        hostname: hostname?.clone(),
+    })
 }
 
 /// The certificates of a listener that can be used.

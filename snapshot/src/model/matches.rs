@@ -145,6 +145,15 @@ impl Pattern {
         })
     }
 
+    /// Compiles a pattern that must match a whole text, and stands for one that does not compile: it has the precedence of what was
+    /// `written`.
+    pub(crate) fn in_place_of(written: &str, pattern: &str) -> Result<Self, regex::Error> {
+        Ok(Self {
+            text: written.into(),
+            ..Self::whole(pattern)?
+        })
+    }
+
     /// The pattern as it was written; precedence counts its characters.
     pub fn text(&self) -> &str {
         &self.text

@@ -296,3 +296,62 @@ fn a_route_of_which_no_table_can_be_made_keeps_its_requests_from_others() {
         assert_eq!(leads, open, "{}", path.as_str());
     }
 }
+
+/// What is closed in its place has the precedence that it would have: a pattern goes before a shorter one.
+#[test]
+fn a_route_with_a_pattern_that_does_not_compile_keeps_its_requests_from_broader_patterns() {
+    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
+    let gateway = json!({
+        "gatewayClassName": "cardinal",
+        "addresses": [{ "value": "10.0.0.1" }],
+        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
+    });
+    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
+    let host = "shop.example.org";
+    let matching = |patterns: &[&str]| {
+        let mut route = route(host);
+        let of = |pattern| json!({ "path": { "type": "RegularExpression", "value": pattern } });
+        route["rules"][0]["matches"] = patterns.iter().map(of).collect();
+        route
+    };
+    let seen = seen(&[
+        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
+        (Kind::Gateway, GATEWAY_API, "web", gateway),
+        (
+            Kind::HttpRoute,
+            GATEWAY_API,
+            "admin",
+            matching(&["/admin/(?!public).*"]),
+        ),
+        (
+            Kind::HttpRoute,
+            GATEWAY_API,
+            "site",
+            matching(&["/.*", "/admin/of-somebody-else/[a-z]+"]),
+        ),
+        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
+    ]);
+    let taken = Reader::default().take(seen);
+    let table = compile(&taken.snapshot, 1).expect("it compiles");
+    let bind = table.bind(([10, 0, 0, 1], 80).into()).expect("it listens");
+    let listener = bind.listener(host).expect("a listener");
+    let rules = listener.rules(host).expect("it has routes");
+    for (path, open) in [
+        ("/admin/users", false),
+        ("/admin", false),
+        ("/administrators", true),
+        ("/admin/of-somebody-else/x", true),
+        ("/", true),
+    ] {
+        let path = CanonicalPath::new(path).expect("a path");
+        let matched = rules.find(Subject {
+            path: &path,
+            method: &Method::GET,
+            headers: &HeaderMap::new(),
+            query: None,
+        });
+        let target = &matched.expect("a rule").rule.targets[0].kind;
+        let leads = matches!(target, TargetKind::Upstreams(_));
+        assert_eq!(leads, open, "{}", path.as_str());
+    }
+}

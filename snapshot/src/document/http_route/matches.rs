@@ -18,18 +18,28 @@ pub(super) fn request_match(field: &Field<'_>) -> Option<RequestMatch> {
     })
 }
 
-/// What is left of a match in a route that is refused: its path, and of the rest what can be read. None: it takes every request, or
+/// What is left of a match in a route that is refused: its path, and of the rest what can be read. Nothing: it takes every request, or
 /// nobody can read which.
-pub(super) fn remaining(field: &Field<'_>) -> Option<RequestMatch> {
-    let parts = parts(field)?;
-    let path = field.value().get("path").map(|node| &node.value);
-    let left = RequestMatch {
-        path: parts.path.or_else(|| beginning(path?))?,
-        method: parts.method.flatten(),
-        headers: parts.headers,
-        query: parts.query,
+pub(super) fn remaining(field: &Field<'_>) -> Vec<RequestMatch> {
+    let Some(parts) = parts(field) else {
+        return Vec::new();
     };
-    (!left.is_every()).then_some(left)
+    let path = field.value().get("path").map(|node| &node.value);
+    let paths = match parts.path {
+        Some(path) => vec![path],
+        None => path.map(beginning).unwrap_or_default(),
+    };
+    let left = paths.into_iter().map(|path| RequestMatch {
+        path,
+        method: parts.method.clone().flatten(),
+        headers: parts.headers.clone(),
+        query: parts.query.clone(),
+    });
+    let left: Vec<_> = left.collect();
+    match left.iter().any(RequestMatch::is_every) {
+        true => Vec::new(),
+        false => left,
+    }
 }
 
 /// A match of every request.
@@ -72,26 +82,47 @@ fn parts(field: &Field<'_>) -> Option<Parts> {
     })
 }
 
-/// The segments with which everything begins that a path matches which cannot be read otherwise.
-fn beginning(path: &Value) -> Option<PathMatch> {
-    let text = path.get("value")?.value.text()?;
-    let pattern = path.get("type").and_then(|node| node.value.text()) == Some("RegularExpression");
-    let segments = match pattern {
-        false => text,
-        // What stands in front of an alternative says nothing of the others.
-        true if text.contains('|') => return None,
-        true => {
-            let text = text.strip_prefix('^').unwrap_or(text);
-            let literal = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_~".contains(&byte);
-            let mut end = text.bytes().take_while(|byte| literal(*byte)).count();
-            // What is repeated may be there not once.
-            if text[end..].starts_with(['*', '?', '{']) {
-                end = end.saturating_sub(1);
-            }
-            &text[..text[..end].rfind('/')?]
-        }
+/// What everything begins with that a path matches which cannot be read otherwise, each where the path would have been in the order of
+/// precedence; nothing: nobody can tell.
+fn beginning(path: &Value) -> Vec<PathMatch> {
+    let text = |name| path.get(name).and_then(|node| node.value.text());
+    let Some(written) = text("value") else {
+        return Vec::new();
     };
-    DocumentPath::new(segments).ok().map(PathMatch::Prefix)
+    let beneath = |segments: &str| DocumentPath::new(segments).ok();
+    match text("type") {
+        Some("RegularExpression") => {
+            let path = segments(written).and_then(beneath);
+            let pattern = path.and_then(|path| {
+                let pattern = format!("{}(?:/.*)?", regex::escape(path.without_slash()));
+                Pattern::in_place_of(written, &pattern).ok()
+            });
+            pattern.into_iter().map(PathMatch::Regex).collect()
+        }
+        kind => {
+            let path = beneath(written);
+            // Only its own requests come before what patterns match.
+            let exact = path.clone().filter(|_| kind == Some("Exact"));
+            let exact = exact.into_iter().map(PathMatch::Exact);
+            exact.chain(path.map(PathMatch::Prefix)).collect()
+        }
+    }
+}
+
+/// The segments with which everything begins that a pattern matches which cannot be compiled.
+fn segments(pattern: &str) -> Option<&str> {
+    // What stands in front of an alternative says nothing of the others.
+    if pattern.contains('|') {
+        return None;
+    }
+    let text = pattern.strip_prefix('^').unwrap_or(pattern);
+    let literal = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_~".contains(&byte);
+    let mut end = text.bytes().take_while(|byte| literal(*byte)).count();
+    // What is repeated may be there not once.
+    if text[end..].starts_with(['*', '?', '{']) {
+        end = end.saturating_sub(1);
+    }
+    Some(&text[..text[..end].rfind('/')?])
 }
 
 /// The headers of a match.

@@ -16,23 +16,21 @@ pub(in crate::document) fn closed(
     kind: L7Kind,
 ) -> Option<RouteDraft> {
     let hostnames = hostnames(spec);
-    let of_item: fn(&Field<'_>) -> Option<RequestMatch> = match kind {
+    let of_item: fn(&Field<'_>) -> Vec<RequestMatch> = match kind {
         L7Kind::Http => remaining,
         L7Kind::Grpc => grpc_route::remaining,
     };
-    // None takes every request.
-    let mut all: Vec<Option<RequestMatch>> = Vec::new();
-    for rule in spec.list("rules") {
+    let rules = spec.list("rules");
+    let mut matches: Vec<RequestMatch> = Vec::new();
+    // Whether something takes every request, or nobody can read which.
+    let mut broad = rules.is_empty();
+    for rule in rules {
         let items = rule.object().map(|mut rule| rule.list("matches"));
-        let items = items.unwrap_or_default();
-        match items.is_empty() {
-            true => all.push(None),
-            false => all.extend(items.iter().map(of_item)),
-        }
+        let items: Vec<_> = items.unwrap_or_default().iter().map(of_item).collect();
+        broad |= items.is_empty() || items.iter().any(Vec::is_empty);
+        matches.extend(items.into_iter().flatten());
     }
-    let broad = hostnames.is_some() && (all.is_empty() || all.iter().any(Option::is_none));
-    let mut matches: Vec<RequestMatch> = all.into_iter().flatten().collect();
-    if broad {
+    if broad && hostnames.is_some() {
         matches.push(match kind {
             L7Kind::Http => matches::every(),
             L7Kind::Grpc => grpc_route::any_call(),
