@@ -17,8 +17,27 @@ const CARDINAL: &str = "cardinal.dev/v1alpha1";
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io/v1alpha1";
 
+/// A gateway, and a backend for routes.
+fn base() -> [(Kind, &'static str, &'static str, Value); 3] {
+    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
+    let gateway = json!({
+        "gatewayClassName": "cardinal",
+        "addresses": [{ "value": "10.0.0.1" }],
+        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
+    });
+    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
+    [
+        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
+        (Kind::Gateway, GATEWAY_API, "web", gateway),
+        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
+    ]
+}
+
+/// These documents beside [`base`].
 fn seen(documents: &[(Kind, &str, &str, Value)]) -> Seen {
-    let objects = documents.iter().map(|(kind, api_version, name, rest)| {
+    let base = base();
+    let all = base.iter().chain(documents);
+    let objects = all.map(|(kind, api_version, name, rest)| {
         let namespace = if *kind == Kind::GatewayClass {
             ""
         } else {
@@ -89,16 +108,7 @@ fn closed(taken: &Taken, name: &str) -> bool {
 
 #[test]
 fn an_object_of_which_no_table_can_be_made_stops_no_other() {
-    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
-    let gateway = json!({
-        "gatewayClassName": "cardinal",
-        "addresses": [{ "value": "10.0.0.1" }],
-        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
-    });
-    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
     let seen = seen(&[
-        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
-        (Kind::Gateway, GATEWAY_API, "web", gateway),
         (
             Kind::HttpRoute,
             GATEWAY_API,
@@ -111,7 +121,6 @@ fn an_object_of_which_no_table_can_be_made_stops_no_other() {
             "open",
             route("open.example.org"),
         ),
-        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
         (
             Kind::SecurityPolicy,
             ENVOY_GATEWAY,
@@ -162,12 +171,6 @@ fn gone(seen: &Seen, kind: Kind, name: &str) -> Seen {
 
 #[test]
 fn an_object_is_taken_as_soon_as_another_brings_what_it_lacks() {
-    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
-    let gateway = json!({
-        "gatewayClassName": "cardinal",
-        "addresses": [{ "value": "10.0.0.1" }],
-        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
-    });
     let table = json!({
         "version": "1",
         "key": { "claim": "org" },
@@ -179,15 +182,12 @@ fn an_object_is_taken_as_soon_as_another_brings_what_it_lacks() {
         "hostnames": ["closed.example.org"],
         "rules": [{ "backendRefs": [{ "group": "cardinal.dev", "kind": "RoutingTable", "name": "orgs" }] }],
     });
-    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
     let mut tokens = policy("");
     tokens["jwt"]["providers"][0]["localJWKS"]["inline"] =
         json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "MeSatYDspAyf5iMv4x2PluRGfOyWml7X2dc7bFOPFFk" }] })
             .to_string()
             .into();
     let all = seen(&[
-        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
-        (Kind::Gateway, GATEWAY_API, "web", gateway),
         (Kind::HttpRoute, GATEWAY_API, "closed", closed),
         (
             Kind::HttpRoute,
@@ -195,7 +195,6 @@ fn an_object_is_taken_as_soon_as_another_brings_what_it_lacks() {
             "open",
             route("open.example.org"),
         ),
-        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
         (Kind::RoutingTable, "cardinal.dev/v1alpha1", "orgs", table),
         (Kind::SecurityPolicy, ENVOY_GATEWAY, "p", tokens),
     ]);
@@ -237,15 +236,28 @@ fn an_object_is_taken_as_soon_as_another_brings_what_it_lacks() {
     compile(&taken.snapshot, 1).expect("it stays refused");
 }
 
+/// At the gateway of these documents: paths of a host, and whether a route leads their requests anywhere.
+fn assert_leads(taken: &Taken, host: &str, paths: &[(&str, bool)]) {
+    let table = compile(&taken.snapshot, 1).expect("what is left is right");
+    let bind = table.bind(([10, 0, 0, 1], 80).into()).expect("it listens");
+    let listener = bind.listener(host).expect("a listener");
+    let rules = listener.rules(host).expect("it has routes");
+    for (path, open) in paths {
+        let path = CanonicalPath::new(path).expect("a path");
+        let matched = rules.find(Subject {
+            path: &path,
+            method: &Method::GET,
+            headers: &HeaderMap::new(),
+            query: None,
+        });
+        let target = &matched.expect("a rule").rule.targets[0].kind;
+        let leads = matches!(target, TargetKind::Upstreams(_));
+        assert_eq!(leads, *open, "{}", path.as_str());
+    }
+}
+
 #[test]
 fn a_route_of_which_no_table_can_be_made_keeps_its_requests_from_others() {
-    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
-    let gateway = json!({
-        "gatewayClassName": "cardinal",
-        "addresses": [{ "value": "10.0.0.1" }],
-        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
-    });
-    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
     // Nobody asks for the token that its key is in.
     let table = json!({
         "version": "1",
@@ -263,50 +275,25 @@ fn a_route_of_which_no_table_can_be_made_keeps_its_requests_from_others() {
     });
     let site = route("shop.example.org");
     let seen = seen(&[
-        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
-        (Kind::Gateway, GATEWAY_API, "web", gateway),
         (Kind::HttpRoute, GATEWAY_API, "admin", admin),
         (Kind::HttpRoute, GATEWAY_API, "site", site),
-        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
         (Kind::RoutingTable, CARDINAL, "tenants", table),
     ]);
     let mut reader = Reader::default();
     let first = reader.take(seen.clone());
     let mistakes = compile(&first.snapshot, 1).expect_err("no policy asks for a token");
     let taken = reader.without(seen, &mistakes).expect("others are left");
-    let table = compile(&taken.snapshot, 1).expect("the others are right");
-    let bind = table.bind(([10, 0, 0, 1], 80).into()).expect("it listens");
-    let host = "shop.example.org";
-    let listener = bind.listener(host).expect("a listener");
-    let rules = listener.rules(host).expect("it has routes");
-    for (path, open) in [
+    let paths = [
         ("/admin/users", false),
         ("/", true),
         ("/administrators", true),
-    ] {
-        let path = CanonicalPath::new(path).expect("a path");
-        let matched = rules.find(Subject {
-            path: &path,
-            method: &Method::GET,
-            headers: &HeaderMap::new(),
-            query: None,
-        });
-        let target = &matched.expect("a rule").rule.targets[0].kind;
-        let leads = matches!(target, TargetKind::Upstreams(_));
-        assert_eq!(leads, open, "{}", path.as_str());
-    }
+    ];
+    assert_leads(&taken, "shop.example.org", &paths);
 }
 
 /// What is closed in its place has the precedence that it would have: a pattern goes before a shorter one.
 #[test]
 fn a_route_with_a_pattern_that_does_not_compile_keeps_its_requests_from_broader_patterns() {
-    let class = json!({ "controllerName": "cardinal.dev/gateway-controller" });
-    let gateway = json!({
-        "gatewayClassName": "cardinal",
-        "addresses": [{ "value": "10.0.0.1" }],
-        "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }],
-    });
-    let backend = json!({ "endpoints": [{ "ip": { "address": "10.1.0.1", "port": 8080 } }] });
     let host = "shop.example.org";
     let matching = |patterns: &[&str]| {
         let mut route = route(host);
@@ -315,8 +302,6 @@ fn a_route_with_a_pattern_that_does_not_compile_keeps_its_requests_from_broader_
         route
     };
     let seen = seen(&[
-        (Kind::GatewayClass, GATEWAY_API, "cardinal", class),
-        (Kind::Gateway, GATEWAY_API, "web", gateway),
         (
             Kind::HttpRoute,
             GATEWAY_API,
@@ -329,29 +314,14 @@ fn a_route_with_a_pattern_that_does_not_compile_keeps_its_requests_from_broader_
             "site",
             matching(&["/.*", "/admin/of-somebody-else/[a-z]+"]),
         ),
-        (Kind::Backend, ENVOY_GATEWAY, "app", backend),
     ]);
     let taken = Reader::default().take(seen);
-    let table = compile(&taken.snapshot, 1).expect("it compiles");
-    let bind = table.bind(([10, 0, 0, 1], 80).into()).expect("it listens");
-    let listener = bind.listener(host).expect("a listener");
-    let rules = listener.rules(host).expect("it has routes");
-    for (path, open) in [
+    let paths = [
         ("/admin/users", false),
         ("/admin", false),
         ("/administrators", true),
         ("/admin/of-somebody-else/x", true),
         ("/", true),
-    ] {
-        let path = CanonicalPath::new(path).expect("a path");
-        let matched = rules.find(Subject {
-            path: &path,
-            method: &Method::GET,
-            headers: &HeaderMap::new(),
-            query: None,
-        });
-        let target = &matched.expect("a rule").rule.targets[0].kind;
-        let leads = matches!(target, TargetKind::Upstreams(_));
-        assert_eq!(leads, open, "{}", path.as_str());
-    }
+    ];
+    assert_leads(&taken, host, &paths);
 }
