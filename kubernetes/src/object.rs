@@ -239,7 +239,6 @@ fn used(kind: Kind, data: Map<String, Value>, status: Option<&Value>) -> Map<Str
             "spec.type",
             "spec.clusterIP",
             "spec.clusterIPs",
-            "spec.externalIPs",
             "spec.ipFamilies",
             "spec.ports",
             "spec.sessionAffinity",

@@ -918,26 +918,6 @@ endpoints: [{}]
             "EndpointSlice/bank/o",
         ][at];
     }
-    // Services with addresses outside of the cluster: two that share one, of which the second leads into the cell.
-    let outside = |objects: &[(&'static str, String)]| {
-        let [harmless, slice] = service("harmless", "bank", "10.96.0.60", &["10.1.0.9"]);
-        let harmless = harmless
-            .1
-            .replace("clusterIP", "externalIPs: [198.51.100.8, none], clusterIP");
-        let [front, led] = service("front", "bank", "10.96.0.61", &["10.1.0.6"]);
-        let front = front
-            .1
-            .replace("clusterIP", "externalIPs: [198.51.100.8], clusterIP")
-            + "status: { loadBalancer: { ingress: [{ ip: 198.51.100.7 }] } }\n";
-        let mut all = objects.to_vec();
-        all.extend([
-            ("Service/bank/h", harmless),
-            ("EndpointSlice/bank/h", slice.1),
-            ("Service/bank/f", front),
-            ("EndpointSlice/bank/f", led.1),
-        ]);
-        all
-    };
     let app = "group: gateway.envoyproxy.io, kind: Backend, name: app";
     let own = "name: own, port: 5432";
     let open = [Some(true), Some(true)];
@@ -979,27 +959,6 @@ endpoints: [{}]
             .concat(),
             closed,
         ),
-        // Addresses from outside of the cluster lead there too, whoever else has them.
-        ("evil", app, backend("evil", "198.51.100.7"), open),
-        (
-            "evil",
-            app,
-            outside(&backend("evil", "198.51.100.7")),
-            closed,
-        ),
-        (
-            "evil",
-            app,
-            outside(&backend("evil", "198.51.100.8")),
-            closed,
-        ),
-        (
-            "evil",
-            own,
-            outside(&service("own", "evil", "10.96.0.9", &["198.51.100.7"])),
-            closed,
-        ),
-        ("bank", app, outside(&backend("bank", "198.51.100.8")), open),
         // The team's own.
         ("bank", app, backend("bank", "10.1.0.6"), open),
         ("bank", app, backend("bank", "10.96.0.7"), open),
@@ -1293,6 +1252,11 @@ spec:
         (set("shop", "  unheardOf: 1\n"), &["admin.example.org"][..]),
         // The gateway takes none of another namespace.
         (set("bank", "  unheardOf: 1\n"), &[]),
+        // What it names is no gateway.
+        (
+            set("shop", "").replace("name: web,", "kind: Mesh, name: web,"),
+            &[],
+        ),
         // Nothing is wrong with it but that it has the port of another listener, for all hosts.
         (set("shop", ""), &[]),
     ] {

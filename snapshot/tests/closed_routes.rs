@@ -109,7 +109,7 @@ fn a_refused_route_keeps_its_requests_from_others() {
     let parents = "  parentRefs: [{ name: web }]";
     let host = "  hostnames: [a.example.org]";
     // What is written, and whose requests are closed: paths and hosts.
-    let table: [(String, &[&str], &[&str]); 18] = [
+    let table: [(String, &[&str], &[&str]); 19] = [
         (
             format!("{parents}\n{host}\n{}\n  unheardOf: 1", rules(admin)),
             &["/admin"],
@@ -200,6 +200,15 @@ fn a_refused_route_keeps_its_requests_from_others() {
                 rules("matches: [{ path: { type: Exact, value: /admin/../x } }],")
             ),
             &["=/x", "/x"],
+            &["a.example.org"],
+        ),
+        // Of the root everything is left.
+        (
+            format!(
+                "{parents}\n{host}\n{}",
+                rules("matches: [{ path: { type: RegularExpression, value: \"//(?!x).*\" } }],")
+            ),
+            &["/"],
             &["a.example.org"],
         ),
         // The slash may be there not once.

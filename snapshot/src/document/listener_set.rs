@@ -34,10 +34,10 @@ pub(crate) fn read(spec: &mut Object<'_>, meta: &Meta) -> Option<ListenerSetDraf
 fn gateway(field: &Field<'_>, meta: &Meta) -> Option<ObjectName> {
     let mut object = field.object()?;
     if let Some(field) = object.optional("group") {
-        field.choice(&[("gateway.networking.k8s.io", ())]);
+        field.choice(&[("gateway.networking.k8s.io", ())])?;
     }
     if let Some(field) = object.optional("kind") {
-        field.choice(&[("Gateway", ())]);
+        field.choice(&[("Gateway", ())])?;
     }
     let gateway = reference(&mut object, meta);
     object.finish();

@@ -33,8 +33,6 @@ pub(crate) struct ServiceDraft {
     pub(crate) health_check: Option<Port>,
     /// What a load balancer gave it.
     pub(crate) ingress: Vec<Ingress>,
-    /// Other addresses that lead to it wherever they are brought to a node (`externalIPs`).
-    pub(crate) external_addresses: Vec<IpAddr>,
 }
 
 /// Where a load balancer takes connections for a service.
@@ -106,16 +104,9 @@ fn spec_of(spec: &mut Object<'_>) -> Option<ServiceDraft> {
     };
     let ports: Option<Vec<ServicePort>> = spec.list("ports").iter().map(port).collect();
     let health_check = node_port(spec.optional("healthCheckNodePort"));
-    // What is none leads nowhere, and is nobody's mistake.
-    let external_addresses = spec.list("externalIPs");
-    let external_addresses = external_addresses.iter();
-    let external_addresses =
-        external_addresses.filter_map(|field| field.value().text()?.parse().ok());
-    let external_addresses = external_addresses.collect();
     spec.any_others();
     Some(ServiceDraft {
         led_by_another: false,
-        external_addresses,
         external,
         prefers_v6,
         addresses: addresses?,

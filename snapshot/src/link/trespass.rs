@@ -13,7 +13,6 @@ use super::memory::BackendPart;
 use crate::document::Drafts;
 use crate::document::cell::CellDraft;
 use crate::document::endpoint_slice::{SliceDraft, State};
-use crate::document::service::Ingress;
 use crate::model::{Border, Cell, CellId, ObjectName, Upstream, UpstreamHost, Workloads};
 use crate::shared::Shared;
 
@@ -74,8 +73,6 @@ struct Guard<'a> {
     drafts: &'a Drafts,
     /// Addresses of components that not everybody is let in to, and of services.
     places: HashMap<IpAddr, Place<'a>>,
-    /// Services that others lead to from addresses outside of the cluster, which several may share.
-    outside: HashMap<IpAddr, Vec<&'a ObjectName>>,
     /// Pods by address and namespace. Most of the time nobody asks for these, and for what follows.
     pods: Option<HashSet<(IpAddr, &'a str)>>,
     slices: Option<HashMap<&'a ObjectName, Vec<&'a SliceDraft>>>,
@@ -96,7 +93,6 @@ impl<'a> Guard<'a> {
         Self {
             drafts,
             places: HashMap::with_capacity(drafts.pods.len() + drafts.services.len()),
-            outside: HashMap::new(),
             pods: None,
             slices: None,
             known: HashMap::new(),
@@ -135,58 +131,39 @@ impl<'a> Guard<'a> {
     /// Notes where services are.
     fn serve(&mut self) {
         for (name, (_, service)) in &self.drafts.services {
-            let Some(service) = service else {
-                continue;
-            };
-            for placed in &service.addresses {
+            for placed in service.iter().flat_map(|service| &service.addresses) {
                 let place = self.places.entry(placed.address).or_default();
                 place.service = Some(name);
             }
-            let given = service.ingress.iter().filter_map(|one| match one {
-                Ingress::Address(address) => Some(address),
-                Ingress::Hostname(_) => None,
-            });
-            for address in given.chain(&service.external_addresses) {
-                self.outside.entry(*address).or_default().push(name);
-            }
         }
-    }
-
-    /// Services that answer at an address.
-    fn services(&self, address: IpAddr) -> impl Iterator<Item = &'a ObjectName> + use<'a> {
-        let own = self.places.get(&address).and_then(|place| place.service);
-        let outside = self.outside.get(&address).cloned();
-        own.into_iter().chain(outside.into_iter().flatten())
     }
 
     /// Whether a document of a namespace may lead to an address. At that of a service its endpoints answer; those that are services
     /// again nobody follows.
     fn admits(&mut self, address: IpAddr, namespace: &'a str) -> bool {
-        if !self.is_open(address, namespace) {
+        let Some(place) = self.places.get(&address).copied() else {
+            return true;
+        };
+        if !self.is_open(place, address, namespace) {
             return false;
         }
-        let services: Vec<_> = self.services(address).collect();
-        if services.is_empty() {
+        let Some(service) = place.service else {
             return true;
-        }
+        };
         if let Some(known) = self.known.get(&(address, namespace)) {
             return *known;
         }
-        let behind: Vec<_> = services
-            .into_iter()
-            .flat_map(|one| self.behind(one))
-            .collect();
-        let admitted = behind
-            .into_iter()
-            .all(|one| self.services(one).next().is_none() && self.is_open(one, namespace));
+        let admitted = self.behind(service).into_iter().all(|one| {
+            let place = self.places.get(&one).copied().unwrap_or_default();
+            place.service.is_none() && self.is_open(place, one, namespace)
+        });
         self.known.insert((address, namespace), admitted);
         admitted
     }
 
-    /// Whether an address is of no cell, or of a cell or pod of this namespace.
-    fn is_open(&mut self, address: IpAddr, namespace: &str) -> bool {
-        let place = self.places.get(&address);
-        let Some(owner) = place.and_then(|place| place.enclosed) else {
+    /// Whether a place is of no cell, or of a cell or pod of this namespace.
+    fn is_open(&mut self, place: Place<'_>, address: IpAddr, namespace: &str) -> bool {
+        let Some(owner) = place.enclosed else {
             return true;
         };
         let drafts = self.drafts;

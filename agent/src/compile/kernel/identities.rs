@@ -1,6 +1,6 @@
 //! Who owns an address, the later line winning over the earlier:
 //! world, networks of declared south calls, networks of platform services, other nodes, this node, name servers, gates,
-//! the metadata service, components. A network of a south call therefore never reaches a node, gate or pod inside it,
+//! the metadata service (but where it is a name server), components. A network of a south call therefore never reaches a node, gate or pod inside it,
 //! and a network of the platform only if the call names that network or one inside it. Whom network policies tell apart has a
 //! part of what stands here (`parts`).
 
@@ -48,10 +48,6 @@ pub(super) fn others(
     for address in &discovery.node_addresses {
         own(Network::host(*address), Identity::NODE, 0);
     }
-    for address in METADATA {
-        own(Network::host(address), Identity::METADATA, 0);
-    }
-    // On some clouds one of these is a name server too: of that the platform lists, only port 53 is open.
     for address in &platform.dns {
         own(Network::host(*address), Identity::DNS, 0);
     }
@@ -80,6 +76,12 @@ pub(super) fn others(
                     IdentityValue::THIS_NODE,
                 );
             }
+        }
+    }
+    // On some clouds one is a name server too: of one that the platform lists, port 53 is open and nothing else.
+    for address in METADATA {
+        if !platform.dns.contains(&address) {
+            own(Network::host(address), Identity::METADATA, 0);
         }
     }
     // Whatever else an address of this node is, as that of a name server which runs on every node: what goes there ends here, and

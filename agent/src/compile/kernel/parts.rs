@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use agent_common::Identity;
-use snapshot::model::{AddressClass, BlockId, Cidr, ClassId, Classes, Gate, NetworkPolicies};
+use snapshot::model::{
+    AddressClass, BlockId, Cidr, ClassId, Classes, Gate, METADATA, NetworkPolicies,
+};
 
 use super::numbers::{Numbered, Numbers};
 use crate::datapath::{Network, Owner, Table};
@@ -78,7 +80,10 @@ impl Parts {
         let mut around_gates: BTreeMap<Identity, BTreeSet<BlockId>> = BTreeMap::new();
         for network in owners.keys().copied().chain(named) {
             let whole = around.owner(network);
-            let blocks = holding(classes, &cidr(&network), is_inside(whole));
+            // A name server that is a metadata service too is no pod.
+            let metadata = METADATA.map(Network::host).contains(&network);
+            let inside = is_inside(whole) && !metadata;
+            let blocks = holding(classes, &cidr(&network), inside);
             if is_gate(whole) {
                 let all = around_gates.entry(whole).or_insert_with(|| blocks.clone());
                 all.retain(|block| blocks.contains(block));

@@ -92,7 +92,9 @@ fn beginning(path: &Value) -> Vec<PathMatch> {
     let beneath = |segments: &str| DocumentPath::new(segments).ok();
     match text("type") {
         Some("RegularExpression") => {
+            // Of the root everything is left, which has no part of a pattern's precedence.
             let path = segments(written).and_then(beneath);
+            let path = path.filter(|path| *path != DocumentPath::root());
             let pattern = path.and_then(|path| {
                 let pattern = format!("{}(?:/.*)?", regex::escape(path.without_slash()));
                 Pattern::in_place_of(written, &pattern).ok()
